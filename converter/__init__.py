@@ -1,0 +1,1 @@
+"""Turns a TensorFlow SavedModel into a package: TFLite variants, measured, with labels, preprocessing and digests."""

@@ -1,0 +1,46 @@
+"""The package format: the contract between the converter, which writes packages, and whoever runs them.
+
+Standard library, numpy and msgspec; imports nothing else of this project.
+"""
+
+from converter.artifact.errors import (
+    DigestMismatch,
+    FormatTooNew,
+    ManifestInvalid,
+    PackageError,
+    PackageExists,
+    PackageNotFound,
+    UnsafeArchive,
+)
+from converter.artifact.package import Package, archive_path, install, installed, publish, version_path
+from converter.artifact.preprocess import InputPreprocess, Preprocess
+from converter.artifact.schema import FORMAT_VERSION, FileEntry, Manifest, Metrics, Source, Variant
+from converter.artifact.signature import VARIABLE, Quantization, Signature, TensorSpec
+
+__all__ = [
+    "FORMAT_VERSION",
+    "VARIABLE",
+    "DigestMismatch",
+    "FileEntry",
+    "FormatTooNew",
+    "InputPreprocess",
+    "Manifest",
+    "ManifestInvalid",
+    "Metrics",
+    "Package",
+    "PackageError",
+    "PackageExists",
+    "PackageNotFound",
+    "Preprocess",
+    "Quantization",
+    "Signature",
+    "Source",
+    "TensorSpec",
+    "UnsafeArchive",
+    "Variant",
+    "archive_path",
+    "install",
+    "installed",
+    "publish",
+    "version_path",
+]

@@ -1,0 +1,38 @@
+"""What can be wrong with a package.
+
+PackageError
+├── PackageNotFound      nothing there, or no manifest in it
+├── PackageExists        the place to publish to already holds this version
+├── ManifestInvalid      the manifest can't be read, or says something impossible
+├── FormatTooNew         written in a later format than this program reads
+├── DigestMismatch       a file is truncated, altered or missing
+└── UnsafeArchive        an archive member that points outside, is no plain file, or is beyond the bounds
+"""
+
+
+class PackageError(Exception):
+    """Base of everything that this folder refuses."""
+
+
+class PackageNotFound(PackageError):
+    """No package stands at the path that was given."""
+
+
+class PackageExists(PackageError):
+    """The version is already published there."""
+
+
+class ManifestInvalid(PackageError):
+    """The manifest is no JSON, misses a field, has one of a wrong type, or contradicts itself."""
+
+
+class FormatTooNew(PackageError):
+    """The package's `format_version` is later than the one that this program reads."""
+
+
+class DigestMismatch(PackageError):
+    """A file differs from what the manifest says of it: its size, its SHA-256, or that it exists."""
+
+
+class UnsafeArchive(PackageError):
+    """An archive holds a path that escapes, a link, a device, too many members or too many bytes."""

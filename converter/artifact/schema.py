@@ -1,0 +1,213 @@
+"""The manifest: the typed description of a package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+import msgspec
+
+from converter.artifact.errors import FormatTooNew, ManifestInvalid
+from converter.artifact.preprocess import Preprocess
+from converter.artifact.signature import Signature
+
+FORMAT_VERSION = 1
+"""The format that this program writes, and the latest that it reads."""
+
+MAX_VERSION = 2**63 - 1
+"""Versions are int64 on the wire."""
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+"""A manifest holds names and numbers; a larger one is no manifest."""
+
+Metrics = dict[str, dict[str, float]]
+"""By output name, then by metric: {"probabilities": {"accuracy": 0.98}}. Shares are in 0..1."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the package: its size and the SHA-256 of its bytes, in hexadecimal."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """One executable form of the version.
+
+    Attributes:
+        name: `float32`, `dynamic`, `int8`...
+        file: Its path in the package.
+        size_bytes: The size of that file.
+        signatures: The tensors as this file has them (an int8 variant: int8, with quantization). Names, order and
+            batch axes are those of the manifest's signatures.
+        metrics: Measured on the evaluation data; empty where there was none.
+    """
+
+    name: str
+    file: str
+    size_bytes: int
+    signatures: tuple[Signature, ...]
+    metrics: Metrics = {}
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """What the package was made from.
+
+    Attributes:
+        format: `saved_model`.
+        digest: `sha256:` and the digest over its files' names and bytes.
+        metrics: The original's own, on the same evaluation data as the variants'.
+    """
+
+    format: str
+    digest: str
+    metrics: Metrics = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is said of a package.
+
+    Attributes:
+        format_version: See `FORMAT_VERSION`.
+        model: The model's name.
+        version: Its version, at least 1.
+        signatures: The tensors that callers see: the original's dtypes, whatever a variant uses inside.
+        variants: At least one.
+        chosen: The variant to run, by target; `default` is always there.
+        labels: The class names, in the order of the output's last axis; empty where there are none.
+        preprocess: How raw values become inputs.
+        source: What it was made from.
+        evaluation_samples: How many samples the metrics were measured on; 0 means that nothing was measured.
+        tools: The versions of the programs that made it.
+        files: Every file but the manifest and its digest, by path.
+    """
+
+    format_version: int
+    model: str
+    version: int
+    signatures: tuple[Signature, ...]
+    variants: tuple[Variant, ...]
+    chosen: dict[str, str]
+    source: Source
+    files: dict[str, FileEntry]
+    labels: tuple[str, ...] = ()
+    preprocess: Preprocess = Preprocess()
+    evaluation_samples: int = 0
+    tools: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        check_name(self.model)
+        check_version(self.version)
+        if not self.signatures:
+            raise ManifestInvalid("the manifest has no signature")
+        names = [variant.name for variant in self.variants]
+        if not names or len(set(names)) != len(names):
+            raise ManifestInvalid(f"the manifest needs variants with different names, got {names}")
+        if "default" not in self.chosen:
+            raise ManifestInvalid("the manifest chooses no variant for `default`")
+        for target, name in self.chosen.items():
+            if name not in names:
+                raise ManifestInvalid(f"the variant chosen for {target!r} is {name!r}; there are {names}")
+        for variant in self.variants:
+            self._check_variant(variant)
+        for path, entry in self.files.items():
+            check_path(path)
+            if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
+                raise ManifestInvalid(f"file {path!r}: impossible size or digest")
+
+    def _check_variant(self, variant: Variant) -> None:
+        entry = self.files.get(variant.file)
+        if entry is None:
+            raise ManifestInvalid(f"variant {variant.name!r}: {variant.file!r} is not among the files")
+        if entry.size_bytes != variant.size_bytes:
+            raise ManifestInvalid(f"variant {variant.name!r}: {variant.size_bytes} bytes, its file {entry.size_bytes}")
+        if [_names(signature) for signature in variant.signatures] != [_names(one) for one in self.signatures]:
+            raise ManifestInvalid(f"variant {variant.name!r}: its signatures are not the manifest's")
+
+    def signature(self, name: str) -> Signature:
+        """The signature of that name; KeyError if there is none."""
+        for signature in self.signatures:
+            if signature.name == name:
+                return signature
+        raise KeyError(name)
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; KeyError if there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise KeyError(name)
+
+
+def _names(signature: Signature) -> tuple[object, ...]:
+    return (
+        signature.name,
+        signature.batch_axis,
+        tuple(spec.name for spec in signature.inputs),
+        tuple(spec.name for spec in signature.outputs),
+    )
+
+
+def check_name(name: str) -> str:
+    """The model name, if it can be a folder's and a URL's part everywhere; ManifestInvalid if not."""
+    if not _NAME.fullmatch(name):
+        raise ManifestInvalid(
+            f"model name {name!r}: 1 to 128 letters, digits, '.', '_' and '-' are allowed, a letter or digit first"
+        )
+    return name
+
+
+def check_version(version: int) -> int:
+    """The version, if it is in 1..2^63-1; ManifestInvalid if not."""
+    if not 1 <= version <= MAX_VERSION:
+        raise ManifestInvalid(f"version {version}: must be from 1 to {MAX_VERSION}")
+    return version
+
+
+def check_path(path: str) -> str:
+    """A file's path in the package, if it is relative, plain and stays inside; ManifestInvalid if not."""
+    parts = PurePosixPath(path).parts
+    if (
+        not parts
+        or path.startswith("/")
+        or "\\" in path
+        or "\0" in path
+        or ".." in parts
+        or PurePosixPath(path).as_posix() != path
+    ):
+        raise ManifestInvalid(f"file path {path!r} is not a plain path inside the package")
+    return path
+
+
+class _Header(msgspec.Struct):
+    format_version: int
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest in `data`, JSON.
+
+    Raises:
+        FormatTooNew: it says a later `format_version`; that is looked at before anything else.
+        ManifestInvalid: it is no JSON, or a field is missing, of a wrong type or impossible.
+    """
+    try:
+        header = msgspec.json.decode(data, type=_Header)
+        if header.format_version > FORMAT_VERSION:
+            raise FormatTooNew(
+                f"the package has format {header.format_version}; this program reads up to {FORMAT_VERSION}: upgrade it"
+            )
+        if header.format_version < 1:
+            raise ManifestInvalid(f"format_version {header.format_version}: must be at least 1")
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise ManifestInvalid(f"manifest: {error}") from error
+    except msgspec.DecodeError as error:
+        raise ManifestInvalid(f"the manifest is no JSON: {error}") from error
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON with sorted keys: equal manifests give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"

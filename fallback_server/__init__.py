@@ -1,0 +1,1 @@
+"""A versioned multi-model server that speaks TensorFlow Serving's protocol."""

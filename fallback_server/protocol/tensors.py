@@ -1,0 +1,204 @@
+"""numpy arrays to and from TensorProto: every dtype that TensorFlow Serving takes but quantized and resource ones.
+
+Arrays leave as `tensor_content` (one copy); what comes in may be `tensor_content` or typed values, and fewer typed
+values than elements are filled up with the last, as TensorFlow does. Strings are `object` arrays of bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fallback_server.protocol.proto import tensor_pb2 as pb
+
+Array = npt.NDArray[np.generic]
+
+MAX_ELEMENTS = 2**31 - 1
+"""No message can hold more than 2 GiB; a shape that claims more is refused before anything is allocated."""
+
+MAX_RANK = 254
+"""TensorFlow's limit."""
+
+
+class TensorCodecError(ValueError):
+    """A TensorProto that can't be read, or an array that has no wire form. The text says why."""
+
+
+_NUMPY: dict[int, np.dtype[np.generic]] = {
+    pb.DT_FLOAT: np.dtype(np.float32),
+    pb.DT_DOUBLE: np.dtype(np.float64),
+    pb.DT_HALF: np.dtype(np.float16),
+    pb.DT_INT8: np.dtype(np.int8),
+    pb.DT_INT16: np.dtype(np.int16),
+    pb.DT_INT32: np.dtype(np.int32),
+    pb.DT_INT64: np.dtype(np.int64),
+    pb.DT_UINT8: np.dtype(np.uint8),
+    pb.DT_UINT16: np.dtype(np.uint16),
+    pb.DT_UINT32: np.dtype(np.uint32),
+    pb.DT_UINT64: np.dtype(np.uint64),
+    pb.DT_BOOL: np.dtype(np.bool_),
+    pb.DT_COMPLEX64: np.dtype(np.complex64),
+    pb.DT_COMPLEX128: np.dtype(np.complex128),
+}
+_WIRE = {dtype: number for number, dtype in _NUMPY.items()}
+
+_VALUES = {
+    pb.DT_FLOAT: "float_val",
+    pb.DT_DOUBLE: "double_val",
+    pb.DT_HALF: "half_val",
+    pb.DT_INT8: "int_val",
+    pb.DT_INT16: "int_val",
+    pb.DT_INT32: "int_val",
+    pb.DT_INT64: "int64_val",
+    pb.DT_UINT8: "int_val",
+    pb.DT_UINT16: "int_val",
+    pb.DT_UINT32: "uint32_val",
+    pb.DT_UINT64: "uint64_val",
+    pb.DT_BOOL: "bool_val",
+    pb.DT_COMPLEX64: "scomplex_val",
+    pb.DT_COMPLEX128: "dcomplex_val",
+}
+
+_BFLOAT16_ON_THE_WIRE = "bfloat16 has no numpy dtype here; send float32 or float16"
+
+
+def wire_dtype(dtype: np.dtype[np.generic]) -> int:
+    """The DataType number of a numpy dtype; `object`, bytes and str are DT_STRING.
+
+    Raises:
+        TensorCodecError: TensorFlow has no such dtype.
+    """
+    if dtype.kind in "OSU":
+        return int(pb.DT_STRING)
+    number = _WIRE.get(dtype.newbyteorder("="))
+    if number is None:
+        raise TensorCodecError(f"dtype {dtype} has no wire form")
+    return number
+
+
+def numpy_dtype(number: int) -> np.dtype[np.generic]:
+    """The numpy dtype of a DataType number; DT_STRING is `object`.
+
+    Raises:
+        TensorCodecError: unknown, or one that arrays can't hold.
+    """
+    if number == pb.DT_STRING:
+        return np.dtype(object)
+    dtype = _NUMPY.get(number)
+    if dtype is None:
+        if number == pb.DT_BFLOAT16:
+            raise TensorCodecError(_BFLOAT16_ON_THE_WIRE)
+        raise TensorCodecError(f"dtype {number} is unknown or not supported")
+    return dtype
+
+
+def dtype_name(number: int) -> str:
+    """The dtype's name as specs have it: numpy's, or `string`."""
+    return "string" if number == pb.DT_STRING else numpy_dtype(number).name
+
+
+def encode(array: npt.ArrayLike) -> pb.TensorProto:
+    """An array of any layout -> TensorProto with `tensor_content`; strings as `string_val`.
+
+    Raises:
+        TensorCodecError: the dtype has no wire form, or an object array holds anything but bytes and str.
+    """
+    values = np.asarray(array)
+    number = wire_dtype(values.dtype)
+    shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in values.shape])
+    if number == pb.DT_STRING:
+        flat = [_to_bytes(item) for item in values.reshape(-1).tolist()]
+        return pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape, string_val=flat)
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("<"))
+    return pb.TensorProto(dtype=number, tensor_shape=shape, tensor_content=values.tobytes())  # type: ignore[arg-type]
+
+
+def decode(proto: pb.TensorProto) -> Array:
+    """TensorProto -> array. With `tensor_content` it is a read-only view of the message's bytes: no copy.
+
+    Raises:
+        TensorCodecError: unknown dtype, unknown or impossible shape, or values that don't fit the shape.
+    """
+    dtype = numpy_dtype(proto.dtype)
+    shape = _shape(proto.tensor_shape)
+    count = math.prod(shape)
+    if count > MAX_ELEMENTS:
+        raise TensorCodecError(f"shape {list(shape)} has {count} elements, at most {MAX_ELEMENTS} are allowed")
+    if dtype.kind == "O":
+        return _strings(proto, shape, count)
+    if proto.tensor_content:
+        expected = count * dtype.itemsize
+        if len(proto.tensor_content) != expected:
+            raise TensorCodecError(
+                f"tensor_content has {len(proto.tensor_content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
+            )
+        return np.frombuffer(proto.tensor_content, dtype=dtype).reshape(shape)
+    return _typed(proto, dtype, shape, count)
+
+
+def _typed(proto: pb.TensorProto, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
+    field = getattr(proto, _VALUES[proto.dtype])
+    if dtype.kind == "c":
+        parts = np.array(field, dtype=np.float32 if dtype.itemsize == 8 else np.float64)
+        if len(parts) % 2:
+            raise TensorCodecError(f"{len(parts)} numbers can't be pairs of real and imaginary parts")
+        values: Array = parts.view(dtype)
+    elif proto.dtype == pb.DT_HALF:
+        values = _integers(field, np.dtype(np.uint16)).view(np.float16)
+    elif dtype.kind in "iu":
+        values = _integers(field, dtype)
+    else:
+        values = np.array(field, dtype=dtype)
+    return _fill(values, dtype, shape, count)
+
+
+def _integers(field: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
+    wide = np.array(field, dtype=np.uint64 if dtype == np.uint64 else np.int64)
+    bounds = np.iinfo(dtype)  # type: ignore[type-var]
+    if wide.size and (int(wide.min()) < bounds.min or int(wide.max()) > bounds.max):
+        raise TensorCodecError(f"a value is out of {dtype}'s range, {bounds.min} to {bounds.max}")
+    return wide.astype(dtype)
+
+
+def _fill(values: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
+    """Fewer values than elements: the last repeats; none at all: zeros (what proto3 leaves out is the default)."""
+    if len(values) > count:
+        raise TensorCodecError(f"{len(values)} values for a tensor of shape {list(shape)}, which has {count}")
+    if len(values) == count:
+        return values.reshape(shape)
+    full = np.zeros(count, dtype=dtype)
+    if len(values):
+        full[: len(values)] = values
+        full[len(values) :] = values[-1]
+    return full.reshape(shape)
+
+
+def _strings(proto: pb.TensorProto, shape: tuple[int, ...], count: int) -> Array:
+    if len(proto.string_val) > count:
+        raise TensorCodecError(f"{len(proto.string_val)} values for a tensor of shape {list(shape)}, which has {count}")
+    full = np.full(count, proto.string_val[-1] if proto.string_val else b"", dtype=object)
+    full[: len(proto.string_val)] = list(proto.string_val)
+    return full.reshape(shape)
+
+
+def _shape(proto: pb.TensorShapeProto) -> tuple[int, ...]:
+    if proto.unknown_rank:
+        raise TensorCodecError("the tensor's shape has unknown rank")
+    shape = tuple(int(dim.size) for dim in proto.dim)
+    if len(shape) > MAX_RANK:
+        raise TensorCodecError(f"rank {len(shape)}, at most {MAX_RANK} is allowed")
+    if any(size < 0 for size in shape):
+        raise TensorCodecError(f"shape {list(shape)} has a negative dimension")
+    return shape
+
+
+def _to_bytes(item: object) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    raise TensorCodecError(f"a string tensor holds {type(item).__name__}; only bytes and str are allowed")

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Rewrites the lock files from pyproject.toml: exact versions, hashes for every platform, no index addresses.
+# Run by `make lock`, where uv is on PATH; UV=/path/to/uv names another.
+set -eu
+cd "$(dirname "$0")/.."
+lock() {
+    output=$1
+    shift
+    "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --override requirements/overrides.txt --output-file "$output" "$@"
+}
+lock requirements/device.txt pyproject.toml
+lock requirements/all.txt --all-extras --constraint requirements/device.txt pyproject.toml requirements/test-extra.in
