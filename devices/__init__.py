@@ -1,0 +1,45 @@
+"""What a board is: profiles, a look at this machine, and what its accelerators' errors mean.
+
+Standard library and msgspec; imports nothing else of this project. Nothing is read or probed at import.
+
+`probe` looks, `match` and `diagnose` decide from what was seen:
+
+    machine = probe()
+    fit = match(machine, load_profiles())
+    diagnosis = diagnose("Failed to load delegate from libedgetpu.so.1", machine)
+"""
+
+from devices.delegates import DELEGATES, Delegate, delegate
+from devices.diagnosis import Diagnosis, diagnose
+from devices.errors import DevicesError, ProfileInvalid, UnknownDelegate, UnknownProfile
+from devices.machine import EdgeTpu, Interface, Machine, Node
+from devices.matching import Match, match
+from devices.probe import probe
+from devices.profile import DeviceProfile, load_profiles, profile
+from devices.thermal import Temperature, Throttled, read_temperatures, read_throttled
+
+__all__ = [
+    "DELEGATES",
+    "Delegate",
+    "DeviceProfile",
+    "DevicesError",
+    "Diagnosis",
+    "EdgeTpu",
+    "Interface",
+    "Machine",
+    "Match",
+    "Node",
+    "ProfileInvalid",
+    "Temperature",
+    "Throttled",
+    "UnknownDelegate",
+    "UnknownProfile",
+    "delegate",
+    "diagnose",
+    "load_profiles",
+    "match",
+    "probe",
+    "profile",
+    "read_temperatures",
+    "read_throttled",
+]

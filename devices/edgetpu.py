@@ -1,0 +1,76 @@
+"""Finds Edge TPUs by their hardware ids on USB and PCIe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from devices.machine import PCI_ID, USB_ID_AFTER_INFERENCE, USB_ID_BEFORE_INFERENCE, EdgeTpu, Node
+from devices.tree import Tree
+
+_USB = "sys/bus/usb/devices"
+_PCI = "sys/bus/pci/devices"
+_APEX = "sys/class/apex"
+
+
+def find_edge_tpus(tree: Tree, node: Callable[[str], Node | None]) -> tuple[EdgeTpu, ...]:
+    """All that are to be seen, those on PCIe first.
+
+    Args:
+        tree: Where to look.
+        node: Describes a device file; None where it is missing.
+    """
+    return (*_on_pci(tree, node), *_on_usb(tree, node))
+
+
+def _on_usb(tree: Tree, node: Callable[[str], Node | None]) -> list[EdgeTpu]:
+    found = []
+    for address in tree.names(_USB, expected=True):
+        vendor, product = (tree.text(f"{_USB}/{address}/{name}") for name in ("idVendor", "idProduct"))
+        hardware_id = f"{vendor}:{product}"
+        if hardware_id not in (USB_ID_BEFORE_INFERENCE, USB_ID_AFTER_INFERENCE):
+            continue
+        bus, number = (tree.number(f"{_USB}/{address}/{name}") for name in ("busnum", "devnum"))
+        located = bus is not None and number is not None
+        found.append(
+            EdgeTpu(
+                bus="usb",
+                address=address,
+                hardware_id=hardware_id,
+                node=node(f"dev/bus/usb/{bus:03d}/{number:03d}") if located else None,
+                speed_mbps=tree.number(f"{_USB}/{address}/speed"),
+            )
+        )
+    return found
+
+
+def _on_pci(tree: Tree, node: Callable[[str], Node | None]) -> list[EdgeTpu]:
+    names = _apex_names(tree)
+    found = []
+    for address in tree.names(_PCI, expected=True):
+        vendor, device = (
+            (tree.text(f"{_PCI}/{address}/{name}") or "").removeprefix("0x") for name in ("vendor", "device")
+        )
+        if f"{vendor}:{device}" == PCI_ID:
+            name = names.pop(address, None)
+            found.append(
+                EdgeTpu(bus="pci", address=address, hardware_id=PCI_ID, node=node(f"dev/{name}") if name else None)
+            )
+    # In a container sysfs may hide the PCI device and /dev still hold the node.
+    left = names.values() if names else (name for name in tree.names("dev") if not found and _is_apex(name))
+    found += [EdgeTpu(bus="pci", address="", hardware_id=PCI_ID, node=node(f"dev/{name}")) for name in left]
+    return found
+
+
+def _apex_names(tree: Tree) -> dict[str, str]:
+    """`apex_N` by the PCI address that its class device links to; by its own name where the link says nothing."""
+    names = {}
+    for name in tree.names(_APEX):
+        if _is_apex(name):
+            link = tree.root / _APEX / name / "device"
+            names[link.resolve().name if link.is_symlink() else name] = name
+    return names
+
+
+def _is_apex(name: str) -> bool:
+    prefix, _, number = name.partition("_")
+    return prefix == "apex" and number.isdecimal()

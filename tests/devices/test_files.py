@@ -1,0 +1,89 @@
+import configparser
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from devices import profile
+from devices.edgetpu_faults import why_not_loaded
+from devices.machine import USB_ID_AFTER_INFERENCE, USB_ID_BEFORE_INFERENCE
+
+DEVICES = resources.files("devices")
+UNITS = ("edge-application.service", "fallback-server.service")
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def rules():
+    text = DEVICES.joinpath("udev/60-coral-edgetpu.rules").read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def unit(name):
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str
+    parser.read_string(DEVICES.joinpath("systemd", name).read_text())
+    return parser
+
+
+def test_the_rules_cover_both_ids_of_the_stick_and_the_apex_driver():
+    """A rule for one id only stops working at the first inference."""
+    ids = re.findall(r'ATTR\{idVendor\}=="(\w+)", ATTR\{idProduct\}=="(\w+)"', "\n".join(rules()))
+    assert [":".join(pair) for pair in ids] == [USB_ID_BEFORE_INFERENCE, USB_ID_AFTER_INFERENCE]
+    assert set(profile("coral-usb").usb_ids) == {":".join(pair) for pair in ids}
+    assert any(line.startswith('SUBSYSTEM=="apex"') for line in rules())
+
+
+def test_every_rule_is_well_formed_and_opens_the_device_to_its_group_only():
+    """Comparisons have two equal signs and assignments one; nobody else may write to the device."""
+    part = re.compile(r'(SUBSYSTEM|KERNEL|ENV\{\w+\}|ATTR\{\w+\})=="[^"]+"|(MODE|GROUP)="[^"]+"|TAG\+="uaccess"')
+    for line in rules():
+        assert all(part.fullmatch(piece) for piece in line.split(", ")), line
+        assert 'MODE="0660"' in line
+        assert 'GROUP="plugdev"' in line
+
+
+def test_the_cure_names_the_rules_file_that_ships():
+    """Whoever follows the doctor's advice finds the file."""
+    names = [entry.name for entry in DEVICES.joinpath("udev").iterdir()]
+    assert names == ["60-coral-edgetpu.rules"]
+    assert names[0] < "73-seat-late.rules"
+    assert names[0] in Path(why_not_loaded.__code__.co_filename).read_text()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_can_be_read_and_start_at_boot(name):
+    """No key stands twice, and the three sections are there."""
+    parsed = unit(name)
+    assert parsed.sections() == ["Unit", "Service", "Install"]
+    assert parsed["Install"]["WantedBy"] == "multi-user.target"
+    assert parsed["Service"]["Restart"] == "always"
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_hide_no_accelerator(name):
+    """With private devices neither the Edge TPU nor a GPU would be there."""
+    service = unit(name)["Service"]
+    assert service.get("PrivateDevices", "no") == "no"
+    assert "AF_NETLINK" in service["RestrictAddressFamilies"].split()
+
+
+def test_units_call_commands_that_the_project_installs():
+    """A renamed console script must not leave a unit behind that can't start."""
+    scripts = tomllib.loads(PYPROJECT.read_text())["project"]["scripts"]
+    server = unit("fallback-server.service")["Service"]["ExecStart"].split()
+    doctor = unit("edge-application.service")["Service"]["ExecStartPre"].split()
+    assert Path(server[0]).name in scripts
+    assert Path(doctor[0]).name in scripts
+    assert doctor[0].startswith("-")
+
+
+def test_the_application_belongs_to_the_group_of_the_rules():
+    """Otherwise the unit runs and the Edge TPU stays closed to it."""
+    assert "plugdev" in unit("edge-application.service")["Service"]["SupplementaryGroups"].split()
+
+
+def test_only_profiles_lie_among_the_profiles():
+    """A stray file there would ship, and be read by nobody."""
+    assert {Path(entry.name).suffix for entry in DEVICES.joinpath("profiles").iterdir()} == {".toml"}
