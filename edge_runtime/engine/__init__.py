@@ -1,0 +1,1 @@
+"""Engines: loaded interpreters, one caller at a time."""

@@ -1,0 +1,156 @@
+"""One engine: LiteRT interpreters of one variant, used by one caller at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from converter.artifact import Signature, Variant
+from edge_runtime.engine.quantization import Codec, codec
+from edge_runtime.errors import EngineFailed
+from edge_runtime.types import Array, Arrays
+
+_Shapes = tuple[tuple[int, ...], ...]
+
+_MAX_SHAPES = 4
+"""Interpreters kept for different input shapes. Each holds its own packed weights, so that more would cost memory;
+fewer would re-plan the graph whenever batch sizes alternate."""
+
+
+class _Call(Protocol):
+    """An interpreter planned for fixed input shapes."""
+
+    def __call__(self, inputs: Arrays) -> Arrays: ...
+
+
+class Engine:
+    """One variant, loaded. Not thread-safe: the pool hands it to one caller at a time.
+
+    Attributes:
+        place: What a reply says of it: `device:cpu`.
+    """
+
+    def __init__(self, path: Path, variant: Variant, signatures: tuple[Signature, ...], *, threads: int) -> None:
+        """Loads the file.
+
+        Args:
+            path: The variant's file.
+            variant: What the manifest says of it: its own tensors.
+            signatures: What callers see; names and order are the variant's.
+            threads: For one run of the interpreter.
+
+        Raises:
+            EngineFailed: LiteRT refuses the file.
+        """
+        self.place = "device:cpu"
+        self._path = path
+        self._threads = threads
+        self._single = len(variant.signatures) == 1
+        self._codecs: dict[str, Codec | None] = {
+            seen.name: codec(seen, own) for seen, own in zip(signatures, variant.signatures, strict=True)
+        }
+        self._inputs = {one.name: tuple(spec.name for spec in one.inputs) for one in signatures}
+        self._calls: OrderedDict[tuple[str, _Shapes], _Call] = OrderedDict()
+        self._spare: Any = self._interpreter()
+
+    def __repr__(self) -> str:
+        shapes = [list(shapes) for _, shapes in self._calls]
+        return f"<Engine {self._path.name} on {self.place}, {self._threads} threads, planned for {shapes}>"
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """Runs one signature. The outputs are copies: they stay valid after the next run.
+
+        Args:
+            signature: Its name.
+            inputs: Arrays that fit the signature that callers see.
+
+        Raises:
+            EngineFailed: the interpreter failed.
+        """
+        codec = self._codecs[signature]
+        if codec is not None:
+            inputs = codec.quantize(inputs)
+        key = (signature, tuple([inputs[name].shape for name in self._inputs[signature]]))
+        call = self._calls.get(key)
+        try:
+            if call is None:
+                call = self._plan(key)
+            outputs = call(inputs)
+        except (RuntimeError, ValueError) as error:
+            self._calls.pop(key, None)
+            raise EngineFailed(f"{self._path.name}, signature {signature!r}: {error}") from error
+        return outputs if codec is None else codec.dequantize(outputs)
+
+    def close(self) -> None:
+        """Lets go of the interpreters."""
+        self._calls.clear()
+        self._spare = None
+
+    def _plan(self, key: tuple[str, _Shapes]) -> _Call:
+        """An interpreter for these shapes; the one that was used longest ago gives way."""
+        signature, shapes = key
+        if self._spare is not None:
+            interpreter, self._spare = self._spare, None
+        else:
+            if len(self._calls) >= _MAX_SHAPES:
+                self._calls.popitem(last=False)
+            interpreter = self._interpreter()
+        call: _Call = (
+            _PrimaryCall(interpreter, signature, dict(zip(self._inputs[signature], shapes, strict=True)))
+            if self._single
+            else _RunnerCall(interpreter, signature)
+        )
+        self._calls[key] = call
+        return call
+
+    def _interpreter(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  loaded with the first engine, not at import
+
+        try:
+            return Interpreter(model_path=str(self._path), num_threads=self._threads)
+        except (RuntimeError, ValueError) as error:
+            raise EngineFailed(f"{self._path}: LiteRT can't load it: {error}") from error
+
+
+class _PrimaryCall:
+    """The only signature of a file is its primary subgraph: tensors by index, the shortest way in and out."""
+
+    def __init__(self, interpreter: Any, signature: str, shapes: dict[str, tuple[int, ...]]) -> None:
+        inputs, outputs = _indices(interpreter, signature)
+        for name, shape in shapes.items():
+            interpreter.resize_tensor_input(inputs[name], shape)
+        interpreter.allocate_tensors()
+        self._inputs = tuple(inputs.items())
+        self._outputs = tuple(outputs.items())
+        self._set, self._get, self._invoke = interpreter.set_tensor, interpreter.get_tensor, interpreter.invoke
+        self._interpreter = interpreter
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        for name, index in self._inputs:
+            self._set(index, inputs[name])
+        self._invoke()
+        get = self._get
+        return {name: get(index) for name, index in self._outputs}
+
+
+def _indices(interpreter: Any, signature: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The tensors' indices by name. The runner must be gone afterwards: while it holds the interpreter's inside,
+    LiteRT refuses to resize and to run."""
+    runner = interpreter.get_signature_runner(signature)
+    inputs = {name: int(detail["index"]) for name, detail in runner.get_input_details().items()}
+    outputs = {name: int(detail["index"]) for name, detail in runner.get_output_details().items()}
+    return inputs, outputs
+
+
+class _RunnerCall:
+    """One of several signatures: LiteRT's own runner knows its subgraph."""
+
+    def __init__(self, interpreter: Any, signature: str) -> None:
+        self._run = interpreter.get_signature_runner(signature)
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        outputs: dict[str, Array] = self._run(**inputs)
+        return {name: np.asarray(value) for name, value in outputs.items()}

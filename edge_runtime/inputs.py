@@ -1,0 +1,91 @@
+"""Checks what a caller gives against a signature, before anything is queued or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from converter.artifact import VARIABLE, Signature, TensorSpec
+from edge_runtime.errors import InvalidInput
+from edge_runtime.types import Array, Arrays
+
+Inputs = Array | Mapping[str, Array]
+"""One array for a signature with one input, or arrays by input name."""
+
+
+def default_signature(signatures: Collection[Signature]) -> Signature:
+    """`serving_default`, else the first of at least one."""
+    return next((one for one in signatures if one.name == "serving_default"), next(iter(signatures)))
+
+
+class InputCheck:
+    """The check for one signature, made ready once so that it costs next to nothing for each request."""
+
+    def __init__(self, subject: str, signature: Signature) -> None:
+        """Takes the name that errors say (`digits/3`) and the signature."""
+        self._subject = f"{subject}, signature {signature.name!r}"
+        self._signature = signature
+        self._specs = {spec.name: spec for spec in signature.inputs}
+        self._axis = signature.batch_axis
+        self._only: TensorSpec | None = signature.inputs[0] if len(signature.inputs) == 1 else None
+        # The usual case, an image batch: compare dtype and the shape behind the batch axis, and nothing else.
+        only = self._only
+        plain = only is not None and self._axis == 0 and VARIABLE not in only.shape[1:] and only.shape[0] == VARIABLE
+        self._inner = only.shape[1:] if only is not None and plain else None
+        self._dtype = only.numpy_dtype if only is not None and plain else None
+
+    def __call__(self, inputs: Inputs) -> tuple[Arrays, int]:
+        """The arrays by name, and the number of rows.
+
+        Raises:
+            InvalidInput: a name, dtype or shape is wrong; no row; or inputs disagree on the rows.
+        """
+        if isinstance(inputs, np.ndarray):
+            only = self._only
+            if only is None:
+                raise InvalidInput(f"{self._subject} has the inputs {self._described()}: pass them by name")
+            if inputs.dtype == self._dtype and inputs.shape[1:] == self._inner and inputs.shape[0] > 0:
+                return {only.name: inputs}, inputs.shape[0]
+            return self._checked({only.name: inputs})
+        if not isinstance(inputs, Mapping):
+            raise InvalidInput(
+                f"{self._subject}: inputs must be a numpy array or arrays by input name, got {type(inputs).__name__}"
+            )
+        return self._checked(inputs)
+
+    def _checked(self, inputs: Mapping[str, Array]) -> tuple[Arrays, int]:
+        if inputs.keys() != self._specs.keys():
+            extra, missing = sorted(set(inputs) - set(self._specs)), sorted(set(self._specs) - set(inputs))
+            raise InvalidInput(
+                f"{self._subject} has the inputs {self._described()}; missing: {missing}, not known: {extra}"
+            )
+        for name, spec in self._specs.items():
+            self._check(spec, inputs[name])
+        return dict(inputs), self._rows(inputs)
+
+    def _check(self, spec: TensorSpec, array: Array) -> None:
+        if not isinstance(array, np.ndarray):
+            raise InvalidInput(
+                f"{self._subject}: input {spec.name!r} must be a numpy array, got {type(array).__name__}"
+            )
+        fits = array.dtype.kind in "OSU" if spec.dtype == "string" else array.dtype == spec.numpy_dtype
+        if not fits or not spec.accepts(array.shape):
+            raise InvalidInput(
+                f"{self._subject}: input {spec.name!r} must be {spec} (-1 is any size), "
+                f"got {array.dtype}{list(array.shape)}"
+            )
+
+    def _rows(self, inputs: Mapping[str, Array]) -> int:
+        if self._axis is None:
+            return 1
+        rows = {name: int(array.shape[self._axis]) for name, array in inputs.items()}
+        if len(set(rows.values())) != 1:
+            raise InvalidInput(f"{self._subject}: inputs disagree on the number of rows: {rows}")
+        count = next(iter(rows.values()))
+        if count == 0:
+            raise InvalidInput(f"{self._subject}: at least one row is needed, got shape with 0 rows")
+        return count
+
+    def _described(self) -> str:
+        return ", ".join(f"{name}: {spec}" for name, spec in self._specs.items())

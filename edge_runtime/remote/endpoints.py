@@ -1,0 +1,92 @@
+"""The table of endpoints: which there are, which may be asked, which is expected to answer first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from edge_runtime.remote.endpoint import Endpoint
+
+_log = logging.getLogger(__name__)
+
+MAX_ENDPOINTS = 64
+"""Announcements are cheap to forge; past this bound they are passed over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a source says of a server.
+
+    Attributes:
+        key: What the source knows it by: the mDNS instance, or the address.
+        address: `host:port`.
+    """
+
+    key: str
+    address: str
+
+
+class EndpointTable:
+    """Endpoints by key. Thread-safe; sources add and remove, the router picks."""
+
+    def __init__(self, connect: Callable[[str], Endpoint]) -> None:
+        """Takes what makes an Endpoint of an address."""
+        self._connect = connect
+        self._endpoints: dict[str, Endpoint] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+
+    def __repr__(self) -> str:
+        return f"<EndpointTable {self.all()}>"
+
+    def add(self, found: Found) -> None:
+        """A server is there, or is announced anew: with a fresh connection and a closed breaker."""
+        with self._lock:
+            old = self._endpoints.get(found.key)
+            if old is not None and old.address == found.address:
+                old.reset()
+                return
+            if old is None and len(self._endpoints) >= MAX_ENDPOINTS:
+                _log.warning("server %s passed over: %d are known already", found.address, MAX_ENDPOINTS)
+                return
+            self._endpoints[found.key] = self._connect(found.address)
+            self._changed.notify_all()
+        if old is not None:
+            old.close()
+        _log.info("server found: %s", found.address)
+
+    def remove(self, key: str) -> None:
+        """A server has said that it goes, or its announcement has expired."""
+        with self._lock:
+            gone = self._endpoints.pop(key, None)
+        if gone is not None:
+            _log.info("server gone: %s", gone.address)
+            gone.close()
+
+    def all(self) -> list[Endpoint]:
+        """Every endpoint, whether it may be asked or not."""
+        with self._lock:
+            return list(self._endpoints.values())
+
+    def pick(self, besides: Collection[str] = ()) -> Endpoint | None:
+        """The endpoint that should answer first among those that may be asked; None if there is none.
+
+        Args:
+            besides: Addresses that were tried already.
+        """
+        usable = [one for one in self.all() if one.allows and one.address not in besides]
+        return min(usable, key=lambda one: one.expected_s, default=None)
+
+    def wait_for_any(self, timeout_s: float) -> bool:
+        """Waits until there is an endpoint; whether there is."""
+        with self._lock:
+            return self._changed.wait_for(lambda: bool(self._endpoints), timeout_s)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        with self._lock:
+            endpoints, self._endpoints = list(self._endpoints.values()), {}
+        for endpoint in endpoints:
+            endpoint.close()

@@ -1,0 +1,211 @@
+"""An Executor that chooses between the device and the servers, and goes to the other where the first fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from edge_runtime.errors import (
+    EdgeRuntimeError,
+    EngineFailed,
+    Overloaded,
+    ServerFailed,
+    VersionNotAvailable,
+)
+from edge_runtime.routing.policy import (
+    REASON_ENGINE_FAILED,
+    REASON_OVERLOADED,
+    REASON_SERVER_FAILED,
+    DeviceView,
+    Place,
+    Route,
+    ServerView,
+    choose,
+    predicted_s,
+)
+from edge_runtime.scheduling.batcher import Batcher, late
+from edge_runtime.types import InferRequest, Reply
+
+
+class Remote(Protocol):
+    """What the router needs of the servers: `edge_runtime.remote.client.RemoteClient`, which loads grpc."""
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds in which the best server should answer; None if none may be asked."""
+        ...
+
+    def submit(self, request: InferRequest) -> Future[Reply]:
+        """Sends the request; a ServerFailed in the future means that nobody answered."""
+        ...
+
+
+class Router:
+    """Routes the requests of one model and version. Thread-safe."""
+
+    def __init__(
+        self,
+        device: Batcher | None,
+        remote: Remote | None,
+        *,
+        installed: Callable[[], list[int]],
+        clock: Callable[[], float],
+    ) -> None:
+        """Takes the two places.
+
+        Args:
+            device: The version's batcher; None where it is not installed.
+            remote: The servers; None where the runtime has no fallback.
+            installed: The model's versions on the device, for errors.
+            clock: Monotonic seconds.
+        """
+        self._device = device
+        self._remote = remote
+        self._installed = installed
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Router device={self._device!r} remote={self._remote!r}>"
+
+    def infer(self, request: InferRequest) -> Reply:
+        """See `Executor`. Runs in the caller's thread where an engine is idle and fast enough."""
+        device = self._device
+        if device is not None:
+            deadline_s = request.deadline_s
+            if deadline_s is None or device.costs.seconds(request.rows) <= deadline_s - self._clock():
+                try:
+                    reply = device.try_infer(request)
+                except EngineFailed as error:
+                    rescued = self._after_engine(request, error)
+                    if rescued is None:
+                        raise
+                    return self._wait(request, rescued)
+                if reply is not None:
+                    return reply
+        return self._wait(request, self.submit(request))
+
+    def submit(self, request: InferRequest) -> Future[Reply]:
+        """See `Executor`."""
+        route = self._choose(request)
+        if route.place is Place.NOWHERE:
+            raise self._nowhere(request, {})
+        if route.place is Place.SERVER:
+            return self._to_server(replace(request, reason=route.reason))
+        if self._device is None:
+            raise self._nowhere(request, {})
+        try:
+            inner = self._device.submit(request)
+        except Overloaded:  # Another thread filled the queue since the choice was made.
+            return self._to_server(replace(request, reason=REASON_OVERLOADED))
+        return _then(inner, lambda error: self._after_engine(request, error))
+
+    def close(self) -> None:
+        """Nothing of its own: device and servers belong to the runtime."""
+
+    def _choose(self, request: InferRequest) -> Route:
+        expected_s = None if self._remote is None else self._remote.expected_s
+        server = ServerView(usable=expected_s is not None, expected_s=expected_s or 0.0)
+        device = self._device
+        if device is None:
+            return choose(DeviceView(installed=False), server, None)
+        load, costs = device.load, device.costs
+        view = DeviceView(
+            installed=True,
+            full=load.full,
+            predicted_s=predicted_s(
+                queued_rows=load.queued_rows,
+                running_rows=load.running_rows,
+                engines=load.engines,
+                row_s=costs.seconds(costs.largest) / costs.largest,
+                own_s=costs.seconds(request.rows),
+            ),
+        )
+        remaining_s = None if request.deadline_s is None else request.deadline_s - self._clock()
+        return choose(view, server, remaining_s)
+
+    def _to_server(self, request: InferRequest) -> Future[Reply]:
+        if self._remote is None:
+            raise self._nowhere(request, {})
+        return _then(self._remote.submit(request), lambda error: self._after_server(request, error))
+
+    def _after_server(self, request: InferRequest, error: BaseException) -> Future[Reply] | None:
+        """No server answered: the device does, if it has the version. Whether that is too late is judged there."""
+        if not isinstance(error, ServerFailed):
+            return None
+        if self._device is None:
+            if error.lacking:
+                raise self._nowhere(request, error.asked) from error
+            return None
+        if request.reason == REASON_ENGINE_FAILED:
+            return None
+        return self._device.submit(replace(request, reason=REASON_SERVER_FAILED))
+
+    def _after_engine(self, request: InferRequest, error: BaseException) -> Future[Reply] | None:
+        """The engine failed: a server answers, if there is one and it has not been asked yet."""
+        if self._remote is None or not isinstance(error, EngineFailed) or request.reason == REASON_SERVER_FAILED:
+            return None
+        return self._to_server(replace(request, reason=REASON_ENGINE_FAILED))
+
+    def _nowhere(self, request: InferRequest, asked: Mapping[str, str]) -> EdgeRuntimeError:
+        if self._device is not None:
+            return Overloaded(
+                f"{request.subject}: the device's queue is full ({self._device!r}), and no server is usable"
+            )
+        if self._remote is None:
+            hint = "The runtime was opened without a fallback server."
+        else:
+            hint = "" if asked else "No server has been found, or none may be asked now."
+        return VersionNotAvailable(request.model, request.version or request.label, self._installed(), asked, hint)
+
+    def _wait(self, request: InferRequest, future: Future[Reply]) -> Reply:
+        if request.deadline_s is None:
+            return future.result()
+        try:
+            return future.result(max(request.deadline_s - self._clock(), 0.0))
+        except TimeoutError as error:
+            if isinstance(error, EdgeRuntimeError):
+                raise
+            future.cancel()
+            raise late(request, self._clock(), {}) from None
+
+
+def _then(inner: Future[Reply], rescue: Callable[[BaseException], Future[Reply] | None]) -> Future[Reply]:
+    """A future that follows `inner`; where that fails, the one that `rescue` returns. Cancelling it cancels both."""
+    outer: Future[Reply] = Future()
+    current = inner
+
+    def follow(done: Future[Reply], *, last: bool) -> None:
+        nonlocal current
+        if done.cancelled() or outer.cancelled():
+            return
+        error = done.exception()
+        if error is not None and not last:
+            try:
+                rescued = rescue(error)
+            except EdgeRuntimeError as other:
+                rescued, error = None, other
+            if rescued is not None:
+                current = rescued
+                rescued.add_done_callback(lambda again: follow(again, last=True))
+                return
+        _settle(outer, done, error)
+
+    def cancel(_: Future[Reply]) -> None:
+        if outer.cancelled():
+            current.cancel()
+
+    outer.add_done_callback(cancel)
+    inner.add_done_callback(lambda done: follow(done, last=False))
+    return outer
+
+
+def _settle(outer: Future[Reply], done: Future[Reply], error: BaseException | None) -> None:
+    if not outer.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        outer.set_exception(error)
+    else:
+        outer.set_result(done.result())

@@ -1,0 +1,1 @@
+"""The near queue: bounded, earliest deadline first, batched where that pays."""

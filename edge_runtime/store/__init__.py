@@ -1,0 +1,1 @@
+"""The packages that are installed on the device."""

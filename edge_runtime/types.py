@@ -1,0 +1,85 @@
+"""The narrow waist: what every executor takes and gives.
+
+Engine pool, batcher, remote client and router are all Executors; each wraps another.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Arrays = dict[str, Array]
+
+
+class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """One request, already checked against its signature.
+
+    Attributes:
+        model: The model's name.
+        version: The version that must answer; None where only a server knows the model, and its latest may answer.
+        label: The label that must answer, where `version` is None.
+        signature: The signature's name.
+        inputs: By input name.
+        rows: Rows along the batch axis; 1 where the signature has none.
+        start_s: The instant at which the caller asked.
+        deadline_s: The instant after which an answer is worthless; None for never.
+        reason: Why the request goes where it goes; the reply repeats it.
+    """
+
+    model: str
+    version: int | None
+    signature: str
+    inputs: Arrays
+    rows: int
+    start_s: float
+    deadline_s: float | None = None
+    label: str | None = None
+    reason: str = "local"
+
+    @property
+    def subject(self) -> str:
+        """`digits/3`, for messages."""
+        return f"{self.model}/{self.version or self.label or 'latest'}"
+
+
+class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """An answer.
+
+    Attributes:
+        outputs: By output name; the batch axis first, as in the request.
+        version: The version that answered.
+        place: Where: `device:cpu`, `server:10.0.0.7:8500`...
+        reason: Why there: `local`, `overloaded`, `version-missing`, `server-failed`, `engine-failed`.
+        latency_ms: From the call to the answer.
+    """
+
+    outputs: Arrays
+    version: int
+    place: str
+    reason: str
+    latency_ms: float
+
+
+class Executor(Protocol):
+    """Answers requests. Thread-safe."""
+
+    def infer(self, request: InferRequest) -> Reply:
+        """Answers in the caller's thread, or waits for the answer; raises an EdgeRuntimeError."""
+        ...
+
+    def submit(self, request: InferRequest) -> Future[Reply]:
+        """Takes the request and returns at once; what goes wrong is in the future. Cancelling it frees its place.
+
+        Raises:
+            Overloaded, RuntimeClosed: it was not taken.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finishes what was taken, then frees everything. Later requests raise RuntimeClosed."""
+        ...
