@@ -1,0 +1,278 @@
+"""What `edge-run doctor` says: what this machine is, which delegates work on it, and what to do about the others.
+
+Nothing here goes over the network, opens a device in this process, or raises because something is missing: what is
+wrong is a line in the report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from devices import (
+    DELEGATES,
+    Diagnosis,
+    EdgeTpu,
+    Machine,
+    Match,
+    Temperature,
+    Throttled,
+    diagnose,
+    load_profiles,
+    match,
+    probe,
+    read_temperatures,
+    read_throttled,
+)
+from edge_runtime.trial import TRIAL_LIMIT_S, Trial, try_delegate
+
+LOW_DISK_BYTES = 200 * 2**20
+"""A package of a MobileNetV2-size model with its variants takes some 25 MB; installing one needs it twice."""
+
+_WIDTH_COLUMNS = 110
+_LABEL_COLUMNS = 14
+_INTERPRETERS = ("ai-edge-litert", "tflite-runtime")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One condition besides the delegates.
+
+    Attributes:
+        name: What was looked at.
+        ok: Whether it is as it should be.
+        detail: What was found.
+        cure: What to do; empty if `ok`.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelegateReport:
+    """What came of one delegate.
+
+    Attributes:
+        name: `cpu`, `edgetpu`, `gpu`.
+        state: `runs`: a model ran on it. `loads`: it is there, and no model was run on it. `fails`: neither.
+        detail: What was tried, or the raw error.
+        diagnosis: Cause and cure, if it fails.
+    """
+
+    name: str
+    state: Literal["runs", "loads", "fails"]
+    detail: str
+    diagnosis: Diagnosis | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that `examine` found."""
+
+    machine: Machine
+    match: Match
+    checks: tuple[Check, ...]
+    delegates: tuple[DelegateReport, ...]
+    temperatures: tuple[Temperature, ...]
+    throttled: Throttled | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if models can run here, that is at least on the CPU; else 1."""
+        return 0 if any(found.name == "cpu" and found.state == "runs" for found in self.delegates) else 1
+
+
+def examine(
+    root: Path = Path("/"),
+    *,
+    packages: Path = Path(),
+    libraries: Mapping[str, str] | None = None,
+    limit_s: float = TRIAL_LIMIT_S,
+) -> Report:
+    """Looks at the machine and tries every delegate, each in a child process. Takes about a second.
+
+    Args:
+        root: Where the machine's file system begins; the delegates are tried in this process's own in any case.
+        packages: Where packages are stored, or will be; it need not exist.
+        libraries: Another library than the usual for a delegate, by its name: {"edgetpu": "/opt/libedgetpu.so.1"}.
+        limit_s: How long one delegate may take.
+    """
+    machine = probe(root)
+    return Report(
+        machine=machine,
+        match=match(machine, load_profiles()),
+        checks=(
+            check_python(machine),
+            check_interpreter(),
+            check_numpy(),
+            check_multicast(machine),
+            check_disk(packages),
+        ),
+        delegates=tuple(
+            _delegate_report(
+                try_delegate(known.name, library=(libraries or {}).get(known.name, known.library()), limit_s=limit_s),
+                machine,
+            )
+            for known in DELEGATES
+        ),
+        temperatures=read_temperatures(root),
+        throttled=read_throttled() if root == Path("/") else None,
+    )
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The report as plain values for JSON, with its exit code."""
+    return {**msgspec.to_builtins(report), "exit_code": report.exit_code}
+
+
+def _delegate_report(trial: Trial, machine: Machine) -> DelegateReport:
+    if trial.ok:
+        return DelegateReport(name=trial.name, state="runs" if trial.ran_model else "loads", detail=trial.detail)
+    return DelegateReport(name=trial.name, state="fails", detail=trial.error, diagnosis=diagnose(trial.error, machine))
+
+
+def check_python(machine: Machine) -> Check:
+    """Whether this Python is one that the interpreter has wheels for."""
+    ok = sys.version_info >= (3, 11) and machine.python_bits == 64
+    return Check(
+        name="Python",
+        ok=ok,
+        detail=f"{machine.python}, {machine.python_bits}-bit",
+        cure="" if ok else "Use a 64-bit Python 3.11 or later, on a 64-bit system.",
+    )
+
+
+def check_interpreter() -> Check:
+    """Which LiteRT interpreter is installed."""
+    found = [(name, version) for name in _INTERPRETERS if (version := _version(name))]
+    return Check(
+        name="interpreter",
+        ok=bool(found),
+        detail=", ".join(f"{name} {version}" for name, version in found) or "none installed",
+        cure="" if found else "pip install ai-edge-litert",
+    )
+
+
+def check_numpy() -> Check:
+    """Whether numpy is installed, in a version that the interpreter accepts."""
+    version = _version("numpy")
+    if version is None:
+        return Check(name="numpy", ok=False, detail="not installed", cure="pip install numpy")
+    too_new = _version("ai-edge-litert") is None and _version("tflite-runtime") and not version.startswith("1.")
+    cure = "tflite-runtime was built for numpy 1: pip install 'numpy<2'" if too_new else ""
+    return Check(name="numpy", ok=not too_new, detail=version, cure=cure)
+
+
+def check_multicast(machine: Machine) -> Check:
+    """Whether servers can be found by mDNS: an interface that is up, carries multicast and leads outside."""
+    able = [found.name for found in machine.interfaces if found.up and found.multicast and not found.loopback]
+    if able:
+        return Check(name="mDNS", ok=True, detail=f"multicast on {', '.join(able)}")
+    names = ", ".join(found.name for found in machine.interfaces if found.up) or "none"
+    return Check(
+        name="mDNS",
+        ok=False,
+        detail=f"no interface that leads outside carries multicast (up: {names})",
+        cure="Connect the network, or name the servers as host:port. In a container use the host's network.",
+    )
+
+
+def check_disk(packages: Path) -> Check:
+    """Whether there is room where packages are stored, told from the nearest folder that exists."""
+    folder = packages.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free_bytes = shutil.disk_usage(folder).free
+    ok = free_bytes >= LOW_DISK_BYTES
+    return Check(
+        name="disk",
+        ok=ok,
+        detail=f"{free_bytes / 2**20:,.0f} MiB free at {folder}",
+        cure="" if ok else f"Make room: under {LOW_DISK_BYTES // 2**20} MiB a new version may not fit beside the old.",
+    )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def render(report: Report) -> str:
+    """The report as plain text for a terminal, without colours and without a newline at the end."""
+    lines = ["Machine", *_machine_lines(report)]
+    lines += ["", "Software and surroundings"]
+    for check in report.checks:
+        lines += _row(check.name, f"{'ok' if check.ok else 'PROBLEM'}: {check.detail}")
+        lines += _row("", f"do: {check.cure}") if check.cure else []
+    lines += ["", "Delegates, in the order in which they are preferred: " + ", ".join(report.match.delegates)]
+    for found in report.delegates:
+        lines += _row(found.name, f"{found.state}: {found.detail.splitlines()[0] if found.detail else ''}")
+        if found.diagnosis:
+            lines += _row("", f"why: {found.diagnosis.cause}")
+            lines += _row("", f"do: {found.diagnosis.cure}")
+    verdict = "Models run here." if report.exit_code == 0 else "No model runs here: not even the CPU's delegate works."
+    return "\n".join([*lines, "", verdict])
+
+
+def _machine_lines(report: Report) -> list[str]:
+    machine, profile = report.machine, report.match.profile
+    rows = [
+        ("profile", f"{profile.name} ({profile.title})" if profile else "none"),
+        ("because", report.match.reason),
+        ("processor", _joined(machine.architecture, machine.cores and f"{machine.cores} cores", machine.cpu_model)),
+        ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB" if machine.memory_bytes else "unknown"),
+        ("system", _joined(machine.system, machine.kernel and f"kernel {machine.kernel}")),
+        ("Edge TPU", "; ".join(map(_edge_tpu, machine.edge_tpus)) or "none found"),
+        ("GPU", ", ".join(node.path for node in machine.render_nodes) or "none found"),
+        ("temperature", ", ".join(f"{t.celsius:.0f} °C {t.kind or t.source}" for t in report.temperatures)),
+        ("power", _throttled(report.throttled)),
+        ("not read", "; ".join(machine.unread)),
+    ]
+    rows += [("note", note) for note in (profile.notes if profile else ())]
+    rows += [("note", note) for accelerator in report.match.accelerators for note in accelerator.notes]
+    return [line for label, text in rows if text for line in _row(label, text)]
+
+
+def _edge_tpu(found: EdgeTpu) -> str:
+    node = found.node
+    reached = node.path if node else "no device file"
+    if node and not node.usable:
+        reached += f", closed to this user ({node.mode}, group {node.group})"
+    speed = f", {found.speed_mbps} Mbit/s" if found.speed_mbps else ""
+    return f"{found.bus} {found.address} ({found.hardware_id}{speed}), {reached}"
+
+
+def _throttled(throttled: Throttled | None) -> str:
+    if throttled is None:
+        return ""
+    flags = [name.replace("_", " ") for name, is_set in msgspec.structs.asdict(throttled).items() if is_set]
+    return ", ".join(flags).replace("seen ", "since boot ") or "no throttling, no under-voltage since boot"
+
+
+def _joined(*parts: str | int | None) -> str:
+    return ", ".join(str(part) for part in parts if part) or "unknown"
+
+
+def _row(label: str, text: str) -> list[str]:
+    """One label and its text, wrapped and aligned."""
+    return textwrap.wrap(
+        text,
+        width=_WIDTH_COLUMNS,
+        initial_indent=f"  {label:<{_LABEL_COLUMNS}}",
+        subsequent_indent=" " * (_LABEL_COLUMNS + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
