@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -41,6 +42,35 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not all(np.isfinite(scale) and scale > 0 for scale in self.scales):
             raise ManifestInvalid(f"quantization scales must be positive and finite: {self.scales}")
+
+    def quantize(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        """Real numbers -> stored integers of `dtype`, same shape: rounded half to even, clipped to the dtype's range.
+
+        Here, in the contract, so that the converter measures just what devices then compute.
+        """
+        real: npt.NDArray[Any] = np.asarray(values, dtype=np.float32)
+        scale, zero_point = self._constants(real.ndim)
+        bounds = np.iinfo(np.dtype(dtype))
+        stored: npt.NDArray[Any] = np.clip(np.rint(real / scale) + zero_point, bounds.min, bounds.max)
+        return stored.astype(dtype)
+
+    def dequantize(self, stored: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Stored integers -> the real numbers that they stand for, float32, same shape."""
+        integers: npt.NDArray[Any] = np.asarray(stored)
+        scale, zero_point = self._constants(integers.ndim)
+        return (integers.astype(np.float32) - zero_point) * scale
+
+    def _constants(self, rank: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Scales and zero points, shaped to broadcast along `axis` over an array of that rank."""
+        shape = [1] * rank
+        if len(self.scales) > 1:
+            shape[self.axis] = len(self.scales)
+        else:
+            shape = []
+        return (
+            np.asarray(self.scales, dtype=np.float32).reshape(shape),
+            np.asarray(self.zero_points, dtype=np.float32).reshape(shape),
+        )
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):

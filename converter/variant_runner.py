@@ -1,0 +1,110 @@
+"""Runs a TFLite file with LiteRT, taking and giving the original's dtypes. Only in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.artifact import Quantization, Signature, TensorSpec
+from converter.data import Array
+from converter.errors import VariantUnusable
+
+
+class VariantRunner:
+    """One interpreter, for one signature.
+
+    Attributes:
+        signature: The tensors as the file has them: dtypes, shapes and quantization.
+    """
+
+    def __init__(self, file: Path, logical: Signature) -> None:
+        """Loads the file.
+
+        Args:
+            file: The TFLite file.
+            logical: The original's signature.
+
+        Raises:
+            VariantUnusable: the file lacks the signature, or has other names, ranks or dtypes.
+        """
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  only in a child
+
+        self._logical = logical
+        self._interpreter = Interpreter(model_path=str(file))
+        known = sorted(self._interpreter.get_signature_list())
+        if logical.name not in known:
+            raise VariantUnusable(f"the TFLite file has the signatures {known}, not {logical.name!r}")
+        self._runner: Any = self._interpreter.get_signature_runner(logical.name)
+        self.signature = Signature(
+            name=logical.name,
+            inputs=_specs("input", logical.inputs, self._runner.get_input_details()),
+            outputs=_specs("output", logical.outputs, self._runner.get_output_details(), logical.batch_axis),
+            batch_axis=logical.batch_axis,
+        )
+        self._check_batch_axis()
+
+    def _check_batch_axis(self) -> None:
+        if self.signature.batch_axis is None:
+            return
+        fixed = [spec for spec in self.signature.inputs if spec.shape[0] != -1]
+        if fixed:
+            raise VariantUnusable(f"input {fixed[0].name!r} has lost its variable batch: {fixed[0]}")
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call: inputs by name in the original's dtypes, outputs likewise (floats where the original has them)."""
+        fed = {spec.name: _stored(inputs[spec.name], spec) for spec in self.signature.inputs}
+        found = self._runner(**fed)
+        return {spec.name: _real(np.asarray(found[spec.name]), spec) for spec in self.signature.outputs}
+
+
+def _specs(
+    kind: str, logical: tuple[TensorSpec, ...], details: Mapping[str, Any], batch_axis: int | None = None
+) -> tuple[TensorSpec, ...]:
+    names = [spec.name for spec in logical]
+    if sorted(details) != sorted(names):
+        raise VariantUnusable(f"the TFLite file has the {kind}s {sorted(details)}, the original {names}")
+    return tuple(_spec(kind, spec, details[spec.name], batch_axis) for spec in logical)
+
+
+def _spec(kind: str, logical: TensorSpec, detail: Mapping[str, Any], batch_axis: int | None) -> TensorSpec:
+    shape = [int(dim) for dim in detail["shape_signature"]]
+    if len(shape) != len(logical.shape):
+        raise VariantUnusable(f"{kind} {logical.name!r} has the shape {shape}, the original {list(logical.shape)}")
+    if batch_axis is not None:
+        # An output's variable dimension can be lost on the way; that the batch is kept, a run with two rows shows.
+        shape[batch_axis] = -1
+    dtype = "string" if detail["dtype"] in (bytes, np.bytes_, np.object_) else np.dtype(detail["dtype"]).name
+    spec = TensorSpec(
+        name=logical.name,
+        dtype=dtype,
+        shape=tuple(shape),
+        quantization=_quantization(detail["quantization_parameters"]),
+    )
+    if spec.dtype != logical.dtype and not (spec.quantization and logical.dtype.startswith("float")):
+        raise VariantUnusable(f"{kind} {logical.name!r} is {spec.dtype}, the original {logical.dtype}")
+    return spec
+
+
+def _quantization(parameters: Mapping[str, Any]) -> Quantization | None:
+    if not len(parameters["scales"]):
+        return None
+    return Quantization(
+        scales=tuple(float(scale) for scale in parameters["scales"]),
+        zero_points=tuple(int(point) for point in parameters["zero_points"]),
+        axis=int(parameters["quantized_dimension"]),
+    )
+
+
+def _stored(values: Array, spec: TensorSpec) -> Array:
+    if spec.quantization and values.dtype.kind == "f":
+        return spec.quantization.quantize(values, spec.numpy_dtype)
+    return values
+
+
+def _real(stored: Array, spec: TensorSpec) -> Array:
+    if spec.quantization and stored.dtype.kind in "iu":
+        return spec.quantization.dequantize(stored)
+    return stored
