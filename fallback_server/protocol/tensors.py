@@ -117,26 +117,35 @@ def encode(array: npt.ArrayLike) -> pb.TensorProto:
     return pb.TensorProto(dtype=number, tensor_shape=shape, tensor_content=values.tobytes())  # type: ignore[arg-type]
 
 
-def decode(proto: pb.TensorProto) -> Array:
-    """TensorProto -> array. With `tensor_content` it is a read-only view of the message's bytes: no copy.
+def decode(proto: pb.TensorProto, *, max_bytes: int | None = None) -> Array:
+    """TensorProto -> array. With `tensor_content` it is read-only, and takes one copy out of the message.
+
+    Args:
+        proto: What came.
+        max_bytes: The largest array that is made: a few bytes on the wire can claim gigabytes, which the last typed
+            value would fill. None sets no bound but `MAX_ELEMENTS`.
 
     Raises:
-        TensorCodecError: unknown dtype, unknown or impossible shape, or values that don't fit the shape.
+        TensorCodecError: unknown dtype, unknown or impossible shape, values that don't fit the shape, or too large.
     """
     dtype = numpy_dtype(proto.dtype)
     shape = _shape(proto.tensor_shape)
     count = math.prod(shape)
     if count > MAX_ELEMENTS:
         raise TensorCodecError(f"shape {list(shape)} has {count} elements, at most {MAX_ELEMENTS} are allowed")
+    if max_bytes is not None and count * dtype.itemsize > max_bytes:
+        size = count * dtype.itemsize
+        raise TensorCodecError(f"{dtype} of shape {list(shape)} takes {size} bytes, at most {max_bytes} are allowed")
     if dtype.kind == "O":
         return _strings(proto, shape, count)
-    if proto.tensor_content:
+    content = proto.tensor_content  # once: every look at the field makes another copy of it
+    if content:
         expected = count * dtype.itemsize
-        if len(proto.tensor_content) != expected:
+        if len(content) != expected:
             raise TensorCodecError(
-                f"tensor_content has {len(proto.tensor_content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
+                f"tensor_content has {len(content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
             )
-        return np.frombuffer(proto.tensor_content, dtype=dtype).reshape(shape)
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
     return _typed(proto, dtype, shape, count)
 
 

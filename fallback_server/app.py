@@ -1,0 +1,124 @@
+"""The composition root: puts the parts together, starts them in order, and stops them in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import signal
+import time
+from pathlib import Path
+
+from fallback_server.advertiser import Advertiser
+from fallback_server.config import ServerOptions
+from fallback_server.core.manager import Manager
+from fallback_server.core.servable import ServableId
+from fallback_server.core.source import FileSystemSource
+from fallback_server.dataplane import DataPlane
+from fallback_server.executors.registry import Registry, default_registry
+from fallback_server.poller import Poller
+from fallback_server.protocol.mdns import Announcement
+from fallback_server.served_model import ServedModel, ServedModelLoader
+from fallback_server.transport.grpc_server import GrpcServer
+
+_log = logging.getLogger(__name__)
+
+_MDNS_STOP_S = 3.0
+"""A withdrawal is three packets 125 ms apart; a network that takes longer is left alone."""
+
+_UNLOAD_S = 5.0
+"""For threads to end and memory to be freed once nothing is in flight any more."""
+
+
+class Server:
+    """One server, in the event loop that makes it.
+
+    Args:
+        options: Everything it is started with.
+        registry: What runs models; by default all that this server knows.
+    """
+
+    def __init__(self, options: ServerOptions, registry: Registry | None = None) -> None:
+        self._options = options
+        self._registry = default_registry(options.saved_model) if registry is None else registry
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._manager: Manager[ServedModel] = Manager(make_loader=self._make_loader, options=options.manager)
+        self._dataplane = DataPlane(manager=self._manager, options=options.batching, clock=time.monotonic)
+        self._grpc = GrpcServer(self._dataplane, max_tensor_bytes=options.batching.max_enqueued_bytes)
+        self._poller = Poller(
+            source=FileSystemSource(
+                models=options.source.models,
+                repository=options.source.repository,
+                settle_s=options.source.poll_wait_s or 1.0,
+            ),
+            manager=self._manager,
+            wait_s=options.source.poll_wait_s,
+            on_ready=functools.partial(self._loop.call_soon_threadsafe, self._ready.set),
+        )
+        self._advertiser: Advertiser | None = None
+
+    async def start(self) -> int:
+        """Listens, begins to load and to announce; returns the port. SIGTERM and SIGINT stop the server from now on.
+
+        Raises:
+            PortUnavailable: it can't listen there.
+        """
+        network = self._options.network
+        port = await self._grpc.start(host=network.host, port=network.port)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        self._dataplane.scheduler.start()
+        self._poller.start()
+        if network.mdns:
+            announcement = Announcement(server_id=network.server_id)
+            self._advertiser = Advertiser(announcement, host=network.host, port=port)
+            self._advertiser.start()
+        return port
+
+    async def wait_ready(self) -> bool:
+        """Waits until what was on disk at the start is loaded, or could not be; False when a stop comes first."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._stop)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._stop.is_set():
+            return False
+        await self._grpc.set_serving(serving=True)
+        return True
+
+    async def run_until_stopped(self) -> bool:
+        """Serves until a signal; False when something outlasted the grace and still runs in a thread."""
+        await self._stop.wait()
+        _log.info("stopping: requests in flight have %.1f s", self._options.grace_s)
+        self._stop.clear()
+        await self._grpc.set_serving(serving=False)
+        if self._advertiser is not None:
+            await asyncio.to_thread(self._advertiser.stop, timeout_s=_MDNS_STOP_S)
+        await self._drain()
+        return await asyncio.to_thread(self._stop_threads)
+
+    async def _drain(self) -> None:
+        """Finishes what is in flight; a second signal cuts the grace short."""
+        draining = asyncio.ensure_future(self._grpc.stop(grace_s=self._options.grace_s))
+        hurry = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            _log.warning("stopping at once: a second signal came")
+            await self._grpc.stop(grace_s=0)
+        hurry.cancel()
+        await draining
+
+    def _stop_threads(self) -> bool:
+        self._poller.stop(timeout_s=_UNLOAD_S)
+        batches = self._dataplane.scheduler.stop(timeout_s=_UNLOAD_S)
+        loads = self._manager.stop(timeout_s=_UNLOAD_S)
+        return batches and loads
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        _log.info("%s", number.name)
+        self._stop.set()
+
+    def _make_loader(self, servable_id: ServableId, path: Path) -> ServedModelLoader:
+        return ServedModelLoader(servable_id, path, registry=self._registry, options=self._options.batching)

@@ -1,0 +1,43 @@
+"""How requests are merged and how many may wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingOptions:
+    """Bounds of every queue, and the threads that serve them all.
+
+    Attributes:
+        enabled: Whether requests are merged at all; without, each runs alone.
+        max_batch_size_rows: The most rows that are merged. A request that has more runs alone.
+        batch_timeout_us: How long a first request waits for company. 0: a batch is what came while all threads ran.
+        max_enqueued_batches: How many full batches may wait in one queue.
+        max_enqueued_bytes: How many bytes of input may wait in all queues together.
+        num_batch_threads: How many batches run at the same time.
+    """
+
+    enabled: bool = True
+    max_batch_size_rows: int = 32
+    batch_timeout_us: int = 0
+    max_enqueued_batches: int = 64
+    max_enqueued_bytes: int = 2**30
+    num_batch_threads: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size_rows", "max_enqueued_batches", "max_enqueued_bytes", "num_batch_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_timeout_us < 0:
+            raise ValueError(f"batch_timeout_us must be at least 0, got {self.batch_timeout_us}")
+
+    @property
+    def batch_timeout_s(self) -> float:
+        """The batch timeout in the clock's unit."""
+        return self.batch_timeout_us / 1e6
+
+    @property
+    def max_enqueued_rows(self) -> int:
+        """How many rows may wait in one queue."""
+        return self.max_batch_size_rows * self.max_enqueued_batches

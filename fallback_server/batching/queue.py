@@ -1,0 +1,137 @@
+"""What waits: one queue for each signature of each version, and in it a group for each inner shape."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fallback_server.batching import policy
+from fallback_server.batching.options import BatchingOptions
+
+Array = npt.NDArray[np.generic]
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Runs a model on inputs by name; outputs by name. Thread-safe."""
+
+InnerShapes = tuple[tuple[int, ...], ...]
+
+
+class Caller(Protocol):
+    """Whom a task is for."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        ...
+
+
+class Task:
+    """One request that waits.
+
+    Attributes:
+        caller: Whom it is for.
+        inputs: Checked against the signature. Those of a queue that merges have the same first dimension.
+        deadline_s: The instant after which the answer is worthless; None when there is no such instant.
+        rows: The inputs' first dimension in a queue that merges; 1 otherwise.
+        bytes: The inputs' size.
+        enqueued_s: When it came.
+    """
+
+    __slots__ = ("bytes", "caller", "deadline_s", "enqueued_s", "inputs", "rows")
+
+    def __init__(self, *, caller: Caller, inputs: Mapping[str, Array], deadline_s: float | None, rows: int = 1) -> None:
+        self.caller = caller
+        self.inputs = inputs
+        self.deadline_s = deadline_s
+        self.rows = rows
+        self.bytes = sum(map(_bytes, inputs.values()))
+        self.enqueued_s = 0.0
+
+
+class BatchQueue:
+    """The tasks that wait for one signature of one version. Guards no threads: the scheduler does.
+
+    Only tasks whose inputs agree in all dimensions but the first can be merged, so each combination is a group of its
+    own; the group that is due first comes first.
+
+    Attributes:
+        name: For logs.
+        run: The model.
+        options: Its bounds.
+        merges: Whether several tasks may run as one. Turned off for good when the model turns out not to keep rows.
+        rows: How many rows wait.
+    """
+
+    def __init__(self, *, name: str, run: Run, options: BatchingOptions, merges: bool) -> None:
+        self.name = name
+        self.run = run
+        self.options = options
+        self.merges = merges and options.enabled
+        self.rows = 0
+        self._groups: dict[InnerShapes, _Group] = {}
+
+    def admits(self, rows: int) -> bool:
+        """Whether so many rows more may wait."""
+        return policy.admits(rows=rows, queued_rows=self.rows, max_queued_rows=self.options.max_enqueued_rows)
+
+    def put(self, task: Task) -> None:
+        """Appends a task to its group."""
+        key = _inner_shapes(task.inputs) if self.merges else ()
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group()
+        group.tasks.append(task)
+        group.rows += task.rows
+        self.rows += task.rows
+
+    def due_at_s(self) -> float:
+        """When the next batch is due. Something must wait."""
+        return min(map(self._group_due_at_s, self._groups.values()))
+
+    def take(self) -> list[Task]:
+        """Removes and returns the batch that is due first. Something must wait."""
+        key = min(self._groups, key=lambda key: self._group_due_at_s(self._groups[key]))
+        group = self._groups[key]
+        rows = (task.rows for task in group.tasks)
+        count = policy.take(rows, max_rows=self.options.max_batch_size_rows) if self.merges else 1
+        batch = [group.tasks.popleft() for _ in range(count)]
+        taken = sum(task.rows for task in batch)
+        self.rows -= taken
+        group.rows -= taken
+        if not group.tasks:
+            del self._groups[key]
+        return batch
+
+    def __len__(self) -> int:
+        return sum(len(group.tasks) for group in self._groups.values())
+
+    def __repr__(self) -> str:
+        return f"BatchQueue({self.name}, {len(self)} tasks, {self.rows} rows, {'merges' if self.merges else 'single'})"
+
+    def _group_due_at_s(self, group: _Group) -> float:
+        return policy.due_at_s(
+            oldest_s=group.tasks[0].enqueued_s,
+            rows=group.rows,
+            max_rows=self.options.max_batch_size_rows,
+            timeout_s=self.options.batch_timeout_s if self.merges else 0.0,
+        )
+
+
+class _Group:
+    __slots__ = ("rows", "tasks")
+
+    def __init__(self) -> None:
+        self.tasks: deque[Task] = deque()
+        self.rows = 0
+
+
+def _inner_shapes(inputs: Mapping[str, Array]) -> InnerShapes:
+    return tuple(inputs[name].shape[1:] for name in sorted(inputs))
+
+
+def _bytes(array: Array) -> int:
+    """The size of an array's content; of strings, their own."""
+    return sum(map(len, array.reshape(-1).tolist())) if array.dtype.kind == "O" else array.nbytes

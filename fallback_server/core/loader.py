@@ -1,0 +1,35 @@
+"""What the core asks of a backend: to load one version, and of what it loaded: to be closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from fallback_server.core.servable import ServableId
+
+
+class Servable(Protocol):
+    """A loaded version. The core only closes it."""
+
+    def close(self) -> None:
+        """Frees its memory. Called once, when nobody holds the version any more."""
+
+
+S_co = TypeVar("S_co", bound=Servable, covariant=True)
+
+
+class Loader(Protocol[S_co]):
+    """Loads one version, in a thread of the manager's own."""
+
+    def load(self) -> S_co:
+        """Reads the version into memory, so that it can answer at once. May take minutes.
+
+        Raises:
+            Exception: any means that the load failed; its text becomes the version's error.
+        """
+        ...
+
+
+MakeLoader = Callable[[ServableId, Path], Loader[S_co]]
+"""Makes the loader of a version that stands at a path; does no work yet."""

@@ -1,0 +1,45 @@
+"""What is served: the identity of a version, and the states it passes through."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class ServableId:
+    """One version of one model."""
+
+    name: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{{name: {self.name} version: {self.version}}}"
+
+
+class State(enum.Enum):
+    """Where a version stands. It answers requests in AVAILABLE alone."""
+
+    START = "START"
+    """Wanted; its load has not begun."""
+    LOADING = "LOADING"
+    AVAILABLE = "AVAILABLE"
+    UNLOADING = "UNLOADING"
+    """Takes no new requests; those that hold it finish first, then its memory goes."""
+    END = "END"
+    """Unloaded, or its load failed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServableState:
+    """A version's state as others may see it.
+
+    Attributes:
+        servable_id: Which version.
+        state: Where it stands.
+        error: Why its load failed, in END alone; None otherwise.
+    """
+
+    servable_id: ServableId
+    state: State
+    error: str | None = None

@@ -1,0 +1,101 @@
+"""The narrow waist: what the server knows of a loaded version, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+VARIABLE = -1
+"""A dimension whose size the caller chooses."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: The name in the signature.
+        dtype: `object` for strings, which are bytes.
+        shape: Dimensions, -1 where variable; None when not even the rank is known.
+    """
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...] | None
+
+    @property
+    def has_batch_axis(self) -> bool:
+        """Whether the first dimension is variable."""
+        return bool(self.shape) and self.shape is not None and self.shape[0] == VARIABLE
+
+    def accepts(self, array: Array) -> bool:
+        """Whether an array fits: the dtype, the rank, and every dimension that is fixed."""
+        if array.dtype != self.dtype:
+            return False
+        if self.shape is None:
+            return True
+        return len(array.shape) == len(self.shape) and all(
+            want in (VARIABLE, have) for want, have in zip(self.shape, array.shape, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return describe(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """A named entry point.
+
+    Attributes:
+        name: What a request calls it.
+        inputs: By name.
+        outputs: By name.
+        batches: Whether every input and output has a variable first dimension, so that requests may be merged.
+    """
+
+    name: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    batches: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        specs = (*self.inputs.values(), *self.outputs.values())
+        object.__setattr__(self, "batches", bool(self.inputs) and all(spec.has_batch_axis for spec in specs))
+
+
+class Executor(Protocol):
+    """A loaded version.
+
+    Attributes:
+        signatures: What can be called, by name.
+        signature_defs: All signatures as a serialized SignatureDefMap, as clients ask for it.
+    """
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]: ...  # noqa: D102  told above
+
+    @property
+    def signature_defs(self) -> bytes: ...  # noqa: D102  told above
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs a signature on inputs that were checked against it. Thread-safe.
+
+        Raises:
+            InvalidInput: the model refused the values.
+            Exception: the model failed on its own.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the memory. Nothing may run then, nor afterwards."""
+
+
+def describe(dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> str:
+    """`float32 [-1, 8, 8, 1]`, for messages."""
+    return f"{'string' if dtype.kind == 'O' else dtype.name} {'of any rank' if shape is None else list(shape)}"

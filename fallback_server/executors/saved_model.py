@@ -1,0 +1,243 @@
+"""Runs SavedModels with TensorFlow: those of TensorFlow 1 and 2, of Keras 2 and 3, with no Keras objects made.
+
+The graph is loaded into a session and called as it was exported. A session takes the signatures straight from the
+file, runs from several threads at once, costs less a call than a restored function, and frees its memory on `close`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fallback_server.core.errors import InvalidInput, LoadFailed
+from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
+from fallback_server.protocol.proto import tensor_pb2 as pb
+from fallback_server.protocol.tensors import TensorCodecError, numpy_dtype
+
+_log = logging.getLogger(__name__)
+
+TAGS = ("serve",)
+"""The MetaGraph that is meant for serving, as TensorFlow Serving takes it."""
+
+_INTERNAL = "__saved_model"
+"""Prefix of signatures that TensorFlow writes for itself: the initialization and the training step."""
+
+_MAX_WARM_UP_BYTES = 2**28
+"""Inputs larger than this are not made up: the first request may take longer then."""
+
+_import_lock = threading.Lock()
+
+Callable_ = Callable[..., list[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedModelOptions:
+    """How TensorFlow runs.
+
+    Attributes:
+        intra_op_parallelism: Threads that one operation may use; 0 lets TensorFlow choose.
+        inter_op_parallelism: Operations that may run at the same time; 0 lets TensorFlow choose.
+    """
+
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("intra_op_parallelism", "inter_op_parallelism"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """One signature, ready to run.
+
+    Attributes:
+        run: Takes the inputs in the order of `feeds`, gives the outputs in the order of `fetches`.
+        feeds: Input names.
+        fetches: Output names.
+        passed: Output name -> input name, where a model gives an input out as it is.
+    """
+
+    run: Callable_
+    feeds: tuple[str, ...]
+    fetches: tuple[str, ...]
+    passed: Mapping[str, str]
+
+
+class SavedModelExecutor:
+    """A SavedModel in a session of its own. See `Executor`."""
+
+    def __init__(self, session: Any, signature_defs: pb.SignatureDefMap) -> None:
+        self._session = session
+        self._signature_defs = signature_defs.SerializeToString(deterministic=True)
+        self._tf = _tensorflow()
+        self._signatures: dict[str, Signature] = {}
+        self._calls: dict[str, _Call] = {}
+        for name, definition in sorted(signature_defs.signature_def.items()):
+            if name.startswith(_INTERNAL):
+                continue
+            try:
+                self._signatures[name] = _signature(name, definition)
+            except TensorCodecError as error:
+                _log.warning("signature %r can't be called from outside: %s", name, error)
+                continue
+            self._calls[name] = _call(session, definition)
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What can be called, by name."""
+        return self._signatures
+
+    @property
+    def signature_defs(self) -> bytes:
+        """All signatures as a serialized SignatureDefMap."""
+        return self._signature_defs
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs a signature; see `Executor.run`."""
+        call = self._calls[signature]
+        try:
+            values = call.run(*[inputs[name] for name in call.feeds])
+        except self._tf.errors.InvalidArgumentError as error:
+            raise InvalidInput(f"the model refused the values: {_reason(error)}") from error
+        outputs = {name: np.asarray(value) for name, value in zip(call.fetches, values, strict=True)}
+        for output, source in call.passed.items():
+            outputs[output] = inputs[source]
+        return outputs
+
+    def warm_up(self) -> None:
+        """Runs each signature once on zeros where zeros can be made, so that the first request pays for no set-up."""
+        for name, signature in self._signatures.items():
+            zeros = _zeros(signature)
+            if zeros is None:
+                continue
+            try:
+                self.run(name, zeros)
+            except Exception as error:  # noqa: BLE001  a model may well refuse zeros: requests will tell
+                _log.info("signature %r did not run on zeros: %s", name, _reason(error))
+
+    def close(self) -> None:
+        """Frees the session's memory."""
+        self._calls.clear()
+        self._session.close()
+
+
+def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecutor:
+    """Loads the SavedModel in a folder and runs it once. Imports TensorFlow, which takes seconds the first time.
+
+    Raises:
+        LoadFailed: it has no signature that can be called, or no MetaGraph for serving.
+        Exception: whatever TensorFlow says of files that are no SavedModel.
+    """
+    tf = _tensorflow()
+    graph = tf.Graph()
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_parallelism,
+        inter_op_parallelism_threads=options.inter_op_parallelism,
+    )
+    session = tf.compat.v1.Session(graph=graph, config=config)
+    try:
+        with graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.loader.load(session, list(TAGS), str(path))
+        definitions = pb.SignatureDefMap()
+        for name, definition in meta_graph.signature_def.items():
+            # TensorFlow's message class and ours have the same bytes.
+            definitions.signature_def[name].MergeFromString(definition.SerializeToString())
+        executor = SavedModelExecutor(session, definitions)
+        _check_callable(path, executor)
+        executor.warm_up()
+    except BaseException:
+        session.close()
+        raise
+    return executor
+
+
+def _check_callable(path: Path, executor: SavedModelExecutor) -> None:
+    if not executor.signatures:
+        raise LoadFailed(f"{path} has no signature that can be called")
+
+
+@functools.cache
+def _imported() -> Any:
+    # Before the import: TensorFlow reads it once. An operator's own setting wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf  # noqa: PLC0415  seconds and 300 MB: only for whoever loads a SavedModel
+
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+def _tensorflow() -> Any:
+    with _import_lock:  # functools.cache would let two load threads both import
+        return _imported()
+
+
+def _signature(name: str, definition: pb.SignatureDef) -> Signature:
+    return Signature(
+        name=name,
+        inputs={key: _spec(key, info) for key, info in definition.inputs.items()},
+        outputs={key: _spec(key, info) for key, info in definition.outputs.items()},
+    )
+
+
+def _spec(name: str, info: pb.TensorInfo) -> TensorSpec:
+    if not info.name:
+        raise TensorCodecError(f"tensor {name!r} is no dense tensor")
+    shape = None if info.tensor_shape.unknown_rank else tuple(int(dim.size) for dim in info.tensor_shape.dim)
+    return TensorSpec(name=name, dtype=numpy_dtype(info.dtype), shape=shape)
+
+
+def _call(session: Any, definition: pb.SignatureDef) -> _Call:
+    """Prepares a signature's run. A session refuses to fetch what it is fed, so that is passed on here."""
+    feeds = tuple(sorted(definition.inputs))
+    fed = {definition.inputs[name].name: name for name in feeds}
+    fetches = tuple(name for name in sorted(definition.outputs) if definition.outputs[name].name not in fed)
+    options = _callable_options(
+        feed=[definition.inputs[name].name for name in feeds],
+        fetch=[definition.outputs[name].name for name in fetches],
+    )
+    # make_callable, the public form, goes through a feed dictionary at each call and takes twice as long.
+    run = session._make_callable_from_options(options)  # noqa: SLF001  TensorFlow is held below 2.22
+    passed = {
+        name: fed[definition.outputs[name].name] for name in definition.outputs if definition.outputs[name].name in fed
+    }
+    return _Call(run=run, feeds=feeds, fetches=fetches, passed=passed)
+
+
+def _callable_options(*, feed: list[str], fetch: list[str]) -> Any:
+    from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415  as in _imported
+
+    return config_pb2.CallableOptions(feed=feed, fetch=fetch)
+
+
+def _zeros(signature: Signature) -> dict[str, Array] | None:
+    """Inputs of zeros, one row each; None where none can be made.
+
+    That is for strings, very large shapes, and unknown ranks or sizes: a size that no user would send may end the
+    process instead of raising.
+    """
+    zeros: dict[str, Array] = {}
+    for name, spec in signature.inputs.items():
+        if spec.shape is None or spec.dtype.kind == "O":
+            return None
+        shape = (1, *spec.shape[1:]) if spec.has_batch_axis else spec.shape
+        if VARIABLE in shape or int(np.prod(shape, dtype=np.int64)) * spec.dtype.itemsize > _MAX_WARM_UP_BYTES:
+            return None
+        zeros[name] = np.zeros(shape, dtype=spec.dtype)
+    return zeros
+
+
+def _reason(error: Exception) -> str:
+    """What TensorFlow said, without the graph's inner names that it tells before and after."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Graph execution error", "Detected at", "[[", "("))]
+    return told[0] if told else type(error).__name__

@@ -1,0 +1,1 @@
+"""Transports only translate: wire messages to calls of the data plane, its answers and faults back."""
