@@ -137,8 +137,10 @@ class _PrimaryCall:
 
 
 def _indices(interpreter: Any, signature: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The tensors' indices by name. The runner must be gone afterwards: while it holds the interpreter's inside,
-    LiteRT refuses to resize and to run."""
+    """The tensors' indices by name.
+
+    The runner must be gone afterwards: while it holds the interpreter's inside, LiteRT refuses to resize and to run.
+    """
     runner = interpreter.get_signature_runner(signature)
     inputs = {name: int(detail["index"]) for name, detail in runner.get_input_details().items()}
     outputs = {name: int(detail["index"]) for name, detail in runner.get_output_details().items()}

@@ -1,0 +1,142 @@
+"""`edge-run`: what this machine is, what is installed on it, and a prediction from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from converter.artifact import PackageError, install
+from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+_EXAMPLES = """examples:
+  edge-run doctor                                     what this machine is, and which delegates load
+  edge-run install digits-1.tar.gz --store packages/  verify a package and put it into a store
+  edge-run list packages/                             what is installed
+  edge-run label packages/ digits stable 1            point a label to a version
+  edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
+
+exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return int(arguments.run(arguments))
+    except (InvalidConfig, InvalidInput, PackageError) as error:
+        return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
+    except (EdgeRuntimeError, OSError) as error:
+        return _fail(error, EXIT_FAILED, debug=arguments.debug)
+
+
+def _fail(error: Exception, code: int, *, debug: bool) -> int:
+    logging.getLogger(__name__).debug("the command failed", exc_info=error if debug else None)
+    print(f"edge-run: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-run",
+        description="Runs packages on this device.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="what this machine is, which delegates load, and what to do otherwise")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(run=_doctor)
+
+    install_ = commands.add_parser("install", help="verify a package and put it into a store, all at once")
+    install_.add_argument("package", type=Path, help="a .tar.gz, or a package's directory")
+    install_.add_argument("--store", type=Path, required=True, help="the folder of packages; made if absent")
+    install_.add_argument("--replace", action="store_true", help="let the version that is there give way")
+    install_.set_defaults(run=_install)
+
+    list_ = commands.add_parser("list", help="what is installed in a store")
+    list_.add_argument("store", type=Path)
+    list_.add_argument("--json", action="store_true", help="as JSON")
+    list_.set_defaults(run=_list)
+
+    label = commands.add_parser("label", help="point a label to an installed version")
+    label.add_argument("store", type=Path)
+    label.add_argument("model")
+    label.add_argument("label", help="stable, canary...")
+    label.add_argument("version", type=int)
+    label.set_defaults(run=_label)
+
+    predict = commands.add_parser("predict", help="answer one input")
+    predict.add_argument("store", help="the folder of packages, or a runtime's .toml")
+    predict.add_argument("model")
+    predict.add_argument("input", type=Path, help=".npy for the only input, or .npz by input name; batch axis first")
+    predict.add_argument("--version", type=int, help="only this version may answer")
+    predict.add_argument("--label", help="the version that this label points to")
+    predict.add_argument("--signature", help="instead of serving_default")
+    predict.add_argument("--deadline-ms", type=float, help="give up after so many milliseconds")
+    predict.add_argument("--fallback", help="mdns, or host:port of a server")
+    predict.add_argument("--raw", action="store_true", help="the values are raw: apply the package's preprocessing")
+    predict.add_argument("--json", action="store_true", help="as JSON, every output value")
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from edge_runtime import doctor  # noqa: PLC0415  loads the interpreter, which the other commands may not need
+
+    report = doctor.examine()
+    print(json.dumps(doctor.as_dict(report), indent=1) if arguments.json else doctor.render(report))
+    return report.exit_code
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    package = install(arguments.package, arguments.store, replace=arguments.replace)
+    print(f"installed {package} into {arguments.store} ({package.digest})")
+    return EXIT_DONE
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from edge_runtime.store.store import Store  # noqa: PLC0415
+
+    store = Store(arguments.store)
+    found = store.installed()
+    labels = {name: store.labels(name) for name in found}
+    if arguments.json:
+        print(json.dumps({name: {"versions": found[name], "labels": labels[name]} for name in found}, indent=1))
+        return EXIT_DONE
+    for name, versions in found.items():
+        pointed = ", ".join(f"{label} -> {version}" for label, version in labels[name].items())
+        print(f"{name}: {', '.join(map(str, versions))}" + (f"  ({pointed})" if pointed else ""))
+    if not found:
+        print(f"{arguments.store}: no package is installed")
+    return EXIT_DONE
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from edge_runtime.store.store import Store  # noqa: PLC0415
+
+    Store(arguments.store).label(arguments.model, arguments.label, arguments.version)
+    print(f"{arguments.model}: {arguments.label} -> {arguments.version}")
+    return EXIT_DONE
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from edge_runtime.predict_command import predict  # noqa: PLC0415  loads numpy and the interpreter
+
+    print(predict(arguments))
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""`edge-run predict`: one request from files, its reply as text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.errors import InvalidInput
+from edge_runtime.inputs import Inputs
+from edge_runtime.model import Model
+from edge_runtime.runtime import Runtime
+from edge_runtime.types import Array, Reply
+
+_TOP = 5
+"""Classes that are shown for a row."""
+
+_ROWS = 20
+"""Rows that are shown; `--json` gives all."""
+
+
+def predict(arguments: argparse.Namespace) -> str:
+    """What the command prints."""
+    options = {} if arguments.fallback is None else {"fallback": arguments.fallback}
+    inputs = read(arguments.input)
+    with Runtime.open(arguments.store, **options) as runtime:
+        model = runtime.model(arguments.model, version=arguments.version, label=arguments.label)
+        if arguments.raw:
+            inputs = preprocess(model, inputs)
+        reply = model.predict(inputs, deadline_ms=arguments.deadline_ms, signature=arguments.signature)
+        labels = model.labels if reply.place.startswith("device:") else ()
+    return as_json(reply) if arguments.json else as_text(reply, labels)
+
+
+def read(path: Path) -> Inputs:
+    """The array of a `.npy`, or the arrays of a `.npz` by name.
+
+    Raises:
+        InvalidInput: it can't be read as either.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{path}: can't be read as .npy or .npz: {error}") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        return {name: loaded[name] for name in loaded.files}
+
+
+def preprocess(model: Model, inputs: Inputs) -> Inputs:
+    """Raw values through the package's preprocessing."""
+    if isinstance(inputs, np.ndarray):
+        return model.preprocess(inputs)
+    return {name: model.preprocess(array, input=name) for name, array in inputs.items()}
+
+
+def as_json(reply: Reply) -> str:
+    """Everything, on one line."""
+    return json.dumps(
+        {
+            "version": reply.version,
+            "place": reply.place,
+            "reason": reply.reason,
+            "latency_ms": reply.latency_ms,
+            "outputs": {name: array.tolist() for name, array in reply.outputs.items()},
+        },
+        default=lambda value: value.decode("utf-8", "replace"),
+    )
+
+
+def as_text(reply: Reply, labels: tuple[str, ...]) -> str:
+    """A line for the answer, then a line a row: the best classes where there are labels, else the values."""
+    lines = [f"version {reply.version}, {reply.place} ({reply.reason}), {reply.latency_ms:.2f} ms"]
+    for name, array in reply.outputs.items():
+        lines.append(f"{name} {array.dtype}{list(array.shape)}")
+        lines.extend(f"  {_row(row, labels)}" for row in array[:_ROWS])
+        if len(array) > _ROWS:
+            lines.append(f"  ... {len(array) - _ROWS} more rows")
+    return "\n".join(lines)
+
+
+def _row(row: Array, labels: tuple[str, ...]) -> str:
+    if row.ndim != 1 or not labels or len(labels) != len(row):
+        return np.array2string(row, threshold=16, precision=4)
+    scores = row.astype(np.float64)
+    best = np.argsort(scores)[::-1][:_TOP]
+    return "  ".join(f"{labels[i]} {scores[i]:.4f}" for i in best)

@@ -1,0 +1,181 @@
+import time
+from concurrent.futures import CancelledError
+
+import grpc
+import numpy as np
+import pytest
+from support.edge_models import rows
+from support.edge_servers import scale_server
+
+from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
+from edge_runtime.remote.client import RemoteClient
+from edge_runtime.remote.endpoint import Endpoint
+from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
+from edge_runtime.types import InferRequest
+
+WAIT_S = 10
+
+
+@pytest.fixture
+def client():
+    table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
+    made = RemoteClient(table, clock=time.monotonic, timeout_s=WAIT_S)
+    yield made
+    made.close()
+
+
+def add(client, *addresses):
+    for address in addresses:
+        client.endpoints.add(Found(key=address, address=address))
+
+
+def request(version=1, count=2, deadline_in_s=None, reason="overloaded"):
+    now_s = time.monotonic()
+    return InferRequest(
+        model="scale",
+        version=version,
+        signature="serving_default",
+        inputs={"x": rows(count)},
+        rows=count,
+        start_s=now_s,
+        deadline_s=None if deadline_in_s is None else now_s + deadline_in_s,
+        reason=reason,
+    )
+
+
+def test_answer_says_version_place_and_reason(client):
+    """A reply from a server carries the version that answered, the server's address and the request's reason."""
+    with scale_server({1: 2.0, 2: 3.0}) as server:
+        add(client, server.address)
+        reply = client.submit(request(version=2)).result(WAIT_S)
+    np.testing.assert_array_equal(reply.outputs["y"], rows(2) * 3)
+    assert (reply.version, reply.place, reply.reason) == (2, f"server:{server.address}", "overloaded")
+    assert reply.latency_ms > 0
+
+
+def test_large_tensors_pass(client):
+    """A message far over gRPC's own 4 MiB goes there and back."""
+    with scale_server({1: 2.0}) as server:
+        add(client, server.address)
+        big = request(count=700_000)
+        reply = client.submit(big).result(WAIT_S * 3)
+    assert big.inputs["x"].nbytes > 10 * 2**20
+    np.testing.assert_array_equal(reply.outputs["y"], big.inputs["x"] * 2)
+
+
+def test_server_that_lacks_the_version_is_followed_by_one_that_has_it(client):
+    """NOT_FOUND at one endpoint means the next is asked."""
+    with scale_server({1: 2.0}) as lacking, scale_server({2: 3.0}) as having:
+        add(client, lacking.address, having.address)
+        places = {client.submit(request(version=2)).result(WAIT_S).place for _ in range(4)}
+    assert places == {f"server:{having.address}"}
+
+
+def test_dead_server_is_followed_by_a_living_one(client):
+    """An endpoint nobody listens on costs one failed connection, and the request is answered elsewhere."""
+    with scale_server({1: 2.0}) as gone:
+        pass
+    with scale_server({1: 2.0}) as alive:
+        add(client, gone.address, alive.address)
+        for _ in range(5):
+            assert client.submit(request()).result(WAIT_S).place == f"server:{alive.address}"
+
+
+def test_error_says_what_each_server_said(client):
+    """When nobody answers, each server's own words are in the error, and whether all of them merely lack it."""
+    with scale_server({1: 2.0}) as lacking, scale_server({1: 2.0}) as broken:
+        broken.fail_with = grpc.StatusCode.INTERNAL
+        add(client, lacking.address, broken.address)
+        with pytest.raises(ServerFailed, match="Servable not found") as caught:
+            client.submit(request(version=9)).result(WAIT_S)
+    assert set(caught.value.asked) == {lacking.address, broken.address}
+    assert not caught.value.lacking
+
+
+def test_answer_as_another_version_is_refused(client):
+    """A server that answers as another version than was asked for is not believed."""
+    with scale_server({1: 2.0}) as server:
+        server.answer_as = 2
+        add(client, server.address)
+        with pytest.raises(ServerFailed, match="asked for version 1, the server answered as version 2"):
+            client.submit(request()).result(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(grpc.StatusCode.INVALID_ARGUMENT, InvalidInput), (grpc.StatusCode.FAILED_PRECONDITION, ServerRefused)],
+)
+def test_refusals_of_the_request_itself_are_not_retried(client, code, error):
+    """A bad request is the caller's error: no other server is asked."""
+    with scale_server({1: 2.0}) as first, scale_server({1: 2.0}) as second:
+        first.fail_with = second.fail_with = code
+        add(client, first.address, second.address)
+        with pytest.raises(error, match="the test wants it so"):
+            client.submit(request()).result(WAIT_S)
+
+
+def test_deadline_travels_and_is_kept(client):
+    """A server that hangs costs no more than the deadline, and the error says who was asked."""
+    with scale_server({1: 2.0}) as server:
+        server.hold.clear()
+        add(client, server.address)
+        with pytest.raises(DeadlineExceeded, match=server.address):
+            client.submit(request(deadline_in_s=0.3)).result(WAIT_S)
+
+
+def test_failing_server_is_left_alone(client):
+    """After a few failures in a row the breaker keeps requests away, and says so."""
+    with scale_server({1: 2.0}) as server:
+        server.fail_with = grpc.StatusCode.INTERNAL
+        add(client, server.address)
+        for _ in range(3):
+            with pytest.raises(ServerFailed, match="the test wants it so"):
+                client.submit(request()).result(WAIT_S)
+        assert client.expected_s is None
+        with pytest.raises(ServerFailed, match="not asked, it failed before"):
+            client.submit(request()).result(WAIT_S)
+
+
+def test_cancelled_call_ends(client):
+    """Cancelling a request ends its call; the endpoint is not blamed."""
+    with scale_server({1: 2.0}) as server:
+        server.hold.clear()
+        add(client, server.address)
+        future = client.submit(request())
+        assert future.cancel()
+        server.hold.set()
+        with pytest.raises(CancelledError):
+            future.result(0)
+        assert client.submit(request()).result(WAIT_S).version == 1
+
+
+def test_signatures_are_asked_for_once(client):
+    """The signatures of a numbered version are remembered: they can't change."""
+    with scale_server({1: 2.0}) as server:
+        add(client, server.address)
+        now_s = time.monotonic()
+        first = client.describe("scale", 1, None, now_s, None).result(WAIT_S)
+    second = client.describe("scale", 1, None, now_s, None).result(WAIT_S)
+    assert first is second
+    assert str(first["serving_default"].input("x")) == "float32[-1, 4]"
+    assert first["serving_default"].batch_axis == 0
+
+
+def test_endpoints_are_bounded():
+    """A flood of announcements adds no more endpoints than the bound."""
+    table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
+    for i in range(MAX_ENDPOINTS + 20):
+        table.add(Found(key=str(i), address=f"127.0.0.1:{i + 1}"))
+    assert len(table.all()) == MAX_ENDPOINTS
+    table.close()
+
+
+def test_server_that_moved_is_taken_at_its_new_address():
+    """An announcement with another address replaces the endpoint; a withdrawal removes it."""
+    table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
+    table.add(Found(key="id", address="127.0.0.1:1"))
+    table.add(Found(key="id", address="127.0.0.1:2"))
+    assert [one.address for one in table.all()] == ["127.0.0.1:2"]
+    table.remove("id")
+    assert table.all() == []
+    assert not table.wait_for_any(0)

@@ -1,0 +1,190 @@
+from concurrent.futures import CancelledError, Future
+
+import pytest
+from support.clock import FakeClock
+from support.edge_models import rows
+
+from edge_runtime import EngineFailed, InvalidInput, Overloaded, Reply, ServerFailed, VersionNotAvailable
+from edge_runtime.routing.router import Router
+from edge_runtime.scheduling.batcher import Load
+from edge_runtime.scheduling.cost import CostTable
+from edge_runtime.types import InferRequest
+
+
+def reply(place, reason):
+    return Reply(outputs={}, version=1, place=place, reason=reason, latency_ms=1.0)
+
+
+class FakeDevice:
+    """A batcher whose state and outcome the test sets."""
+
+    def __init__(self):
+        self.costs = CostTable({1: 0.010})
+        self.load = Load(queued_rows=0, running_rows=0, engines=1, full=False)
+        self.idle = True
+        self.error = None
+        self.future = None
+
+    def try_infer(self, request):
+        if self.error is not None:
+            raise self.error
+        return reply("device:cpu", request.reason) if self.idle else None
+
+    def submit(self, request):
+        if self.load.full:
+            raise Overloaded("full")
+        self.future = Future()
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(reply("device:cpu", request.reason))
+        return self.future
+
+
+class FakeRemote:
+    """Servers whose outcome the test sets; None leaves the request hanging."""
+
+    def __init__(self, outcome="answers", expected_s=0.002):
+        self.outcome = outcome
+        self.expected_s = expected_s
+        self.future = None
+        self.asked = []
+
+    def submit(self, request):
+        self.asked.append(request)
+        self.future = Future()
+        if self.outcome == "answers":
+            self.future.set_result(reply("server:s:1", request.reason))
+        elif self.outcome is not None:
+            self.future.set_exception(self.outcome)
+        return self.future
+
+
+LACKING = ServerFailed("scale/1", {"s:1": "not found"}, lacking=True)
+BROKEN = ServerFailed("scale/1", {"s:1": "boom"}, lacking=False)
+BUSY = Load(queued_rows=100, running_rows=1, engines=1, full=False)
+FULL = Load(queued_rows=100, running_rows=1, engines=1, full=True)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+def router(device, remote, clock):
+    return Router(device, remote, installed=lambda: [7], clock=clock)
+
+
+def request(clock, deadline_in_s=None):
+    return InferRequest(
+        model="scale",
+        version=1,
+        signature="s",
+        inputs={"x": rows(1)},
+        rows=1,
+        start_s=clock(),
+        deadline_s=None if deadline_in_s is None else clock() + deadline_in_s,
+    )
+
+
+def test_idle_device_answers(clock):
+    """An idle engine that is fast enough answers, and no server is asked."""
+    remote = FakeRemote()
+    assert router(FakeDevice(), remote, clock).infer(request(clock, 0.05)).place == "device:cpu"
+    assert not remote.asked
+
+
+def test_device_too_slow_for_the_deadline(clock):
+    """An idle engine that would be too late gives way to a server that is in time."""
+    assert router(FakeDevice(), FakeRemote(), clock).infer(request(clock, 0.005)).reason == "overloaded"
+
+
+def test_overloaded_device(clock):
+    """What the queue would answer too late goes to the server, and the reply says why."""
+    device = FakeDevice()
+    device.idle, device.load = False, BUSY
+    answer = router(device, FakeRemote(), clock).infer(request(clock, 0.05))
+    assert (answer.place, answer.reason) == ("server:s:1", "overloaded")
+
+
+def test_version_missing(clock):
+    """A version that is not installed is answered by the server, and the reply says why."""
+    answer = router(None, FakeRemote(), clock).infer(request(clock))
+    assert (answer.place, answer.reason) == ("server:s:1", "version-missing")
+
+
+@pytest.mark.parametrize("failure", [LACKING, BROKEN])
+def test_failed_server_falls_back_to_the_device(clock, failure):
+    """What no server answers the device does, and the reply says why."""
+    device = FakeDevice()
+    device.idle, device.load = False, BUSY
+    answer = router(device, FakeRemote(failure), clock).infer(request(clock, 0.05))
+    assert (answer.place, answer.reason) == ("device:cpu", "server-failed")
+
+
+def test_missing_version_that_no_server_has(clock):
+    """Model, version, what is installed and who was asked are in the error."""
+    with pytest.raises(VersionNotAvailable, match=r"version 1 .*Installed: 7.*s:1: not found") as caught:
+        router(None, FakeRemote(LACKING), clock).infer(request(clock))
+    assert caught.value.asked == {"s:1": "not found"}
+    assert caught.value.installed == (7,)
+
+
+def test_missing_version_on_a_broken_server(clock):
+    """A server that may have the version but breaks is not reported as lacking it."""
+    with pytest.raises(ServerFailed, match="boom"):
+        router(None, FakeRemote(BROKEN), clock).infer(request(clock))
+
+
+@pytest.mark.parametrize("remote", [None, FakeRemote(expected_s=None)])
+def test_missing_version_without_a_usable_server(clock, remote):
+    """Without a server to ask the error comes at once."""
+    with pytest.raises(VersionNotAvailable, match="Servers asked: none"):
+        router(None, remote, clock).infer(request(clock))
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_failed_engine_is_rescued_by_a_server(clock, idle):
+    """An engine that fails costs the request nothing where a server can answer it."""
+    device = FakeDevice()
+    device.idle, device.error = idle, EngineFailed("broken")
+    assert router(device, FakeRemote(), clock).infer(request(clock)).reason == "engine-failed"
+    with pytest.raises(EngineFailed):
+        router(device, None, clock).infer(request(clock))
+
+
+def test_broken_device_and_broken_server_end(clock):
+    """Where both fail the request ends with an error instead of going round between them."""
+    device, remote = FakeDevice(), FakeRemote(BROKEN)
+    device.error = EngineFailed("broken")
+    with pytest.raises(ServerFailed):
+        router(device, remote, clock).infer(request(clock))
+    assert len(remote.asked) == 1
+
+
+def test_full_queue(clock):
+    """A full queue sends requests away, and refuses where there is nowhere to send them."""
+    device = FakeDevice()
+    device.idle, device.load = False, FULL
+    assert router(device, FakeRemote(), clock).infer(request(clock)).reason == "overloaded"
+    with pytest.raises(Overloaded, match="no server is usable"):
+        router(device, None, clock).infer(request(clock))
+
+
+def test_bad_input_is_never_retried(clock):
+    """What a server refuses as invalid is the caller's error, not a reason to ask the device."""
+    device = FakeDevice()
+    device.idle, device.load = False, BUSY
+    with pytest.raises(InvalidInput):
+        router(device, FakeRemote(InvalidInput("bad")), clock).infer(request(clock, 0.05))
+    assert device.future is None
+
+
+def test_cancelling_reaches_the_call(clock):
+    """Cancelling the outer future cancels the call that is under way."""
+    remote = FakeRemote(outcome=None)
+    outer = router(None, remote, clock).submit(request(clock))
+    assert outer.cancel()
+    assert remote.future.cancelled()
+    with pytest.raises(CancelledError):
+        outer.result(0)

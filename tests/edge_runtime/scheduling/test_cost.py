@@ -1,0 +1,43 @@
+import pytest
+from support.clock import FakeClock
+
+from edge_runtime.scheduling.cost import CostTable, measure, paying_sizes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes"),
+    [
+        ({1: 1.0}, [1]),
+        ({1: 1.0, 2: 1.2, 4: 1.5}, [1, 2, 4]),
+        ({1: 1.0, 2: 2.0, 4: 4.0}, [1]),
+        ({1: 1.0, 2: 1.95, 4: 2.0}, [1, 4]),
+        ({1: 1.0, 2: 1.0, 4: 2.5}, [1, 2]),
+    ],
+)
+def test_only_sizes_that_save_are_used(seconds, sizes):
+    """A batch size is used where a row in it is cheaper by more than noise, and left out where it isn't."""
+    assert paying_sizes(seconds) == sizes
+
+
+def test_predictions_follow_the_measurements():
+    """Rows that fill several batches cost their sum, and new measurements move the figure towards them."""
+    costs = CostTable({1: 0.010, 4: 0.020})
+    assert costs.seconds(1) == pytest.approx(0.010)
+    assert costs.seconds(8) == pytest.approx(0.040)
+    for _ in range(200):
+        costs.record(1, 0.030)
+    assert costs.seconds(1) == pytest.approx(0.030, rel=0.01)
+    assert costs.seconds(4) == pytest.approx(0.020)
+
+
+def test_measure_stops_at_its_budget():
+    """A slow model is measured at batch 1 and then loads without trying the rest."""
+    clock = FakeClock()
+    ran = []
+
+    def run(rows):
+        ran.append(rows)
+        clock.advance(0.4 * rows)
+
+    assert measure(run, (1, 2, 4), clock, 0.5) == {1: pytest.approx(0.4)}
+    assert set(ran) == {1}
