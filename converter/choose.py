@@ -42,17 +42,17 @@ def choose(candidates: Sequence[Candidate], original: Metrics, *, measured: bool
     on evaluation data, nothing but float32 is good enough.
 
     Args:
-        candidates: At least one.
+        candidates: At least one, the most faithful first: of two that are equally small the former is taken.
         original: The original's own metrics.
         measured: Whether the metrics come from evaluation data.
     """
     good = [one for one in candidates if measured and _good(one.metrics, original)]
     if good:
-        return min(good, key=lambda one: (one.size_bytes, one.name)).name
+        return min(good, key=lambda one: one.size_bytes).name
     names = [one.name for one in candidates]
     if BASELINE in names:
         return BASELINE
-    return max(candidates, key=lambda one: (_worst_sqnr_db(one.metrics), one.name)).name
+    return max(candidates, key=lambda one: _worst_sqnr_db(one.metrics)).name
 
 
 def _good(metrics: Metrics, original: Metrics) -> bool:

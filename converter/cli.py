@@ -17,7 +17,6 @@ from converter.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_NO_VARIANT,
-    BadInput,
     ConverterError,
     NoVariantMade,
     TaskFailed,
@@ -73,18 +72,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was published", EXIT_INTERRUPTED, debug=arguments.debug)
     except NoVariantMade as error:
+        if arguments.json:
+            _show(error.result, arguments)
         return _fail(str(error), EXIT_NO_VARIANT, debug=arguments.debug)
-    except (BadInput, PackageError, OSError) as error:
-        return _fail(str(error), EXIT_BAD_INPUT, debug=arguments.debug)
-    except ConverterError as error:
-        if arguments.debug and isinstance(error, TaskFailed):
-            print(error.log, file=sys.stderr)
+    except (ConverterError, PackageError, OSError) as error:
         return _fail(str(error), EXIT_BAD_INPUT, debug=arguments.debug)
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+        error = sys.exception()
+        while error:
+            if isinstance(error, TaskFailed) and error.log:
+                print(f"the process wrote:\n{error.log}", file=sys.stderr)
+            error = error.__cause__
     print(f"edge-convert: {' '.join(message.split())}", file=sys.stderr)
     return code
 

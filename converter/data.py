@@ -98,6 +98,18 @@ class Dataset:
         return Batch(start=start, samples=stop - start, inputs={name: cut(array) for name, array in arrays.items()})
 
 
+def check_npz(path: Path) -> None:
+    """Refuses what is plainly no `.npz`, before anything slow begins.
+
+    Raises:
+        DataInvalid: no such file, or no zip archive.
+    """
+    if not path.is_file():
+        raise DataInvalid(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise DataInvalid(f"{path}: no .npz; one array for each input name is needed (numpy.savez)")
+
+
 def load_npz(path: Path, signature: Signature, folder: Path) -> Dataset:
     """Checks a `.npz` against the signature and lays it out in `folder`.
 
@@ -132,15 +144,11 @@ def load_npz(path: Path, signature: Signature, folder: Path) -> Dataset:
 
 
 def _open(path: Path) -> Any:
+    check_npz(path)
     try:
-        archive = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataInvalid(f"{path}: no such file") from error
+        return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataInvalid(f"{path}: no readable .npz: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataInvalid(f"{path}: a single array; a .npz with one array for each input name is needed (numpy.savez)")
-    return archive
 
 
 def _member(path: Path, archive: Any, name: str) -> Array:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import signal
 
+from converter.result import PackageResult
+
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_NOTHING_FITS = 3
@@ -54,7 +56,15 @@ class VariantUnusable(ConverterError):
 
 
 class NoVariantMade(ConverterError):
-    """Nothing could be published; the message lists each variant with its reason."""
+    """Nothing could be published; the message lists each variant with its reason.
+
+    Attributes:
+        result: What became of each variant.
+    """
+
+    def __init__(self, message: str, result: PackageResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class TaskFailed(ConverterError):
@@ -76,8 +86,8 @@ class TaskCrashed(TaskFailed):
         exit_code: As of `multiprocessing.Process`: the negative signal number, or what it exited with.
     """
 
-    def __init__(self, what: str, *, exit_code: int, log: str = "") -> None:
-        super().__init__(f"{what} {_ending(exit_code)}", log=log)
+    def __init__(self, *, exit_code: int, log: str = "") -> None:
+        super().__init__(_ending(exit_code), log=log)
         self.exit_code = exit_code
 
 
@@ -91,10 +101,10 @@ class TaskRaised(TaskFailed):
 
 def _ending(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"ended with exit code {exit_code} and no result"
+        return f"its process ended with exit code {exit_code} and no result"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:
         name = f"signal {-exit_code}"
     hint = " (so the kernel ends a process when memory runs out)" if -exit_code == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"
+    return f"its process was killed by {name}{hint}"

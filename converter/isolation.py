@@ -120,9 +120,9 @@ class ForkServer:
         """
         if not time_limit_s > 0:
             raise OptionInvalid(f"time limit: must be above 0 s, got {time_limit_s}")
-        what = function.__qualname__
         if function.__module__ == "__main__":
-            raise TaskRaised(f"{what} can't run in a child process: define it in a module that can be imported")
+            name = function.__qualname__
+            raise TaskRaised(f"{name} can't run in a child process: define it in a module that can be imported")
         request = pickle.dumps((function, args, kwargs))
         self._await_ready()
         with tempfile.TemporaryFile() as log:
@@ -131,11 +131,11 @@ class ForkServer:
                 reply, exit_code = _exchange(data, life, request, time.monotonic() + time_limit_s)
             tail = _tail(log)
         if reply is not None:
-            value: R = _result(what, reply, tail)
+            value: R = _result(reply, tail)
             return value
         if exit_code is None:
-            raise TaskTimedOut(f"{what} ran past its time limit of {time_limit_s:g} s and was killed", log=tail)
-        raise TaskCrashed(what, exit_code=exit_code, log=tail)
+            raise TaskTimedOut(f"killed after its time limit of {time_limit_s:g} s", log=tail)
+        raise TaskCrashed(exit_code=exit_code, log=tail)
 
     def _await_ready(self) -> None:
         with self._lock:
@@ -189,11 +189,11 @@ def _exit_code(life: Connection) -> int:
     raise TaskFailed(f"a killed child was not gone after {KILL_LIMIT_S:g} s")
 
 
-def _result(what: str, reply: Reply, log: str) -> Any:
+def _result(reply: Reply, log: str) -> Any:
     if reply.error is not None:
         raise reply.error
     if reply.raised:
-        raise TaskRaised(f"{what}: {reply.raised}", log=f"{log}\n{reply.traceback}".strip())
+        raise TaskRaised(reply.raised, log=f"{log}\n{reply.traceback}".strip())
     return reply.value
 
 

@@ -6,37 +6,30 @@ a failed variant.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from converter import extras
-from converter.artifact import (
-    FORMAT_VERSION,
-    Manifest,
-    Package,
-    PackageExists,
-    Preprocess,
-    Signature,
-    Source,
-    Variant,
-    publish,
-    version_path,
-)
-from converter.artifact.digest import file_entry
-from converter.choose import Candidate, choose
+from converter.artifact import PackageExists, Preprocess, Signature, publish, version_path
 from converter.config import DEFAULT_CALIBRATION_SAMPLES, DEFAULT_TIME_LIMIT_S, ConvertOptions
-from converter.data import Dataset, load_npz
-from converter.errors import ConverterError, NoVariantMade, SourceInvalid, TaskFailed
+from converter.data import Dataset, check_npz, load_npz
+from converter.errors import ConverterError, NoVariantMade, OptionInvalid, SourceInvalid, TaskFailed
 from converter.evaluate import Reference, check_and_measure, make_reference
 from converter.isolation import ForkServer
+from converter.packing import Loaded, Working, manifest_of, notes_on, result_of
 from converter.progress import Counter, Progress, silent
 from converter.quantize import Lowering, lower
 from converter.recipes import RECIPES, Recipe
 from converter.result import PackageResult, VariantResult
 from converter.sources import saved_model
-from converter.tools import tool_versions
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PRELOAD = ("tensorflow", "ai_edge_litert.interpreter")
 
@@ -67,7 +60,6 @@ def convert(
         BadInput: an option, the SavedModel, the data, the labels or the preprocessing can't be worked with.
         PackageExists: the version is there, and `replace` is False.
         NoVariantMade: every variant failed or was refused.
-        TaskFailed: reading the SavedModel, or running it, ended its process.
         OSError: the disk is full, or `output` can't be written.
     """
     options = ConvertOptions(
@@ -91,41 +83,38 @@ def _path(path: _StrPath | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def run(options: ConvertOptions, progress: Progress = silent) -> PackageResult:
-    """`convert`, from checked options."""
-    target = version_path(options.output, options.name, options.version)
-    if target.exists() and not options.replace:
-        raise PackageExists(f"{target}: this version is already there; give --replace, or another version")
-    saved_model.check_directory(options.saved_model)
+def run(options: ConvertOptions, progress: Progress = silent, server: ForkServer | None = None) -> PackageResult:
+    """`convert`, from checked options; several models in turn can share a server that has `PRELOAD` imported."""
+    _check_places(options)
     counter = Counter(progress, total=3 + 2 * len(RECIPES))
-    with ForkServer(PRELOAD) as server, tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
-        conversion = _Conversion(options=options, server=server, folder=Path(folder), counter=counter)
+    with (
+        contextlib.nullcontext(server) if server else ForkServer(PRELOAD) as running,
+        tempfile.TemporaryDirectory(prefix="edge-convert-") as folder,
+    ):
+        conversion = _Conversion(options=options, server=running, folder=Path(folder), counter=counter)
         loaded = conversion.load()
         reference = conversion.ask_original(loaded)
         made = [conversion.make(recipe, loaded, reference) for recipe in RECIPES]
         return conversion.pack(loaded, reference, made)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """What was read before anything is converted."""
-
-    signature: Signature
-    tensorflow: str
-    digest: str
-    calibration: Dataset | None
-    evaluation: Dataset | None
-    labels: tuple[str, ...]
-    preprocess: Preprocess
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Made:
-    """What became of one recipe; with the variant's file where it works."""
-
-    result: VariantResult
-    file: Path | None = None
-    signature: Signature | None = None
+def _check_places(options: ConvertOptions) -> None:
+    """What can be refused before TensorFlow is loaded."""
+    target = version_path(options.output, options.name, options.version)
+    if target.exists() and not options.replace:
+        raise PackageExists(f"{target}: this version is already there; give --replace, or another version")
+    place = options.output.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OptionInvalid(f"output: {place} is no directory that can be written to")
+    saved_model.check_directory(options.saved_model)
+    for path in (options.calibration, options.evaluation):
+        if path:
+            check_npz(path)
+    for path in (options.labels, options.preprocess):
+        if path and not path.is_file():
+            raise OptionInvalid(f"{path}: no such file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +126,15 @@ class _Conversion:
     folder: Path
     counter: Counter
 
-    def load(self) -> _Loaded:
+    def load(self) -> Loaded:
         """Reads and checks all that was given."""
         options = self.options
         self.counter.begin(f"reading {options.saved_model}")
         digest = saved_model.digest(options.saved_model)
-        source = self.server.run(saved_model.read, options.time_limit_s, options.saved_model, options.signature)
+        with _source_errors(options.saved_model):
+            source = self._apart(saved_model.read, options.saved_model, options.signature)
         signature = source.signature
-        loaded = _Loaded(
+        loaded = Loaded(
             signature=signature,
             tensorflow=source.tensorflow,
             digest=digest,
@@ -159,141 +149,91 @@ class _Conversion:
     def _dataset(self, path: Path | None, signature: Signature, role: str) -> Dataset | None:
         return load_npz(path, signature, self.folder / role) if path else None
 
-    def ask_original(self, loaded: _Loaded) -> Reference | None:
+    def _apart(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.server.run(function, self.options.time_limit_s, *args, **kwargs)
+
+    def ask_original(self, loaded: Loaded) -> Reference | None:
         """Runs the original on the evaluation data, or else on the calibration data."""
         dataset = loaded.evaluation or loaded.calibration
         if dataset is None:
             self.counter.end("no data: variants are only tried on zeros")
             return None
         self.counter.begin(f"running the original on {dataset.samples} samples")
-        options = self.options
-        try:
-            outputs = self.server.run(
-                saved_model.answer,
-                options.time_limit_s,
-                options.saved_model,
-                loaded.signature,
-                dataset,
-                self.folder / "original",
-            )
-        except TaskFailed as error:
-            raise SourceInvalid(f"{options.saved_model}: the SavedModel can't be run: {error}") from error
+        path = self.options.saved_model
+        with _source_errors(path):
+            outputs = self._apart(saved_model.answer, path, loaded.signature, dataset, self.folder / "original")
         reference = make_reference(dataset, outputs, use_labels=loaded.evaluation is not None)
         self.counter.end()
         return reference
 
-    def make(self, recipe: Recipe, loaded: _Loaded, reference: Reference | None) -> _Made:
-        """Converts by one recipe, and checks and measures the outcome; whatever goes wrong is the result's."""
+    def make(self, recipe: Recipe, loaded: Loaded, reference: Reference | None) -> Working | VariantResult:
+        """Converts by one recipe, checks and measures; if it does not work, why it was refused or failed."""
         if recipe.needs_calibration and loaded.calibration is None:
             self.counter.end(f"{recipe.name}: refused", steps=2)
             error = "no calibration data: int8 needs real samples to find the range of each activation"
-            return _Made(result=VariantResult(name=recipe.name, status="refused", error=error))
+            return VariantResult(name=recipe.name, status="refused", error=error)
         file = self.folder / f"{recipe.name}.tflite"
-        steps = 2
-        try:
-            self.counter.begin(f"{recipe.name}: converting")
-            self._lower(recipe, loaded, file)
-            self.counter.end()
-            steps = 1
-            self.counter.begin(f"{recipe.name}: running")
-            signature, metrics = self.server.run(
-                check_and_measure, self.options.time_limit_s, file, loaded.signature, reference
-            )
-        except ConverterError as error:
-            log = error.log if isinstance(error, TaskFailed) else ""
-            self.counter.end(f"{recipe.name}: failed: {_one_line(error)}", log=log, steps=steps)
-            return _Made(result=VariantResult(name=recipe.name, status="failed", error=_one_line(error)))
-        self.counter.end()
-        result = VariantResult(name=recipe.name, status="ok", size_bytes=file.stat().st_size, metrics=metrics)
-        return _Made(result=result, file=file, signature=signature)
-
-    def _lower(self, recipe: Recipe, loaded: _Loaded, file: Path) -> None:
-        options = self.options
         lowering = Lowering(
-            saved_model=options.saved_model,
+            saved_model=self.options.saved_model,
             signature_name=loaded.signature.name,
             recipe=recipe,
             calibration=loaded.calibration,
-            max_samples=options.calibration_samples,
+            max_samples=self.options.calibration_samples,
             file=file,
         )
-        self.server.run(lower, options.time_limit_s, lowering)
+        self.counter.begin(f"{recipe.name}: converting")
+        try:
+            self._apart(lower, lowering)
+        except ConverterError as error:
+            return self._failed(recipe, "conversion", error, steps=2)
+        self.counter.end()
+        self.counter.begin(f"{recipe.name}: running")
+        try:
+            signature, metrics = self._apart(check_and_measure, file, loaded.signature, reference)
+        except ConverterError as error:
+            return self._failed(recipe, "run", error, steps=1)
+        self.counter.end()
+        return Working(name=recipe.name, file=file, signature=signature, metrics=metrics)
 
-    def pack(self, loaded: _Loaded, reference: Reference | None, made: list[_Made]) -> PackageResult:
+    def _failed(self, recipe: Recipe, stage: str, error: ConverterError, *, steps: int) -> VariantResult:
+        text = _one_line(f"{stage}: {error}")
+        log = error.log if isinstance(error, TaskFailed) else ""
+        self.counter.end(f"{recipe.name}: failed: {text}", log=log, steps=steps)
+        return VariantResult(name=recipe.name, status="failed", error=text)
+
+    def pack(self, loaded: Loaded, reference: Reference | None, made: list[Working | VariantResult]) -> PackageResult:
         """Chooses, writes the manifest and publishes."""
         self.counter.begin("writing the package")
-        works = [one for one in made if one.file]
-        if not works:
-            reasons = "; ".join(f"{one.result.name}: {one.result.error}" for one in made)
-            raise NoVariantMade(f"no variant could be made, so nothing was published: {reasons}")
-        manifest = self._manifest(loaded, reference, works)
-        files = {f"{one.result.name}.tflite": one.file for one in works if one.file}
+        working = [one for one in made if isinstance(one, Working)]
+        variants = [one.result if isinstance(one, Working) else one for one in made]
+        if not working:
+            raise self._nothing(variants)
+        manifest = manifest_of(self.options, loaded, reference, working)
+        files = {one.packed_as: one.file for one in working}
         package = publish(files, manifest, self.options.output, replace=self.options.replace)
         self.counter.end()
-        return _result(package, made, _notes(loaded, reference))
+        return result_of(manifest, package.path, variants, notes_on(loaded, reference))
 
-    def _manifest(self, loaded: _Loaded, reference: Reference | None, works: list[_Made]) -> Manifest:
-        original = reference.metrics() if reference and loaded.evaluation else {}
-        variants = tuple(_variant(one) for one in works)
-        candidates = [Candidate(name=one.name, size_bytes=one.size_bytes, metrics=one.metrics) for one in variants]
-        return Manifest(
-            format_version=FORMAT_VERSION,
-            model=self.options.name,
-            version=self.options.version,
-            signatures=(loaded.signature,),
-            variants=variants,
-            chosen={"default": choose(candidates, original, measured=loaded.evaluation is not None)},
-            labels=loaded.labels,
-            preprocess=loaded.preprocess,
-            source=Source(format=saved_model.FORMAT, digest=loaded.digest, metrics=original),
-            evaluation_samples=loaded.evaluation.samples if loaded.evaluation else 0,
-            tools=tool_versions(loaded.tensorflow),
-            files={f"{one.result.name}.tflite": file_entry(one.file) for one in works if one.file},
+    def _nothing(self, variants: list[VariantResult]) -> NoVariantMade:
+        reasons: dict[str, list[str]] = {}
+        for one in variants:
+            reasons.setdefault(one.error or "", []).append(one.name)
+        listed = "; ".join(f"{', '.join(names)}: {error}" for error, names in reasons.items())
+        result = PackageResult(
+            package=None, name=self.options.name, version=self.options.version, chosen={}, variants=tuple(variants)
         )
+        return NoVariantMade(f"no variant could be made, so nothing was published: {listed}", result)
 
 
-def _variant(made: _Made) -> Variant:
-    if made.signature is None or made.result.size_bytes is None:
-        raise ValueError(f"{made.result.name}: not made")
-    return Variant(
-        name=made.result.name,
-        file=f"{made.result.name}.tflite",
-        size_bytes=made.result.size_bytes,
-        signatures=(made.signature,),
-        metrics=made.result.metrics,
-    )
+@contextlib.contextmanager
+def _source_errors(path: Path) -> Iterator[None]:
+    """A process that fails on the original itself says something about the original."""
+    try:
+        yield
+    except TaskFailed as error:
+        raise SourceInvalid(f"{path}: the SavedModel can't be read or run: {error}") from error
 
 
-def _result(package: Package, made: list[_Made], notes: tuple[str, ...]) -> PackageResult:
-    manifest = package.manifest
-    return PackageResult(
-        package=str(package.path),
-        name=manifest.model,
-        version=manifest.version,
-        chosen=dict(manifest.chosen),
-        variants=tuple(one.result for one in made),
-        source_metrics=manifest.source.metrics,
-        evaluation_samples=manifest.evaluation_samples,
-        notes=notes,
-    )
-
-
-def _notes(loaded: _Loaded, reference: Reference | None) -> tuple[str, ...]:
-    if reference is None:
-        return ("Nothing was measured: no data were given. Each variant was only run once, on zeros.",)
-    if loaded.evaluation is None:
-        samples = reference.dataset.samples
-        return (
-            "Accuracy was not measured: no evaluation data were given.",
-            f"The figures are the numeric error on {samples} calibration samples, which the quantization has seen.",
-        )
-    if reference.dataset.labels_file is None:
-        return ("The evaluation data hold no labels: the figures say how far variants differ from the original.",)
-    if not reference.labelled:
-        return ("The labels were not used: no output looks like class scores, [samples, classes].",)
-    return ()
-
-
-def _one_line(error: Exception, limit: int = 300) -> str:
-    line = " ".join(str(error).split())
+def _one_line(text: str, limit: int = 300) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[:limit]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def lower(task: Lowering) -> None:
     """Converts the signature by the recipe and writes the TFLite file.
 
     Raises:
-        VariantUnusable: the recipe needs calibration data and there are none.
+        VariantUnusable: the recipe needs calibration data and there are none, or there are operators that TFLite has
+            not (they are named).
         Exception: whatever TensorFlow raises where the model can't be converted so.
     """
     import tensorflow as tf  # noqa: PLC0415  only in a child
@@ -56,7 +58,21 @@ def lower(task: Lowering) -> None:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.int8
         converter.inference_output_type = tf.int8
-    task.file.write_bytes(converter.convert())
+    try:
+        content = converter.convert()
+    except Exception as error:
+        if operators := operators_without_tflite(str(error)):
+            raise VariantUnusable(f"TFLite has no form of these operators: {', '.join(operators)}") from error
+        raise
+    task.file.write_bytes(content)
+
+
+def operators_without_tflite(message: str) -> list[str]:
+    """The operators that a message of the converter says it could not translate; empty if it is about another fault."""
+    names: set[str] = set()
+    for line in re.findall(r"^(?:TF Select|Custom) ops: *(.+)$", message, flags=re.MULTILINE):
+        names.update(name.strip() for name in line.split(","))
+    return sorted(names - {""})
 
 
 def _generator(calibration: Dataset, max_samples: int) -> Callable[[], Iterator[dict[str, Array]]]:

@@ -23,8 +23,8 @@ def table(result: PackageResult) -> str:
     for variant in result.variants:
         rows.extend(_variant_rows(result, variant, outputs, metrics))
     lines = [f"{result.name} version {result.version}: {result.package or 'not published'}", "", *_aligned(rows), ""]
-    lines += [_measured(result), *(f"{_why(one)}" for one in result.variants if one.error), *result.notes]
-    return "\n".join(line for line in lines if line is not None).rstrip()
+    lines += [line for line in (_measured(result), *map(_why, result.variants), *result.notes) if line]
+    return "\n".join(lines).rstrip()
 
 
 def _all_metrics(result: PackageResult) -> Iterator[dict[str, float]]:
@@ -72,7 +72,7 @@ def _measured(result: PackageResult) -> str:
 
 
 def _why(variant: VariantResult) -> str:
-    return f"{variant.name} {variant.status}: {variant.error}"
+    return f"{variant.name} {variant.status}: {variant.error}" if variant.error else ""
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,10 +12,11 @@ from converter.artifact.errors import (
     PackageNotFound,
     UnsafeArchive,
 )
-from converter.artifact.package import Package, archive_path, install, installed, publish, version_path
+from converter.artifact.package import Package
 from converter.artifact.preprocess import InputPreprocess, Preprocess
 from converter.artifact.schema import FORMAT_VERSION, FileEntry, Manifest, Metrics, Source, Variant
 from converter.artifact.signature import VARIABLE, Quantization, Signature, TensorSpec
+from converter.artifact.store import archive_path, install, installed, publish, version_path
 
 __all__ = [
     "FORMAT_VERSION",

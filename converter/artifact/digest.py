@@ -24,9 +24,21 @@ def tree_digest(root: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(_files(root), key=lambda path: path.relative_to(root).as_posix()):
         entry = file_entry(path)
-        digest.update(f"{path.relative_to(root).as_posix()}\0{entry.size_bytes}\0{entry.sha256}\n".encode())
+        name = os.fsencode(path.relative_to(root).as_posix())
+        digest.update(name + f"\0{entry.size_bytes}\0{entry.sha256}\n".encode())
     return "sha256:" + digest.hexdigest()
 
 
 def _files(root: Path) -> list[Path]:
-    return [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
+    found: list[Path] = []
+    seen: set[str] = set()
+    # Links to folders are followed: a model's weights may lie elsewhere. Each folder once, or a link upwards loops.
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += [Path(folder) / name for name in names]
+    return found

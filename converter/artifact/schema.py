@@ -17,6 +17,9 @@ FORMAT_VERSION = 1
 MAX_VERSION = 2**63 - 1
 """Versions are int64 on the wire."""
 
+MANIFEST = "manifest.json"
+MANIFEST_DIGEST = "manifest.sha256"
+
 MAX_MANIFEST_BYTES = 16 * 2**20
 """A manifest holds names and numbers; a larger one is no manifest."""
 
@@ -43,7 +46,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: The size of that file.
         signatures: The tensors as this file has them (an int8 variant: int8, with quantization). Names, order and
             batch axes are those of the manifest's signatures.
-        metrics: Measured on the evaluation data; empty where there was none.
+        metrics: Measured on the evaluation data. Where the manifest's `evaluation_samples` is 0: numeric error (no
+            accuracy) on the calibration data, or empty.
     """
 
     name: str
@@ -101,8 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_name(self.model)
         check_version(self.version)
-        if not self.signatures:
-            raise ManifestInvalid("the manifest has no signature")
+        self._check_signatures()
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) != len(names):
             raise ManifestInvalid(f"the manifest needs variants with different names, got {names}")
@@ -114,9 +117,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         for variant in self.variants:
             self._check_variant(variant)
         for path, entry in self.files.items():
-            check_path(path)
+            if check_path(path) in (MANIFEST, MANIFEST_DIGEST):
+                raise ManifestInvalid(f"file {path!r}: the manifest can't list itself or its digest")
             if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
                 raise ManifestInvalid(f"file {path!r}: impossible size or digest")
+
+    def _check_signatures(self) -> None:
+        names = [signature.name for signature in self.signatures]
+        if not names or len(set(names)) != len(names):
+            raise ManifestInvalid(f"the manifest needs signatures with different names, got {names}")
+        inputs = {spec.name for signature in self.signatures for spec in signature.inputs}
+        unknown = sorted(set(self.preprocess.inputs) - inputs)
+        if unknown:
+            raise ManifestInvalid(f"preprocessing for {unknown[0]!r}, which is no input; there are {sorted(inputs)}")
 
     def _check_variant(self, variant: Variant) -> None:
         entry = self.files.get(variant.file)
@@ -204,7 +217,7 @@ def decode(data: bytes) -> Manifest:
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.ValidationError as error:
         raise ManifestInvalid(f"manifest: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest is no JSON: {error}") from error
 
 

@@ -44,14 +44,11 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
             raise ManifestInvalid(f"quantization scales must be positive and finite: {self.scales}")
 
     def quantize(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-        """Real numbers -> stored integers of `dtype`, same shape: rounded half to even, clipped to the dtype's range.
-
-        Here, in the contract, so that the converter measures just what devices then compute.
-        """
+        """Finite real numbers -> stored integers of `dtype`, same shape: rounded half to even, clipped to its range."""
         real: npt.NDArray[Any] = np.asarray(values, dtype=np.float32)
         scale, zero_point = self._constants(real.ndim)
         bounds = np.iinfo(np.dtype(dtype))
-        stored: npt.NDArray[Any] = np.clip(np.rint(real / scale) + zero_point, bounds.min, bounds.max)
+        stored: npt.NDArray[Any] = np.clip(np.rint(real * (np.float32(1) / scale)) + zero_point, bounds.min, bounds.max)
         return stored.astype(dtype)
 
     def dequantize(self, stored: npt.ArrayLike) -> npt.NDArray[np.float32]:
