@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from fallback_server.core.errors import InvalidInput, QueueFull
+from fallback_server.core.servable import ServableId, ServableState, State
+from fallback_server.dataplane import ModelTarget, PredictReply
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.status import Fault
+from fallback_server.protocol.tensors import decode, encode
+from fallback_server.transport import messages
+from fallback_server.transport.faults import INTERNAL_TEXT, translate
+
+
+def request(**spec):
+    message = pb.PredictRequest(inputs={"x": encode(np.float32([[1, 2]]))}, output_filter=["y"])
+    message.model_spec.name = "m"
+    message.model_spec.signature_name = spec.get("signature", "")
+    if "version" in spec:
+        message.model_spec.version.value = spec["version"]
+    if "label" in spec:
+        message.model_spec.version_label = spec["label"]
+    return message
+
+
+@pytest.mark.parametrize(
+    ("spec", "target"),
+    [
+        ({}, ModelTarget(name="m")),
+        ({"version": 3}, ModelTarget(name="m", version=3)),
+        ({"version": 0}, ModelTarget(name="m", version=0)),
+        ({"label": "stable"}, ModelTarget(name="m", label="stable")),
+    ],
+)
+def test_targets(spec, target):
+    """No version, a version (0 is one), or a label."""
+    assert messages.read_target(request(**spec)) == target
+
+
+def test_predict_request():
+    """Every field arrives, and tensors as arrays."""
+    call = messages.read_predict(request(signature="s"), deadline_s=5.0, max_tensor_bytes=100)
+    assert (call.signature, call.output_filter, call.deadline_s) == ("s", ["y"], 5.0)
+    np.testing.assert_array_equal(call.inputs["x"], np.float32([[1, 2]]))
+
+
+def test_unreadable_requests():
+    """No model spec, a tensor that can't be read, and one that claims more than may be unpacked."""
+    with pytest.raises(InvalidInput, match="^Missing ModelSpec$"):
+        messages.read_predict(pb.PredictRequest(), deadline_s=None, max_tensor_bytes=100)
+    broken = request()
+    broken.inputs["x"].tensor_content = b"123"
+    with pytest.raises(InvalidInput, match="^tensor parsing error: x: tensor_content has 3 bytes"):
+        messages.read_predict(broken, deadline_s=None, max_tensor_bytes=100)
+    bomb = request()
+    bomb.inputs["x"].ClearField("tensor_content")
+    bomb.inputs["x"].float_val.append(1.0)
+    bomb.inputs["x"].tensor_shape.dim[0].size = 2**29
+    with pytest.raises(InvalidInput, match="takes 4294967296 bytes, at most 100 are allowed"):
+        messages.read_predict(bomb, deadline_s=None, max_tensor_bytes=100)
+
+
+def test_predict_response():
+    """The outputs, and the version and signature that answered."""
+    reply = PredictReply(outputs={"y": np.float32([3])}, servable_id=ServableId("m", 2), signature="s")
+    response = messages.write_predict(reply)
+    np.testing.assert_array_equal(decode(response.outputs["y"]), np.float32([3]))
+    spec = response.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("m", 2, "s")
+
+
+def test_metadata_fields():
+    """Something must be asked for, and only the signatures can be."""
+    messages.check_metadata_fields(["signature_def"])
+    with pytest.raises(InvalidInput, match="^GetModelMetadataRequest must specify at least one metadata_field$"):
+        messages.check_metadata_fields([])
+    with pytest.raises(InvalidInput, match="^Metadata field x is not supported$"):
+        messages.check_metadata_fields(["x"])
+
+
+def test_every_state_has_its_number_on_the_wire():
+    """States by name; the error of a failed load in its status, with a code that is not OK."""
+    states = [ServableState(servable_id=ServableId("m", index), state=state) for index, state in enumerate(State)]
+    failed = ServableState(servable_id=ServableId("m", 9), state=State.END, error="no such op")
+    reply = messages.write_states([*states, failed]).model_version_status
+    assert [item.state for item in reply] == [10, 20, 30, 40, 50, 50]
+    assert all(item.HasField("status") and item.status.error_code == 0 for item in reply[:-1])
+    assert (reply[-1].status.error_code, reply[-1].status.error_message) == (13, "no such op")
+
+
+def test_faults(caplog):
+    """A named error keeps its text; anything else is INTERNAL, logged, and tells the caller nothing."""
+    assert translate(QueueFull("full")) == (Fault.QUEUE_FULL, "full")
+    assert translate(RuntimeError("secret")) == (Fault.INTERNAL, INTERNAL_TEXT)
+    assert "secret" in caplog.text

@@ -1,0 +1,86 @@
+"""A fallback server as a process of its own."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import grpc
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from fallback_server.protocol.methods import UNLIMITED_MESSAGES
+
+READY = re.compile(r"fallback-server listening on (\S+):(\d+) \(id ([A-Za-z0-9-]+)\)")
+READY_S = 90.0
+
+
+class ServerProcess:
+    """Started by its command line; its output is kept for the test that fails."""
+
+    def __init__(self, *flags):
+        self.flags = flags
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fallback_server.cli", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        killer = threading.Timer(READY_S, self.process.kill)
+        killer.start()
+        self.ready_line = self.process.stdout.readline()
+        killer.cancel()
+        found = READY.fullmatch(self.ready_line.strip())
+        assert found, f"no ready line, {self.ready_line!r}; log: {''.join(self.log)}"
+        self.port, self.server_id = int(found[2]), found[3]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.process.kill()
+
+    def wait(self, timeout_s=40):
+        code = self.process.wait(timeout_s)
+        self._reader.join(5)
+        return code
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Client:
+    """TensorFlow Serving's own stubs."""
+
+    def __init__(self, address):
+        self.channel = grpc.insecure_channel(address, options=UNLIMITED_MESSAGES)
+        self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def states(self, name, version=None):
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = name
+        if version is not None:
+            request.model_spec.version.value = version
+        reply = self.models.GetModelStatus(request, timeout=20)
+        names = get_model_status_pb2.ModelVersionStatus.State
+        return {item.version: names.Name(item.state) for item in reply.model_version_status}
+
+    def errors(self, name):
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = name
+        reply = self.models.GetModelStatus(request, timeout=20)
+        return {item.version: item.status.error_message for item in reply.model_version_status}
+
+    def close(self):
+        self.channel.close()
