@@ -137,7 +137,7 @@ def test_metadata_and_states(stand):
     assert [state.servable_id.version for state in stand.plane.states(ModelTarget(name="m"))] == [2, 1]
     (state,) = stand.plane.states(ModelTarget(name="m", version=1))
     assert state.state is State.AVAILABLE
-    with pytest.raises(ModelNotFound, match="^Could not find version 5 of model m$"):
+    with pytest.raises(ModelNotFound, match=r"^Could not find version 5 of model m$"):
         stand.plane.states(ModelTarget(name="m", version=5))
-    with pytest.raises(ModelNotFound, match="^Could not find any versions of model q$"):
+    with pytest.raises(ModelNotFound, match=r"^Could not find any versions of model q$"):
         stand.plane.states(ModelTarget(name="q"))

@@ -46,14 +46,18 @@ def test_rows_of_what_fits(spec, inputs, rows):
         (
             ONE,
             {"a": zeros(1, 8, 3), "b": zeros(1)},
-            "input size does not match signature: 2!=1 len({a,b}) != len({a}). "
-            "Sent extra: {b}. Missing but required: {}.",
+            (
+                "input size does not match signature: 2!=1 len({a,b}) != len({a}). "
+                "Sent extra: {b}. Missing but required: {}."
+            ),
         ),
         (
             TWO,
             {},
-            "input size does not match signature: 0!=2 len({}) != len({a,b}). "
-            "Sent extra: {}. Missing but required: {a,b}.",
+            (
+                "input size does not match signature: 0!=2 len({}) != len({a,b}). "
+                "Sent extra: {}. Missing but required: {a,b}."
+            ),
         ),
         (
             ONE,
@@ -78,5 +82,5 @@ def test_output_filter():
     assert str(refusal.value) == (
         "output tensor alias not found in signature: x Outputs expected to be in the set {y,z}."
     )
-    with pytest.raises(InvalidInput, match="^duplicate output tensor alias: y$"):
+    with pytest.raises(InvalidInput, match=r"^duplicate output tensor alias: y$"):
         check_output_filter(ONE, ["y", "y"])

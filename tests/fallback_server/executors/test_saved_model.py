@@ -15,7 +15,10 @@ def test_signatures_are_taken_from_the_file(models):
     executor = open_saved_model(models / "many" / "1", OPTIONS)
     assert sorted(executor.signatures) == ["gather", "serving_default", "wide"]
     signature = executor.signatures["serving_default"]
-    assert {name: str(spec) for name, spec in signature.inputs.items()} == {"a": "float32 [-1, 2]", "b": "int32 [-1, 2]"}
+    assert {name: str(spec) for name, spec in signature.inputs.items()} == {
+        "a": "float32 [-1, 2]",
+        "b": "int32 [-1, 2]",
+    }
     assert {name: str(spec) for name, spec in signature.outputs.items()} == {
         "sum": "float32 [-1, 2]",
         "twice": "int32 [-1, 2]",

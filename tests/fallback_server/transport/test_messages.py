@@ -45,11 +45,11 @@ def test_predict_request():
 
 def test_unreadable_requests():
     """No model spec, a tensor that can't be read, and one that claims more than may be unpacked."""
-    with pytest.raises(InvalidInput, match="^Missing ModelSpec$"):
+    with pytest.raises(InvalidInput, match=r"^Missing ModelSpec$"):
         messages.read_predict(pb.PredictRequest(), deadline_s=None, max_tensor_bytes=100)
     broken = request()
     broken.inputs["x"].tensor_content = b"123"
-    with pytest.raises(InvalidInput, match="^tensor parsing error: x: tensor_content has 3 bytes"):
+    with pytest.raises(InvalidInput, match=r"^tensor parsing error: x: tensor_content has 3 bytes"):
         messages.read_predict(broken, deadline_s=None, max_tensor_bytes=100)
     bomb = request()
     bomb.inputs["x"].ClearField("tensor_content")
@@ -71,9 +71,9 @@ def test_predict_response():
 def test_metadata_fields():
     """Something must be asked for, and only the signatures can be."""
     messages.check_metadata_fields(["signature_def"])
-    with pytest.raises(InvalidInput, match="^GetModelMetadataRequest must specify at least one metadata_field$"):
+    with pytest.raises(InvalidInput, match=r"^GetModelMetadataRequest must specify at least one metadata_field$"):
         messages.check_metadata_fields([])
-    with pytest.raises(InvalidInput, match="^Metadata field x is not supported$"):
+    with pytest.raises(InvalidInput, match=r"^Metadata field x is not supported$"):
         messages.check_metadata_fields(["x"])
 
 
