@@ -112,7 +112,7 @@ class _Bounded:
 def _named_errors(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError, struct.error) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError, struct.error) as error:
         # The last three: tarfile lets them through where a header's numbers or names are damaged.
         raise UnsafeArchive(f"{archive}: truncated, damaged or no .tar.gz: {error}") from error
     except OSError as error:

@@ -1,0 +1,133 @@
+import gzip
+import io
+import tarfile
+
+import pytest
+from support.converter_packages import publish_toy, tar_gz, tree_bytes
+
+from converter.artifact import UnsafeArchive, archive_path, install
+from converter.artifact.archive import MAX_ARCHIVE_MEMBERS, unpack
+
+
+def member(name, kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info
+
+
+def nothing_outside(tmp_path, store):
+    """Nothing was installed, and nothing lies where an escaping path would have put it."""
+    return not list(store.rglob("*")) and not (tmp_path / "evil").exists()
+
+
+def test_an_archive_installs_to_the_published_bytes(tmp_path):
+    """What an archive installs is byte for byte what was published."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    found = install(archive_path(tmp_path / "out", "toy", 1), tmp_path / "store")
+    assert tree_bytes(found.path) == tree_bytes(package.path)
+    assert found.path == tmp_path / "store" / "toy" / "1"
+
+
+def test_equal_packages_are_equal_archives(tmp_path):
+    """Publishing twice gives the same archive, byte for byte."""
+    for name in ("one", "two"):
+        publish_toy(tmp_path / "files", tmp_path / name)
+    assert (
+        archive_path(tmp_path / "one", "toy", 1).read_bytes() == archive_path(tmp_path / "two", "toy", 1).read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ("../../evil", "plain path"),
+        ("toy/1/../../../evil", "plain path"),
+        ("/evil", "plain path"),
+        ("toy/1/./x", "plain path"),
+        ("toy\\1\\x", "plain path"),
+        ("toy/evil", "NAME/VERSION"),
+        (member("toy/1/x", tarfile.SYMTYPE, "/etc/passwd"), "plain files"),
+        (member("toy/1/x", tarfile.LNKTYPE, "../../evil"), "plain files"),
+        (member("toy/1/x", tarfile.CHRTYPE), "plain files"),
+        (member("toy/1/x", tarfile.BLKTYPE), "plain files"),
+        (member("toy/1/x", tarfile.FIFOTYPE), "plain files"),
+        (member("toy/1/x", tarfile.GNUTYPE_SPARSE), "plain files"),
+    ],
+)
+def test_paths_that_escape_and_links_are_refused(tmp_path, head, says):
+    """A member that would lie outside, or is no plain file, is refused before it is written."""
+    store = tmp_path / "store"
+    archive = tar_gz(tmp_path / "bad.tar.gz", [(head, b"x")])
+    with pytest.raises(UnsafeArchive, match=says):
+        install(archive, store)
+    assert nothing_outside(tmp_path, store)
+
+
+@pytest.mark.parametrize(
+    "names", [["toy/1/x", "toy/1/x"], ["toy/1/x", "toy/1/x/y"], ["toy/1/x/y", "toy/1/x"], ["toy/1/" + "x" * 300]]
+)
+def test_names_that_collide_or_can_not_be_are_refused(tmp_path, names):
+    """A file named twice, a file that is also a folder, and a name too long are the archive's fault."""
+    with pytest.raises(UnsafeArchive):
+        unpack(tar_gz(tmp_path / "bad.tar.gz", [(name, b"x") for name in names]), tmp_path / "to")
+
+
+def test_two_packages_in_one_archive_are_refused(tmp_path):
+    """An archive holds one package."""
+    with pytest.raises(UnsafeArchive, match="2 packages"):
+        unpack(tar_gz(tmp_path / "bad.tar.gz", [("a/1/x", b""), ("b/1/x", b"")]), tmp_path / "to")
+
+
+def test_an_empty_archive_is_refused(tmp_path):
+    """An archive without members holds no package."""
+    with pytest.raises(UnsafeArchive, match="0 packages"):
+        unpack(tar_gz(tmp_path / "bad.tar.gz", []), tmp_path / "to")
+
+
+def test_too_many_members_are_refused(tmp_path):
+    """Folders count too: they cost time."""
+    members = [(member(f"toy/1/{index}", tarfile.DIRTYPE), b"") for index in range(MAX_ARCHIVE_MEMBERS + 1)]
+    with pytest.raises(UnsafeArchive, match="members"):
+        unpack(tar_gz(tmp_path / "bad.tar.gz", members), tmp_path / "to")
+
+
+def test_a_bomb_is_refused_before_it_is_written(tmp_path):
+    """What a member claims to unpack to is held against the bound first."""
+    archive = tar_gz(tmp_path / "bomb.tar.gz", [("toy/1/a", bytes(2_000_000))])
+    with pytest.raises(UnsafeArchive, match="unpacks to more"):
+        unpack(archive, tmp_path / "to", max_bytes=1_000_000)
+    assert not (tmp_path / "to").exists()
+
+
+def test_many_members_that_add_up_to_a_bomb_are_refused(tmp_path):
+    """The bound is on all members together."""
+    archive = tar_gz(tmp_path / "bomb.tar.gz", [(f"toy/1/{index}", bytes(900_000)) for index in range(10)])
+    with pytest.raises(UnsafeArchive, match="unpacks to more"):
+        unpack(archive, tmp_path / "to", max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_claims_gigabytes_is_not_read(tmp_path, kind):
+    """An extended header is read whole by tarfile: one that claims 4 GiB is refused instead."""
+    info = member("x", kind)
+    info.size = 2**32
+    raw = io.BytesIO(info.tobuf(tarfile.USTAR_FORMAT) + bytes(4_096))
+    (tmp_path / "bad.tar.gz").write_bytes(gzip.compress(raw.getvalue()))
+    with pytest.raises(UnsafeArchive, match="claims"):
+        unpack(tmp_path / "bad.tar.gz", tmp_path / "to")
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path):
+    """An archive brings nothing that no digest covers."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    members = [(f"toy/1/{name}", data) for name, data in tree_bytes(package.path).items()]
+    with pytest.raises(UnsafeArchive, match=r"extra\.so"):
+        install(tar_gz(tmp_path / "more.tar.gz", [*members, ("toy/1/extra.so", b"x")]), tmp_path / "store")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", gzip.compress(b"no tar"), gzip.compress(bytes(512))])
+def test_what_is_no_archive_is_refused(tmp_path, content):
+    """Any other file is refused by name."""
+    (tmp_path / "no.tar.gz").write_bytes(content)
+    with pytest.raises(UnsafeArchive):
+        install(tmp_path / "no.tar.gz", tmp_path / "store")
