@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import multiprocessing
@@ -22,6 +23,9 @@ from converter.artifact import PackageError
 from converter.errors import ConverterError
 
 READY = b"\0ready"
+
+_PR_SET_PDEATHSIG = 1
+"""Of <linux/prctl.h>: the signal that a process gets when its parent ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,7 @@ def _work(data: Connection, log_descriptor: int, not_ours: Sequence[socket.socke
     os.dup2(log_descriptor, 2)
     faulthandler.enable()
     _offer_to_the_oom_killer()
+    _end_with_the_server()
     data.send_bytes(pickle.dumps(_call(data.recv_bytes())))
 
 
@@ -143,3 +148,9 @@ def _offer_to_the_oom_killer() -> None:
     """Where memory runs out, the task is to go, not the program that would report it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+
+
+def _end_with_the_server() -> None:
+    """Where the kernel can do it (Linux): a server that is killed leaves no child behind."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

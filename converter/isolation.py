@@ -171,10 +171,13 @@ def _exchange(data: Connection, life: Connection, request: bytes, deadline_s: fl
     """The child's reply, or else its exit code, or neither where it was killed at the deadline."""
     try:
         data.send_bytes(request)
-        if not wait([data], max(0.0, deadline_s - time.monotonic())):
+        ready = wait([data, life], max(0.0, deadline_s - time.monotonic()))
+        if not ready:
             life.send_bytes(b"kill")
             _exit_code(life)
             return None, None
+        if data not in ready:
+            return None, _exit_code(life)
         return pickle.loads(data.recv_bytes()), None  # noqa: S301  our own child's
     except (EOFError, ConnectionError):
         return None, _exit_code(life)
