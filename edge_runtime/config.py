@@ -34,7 +34,9 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         engines: Interpreters a version, each serving one request or batch at a time.
         threads: Threads of one interpreter.
         batch_sizes: Sizes that are tried at load; those that make a row cheaper are used. 1 is always.
-        max_queued_rows: Rows that may wait for a version's engines; beyond it, requests go elsewhere or are refused.
+        variant: The variant to run instead of the one that the package chooses; every package must have it.
+        max_queued_requests: Requests that may wait for a version's engines; beyond it, they go elsewhere or are refused.
+        max_queued_bytes: The same, for the bytes of their inputs.
         server_timeout_s: The longest call to a server for requests without a deadline.
         poll_interval_s: How often the store is looked at for new versions.
     """
@@ -44,14 +46,17 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engines: int = 1
     threads: int = msgspec.field(default_factory=_default_threads)
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
-    max_queued_rows: int = 1024
+    variant: str | None = None
+    max_queued_requests: int = 1024
+    max_queued_bytes: int = 64 * 2**20
     server_timeout_s: float = 30.0
     poll_interval_s: float = 1.0
 
     def __post_init__(self) -> None:
         _bound("engines", self.engines, 1, _MAX_THREADS)
         _bound("threads", self.threads, 1, _MAX_THREADS)
-        _bound("max_queued_rows", self.max_queued_rows, 1, 1_000_000)
+        _bound("max_queued_requests", self.max_queued_requests, 1, 1_000_000)
+        _bound("max_queued_bytes", self.max_queued_bytes, 1, 2**40)
         _bound("server_timeout_s", self.server_timeout_s, 0.001, 3600)
         _bound("poll_interval_s", self.poll_interval_s, 0.01, 3600)
         for size in self.batch_sizes:

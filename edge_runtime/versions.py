@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converter.artifact import VARIABLE, Package, Signature
+from converter.artifact import VARIABLE, Manifest, Package, Signature, Variant
 from edge_runtime.config import RuntimeOptions
 from edge_runtime.engine.interpreter import Engine
+from edge_runtime.errors import PackageRefused
 from edge_runtime.inputs import default_signature
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable, measure
@@ -47,10 +48,10 @@ def load(package: Package, options: RuntimeOptions, clock: Callable[[], float]) 
 
     Raises:
         EngineFailed: LiteRT can't load or run the variant.
-        PackageRefused: the variant's tensors can't be brought to the signatures'.
+        PackageRefused: it lacks the variant, or the variant's tensors can't be brought to the signatures'.
     """
     manifest = package.manifest
-    variant = manifest.variant(manifest.chosen["default"])
+    variant = choose_variant(manifest, options.variant)
     engines = [
         Engine(package.file(variant), variant, manifest.signatures, threads=options.threads)
         for _ in range(options.engines)
@@ -61,11 +62,27 @@ def load(package: Package, options: RuntimeOptions, clock: Callable[[], float]) 
         manifest.signatures,
         version=manifest.version,
         costs=costs,
-        max_queued_rows=options.max_queued_rows,
+        max_queued_requests=options.max_queued_requests,
+        max_queued_bytes=options.max_queued_bytes,
         clock=clock,
     )
     _log.info("loaded %s, variant %s, on %s: %r", package, variant.name, engines[0].place, costs)
     return Loaded(package, variant.name, batcher)
+
+
+def choose_variant(manifest: Manifest, wanted: str | None) -> Variant:
+    """The wanted variant, else the one that the package chooses.
+
+    Raises:
+        PackageRefused: the package lacks the wanted one.
+    """
+    try:
+        return manifest.variant(wanted or manifest.chosen["default"])
+    except KeyError:
+        names = [variant.name for variant in manifest.variants]
+        raise PackageRefused(
+            f"{manifest.model}/{manifest.version} has no variant {wanted!r}; there are {names}"
+        ) from None
 
 
 def _measure(

@@ -13,6 +13,11 @@ REASON_SERVER_FAILED = "server-failed"
 REASON_ENGINE_FAILED = "engine-failed"
 
 
+SAFE_SHARE = 0.7
+"""The share of the remaining time that the device's prediction may fill: it is made from past runs, and a request that
+is kept on a prediction that comes true only just is lost by the next hiccup."""
+
+
 class Place(enum.Enum):
     """Where a request goes."""
 
@@ -69,7 +74,7 @@ def choose(device: DeviceView, server: ServerView, remaining_s: float | None) ->
         return Route(Place.SERVER if server.usable else Place.NOWHERE, REASON_VERSION_MISSING)
     if device.full:
         return Route(Place.SERVER if server.usable else Place.NOWHERE, REASON_OVERLOADED)
-    in_time = remaining_s is None or device.predicted_s <= remaining_s
+    in_time = remaining_s is None or device.predicted_s <= remaining_s * SAFE_SHARE
     if in_time or not server.usable or server.expected_s >= device.predicted_s:
         return Route(Place.DEVICE, REASON_LOCAL)
     return Route(Place.SERVER, REASON_OVERLOADED)

@@ -15,7 +15,7 @@ from edge_runtime.engine.interpreter import Engine
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.policy import form_batch
-from edge_runtime.scheduling.queue import Entry, RequestQueue
+from edge_runtime.scheduling.queue import Entry, RequestQueue, size_of
 from edge_runtime.types import Arrays, InferRequest, Reply
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
         queued_rows: Rows that wait.
         running_rows: Rows that run now.
         engines: Engines in all.
-        full: Whether one more row would be refused.
+        full: Whether the queue refuses.
     """
 
     queued_rows: int
@@ -50,7 +50,8 @@ class Batcher:
         *,
         version: int,
         costs: CostTable,
-        max_queued_rows: int,
+        max_queued_requests: int,
+        max_queued_bytes: int,
         clock: Callable[[], float],
     ) -> None:
         """Starts one thread an engine; they sleep while callers find an engine idle.
@@ -60,7 +61,8 @@ class Batcher:
             signatures: What callers see.
             version: What replies say.
             costs: Measured on these engines; kept up to date here.
-            max_queued_rows: Beyond it, requests are refused.
+            max_queued_requests: Beyond it, requests are refused.
+            max_queued_bytes: The same, for the bytes of their inputs.
             clock: Monotonic seconds.
         """
         self.costs = costs
@@ -69,7 +71,7 @@ class Batcher:
         self._idle = list(engines)
         self._engines = tuple(engines)
         self._signatures = {signature.name: signature for signature in signatures}
-        self._queue = RequestQueue(max_queued_rows)
+        self._queue = RequestQueue(max_queued_requests, max_queued_bytes)
         self._running_rows = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -89,7 +91,7 @@ class Batcher:
     def load(self) -> Load:
         """How busy it is now."""
         queue = self._queue
-        return Load(queue.rows, self._running_rows, len(self._engines), not queue.has_room(1))
+        return Load(queue.rows, self._running_rows, len(self._engines), not queue.has_room())
 
     def try_infer(self, request: InferRequest) -> Reply | None:
         """Answers in this thread if an engine is idle and nobody waits; None if not.
@@ -143,8 +145,10 @@ class Batcher:
         with self._lock:
             if self._closed:
                 raise RuntimeClosed(f"{request.subject} has been unloaded")
-            if not self._queue.has_room(request.rows):
-                raise Overloaded(f"{request.subject}: {request.rows} rows don't fit into the device's {self._queue!r}")
+            if not self._queue.has_room(size_of(request)):
+                raise Overloaded(
+                    f"{request.subject}: {size_of(request)} bytes don't fit into the device's queue: {self._queue!r}"
+                )
             entry = self._queue.push(request, self._key(request), self._clock())
             if self._idle:
                 self._work.notify()
@@ -179,9 +183,12 @@ class Batcher:
         """A worker: takes an idle engine and a batch, runs it, until closed and empty."""
         while True:
             with self._lock:
-                self._work.wait_for(lambda: (self._idle and self._queue) or (self._closed and not self._queue))
-                if not self._queue:
-                    return
+                begun_s = self._clock()
+                while not (self._idle and self._queue):
+                    if self._closed and not self._queue:
+                        return
+                    self._work.wait()
+                    begun_s = self._clock()
                 engine = self._idle.pop()
                 batch, expired = self._take()
                 rows = sum(entry.request.rows for entry in batch)
@@ -190,7 +197,7 @@ class Batcher:
                 for entry in expired:
                     self._expire(entry)
                 if batch:
-                    self._run(engine, batch)
+                    self._run(engine, batch, begun_s)
             finally:
                 self._release(engine, rows)
 
@@ -204,7 +211,12 @@ class Batcher:
         batch = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
         return batch, [looked_at[i] for i in plan.expired]
 
-    def _run(self, engine: Engine, batch: list[Entry]) -> None:
+    def _run(self, engine: Engine, batch: list[Entry], begun_s: float) -> None:
+        """Runs a batch and settles its futures.
+
+        The time that counts is from `begun_s`, when this worker became free: what it cost to get here delays the
+        queue as much as the run does.
+        """
         before_s = self._clock()
         try:
             outputs = self._run_joined(engine, batch)
@@ -215,7 +227,7 @@ class Batcher:
             # One request may have spoilt it for all: each gets a run of its own.
             _log.warning("a batch of %d requests failed, running them one by one: %s", len(batch), error)
             for entry in batch:
-                self._run(engine, [entry])
+                self._run(engine, [entry], self._clock())
             return
         except Exception as error:  # noqa: BLE001  whatever it is belongs to these callers; the worker serves on
             _log.exception("a batch of %d requests failed", len(batch))
@@ -223,7 +235,7 @@ class Batcher:
                 entry.future.set_exception(EngineFailed(f"{entry.request.subject}: {type(error).__name__}: {error}"))
             return
         done_s = self._clock()
-        self.costs.record(sum(entry.request.rows for entry in batch), done_s - before_s)
+        self.costs.record(sum(entry.request.rows for entry in batch), done_s - begun_s)
         for entry, arrays in zip(batch, outputs, strict=True):
             request = entry.request
             if request.deadline_s is not None and done_s > request.deadline_s:

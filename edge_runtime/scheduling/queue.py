@@ -1,4 +1,4 @@
-"""The waiting requests: bounded in rows, earliest deadline first. Not thread-safe: the batcher holds its lock."""
+"""The waiting requests: bounded in number and bytes, earliest deadline first. Not thread-safe: the batcher locks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from edge_runtime.types import InferRequest, Reply
 class Entry:
     """A request that waits, and the future of its reply."""
 
-    __slots__ = ("future", "order", "queued_s", "request", "waiting")
+    __slots__ = ("future", "nbytes", "order", "queued_s", "request", "waiting")
 
     def __init__(self, request: InferRequest, key: object, queued_s: float, order: int) -> None:
         deadline_s = math.inf if request.deadline_s is None else request.deadline_s
         self.request = request
+        self.nbytes = size_of(request)
         self.future: Future[Reply] = Future()
         self.queued_s = queued_s
         self.order = order
@@ -29,34 +30,45 @@ class Entry:
         return (self.waiting.deadline_s, self.order) < (other.waiting.deadline_s, other.order)
 
 
+def size_of(request: InferRequest) -> int:
+    """The bytes of a request's inputs."""
+    return sum(array.nbytes for array in request.inputs.values())
+
+
 class RequestQueue:
     """A heap of entries.
 
     Attributes:
         rows: The rows that wait.
+        nbytes: The bytes of their inputs.
     """
 
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
         self._heap: list[Entry] = []
         self._order = count()
         self.rows = 0
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def __repr__(self) -> str:
-        return f"<RequestQueue {len(self._heap)} requests, {self.rows} of {self._max_rows} rows>"
+        return (
+            f"<RequestQueue {len(self._heap)} of {self._max_requests} requests, {self.rows} rows, "
+            f"{self.nbytes / 2**20:.1f} of {self._max_bytes / 2**20:.1f} MiB>"
+        )
 
-    def has_room(self, rows: int) -> bool:
-        """Whether so many rows fit. A request larger than the bound is let in when nothing waits."""
-        return not self._heap or self.rows + rows <= self._max_rows
+    def has_room(self, nbytes: int = 1) -> bool:
+        """Whether a request of so many bytes fits. One larger than the bound is let in when nothing waits."""
+        waiting = len(self._heap)
+        return not waiting or (waiting < self._max_requests and self.nbytes + nbytes <= self._max_bytes)
 
     def push(self, request: InferRequest, key: object, now_s: float) -> Entry:
         """Takes a request for which there is room."""
         entry = Entry(request, key, now_s, next(self._order))
-        heapq.heappush(self._heap, entry)
-        self.rows += request.rows
+        self._add(entry)
         return entry
 
     def head(self, limit: int) -> list[Entry]:
@@ -65,6 +77,7 @@ class RequestQueue:
         while self._heap and len(taken) < limit:
             entry = heapq.heappop(self._heap)
             self.rows -= entry.request.rows
+            self.nbytes -= entry.nbytes
             if not entry.future.cancelled():
                 taken.append(entry)
         return taken
@@ -72,5 +85,9 @@ class RequestQueue:
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Returns entries that were looked at and are not to run yet; they keep their order."""
         for entry in entries:
-            heapq.heappush(self._heap, entry)
-            self.rows += entry.request.rows
+            self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
+        heapq.heappush(self._heap, entry)
+        self.rows += entry.request.rows
+        self.nbytes += entry.nbytes

@@ -21,7 +21,7 @@ class BatchingOptions:
     enabled: bool = True
     max_batch_size_rows: int = 32
     batch_timeout_us: int = 0
-    max_enqueued_batches: int = 64
+    max_enqueued_batches: int = 256
     max_enqueued_bytes: int = 2**30
     num_batch_threads: int = 2
 

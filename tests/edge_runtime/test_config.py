@@ -35,7 +35,8 @@ def test_toml_with_keyword_over_it(tmp_path):
         ({"fallback": "host:0"}, "port from 1 to 65535"),
         ({"fallback": ["mdns", "host:99999"]}, "host:99999"),
         ({"batch_sizes": (0,)}, "batch_sizes: must be from 1"),
-        ({"max_queued_rows": 0}, "max_queued_rows"),
+        ({"max_queued_requests": 0}, "max_queued_requests"),
+        ({"max_queued_bytes": 0}, "max_queued_bytes"),
         ({"poll_interval_s": 0.0}, "poll_interval_s"),
     ],
 )

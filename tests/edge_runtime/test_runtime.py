@@ -131,6 +131,17 @@ def test_altered_package_is_refused(store, runtime):
         runtime.model("scale", version=1)
 
 
+def test_variant_can_be_named(store):
+    """A variant that the user names runs instead of the chosen one; one that the package lacks is refused."""
+    with Runtime.open(store, variant="float32", **QUIET) as runtime:
+        assert runtime.model("scale").predict(rows(1)).version == 1
+    with (
+        Runtime.open(store, variant="int8", **QUIET) as runtime,
+        pytest.raises(PackageRefused, match=r"no variant 'int8'; there are \['float32'\]"),
+    ):
+        runtime.model("scale")
+
+
 def test_unknown_version_without_fallback(runtime):
     """Without a server an unknown version or model is an error at once, with what is installed."""
     with pytest.raises(VersionNotAvailable, match=r"version 7 is not available. Installed: 1\. Servers asked: none"):
@@ -230,7 +241,7 @@ def test_predict_many_keeps_order_and_reads_lazily(store):
             read.append(i)
             yield rows(1, i)
 
-    with Runtime.open(store, max_queued_rows=16, **QUIET) as runtime:
+    with Runtime.open(store, max_queued_requests=16, **QUIET) as runtime:
         replies = runtime.model("scale").predict_many(source())
         np.testing.assert_array_equal(next(replies).outputs["y"], rows(1, 0) * 2)
         assert len(read) <= 65

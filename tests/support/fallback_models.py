@@ -15,13 +15,13 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def spec(shape, name, dtype="float32"):
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     return tf.TensorSpec(shape, tf.as_dtype(dtype), name=name)
 
 
 def save(path, functions, **variables):
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     module = tf.Module()
     for name, variable in variables.items():
@@ -34,7 +34,7 @@ def save(path, functions, **variables):
 
 
 def write_plain(output):
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     def scale(version):
         factor = tf.Variable(float(version))
@@ -49,7 +49,7 @@ def write_plain(output):
 
 
 def write_odd(output):
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     def both(a, b):
         return {"sum": a + tf.cast(b, tf.float32), "twice": b * 2}

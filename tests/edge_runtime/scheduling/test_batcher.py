@@ -39,7 +39,7 @@ class GatedEngine:
 
 
 class Setup:
-    def __init__(self, sizes=(1, 2, 4), max_queued_rows=8):
+    def __init__(self, sizes=(1, 2, 4), max_queued_requests=4):
         self.clock = FakeClock()
         self.engine = GatedEngine()
         self.batcher = Batcher(
@@ -47,7 +47,8 @@ class Setup:
             [scale_signature()],
             version=3,
             costs=CostTable(dict.fromkeys(sizes, 0.01)),
-            max_queued_rows=max_queued_rows,
+            max_queued_requests=max_queued_requests,
+            max_queued_bytes=2**20,
             clock=self.clock,
         )
 
@@ -115,15 +116,17 @@ def test_batches_are_not_formed_where_they_do_not_pay():
     assert setup.engine.runs == [1, 1, 1, 1]
 
 
-def test_full_queue_refuses_at_once(setup):
+def test_full_queue_refuses_at_once():
     """Beyond the bound a request is refused, and those that were taken are answered."""
+    setup = Setup(max_queued_requests=2)
     setup.occupy()
     taken = [setup.batcher.submit(setup.request(4)) for _ in range(2)]
     assert setup.batcher.load.full
-    with pytest.raises(Overloaded, match="8 of 8 rows"):
+    with pytest.raises(Overloaded, match="2 of 2 requests"):
         setup.batcher.submit(setup.request())
     setup.engine.gate.set()
     assert [len(future.result(WAIT_S).outputs["y"]) for future in taken] == [4, 4]
+    setup.batcher.close()
 
 
 def test_expired_request_never_runs(setup):

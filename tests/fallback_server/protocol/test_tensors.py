@@ -1,0 +1,151 @@
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fallback_server.protocol.proto import tensor_pb2 as pb
+from fallback_server.protocol.tensors import TensorCodecError, decode, dtype_name, encode
+
+NUMBERS = ["float16", "float32", "float64", "int8", "int16", "int32", "int64"]
+NUMBERS += ["uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128"]
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+
+
+def typed(array):
+    """The same tensor with typed values, as TensorFlow Serving's REST gateway and C++ clients write it."""
+    proto = encode(array)
+    proto.ClearField("tensor_content")
+    flat = array.reshape(-1)
+    match array.dtype.name:
+        case "float16":
+            proto.half_val.extend(flat.view(np.uint16).tolist())
+        case "float32":
+            proto.float_val.extend(flat.tolist())
+        case "float64":
+            proto.double_val.extend(flat.tolist())
+        case "complex64":
+            proto.scomplex_val.extend(flat.view(np.float32).tolist())
+        case "complex128":
+            proto.dcomplex_val.extend(flat.view(np.float64).tolist())
+        case "bool":
+            proto.bool_val.extend(flat.tolist())
+        case "int64":
+            proto.int64_val.extend(flat.tolist())
+        case "uint32":
+            proto.uint32_val.extend(flat.tolist())
+        case "uint64":
+            proto.uint64_val.extend(flat.tolist())
+        case _:
+            proto.int_val.extend(flat.tolist())
+    return proto
+
+
+@given(st.data(), st.sampled_from(NUMBERS))
+@settings(deadline=None)
+def test_round_trip_of_every_dtype(data, dtype):
+    """What is encoded comes back equal, bit for bit, as tensor_content and as typed values."""
+    array = data.draw(hnp.arrays(dtype, SHAPES))
+    for proto in (encode(array), typed(array)):
+        back = decode(pb.TensorProto.FromString(proto.SerializeToString()))
+        assert back.dtype == array.dtype
+        assert back.shape == array.shape
+        assert back.tobytes() == array.tobytes()
+    assert dtype_name(encode(array).dtype) == dtype
+
+
+@given(hnp.arrays(object, SHAPES, elements=st.binary(max_size=8)))
+def test_round_trip_of_strings(array):
+    """Arrays of bytes come back as they were, empty strings included."""
+    back = decode(encode(array))
+    assert back.shape == array.shape
+    assert back.tolist() == array.tolist()
+
+
+def test_layouts():
+    """Strided, big-endian, Fortran-ordered and str arrays are encoded by what they mean."""
+    base = np.arange(12, dtype=np.int32).reshape(3, 4)
+    for array in (base[:, ::2], base.T, np.asfortranarray(base), base.astype(">i4")):
+        np.testing.assert_array_equal(decode(encode(array)), array)
+    assert decode(encode(np.array(["ä", "b"]))).tolist() == ["ä".encode(), b"b"]
+
+
+def test_last_value_repeats():
+    """Fewer typed values than elements are filled up with the last, none at all with zeros: TensorFlow's rule."""
+    shape = {"dim": [{"size": 2}, {"size": 2}]}
+    some = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=[1, 2])
+    assert decode(some).tolist() == [[1, 2], [2, 2]]
+    none = pb.TensorProto(dtype=pb.DT_INT64, tensor_shape=shape)
+    assert decode(none).tolist() == [[0, 0], [0, 0]]
+    text = pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape, string_val=[b"a"])
+    assert decode(text).tolist() == [[b"a", b"a"], [b"a", b"a"]]
+
+
+def test_decoded_content_is_no_copy():
+    """tensor_content is read in place: hundreds of megabytes are not copied again."""
+    proto = encode(np.zeros(1000, np.float32))
+    assert not decode(proto).flags.owndata
+
+
+def shape(*sizes, **more):
+    return pb.TensorShapeProto(dim=[{"size": size} for size in sizes], **more)
+
+
+@pytest.mark.parametrize(
+    ("proto", "said"),
+    [
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape(2), tensor_content=b"123"), "has 3 bytes.*needs 8"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape(2), float_val=[1, 2, 3]), "3 values.*has 2"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape(-1)), "negative dimension"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape(unknown_rank=True)), "unknown rank"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape(2**40, 2**40)), "at most"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape(*[1] * 255)), "rank 255"),
+        (pb.TensorProto(dtype=pb.DT_INT8, tensor_shape=shape(1), int_val=[300]), "out of int8's range, -128 to 127"),
+        (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=shape(1), int_val=[-1]), "out of uint8's range"),
+        (pb.TensorProto(dtype=pb.DT_COMPLEX64, tensor_shape=shape(1), scomplex_val=[1]), "pairs"),
+        (pb.TensorProto(dtype=pb.DT_INVALID), "unknown or not supported"),
+        (pb.TensorProto(dtype=pb.DT_BFLOAT16, tensor_shape=shape(1)), "bfloat16"),
+        (pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape(1), string_val=[b"a", b"b"]), "2 values"),
+    ],
+)
+def test_refusals(proto, said):
+    """A tensor whose values don't fit its shape or dtype is refused with both figures."""
+    with pytest.raises(TensorCodecError, match=said):
+        decode(proto)
+
+
+@given(st.binary(max_size=60))
+def test_any_message_is_read_or_refused(data):
+    """Whatever bytes parse as a TensorProto, decoding gives an array or a TensorCodecError, and nothing else."""
+    proto = pb.TensorProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception:  # noqa: BLE001  protobuf's own refusal is not what is tested
+        return
+    if sum(1 for _ in proto.tensor_shape.dim) and np.prod([float(abs(d.size)) for d in proto.tensor_shape.dim]) > 1e6:
+        return
+    with contextlib.suppress(TensorCodecError):
+        assert isinstance(decode(proto), np.ndarray)
+
+
+@pytest.mark.parametrize("array", [np.array([object()]), np.array(["2020-01-01"], dtype="datetime64[D]")])
+def test_what_has_no_wire_form_is_refused(array):
+    """Arrays of other objects or of dates are refused."""
+    with pytest.raises(TensorCodecError):
+        encode(array)
+
+
+@pytest.mark.slow
+def test_agrees_with_tensorflow():
+    """TensorFlow reads what we write and we read what it writes, for every dtype and for strings."""
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    arrays = [np.ones((2, 3), dtype) for dtype in NUMBERS] + [np.array([[b"a", b""]], dtype=object)]
+    for array in arrays:
+        theirs = tensor_pb2.TensorProto.FromString(encode(array).SerializeToString())
+        np.testing.assert_array_equal(tf.make_ndarray(theirs), array)
+        back = pb.TensorProto.FromString(tf.make_tensor_proto(array).SerializeToString())
+        np.testing.assert_array_equal(decode(back), array)
