@@ -78,6 +78,29 @@ def test_grpc_stays_at_the_rim():
     assert [path for path in inside if not path.startswith(rim)] == []
 
 
+MAY_IMPORT = {
+    "converter/artifact": ["converter.artifact"],
+    "fallback_server/protocol": ["fallback_server.protocol"],
+    "converter": ["converter", "devices"],
+    "devices": ["devices"],
+    "edge_runtime": ["edge_runtime", "converter.artifact", "fallback_server.protocol", "devices"],
+    "fallback_server": ["fallback_server", "converter.artifact"],
+}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_folders_import_each_others_contracts_only(folder):
+    """A folder imports of another its contract, and nothing else; a contract imports itself alone."""
+    allowed = MAY_IMPORT[folder]
+    broken = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources(folder)
+        for name in imports_of(path)
+        if name.partition(".")[0] in PACKAGES and not any(f"{name}.".startswith(f"{one}.") for one in allowed)
+    ]
+    assert broken == []
+
+
 @pytest.mark.parametrize("package", ["converter", "fallback_server"])
 def test_contract_parents_hold_a_docstring_only(package):
     """The `__init__` above a contract holds nothing that an import would load."""

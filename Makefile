@@ -1,0 +1,56 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+# PYTHON names another interpreter than python3; it must be 3.11 or later, with venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test fast check format bench lock proto clean
+
+help:  ## what there is to do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## .venv with all extras and the three commands
+
+# The lock decides every version; --no-deps keeps pip from adding a second TensorFlow to the one it names.
+$(READY): requirements/all.txt pyproject.toml
+	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/all.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## the main job on real data: train, convert, serve, run, kill, recover
+	$(BIN)/python examples/demo.py --output demo-output
+
+test: $(READY)  ## all tests, the fast ones first
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+fast: $(READY)  ## the fast tests alone
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(READY)  ## formatting, lint, types, imports, stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python requirements/protos.py --check
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## the benchmarks, each a ratio against a baseline of the same run
+	$(BIN)/python benchmarks/overhead.py
+
+lock:  ## rewrite the lock files (needs uv)
+	requirements/compile.sh
+
+proto: $(READY)  ## remake the stubs of the wire contract
+	$(BIN)/python requirements/protos.py
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) build dist demo-output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

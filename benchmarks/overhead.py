@@ -1,0 +1,112 @@
+"""What `predict()` adds to the bare interpreter on an idle engine, and what importing the runtime costs.
+
+    python benchmarks/overhead.py
+
+One process, one model, calls interleaved: every round times a bare `set_tensor / invoke / get_tensor` and a
+`predict()`, so that whatever else the machine does meets both. Import time is the median of fresh interpreters that
+import numpy and LiteRT first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.edge_models import publish_scale, rows
+
+from edge_runtime import Runtime
+
+TARGET_ADDED_US = 15.0
+TARGET_IMPORT_MS = 150.0
+
+IMPORT = """
+import time, numpy, ai_edge_litert.interpreter
+before = time.perf_counter()
+import edge_runtime
+print((time.perf_counter() - before) * 1e3)
+"""
+
+
+def bare(path: Path, x: np.ndarray) -> Callable[[], object]:
+    """One bare call on an interpreter that is ready."""
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], x.shape)
+    interpreter.allocate_tensors()
+    index = interpreter.get_input_details()[0]["index"]
+    output = interpreter.get_output_details()[0]["index"]
+
+    def call() -> object:
+        interpreter.set_tensor(index, x)
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return call
+
+
+def timed_us(call: Callable[[], object]) -> float:
+    """Microseconds of one call."""
+    before = time.perf_counter()
+    call()
+    return (time.perf_counter() - before) * 1e6
+
+
+def overhead(rounds: int) -> tuple[list[float], list[float]]:
+    """Microseconds of each bare call and of each `predict()`, interleaved."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        package = publish_scale(store, 1, 2.0)
+        x = rows(1)
+        with Runtime.open(store, threads=1) as runtime:
+            model = runtime.model("scale")
+            one = bare(package.file(package.manifest.variants[0]), x)
+
+            def two() -> object:
+                return model.predict(x)
+
+            for _ in range(1000):
+                one(), two()
+            pairs = [(timed_us(one), timed_us(two)) for _ in range(rounds)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def import_ms(times: int) -> float:
+    """Median milliseconds that `import edge_runtime` takes beyond numpy's and LiteRT's."""
+    command = [sys.executable, "-c", IMPORT]
+    return statistics.median(
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(times)
+    )
+
+
+def main() -> None:
+    """Prints the figures beside their targets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20_000, help="pairs of calls (default 20000)")
+    parser.add_argument("--imports", type=int, default=9, help="fresh interpreters (default 9)")
+    arguments = parser.parse_args()
+    direct, through = overhead(arguments.rounds)
+    added = float(np.median(through) - np.median(direct))
+    print(f"{'':24}{'median':>10}{'p99':>10}   us, {arguments.rounds} interleaved pairs, MUL of [1, 4]")
+    for name, values in (("bare interpreter", direct), ("predict()", through)):
+        print(f"{name:24}{np.median(values):10.2f}{np.percentile(values, 99):10.2f}")
+    ratio = np.median(through) / np.median(direct)
+    print(f"{'ratio':24}{ratio:10.2f}{np.percentile(through, 99) / np.percentile(direct, 99):10.2f}")
+    print(f"added at the median: {added:.2f} us (target: at most {TARGET_ADDED_US:.0f})")
+    took_ms = import_ms(arguments.imports)
+    print(
+        f"import edge_runtime beyond numpy and LiteRT: {took_ms:.0f} ms, median of {arguments.imports} "
+        f"(target: at most {TARGET_IMPORT_MS:.0f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
