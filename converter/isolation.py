@@ -147,8 +147,9 @@ class ForkServer:
             except TimeoutError as error:
                 raise TaskTimedOut(f"the fork server was not ready after {START_LIMIT_S:g} s") from error
             if greeting != READY:
-                missing = greeting.decode(errors="replace") or f"the fork server ended: {_tail(self._log)}"
-                raise ToolMissing(missing)
+                if not greeting:
+                    raise TaskFailed("the fork server ended while it started", log=_tail(self._log))
+                raise ToolMissing(f"{greeting.decode(errors='replace')} (pip install 'edge-runtime[convert]')")
             self._ready = True
 
     def _start(self, log: IO[bytes]) -> tuple[Connection, Connection]:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,9 @@ class Comparison:
         reference, difference = original[kept].astype(np.float64), found[kept].astype(np.float64)
         difference -= reference
         self._values += reference.size
-        self._signal += float(np.dot(reference, reference))
-        self._noise += float(np.dot(difference, difference))
+        with np.errstate(over="ignore"):
+            self._signal += float(np.dot(reference, reference))
+            self._noise += float(np.dot(difference, difference))
         self._samples += len(original)
         if self._scores:
             best = np.argmax(found, axis=1)
@@ -85,7 +87,9 @@ class Comparison:
 
     def result(self) -> dict[str, float]:
         """The metrics of all that was added."""
-        found = {"rmse": math.sqrt(self._noise / max(1, self._values)), "sqnr_db": sqnr_db(self._signal, self._noise)}
+        # Squares of values beyond 1e154 overflow, and JSON has no infinity.
+        signal, noise = min(self._signal, sys.float_info.max), min(self._noise, sys.float_info.max)
+        found = {"rmse": math.sqrt(noise / max(1, self._values)), "sqnr_db": sqnr_db(signal, noise)}
         if self._scores:
             found["top1_agreement"] = self._agreed / max(1, self._samples)
             if self._labelled:
@@ -99,7 +103,7 @@ def sqnr_db(signal: float, noise: float) -> float:
         return SQNR_LIMIT_DB
     if signal <= 0.0:
         return -SQNR_LIMIT_DB
-    return max(-SQNR_LIMIT_DB, min(SQNR_LIMIT_DB, 10.0 * math.log10(signal / noise)))
+    return max(-SQNR_LIMIT_DB, min(SQNR_LIMIT_DB, 10.0 * (math.log10(signal) - math.log10(noise))))
 
 
 def rounded(value: float) -> float:

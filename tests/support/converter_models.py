@@ -9,7 +9,7 @@ CLASSES = 4
 
 def build_all(folder):
     """Makes every model of these tests under `folder`, one directory each."""
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     for name, make in (("cnn", _cnn), ("two_inputs", _two_inputs), ("one_by_one", _one_by_one), ("flex", _flex)):
         module, signatures = make(tf)
@@ -78,7 +78,7 @@ def _flex(tf):
 
 def _lstm(tf, path):
     """Exported for a batch of one; its int8 conversion ends the process with a segmentation fault."""
-    import keras  # noqa: PLC0415
+    import keras
 
     keras.utils.set_random_seed(0)
     steps = keras.Input(batch_shape=(1, 6, 3), name="steps")
@@ -94,7 +94,7 @@ def _lstm(tf, path):
 
 
 def _retag(source, target):
-    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415
+    from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel()
     model.ParseFromString((source / "saved_model.pb").read_bytes())
@@ -106,7 +106,7 @@ def _retag(source, target):
 
 def answers(path, inputs):
     """The SavedModel's outputs for `inputs`."""
-    import tensorflow as tf  # noqa: PLC0415
+    import tensorflow as tf
 
     found = tf.saved_model.load(str(path)).signatures["serving_default"](
         **{name: tf.constant(array) for name, array in inputs.items()}
@@ -120,7 +120,7 @@ def images(count, seed=0):
 
 def lite_outputs(file, inputs):
     """What bare LiteRT answers, without any of this project's code."""
-    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+    from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(file)).get_signature_runner("serving_default")
     return runner(**inputs)

@@ -1,0 +1,181 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from support.converter_packages import publish_toy
+
+from converter.cli import main
+
+NAMED = ["--name", "cnn", "--version", "1"]
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout and stderr of the command."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_has_examples_and_explains_the_data(capsys):
+    """`--help` shows the commands, the data's form, and that data are not preprocessed again."""
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for text in ("edge-convert inspect", "examples:", "not preprocessed again", "exit codes:", "--calibration"):
+        assert text in out
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "convert"])
+def test_each_command_has_help(capsys, command):
+    """It names its own arguments."""
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert "--json" in out
+
+
+def test_missing_arguments_are_bad_input(capsys):
+    """The missing ones are named."""
+    code, out, err = run(capsys, "model")
+    assert (code, out) == (2, "")
+    assert "--name, --version, --output" in err
+
+
+@pytest.mark.parametrize("alias", [[], ["convert"]])
+def test_the_bare_form_and_convert_are_the_same(capsys, tmp_path, alias):
+    """A path in the first place is a SavedModel; so is the one after `convert`."""
+    code, out, err = run(capsys, *alias, tmp_path / "none", *NAMED, "--output", tmp_path / "out")
+    assert (code, out, err) == (2, "", f"edge-convert: {tmp_path / 'none'}: no such directory\n")
+
+
+def test_errors_are_one_line_and_with_debug_a_traceback(capsys, tmp_path):
+    """Only `--debug` shows where in the program."""
+    arguments = [tmp_path, "--name", "a/b", "--version", "1", "--output", tmp_path / "out"]
+    _, _, plain = run(capsys, *arguments)
+    _, _, debug = run(capsys, *arguments, "--debug")
+    assert len(plain.splitlines()) == 1
+    assert "'a/b'" in plain
+    assert "Traceback" in debug
+    assert debug.endswith(plain)
+
+
+def test_a_checkpoint_is_bad_input(capsys, tmp_path):
+    """The message says how to get a SavedModel."""
+    (tmp_path / "checkpoint").write_text("x")
+    code, _, err = run(capsys, tmp_path, *NAMED, "--output", tmp_path / "out")
+    assert code == 2
+    assert "export" in err
+
+
+def test_an_existing_version_is_bad_input(capsys, tmp_path):
+    """`--replace` is named as the way out."""
+    publish_toy(tmp_path / "files", tmp_path / "out")
+    code, _, err = run(capsys, tmp_path, "--name", "toy", "--version", "1", "--output", tmp_path / "out")
+    assert code == 2
+    assert "--replace" in err
+
+
+def test_inspect_shows_a_table_or_json(capsys, tmp_path):
+    """The same package both ways."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    code, out, _ = run(capsys, "inspect", package.path)
+    assert code == 0
+    assert "chosen for default" in out
+    code, out, _ = run(capsys, "inspect", package.path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"package", "name", "version", "chosen", "variants"} <= set(found)
+    assert set(found["variants"][0]) == {"name", "status", "size_bytes", "metrics", "error"}
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_damaged_package_is_bad_input(capsys, tmp_path, command):
+    """Exit code 2 and one line, for a directory and for an archive."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    (package.path / "float32.tflite").write_bytes(b"x")
+    archive = tmp_path / "out" / "toy-1.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:-100])
+    for path in (package.path, archive, tmp_path / "none"):
+        code, out, err = run(capsys, command, path)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+@pytest.mark.slow
+def test_verify_says_by_its_exit_code_whether_all_variants_run(capsys, cnn_package, tmp_path):
+    """0 for a package that runs, 4 for one whose digests are right but whose files are no models."""
+    code, out, _ = run(capsys, "verify", cnn_package[0].package)
+    assert code == 0
+    assert "each of the 3 variants ran" in out
+    code, _, err = run(capsys, "verify", publish_toy(tmp_path / "files", tmp_path / "out").path)
+    assert code == 4
+    assert "does not run: float32, int8" in err
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "converter.cli", *[str(argument) for argument in arguments]]
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_package_from_end_to_end(models, data, tmp_path):
+    """As a process of its own: JSON alone on stdout, plain progress lines on stderr, nothing of TensorFlow's noise."""
+    given = ["--calibration", data / "train.npz", "--evaluation", data / "test.npz", "--labels", data / "labels.txt"]
+    done = subprocess.run(
+        command(models / "cnn", *NAMED, "--output", tmp_path, "--json", *given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["status"] for one in found["variants"]] == ["ok"] * 3
+    assert (tmp_path / "cnn-1.tar.gz").is_file()
+    assert all(line.startswith("[") for line in done.stderr.splitlines())
+
+
+@pytest.mark.slow
+def test_no_variant_is_exit_code_4_and_the_json_says_why(models, tmp_path):
+    """What became of each variant is told although nothing was published."""
+    done = subprocess.run(
+        command(models / "flex", *NAMED, "--output", tmp_path, "--json"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["package"] is None
+    assert "MatrixDeterminant" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_leaves_nothing(models, tmp_path):
+    """Ctrl-C in the midst: exit code 130, one line, no package, no process, no staging folder."""
+    np.savez(tmp_path / "big.npz", image=np.zeros((2_000, 8, 8, 1), np.float32))
+    process = subprocess.Popen(
+        command(models / "cnn", *NAMED, "--output", tmp_path / "out", "--calibration", tmp_path / "big.npz"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    seen = ""
+    while "converting" not in seen:
+        seen = process.stderr.readline()
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "nothing was published" in err
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10.0
+    while any(child.is_running() and child.status() != "zombie" for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(child.is_running() and child.status() != "zombie" for child in children)
+    assert not (tmp_path / "out").exists()
