@@ -147,15 +147,15 @@ def test_without_any_data_variants_are_still_run(convert, tmp_path):
 
 
 def test_inputs_are_calibrated_by_name(convert, tmp_path):
-    """Two inputs of the same shape and other ranges: in the wrong order int8 would lose the small one."""
+    """Three inputs of the same shape and other ranges: each gets the scale of its own data."""
     random = np.random.default_rng(0)
-    arrays = {"z": random.uniform(0, 100, (200, 4)), "a": random.uniform(0, 1, (200, 4))}
-    np.savez(tmp_path / "data.npz", **arrays)
-    result = convert("two_inputs", tmp_path, calibration=tmp_path / "data.npz", evaluation=tmp_path / "data.npz")
-    assert by_name(result)["int8"].metrics["sum"]["sqnr_db"] > 35
+    ranges = {"zeta": 100, "alpha": 1, "mid": 10}
+    np.savez(tmp_path / "data.npz", **{name: random.uniform(0, high, (200, 4)) for name, high in ranges.items()})
+    result = convert("three_inputs", tmp_path, calibration=tmp_path / "data.npz", evaluation=tmp_path / "data.npz")
+    assert by_name(result)["int8"].metrics["sum"]["sqnr_db"] > 30
     specs = Package.open(result.package).manifest.variant("int8").signatures[0]
-    assert specs.input("z").quantization.scales[0] == pytest.approx(100 / 255, rel=0.05)
-    assert specs.input("a").quantization.scales[0] == pytest.approx(1 / 255, rel=0.05)
+    for name, high in ranges.items():
+        assert specs.input(name).quantization.scales[0] == pytest.approx(high / 255, rel=0.05)
 
 
 def test_a_model_without_batch_is_converted_and_measured(convert, tmp_path):

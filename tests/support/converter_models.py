@@ -11,7 +11,7 @@ def build_all(folder):
     """Makes every model of these tests under `folder`, one directory each."""
     import tensorflow as tf
 
-    for name, make in (("cnn", _cnn), ("two_inputs", _two_inputs), ("one_by_one", _one_by_one), ("flex", _flex)):
+    for name, make in (("cnn", _cnn), ("three_inputs", _three_inputs), ("one_by_one", _one_by_one), ("flex", _flex)):
         module, signatures = make(tf)
         tf.saved_model.save(module, str(Path(folder) / name), signatures=signatures)
     _lstm(tf, Path(folder) / "lstm")
@@ -40,15 +40,16 @@ def _cnn(tf):
     return module, {"serving_default": serve, "brightness": brightness}
 
 
-def _two_inputs(tf):
-    """Inputs z and a, both [N, 4], of ranges 100 and 1: calibrated the other way round, `a` is lost."""
+def _three_inputs(tf):
+    """Inputs zeta, alpha and mid, all [N, 4], of ranges 100, 1 and 10.
 
-    def spec(name):
-        return tf.TensorSpec((None, 4), tf.float32, name=name)
-
+    The TFLite file has them in an order that is neither this one nor the names': calibrated by position, the ranges
+    would be mixed up.
+    """
     module = tf.Module()
     module.serve = tf.function(
-        lambda z, a: {"sum": tf.nn.relu(z) * 0.5 + a * 50.0}, input_signature=[spec("z"), spec("a")]
+        lambda zeta, alpha, mid: {"sum": tf.nn.relu(zeta) * 0.5 + alpha * 50.0 + mid * 5.0},
+        input_signature=[tf.TensorSpec((None, 4), tf.float32, name=name) for name in ("zeta", "alpha", "mid")],
     )
     return module, module.serve
 

@@ -67,8 +67,10 @@ def test_the_batch_axis_is_where_every_first_dimension_is_variable(inputs, outpu
 @slow
 def test_a_signature_is_read_as_the_model_describes_it(server, models):
     """Names, dtypes and shapes straight from the SavedModel, sorted by name."""
-    found = server.run(read, 60.0, models / "two_inputs", "serving_default").signature
-    assert [(one.name, str(one)) for one in found.inputs] == [("a", "float32[-1, 4]"), ("z", "float32[-1, 4]")]
+    found = server.run(read, 60.0, models / "three_inputs", "serving_default").signature
+    assert [(one.name, str(one)) for one in found.inputs] == [
+        (name, "float32[-1, 4]") for name in ("alpha", "mid", "zeta")
+    ]
     assert [(one.name, str(one)) for one in found.outputs] == [("sum", "float32[-1, 4]")]
     assert found.batch_axis == 0
 
