@@ -9,19 +9,21 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
-from fallback_server.app import Server
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import DEFAULT_MODEL_NAME, ConfigInvalid, NetworkOptions, ServerOptions, SourceOptions
 from fallback_server.core.manager import ManagerOptions
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
-from fallback_server.transport.grpc_server import PortUnavailable
 
 EXIT_OK, EXIT_USAGE = 0, 2
 
 _DISTRIBUTION = "edge-runtime"
+_EXTRA = ("grpc_health", "tensorflow")
+"""What the extra `server` brings."""
+
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"
 _MICROSECONDS = 1_000_000
@@ -38,6 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if absent := [name for name in _EXTRA if find_spec(name) is None]:
+        print(
+            f"{parser.prog}: error: {', '.join(absent)} is not installed; "
+            f"the server is an extra: pip install '{_DISTRIBUTION}[server]'",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    from fallback_server.transport.grpc_server import PortUnavailable  # noqa: PLC0415  the extra must be there first
+
     logging.basicConfig(level=arguments.log_level.upper(), format=_LOG_FORMAT, stream=sys.stderr)
     try:
         options = _options(arguments)
@@ -55,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(options: ServerOptions) -> bool:
+    from fallback_server.app import Server  # noqa: PLC0415  the extra must be there first
+
     server = Server(options)
     network = options.network
     port = await server.start()
