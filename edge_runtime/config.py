@@ -35,7 +35,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         threads: Threads of one interpreter.
         batch_sizes: Sizes that are tried at load; those that make a row cheaper are used. 1 is always.
         variant: The variant to run instead of the one that the package chooses; every package must have it.
-        max_queued_requests: Requests that may wait for a version's engines; beyond it, they go elsewhere or are refused.
+        max_queued_requests: Requests that may wait for a version's engines; beyond it, they go away or are refused.
         max_queued_bytes: The same, for the bytes of their inputs.
         server_timeout_s: The longest call to a server for requests without a deadline.
         poll_interval_s: How often the store is looked at for new versions.
