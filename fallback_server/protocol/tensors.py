@@ -19,8 +19,11 @@ Array = npt.NDArray[np.generic]
 MAX_ELEMENTS = 2**31 - 1
 """No message can hold more than 2 GiB; a shape that claims more is refused before anything is allocated."""
 
-MAX_RANK = 254
-"""TensorFlow's limit."""
+MAX_RANK = 64
+"""numpy's limit; TensorFlow's is 254."""
+
+MAX_FILLED_BYTES = 2**26
+"""The largest array that is filled up with its last value: twenty bytes on the wire can claim any size."""
 
 
 class TensorCodecError(ValueError):
@@ -122,8 +125,8 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None) -> Array:
 
     Args:
         proto: What came.
-        max_bytes: The largest array that is made: a few bytes on the wire can claim gigabytes, which the last typed
-            value would fill. None sets no bound but `MAX_ELEMENTS`.
+        max_bytes: The largest array that is made. None sets no bound but `MAX_ELEMENTS`, and `MAX_FILLED_BYTES` for
+            one that the message doesn't hold in full.
 
     Raises:
         TensorCodecError: unknown dtype, unknown or impossible shape, values that don't fit the shape, or too large.
@@ -179,6 +182,7 @@ def _fill(values: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...], co
         raise TensorCodecError(f"{len(values)} values for a tensor of shape {list(shape)}, which has {count}")
     if len(values) == count:
         return values.reshape(shape)
+    _check_filled(dtype, shape, count)
     full = np.zeros(count, dtype=dtype)
     if len(values):
         full[: len(values)] = values
@@ -186,9 +190,20 @@ def _fill(values: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...], co
     return full.reshape(shape)
 
 
+def _check_filled(dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> None:
+    size = count * dtype.itemsize
+    if size > MAX_FILLED_BYTES:
+        raise TensorCodecError(
+            f"shape {list(shape)} claims {count} elements, {size} bytes, and the message has fewer: "
+            f"at most {MAX_FILLED_BYTES} bytes are filled up"
+        )
+
+
 def _strings(proto: pb.TensorProto, shape: tuple[int, ...], count: int) -> Array:
     if len(proto.string_val) > count:
         raise TensorCodecError(f"{len(proto.string_val)} values for a tensor of shape {list(shape)}, which has {count}")
+    if len(proto.string_val) < count:
+        _check_filled(np.dtype(object), shape, count)
     full = np.full(count, proto.string_val[-1] if proto.string_val else b"", dtype=object)
     full[: len(proto.string_val)] = list(proto.string_val)
     return full.reshape(shape)
@@ -202,6 +217,8 @@ def _shape(proto: pb.TensorShapeProto) -> tuple[int, ...]:
         raise TensorCodecError(f"rank {len(shape)}, at most {MAX_RANK} is allowed")
     if any(size < 0 for size in shape):
         raise TensorCodecError(f"shape {list(shape)} has a negative dimension")
+    if 0 in shape and math.prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise TensorCodecError(f"shape {list(shape)} has no elements, and dimensions that no array can have")
     return shape
 
 

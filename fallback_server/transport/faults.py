@@ -20,13 +20,27 @@ _FAULTS: dict[type[Exception], Fault] = {
     errors.ExecutionFailed: Fault.INTERNAL,
 }
 
+MAX_TEXT_BYTES = 2000
+"""A status text travels in the trailers, percent-encoded, and clients refuse trailers over 8 KiB: a longer text, with a
+name in it that the caller made long, would cost the caller the code too."""
+
 INTERNAL_TEXT = "internal error; the server's log tells more"
 
 
 def translate(error: Exception) -> tuple[Fault, str]:
-    """The fault and the text for the caller. What is no named error is logged, and its text kept from the caller."""
+    """The fault and the text for the caller, cut where it would be too long to travel.
+
+    What is no named error is logged, and its text kept from the caller.
+    """
     fault = _FAULTS.get(type(error))
     if fault is not None:
-        return fault, str(error)
+        return fault, _cut(str(error))
     _log.error("an error that has no name", exc_info=error)
     return Fault.INTERNAL, INTERNAL_TEXT
+
+
+def _cut(text: str) -> str:
+    data = text.encode(errors="replace")
+    if len(data) <= MAX_TEXT_BYTES:
+        return text
+    return data[:MAX_TEXT_BYTES].decode(errors="ignore") + "... (cut)"

@@ -168,3 +168,30 @@ def test_other_calls_are_unimplemented(tmp_path):
             assert (await code_of(classify(b"")))[0] is CODE.UNIMPLEMENTED
 
     asyncio.run(story())
+
+
+def test_what_is_no_message_is_invalid_and_tells_nothing_of_the_inside(tmp_path):
+    """Bytes that don't parse are the caller's fault, told without the names of our classes."""
+
+    async def story():
+        async with standing(FakeExecutor(), tmp_path) as stand:
+            raw = stand.channel.unary_unary(PREDICT.path)
+            expected = (CODE.INVALID_ARGUMENT, "the request is no PredictRequest")
+            assert await code_of(raw(b"\xff" * 10)) == expected
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("letter", ["n", "ж"])
+def test_a_long_name_does_not_cost_the_code(tmp_path, letter):
+    """A text that quotes a name of 100,000 letters is cut: trailers that long are dropped, and the code with them."""
+
+    async def story():
+        async with standing(FakeExecutor(), tmp_path) as stand:
+            asked = pb.PredictRequest(model_spec=pb.ModelSpec(name=letter * 100_000))
+            code, text = await code_of(stand.predict(asked))
+            assert code is CODE.NOT_FOUND
+            assert text.startswith(f"Servable not found for request: Latest({letter}")
+            assert text.endswith("... (cut)")
+
+    asyncio.run(story())
