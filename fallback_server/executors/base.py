@@ -56,17 +56,21 @@ class Signature:
         name: What a request calls it.
         inputs: By name.
         outputs: By name.
-        batches: Whether every input and output has a variable first dimension, so that requests may be merged.
+        mixes_rows: Whether a trial showed that a row's answer depends on the rows beside it.
+        batches: Whether every input and output has a variable first dimension, and no trial showed that rows mix: then
+            requests may be merged.
     """
 
     name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    mixes_rows: bool = False
     batches: bool = field(init=False)
 
     def __post_init__(self) -> None:
         specs = (*self.inputs.values(), *self.outputs.values())
-        object.__setattr__(self, "batches", bool(self.inputs) and all(spec.has_batch_axis for spec in specs))
+        batches = bool(self.inputs) and all(spec.has_batch_axis for spec in specs)
+        object.__setattr__(self, "batches", batches and not self.mixes_rows)
 
 
 class Executor(Protocol):

@@ -6,6 +6,7 @@ file, runs from several threads at once, costs less a call than a restored funct
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -24,6 +25,9 @@ from fallback_server.protocol.tensors import TensorCodecError, numpy_dtype
 
 _log = logging.getLogger(__name__)
 
+MAX_PARALLELISM = 1024
+"""More threads than any machine runs at a time."""
+
 TAGS = ("serve",)
 """The MetaGraph that is meant for serving, as TensorFlow Serving takes it."""
 
@@ -32,6 +36,9 @@ _INTERNAL = "__saved_model"
 
 _MAX_WARM_UP_BYTES = 2**28
 """Inputs larger than this are not made up: the first request may take longer then."""
+
+_ROUNDING = 0.01
+"""Relative: above what float16 and reordered sums differ by, far below what a foreign row of ones changes."""
 
 _import_lock = threading.Lock()
 
@@ -54,6 +61,8 @@ class SavedModelOptions:
         for name in ("intra_op_parallelism", "inter_op_parallelism"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+            if getattr(self, name) > MAX_PARALLELISM:
+                raise ValueError(f"{name} must be at most {MAX_PARALLELISM}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,21 +118,48 @@ class SavedModelExecutor:
             values = call.run(*[inputs[name] for name in call.feeds])
         except self._tf.errors.InvalidArgumentError as error:
             raise InvalidInput(f"the model refused the values: {_reason(error)}") from error
+        except UnicodeDecodeError as error:
+            # TensorFlow's refusal quotes the request's own bytes, which are no text, and so can't become an exception.
+            raise InvalidInput("the model refused the values") from error
         outputs = {name: np.asarray(value) for name, value in zip(call.fetches, values, strict=True)}
         for output, source in call.passed.items():
             outputs[output] = inputs[source]
         return outputs
 
     def warm_up(self) -> None:
-        """Runs each signature once on zeros where zeros can be made, so that the first request pays for no set-up."""
-        for name, signature in self._signatures.items():
+        """Runs each signature where zeros can be made, so that the first request pays for no set-up.
+
+        And sees whether rows mix: a variable first dimension need be no batch. It may be a time axis, or the model may
+        sort, sum up or normalize over it; merged requests would then get wrong answers, and nobody would know.
+        """
+        for name, signature in list(self._signatures.items()):
             zeros = _zeros(signature)
             if zeros is None:
                 continue
             try:
                 self.run(name, zeros)
-            except Exception as error:  # noqa: BLE001  a model may well refuse zeros: requests will tell
-                _log.info("signature %r did not run on zeros: %s", name, _reason(error))
+                if signature.batches and self._mixes_rows(name, zeros):
+                    self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
+                    _log.warning(
+                        "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
+                    )
+            except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
+                _log.info("signature %r did not run on zeros and ones: %s", name, _reason(error))
+
+    def _mixes_rows(self, name: str, zero: Mapping[str, Array]) -> bool:
+        """Whether a row of ones and one of zeros are answered otherwise together than alone.
+
+        False for models that answer the same row differently each time: there is nothing to compare.
+        """
+        one = {key: np.ones_like(array) for key, array in zero.items()}
+        rows = (one, zero, one)
+        together = self.run(name, {key: np.concatenate([row[key] for row in rows]) for key in zero})
+        alone = [self.run(name, row) for row in rows]
+        if not all(_alike(alone[0][key], alone[2][key]) for key in together):
+            return False
+        if any(array.shape[:1] != (1,) for answer in alone for array in answer.values()):
+            return True
+        return not all(_alike(np.concatenate([each[key] for each in alone]), together[key]) for key in together)
 
     def close(self) -> None:
         """Frees the session's memory."""
@@ -217,6 +253,16 @@ def _callable_options(*, feed: list[str], fetch: list[str]) -> Any:
     from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415  as in _imported
 
     return config_pb2.CallableOptions(feed=feed, fetch=fetch)
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Whether two outputs are the same but for rounding, which may differ with the number of rows."""
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind not in "fc":
+        return bool(np.array_equal(one, other))
+    scale = float(np.max(np.abs(one), initial=0.0, where=np.isfinite(one)))
+    return bool(np.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True))
 
 
 def _zeros(signature: Signature) -> dict[str, Array] | None:

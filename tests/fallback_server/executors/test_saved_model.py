@@ -71,3 +71,43 @@ def test_options_name_what_they_refuse():
     """A refusal says the name, the bound and the value."""
     with pytest.raises(ValueError, match="intra_op_parallelism must be at least 0, got -1"):
         SavedModelOptions(intra_op_parallelism=-1)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A model that takes serialized examples, and one whose first dimension is a time axis."""
+    import tensorflow as tf
+
+    def signature(function, name, shape, dtype=tf.float32):
+        return tf.function(function, input_signature=[tf.TensorSpec(shape, dtype, name=name)])
+
+    module = tf.Module()
+    features = {"a": tf.io.FixedLenFeature([2], tf.float32)}
+    weights = tf.constant(np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    module.examples = signature(lambda s: {"a": tf.io.parse_example(s, features)["a"]}, "s", [None], tf.string)
+    module.forward = signature(lambda x: {"y": tf.cumsum(x)}, "x", [None, 2])
+    module.backward = signature(lambda x: {"y": tf.cumsum(x, reverse=True)}, "x", [None, 2])
+    module.total = signature(lambda x: {"y": tf.reduce_sum(x, axis=0, keepdims=True)[: tf.shape(x)[0]]}, "x", [None, 2])
+    module.dense = signature(lambda x: {"y": tf.nn.softmax(x @ weights)}, "x", [None, 64])
+    module.random = signature(lambda x: {"y": x + tf.random.uniform(tf.shape(x))}, "x", [None, 2])
+    names = ("examples", "forward", "backward", "total", "dense", "random")
+    path = tmp_path_factory.mktemp("odd") / "1"
+    tf.saved_model.save(module, str(path), signatures={name: getattr(module, name) for name in names})
+    executor = open_saved_model(path, OPTIONS)
+    yield executor
+    executor.close()
+
+
+@pytest.mark.slow
+def test_a_refusal_that_quotes_bytes_is_the_requests_fault(odd):
+    """TensorFlow quotes the request, and bytes that are no text can't become its exception: InvalidInput."""
+    with pytest.raises(InvalidInput, match="the model refused the values"):
+        odd.run("examples", {"s": np.array([b"\xff\xff"], object)})
+
+
+@pytest.mark.slow
+def test_a_model_whose_rows_mix_is_not_merged(odd):
+    """A variable first dimension that is a time axis is no batch, though rows are kept; rounding and chance pass."""
+    batches = {name: signature.batches for name, signature in odd.signatures.items()}
+    assert (batches["forward"], batches["backward"], batches["total"]) == (False, False, False)
+    assert (batches["dense"], batches["random"], batches["examples"]) == (True, True, True)
