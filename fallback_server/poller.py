@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -14,6 +15,8 @@ PATIENCE_POLLS = 3
 
 _SLICE_S = 0.2
 """How soon a wait for loads sees that it should end."""
+
+_log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -36,7 +39,7 @@ class Target(Protocol):
 
 
 class Poller:
-    """A thread of its own, since a look at a slow share may take long.
+    """A thread of its own, since a look at a slow share may take long. A look that fails is logged, the next is made.
 
     Args:
         source: What should be served.
@@ -72,10 +75,10 @@ class Poller:
 
     def _work(self) -> None:
         wait_s = self._wait_s or 1.0
-        snapshot = self._poll()
+        settled = self._poll()
         polls = 1
-        while snapshot.unsettled and polls < PATIENCE_POLLS and not self._stopped.wait(wait_s):
-            snapshot = self._poll()
+        while not settled and polls < PATIENCE_POLLS and not self._stopped.wait(wait_s):
+            settled = self._poll()
             polls += 1
         while not self._stopped.is_set() and not self._manager.wait_idle(timeout_s=_SLICE_S):
             pass
@@ -84,8 +87,13 @@ class Poller:
         while self._wait_s and not self._stopped.wait(wait_s):
             self._poll()
 
-    def _poll(self) -> SourceSnapshot:
-        snapshot = self._source.poll()
-        if not self._stopped.is_set():
-            self._manager.set_aspired(snapshot.aspired)
-        return snapshot
+    def _poll(self) -> bool:
+        """Looks once; whether all that was seen has settled."""
+        try:
+            snapshot = self._source.poll()
+            if not self._stopped.is_set():
+                self._manager.set_aspired(snapshot.aspired)
+        except Exception:  # noqa: BLE001  without this thread nothing would be loaded any more, and nobody told
+            _log.exception("looking for versions failed; the next look is in its time")
+            return False
+        return not snapshot.unsettled

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +50,8 @@ class FileSystemSource:
     times, so that what stood there before the start is taken at the first poll.
 
     What can't be read (a share that is not mounted) unloads nothing: its versions stay as last stated. A model whose
-    folder vanished from a repository that can be read is gone, and so are its versions.
+    folder vanished from a repository that can be read is gone, and so are its versions. A version with anything in it
+    that can't be read, or is neither file nor folder, is not taken, and a warning says what is in the way.
 
     Args:
         models: Model name -> base path, which holds a folder for each version, named by its number.
@@ -73,6 +76,9 @@ class FileSystemSource:
         self._last: dict[str, dict[ServableId, AspiredVersion]] = {}
         self._seen: dict[ServableId, Fingerprint] = {}
         self._told: dict[str, str] = {}
+        self._told_before: dict[str, str] = {}
+        self._unreadable: dict[ServableId, str] = {}
+        self._unreadable_before: dict[ServableId, str] = {}
 
     def poll(self) -> SourceSnapshot:
         """Looks once. Never raises for what it finds on disk."""
@@ -80,6 +86,8 @@ class FileSystemSource:
         seen: dict[ServableId, Fingerprint] = {}
         unsettled: set[ServableId] = set()
         last, self._last = self._last, {}
+        self._told_before, self._told = self._told, {}
+        self._unreadable_before, self._unreadable = self._unreadable, {}
         for name, base_path in self._base_paths().items():
             found = self._versions(name, base_path)
             if found is None:
@@ -129,8 +137,12 @@ class FileSystemSource:
     ) -> AspiredVersion | None:
         try:
             fingerprint, newest_s = _scan(path)
-        except OSError:
-            return None  # Something vanished or moved while it was read: the next poll sees it whole.
+        except OSError as error:
+            # Something vanished or moved while it was read: the next poll sees it whole. If not, it must be told.
+            why = self._unreadable[servable_id] = str(error)
+            if self._unreadable_before.get(servable_id) == why:
+                self._tell(str(path), f"{servable_id} at {path} can't be read, and nothing new of it is taken: {why}")
+            return None
         seen[servable_id] = fingerprint
         if self._seen.get(servable_id) == fingerprint or newest_s < self._wall_clock() - self._settle_s:
             return AspiredVersion(path=path, fingerprint=fingerprint)
@@ -139,15 +151,22 @@ class FileSystemSource:
     def _tell(self, topic: str, warning: str) -> None:
         """Logs a warning when it is new, not at every poll."""
         if not warning:
-            self._told.pop(topic, None)
-        elif self._told.get(topic) != warning:
-            self._told[topic] = warning
+            return
+        self._told[topic] = warning
+        if self._told_before.get(topic) != warning:
             _log.warning("%s", warning)
 
 
 def _folders(path: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as entries:
-        yield from [entry for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        yield from [entry for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link in a circle, or to where this process may not look: it alone is passed over.
+        return False
 
 
 def _scan(path: Path) -> tuple[Fingerprint, float]:
@@ -161,11 +180,14 @@ def _scan(path: Path) -> tuple[Fingerprint, float]:
     for folder, folders, files in os.walk(path, onerror=_raise):
         for name in (*folders, *files):
             full = Path(folder, name)
-            stat = full.stat()
+            status = full.stat()
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                # To open a pipe waits for its writer, for ever, and with it the thread that loads.
+                raise OSError(errno.EINVAL, "neither a file nor a folder", str(full))
             # A folder's size is the file system's own affair.
-            size = 0 if name in folders else stat.st_size
-            items.append((full.relative_to(path).as_posix(), size, stat.st_mtime_ns))
-            newest_ns = max(newest_ns, stat.st_mtime_ns, stat.st_ctime_ns)
+            size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+            items.append((full.relative_to(path).as_posix(), size, status.st_mtime_ns))
+            newest_ns = max(newest_ns, status.st_mtime_ns, status.st_ctime_ns)
     return tuple(sorted(items)), newest_ns / 1e9
 
 

@@ -113,3 +113,26 @@ def test_hint_for_a_base_path_without_versions(tmp_path, wall, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"no versions of m under {tmp_path / 'm'}: a version is a folder whose name is a number"
     ]
+
+
+def test_one_broken_entry_hides_no_other(tmp_path, wall):
+    """A link in a circle, among models or versions, is passed over; what stands beside it is stated."""
+    version(tmp_path / "repository" / "m", "1")
+    (tmp_path / "repository" / "circle").symlink_to("circle")
+    (tmp_path / "repository" / "m" / "2").symlink_to("2")
+    polled = source(tmp_path, wall, models={}, repository=tmp_path / "repository")
+    assert list(polled.poll().aspired) == [ServableId("m", 1)]
+
+
+def test_a_version_with_a_pipe_or_a_dangling_link_is_not_taken_and_told_of_once(tmp_path, wall, caplog):
+    """To open a pipe would hold a load thread for ever; a version passed over in silence would be a riddle."""
+    version(tmp_path / "m", "1")
+    os.mkfifo(version(tmp_path / "m", "2") / "pipe")
+    (version(tmp_path / "m", "3") / "link").symlink_to("nowhere")
+    polled = source(tmp_path, wall)
+    for _ in range(4):
+        assert list(polled.poll().aspired) == [ServableId("m", 1)]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert "neither a file nor a folder" in warnings[0]
+    assert "No such file or directory" in warnings[1]
