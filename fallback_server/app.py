@@ -60,7 +60,7 @@ class Server:
         self._advertiser: Advertiser | None = None
 
     async def start(self) -> int:
-        """Listens, begins to load and to announce; returns the port. SIGTERM and SIGINT stop the server from now on.
+        """Listens and begins to load; returns the port. SIGTERM and SIGINT stop the server from now on.
 
         Raises:
             PortUnavailable: it can't listen there.
@@ -74,11 +74,14 @@ class Server:
         if network.mdns:
             announcement = Announcement(server_id=network.server_id)
             self._advertiser = Advertiser(announcement, host=network.host, port=port)
-            self._advertiser.start()
         return port
 
     async def wait_ready(self) -> bool:
-        """Waits until what was on disk at the start is loaded, or could not be; False when a stop comes first."""
+        """Waits until what was on disk at the start is loaded, or could not be, and only then begins to announce.
+
+        Returns:
+            False when a stop comes first.
+        """
         waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._stop)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -86,6 +89,8 @@ class Server:
         if self._stop.is_set():
             return False
         await self._grpc.set_serving(serving=True)
+        if self._advertiser is not None:
+            self._advertiser.start()
         return True
 
     async def run_until_stopped(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import DEFAULT_MODEL_NAME, ConfigInvalid, NetworkOptions, ServerOptions, SourceOptions
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigInvalid, PortUnavailable) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_OK  # It came before the server listened for signals: there was nothing to finish.
     if not stopped_whole:
         # A load or a batch outlasted the grace. Python would end under its thread's feet, which ends in an abort.
         logging.getLogger(__name__).warning("leaving what outlasted the grace")
@@ -124,6 +127,24 @@ def _options(arguments: argparse.Namespace) -> ServerOptions:
         raise ConfigInvalid(_as_flag(str(error))) from error
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """`--x`, `--no-x`, and as TensorFlow Serving writes it, `--x=true` and `--x=false`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.nargs = "?"
+        self.metavar = "true|false"
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if values is not None and (option_string.startswith("--no-") or values not in ("true", "false")):
+            raise argparse.ArgumentError(self, f"expected true or false, or no value, got {values!r}")
+        super().__call__(parser, namespace, [], option_string)
+        if values == "false":
+            setattr(namespace, self.dest, False)
+
+
 _FLAGS = {
     "max_batch_size_rows": "max_batch_size",
     "batch_timeout_us": "batch_timeout_micros",
@@ -185,16 +206,14 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
 def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
     group.add_argument("--port", type=int, default=8500, help="0 picks a free one")
-    group.add_argument("--mdns", action=argparse.BooleanOptionalAction, default=True, help="announce the server")
+    group.add_argument("--mdns", action=_Switch, default=True, help="announce the server")
     group.add_argument("--server_id", help="in the announcement; a random one if left out")
     group.add_argument("--grace_s", type=float, default=30.0, help="for requests in flight when the server stops")
 
 
 def _add_batching(group: argparse._ArgumentGroup) -> None:
     defaults = BatchingOptions()
-    group.add_argument(
-        "--enable_batching", action=argparse.BooleanOptionalAction, default=True, help="run waiting requests together"
-    )
+    group.add_argument("--enable_batching", action=_Switch, default=True, help="run waiting requests together")
     group.add_argument(
         "--max_batch_size", type=int, default=defaults.max_batch_size_rows, help="rows; a larger request runs alone"
     )

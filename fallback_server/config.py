@@ -13,6 +13,9 @@ from fallback_server.executors.saved_model import SavedModelOptions
 DEFAULT_MODEL_NAME = "default"
 """TensorFlow Serving's name for the model of a base path that is given without one."""
 
+MAX_WAIT_S = 86_400.0
+"""A day: the longest that is waited between two looks at the disk, or for what is in flight."""
+
 
 class ConfigInvalid(ValueError):
     """An option is out of its bounds, or names what isn't there. The text is for whoever started the server."""
@@ -67,6 +70,10 @@ class SourceOptions:
             raise ConfigInvalid(f"--model_name must be a name without slashes, got {sorted(self.models)}")
         if not self.poll_wait_s >= 0:
             raise ConfigInvalid(f"--file_system_poll_wait_seconds must be at least 0, got {self.poll_wait_s}")
+        if self.poll_wait_s > MAX_WAIT_S:
+            raise ConfigInvalid(
+                f"--file_system_poll_wait_seconds must be at most {MAX_WAIT_S:.0f}, got {self.poll_wait_s}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +99,5 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if not self.grace_s >= 0:
             raise ConfigInvalid(f"--grace_s must be at least 0, got {self.grace_s}")
+        if self.grace_s > MAX_WAIT_S:
+            raise ConfigInvalid(f"--grace_s must be at most {MAX_WAIT_S:.0f}, got {self.grace_s}")

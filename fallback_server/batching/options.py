@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_BATCH_TIMEOUT_US = 3_600_000_000
+"""An hour. Longer waits are a slip of the unit, and the longest are none that a thread can wait."""
+
+MAX_THREADS = 1024
+"""More than any machine runs at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingOptions:
@@ -15,7 +21,7 @@ class BatchingOptions:
         batch_timeout_us: How long a first request waits for company. 0: a batch is what came while all threads ran.
         max_enqueued_batches: How many full batches may wait in one queue.
         max_enqueued_bytes: How many bytes of input may wait in all queues together.
-        num_batch_threads: How many batches run at the same time.
+        num_batch_threads: How many batches run at the same time; one more where a queue has none running.
     """
 
     enabled: bool = True
@@ -29,8 +35,12 @@ class BatchingOptions:
         for name in ("max_batch_size_rows", "max_enqueued_batches", "max_enqueued_bytes", "num_batch_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_batch_threads > MAX_THREADS:
+            raise ValueError(f"num_batch_threads must be at most {MAX_THREADS}, got {self.num_batch_threads}")
         if self.batch_timeout_us < 0:
             raise ValueError(f"batch_timeout_us must be at least 0, got {self.batch_timeout_us}")
+        if self.batch_timeout_us > MAX_BATCH_TIMEOUT_US:
+            raise ValueError(f"batch_timeout_us must be at most {MAX_BATCH_TIMEOUT_US}, got {self.batch_timeout_us}")
 
     @property
     def batch_timeout_s(self) -> float:

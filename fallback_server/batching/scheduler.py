@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from fallback_server.batching.execution import Outcome, execute
@@ -21,8 +22,11 @@ OnDone = Callable[[Sequence[Outcome]], None]
 class BatchScheduler:
     """Runs what is submitted, in batches. Never blocks whoever submits: it refuses when too much waits.
 
+    There is one thread more than `num_batch_threads`. It runs batches only of a queue that has none under way: so one
+    slow model can't hold all threads, and costs nothing while no other is asked for.
+
     Args:
-        options: The number of threads, and the bound on what waits in all queues together.
+        options: The number of batches that run at a time, and the bound on what waits in all queues together.
         on_done: Gets the outcomes of a batch, in the thread that ran it. Every accepted task comes there once.
         clock: Monotonic seconds.
     """
@@ -36,6 +40,7 @@ class BatchScheduler:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[BatchQueue, None] = {}
+        self._running: Counter[BatchQueue] = Counter()
         self._bytes = 0
         self._idle = 0
         self._stopping = False
@@ -43,7 +48,7 @@ class BatchScheduler:
 
     def start(self) -> None:
         """Starts the threads."""
-        for index in range(self._options.num_batch_threads):
+        for index in range(self._options.num_batch_threads + 1):
             thread = threading.Thread(target=self._work, name=f"batch-{index}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -65,6 +70,8 @@ class BatchScheduler:
         if taken is None:
             return False
         self._run(*taken)
+        with self._lock:
+            self._ended(taken[0])
         return True
 
     def stop(self, *, timeout_s: float) -> bool:
@@ -102,7 +109,10 @@ class BatchScheduler:
     def _take(self, now_s: float) -> tuple[tuple[BatchQueue, list[Task]] | None, float]:
         """The next batch that is due, taken out; or None, and when one will be. Under the lock."""
         earliest_s = math.inf
+        only_idle = self._running.total() >= self._options.num_batch_threads
         for queue in self._waiting:
+            if only_idle and queue in self._running:
+                continue
             due_s = -math.inf if self._stopping else queue.due_at_s()
             if due_s <= now_s:
                 tasks = queue.take()
@@ -111,13 +121,28 @@ class BatchScheduler:
                 del self._waiting[queue]
                 if queue.rows:
                     self._waiting[queue] = None
+                self._running[queue] += 1
                 return (queue, tasks), now_s
             earliest_s = min(earliest_s, due_s)
         return None, earliest_s
 
-    def _next(self) -> tuple[BatchQueue, list[Task]] | None:
-        """Waits for a batch; None when the scheduler has stopped and nothing waits."""
+    def _ended(self, queue: BatchQueue) -> None:
+        """A batch of the queue is done. Under the lock."""
+        self._running[queue] -= 1
+        if not self._running[queue]:
+            del self._running[queue]
+
+    def _next(self, done: BatchQueue | None) -> tuple[BatchQueue, list[Task]] | None:
+        """Waits for a batch; None when the scheduler has stopped and nothing waits that this thread may run.
+
+        Args:
+            done: Whose batch this thread has just run.
+        """
         with self._lock:
+            if done is not None:
+                self._ended(done)
+                if self._idle and self._waiting:
+                    self._wake.notify()  # What it has passed over may have its turn now.
             while True:
                 now_s = self._clock()
                 taken, earliest_s = self._take(now_s)
@@ -130,8 +155,10 @@ class BatchScheduler:
                 self._idle -= 1
 
     def _work(self) -> None:
-        while (taken := self._next()) is not None:
+        done: BatchQueue | None = None
+        while (taken := self._next(done)) is not None:
             self._run(*taken)
+            done = taken[0]
 
     def _run(self, queue: BatchQueue, tasks: list[Task]) -> None:
         outcomes = execute(queue, tasks, clock=self._clock)

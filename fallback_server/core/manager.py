@@ -26,6 +26,9 @@ S = TypeVar("S", bound=Servable)
 MAX_REMEMBERED = 256
 """How many unloaded versions stay visible as END; the oldest are forgotten first."""
 
+MAX_THREADS = 1024
+"""More than any machine runs at a time."""
+
 _ON_THE_WAY = (State.START, State.LOADING)
 
 
@@ -49,6 +52,8 @@ class ManagerOptions:
         for name in ("num_load_threads", "num_unload_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > MAX_THREADS:
+                raise ValueError(f"{name} must be at most {MAX_THREADS}, got {getattr(self, name)}")
         for name in ("max_num_load_retries", "load_retry_interval_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -55,6 +55,16 @@ def test_every_start_has_an_id_of_its_own(tmp_path):
         (["--model_repository=/", "--batch_timeout_micros=-1"], "--batch_timeout_micros must be at least 0, got -1"),
         (["--model_repository=/", "--num_load_threads=0"], "--num_load_threads must be at least 1, got 0"),
         (["--model_repository=/", "--grace_s=-1"], "--grace_s must be at least 0, got -1.0"),
+        (["--model_repository=/", "--grace_s=inf"], "--grace_s must be at most 86400, got inf"),
+        (
+            ["--model_repository=/", "--file_system_poll_wait_seconds=inf"],
+            "--file_system_poll_wait_seconds must be at most 86400, got inf",
+        ),
+        (["--model_repository=/", "--num_load_threads=5000"], "--num_load_threads must be at most 1024, got 5000"),
+        (
+            ["--model_repository=/", "--tensorflow_inter_op_parallelism=9999999999"],
+            "--tensorflow_inter_op_parallelism must be at most 1024, got 9999999999",
+        ),
         (["--model_repository=/", "--server_id=a b"], "--server_id: server id 'a b'"),
         (
             ["--model_repository=/", "--file_system_poll_wait_seconds=-1"],
@@ -106,3 +116,17 @@ def test_version_and_help_load_no_tensorflow():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("fallback-server 0.")
+
+
+def test_switches_in_tensorflow_servings_form(tmp_path, capsys):
+    """`--enable_batching=true` is how its operators write it; another value is refused by name."""
+    where = f"--model_repository={tmp_path}"
+    assert options(where, "--enable_batching=true", "--mdns=false").batching.enabled
+    assert not options(where, "--enable_batching=true", "--mdns=false").network.mdns
+    assert not options(where, "--enable_batching=false").batching.enabled
+    assert options(where, "--enable_batching", "--mdns").network.mdns
+    for wrong in ("--enable_batching=1", "--no-mdns=true"):
+        with pytest.raises(SystemExit) as ended:
+            options(where, wrong)
+        assert ended.value.code == 2
+        assert "expected true or false, or no value, got" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def request(x):
 
 
 def test_killed_restarted_and_stopped(models, watcher):
-    """Killed in mid-request: UNAVAILABLE at once. Restarted on its port: answers. Stopped: finishes, withdraws, 0."""
+    """Killed in mid-request: UNAVAILABLE. Restarted: answers, then announces. Stopped: finishes, withdraws, exits 0."""
     flags = ["--model_name=slow", "--model_base_path", str(models / "slow")]
     first = ServerProcess(*flags, "--port=0", "--server_id", f"first-{os.getpid()}")
     second = None
@@ -99,6 +99,9 @@ def test_killed_restarted_and_stopped(models, watcher):
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         watcher.until(lambda: name not in watcher.found)
         assert not [line for line in second.log if " ERROR " in line or "Traceback" in line]
+        told = [line for line in second.log if ": loaded " in line or "mDNS: announced as" in line]
+        assert len(told) == 2
+        assert ": loaded " in told[0], "announced before it could answer"
     finally:
         first.close()
         if second is not None:

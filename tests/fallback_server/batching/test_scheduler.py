@@ -269,3 +269,40 @@ def test_options_name_what_they_refuse(name):
     """A refusal says the name, the bound and the value."""
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         BatchingOptions(**{name: 0})
+
+
+def test_one_slow_model_leaves_a_thread_to_the_others():
+    """All batches at a time are the slow model's, and no more of it; another's is run nevertheless."""
+    gate, answered, done = threading.Event(), threading.Event(), []
+    under_way = threading.Semaphore(0)
+
+    def slow(inputs):
+        under_way.release()
+        assert gate.wait(10)
+        return {"y": inputs["x"]}
+
+    def on_done(outcomes):
+        done.extend(outcomes)
+        if any(task.inputs["x"][0, 0] == 7 for task, _ in outcomes):
+            answered.set()
+
+    options = BatchingOptions(num_batch_threads=2, max_batch_size_rows=1)
+    scheduler = BatchScheduler(options=options, on_done=on_done)
+    busy = BatchQueue(name="slow", run=slow, options=options, merges=True)
+    quiet = BatchQueue(name="quick", run=lambda inputs: {"y": inputs["x"]}, options=options, merges=True)
+    scheduler.start()
+    scheduler.submit([(busy, make(rows(value))) for value in range(5)])
+    assert all(under_way.acquire(timeout=10) for _ in range(2))
+    scheduler.submit([(quiet, make(rows(7)))])
+    assert answered.wait(10)
+    assert not under_way.acquire(blocking=False)
+    gate.set()
+    assert scheduler.stop(timeout_s=10)
+    assert len(done) == 6
+
+
+@pytest.mark.parametrize(("name", "most"), [("num_batch_threads", 1024), ("batch_timeout_us", 3_600_000_000)])
+def test_options_no_machine_can_follow_are_refused(name, most):
+    """Beyond these a thread could not be started, or not wait so long, and would fail when it is too late."""
+    with pytest.raises(ValueError, match=f"{name} must be at most {most}, got {most + 1}"):
+        BatchingOptions(**{name: most + 1})
