@@ -10,11 +10,21 @@ from converter.artifact.errors import (
     PackageError,
     PackageExists,
     PackageNotFound,
+    PackageUnreadable,
     UnsafeArchive,
 )
 from converter.artifact.package import Package
 from converter.artifact.preprocess import InputPreprocess, Preprocess
-from converter.artifact.schema import FORMAT_VERSION, FileEntry, Manifest, Metrics, Source, Variant
+from converter.artifact.schema import (
+    FORMAT_VERSION,
+    FileEntry,
+    Manifest,
+    Metrics,
+    Source,
+    Variant,
+    check_name,
+    check_version,
+)
 from converter.artifact.signature import VARIABLE, Quantization, Signature, TensorSpec
 from converter.artifact.store import archive_path, install, installed, publish, version_path
 
@@ -32,6 +42,7 @@ __all__ = [
     "PackageError",
     "PackageExists",
     "PackageNotFound",
+    "PackageUnreadable",
     "Preprocess",
     "Quantization",
     "Signature",
@@ -40,6 +51,8 @@ __all__ = [
     "UnsafeArchive",
     "Variant",
     "archive_path",
+    "check_name",
+    "check_version",
     "install",
     "installed",
     "publish",

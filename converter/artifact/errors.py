@@ -5,6 +5,7 @@ PackageError
 ├── PackageExists        the place to publish to already holds this version
 ├── ManifestInvalid      the manifest can't be read, or says something impossible
 ├── FormatTooNew         written in a later format than this program reads
+├── PackageUnreadable    the file system refuses to read a file of it
 ├── DigestMismatch       a file is truncated, altered or missing
 └── UnsafeArchive        an archive member that points outside, is no plain file, or is beyond the bounds
 """
@@ -28,6 +29,10 @@ class ManifestInvalid(PackageError):
 
 class FormatTooNew(PackageError):
     """The package's `format_version` is later than the one that this program reads."""
+
+
+class PackageUnreadable(PackageError):
+    """A file of the package can't be read: no permission, or a disk that fails; the cause is the OSError."""
 
 
 class DigestMismatch(PackageError):

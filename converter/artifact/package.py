@@ -7,17 +7,20 @@ tree under `NAME/VERSION/`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from converter.artifact.digest import file_entry
-from converter.artifact.errors import DigestMismatch, ManifestInvalid, PackageNotFound
+from converter.artifact.errors import DigestMismatch, ManifestInvalid, PackageNotFound, PackageUnreadable
 from converter.artifact.schema import (
     MANIFEST,
     MANIFEST_DIGEST,
     MAX_MANIFEST_BYTES,
+    FileEntry,
     Manifest,
     Variant,
     check_path,
@@ -49,12 +52,13 @@ class Package:
         Args:
             path: The directory `NAME/VERSION`; its own name does not matter here.
             verify: Check every file's size and SHA-256. Without it only sizes are checked: for a package that this
-                process has just written.
+                process has just written, or whose files are read with `read`, which verifies each.
 
         Raises:
             PackageNotFound: no directory, or no manifest in it.
             FormatTooNew, ManifestInvalid: see `schema.decode`.
             DigestMismatch: a file is missing, truncated, altered or no plain file.
+            PackageUnreadable: the file system refuses to read one.
         """
         root = Path(path)
         data = _read_manifest(root)
@@ -63,13 +67,36 @@ class Package:
         _check_manifest_digest(root, digest)
         for name, entry in manifest.files.items():
             file = _plain_file(root, name)
-            found = file_entry(file) if verify else None
-            size_bytes = found.size_bytes if found else file.stat().st_size
-            if size_bytes != entry.size_bytes:
-                raise DigestMismatch(f"{file}: {size_bytes} bytes, the manifest says {entry.size_bytes}")
-            if found and found.sha256 != entry.sha256:
-                raise DigestMismatch(f"{file}: SHA-256 {found.sha256}, the manifest says {entry.sha256}")
+            with _readable(file):
+                # The size first: a file that has grown is not read to its end.
+                _check_size(file, file.stat().st_size, entry)
+                if verify:
+                    found = file_entry(file)
+                    _check_size(file, found.size_bytes, entry)
+                    _check_sha256(file, found.sha256, entry)
         return cls(path=root, manifest=manifest, digest=f"sha256:{digest}")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of the file `name` (a key of `manifest.files`), read once and verified: of just these bytes.
+
+        Whoever runs what this returns runs what was verified, whatever is done to the directory afterwards. Needs
+        memory for the file once.
+
+        Raises:
+            KeyError: the manifest lists no such file.
+            DigestMismatch: it is missing, truncated, altered, no plain file or reached through a link.
+            PackageUnreadable: the file system refuses to read it.
+        """
+        entry = self.manifest.files[name]
+        path = _plain_file(self.path, name)
+        with _readable(path), path.open("rb") as file:
+            # The size first: no more is read, or memory taken, than the manifest says.
+            size_bytes = os.fstat(file.fileno()).st_size
+            _check_size(path, size_bytes, entry)
+            data = file.read(entry.size_bytes)
+        _check_size(path, len(data), entry)
+        _check_sha256(path, hashlib.sha256(data).hexdigest(), entry)
+        return data
 
     def file(self, variant: Variant) -> Path:
         """Where the variant's file lies."""
@@ -79,20 +106,42 @@ class Package:
         return f"{self.manifest.model}/{self.manifest.version}"
 
 
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Names the file system's refusals: no permission, a failing disk, a file that went away meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise PackageUnreadable(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _check_size(path: Path, size_bytes: int, entry: FileEntry) -> None:
+    if size_bytes != entry.size_bytes:
+        raise DigestMismatch(f"{path}: {size_bytes} bytes, the manifest says {entry.size_bytes}")
+
+
+def _check_sha256(path: Path, sha256: str, entry: FileEntry) -> None:
+    if sha256 != entry.sha256:
+        raise DigestMismatch(f"{path}: SHA-256 {sha256}, the manifest says {entry.sha256}")
+
+
 def _read_manifest(root: Path) -> bytes:
     path = root / MANIFEST
-    if not root.is_dir():
-        raise PackageNotFound(f"{root}: no such directory")
-    if not path.is_file() or path.is_symlink():
-        raise PackageNotFound(f"{root}: holds no {MANIFEST}, so it is no package")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise ManifestInvalid(f"{path}: {path.stat().st_size} bytes, at most {MAX_MANIFEST_BYTES} are read")
-    return path.read_bytes()
+    with _readable(path):
+        if not root.is_dir():
+            raise PackageNotFound(f"{root}: no such directory")
+        if path.is_symlink() or not path.is_file():
+            raise PackageNotFound(f"{root}: holds no {MANIFEST}, so it is no package")
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestInvalid(f"{path}: at most {MAX_MANIFEST_BYTES} bytes are read")
+    return data
 
 
 def _check_manifest_digest(root: Path, digest: str) -> None:
     path = _plain_file(root, MANIFEST_DIGEST)
-    with path.open("rb") as file:
+    with _readable(path), path.open("rb") as file:
         words = file.read(MAX_DIGEST_BYTES).decode("ascii", errors="replace").split()
     if words[:1] != [digest]:
         raise DigestMismatch(f"{root / MANIFEST}: SHA-256 {digest}, {MANIFEST_DIGEST} says {words[:1]}")
@@ -101,13 +150,11 @@ def _check_manifest_digest(root: Path, digest: str) -> None:
 def _plain_file(root: Path, name: str) -> Path:
     """The file `name` in the package, reached through no link: a link could point outside, or change."""
     path = root
-    try:
+    with _readable(root / name):  # A name may be too long for the file system, a folder may not be searched.
         for part in PurePosixPath(check_path(name)).parts:
             path = path / part
             if path.is_symlink():
                 raise DigestMismatch(f"{path}: a link where the manifest says a file")
         if not path.is_file():
             raise DigestMismatch(f"{path}: missing")
-    except OSError as error:  # A name too long for the file system, a folder that can't be searched.
-        raise DigestMismatch(f"{path}: can't be reached: {error}") from error
     return path

@@ -2,8 +2,17 @@ import os
 
 import pytest
 from support.converter_packages import CONTENT, publish_toy
+from support.privileges import unprivileged
 
-from converter.artifact import DigestMismatch, FormatTooNew, ManifestInvalid, Package, PackageError, PackageNotFound
+from converter.artifact import (
+    DigestMismatch,
+    FormatTooNew,
+    ManifestInvalid,
+    Package,
+    PackageError,
+    PackageNotFound,
+    PackageUnreadable,
+)
 
 
 @pytest.fixture
@@ -110,3 +119,39 @@ def test_a_name_too_long_for_the_file_system_is_a_package_error(package):
     path.write_bytes(path.read_bytes().replace(b"float32.tflite", b"f" * 5_000))
     with pytest.raises(PackageError):
         Package.open(package.path)
+
+
+def test_read_gives_the_bytes_that_were_published(package):
+    """The bytes of a listed file; what the manifest does not list is a KeyError."""
+    assert {name: package.read(name) for name in CONTENT} == CONTENT
+    with pytest.raises(KeyError):
+        package.read("manifest.json")
+
+
+@pytest.mark.parametrize("data", [b"", b"x", CONTENT["float32.tflite"][:-1] + b"!", CONTENT["float32.tflite"] + b"!"])
+def test_read_verifies_what_it_returns(package, data):
+    """A file altered after the package was opened is refused when it is read, not only when it is opened."""
+    (package.path / "float32.tflite").write_bytes(data)
+    with pytest.raises(DigestMismatch):
+        package.read("float32.tflite")
+
+
+def test_read_takes_no_link_and_no_removed_file(package, tmp_path):
+    """A file that went away, or became a link to the same bytes, is refused."""
+    path = package.path / "float32.tflite"
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(DigestMismatch, match="missing"):
+        package.read("float32.tflite")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DigestMismatch, match="link"):
+        package.read("float32.tflite")
+
+
+def test_what_can_not_be_read_is_a_package_error(package):
+    """A file without permission is named in PackageUnreadable, at opening and at reading."""
+    path = package.path / "float32.tflite"
+    path.chmod(0)
+    with unprivileged(), pytest.raises(PackageUnreadable, match=r"float32\.tflite: can't be read: Permission denied"):
+        Package.open(package.path)
+    with unprivileged(), pytest.raises(PackageUnreadable, match=r"float32\.tflite"):
+        package.read("float32.tflite")
