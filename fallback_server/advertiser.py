@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from zeroconf import (  # type: ignore[attr-defined]  # get_all_addresses is there for users, but not in __all__
     InterfaceChoice,
     IPVersion,
+    NonUniqueNameException,
     ServiceInfo,
     Zeroconf,
     get_all_addresses,
@@ -126,4 +127,6 @@ def _resolve(host: str) -> str:
 
 
 def _text(error: Exception) -> str:
+    if isinstance(error, NonUniqueNameException):
+        return "another server on this network announces the same id"
     return f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from fallback_server.core.errors import InvalidInput, ServerError
 from fallback_server.dataplane import DataPlane, PredictCall, PredictReply
@@ -18,11 +18,9 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import messages
 from fallback_server.transport.faults import translate
+from fallback_server.transport.health import HealthService
 
 _log = logging.getLogger(__name__)
-
-HEALTH_NAMES = ("", "ModelService", "PredictionService")
-"""The server as a whole, and the names that TensorFlow Serving gives its services."""
 
 _OPTIONS = (
     *methods.UNLIMITED_MESSAGES,
@@ -54,7 +52,7 @@ class GrpcServer:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._waiting: dict[PredictCall, asyncio.Future[Answer]] = {}
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._server = grpc.aio.server(options=_OPTIONS)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._add(methods.PREDICT, self._predict)
@@ -78,12 +76,11 @@ class GrpcServer:
 
     async def set_serving(self, *, serving: bool) -> None:
         """What health checks hear."""
-        status = health_pb2.HealthCheckResponse
-        for name in HEALTH_NAMES:
-            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+        await self._health.set_serving(serving=serving)
 
     async def stop(self, *, grace_s: float) -> None:
         """Takes nothing more, waits for what is in flight, and gives up on what outlasts the grace."""
+        self._health.close()
         await self._server.stop(grace_s)
 
     def _add(

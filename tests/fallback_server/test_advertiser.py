@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from zeroconf import InterfaceChoice
 
@@ -27,3 +29,19 @@ def test_without_a_network_it_warns_and_goes_on(caplog):
     advertiser._thread.join(20)
     assert "mDNS: the server is not announced, devices must be told its address" in caplog.text
     advertiser.stop(timeout_s=5)
+
+
+def test_an_id_that_is_taken_is_said_to_be(caplog):
+    """Two servers with one id: the second is not announced, and its warning says why."""
+    caplog.set_level("INFO")
+    announcement = Announcement(server_id=f"twice-{os.getpid()}")
+    first, second = (Advertiser(announcement, host="127.0.0.1", port=port) for port in (1, 2))
+    try:
+        first.start()
+        first._thread.join(20)
+        second.start()
+        second._thread.join(20)
+    finally:
+        first.stop(timeout_s=5)
+        second.stop(timeout_s=5)
+    assert "another server on this network announces the same id" in caplog.text

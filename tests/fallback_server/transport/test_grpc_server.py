@@ -195,3 +195,20 @@ def test_a_long_name_does_not_cost_the_code(tmp_path, letter):
             assert text.endswith("... (cut)")
 
     asyncio.run(story())
+
+
+def test_a_health_watch_hears_the_end_and_does_not_delay_it(tmp_path):
+    """A Watch never ends by itself: it is told NOT_SERVING and ended, long before the grace."""
+
+    async def story():
+        async with standing(FakeExecutor(), tmp_path) as stand:
+            statuses = health_pb2.HealthCheckResponse
+            await stand.server.set_serving(serving=True)
+            watch = health_pb2_grpc.HealthStub(stand.channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == statuses.SERVING
+            await stand.server.set_serving(serving=False)
+            await asyncio.wait_for(stand.server.stop(grace_s=60), timeout=20)
+            assert (await watch.read()).status == statuses.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+
+    asyncio.run(story())
