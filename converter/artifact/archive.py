@@ -6,7 +6,6 @@ import contextlib
 import errno
 import gzip
 import os
-import shutil
 import struct
 import tarfile
 import zlib
@@ -22,6 +21,9 @@ MAX_ARCHIVE_MEMBERS = 1_000
 
 MAX_UNPACKED_BYTES = 16 * 2**30
 """What an archive may unpack to, so that a small file can't fill a disk."""
+
+_MAX_HEADER_BYTES = 1 << 20
+"""What one member's headers may take together: they hold a path, and are read into memory."""
 
 _COPY_BYTES = 1 << 20
 
@@ -57,63 +59,84 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
     """
     roots: set[tuple[str, ...]] = set()
     with _named_errors(archive), gzip.open(archive, "rb") as zipped:
-        bounded = cast("IO[bytes]", _Bounded(cast("IO[bytes]", zipped), archive, max_bytes))
-        with tarfile.open(fileobj=bounded, mode="r:") as tar:
+        source = _Source(cast("IO[bytes]", zipped), archive, max_bytes)
+        with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r:") as tar:
             for count, member in enumerate(tar, start=1):
                 if count > MAX_ARCHIVE_MEMBERS:
                     raise UnsafeArchive(f"{archive}: more than {MAX_ARCHIVE_MEMBERS} members")
-                if member.isdir():
-                    continue
-                path = _member_path(archive, member)
-                roots.add(path.parts[:2])
-                if member.size > max_bytes:
-                    raise UnsafeArchive(f"{archive}: unpacks to more than {max_bytes} bytes")
-                stream = tar.extractfile(member)
-                if stream is None:
-                    raise UnsafeArchive(f"{archive}: {member.name!r} has no content")
-                _write(stream, folder / path)
+                _check_plain(archive, member)
+                if not member.isdir():
+                    path = _member_path(archive, member)
+                    roots.add(path.parts[:2])
+                    source.copy(member.size, folder / path)
+                source.expect_header()
     if len(roots) != 1:
         raise UnsafeArchive(f"{archive}: holds {len(roots)} packages; one is expected, as NAME/VERSION/...")
     return folder.joinpath(*roots.pop())
 
 
-class _Bounded:
-    """Reads a decompressed stream, as far as `max_bytes`, a little at a time.
+class _Source:
+    """A decompressed stream that tarfile reads headers from, and whose members are copied without it.
 
-    tarfile reads a member's extended header whole, whatever size it claims, and skips what it does not need by
-    decompressing it: both would let a small file take all memory or hours.
+    tarfile reads a member's extended headers whole, whatever size they claim and however many follow each other, and
+    expands what they call sparse: a small file could take all memory or fill the disk. So headers have a budget, the
+    stream only goes forward, and what is written is counted where it is written.
     """
 
     def __init__(self, stream: IO[bytes], archive: Path, max_bytes: int) -> None:
         self._stream = stream
         self._archive = archive
-        # Headers and padding: 512 bytes each, and the blocks of zeros at the end.
-        self._max_bytes = max_bytes + (MAX_ARCHIVE_MEMBERS + 1) * 4_096
+        self._max_bytes = max_bytes
+        self._written_bytes = 0
+        self._header_bytes = 0
+
+    def expect_header(self) -> None:
+        """From here on the next member's headers are read."""
+        self._header_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _COPY_BYTES:
+        """Bytes of a header."""
+        if not 0 <= size <= _MAX_HEADER_BYTES:
             raise UnsafeArchive(f"{self._archive}: a header claims {size} bytes")
-        self._check(self._stream.tell() + size)
+        self._header_bytes += size
+        if self._header_bytes > _MAX_HEADER_BYTES:
+            raise UnsafeArchive(f"{self._archive}: a member's headers take more than {_MAX_HEADER_BYTES} bytes")
         return self._stream.read(size)
 
     def seek(self, position: int) -> int:
-        self._check(position)
+        """Skips the rest of a block; nothing larger is ever skipped in an archive of plain files and folders."""
+        if not 0 <= position - self._stream.tell() <= tarfile.BLOCKSIZE:
+            raise UnsafeArchive(f"{self._archive}: a header leads to byte {position}, out of the members' order")
         return self._stream.seek(position)
 
     def tell(self) -> int:
+        """How far the stream has been read."""
         return self._stream.tell()
 
-    def _check(self, position: int) -> None:
-        if position > self._max_bytes:
+    def copy(self, size_bytes: int, path: Path) -> None:
+        """Writes the next `size_bytes` bytes to a new file."""
+        if self._written_bytes + size_bytes > self._max_bytes:
             raise UnsafeArchive(f"{self._archive}: unpacks to more than {self._max_bytes} bytes")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # "x": an archive that names a file twice is refused instead of the later one winning.
+        with path.open("xb") as out:
+            left_bytes = size_bytes
+            while left_bytes:
+                data = self._stream.read(min(left_bytes, _COPY_BYTES))
+                if not data:
+                    raise UnsafeArchive(f"{self._archive}: truncated: {left_bytes} bytes of {path.name!r} are missing")
+                self._written_bytes += out.write(data)
+                left_bytes -= len(data)
 
 
 @contextlib.contextmanager
 def _named_errors(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError, struct.error) as error:
-        # The last three: tarfile lets them through where a header's numbers or names are damaged.
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UnsafeArchive(f"{archive}: truncated, damaged or no .tar.gz: {error}") from error
+    except (ValueError, OverflowError, struct.error, RecursionError) as error:
+        # tarfile lets them through where a header's numbers or names are damaged, or headers follow headers.
         raise UnsafeArchive(f"{archive}: truncated, damaged or no .tar.gz: {error}") from error
     except OSError as error:
         if error.errno is not None and error.errno not in _NOT_THE_DISKS_WORD:
@@ -121,9 +144,16 @@ def _named_errors(archive: Path) -> Iterator[None]:
         raise UnsafeArchive(f"{archive}: damaged, or holds a name that can't be: {error}") from error
 
 
-def _member_path(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+def _check_plain(archive: Path, member: tarfile.TarInfo) -> None:
+    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+    # A sparse member may have a plain file's type and be called sparse by its extended header alone.
+    if not plain or member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
         raise UnsafeArchive(f"{archive}: {member.name!r} is a link, a device or sparse; only plain files are allowed")
+    if member.size < 0:
+        raise UnsafeArchive(f"{archive}: {member.name!r} claims {member.size} bytes")
+
+
+def _member_path(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
     try:
         path = PurePosixPath(check_path(member.name))
     except ManifestInvalid as error:
@@ -131,10 +161,3 @@ def _member_path(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
     if len(path.parts) < 3:
         raise UnsafeArchive(f"{archive}: {member.name!r} does not lie under NAME/VERSION/")
     return path
-
-
-def _write(stream: IO[bytes], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # "x": an archive that names a file twice is refused instead of the later one winning.
-    with path.open("xb") as out:
-        shutil.copyfileobj(stream, out, _COPY_BYTES)

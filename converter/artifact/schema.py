@@ -26,6 +26,9 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 Metrics = dict[str, dict[str, float]]
 """By output name, then by metric: {"probabilities": {"accuracy": 0.98}}. Shares are in 0..1."""
 
+MAX_PATH_PARTS = 32
+"""Folders on the way to a file of a package, and the file: each one is made on a disk."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -181,7 +184,7 @@ def check_version(version: int) -> int:
 
 
 def check_path(path: str) -> str:
-    """A file's path in the package, if it is relative, plain and stays inside; ManifestInvalid if not."""
+    """A file's path in the package, if it is relative, plain, not too deep and stays inside; else ManifestInvalid."""
     parts = PurePosixPath(path).parts
     if (
         not parts
@@ -192,6 +195,8 @@ def check_path(path: str) -> str:
         or PurePosixPath(path).as_posix() != path
     ):
         raise ManifestInvalid(f"file path {path!r} is not a plain path inside the package")
+    if len(parts) > MAX_PATH_PARTS:
+        raise ManifestInvalid(f"file path {path[:80]!r}...: {len(parts)} parts, at most {MAX_PATH_PARTS} are allowed")
     return path
 
 

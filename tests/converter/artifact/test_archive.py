@@ -15,6 +15,14 @@ def member(name, kind=tarfile.REGTYPE, link=""):
     return info
 
 
+def sparse(headers, size=512):
+    """A member of a plain file's type that its extended header calls sparse."""
+    info = member("toy/1/x")
+    info.size = size
+    info.pax_headers = headers
+    return info
+
+
 def nothing_outside(tmp_path, store):
     """Nothing was installed, and nothing lies where an escaping path would have put it."""
     return not list(store.rglob("*")) and not (tmp_path / "evil").exists()
@@ -52,6 +60,7 @@ def test_equal_packages_are_equal_archives(tmp_path):
         (member("toy/1/x", tarfile.BLKTYPE), "plain files"),
         (member("toy/1/x", tarfile.FIFOTYPE), "plain files"),
         (member("toy/1/x", tarfile.GNUTYPE_SPARSE), "plain files"),
+        ("toy/1/" + "x/" * 40 + "x", "at most 32"),
     ],
 )
 def test_paths_that_escape_and_links_are_refused(tmp_path, head, says):
@@ -115,6 +124,64 @@ def test_a_header_that_claims_gigabytes_is_not_read(tmp_path, kind):
     (tmp_path / "bad.tar.gz").write_bytes(gzip.compress(raw.getvalue()))
     with pytest.raises(UnsafeArchive, match="claims"):
         unpack(tmp_path / "bad.tar.gz", tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,512", "GNU.sparse.size": str(500 * 2**20)},
+        {"GNU.sparse.map": "0,512,524287488,512", "GNU.sparse.realsize": str(500 * 2**20)},
+        {"GNU.sparse.size": str(500 * 2**20), "GNU.sparse.numblocks": "0"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(500 * 2**20)},
+        {"GNU.sparse.name": "toy/1/y"},
+    ],
+)
+@pytest.mark.parametrize("scope", ["member", "archive"])
+def test_sparse_members_of_a_plain_type_are_refused(tmp_path, headers, scope):
+    """A few bytes that an extended header expands to hundreds of megabytes are refused, and nothing is written."""
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz", pax_headers=headers if scope == "archive" else {}) as tar:
+        tar.addfile(sparse(headers if scope == "member" else {}), io.BytesIO(b"0\n".ljust(512, b"\0")))
+    with pytest.raises(UnsafeArchive):
+        unpack(path, tmp_path / "to", max_bytes=150 * 2**20)
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize("size", [-1, -512, -(2**40)])
+def test_a_negative_size_is_refused(tmp_path, kind, size):
+    """A size below 0, in the header or in an extended one, would lead back to what was read."""
+    info = member("toy/1/x", kind)
+    info.size = size
+    raw = info.tobuf(tarfile.GNU_FORMAT)
+    extended = tarfile.TarInfo("toy/1/x")
+    extended.pax_headers = {"size": str(size)}
+    for number, data in enumerate((raw, extended.tobuf(tarfile.PAX_FORMAT))):
+        path = tmp_path / f"{number}.tar.gz"
+        path.write_bytes(gzip.compress(data + bytes(1024)))
+        with pytest.raises(UnsafeArchive):
+            unpack(path, tmp_path / "to")
+
+
+def test_headers_after_headers_are_refused(tmp_path):
+    """Extended headers that follow each other take neither the stack nor the memory."""
+    header = member("x", tarfile.XHDTYPE)
+    header.size = 512
+    block = header.tobuf(tarfile.USTAR_FORMAT) + b"9 a=bcd\n".ljust(512, b"\0")
+    for number, times in enumerate((900, 5_000)):
+        path = tmp_path / f"{number}.tar.gz"
+        path.write_bytes(gzip.compress(block * times + bytes(1024)))
+        with pytest.raises(UnsafeArchive):
+            unpack(path, tmp_path / "to")
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 3 * 2**20])
+def test_a_member_cut_short_is_refused(tmp_path, size):
+    """An archive that ends within a member, or within the zeros after it, is truncated."""
+    data = gzip.decompress(tar_gz(tmp_path / "a.tar.gz", [("toy/1/x", bytes(size))]).read_bytes())
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(data[: 511 + size]))
+    with pytest.raises(UnsafeArchive, match="truncated"):
+        unpack(tmp_path / "b.tar.gz", tmp_path / "to")
 
 
 def test_a_file_that_the_manifest_does_not_list_is_refused(tmp_path):
