@@ -8,16 +8,17 @@ writer.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from converter.artifact.archive import pack, unpack
-from converter.artifact.errors import ManifestInvalid, PackageError, PackageExists, PackageNotFound, UnsafeArchive
+from converter.artifact.errors import ManifestInvalid, PackageExists, PackageNotFound, UnsafeArchive
 from converter.artifact.package import Package
 from converter.artifact.schema import (
     MANIFEST,
@@ -60,14 +61,14 @@ def publish(
     Raises:
         PackageExists: the version is there, and `replace` is False.
         ManifestInvalid: `files` and `manifest.files` differ.
-        OSError: the disk is full or not writable; nothing is published then.
+        OSError: the disk is full or not writable, or the output is a file; nothing is published then.
     """
     if set(files) != set(manifest.files):
         raise ManifestInvalid(f"files to publish {sorted(files)} differ from the manifest's {sorted(manifest.files)}")
     root = Path(output)
     target = version_path(root, manifest.model, manifest.version)
     _refuse_existing(target, replace=replace)
-    root.mkdir(parents=True, exist_ok=True)
+    _make_folder(root)
     with _staging(root) as staging:
         tree = staging / "tree"
         for name, source in files.items():
@@ -97,16 +98,18 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
         UnsafeArchive: see `errors`; an archive with several packages, or with files that the manifest does not list.
         PackageExists: the version is there, and `replace` is False.
         PackageError: what `Package.open` refuses.
+        OSError: the package can't be read, the store can't be written (NotADirectoryError: it is a file), or the disk
+            is full; nothing is installed then.
     """
     origin, root = Path(source), Path(store)
     if not origin.is_dir() and not origin.is_file():
         raise PackageNotFound(f"{origin}: no such file or directory")
-    root.mkdir(parents=True, exist_ok=True)
+    _make_folder(root)
     with _staging(root) as staging:
         if origin.is_dir():
             tree = _copy(Package.open(origin, verify=False), staging / "tree")
         else:
-            tree = unpack(origin, staging)
+            tree = unpack(origin, staging / "unpacked")  # A model may be called as what else lies in staging.
         manifest = Package.open(tree).manifest
         _refuse_unlisted(origin, tree, manifest)
         target = version_path(root, manifest.model, manifest.version)
@@ -118,30 +121,54 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
     return Package.open(target, verify=False)
 
 
-def installed(root: str | os.PathLike[str]) -> dict[str, list[int]]:
+def installed(
+    root: str | os.PathLike[str], *, passed_over: Callable[[Path, OSError], None] = lambda _path, _error: None
+) -> dict[str, list[int]]:
     """The versions that lie under a folder of packages, ascending, by model. Reads directory names only.
 
-    What is no `NAME/VERSION` with a manifest (archives, staging folders, stray files) is passed over.
+    What is no `NAME/VERSION` with a manifest (archives, staging folders, stray files) is not counted.
+
+    Args:
+        root: The folder of packages; one that is not there holds nothing.
+        passed_over: Is told of each model or version that can't be looked at (no permission, a failing disk); it does
+            not hide the others.
+
+    Raises:
+        OSError: the folder of packages itself can't be read.
     """
     found: dict[str, list[int]] = {}
     base = Path(root)
     if not base.is_dir():
         return found
     for model in sorted(base.iterdir()):
-        with contextlib.suppress(PackageError, NotADirectoryError, FileNotFoundError):
+        with contextlib.suppress(ManifestInvalid), _passing_over(model, passed_over):
             check_name(model.name)
-            versions = sorted(_version_of(path) for path in model.iterdir() if (path / MANIFEST).is_file())
-            if numbered := [version for version in versions if version]:
+            versions = [_version_of(path, passed_over) for path in model.iterdir()]
+            if numbered := sorted(version for version in versions if version):
                 found[model.name] = numbered
     return found
 
 
-def _version_of(path: Path) -> int:
-    """The version that a directory's name says, or 0 if it says none."""
+def _version_of(path: Path, passed_over: Callable[[Path, OSError], None]) -> int:
+    """The version that a directory's name says, or 0 if it says none or holds no manifest."""
     if not (path.name.isascii() and path.name.isdigit() and path.name[0] != "0"):
         return 0
-    version = int(path.name)
-    return version if version <= MAX_VERSION else 0
+    if len(path.name) > len(str(MAX_VERSION)) or int(path.name) > MAX_VERSION:
+        return 0
+    with _passing_over(path, passed_over):
+        if (path / MANIFEST).is_file():
+            return int(path.name)
+    return 0
+
+
+@contextlib.contextmanager
+def _passing_over(path: Path, passed_over: Callable[[Path, OSError], None]) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # No folder, or removed while it was looked at.
+    except OSError as error:
+        passed_over(path, error)
 
 
 def _copy(package: Package, destination: Path) -> Path:
@@ -165,9 +192,16 @@ def _refuse_existing(target: Path, *, replace: bool) -> None:
         raise PackageExists(f"{target}: this version is already there; a version never changes (or replace it)")
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # Says that something is there, where what is wrong is that it is no folder.
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+
+
 def _move_into_place(tree: Path, target: Path, staging: Path) -> None:
     """Renames `tree` to `target`; what is there goes into the staging folder, and comes back if this fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     replaced = staging / "replaced"
     if target.exists():
         target.rename(replaced)

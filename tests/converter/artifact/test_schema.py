@@ -116,6 +116,13 @@ def test_only_later_formats_are_too_new(good):
         decode(encode(msgspec.structs.replace(good, format_version=0)))
 
 
+@pytest.mark.parametrize("number", [b"9" * 30, b"9" * 5_000, b"1e400", b"-" + b"9" * 5_000, b"2.5"])
+def test_an_impossible_format_version_is_refused(number):
+    """However large the number that stands there, the answer is a package error."""
+    with pytest.raises((FormatTooNew, ManifestInvalid)):
+        decode(b'{"format_version": ' + number + b"}")
+
+
 def test_fields_that_a_later_program_adds_are_passed_over(good):
     """A field that is unknown within the same format does not make a package unreadable."""
     data = encode(good).replace(b'"model":', b'"nickname": "x", "model":')

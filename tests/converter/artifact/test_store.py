@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.converter_packages import die_while_publishing, manifest_for, publish_toy, tree_bytes, write_files
+from support.privileges import unprivileged
 
 from converter.artifact import (
     ManifestInvalid,
@@ -198,3 +199,57 @@ def test_installing_nothing_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(PackageNotFound):
         install(tmp_path / "pipe", tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["replaced", "replaced.tar.gz", "tree", "unpacked", "package.tar.gz"])
+def test_a_model_may_be_called_as_the_staging_folders_parts(tmp_path, out, name):
+    """Publishing and installing over what is there works for every model name that is allowed."""
+    store = tmp_path / "store"
+    for labels in (("old",), ("new",)):
+        package = publish_toy(tmp_path / "files", out, model=name, labels=labels, replace=True)
+        assert install(archive_path(out, name, 1), store, replace=True).digest == package.digest
+        assert install(package.path, store, replace=True).manifest.labels == labels
+    assert not leftovers(out)
+    assert not leftovers(store)
+
+
+@pytest.mark.parametrize("store", ["file", "file/below", "store"])
+def test_a_file_in_a_folders_place_is_called_no_directory(tmp_path, out, store):
+    """A store, a folder above it, or a model's folder that is a file: the error says that it is no directory."""
+    package = publish_toy(tmp_path / "files", out)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "toy").write_text("in the way")
+    with pytest.raises(NotADirectoryError, match=r"Not a directory: .*(file|toy)"):
+        install(package.path, tmp_path / store)
+    with pytest.raises(NotADirectoryError, match=r"Not a directory: .*(file|toy)"):
+        publish_toy(tmp_path / "files", tmp_path / store)
+
+
+def test_a_store_that_can_not_be_written_is_the_systems_error(tmp_path, out):
+    """Installing into a folder without permission to write says so and leaves nothing."""
+    package = publish_toy(tmp_path / "files", out)
+    store = tmp_path / "store"
+    store.mkdir()
+    store.chmod(0o555)
+    with unprivileged(), pytest.raises(PermissionError):
+        install(package.path, store)
+    assert not list(store.iterdir())
+
+
+def test_what_can_not_be_looked_at_hides_nothing_else(tmp_path, out):
+    """Models and versions without permission are passed over and told; the others are listed."""
+    for model in ("a", "b", "c"):
+        publish_toy(tmp_path / "files", out, model=model)
+    publish_toy(tmp_path / "files", out, model="c", version=2)
+    (out / "b").chmod(0)
+    (out / "c" / "1").chmod(0)
+    told = []
+    with unprivileged():
+        assert installed(out) == {"a": [1], "c": [2]}
+        installed(out, passed_over=lambda path, error: told.append((path, type(error))))
+    assert told == [(out / "b", PermissionError), (out / "c" / "1", PermissionError)]
+    out.chmod(0)
+    with unprivileged(), pytest.raises(PermissionError):
+        installed(out)
+    out.chmod(0o755)
