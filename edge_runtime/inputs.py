@@ -45,7 +45,12 @@ class InputCheck:
             only = self._only
             if only is None:
                 raise InvalidInput(f"{self._subject} has the inputs {self._described()}: pass them by name")
-            if inputs.dtype == self._dtype and inputs.shape[1:] == self._inner and inputs.shape[0] > 0:
+            if (
+                inputs.dtype == self._dtype
+                and inputs.shape[1:] == self._inner
+                and inputs.shape[0] > 0
+                and type(inputs) is np.ndarray
+            ):
                 return {only.name: inputs}, inputs.shape[0]
             return self._checked({only.name: inputs})
         if not isinstance(inputs, Mapping):
@@ -60,11 +65,10 @@ class InputCheck:
             raise InvalidInput(
                 f"{self._subject} has the inputs {self._described()}; missing: {missing}, not known: {extra}"
             )
-        for name, spec in self._specs.items():
-            self._check(spec, inputs[name])
-        return dict(inputs), self._rows(inputs)
+        arrays = {name: self._check(spec, inputs[name]) for name, spec in self._specs.items()}
+        return arrays, self._rows(arrays)
 
-    def _check(self, spec: TensorSpec, array: Array) -> None:
+    def _check(self, spec: TensorSpec, array: Array) -> Array:
         if not isinstance(array, np.ndarray):
             raise InvalidInput(
                 f"{self._subject}: input {spec.name!r} must be a numpy array, got {type(array).__name__}"
@@ -75,6 +79,13 @@ class InputCheck:
                 f"{self._subject}: input {spec.name!r} must be {spec} (-1 is any size), "
                 f"got {array.dtype}{list(array.shape)}"
             )
+        if hasattr(array, "mask"):
+            raise InvalidInput(
+                f"{self._subject}: input {spec.name!r} is a masked array; fill it, the mask would be lost"
+            )
+        if array.dtype.kind == "O" and not all(isinstance(item, bytes | str) for item in array.flat):
+            raise InvalidInput(f"{self._subject}: input {spec.name!r} must hold bytes or str and nothing else")
+        return np.asarray(array)
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
         if self._axis is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from converter.artifact import Signature
+from converter.artifact import ManifestInvalid, Signature, check_name, check_version
 from edge_runtime.config import MDNS, RuntimeOptions, read_options
 from edge_runtime.errors import (
     DeadlineExceeded,
@@ -23,10 +23,12 @@ from edge_runtime.errors import (
     ServerFailed,
     VersionNotAvailable,
 )
-from edge_runtime.model import Model, Target
+from edge_runtime.model import Model
+from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
 from edge_runtime.store.store import Store
-from edge_runtime.versions import Key, Loaded, LoadedVersions
+from edge_runtime.target import Target
+from edge_runtime.versions import Key, Loaded, LoadedVersions, stamp_of
 
 if TYPE_CHECKING:
     from edge_runtime.remote.client import RemoteClient
@@ -38,8 +40,14 @@ _DISCOVERY_S = 3.0
 """How long after the opening a request that needs a server waits for the first announcement. mDNS answers within
 about a second; a server that registers at the same moment needs some two."""
 
+_REFUSED_S = 60.0
+"""How long a version that could not be loaded is left alone: for lack of memory, say, that may be there later."""
+
 MAX_MODELS = 1024
 """Model handles that a runtime keeps: each name and pin is one."""
+
+
+_MAX_LABEL = 128
 
 
 class Runtime:
@@ -52,9 +60,11 @@ class Runtime:
         self._store = Store(options.store)
         self._versions = LoadedVersions(self._store, options, clock)
         self._models: dict[tuple[str, int | str | None], Model] = {}
-        self._refused: set[Key] = set()
+        self._refused: dict[Key, float] = {}
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._name_locks: dict[str, threading.Lock] = {}
+        self._said: dict[str, str] = {}
         self._stop = threading.Event()
         self._discovery: Discovery | None = None
         self._remote = self._open_remote() if options.fallbacks else None
@@ -117,17 +127,17 @@ class Runtime:
             PackageRefused, EngineFailed: it is installed and can't be loaded.
             InvalidConfig: both version and label, or a version below 1.
         """
-        if version is not None and label is not None:
-            raise InvalidConfig(f"model {name!r}: version {version} and label {label!r} exclude each other")
-        if version is not None and version < 1:
-            raise InvalidConfig(f"model {name!r}: version must be at least 1, got {version}")
-        pin = version if version is not None else label
+        pin = _checked_pin(name, version, label)
         with self._turn(name):
             model = self._models.get((name, pin))
             if model is None:
+                if len(self._models) >= MAX_MODELS:
+                    raise InvalidConfig(f"{MAX_MODELS} models are open; a runtime keeps no more")
                 model = Model(name, pin, self, self._clock)
                 model.retarget(self._first_target(name, pin))
                 with self._lock:
+                    if self._stop.is_set():
+                        raise RuntimeClosed("the runtime has been closed")
                     self._models[name, pin] = model
             return model
 
@@ -137,25 +147,34 @@ class Runtime:
             names = sorted({name for name, _ in self._models})
         for name in names:
             with self._turn(name):
-                self._follow(name)
+                try:
+                    self._follow(name)
+                except EdgeRuntimeError as error:
+                    self._say_once(name, f"model {name}: the store can't be followed: {error}")
 
     def close(self) -> None:
-        """Finishes what was accepted on the device, then closes everything. Later calls raise RuntimeClosed."""
-        with self._lock:
-            if self._stop.is_set():
-                return
-            self._stop.set()
-        self._watcher.join()
-        if self._discovery is not None:
-            self._discovery.close()
-        self._versions.close()
-        if self._remote is not None:
-            self._remote.close()
-        for model in self._models.values():
-            model.retarget(None)
+        """Finishes what was accepted on the device, then closes everything. Later calls raise RuntimeClosed.
+
+        Called again, or by another thread meanwhile, it returns when everything is closed.
+        """
+        with self._closing:
+            with self._lock:
+                if self._stop.is_set():
+                    return
+                self._stop.set()
+            self._watcher.join()
+            if self._discovery is not None:
+                self._discovery.close()
+            self._versions.close()
+            if self._remote is not None:
+                self._remote.close()
+            with self._lock:
+                models = list(self._models.values())
+            for model in models:
+                model.retarget(None)
 
     def signatures(self, target: Target, start_s: float, deadline_s: float | None) -> dict[str, Signature]:
-        """See `edge_runtime.model.Describer`."""
+        """See `edge_runtime.target.Describer`."""
         if self._remote is None:
             raise self._not_available(target.model, target.version or target.label, {})
         self._await_discovery(deadline_s)
@@ -171,7 +190,9 @@ class Runtime:
                 raise
             future.cancel()
             spent_ms = (self._clock() - start_s) * 1e3
-            raise DeadlineExceeded(target.subject, spent_ms, {"asking a server for signatures": spent_ms}) from None
+            limit_ms = spent_ms if deadline_s is None else (deadline_s - start_s) * 1e3
+            spent = {"asking a server for the signatures": spent_ms}
+            raise DeadlineExceeded(target.subject, limit_ms, spent) from None
 
     def _await_discovery(self, deadline_s: float | None) -> None:
         """Just after the opening no server may have been found yet: waits for the first, within the deadline."""
@@ -188,34 +209,40 @@ class Runtime:
         with self._lock:
             if self._stop.is_set():
                 raise RuntimeClosed("the runtime has been closed")
-            if name not in self._name_locks and len(self._name_locks) >= MAX_MODELS:
-                raise InvalidConfig(f"{MAX_MODELS} models are open; a runtime keeps no more")
             turn = self._name_locks.setdefault(name, threading.Lock())
-        with turn:
-            yield
+        try:
+            with turn:
+                yield
+        finally:
+            with self._lock:
+                # A lock is kept for names that are open, not for every name that was ever asked for.
+                if not turn.locked() and all(name != other for other, _ in self._models):
+                    self._name_locks.pop(name, None)
 
     def _first_target(self, name: str, pin: int | str | None) -> Target:
         """Where a new model's requests go.
 
-        A followed model whose latest version is damaged starts on the one before it, and the log says so; a pinned
-        one is refused.
+        Versions that can't be loaded are passed over, and the log says so: a followed model starts on the one before,
+        and where none is left a server answers for the best of them, if there is one.
         """
-        errors: list[EdgeRuntimeError] = []
+        errors: list[tuple[int, EdgeRuntimeError]] = []
         for version in self._candidates(name, pin):
             try:
                 return self._device_target(name, version)
             except (PackageRefused, EngineFailed) as error:
                 self._refuse(name, version, error)
-                errors.append(error)
+                errors.append((version, error))
+        if errors and self._remote is None:
+            raise errors[0][1]
         if errors:
-            raise errors[0]
+            return self._server_target(name, errors[0][0], REASON_VERSION_DAMAGED)
         if self._remote is None:
             raise self._not_available(name, pin, {})
-        return self._server_target(name, pin)
+        return self._server_target(name, pin, REASON_VERSION_MISSING)
 
     def _candidates(self, name: str, pin: int | str | None) -> list[int]:
         """The installed versions that may answer for a pin, the best first."""
-        versions = self._store.installed().get(name, [])
+        versions = self._installed_of(name)
         if isinstance(pin, str):
             pin = self._store.labels(name).get(pin, 0)
         if pin is not None:
@@ -224,40 +251,70 @@ class Runtime:
 
     def _follow(self, name: str) -> None:
         """Brings the models of a name to what the store says now, then unloads what none of them uses."""
-        for model in [one for (other, _), one in self._models.items() if other == name]:
-            target = model.target
-            for version in self._candidates(name, model.pin):
-                if target is not None and target.package is not None and target.version == version:
-                    break
-                if (name, version) in self._refused:
-                    continue
-                try:
-                    model.retarget(self._device_target(name, version))
-                except (PackageRefused, EngineFailed) as error:
-                    self._refuse(name, version, error)
-                    continue
-                _log.info("model %s now answers as version %d", name, version)
-                break
-        used = {one.target.version for (other, _), one in self._models.items() if other == name and one.target}
-        self._versions.retire(name, keep=used)
+        with self._lock:
+            models = [model for (other, _), model in self._models.items() if other == name]
+        for model in models:
+            self._follow_one(model)
+        targets = [model.target for model in models]
+        self._versions.retire(name, keep={one.key for one in targets if one is not None and one.key is not None})
+
+    def _follow_one(self, model: Model) -> None:
+        name, target = model.name, model.target
+        candidates = self._candidates(name, model.pin)
+        for version in candidates:
+            key = (name, version, stamp_of(self._store, name, version))
+            if target is not None and target.key == key:
+                return
+            if self._refused.get(key, 0.0) > self._clock():
+                continue
+            try:
+                model.retarget(self._device_target(name, version))
+            except (PackageRefused, EngineFailed) as error:
+                self._refuse(name, version, error)
+                continue
+            _log.info("model %s now answers as version %d", name, version)
+            return
+        if not candidates and isinstance(model.pin, str) and target is not None and target.package is not None:
+            self._say_once(
+                name, f"model {name}: label {model.pin!r} points to no installed version; {target.subject} goes on"
+            )
 
     def _refuse(self, name: str, version: int, error: EdgeRuntimeError) -> None:
-        """Says once that a version can't be loaded, and does not try it again: a version never changes."""
-        if len(self._refused) < MAX_MODELS:
-            self._refused.add((name, version))
-        _log.warning("%s/%d can't be loaded and is passed over: %s", name, version, error)
+        """Says that a version can't be loaded, and leaves it alone for a while.
+
+        It is looked at again at once when another publication lies at its place: it was half copied, or replaced.
+        """
+        key = (name, version, stamp_of(self._store, name, version))
+        if len(self._refused) >= MAX_MODELS:
+            self._refused.clear()
+        self._refused[key] = self._clock() + _REFUSED_S
+        self._say_once(name, f"{name}/{version} can't be loaded and is passed over: {error}")
+
+    def _say_once(self, name: str, text: str) -> None:
+        """A warning, unless it is what was said last of this model: the watcher would repeat it every second."""
+        if self._said.get(name) != text:
+            if len(self._said) >= MAX_MODELS:
+                self._said.clear()
+            self._said[name] = text
+            _log.warning("%s", text)
 
     def _device_target(self, name: str, version: int) -> Target:
         loaded = self._versions.get(name, version)
-        return Target(name, version, None, self._router(name, loaded), loaded.package)
+        router = self._router(name, loaded, REASON_VERSION_MISSING)
+        return Target(name, version, None, router, package=loaded.package, key=loaded.key)
 
-    def _server_target(self, name: str, pin: int | str | None) -> Target:
+    def _server_target(self, name: str, pin: int | str | None, reason: str) -> Target:
+        if isinstance(pin, str):
+            # The device's own label wins: a server's label of the same name may point elsewhere.
+            pin = self._store.labels(name).get(pin, pin)
         version, label = (None, pin) if isinstance(pin, str) else (pin, None)
-        return Target(name, version, label, self._router(name, None), None)
+        return Target(name, version, label, self._router(name, None, reason))
 
-    def _router(self, name: str, loaded: Loaded | None) -> Router:
+    def _router(self, name: str, loaded: Loaded | None, absent: str) -> Router:
         device = None if loaded is None else loaded.batcher
-        return Router(device, self._remote, installed=lambda: self._installed_of(name), clock=self._clock)
+        return Router(
+            device, self._remote, installed=lambda: self._installed_of(name), clock=self._clock, absent=absent
+        )
 
     def _installed_of(self, name: str) -> list[int]:
         return self._store.installed().get(name, [])
@@ -287,5 +344,26 @@ class Runtime:
                 self.refresh()
             except RuntimeClosed:
                 return
-            except Exception:  # noqa: BLE001  a store that can't be read now may be readable at the next look
-                _log.exception("the store could not be looked at")
+            except Exception as error:  # noqa: BLE001  a store that can't be read now may be readable at the next look
+                self._say_once("", f"the store could not be looked at: {type(error).__name__}: {error}")
+
+
+def _checked_pin(name: str, version: int | None, label: str | None) -> int | str | None:
+    """The version or label that a model is pinned to; None to follow the latest.
+
+    Raises:
+        InvalidConfig: a name, version or label that can't be.
+    """
+    if version is not None and label is not None:
+        raise InvalidConfig(f"model {name!r}: version {version!r} and label {label!r} exclude each other")
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
+        raise InvalidConfig(f"model {name!r}: version must be an int, got {version!r}")
+    if label is not None and (not isinstance(label, str) or not 0 < len(label) <= _MAX_LABEL):
+        raise InvalidConfig(f"model {name!r}: label must be 1 to {_MAX_LABEL} characters, got {label!r}")
+    try:
+        check_name(name)
+        if version is not None:
+            check_version(version)
+    except (ManifestInvalid, TypeError) as error:
+        raise InvalidConfig(str(error)) from error
+    return version if version is not None else label

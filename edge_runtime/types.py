@@ -26,6 +26,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         signature: The signature's name.
         inputs: By input name.
         rows: Rows along the batch axis; 1 where the signature has none.
+        batched: Whether every input and output has its rows along the first axis.
         start_s: The instant at which the caller asked.
         deadline_s: The instant after which an answer is worthless; None for never.
         reason: Why the request goes where it goes; the reply repeats it.
@@ -37,6 +38,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     inputs: Arrays
     rows: int
     start_s: float
+    batched: bool = False
     deadline_s: float | None = None
     label: str | None = None
     reason: str = "local"
@@ -54,7 +56,9 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         outputs: By output name; the batch axis first, as in the request.
         version: The version that answered.
         place: Where: `device:cpu`, `server:10.0.0.7:8500`...
-        reason: Why there: `local`, `overloaded`, `version-missing`, `server-failed`, `engine-failed`.
+        reason: Why there: `local`; `overloaded` (the queue is too long), `too-slow` (a run alone would be too late),
+            `version-missing`, `version-damaged`, `engine-failed`: why a server; `server-failed`: why the device after
+            all.
         latency_ms: From the call to the answer.
     """
 
@@ -63,6 +67,16 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     place: str
     reason: str
     latency_ms: float
+
+
+class Pending(Future[Reply]):
+    """A reply that is to come.
+
+    Attributes:
+        stage: What is waited for: `the device's queue`, `a server`. Said when the deadline passes.
+    """
+
+    stage = "an answer"
 
 
 class Executor(Protocol):

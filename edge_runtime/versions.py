@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converter.artifact import VARIABLE, Manifest, Package, Signature, Variant
+from converter.artifact import VARIABLE, Manifest, Package, PackageError, Signature, Variant, version_path
 from edge_runtime.config import RuntimeOptions
 from edge_runtime.engine.interpreter import Engine
-from edge_runtime.errors import PackageRefused
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused, RuntimeClosed
 from edge_runtime.inputs import default_signature
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable, measure
@@ -24,8 +24,23 @@ _log = logging.getLogger(__name__)
 _MEASURE_BUDGET_S = 0.5
 """How long batch sizes are tried at load. What is too slow to be measured in it gains nothing from batches."""
 
-Key = tuple[str, int]
-"""Model and version."""
+Stamp = tuple[int, int, int]
+"""What tells one publication of a version from another at its place: the manifest's inode, time and size."""
+
+NOWHERE: Stamp = (0, 0, 0)
+"""The stamp of a version that can't be looked at."""
+
+Key = tuple[str, int, Stamp]
+"""Model, version, and which publication of it."""
+
+
+def stamp_of(store: Store, model: str, version: int) -> Stamp:
+    """The stamp of what lies at a version's place now. A version never changes, but it can be replaced on purpose."""
+    try:
+        status = (version_path(store.path, model, version) / "manifest.json").stat()
+    except OSError:
+        return NOWHERE
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @dataclass(frozen=True)
@@ -36,27 +51,37 @@ class Loaded:
         package: What it was loaded from.
         variant: The name of the variant that runs.
         batcher: Its engines and their queue.
+        key: What it is known by.
     """
 
     package: Package
     variant: str
     batcher: Batcher
+    key: Key
 
 
-def load(package: Package, options: RuntimeOptions, clock: Callable[[], float]) -> Loaded:
+def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[], float]) -> Loaded:
     """Makes the engines of a package and measures them.
 
     Raises:
         EngineFailed: LiteRT can't load or run the variant.
-        PackageRefused: it lacks the variant, or the variant's tensors can't be brought to the signatures'.
+        PackageRefused: it lacks the variant, the file differs from its digest, or its tensors from the manifest.
     """
     manifest = package.manifest
     variant = choose_variant(manifest, options.variant)
-    engines = [
-        Engine(package.file(variant), variant, manifest.signatures, threads=options.threads)
-        for _ in range(options.engines)
-    ]
-    costs = CostTable(_measure(engines[0], default_signature(manifest.signatures), options, clock))
+    try:
+        content = package.read(variant.file)
+        engines = [
+            Engine(content, variant, manifest.signatures, threads=options.threads) for _ in range(options.engines)
+        ]
+        seconds = _measure(engines[0], default_signature(manifest.signatures), options, clock)
+    except EdgeRuntimeError:
+        raise
+    except PackageError as error:
+        raise PackageRefused(f"{package}: {error}") from error
+    except Exception as error:  # whatever a damaged file does to LiteRT is that package's fault, not the store's
+        raise EngineFailed(f"{package}, variant {variant.name!r}: {type(error).__name__}: {error}") from error
+    costs = CostTable(seconds, clock)
     batcher = Batcher(
         engines,
         manifest.signatures,
@@ -67,7 +92,7 @@ def load(package: Package, options: RuntimeOptions, clock: Callable[[], float]) 
         clock=clock,
     )
     _log.info("loaded %s, variant %s, on %s: %r", package, variant.name, engines[0].place, costs)
-    return Loaded(package, variant.name, batcher)
+    return Loaded(package, variant.name, batcher, key)
 
 
 def choose_variant(manifest: Manifest, wanted: str | None) -> Variant:
@@ -117,50 +142,52 @@ class LoadedVersions:
         self._options = options
         self._clock = clock
         self._lock = threading.Lock()
-        self._loading: dict[Key, threading.Lock] = {}
         self._loaded: dict[Key, Loaded] = {}
+        self._closed = False
 
     def __repr__(self) -> str:
-        return "<LoadedVersions " + ", ".join(str(one.package) for one in self._loaded.values()) + ">"
+        return "<LoadedVersions " + ", ".join(str(one.package) for one in list(self._loaded.values())) + ">"
+
+    @property
+    def keys(self) -> list[Key]:
+        """What is loaded."""
+        with self._lock:
+            return list(self._loaded)
 
     def get(self, model: str, version: int) -> Loaded:
-        """The version, loaded now if it is not yet; others who want the same one wait for it.
+        """The version, loaded now if it is not yet. One thread at a time asks for the versions of a model.
 
         Raises:
             PackageRefused, EngineFailed: it can't be loaded.
+            RuntimeClosed: the table has been closed.
         """
-        key = (model, version)
+        key = (model, version, stamp_of(self._store, model, version))
         with self._lock:
             found = self._loaded.get(key)
-            turn = self._loading.setdefault(key, threading.Lock())
         if found is not None:
             return found
-        with turn:
-            with self._lock:
-                found = self._loaded.get(key)
-            if found is None:
-                found = load(self._store.open(model, version), self._options, self._clock)
-                with self._lock:
-                    self._loaded[key] = found
-            return found
-
-    def retire(self, model: str, keep: Collection[int | None]) -> None:
-        """Unloads the model's versions that are not in `keep`; each finishes its requests first."""
+        loaded = load(self._store.open(model, version), key, self._options, self._clock)
         with self._lock:
-            leaving = [key for key in self._loaded if key[0] == model and key[1] not in keep]
-        self._unload(leaving)
+            if not self._closed:
+                self._loaded[key] = loaded
+                return loaded
+        loaded.batcher.close()
+        raise RuntimeClosed("the runtime has been closed")
+
+    def retire(self, model: str, keep: Collection[Key]) -> None:
+        """Unloads the model's versions that are not in `keep`; each finishes its requests first."""
+        self._unload([key for key in self.keys if key[0] == model and key not in keep])
 
     def close(self) -> None:
-        """Unloads everything."""
+        """Unloads everything, and loads nothing more."""
         with self._lock:
-            leaving = list(self._loaded)
-        self._unload(leaving)
+            self._closed = True
+        self._unload(self.keys)
 
     def _unload(self, keys: Collection[Key]) -> None:
         for key in keys:
             with self._lock:
                 one = self._loaded.pop(key, None)
-                self._loading.pop(key, None)
             if one is not None:
                 one.batcher.close()
                 _log.info("unloaded %s", one.package)

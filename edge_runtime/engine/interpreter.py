@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from converter.artifact import Signature, Variant
 from edge_runtime.engine.quantization import Codec, codec
+from edge_runtime.engine.tensors import check_tensors
 from edge_runtime.errors import EngineFailed
 from edge_runtime.types import Array, Arrays
 
@@ -33,20 +33,25 @@ class Engine:
         place: What a reply says of it: `device:cpu`.
     """
 
-    def __init__(self, path: Path, variant: Variant, signatures: tuple[Signature, ...], *, threads: int) -> None:
-        """Loads the file.
+    def __init__(self, content: bytes, variant: Variant, signatures: tuple[Signature, ...], *, threads: int) -> None:
+        """Loads the file's bytes.
+
+        They are kept: interpreters for other shapes are made of the same bytes that were verified, whatever happens
+        to the file meanwhile. Engines of one version share them.
 
         Args:
-            path: The variant's file.
+            content: The variant's file.
             variant: What the manifest says of it: its own tensors.
             signatures: What callers see; names and order are the variant's.
             threads: For one run of the interpreter.
 
         Raises:
             EngineFailed: LiteRT refuses the file.
+            PackageRefused: the file's tensors are not what the manifest says.
         """
         self.place = "device:cpu"
-        self._path = path
+        self._name = variant.file
+        self._content = content
         self._threads = threads
         self._single = len(variant.signatures) == 1
         self._codecs: dict[str, Codec | None] = {
@@ -55,10 +60,11 @@ class Engine:
         self._inputs = {one.name: tuple(spec.name for spec in one.inputs) for one in signatures}
         self._calls: OrderedDict[tuple[str, _Shapes], _Call] = OrderedDict()
         self._spare: Any = self._interpreter()
+        check_tensors(self._spare, variant)
 
     def __repr__(self) -> str:
         shapes = [list(shapes) for _, shapes in self._calls]
-        return f"<Engine {self._path.name} on {self.place}, {self._threads} threads, planned for {shapes}>"
+        return f"<Engine {self._name} on {self.place}, {self._threads} threads, planned for {shapes}>"
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """Runs one signature. The outputs are copies: they stay valid after the next run.
@@ -69,6 +75,7 @@ class Engine:
 
         Raises:
             EngineFailed: the interpreter failed.
+            InvalidInput: a value that is no number can't be quantized.
         """
         codec = self._codecs[signature]
         if codec is not None:
@@ -78,10 +85,12 @@ class Engine:
         try:
             if call is None:
                 call = self._plan(key)
+            else:
+                self._calls.move_to_end(key)
             outputs = call(inputs)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
             self._calls.pop(key, None)
-            raise EngineFailed(f"{self._path.name}, signature {signature!r}: {error}") from error
+            raise EngineFailed(f"{self._name}, signature {signature!r}: {error}") from error
         return outputs if codec is None else codec.dequantize(outputs)
 
     def close(self) -> None:
@@ -110,9 +119,9 @@ class Engine:
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  loaded with the first engine, not at import
 
         try:
-            return Interpreter(model_path=str(self._path), num_threads=self._threads)
-        except (RuntimeError, ValueError) as error:
-            raise EngineFailed(f"{self._path}: LiteRT can't load it: {error}") from error
+            return Interpreter(model_content=self._content, num_threads=self._threads)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise EngineFailed(f"{self._name}: LiteRT can't load it: {error}") from error
 
 
 class _PrimaryCall:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from converter.artifact import Quantization, Signature, TensorSpec
-from edge_runtime.errors import PackageRefused
+from edge_runtime.errors import InvalidInput, PackageRefused
 from edge_runtime.types import Array, Arrays
 
 
@@ -21,7 +23,11 @@ class _Step:
     own: TensorSpec
 
     def quantize(self, array: Array) -> Array:
-        return self.quantization.quantize(array, self.own.numpy_dtype)
+        try:
+            with np.errstate(invalid="raise"):
+                return self.quantization.quantize(array, self.own.numpy_dtype)
+        except FloatingPointError as error:
+            raise InvalidInput(f"input {self.seen.name!r} holds a NaN, which can't be quantized") from error
 
     def dequantize(self, array: Array) -> Array:
         real: Array = self.quantization.dequantize(array).astype(self.seen.numpy_dtype, copy=False)

@@ -8,7 +8,9 @@ import msgspec
 
 REASON_LOCAL = "local"
 REASON_OVERLOADED = "overloaded"
+REASON_TOO_SLOW = "too-slow"
 REASON_VERSION_MISSING = "version-missing"
+REASON_VERSION_DAMAGED = "version-damaged"
 REASON_SERVER_FAILED = "server-failed"
 REASON_ENGINE_FAILED = "engine-failed"
 
@@ -32,12 +34,14 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         installed: Whether the version is loaded here.
         full: Whether its queue refuses.
+        waits: Whether the request would have to wait for others; False for an idle engine.
         predicted_s: Seconds until this request would be answered here, from the queue and the measured times.
     """
 
     installed: bool
     full: bool = False
     predicted_s: float = 0.0
+    waits: bool = True
 
 
 class ServerView(msgspec.Struct, frozen=True, gc=False):
@@ -60,7 +64,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
 
 def choose(device: DeviceView, server: ServerView, remaining_s: float | None) -> Route:
-    """The route of one request that found no idle engine.
+    """The route of one request that no idle engine can answer in time.
 
     The device answers what it can answer in time. What it can't goes to a server that can; where neither can, to
     whichever would be sooner, since a prediction may be wrong and an answer is still better than none.
@@ -77,7 +81,7 @@ def choose(device: DeviceView, server: ServerView, remaining_s: float | None) ->
     in_time = remaining_s is None or device.predicted_s <= remaining_s * SAFE_SHARE
     if in_time or not server.usable or server.expected_s >= device.predicted_s:
         return Route(Place.DEVICE, REASON_LOCAL)
-    return Route(Place.SERVER, REASON_OVERLOADED)
+    return Route(Place.SERVER, REASON_OVERLOADED if device.waits else REASON_TOO_SLOW)
 
 
 def predicted_s(*, queued_rows: int, running_rows: int, engines: int, row_s: float, own_s: float) -> float:

@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from edge_runtime.errors import (
+    DeadlineExceeded,
     EdgeRuntimeError,
     EngineFailed,
     Overloaded,
@@ -19,6 +20,7 @@ from edge_runtime.routing.policy import (
     REASON_ENGINE_FAILED,
     REASON_OVERLOADED,
     REASON_SERVER_FAILED,
+    REASON_VERSION_MISSING,
     DeviceView,
     Place,
     Route,
@@ -27,7 +29,7 @@ from edge_runtime.routing.policy import (
     predicted_s,
 )
 from edge_runtime.scheduling.batcher import Batcher, late
-from edge_runtime.types import InferRequest, Reply
+from edge_runtime.types import InferRequest, Pending, Reply
 
 
 class Remote(Protocol):
@@ -53,6 +55,7 @@ class Router:
         *,
         installed: Callable[[], list[int]],
         clock: Callable[[], float],
+        absent: str = REASON_VERSION_MISSING,
     ) -> None:
         """Takes the two places.
 
@@ -61,7 +64,9 @@ class Router:
             remote: The servers; None where the runtime has no fallback.
             installed: The model's versions on the device, for errors.
             clock: Monotonic seconds.
+            absent: Why the version is not on the device, where it isn't.
         """
+        self._absent = absent
         self._device = device
         self._remote = remote
         self._installed = installed
@@ -87,7 +92,7 @@ class Router:
                     return reply
         return self._wait(request, self.submit(request))
 
-    def submit(self, request: InferRequest) -> Future[Reply]:
+    def submit(self, request: InferRequest) -> Pending:
         """See `Executor`."""
         route = self._choose(request)
         if route.place is Place.NOWHERE:
@@ -100,7 +105,7 @@ class Router:
             inner = self._device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
             return self._to_server(replace(request, reason=REASON_OVERLOADED))
-        return _then(inner, lambda error: self._after_engine(request, error))
+        return _then(inner, "the device's queue", lambda error: self._after_engine(request, error))
 
     def close(self) -> None:
         """Nothing of its own: device and servers belong to the runtime."""
@@ -110,7 +115,7 @@ class Router:
         server = ServerView(usable=expected_s is not None, expected_s=expected_s or 0.0)
         device = self._device
         if device is None:
-            return choose(DeviceView(installed=False), server, None)
+            return Route(Place.SERVER if server.usable else Place.NOWHERE, self._absent)
         load, costs = device.load, device.costs
         view = DeviceView(
             installed=True,
@@ -122,14 +127,15 @@ class Router:
                 row_s=costs.seconds(costs.largest) / costs.largest,
                 own_s=costs.seconds(request.rows),
             ),
+            waits=bool(load.queued_rows or load.running_rows),
         )
         remaining_s = None if request.deadline_s is None else request.deadline_s - self._clock()
         return choose(view, server, remaining_s)
 
-    def _to_server(self, request: InferRequest) -> Future[Reply]:
+    def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
             raise self._nowhere(request, {})
-        return _then(self._remote.submit(request), lambda error: self._after_server(request, error))
+        return _then(self._remote.submit(request), "a server", lambda error: self._after_server(request, error))
 
     def _after_server(self, request: InferRequest, error: BaseException) -> Future[Reply] | None:
         """No server answered: the device does, if it has the version. Whether that is too late is judged there."""
@@ -143,7 +149,7 @@ class Router:
             return None
         return self._device.submit(replace(request, reason=REASON_SERVER_FAILED))
 
-    def _after_engine(self, request: InferRequest, error: BaseException) -> Future[Reply] | None:
+    def _after_engine(self, request: InferRequest, error: BaseException) -> Pending | None:
         """The engine failed: a server answers, if there is one and it has not been asked yet."""
         if self._remote is None or not isinstance(error, EngineFailed) or request.reason == REASON_SERVER_FAILED:
             return None
@@ -160,21 +166,30 @@ class Router:
             hint = "" if asked else "No server has been found, or none may be asked now."
         return VersionNotAvailable(request.model, request.version or request.label, self._installed(), asked, hint)
 
-    def _wait(self, request: InferRequest, future: Future[Reply]) -> Reply:
+    def _wait(self, request: InferRequest, pending: Pending) -> Reply:
         if request.deadline_s is None:
-            return future.result()
+            return pending.result()
         try:
-            return future.result(max(request.deadline_s - self._clock(), 0.0))
+            return pending.result(max(request.deadline_s - self._clock(), 0.0))
         except TimeoutError as error:
             if isinstance(error, EdgeRuntimeError):
                 raise
-            future.cancel()
-            raise late(request, self._clock(), {}) from None
+            pending.cancel()
+            raise timed_out(request, pending, self._clock()) from None
 
 
-def _then(inner: Future[Reply], rescue: Callable[[BaseException], Future[Reply] | None]) -> Future[Reply]:
-    """A future that follows `inner`; where that fails, the one that `rescue` returns. Cancelling it cancels both."""
-    outer: Future[Reply] = Future()
+def timed_out(request: InferRequest, pending: Pending, now_s: float) -> DeadlineExceeded:
+    """The error for a caller whose deadline passed while it waited."""
+    return late(request, now_s, {f"waiting for {pending.stage}": (now_s - request.start_s) * 1e3})
+
+
+def _then(inner: Future[Reply], stage: str, rescue: Callable[[BaseException], Future[Reply] | None]) -> Pending:
+    """A future that follows `inner`; where that fails, the one that `rescue` returns. Cancelling it cancels both.
+
+    Whatever is raised on the way ends in the future: these callbacks run in other threads, where it would be lost.
+    """
+    outer = Pending()
+    outer.stage = stage
     current = inner
 
     def follow(done: Future[Reply], *, last: bool) -> None:
@@ -187,9 +202,15 @@ def _then(inner: Future[Reply], rescue: Callable[[BaseException], Future[Reply] 
                 rescued = rescue(error)
             except EdgeRuntimeError as other:
                 rescued, error = None, other
+            except Exception as other:  # noqa: BLE001  see above
+                rescued, error = None, EngineFailed(f"{type(other).__name__}: {other}")
+                error.__cause__ = other
             if rescued is not None:
                 current = rescued
+                outer.stage = getattr(rescued, "stage", "the device's queue, after a server failed")
                 rescued.add_done_callback(lambda again: follow(again, last=True))
+                if outer.cancelled():  # Between the look above and here: then nobody has told the new one.
+                    rescued.cancel()
                 return
         _settle(outer, done, error)
 

@@ -152,6 +152,7 @@ class Batcher:
             entry = self._queue.push(request, self._key(request), self._clock())
             if self._idle:
                 self._work.notify()
+        entry.future.add_done_callback(lambda future: self._drop(entry) if future.cancelled() else None)
         return entry.future
 
     def close(self) -> None:
@@ -166,6 +167,10 @@ class Batcher:
             self._idle.clear()
         for engine in self._engines:
             engine.close()
+
+    def _drop(self, entry: Entry) -> None:
+        with self._lock:
+            self._queue.drop(entry)
 
     def _key(self, request: InferRequest) -> object:
         """What requests must share to be joined; None if this one can't be."""
@@ -220,19 +225,14 @@ class Batcher:
         before_s = self._clock()
         try:
             outputs = self._run_joined(engine, batch)
-        except EngineFailed as error:
+        except Exception as error:  # noqa: BLE001  whatever it is belongs to these callers; the worker serves on
             if len(batch) == 1:
-                batch[0].future.set_exception(error)
+                batch[0].future.set_exception(_named(batch[0].request, error))
                 return
             # One request may have spoilt it for all: each gets a run of its own.
             _log.warning("a batch of %d requests failed, running them one by one: %s", len(batch), error)
             for entry in batch:
                 self._run(engine, [entry], self._clock())
-            return
-        except Exception as error:  # noqa: BLE001  whatever it is belongs to these callers; the worker serves on
-            _log.exception("a batch of %d requests failed", len(batch))
-            for entry in batch:
-                entry.future.set_exception(EngineFailed(f"{entry.request.subject}: {type(error).__name__}: {error}"))
             return
         done_s = self._clock()
         self.costs.record(sum(entry.request.rows for entry in batch), done_s - begun_s)
@@ -282,6 +282,14 @@ class Batcher:
             elif self._closed:
                 self._work.notify_all()
                 self._settled.notify_all()
+
+
+def _named(request: InferRequest, error: Exception) -> EdgeRuntimeError:
+    """The error itself where it has a name, else an EngineFailed that says what it was."""
+    if isinstance(error, EdgeRuntimeError):
+        return error
+    _log.error("%s: an engine failed in a way that has no name", request.subject, exc_info=error)
+    return EngineFailed(f"{request.subject}: {type(error).__name__}: {error}")
 
 
 def late(request: InferRequest, now_s: float, spent_ms: dict[str, float]) -> DeadlineExceeded:

@@ -11,11 +11,14 @@ from itertools import count
 from edge_runtime.scheduling.policy import Waiting
 from edge_runtime.types import InferRequest, Reply
 
+_SLACK = 64
+"""Cancelled entries that may lie in the heap beside as many as wait."""
+
 
 class Entry:
     """A request that waits, and the future of its reply."""
 
-    __slots__ = ("future", "nbytes", "order", "queued_s", "request", "waiting")
+    __slots__ = ("future", "nbytes", "order", "queued", "queued_s", "request", "waiting")
 
     def __init__(self, request: InferRequest, key: object, queued_s: float, order: int) -> None:
         deadline_s = math.inf if request.deadline_s is None else request.deadline_s
@@ -24,6 +27,7 @@ class Entry:
         self.future: Future[Reply] = Future()
         self.queued_s = queued_s
         self.order = order
+        self.queued = False
         self.waiting = Waiting(key, request.rows, deadline_s)
 
     def __lt__(self, other: Entry) -> bool:
@@ -48,22 +52,22 @@ class RequestQueue:
         self._max_bytes = max_bytes
         self._heap: list[Entry] = []
         self._order = count()
+        self._alive = 0
         self.rows = 0
         self.nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._alive
 
     def __repr__(self) -> str:
         return (
-            f"<RequestQueue {len(self._heap)} of {self._max_requests} requests, {self.rows} rows, "
+            f"<RequestQueue {self._alive} of {self._max_requests} requests, {self.rows} rows, "
             f"{self.nbytes / 2**20:.1f} of {self._max_bytes / 2**20:.1f} MiB>"
         )
 
     def has_room(self, nbytes: int = 1) -> bool:
         """Whether a request of so many bytes fits. One larger than the bound is let in when nothing waits."""
-        waiting = len(self._heap)
-        return not waiting or (waiting < self._max_requests and self.nbytes + nbytes <= self._max_bytes)
+        return not self._alive or (self._alive < self._max_requests and self.nbytes + nbytes <= self._max_bytes)
 
     def push(self, request: InferRequest, key: object, now_s: float) -> Entry:
         """Takes a request for which there is room."""
@@ -72,15 +76,23 @@ class RequestQueue:
         return entry
 
     def head(self, limit: int) -> list[Entry]:
-        """Removes and returns up to `limit` entries in order, the cancelled ones left out and forgotten."""
+        """Removes and returns up to `limit` entries in order, the cancelled ones left out."""
         taken: list[Entry] = []
         while self._heap and len(taken) < limit:
             entry = heapq.heappop(self._heap)
-            self.rows -= entry.request.rows
-            self.nbytes -= entry.nbytes
-            if not entry.future.cancelled():
+            if entry.queued:
+                self._forget(entry)
                 taken.append(entry)
         return taken
+
+    def drop(self, entry: Entry) -> None:
+        """Frees the place of a request that was cancelled, if it still waits."""
+        if entry.queued:
+            self._forget(entry)
+            # It stays in the heap until its turn; when most of the heap is such, it is made anew.
+            if len(self._heap) > 2 * self._alive + _SLACK:
+                self._heap = [one for one in self._heap if one.queued]
+                heapq.heapify(self._heap)
 
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Returns entries that were looked at and are not to run yet; they keep their order."""
@@ -88,6 +100,14 @@ class RequestQueue:
             self._add(entry)
 
     def _add(self, entry: Entry) -> None:
+        entry.queued = True
         heapq.heappush(self._heap, entry)
+        self._alive += 1
         self.rows += entry.request.rows
         self.nbytes += entry.nbytes
+
+    def _forget(self, entry: Entry) -> None:
+        entry.queued = False
+        self._alive -= 1
+        self.rows -= entry.request.rows
+        self.nbytes -= entry.nbytes

@@ -101,6 +101,8 @@ def test_the_same_inputs_give_the_same_bytes(cnn_package, convert, data, tmp_pat
         labels=data / "labels.txt",
         preprocess=data / "preprocess.toml",
     )
+    manifests = [(root / "cnn" / "1" / "manifest.json").read_text() for root in (cnn_package[1], tmp_path)]
+    assert manifests[0] == manifests[1]
     first, second = (archive_path(root, "cnn", 1).read_bytes() for root in (cnn_package[1], tmp_path))
     assert hashlib.sha256(first).hexdigest() == hashlib.sha256(second).hexdigest()
 

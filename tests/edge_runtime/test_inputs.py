@@ -69,3 +69,22 @@ def test_refusals_of_several_inputs(inputs, said):
     """Inputs that don't go together are refused."""
     with pytest.raises(InvalidInput, match=said):
         InputCheck("m/1", TWO)(inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (np.ma.masked_array(rows(1), mask=[[1, 0, 0, 0]]), "masked array"),
+        ({"x": np.ma.masked_array(rows(1), mask=[[1, 0, 0, 0]])}, "masked array"),
+    ],
+)
+def test_masks_are_not_lost_silently(inputs, said):
+    """A masked array is refused: the model would see what the mask hides."""
+    with pytest.raises(InvalidInput, match=said):
+        InputCheck("scale/1", scale_signature())(inputs)
+
+
+def test_string_inputs_hold_strings_only():
+    """An array of other objects is refused before it reaches an interpreter or the wire."""
+    with pytest.raises(InvalidInput, match="must hold bytes or str"):
+        InputCheck("m/1", TWO)({"a": np.zeros((2, 2), np.float32), "b": np.array([b"p", 3], dtype=object)})

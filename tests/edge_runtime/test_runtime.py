@@ -49,7 +49,7 @@ def test_follows_the_latest_and_keeps_pins(store, runtime):
     runtime.refresh()
     assert followed.predict(rows(1)).version == 2
     assert pinned.predict(rows(1)).version == 1
-    assert set(runtime._versions._loaded) == {("scale", 1), ("scale", 2)}
+    assert {key[:2] for key in runtime._versions.keys} == {("scale", 1), ("scale", 2)}
 
 
 def test_old_version_leaves_memory(store, runtime):
@@ -57,7 +57,7 @@ def test_old_version_leaves_memory(store, runtime):
     model = runtime.model("scale")
     publish_scale(store, 2, 3.0)
     runtime.refresh()
-    assert set(runtime._versions._loaded) == {("scale", 2)}
+    assert {key[:2] for key in runtime._versions.keys} == {("scale", 2)}
     assert model.predict(rows(1)).version == 2
 
 

@@ -28,6 +28,7 @@ class ScaleServer:
         fail_with: When set, every Predict ends with this status code.
         answer_as: When set, replies claim this version.
         hold: While cleared, Predict waits.
+        reached: Set once a Predict has come.
         asked: The (version, rows) of each Predict that came.
     """
 
@@ -37,6 +38,7 @@ class ScaleServer:
         self.answer_as: int | None = None
         self.hold = threading.Event()
         self.hold.set()
+        self.reached = threading.Event()
         self.asked: list[tuple[int, int]] = []
         self._server = grpc.server(ThreadPoolExecutor(8), options=[*UNLIMITED_MESSAGES, ("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(
@@ -67,6 +69,7 @@ class ScaleServer:
         return version
 
     def _predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
+        self.reached.set()
         self.hold.wait(30)
         if self.fail_with is not None:
             context.abort(self.fail_with, "the test wants it so")

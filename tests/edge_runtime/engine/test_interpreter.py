@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from support.edge_models import publish_scale, rows, scale_model, scale_signature
 
-from converter.artifact import Variant
-from edge_runtime import EngineFailed
+from converter.artifact import Quantization, Signature, TensorSpec, Variant
+from edge_runtime import EngineFailed, PackageRefused
 from edge_runtime.engine.interpreter import Engine
 
 
@@ -11,7 +11,7 @@ from edge_runtime.engine.interpreter import Engine
 def engine(tmp_path):
     package = publish_scale(tmp_path, 1, 2.0)
     variant = package.manifest.variants[0]
-    one = Engine(package.file(variant), variant, package.manifest.signatures, threads=1)
+    one = Engine(package.read(variant.file), variant, package.manifest.signatures, threads=1)
     yield one
     one.close()
 
@@ -52,11 +52,39 @@ def test_repr_shows_state(engine):
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", scale_model(2.0)[:200]])
-def test_unreadable_model_is_refused(tmp_path, content):
+def test_unreadable_model_is_refused(content):
     """A file that is no TFLite model is a named error, not a crash."""
-    file = tmp_path / "broken.tflite"
-    file.write_bytes(content)
     signature = scale_signature()
     variant = Variant(name="float32", file="broken.tflite", size_bytes=len(content), signatures=(signature,))
     with pytest.raises(EngineFailed, match=r"broken\.tflite"):
-        Engine(file, variant, (signature,), threads=1)
+        Engine(content, variant, (signature,), threads=1)
+
+
+def test_shape_in_use_is_kept(engine):
+    """The interpreter for the shape that is used all the time is not the one that gives way to new shapes."""
+    usual = ("serving_default", ((1, 4),))
+    for count in range(2, 20):
+        engine.run("serving_default", {"x": rows(1)})
+        engine.run("serving_default", {"x": rows(count)})
+        assert usual in engine._calls
+
+
+def spec(name="y", dtype="float32", shape=(-1, 4), quantization=None):
+    return TensorSpec(name=name, dtype=dtype, shape=shape, quantization=quantization)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (spec(name="z"), r"outputs \['y'\] in the file, \['z'\] in the manifest"),
+        (spec(shape=(-1, 5)), r"'y': float32\[-1, 4\] in the file, float32\[-1, 5\] in the manifest"),
+        (spec(dtype="int8"), r"float32\[-1, 4\] in the file, int8\[-1, 4\]"),
+        (spec(quantization=Quantization(scales=(0.5,), zero_points=(0,))), "its quantization is not the manifest's"),
+    ],
+)
+def test_file_that_is_not_what_the_manifest_says_is_refused(output, said):
+    """A manifest that describes other tensors than the file has is refused before anything runs."""
+    signature = Signature(name="serving_default", inputs=scale_signature().inputs, outputs=(output,), batch_axis=0)
+    variant = Variant(name="float32", file="v.tflite", size_bytes=1, signatures=(signature,))
+    with pytest.raises(PackageRefused, match=said):
+        Engine(scale_model(2.0), variant, (signature,), threads=1)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from converter.artifact import Quantization, Signature, TensorSpec
-from edge_runtime import PackageRefused
+from edge_runtime import InvalidInput, PackageRefused
 from edge_runtime.engine.quantization import codec
 
 
@@ -55,3 +55,10 @@ def test_unexplained_dtype_is_refused():
     """A file whose dtype differs without saying its quantization can't be run right, so it is not run."""
     with pytest.raises(PackageRefused, match="no quantization between"):
         codec(FLOAT, signature("int8"))
+
+
+def test_nan_is_refused():
+    """A NaN has no quantized form: it is refused instead of becoming a number."""
+    both = codec(FLOAT, signature("int8", Quantization(scales=(0.1,), zero_points=(0,))))
+    with pytest.raises(InvalidInput, match="'t' holds a NaN"):
+        both.quantize({"t": np.array([[np.nan, 0, 0]], np.float32)})

@@ -7,6 +7,7 @@ from edge_runtime.routing.policy import DeviceView, Place, Route, ServerView, ch
 ABSENT = DeviceView(installed=False)
 QUICK = DeviceView(installed=True, predicted_s=0.010)
 SLOW = DeviceView(installed=True, predicted_s=0.200)
+SLOW_ALONE = DeviceView(installed=True, predicted_s=0.200, waits=False)
 FULL = DeviceView(installed=True, full=True, predicted_s=0.5)
 NO_SERVER = ServerView(usable=False)
 SERVER = ServerView(usable=True, expected_s=0.020)
@@ -25,6 +26,7 @@ SLOWER_SERVER = ServerView(usable=True, expected_s=0.300)
         (SLOW, NO_SERVER, 0.050, Place.DEVICE, "local"),
         (SLOW, SLOWER_SERVER, 0.050, Place.DEVICE, "local"),
         (SLOW, SERVER, 0.010, Place.SERVER, "overloaded"),
+        (SLOW_ALONE, SERVER, 0.050, Place.SERVER, "too-slow"),
         (FULL, SERVER, None, Place.SERVER, "overloaded"),
         (FULL, NO_SERVER, None, Place.NOWHERE, "overloaded"),
     ],

@@ -5,7 +5,7 @@ from support.clock import FakeClock
 from support.edge_models import rows
 
 from edge_runtime import EngineFailed, InvalidInput, Overloaded, Reply, ServerFailed, VersionNotAvailable
-from edge_runtime.routing.router import Router
+from edge_runtime.routing.router import Router, timed_out
 from edge_runtime.scheduling.batcher import Load
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.types import InferRequest
@@ -19,7 +19,7 @@ class FakeDevice:
     """A batcher whose state and outcome the test sets."""
 
     def __init__(self):
-        self.costs = CostTable({1: 0.010})
+        self.costs = CostTable({1: 0.010}, FakeClock())
         self.load = Load(queued_rows=0, running_rows=0, engines=1, full=False)
         self.idle = True
         self.error = None
@@ -96,7 +96,7 @@ def test_idle_device_answers(clock):
 
 def test_device_too_slow_for_the_deadline(clock):
     """An idle engine that would be too late gives way to a server that is in time."""
-    assert router(FakeDevice(), FakeRemote(), clock).infer(request(clock, 0.005)).reason == "overloaded"
+    assert router(FakeDevice(), FakeRemote(), clock).infer(request(clock, 0.005)).reason == "too-slow"
 
 
 def test_overloaded_device(clock):
@@ -188,3 +188,30 @@ def test_cancelling_reaches_the_call(clock):
     assert remote.future.cancelled()
     with pytest.raises(CancelledError):
         outer.result(0)
+
+
+def test_whatever_a_rescue_raises_ends_in_the_future(clock):
+    """An exception that nobody foresaw, raised in another thread's callback, still ends the caller's wait."""
+    device, remote = FakeDevice(), FakeRemote()
+    device.idle, device.error = False, EngineFailed("broken")
+
+    def explode(request):
+        raise OSError("odd")
+
+    remote.submit = explode
+    with pytest.raises(EngineFailed, match="OSError: odd"):
+        router(device, remote, clock).submit(request(clock)).result(1)
+
+
+def test_timeout_says_what_was_waited_for(clock):
+    """A caller whose deadline passes is told whether a server or the device's queue was waited for."""
+    pending = router(None, FakeRemote(outcome=None), clock).submit(request(clock, 1.0))
+    assert pending.stage == "a server"
+    error = timed_out(request(clock, 1.0), pending, clock() + 2)
+    assert "waiting for a server 2000.0 ms" in str(error)
+
+
+def test_reason_of_absence_is_told(clock):
+    """A version that is on the device but damaged is answered elsewhere with that reason."""
+    made = Router(None, FakeRemote(), installed=list, clock=clock, absent="version-damaged")
+    assert made.infer(request(clock)).reason == "version-damaged"

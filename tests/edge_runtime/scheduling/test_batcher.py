@@ -46,7 +46,7 @@ class Setup:
             [self.engine],
             [scale_signature()],
             version=3,
-            costs=CostTable(dict.fromkeys(sizes, 0.01)),
+            costs=CostTable(dict.fromkeys(sizes, 0.01), self.clock),
             max_queued_requests=max_queued_requests,
             max_queued_bytes=2**20,
             clock=self.clock,
@@ -212,3 +212,17 @@ def test_output_rows_are_counted():
     """An output with another number of rows than went in can't be told apart, and is an error for all of them."""
     with pytest.raises(EngineFailed, match=r"\[3, 4\] for 2 rows"):
         split({"y": rows(3)}, [1, 1], 0)
+
+
+def test_cancelling_makes_room():
+    """The place of a cancelled request is free at once, while the engine is still busy."""
+    setup = Setup(max_queued_requests=2)
+    setup.occupy()
+    waiting = [setup.batcher.submit(setup.request()) for _ in range(2)]
+    assert setup.batcher.load.full
+    assert waiting[0].cancel()
+    assert setup.batcher.load.queued_rows == 1
+    late_comer = setup.batcher.submit(setup.request())
+    setup.engine.gate.set()
+    late_comer.result(WAIT_S)
+    setup.batcher.close()

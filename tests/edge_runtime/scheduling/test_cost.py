@@ -21,7 +21,7 @@ def test_only_sizes_that_save_are_used(seconds, sizes):
 
 def test_predictions_follow_the_measurements():
     """Rows that fill several batches cost their sum, and new measurements move the figure towards them."""
-    costs = CostTable({1: 0.010, 4: 0.020})
+    costs = CostTable({1: 0.010, 4: 0.020}, FakeClock())
     assert costs.seconds(1) == pytest.approx(0.010)
     assert costs.seconds(8) == pytest.approx(0.040)
     for _ in range(200):
@@ -41,3 +41,29 @@ def test_measure_stops_at_its_budget():
 
     assert measure(run, (1, 2, 4), clock, 0.5) == {1: pytest.approx(0.4)}
     assert set(ran) == {1}
+
+
+def test_one_hiccup_does_not_poison_the_estimate():
+    """A run that takes a hundred times as long moves the estimate by a quarter, not by a hundred."""
+    costs = CostTable({1: 0.010}, FakeClock())
+    costs.record(1, 1.0)
+    assert costs.seconds(1) == pytest.approx(0.0125)
+
+
+def test_an_estimate_recovers_while_nothing_runs():
+    """An estimate that keeps all requests away goes back to the best that was measured, so that it is tried again."""
+    clock = FakeClock()
+    costs = CostTable({1: 0.010}, clock)
+    for _ in range(50):
+        costs.record(1, 0.5)
+    assert costs.seconds(1) > 0.4
+    clock.advance(20)
+    assert costs.seconds(1) == pytest.approx(0.010, rel=0.01)
+
+
+def test_runs_beyond_the_largest_batch_say_nothing_of_batches():
+    """A request of very many rows does not make small batches look free."""
+    costs = CostTable({1: 0.010, 4: 0.020}, FakeClock())
+    for _ in range(40):
+        costs.record(200_000, 0.001)
+    assert costs.seconds(4) == pytest.approx(0.020)

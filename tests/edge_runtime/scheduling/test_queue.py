@@ -39,7 +39,8 @@ def test_sizes_are_counted_through_every_way_out():
     assert queue.rows == 7
     assert queue.has_room(3 * ROW_BYTES)
     assert not queue.has_room(4 * ROW_BYTES)
-    first.future.cancel()
+    queue.drop(first)
+    queue.drop(first)
     assert queue.head(5) == [second]
     assert (queue.rows, queue.nbytes) == (0, 0)
     queue.put_back([second])
@@ -60,3 +61,13 @@ def test_oversized_request_is_let_in_alone():
     assert queue.has_room(50 * ROW_BYTES)
     queue.push(request(50), None, 0.0)
     assert not queue.has_room()
+
+
+def test_cancelled_entries_do_not_pile_up():
+    """However many requests are queued and cancelled, the heap stays within a bound of those that wait."""
+    queue = RequestQueue(10, 10**6)
+    stays = queue.push(request(), None, 0.0)
+    for _ in range(1000):
+        queue.drop(queue.push(request(), None, 0.0))
+    assert len(queue._heap) < 200
+    assert queue.head(5) == [stays]

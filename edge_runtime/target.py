@@ -1,0 +1,120 @@
+"""What a model's requests go to at present: a version, its signatures, and a router to it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from converter.artifact import Package, Signature
+from edge_runtime.errors import InvalidInput
+from edge_runtime.inputs import InputCheck, Inputs, default_signature
+from edge_runtime.routing.router import Router
+from edge_runtime.types import InferRequest
+
+_DESCRIPTION_S = 10.0
+"""How long a description of "the latest" or of a label is believed: the server may have moved it to a version with
+other inputs. That of a numbered version is believed for ever."""
+
+
+class Describer(Protocol):
+    """Finds the signatures of a version that is not on the device."""
+
+    def signatures(self, target: Target, start_s: float, deadline_s: float | None) -> dict[str, Signature]:
+        """Asks the servers, and waits for the answer within the deadline.
+
+        Raises:
+            VersionNotAvailable, DeadlineExceeded, ServerFailed: nobody could say.
+        """
+        ...
+
+
+class Target:
+    """A version and the way to it; swapped whole when the version changes.
+
+    Attributes:
+        model: The model's name.
+        version: The version that answers; None where only servers know which.
+        label: The label, where a server must resolve it.
+        router: Where its requests go.
+        package: What is installed; None for a version that only servers have.
+        key: What the loaded version is known by; None likewise.
+        default: The default signature's name.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        router: Router,
+        *,
+        package: Package | None = None,
+        key: tuple[str, int, tuple[int, int, int]] | None = None,
+    ) -> None:
+        self.model = model
+        self.version = version
+        self.label = label
+        self.router = router
+        self.package = package
+        self.key = key
+        self.default = ""
+        self._checks: dict[str | None, InputCheck] = {}
+        self._batched: dict[str, bool] = {}
+        self._valid_until_s = float("-inf")
+        if package is not None:
+            self.describe({one.name: one for one in package.manifest.signatures}, 0.0)
+
+    @property
+    def subject(self) -> str:
+        """`digits/3`, for messages."""
+        return f"{self.model}/{self.version or self.label or 'latest'}"
+
+    @property
+    def installed_package(self) -> Package:
+        """The package.
+
+        Raises:
+            InvalidInput: only servers have the version.
+        """
+        if self.package is None:
+            raise InvalidInput(f"{self.subject} is not installed on the device: it has no labels or preprocessing here")
+        return self.package
+
+    def needs_description(self, now_s: float) -> bool:
+        """Whether a server must be asked for the signatures, for the first time or again."""
+        return now_s >= self._valid_until_s
+
+    def describe(self, signatures: dict[str, Signature], now_s: float) -> None:
+        """Takes the signatures: from the package, or from the server that has the version."""
+        default = default_signature(signatures.values()).name
+        checks: dict[str | None, InputCheck] = {
+            name: InputCheck(self.subject, signature) for name, signature in signatures.items()
+        }
+        checks[None] = checks[default]
+        self._batched = {name: signature.batch_axis == 0 for name, signature in signatures.items()}
+        self.default = default
+        self._checks = checks
+        self._valid_until_s = float("inf") if self.version is not None else now_s + _DESCRIPTION_S
+
+    def request(self, inputs: Inputs, signature: str | None, start_s: float, deadline_s: float | None) -> InferRequest:
+        """A checked request.
+
+        Raises:
+            InvalidInput: the signature is unknown, or the inputs don't fit it.
+        """
+        check = self._checks.get(signature) if signature is None or isinstance(signature, str) else None
+        if check is None:
+            known = sorted(name for name in self._checks if name is not None)
+            raise InvalidInput(f"{self.subject}: signature {signature!r} is unknown; there are {known}")
+        arrays, rows = check(inputs)
+        name = signature or self.default
+        return InferRequest(
+            model=self.model,
+            version=self.version,
+            label=self.label,
+            signature=name,
+            inputs=arrays,
+            rows=rows,
+            batched=self._batched[name],
+            start_s=start_s,
+            deadline_s=deadline_s,
+        )
