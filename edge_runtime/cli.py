@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         return int(arguments.run(arguments))
-    except (InvalidConfig, InvalidInput, PackageError) as error:
+    except (InvalidConfig, InvalidInput, PackageError, NotADirectoryError) as error:
         return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
     except (EdgeRuntimeError, OSError) as error:
         return _fail(error, EXIT_FAILED, debug=arguments.debug)
@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(error: Exception, code: int, *, debug: bool) -> int:
     logging.getLogger(__name__).debug("the command failed", exc_info=error if debug else None)
-    print(f"edge-run: {error}", file=sys.stderr)
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        said = f"{error.filename}: {error.strerror}"
+    print(f"edge-run: {' '.join(said.split())}", file=sys.stderr)
     return code
 
 
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = commands.add_parser("doctor", help="what this machine is, which delegates load, and what to do otherwise")
+    doctor.add_argument("--store", type=Path, default=Path(), help="where packages are or will be: is there room?")
     doctor.add_argument("--json", action="store_true", help="as JSON")
     doctor.set_defaults(run=_doctor)
 
@@ -87,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--deadline-ms", type=float, help="give up after so many milliseconds")
     predict.add_argument("--fallback", help="mdns, or host:port of a server")
     predict.add_argument("--raw", action="store_true", help="the values are raw: apply the package's preprocessing")
-    predict.add_argument("--json", action="store_true", help="as JSON, every output value")
+    predict.add_argument(
+        "--json", action="store_true", help='as JSON, every output value ("NaN" and "Infinity" as strings)'
+    )
     predict.set_defaults(run=_predict)
     return parser
 
@@ -95,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 def _doctor(arguments: argparse.Namespace) -> int:
     from edge_runtime import doctor  # noqa: PLC0415  loads the interpreter, which the other commands may not need
 
-    report = doctor.examine()
+    report = doctor.examine(packages=arguments.store)
     print(json.dumps(doctor.as_dict(report), indent=1) if arguments.json else doctor.render(report))
     return report.exit_code
 

@@ -104,13 +104,19 @@ def read_options(source: str | os.PathLike[str], given: Mapping[str, Any]) -> Ru
         values = _read_toml(path)
         if "store" not in values:
             raise InvalidConfig(f"{path}: `store`, the folder of packages, is missing")
-        values["store"] = path.parent / str(values["store"])
+        values["store"] = path.parent / _store(path, values["store"])
     values.update(given)
-    values["store"] = str(values["store"])
+    values["store"] = os.fspath(_store(path, values["store"]))
     try:
         return msgspec.convert(values, RuntimeOptions, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise InvalidConfig(f"{path}: {error}") from error
+
+
+def _store(source: Path, value: object) -> str | os.PathLike[str]:
+    if value == "" or not isinstance(value, str | os.PathLike):
+        raise InvalidConfig(f"{source}: `store` must be the path of a folder of packages, got {value!r}")
+    return value
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidConfig(f"{path}: can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidConfig(f"{path}: no valid TOML: {error}") from error
 
 

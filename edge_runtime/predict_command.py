@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import zipfile
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,19 +37,24 @@ def predict(arguments: argparse.Namespace) -> str:
 
 
 def read(path: Path) -> Inputs:
-    """The array of a `.npy`, or the arrays of a `.npz` by name.
+    """The array of a `.npy`, or the arrays of a `.npz` by name, read whole.
 
     Raises:
         InvalidInput: it can't be read as either.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInput(f"{path}: can't be read as .npy or .npz: {error}") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        return {name: loaded[name] for name in loaded.files}
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # numpy, zipfile and its decompressors raise a dozen kinds for what is damaged
+        said = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise InvalidInput(f"{path}: can't be read as .npy or .npz: {said}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InvalidInput(f"{path}: can't be read as .npy or .npz: {name!r} in it is no array")
+    return arrays
 
 
 def preprocess(model: Model, inputs: Inputs) -> Inputs:
@@ -59,17 +65,40 @@ def preprocess(model: Model, inputs: Inputs) -> Inputs:
 
 
 def as_json(reply: Reply) -> str:
-    """Everything, on one line."""
+    """Everything, on one line of valid JSON.
+
+    JSON has no word for some numbers: "NaN", "Infinity" and "-Infinity" are strings, as in protobuf's JSON; a complex
+    number is [real, imaginary]. Bytes are shown as UTF-8.
+    """
     return json.dumps(
         {
             "version": reply.version,
             "place": reply.place,
             "reason": reply.reason,
             "latency_ms": reply.latency_ms,
-            "outputs": {name: array.tolist() for name, array in reply.outputs.items()},
+            "outputs": {name: _values(array) for name, array in reply.outputs.items()},
         },
-        default=lambda value: value.decode("utf-8", "replace"),
+        allow_nan=False,
     )
+
+
+def _values(array: Array) -> Any:
+    """The array as nested lists, or as one value if it has no dimension."""
+    if array.dtype.kind in "biu" or (array.dtype.kind == "f" and np.isfinite(array).all()):
+        return array.tolist()
+    return _plain(array.tolist())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, complex):
+        return [_plain(value.real), _plain(value.imag)]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def as_text(reply: Reply, labels: tuple[str, ...]) -> str:
@@ -77,14 +106,15 @@ def as_text(reply: Reply, labels: tuple[str, ...]) -> str:
     lines = [f"version {reply.version}, {reply.place} ({reply.reason}), {reply.latency_ms:.2f} ms"]
     for name, array in reply.outputs.items():
         lines.append(f"{name} {array.dtype}{list(array.shape)}")
-        lines.extend(f"  {_row(row, labels)}" for row in array[:_ROWS])
-        if len(array) > _ROWS:
-            lines.append(f"  ... {len(array) - _ROWS} more rows")
+        rows = array if array.ndim else array.reshape(1)
+        lines.extend(f"  {_row(np.asarray(row), labels)}" for row in rows[:_ROWS])
+        if len(rows) > _ROWS:
+            lines.append(f"  ... {len(rows) - _ROWS} more rows")
     return "\n".join(lines)
 
 
 def _row(row: Array, labels: tuple[str, ...]) -> str:
-    if row.ndim != 1 or not labels or len(labels) != len(row):
+    if row.ndim != 1 or row.dtype.kind not in "biuf" or not labels or len(labels) != len(row):
         return np.array2string(row, threshold=16, precision=4)
     scores = row.astype(np.float64)
     best = np.argsort(scores)[::-1][:_TOP]

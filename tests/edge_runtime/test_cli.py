@@ -1,11 +1,17 @@
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from support.edge_models import publish_scale, rows
+from support.privileges import unprivileged
 
 from converter.artifact import InputPreprocess, Preprocess, archive_path
+from edge_runtime import InvalidInput
 from edge_runtime.cli import main
+from edge_runtime.predict_command import as_json, as_text, read
+from edge_runtime.types import Reply
 
 
 @pytest.fixture
@@ -55,6 +61,13 @@ def test_predict_raw_and_json(packages, tmp_path, capsys):
         (["install", "{x}", "--store", "{packages}"], 2, "no .tar.gz"),
         (["install", "{packages}/scale/1", "--store", "{packages}"], 2, "already there"),
         (["label", "{packages}", "scale", "stable", "4"], 2, "not installed"),
+        (["label", "{packages}", "../scale", "stable", "1"], 2, "model name '../scale'"),
+        (["label", "{packages}", "scale", "a\nb", "1"], 2, "printable"),
+        (["install", "{packages}/scale/1", "--store", "{x}"], 2, "x.npy: Not a directory"),
+        (["install", "{packages}/scale/1", "--store", "{x}/below"], 2, "x.npy/below: Not a directory"),
+        (["list", "{x}"], 2, "x.npy: not a directory"),
+        (["predict", "{packages}", "scale", "{x}", "--version", "9" * 20, "--fallback", "127.0.0.1:9"], 2, "version 9"),
+        (["predict", "{packages}", "scale", "{x}", "--version", "0"], 2, "version 0"),
     ],
 )
 def test_failures_are_one_line_with_an_exit_code(packages, tmp_path, capsys, arguments, code, said):
@@ -66,3 +79,102 @@ def test_failures_are_one_line_with_an_exit_code(packages, tmp_path, capsys, arg
     assert said in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def test_a_store_without_permission_is_one_line(packages, tmp_path, capsys):
+    """A store that can't be written or read is named with the system's reason."""
+    store = tmp_path / "store"
+    store.mkdir(0o555)
+    with unprivileged():
+        assert main(["install", str(packages / "scale" / "1"), "--store", str(store)]) == 1
+    assert "Permission denied" in capsys.readouterr().err
+    store.chmod(0)
+    with unprivileged():
+        assert main(["list", str(store)]) == 2
+    assert capsys.readouterr().err == f"edge-run: store {store}: Permission denied\n"
+    store.chmod(0o755)
+
+
+def damaged_inputs():
+    """Files that are no arrays, by name."""
+    plain, packed, objects = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(plain, np.zeros(4, np.float32))
+    np.savez(packed, x=np.zeros(64, np.float32))
+    np.savez(objects, x=np.array([{}], object))
+    wrong_sum = bytearray(packed.getvalue())
+    wrong_sum[200] ^= 1
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    huge = plain.getvalue().replace(b"(4,), }" + b" " * 12, b"(9999999999999,), }", 1)
+    return {
+        "object.npz": objects.getvalue(),
+        "sum.npz": bytes(wrong_sum),
+        "text.npz": other.getvalue(),
+        "huge.npy": huge,
+        "cut.npy": plain.getvalue()[:-1],
+        "header.npy": plain.getvalue()[:40],
+        "empty.npy": b"",
+    }
+
+
+@pytest.mark.parametrize("name", list(damaged_inputs()))
+def test_inputs_that_are_no_arrays_are_refused(packages, tmp_path, capsys, name):
+    """Whatever numpy or zipfile raise for a damaged file, the answer is one line and the code for bad input."""
+    path = tmp_path / name
+    path.write_bytes(damaged_inputs()[name])
+    with pytest.raises(InvalidInput, match="can't be read"):
+        read(path)
+    assert main(["predict", str(packages), "scale", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"edge-run: {path}: can't be read as .npy or .npz: ")
+    assert err.count("\n") == 1
+
+
+def reply(**outputs):
+    return Reply(outputs=outputs, version=1, place="device:cpu", reason="local", latency_ms=1.0)
+
+
+def test_json_is_valid_whatever_the_numbers_are():
+    """NaN and infinities are strings, bytes are text, complex numbers are pairs, and scalars are themselves."""
+    text = as_json(
+        reply(
+            scores=np.array([[np.nan, np.inf, -np.inf, 1.5]], np.float32),
+            names=np.array([b"a", b"\xff"], object),
+            wave=np.array([1 + 2j, np.nan], np.complex64),
+            count=np.array(3),
+            lost=np.array(np.nan),
+        )
+    )
+    outputs = json.loads(text, parse_constant=pytest.fail)["outputs"]
+    assert outputs == {
+        "scores": [["NaN", "Infinity", "-Infinity", 1.5]],
+        "names": ["a", "\ufffd"],
+        "wave": [[1.0, 2.0], ["NaN", 0.0]],
+        "count": 3,
+        "lost": "NaN",
+    }
+
+
+def test_text_shows_outputs_of_any_rank_and_dtype():
+    """Outputs without a dimension, of strings and of numbers that are no scores are shown as they are."""
+    text = as_text(
+        reply(one=np.array(2.5, np.float32), flat=np.arange(2.0), names=np.array([[b"x", b"y"]], object)), ("p", "q")
+    )
+    assert text.splitlines()[1:] == [
+        "one float32[]",
+        "  2.5",
+        "flat float64[2]",
+        "  0.",
+        "  1.",
+        "names object[1, 2]",
+        "  [b'x' b'y']",
+    ]
+
+
+@pytest.mark.slow
+def test_doctor_looks_for_room_at_the_store(tmp_path, capsys):
+    """The disk that is looked at is the one that the packages are to be on."""
+    main(["doctor", "--json", "--store", str(tmp_path / "store")])
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["disk"]["detail"].endswith(f"free at {tmp_path}")

@@ -38,6 +38,7 @@ def test_toml_with_keyword_over_it(tmp_path):
         ({"max_queued_requests": 0}, "max_queued_requests"),
         ({"max_queued_bytes": 0}, "max_queued_bytes"),
         ({"poll_interval_s": 0.0}, "poll_interval_s"),
+        ({"store": [1]}, "`store` must be the path"),
     ],
 )
 def test_refusals(tmp_path, given, said):
@@ -51,9 +52,19 @@ def test_ipv6_address(tmp_path):
     assert read_options(tmp_path, {"fallback": "[::1]:8500"}).addresses == ("[::1]:8500",)
 
 
-@pytest.mark.parametrize(("text", "said"), [("engines = ", "no valid TOML"), ("engines = 2", "`store`.*missing")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("engines = ", "no valid TOML"),
+        ("engines = 2", "`store`.*missing"),
+        ("store = [1]", r"`store` must be the path.*\[1\]"),
+        ("store = 1", "`store` must be the path.*got 1"),
+        ('store = ""', "`store` must be the path"),
+        ("store = " + "[" * 100_000, "no valid TOML"),
+    ],
+)
 def test_bad_toml(tmp_path, text, said):
-    """A file that is no TOML, or names no store, is refused."""
+    """A file that is no TOML, or names no store that could be a folder, is refused."""
     file = tmp_path / "r.toml"
     file.write_text(text)
     with pytest.raises(InvalidConfig, match=said):
