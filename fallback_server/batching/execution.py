@@ -30,7 +30,7 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
     wanted: list[Task] = []
     now_s = clock()
     for task in tasks:
-        refusal = _unwanted(task, now_s)
+        refusal = unwanted(task, now_s)
         if refusal is None:
             wanted.append(task)
         else:
@@ -46,7 +46,8 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
     return outcomes + [(task, _alone(queue, task, clock())) for task in wanted]
 
 
-def _unwanted(task: Task, now_s: float) -> ServerError | None:
+def unwanted(task: Task, now_s: float) -> ServerError | None:
+    """Why a task need not run any more; None if it must."""
     if task.caller.cancelled:
         return RequestCancelled("the caller cancelled the request")
     if task.deadline_s is not None and now_s >= task.deadline_s:
@@ -56,7 +57,7 @@ def _unwanted(task: Task, now_s: float) -> ServerError | None:
 
 
 def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | ServerError:
-    refusal = _unwanted(task, now_s)
+    refusal = unwanted(task, now_s)
     if refusal is not None:
         return refusal
     try:

@@ -105,6 +105,24 @@ class BatchQueue:
             del self._groups[key]
         return batch
 
+    def drop(self, unwanted: Callable[[Task], bool]) -> list[Task]:
+        """Removes and returns the tasks that nobody wants any more, wherever they stand."""
+        dropped: list[Task] = []
+        for key, group in list(self._groups.items()):
+            # Asked once a task: a caller may go away between two looks.
+            verdicts = [(task, unwanted(task)) for task in group.tasks]
+            gone = [task for task, no in verdicts if no]
+            if not gone:
+                continue
+            group.tasks = deque(task for task, no in verdicts if not no)
+            rows = sum(task.rows for task in gone)
+            group.rows -= rows
+            self.rows -= rows
+            dropped += gone
+            if not group.tasks:
+                del self._groups[key]
+        return dropped
+
     def __len__(self) -> int:
         return sum(len(group.tasks) for group in self._groups.values())
 

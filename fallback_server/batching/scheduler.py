@@ -9,12 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from fallback_server.batching.execution import Outcome, execute
+from fallback_server.batching.execution import Outcome, execute, unwanted
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, Task
-from fallback_server.core.errors import QueueFull, ServerError, ServerStopping
+from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError, ServerStopping
 
 _log = logging.getLogger(__name__)
+
+_SWEEP_S = 0.05
+"""How often a full queue is searched for tasks that nobody waits for: it looks at every task, under the lock."""
 
 OnDone = Callable[[Sequence[Outcome]], None]
 
@@ -41,6 +44,8 @@ class BatchScheduler:
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[BatchQueue, None] = {}
         self._running: Counter[BatchQueue] = Counter()
+        self._swept_s: dict[BatchQueue, float] = {}
+        self._swept: list[Outcome] = []
         self._bytes = 0
         self._idle = 0
         self._stopping = False
@@ -61,6 +66,9 @@ class BatchScheduler:
             accepted = refusals.count(None)
             if self._idle and accepted:
                 self._wake.notify(accepted)
+            swept, self._swept = self._swept, []
+        if swept:
+            self._hand_over("a full queue", swept)
         return refusals
 
     def step(self) -> bool:
@@ -91,10 +99,15 @@ class BatchScheduler:
         if self._stopping:
             return ServerStopping("the server is stopping")
         if not queue.admits(task.rows):
+            self._sweep(queue, now_s)
+        if not queue.admits(task.rows):
             return QueueFull(
                 f"the queue of {queue.name} is full: {queue.rows} rows wait, "
                 f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {queue.options.max_enqueued_rows}"
             )
+        if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
+            for other in list(self._waiting):
+                self._sweep(other, now_s)
         if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
             return QueueFull(
                 f"the server's queues are full: {self._bytes} bytes wait, "
@@ -105,6 +118,20 @@ class BatchScheduler:
         self._bytes += task.bytes
         self._waiting[queue] = None
         return None
+
+    def _sweep(self, queue: BatchQueue, now_s: float) -> None:
+        """Frees the places of what nobody waits for in a full queue. Under the lock; `submit` hands it over."""
+        if now_s < self._swept_s.get(queue, -math.inf) + _SWEEP_S:
+            return
+        dropped = queue.drop(lambda task: unwanted(task, now_s) is not None)
+        self._bytes -= sum(task.bytes for task in dropped)
+        if not queue.rows:
+            self._waiting.pop(queue, None)
+        self._swept_s = {one: at_s for one, at_s in self._swept_s.items() if one in self._waiting}
+        self._swept_s[queue] = now_s
+        for task in dropped:
+            refusal = unwanted(task, now_s)
+            self._swept.append((task, refusal or RequestCancelled("the caller cancelled the request")))
 
     def _take(self, now_s: float) -> tuple[tuple[BatchQueue, list[Task]] | None, float]:
         """The next batch that is due, taken out; or None, and when one will be. Under the lock."""
@@ -161,8 +188,10 @@ class BatchScheduler:
             done = taken[0]
 
     def _run(self, queue: BatchQueue, tasks: list[Task]) -> None:
-        outcomes = execute(queue, tasks, clock=self._clock)
+        self._hand_over(queue.name, execute(queue, tasks, clock=self._clock))
+
+    def _hand_over(self, name: str, outcomes: Sequence[Outcome]) -> None:
         try:
             self._on_done(outcomes)
         except Exception:  # noqa: BLE001  the thread serves other queues too
-            _log.exception("%s: the outcomes of a batch could not be handed over", queue.name)
+            _log.exception("%s: the outcomes of a batch could not be handed over", name)

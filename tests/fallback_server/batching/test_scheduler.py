@@ -127,6 +127,21 @@ def test_a_full_queue_refuses_at_once_and_others_go_on():
     assert bench.submit(full, rows(1))[1] == [None]
 
 
+def test_cancelled_tasks_make_room_in_a_full_queue():
+    """The places of callers that went away are free for others, and each of them is settled once."""
+    bench, executor = Bench(max_batch_size_rows=1, max_enqueued_batches=4), FakeExecutor()
+    queue = bench.queue(executor)
+    gone, _ = bench.submit(queue, *[rows(1)] * 3, cancelled=True)
+    alive, _ = bench.submit(queue, rows(2))
+    more, refusals = bench.submit(queue, *[rows(3)] * 3)
+    assert refusals == [None] * 3
+    outcomes = bench.run()
+    assert all(isinstance(outcomes[task], RequestCancelled) for task in gone)
+    assert all("y" in outcomes[task] for task in (*alive, *more))
+    assert executor.batches == [1] * 4
+    assert (queue.rows, bench.scheduler._bytes) == (0, 0)
+
+
 def test_bytes_that_wait_are_bounded_over_all_queues():
     """Many large requests are refused before they fill the memory, strings by their own size."""
     bench, executor = Bench(max_enqueued_bytes=20), FakeExecutor()
