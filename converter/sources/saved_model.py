@@ -137,6 +137,9 @@ def answer(path: Path, signature: Signature, dataset: Dataset, folder: Path) -> 
     """
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
+    # Sums that several threads share come out different in the last bits, now and then, and the package must not.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     try:
         model = tf.saved_model.load(str(path), tags=[SERVE_TAG])
         function = model.signatures[signature.name]
