@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from converter.artifact import VARIABLE, Signature, TensorSpec
-from edge_runtime.types import InferRequest, Reply
+from google.protobuf.message import DecodeError
+
+from converter.artifact import VARIABLE, PackageError, Signature, TensorSpec
+from edge_runtime.types import Array, Arrays, InferRequest, Reply
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto import tensor_pb2
 
+_log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""Protobuf's own bound."""
+
+_BYTES_PER_BYTE = 8
+"""An array takes at most so many bytes for one on the wire: an int64 of one digit. Whatever claims more is filled up
+from few values, by which a short message could take all memory; no model server sends that."""
+
+_SHOWN = 500
+"""Characters of a foreign text that a message repeats."""
+
 
 def predict_request(request: InferRequest) -> pb.PredictRequest:
-    """The Predict message: tensors as `tensor_content`."""
+    """The Predict message: tensors as `tensor_content`.
+
+    Raises:
+        ValueError: an input has no wire form, or all of them are more than a message holds.
+    """
+    size = sum(array.nbytes for array in request.inputs.values())
+    if size > MAX_MESSAGE_BYTES:
+        raise ValueError(f"the inputs have {size} bytes, a message holds at most {MAX_MESSAGE_BYTES}")
     return pb.PredictRequest(
         model_spec=_spec(request.model, request.version, request.label, request.signature),
         inputs={name: tensors.encode(array) for name, array in request.inputs.items()},
@@ -26,16 +48,19 @@ def metadata_request(model: str, version: int | None, label: str | None) -> pb.G
 
 
 def reply(request: InferRequest, response: pb.PredictResponse, address: str, now_s: float) -> Reply:
-    """The reply that a response stands for.
+    """The reply that a response stands for. Its arrays are the caller's own, and can be written to.
 
     Raises:
-        ValueError: the server answered as another version than was asked for, or sent tensors that can't be read.
+        ValueError: the server answered as another version than was asked for, sent no outputs or tensors that can't be
+            read, or other rows than the request has.
     """
     version = response.model_spec.version.value
     if request.version is not None and version != request.version:
         raise ValueError(f"asked for version {request.version}, the server answered as version {version}")
+    outputs = {name: _array(name, proto) for name, proto in response.outputs.items()}
+    _check_rows(request, outputs)
     return Reply(
-        outputs={name: tensors.decode(proto) for name, proto in response.outputs.items()},
+        outputs=outputs,
         version=version,
         place=f"server:{address}",
         reason=request.reason,
@@ -44,18 +69,47 @@ def reply(request: InferRequest, response: pb.PredictResponse, address: str, now
 
 
 def signatures(response: pb.GetModelMetadataResponse) -> dict[str, Signature]:
-    """The signatures by name, inputs and outputs in their names' order; those without inputs are left out.
+    """The signatures by name, inputs and outputs in their names' order; those that can't be used here are left out.
 
     Raises:
-        ValueError: the metadata can't be read.
+        ValueError: the metadata can't be read, or no signature in it can be used.
     """
     map_ = tensor_pb2.SignatureDefMap()
-    map_.ParseFromString(response.metadata[SIGNATURE_DEF_FIELD].value)
-    return {
-        name: _signature(name, definition)
-        for name, definition in map_.signature_def.items()
-        if definition.inputs and definition.outputs
-    }
+    try:
+        map_.ParseFromString(response.metadata[SIGNATURE_DEF_FIELD].value)
+    except DecodeError as error:
+        raise ValueError(f"metadata that is no signature map: {error}") from error
+    usable: dict[str, Signature] = {}
+    odd: dict[str, str] = {}
+    for name, definition in map_.signature_def.items():
+        try:
+            usable[name] = _signature(name, definition)
+        except (ValueError, PackageError) as error:
+            odd[name] = str(error)
+    if not usable:
+        raise ValueError(f"no usable signature in the metadata: {str(odd)[:_SHOWN] if odd else 'there is none at all'}")
+    if odd:
+        _log.info("signatures that can't be used from here: %s", str(odd)[:_SHOWN])
+    return usable
+
+
+def _array(name: str, proto: tensor_pb2.TensorProto) -> Array:
+    try:
+        array = tensors.decode(proto, max_bytes=_BYTES_PER_BYTE * proto.ByteSize())
+    except tensors.TensorCodecError as error:
+        raise ValueError(f"output {name!r}: {error}") from error
+    return array if array.flags.writeable else array.copy()
+
+
+def _check_rows(request: InferRequest, outputs: Arrays) -> None:
+    """Outputs have the request's rows: all of them where it is known to be batched, else where they could have."""
+    if not outputs:
+        raise ValueError("the answer has no output")
+    if not request.batched and (request.rows == 1 or not all(array.ndim for array in outputs.values())):
+        return
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != request.rows:
+            raise ValueError(f"output {name!r} has shape {list(array.shape)}, the request has {request.rows} rows")
 
 
 def _spec(model: str, version: int | None, label: str | None, signature: str) -> pb.ModelSpec:
@@ -75,5 +129,7 @@ def _signature(name: str, definition: tensor_pb2.SignatureDef) -> Signature:
 
 
 def _tensor(name: str, info: Any) -> TensorSpec:
+    if info.tensor_shape.unknown_rank:
+        raise ValueError(f"tensor {name!r} has unknown rank")
     shape = tuple(max(int(dim.size), VARIABLE) for dim in info.tensor_shape.dim)
     return TensorSpec(name=name, dtype=tensors.dtype_name(info.dtype), shape=shape)
