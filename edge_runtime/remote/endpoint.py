@@ -5,40 +5,45 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from converter.artifact import Signature
-from edge_runtime.remote import codec
+from edge_runtime.remote.answer_time import AnswerTime
 from edge_runtime.remote.faults import RemoteFault
-from edge_runtime.routing.breaker import Breaker, BreakerState
-from edge_runtime.types import InferRequest, Reply
-from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT, UNLIMITED_MESSAGES
+from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
+from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT, UNLIMITED_MESSAGES, Method
 from fallback_server.protocol.status import Fault
+
+T = TypeVar("T")
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
 
 _CHANNEL_OPTIONS = (
     *UNLIMITED_MESSAGES,
     # gRPC's own back-off grows to two minutes; the breaker decides when to try again, and then it must really try.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name how long connecting may take: two round trips and a slow board's handshake fit many times.
+    ("grpc.min_reconnect_backoff_ms", 3000),
     # Without it two channels to one address share a connection, and a fresh one would inherit the old one's state.
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_SMOOTHING = 0.2
-"""Weight of the newest answer: some ten answers follow a server that slows down."""
 
-_UNKNOWN_S = 0.010
-"""What is expected of a server that has not answered yet: little, so that it is tried."""
+@dataclass(frozen=True)
+class Turn:
+    """One call's leave to go out; used for exactly one `Endpoint.call`.
 
-_ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
-"""Faults that a healthy server answers with."""
+    Attributes:
+        permit: The breaker's.
+        number: The answer time's.
+    """
 
-_HALF_LIFE_S = 2.0
-"""An estimate that has grown is forgotten at this pace while nothing is sent, else a server that was once slow would
-never be tried again."""
+    permit: Permit
+    number: int
 
 
 class Endpoint:
@@ -54,17 +59,18 @@ class Endpoint:
         self._clock = clock
         self._lock = threading.Lock()
         self._breaker = Breaker(clock)
-        self._answer_s = _UNKNOWN_S
-        self._answered_s = clock()
-        self._in_flight = 0
-        self._connect()
+        self._time = AnswerTime(clock)
+        self._unreachable = False
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        methods: tuple[Method[Any, Any], ...] = (PREDICT, GET_MODEL_METADATA)
+        self._bound: dict[str, Any] = {method.path: method.bind(self._channel) for method in methods}
 
     def __repr__(self) -> str:
-        return f"<Endpoint {self.address}, {self._breaker.state.value}, {self._in_flight} in flight>"
+        return f"<Endpoint {self.address}, {self._breaker.state.value}, {self._time.in_flight} in flight>"
 
     @property
     def allows(self) -> bool:
-        """Whether the breaker lets a request through now."""
+        """Whether the breaker would let a request through now."""
         with self._lock:
             return self._breaker.allows
 
@@ -75,102 +81,113 @@ class Endpoint:
             return self._breaker.state
 
     @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        with self._lock:
+            return self._time.in_flight
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether the latest call found nobody there."""
+        with self._lock:
+            return self._unreachable
+
+    @property
     def expected_s(self) -> float:
         """Seconds in which it is expected to answer one more request."""
-        idle_s = max(self._clock() - self._answered_s, 0.0)
-        forgotten: float = 0.5 ** (idle_s / _HALF_LIFE_S)
-        return self._answer_s * forgotten
+        with self._lock:
+            return self._time.expected_s
 
     def reset(self) -> None:
         """The server was announced anew: what was held against it is forgotten."""
         with self._lock:
-            self._breaker.succeeded()
-            self._answer_s = _UNKNOWN_S
+            self._breaker.reset()
+            self._time.forget()
+            self._unreachable = False
 
-    def predict(self, request: InferRequest, timeout_s: float) -> Future[Reply]:
-        """Sends the request; the future holds the reply or a RemoteFault. Cancelling it cancels the call."""
-        message = codec.predict_request(request)
+    def try_begin(self) -> Turn | None:
+        """Takes leave for one call, which must follow; None if the breaker lets none through."""
+        with self._lock:
+            permit = self._breaker.acquire()
+            return None if permit is None else Turn(permit, self._time.begin())
 
-        def reply(response: Any) -> Reply:
-            return codec.reply(request, response, self.address, self._clock())
+    def call(
+        self,
+        turn: Turn,
+        method: Method[Request, Response],
+        message: Request,
+        deadline_s: float,
+        read: Callable[[Response], T],
+    ) -> Future[T]:
+        """Sends a message; the future holds what `read` makes of the answer, or a RemoteFault.
 
-        return self._call(self._predict, message, timeout_s, reply)
+        Cancelling the future ends the call. Nothing is raised, and the turn is over when the future is.
 
-    def describe(
-        self, model: str, version: int | None, label: str | None, timeout_s: float
-    ) -> Future[dict[str, Signature]]:
-        """Asks for the signatures of a version, by name; the future holds them or a RemoteFault."""
-        message = codec.metadata_request(model, version, label)
-        return self._call(self._metadata, message, timeout_s, codec.signatures)
+        Args:
+            turn: From `try_begin`.
+            method: Which call.
+            message: What goes.
+            deadline_s: The instant at which the call ends as late. That, or being cancelled, is held against the server
+                where it had at least as long as it usually takes to answer.
+            read: What it raises is the answer's fault.
+        """
+        future: Future[T] = Future()
+        try:
+            call = self._bound[method.path].future(message, timeout=max(deadline_s - self._clock(), 0.0))
+        except Exception as error:  # noqa: BLE001  a closed channel, or a message that gRPC can't take: nobody was asked
+            self._settle(turn, None)
+            closed = isinstance(error, ValueError)
+            fault = Fault.NOT_READY if closed else Fault.INTERNAL
+            words = error.details() if isinstance(error, grpc.Call) else error
+            future.set_exception(RemoteFault(fault, self.address, f"not sent: {words}", unreachable=closed))
+            return future
+
+        def cancel(future: Future[T]) -> None:
+            if future.cancelled():
+                # Callers give up at the same instant as gRPC: without this a server that hangs would never be blamed.
+                self._settle(turn, RemoteFault(Fault.DEADLINE, self.address, "cancelled"))
+                call.cancel()
+
+        future.add_done_callback(cancel)
+        call.add_done_callback(lambda call: self._finish(call, turn, future, read))
+        return future
 
     def close(self) -> None:
         """Closes the channel; calls in flight end as failed."""
         self._channel.close()
 
-    def _connect(self) -> None:
-        self._channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
-        self._predict = PREDICT.bind(self._channel)
-        self._metadata = GET_MODEL_METADATA.bind(self._channel)
-
-    def _call(self, method: Any, message: Any, timeout_s: float, read: Callable[[Any], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self._lock:
-            self._breaker.begin()
-            self._in_flight += 1
-        started_s = self._clock()
-        try:
-            call = method.future(message, timeout=max(timeout_s, 0.0))
-        except ValueError as error:  # The channel has been closed: the server went while we chose it.
-            self._settle(Fault.NOT_READY, started_s)
-            future.set_exception(RemoteFault(Fault.NOT_READY, self.address, str(error)))
-            return future
-
-        def done(call: Any) -> None:
-            self._finish(call, future, started_s, read)
-
-        def cancel(future: Future[Any]) -> None:
-            if future.cancelled():
-                call.cancel()
-
-        call.add_done_callback(done)
-        future.add_done_callback(cancel)
-        return future
-
-    def _finish(self, call: Any, future: Future[Any], started_s: float, read: Callable[[Any], Any]) -> None:
+    def _finish(self, call: Any, turn: Turn, future: Future[T], read: Callable[[Any], T]) -> None:
         code = call.code()
-        if code is grpc.StatusCode.CANCELLED and future.cancelled():
-            self._settle(None, started_s, cancelled=True)
-            return
-        fault = None if code is grpc.StatusCode.OK else Fault.of(code)
-        self._settle(fault, started_s)
+        if code is grpc.StatusCode.OK:
+            self._settle(turn, None, answered=True)
+        else:
+            fault = RemoteFault.of_status(code, self.address, call.details())
+            self._settle(turn, fault)
         if not future.set_running_or_notify_cancel():
             return
-        if fault is not None:
-            future.set_exception(RemoteFault(fault, self.address, call.details() or code.name))
+        if code is not grpc.StatusCode.OK:
+            future.set_exception(fault)
             return
         try:
             future.set_result(read(call.result()))
         except Exception as error:  # noqa: BLE001  whatever a foreign server's answer does to us is that call's fault
             future.set_exception(RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}"))
 
-    def _settle(self, fault: Fault | None, started_s: float, *, cancelled: bool = False) -> None:
-        now_s = self._clock()
-        took_s = now_s - started_s
+    def _settle(self, turn: Turn, fault: RemoteFault | None, *, answered: bool = False) -> None:
+        """Ends a turn, once. Neither `fault` nor `answered`: the call said nothing of the server."""
         with self._lock:
-            self._in_flight -= 1
-            if cancelled:
-                self._breaker.abandoned()
+            took_s = self._time.end(turn.number)
+            if took_s is None:
                 return
-            # A server that was given less time than it usually takes has not failed.
-            hasty = fault is Fault.DEADLINE and took_s < self._answer_s
-            if fault is None:
-                self._answer_s += _SMOOTHING * (took_s - self._answer_s)
-                self._answered_s = now_s
-            elif fault is Fault.DEADLINE and not hasty:
-                self._answer_s, self._answered_s = took_s, now_s
-            if fault is None or fault in _ALIVE:
-                self._breaker.succeeded()
-            elif hasty:
-                self._breaker.abandoned()
+            if answered:
+                self._time.answered(took_s)
+            if fault is not None and fault.fault is Fault.DEADLINE and not self._time.late(took_s):
+                fault = None  # A server that was given less time than it usually takes has not failed.
+            if answered or (fault is not None and fault.alive):
+                self._unreachable = False
+                self._breaker.succeeded(turn.permit)
+            elif fault is None:
+                self._breaker.abandoned(turn.permit)
             else:
-                self._breaker.failed()
+                self._unreachable = fault.unreachable
+                self._breaker.failed(turn.permit)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from edge_runtime.remote.endpoint import Endpoint
+from edge_runtime.remote.endpoint import Endpoint, Turn
+from edge_runtime.remote.log_limit import LogLimit
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class EndpointTable:
         """Takes what makes an Endpoint of an address."""
         self._connect = connect
         self._endpoints: dict[str, Endpoint] = {}
+        self._limit = LogLimit(_log, time.monotonic)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
@@ -49,7 +52,7 @@ class EndpointTable:
                 old.reset()
                 return
             if old is None and len(self._endpoints) >= MAX_ENDPOINTS:
-                _log.warning("server %s passed over: %d are known already", found.address, MAX_ENDPOINTS)
+                self._limit.warning("server %s passed over: %d are known already", found.address, MAX_ENDPOINTS)
                 return
             self._endpoints[found.key] = self._connect(found.address)
             self._changed.notify_all()
@@ -78,6 +81,18 @@ class EndpointTable:
         """
         usable = [one for one in self.all() if one.allows and one.address not in besides]
         return min(usable, key=lambda one: one.expected_s, default=None)
+
+    def acquire(self, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:
+        """As `pick`, and takes the endpoint's leave for one call, which must follow.
+
+        Between looking and taking another request may have been let through a half-open breaker: then the next best.
+        """
+        usable = [(one.expected_s, one) for one in self.all() if one.allows and one.address not in besides]
+        for _, endpoint in sorted(usable, key=lambda pair: pair[0]):
+            turn = endpoint.try_begin()
+            if turn is not None:
+                return endpoint, turn
+        return None
 
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until there is an endpoint; whether there is."""

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import grpc
+
 from fallback_server.protocol.status import Fault
+
+_UNREACHABLE = (
+    "failed to connect to all addresses",
+    "errors resolving",
+    "DNS resolution failed",
+    "empty address list",
+)
+"""gRPC's own words where no server spoke. It gives both the code UNAVAILABLE and nothing else to tell them apart;
+`tests/edge_runtime/remote/test_endpoint.py` watches that the words stay."""
+
+_ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
+"""Faults that a healthy server answers with."""
 
 
 class RemoteFault(Exception):
@@ -12,10 +26,44 @@ class RemoteFault(Exception):
         fault: What kind.
         address: Which endpoint.
         detail: Its own words.
+        unreachable: Nobody was there: no connection came about.
     """
 
-    def __init__(self, fault: Fault, address: str, detail: str) -> None:
+    def __init__(self, fault: Fault, address: str, detail: str, *, unreachable: bool = False) -> None:
         self.fault = fault
         self.address = address
         self.detail = detail
-        super().__init__(f"{address}: {fault.name.lower().replace('_', ' ')}: {detail}")
+        self.unreachable = unreachable
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.said}"
+
+    @classmethod
+    def of_status(cls, code: grpc.StatusCode, address: str, detail: str | None) -> RemoteFault:
+        """The fault that a call's status stands for."""
+        words = detail or code.name
+        fault = Fault.of(code)
+        unreachable = fault is Fault.NOT_READY and any(text.lower() in words.lower() for text in _UNREACHABLE)
+        return cls(fault, address, words, unreachable=unreachable)
+
+    @property
+    def said(self) -> str:
+        """What happened, with the server's own words."""
+        kind = "can't be reached" if self.unreachable else self.fault.name.lower().replace("_", " ")
+        return f"{kind}: {self.detail}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether a server that works said it."""
+        return self.fault in _ALIVE or self.passing
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same server may well answer a moment later: it is loading, or its queue is full."""
+        return self.fault is Fault.QUEUE_FULL or (self.fault is Fault.NOT_READY and not self.unreachable)
+
+    @property
+    def lacking(self) -> bool:
+        """Whether the server doesn't have the version, or isn't there."""
+        return self.fault is Fault.NOT_FOUND or self.unreachable

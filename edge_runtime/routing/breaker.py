@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 3
 """Consecutive failures: one or two may be a lost connection that the next call mends."""
@@ -14,6 +15,9 @@ FIRST_OPEN_S = 0.5
 LONGEST_OPEN_S = 15.0
 """Openings double up to this: a server that is gone costs one failed request in fifteen seconds."""
 
+PROBE_S = 30.0
+"""After this time without an outcome the next request may find out: a probe that is lost must not bar an endpoint."""
+
 
 class BreakerState(enum.Enum):
     """CLOSED: all pass. OPEN: none. HALF_OPEN: one passes, and its outcome decides."""
@@ -21,6 +25,19 @@ class BreakerState(enum.Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
+
+
+@dataclass(frozen=True)
+class Permit:
+    """A request's leave to pass; its outcome is told with it.
+
+    Attributes:
+        era: Counts the openings: what began before the latest one says nothing of the endpoint now.
+        probe: Which probe of the half-open breaker it is; 0 if it passed a closed one.
+    """
+
+    era: int
+    probe: int = 0
 
 
 class Breaker:
@@ -32,6 +49,8 @@ class Breaker:
         self._failures = 0
         self._open_s = FIRST_OPEN_S
         self._until_s = 0.0
+        self._era = 0
+        self._probe = 0
         self._state = BreakerState.CLOSED
 
     def __repr__(self) -> str:
@@ -46,37 +65,57 @@ class Breaker:
 
     @property
     def allows(self) -> bool:
-        """Whether a request may pass now. Asking changes nothing."""
-        state = self.state
-        return state is BreakerState.CLOSED or (
-            state is BreakerState.HALF_OPEN and self._state is not BreakerState.HALF_OPEN
-        )
+        """Whether `acquire` would let a request pass now. Asking changes nothing."""
+        return self._state is BreakerState.CLOSED or self._clock() >= self._until_s
 
-    def begin(self) -> None:
-        """A request passes. In a half-open breaker it is the only one."""
-        if self.state is BreakerState.HALF_OPEN:
-            self._state = BreakerState.HALF_OPEN
+    def acquire(self) -> Permit | None:
+        """Lets a request pass, or not (None). Whoever passes tells the outcome, once, with the permit."""
+        if not self.allows:
+            return None
+        if self._state is BreakerState.CLOSED:
+            return Permit(self._era)
+        self._state = BreakerState.HALF_OPEN
+        self._until_s = self._clock() + PROBE_S
+        self._probe += 1
+        return Permit(self._era, self._probe)
 
-    def succeeded(self) -> None:
+    def succeeded(self, permit: Permit) -> None:
         """The endpoint answered, if only to refuse: it is alive."""
-        self._failures = 0
-        self._open_s = FIRST_OPEN_S
-        self._state = BreakerState.CLOSED
+        if permit.era == self._era:
+            self._close()
 
-    def failed(self) -> None:
+    def failed(self, permit: Permit) -> None:
         """The endpoint did not answer, or broke while it did."""
+        if not self._counts(permit):
+            return
         self._failures += 1
         if self._state is BreakerState.HALF_OPEN:
             self._open_s = min(self._open_s * 2, LONGEST_OPEN_S)
             self._open()
-        elif self._state is BreakerState.CLOSED and self._failures >= FAILURES_TO_OPEN:
+        elif self._failures >= FAILURES_TO_OPEN:
             self._open()
 
-    def abandoned(self) -> None:
+    def abandoned(self, permit: Permit) -> None:
         """A request that passed ended without saying anything of the endpoint (cancelled, out of time)."""
-        if self._state is BreakerState.HALF_OPEN:
+        if self._counts(permit) and self._state is BreakerState.HALF_OPEN:
             self._open()
+
+    def reset(self) -> None:
+        """The endpoint is known to be another than before: nothing is held against it."""
+        self._era += 1
+        self._close()
+
+    def _counts(self, permit: Permit) -> bool:
+        return permit.era == self._era and (
+            self._state is BreakerState.CLOSED or (permit.probe == self._probe and permit.probe > 0)
+        )
+
+    def _close(self) -> None:
+        self._failures = 0
+        self._open_s = FIRST_OPEN_S
+        self._state = BreakerState.CLOSED
 
     def _open(self) -> None:
+        self._era += 1
         self._state = BreakerState.OPEN
         self._until_s = self._clock() + self._open_s

@@ -1,17 +1,22 @@
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.edge_models import rows
 from support.edge_servers import scale_server
+from support.remote_servers import answering
 
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
+from edge_runtime.routing.breaker import FAILURES_TO_OPEN
 from edge_runtime.types import InferRequest
+from fallback_server.protocol import tensors
+from fallback_server.protocol.proto import serving_pb2 as pb
 
 WAIT_S = 10
 
@@ -159,6 +164,92 @@ def test_signatures_are_asked_for_once(client):
     assert first is second
     assert str(first["serving_default"].input("x")) == "float32[-1, 4]"
     assert first["serving_default"].batch_axis == 0
+
+
+def test_server_that_hangs_gives_way_to_a_healthy_one(client):
+    """Callers that give up at their deadlines are few: the hanging server is not chosen again and again."""
+    deadline_s = 0.3
+    with scale_server({1: 2.0}) as hanging, scale_server({1: 2.0}) as healthy:
+        hanging.hold.clear()
+        add(client, hanging.address, healthy.address)
+        given_up = 0
+        for _ in range(30):
+            future = client.submit(request(deadline_in_s=deadline_s))
+            try:
+                future.result(deadline_s)
+            except TimeoutError:
+                future.cancel()
+                given_up += 1
+        assert given_up <= FAILURES_TO_OPEN
+        assert len(healthy.asked) >= 30 - FAILURES_TO_OPEN
+
+
+def test_calls_under_way_are_spread(client):
+    """Of two servers that are alike the one with less to do is asked, before any has answered."""
+    with scale_server({1: 2.0}) as first, scale_server({1: 2.0}) as second:
+        first.hold.clear()
+        second.hold.clear()
+        add(client, first.address, second.address)
+        futures = [client.submit(request()) for _ in range(6)]
+        assert {one.in_flight for one in client.endpoints.all()} == {3}
+        first.hold.set()
+        second.hold.set()
+        for future in futures:
+            future.result(WAIT_S)
+
+
+def test_input_without_a_wire_form_is_the_callers_fault(client):
+    """What can't be encoded is InvalidInput in the future, and no server is held to account."""
+    with scale_server({1: 2.0}) as server:
+        add(client, server.address)
+        odd = replace(request(), inputs={"x": np.array([[object()]])})
+        with pytest.raises(InvalidInput, match=r"scale/1: can't be sent .* only bytes and str"):
+            client.submit(odd).result(WAIT_S)
+        (endpoint,) = client.endpoints.all()
+        assert (endpoint.in_flight, endpoint.state.value) == (0, "closed")
+
+
+def odd_reply(*outputs):
+    protos = {f"y{i}": tensors.encode(array) for i, array in enumerate(outputs)}
+    response = pb.PredictResponse(outputs=protos)
+    response.model_spec.version.value = 1
+    return response
+
+
+@pytest.mark.parametrize(
+    ("response", "match"),
+    [
+        (odd_reply(), "internal: unreadable answer: the answer has no output"),
+        (odd_reply(rows(3)), "the request has 2 rows"),
+    ],
+)
+def test_reply_that_does_not_fit_is_a_failure(client, response, match):
+    """An answer without outputs or with other rows than the request's is that server's failure."""
+    with answering(predict=lambda _: response) as address:
+        add(client, address)
+        with pytest.raises(ServerFailed, match=match):
+            client.submit(replace(request(), batched=True)).result(WAIT_S)
+
+
+def test_metadata_without_signatures_is_a_failure(client):
+    """A server that knows no signature of the version has failed; the caller gets no empty answer."""
+    with answering(metadata=lambda _: pb.GetModelMetadataResponse()) as address:
+        add(client, address)
+        with pytest.raises(ServerFailed, match="no usable signature"):
+            client.describe("scale", 1, None, time.monotonic(), None).result(WAIT_S)
+
+
+def test_signatures_are_described_from_many_threads(client):
+    """More versions than are remembered, asked for from several threads, are all described."""
+    versions = range(1, 300)
+    with scale_server(dict.fromkeys(versions, 2.0)) as server, ThreadPoolExecutor(4) as pool:
+        add(client, server.address)
+
+        def describe(version):
+            return client.describe("scale", version % 299 + 1, None, time.monotonic(), None).result(WAIT_S)
+
+        found = list(pool.map(describe, [*versions, *versions, *versions]))
+    assert all("serving_default" in one for one in found)
 
 
 def test_endpoints_are_bounded():

@@ -4,15 +4,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.clock import FakeClock
 
-from edge_runtime.routing.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S, LONGEST_OPEN_S, Breaker, BreakerState
+from edge_runtime.routing.breaker import (
+    FAILURES_TO_OPEN,
+    FIRST_OPEN_S,
+    LONGEST_OPEN_S,
+    PROBE_S,
+    Breaker,
+    BreakerState,
+)
 
 
 def opened():
     clock = FakeClock()
     breaker = Breaker(clock)
     for _ in range(FAILURES_TO_OPEN):
-        breaker.begin()
-        breaker.failed()
+        breaker.failed(breaker.acquire())
     return clock, breaker
 
 
@@ -20,9 +26,9 @@ def test_opens_after_consecutive_failures_only():
     """A success between failures starts the count anew."""
     breaker = Breaker(FakeClock())
     for _ in range(FAILURES_TO_OPEN - 1):
-        breaker.failed()
-    breaker.succeeded()
-    breaker.failed()
+        breaker.failed(breaker.acquire())
+    breaker.succeeded(breaker.acquire())
+    breaker.failed(breaker.acquire())
     assert breaker.state is BreakerState.CLOSED
 
 
@@ -30,11 +36,13 @@ def test_half_open_lets_one_through():
     """After its time an open breaker lets exactly one request find out."""
     clock, breaker = opened()
     assert not breaker.allows
+    assert breaker.acquire() is None
     clock.advance(FIRST_OPEN_S)
     assert breaker.allows
-    breaker.begin()
+    probe = breaker.acquire()
     assert not breaker.allows
-    breaker.succeeded()
+    assert breaker.acquire() is None
+    breaker.succeeded(probe)
     assert breaker.allows
 
 
@@ -44,8 +52,7 @@ def test_openings_double_up_to_the_bound():
     wait_s = FIRST_OPEN_S
     for _ in range(10):
         clock.advance(wait_s)
-        breaker.begin()
-        breaker.failed()
+        breaker.failed(breaker.acquire())
         wait_s = min(wait_s * 2, LONGEST_OPEN_S)
         clock.advance(wait_s * 0.99)
         assert not breaker.allows
@@ -58,10 +65,51 @@ def test_abandoned_probe_does_not_leave_it_stuck():
     """A probe that was cancelled says nothing, and another is let through later."""
     clock, breaker = opened()
     clock.advance(FIRST_OPEN_S)
-    breaker.begin()
-    breaker.abandoned()
+    breaker.abandoned(breaker.acquire())
     clock.advance(FIRST_OPEN_S)
     assert breaker.allows
+
+
+def test_lost_probe_does_not_leave_it_stuck():
+    """A probe whose outcome is never told bars the endpoint for a bounded time, and then decides nothing."""
+    clock, breaker = opened()
+    clock.advance(FIRST_OPEN_S)
+    lost = breaker.acquire()
+    clock.advance(PROBE_S)
+    probe = breaker.acquire()
+    assert probe is not None
+    breaker.failed(lost)
+    assert breaker.state is BreakerState.HALF_OPEN
+    breaker.succeeded(probe)
+    assert breaker.state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "abandoned"])
+def test_only_the_probe_decides(end):
+    """However a request from before the opening ends, it neither closes nor opens a half-open breaker."""
+    clock = FakeClock()
+    breaker = Breaker(clock)
+    stale = breaker.acquire()
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(breaker.acquire())
+    clock.advance(FIRST_OPEN_S)
+    probe = breaker.acquire()
+    getattr(breaker, end)(stale)
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert not breaker.allows
+    breaker.succeeded(probe)
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_reset_forgets_what_came_before():
+    """An endpoint that is known to be new starts closed, and old failures don't count against it."""
+    _, breaker = opened()
+    breaker.reset()
+    old = breaker.acquire()
+    breaker.reset()
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(old)
+    assert breaker.state is BreakerState.CLOSED
 
 
 class BreakerMachine(RuleBasedStateMachine):
@@ -71,19 +119,23 @@ class BreakerMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = FakeClock()
         self.breaker = Breaker(self.clock)
-        self.under_way = 0
+        self.under_way = []
 
-    @precondition(lambda self: self.breaker.allows)
     @rule()
-    def begin(self):
-        self.breaker.begin()
-        self.under_way += 1
+    def acquire(self):
+        allowed = self.breaker.allows
+        half_open = self.breaker.state is BreakerState.HALF_OPEN
+        permit = self.breaker.acquire()
+        assert (permit is not None) == allowed
+        if permit is not None:
+            self.under_way.append(permit)
+            assert not (half_open and self.breaker.allows)
 
     @precondition(lambda self: self.under_way)
-    @rule(end=st.sampled_from(["succeeded", "failed", "abandoned"]))
-    def end(self, end):
-        getattr(self.breaker, end)()
-        self.under_way -= 1
+    @rule(end=st.sampled_from(["succeeded", "failed", "abandoned"]), data=st.data())
+    def end(self, end, data):
+        index = data.draw(st.integers(0, len(self.under_way) - 1))
+        getattr(self.breaker, end)(self.under_way.pop(index))
 
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds):
@@ -91,9 +143,8 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_stuck(self):
-        if not self.under_way and not self.breaker.allows:
-            assert self.breaker.state is not BreakerState.HALF_OPEN
-            assert self.breaker._until_s - self.clock() <= LONGEST_OPEN_S
+        limit_s = PROBE_S if self.breaker.state is BreakerState.HALF_OPEN else LONGEST_OPEN_S
+        assert self.breaker.allows or self.breaker._until_s - self.clock() <= limit_s + 1e-6
 
 
 TestBreakerMachine = BreakerMachine.TestCase
@@ -104,5 +155,5 @@ TestBreakerMachine.settings = settings(max_examples=60, stateful_step_count=30, 
 def test_repr_shows_the_state(end):
     """The repr says the state, for logs."""
     breaker = Breaker(FakeClock())
-    getattr(breaker, end)()
+    getattr(breaker, end)(breaker.acquire())
     assert "closed" in repr(breaker)

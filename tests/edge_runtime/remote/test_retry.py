@@ -1,0 +1,201 @@
+import contextlib
+
+import grpc
+import numpy as np
+import pytest
+from support.clock import FakeClock
+from support.edge_models import rows
+from support.edge_servers import scale_server
+from support.remote_servers import WAIT_S, FakeLater, answering
+
+from edge_runtime import ServerFailed
+from edge_runtime.remote.client import RemoteClient
+from edge_runtime.remote.endpoint import Endpoint
+from edge_runtime.remote.endpoints import EndpointTable, Found
+from edge_runtime.remote.journey import MAX_ATTEMPTS, RETRY_WAITS_S
+from edge_runtime.routing.breaker import FAILURES_TO_OPEN
+from edge_runtime.types import InferRequest
+
+REFUSALS = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def later():
+    return FakeLater()
+
+
+@pytest.fixture
+def client(clock, later):
+    table = EndpointTable(lambda address: Endpoint(address, clock))
+    made = RemoteClient(table, clock=clock, timeout_s=WAIT_S, later=later)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(client):
+    with scale_server({1: 2.0}) as running:
+        add(client, running.address)
+        yield running
+
+
+@pytest.fixture
+def refused():
+    """An address where nobody listens any more."""
+    with scale_server({}) as gone:
+        pass
+    return gone.address
+
+
+def add(client, *addresses):
+    for address in addresses:
+        client.endpoints.add(Found(key=address, address=address))
+
+
+def request(clock, *, version=1, within_s=None, reason="version-missing"):
+    return InferRequest(
+        model="scale",
+        version=version,
+        signature="serving_default",
+        inputs={"x": rows(2)},
+        rows=2,
+        start_s=clock(),
+        deadline_s=None if within_s is None else clock() + within_s,
+        reason=reason,
+    )
+
+
+def failure(future):
+    error = future.exception(WAIT_S)
+    assert isinstance(error, ServerFailed)
+    return error
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_server_that_is_loading_or_full_is_asked_again(client, server, clock, later, code):
+    """A request that nobody else can answer waits shortly, twice as long each time, and is then answered."""
+    server.fail_with = code
+    future = client.submit(request(clock, within_s=5))
+    later.pass_time()
+    later.await_waits(2)
+    server.fail_with = None
+    later.pass_time()
+    np.testing.assert_array_equal(future.result(WAIT_S).outputs["y"], rows(2) * 2)
+    assert later.waits_s == [0.05, 0.1]
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+@pytest.mark.parametrize("reason", ["overloaded", "engine-failed"])
+def test_where_the_device_can_answer_nobody_waits(client, server, clock, later, code, reason):
+    """The router gets the failure at once where the device is left to ask, and it is no lack of the version."""
+    server.fail_with = code
+    assert not failure(client.submit(request(clock, reason=reason))).lacking
+    assert later.waits_s == []
+
+
+def test_tries_are_bounded(client, server, clock, later):
+    """A queue that stays full ends the request after a bounded number of rounds."""
+    server.fail_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+    future = client.submit(request(clock))
+    for _ in RETRY_WAITS_S:
+        later.pass_time()
+    error = failure(future)
+    assert tuple(later.waits_s) == RETRY_WAITS_S
+    assert not error.lacking
+    assert "queue full" in str(error)
+
+
+def test_no_wait_goes_beyond_the_deadline(client, server, clock, later):
+    """A wait that would end after the deadline is not begun: the caller learns at once why."""
+    server.fail_with = grpc.StatusCode.UNAVAILABLE
+    failure(client.submit(request(clock, within_s=RETRY_WAITS_S[0] / 2)))
+    assert later.waits_s == []
+
+
+def test_signatures_are_asked_for_again(client, clock, later):
+    """A server that is just loading the model is asked again for its signatures."""
+    with answering(metadata=lambda _: grpc.StatusCode.UNAVAILABLE) as address:
+        add(client, address)
+        future = client.describe("scale", 1, None, clock(), None)
+        later.pass_time()
+        later.pass_time()
+        assert future.cancel()
+    assert later.waits_s[:2] == [0.05, 0.1]
+
+
+def test_cancelled_request_is_not_asked_again(client, server, clock, later):
+    """Whoever gave up while it waited costs the server nothing more."""
+    server.fail_with = grpc.StatusCode.UNAVAILABLE
+    future = client.submit(request(clock))
+    later.await_waits(1)
+    assert future.cancel()
+    server.fail_with = None
+    later.pass_time()
+    assert server.asked == []
+
+
+def test_closing_ends_what_waits(client, server, clock, later):
+    """A request that waits when the client is closed fails, instead of never."""
+    server.fail_with = grpc.StatusCode.UNAVAILABLE
+    future = client.submit(request(clock))
+    later.await_waits(1)
+    client.close()
+    failure(future)
+
+
+def test_nobody_listening_fails_at_once(client, clock, later, refused):
+    """A refused connection is not waited for, and means that nobody there has the version."""
+    add(client, refused)
+    error = failure(client.submit(request(clock)))
+    assert error.lacking
+    assert "can't be reached" in error.asked[refused]
+    assert later.waits_s == []
+
+
+def test_endpoint_that_stays_unreachable_is_known_as_such(client, clock, refused):
+    """While the breaker keeps requests from a server that can't be reached, it still counts as not there."""
+    add(client, refused)
+    for _ in range(FAILURES_TO_OPEN):
+        failure(client.submit(request(clock)))
+    error = failure(client.submit(request(clock)))
+    assert error.lacking
+    assert "can't be reached, not asked again" in error.asked[refused]
+
+
+def test_no_server_known_is_a_lack(client, clock):
+    """Without any server nobody has the version."""
+    error = failure(client.submit(request(clock)))
+    assert error.lacking
+    assert "none is known" in str(error)
+
+
+def test_all_that_were_asked_lack_it(client, server, clock, refused):
+    """Servers that say not found or are not there lack it, and the text says which is which."""
+    add(client, refused)
+    error = failure(client.submit(request(clock, version=9)))
+    assert error.lacking
+    assert error.asked[server.address].startswith("not found: ")
+    assert error.asked[refused].startswith("can't be reached: ")
+
+
+def test_loading_server_does_not_lack_it(client, server, clock):
+    """A server that is loading may have the version in a moment."""
+    server.fail_with = grpc.StatusCode.UNAVAILABLE
+    error = failure(client.submit(request(clock, within_s=0.01)))
+    assert not error.lacking
+    assert error.asked[server.address].startswith("not ready: ")
+
+
+def test_servers_that_were_not_asked_may_have_it(client, clock):
+    """Where more servers are known than a request asks, nobody can say that all lack the version."""
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(scale_server({1: 2.0})) for _ in range(MAX_ATTEMPTS + 1)]
+        add(client, *(server.address for server in servers))
+        error = failure(client.submit(request(clock, version=9)))
+    assert not error.lacking
+    assert sum(text == f"not asked, {MAX_ATTEMPTS} others were" for text in error.asked.values()) == 1
