@@ -30,6 +30,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 3000),
     # Without it two channels to one address share a connection, and a fresh one would inherit the old one's state.
     ("grpc.use_local_subchannel_pool", 1),
+    # The servers are on this network: a proxy that the environment names for the web would be asked for them.
+    ("grpc.enable_http_proxy", 0),
 )
 
 
