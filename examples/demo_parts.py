@@ -150,15 +150,15 @@ def draw(timeline: Timeline, path: Path, deadline_ms: float) -> Path:
     for at_s, text in timeline.events:
         axes.axvline(at_s, color="#cc79a7", linewidth=1)
         axes.annotate(
-            text, (at_s, 1), xycoords=("data", "axes fraction"), xytext=(3, -4), textcoords="offset points",
-            rotation=90, va="top", fontsize=8, color="#883366",
+            text, (at_s, 1), xycoords=("data", "axes fraction"), xytext=(-2, 4), textcoords="offset points",
+            rotation=20, va="bottom", fontsize=9, color="#883366",
         )  # fmt: skip
     axes.set_yscale("log")
     axes.set(
         xlabel="time since the runtime was opened, s",
         ylabel="latency of a request, ms",
-        title="Bursts beyond the device's capacity, by where they were answered",
     )
-    axes.legend(loc="lower right")
+    figure.suptitle("Bursts beyond the device's capacity, by where they were answered")
+    figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=130)
     return path

@@ -18,8 +18,10 @@ from edge_runtime.errors import (
 )
 from edge_runtime.routing.policy import (
     REASON_ENGINE_FAILED,
+    REASON_LOCAL,
     REASON_OVERLOADED,
     REASON_SERVER_FAILED,
+    REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
     DeviceView,
     Place,
@@ -29,6 +31,7 @@ from edge_runtime.routing.policy import (
     predicted_s,
 )
 from edge_runtime.scheduling.batcher import Batcher, late
+from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.types import InferRequest, Pending, Reply
 
 
@@ -80,7 +83,7 @@ class Router:
         device = self._device
         if device is not None:
             deadline_s = request.deadline_s
-            if deadline_s is None or device.costs.seconds(request.rows) <= deadline_s - self._clock():
+            if deadline_s is None or _fits(device.costs, request.rows, deadline_s - self._clock()):
                 try:
                     reply = device.try_infer(request)
                 except EngineFailed as error:
@@ -115,7 +118,7 @@ class Router:
         server = ServerView(usable=expected_s is not None, expected_s=expected_s or 0.0)
         device = self._device
         if device is None:
-            return Route(Place.SERVER if server.usable else Place.NOWHERE, self._absent)
+            return Route(choose(DeviceView(installed=False), server, None).place, self._absent)
         load, costs = device.load, device.costs
         view = DeviceView(
             installed=True,
@@ -124,13 +127,16 @@ class Router:
                 queued_rows=load.queued_rows,
                 running_rows=load.running_rows,
                 engines=load.engines,
-                row_s=costs.seconds(costs.largest) / costs.largest,
+                row_s=costs.row_seconds(load.queued_rows // max(load.queued_requests, 1)),
                 own_s=costs.seconds(request.rows),
             ),
             waits=bool(load.queued_rows or load.running_rows),
         )
         remaining_s = None if request.deadline_s is None else request.deadline_s - self._clock()
-        return choose(view, server, remaining_s)
+        route = choose(view, server, remaining_s)
+        if route.reason == REASON_TOO_SLOW and costs.probe(request.rows, remaining_s or 0.0):
+            return Route(Place.DEVICE, REASON_LOCAL)
+        return route
 
     def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
@@ -176,6 +182,11 @@ class Router:
                 raise
             pending.cancel()
             raise timed_out(request, pending, self._clock()) from None
+
+
+def _fits(costs: CostTable, rows: int, remaining_s: float) -> bool:
+    """Whether an idle engine should be tried: it will be in time, or it is time to see whether it would."""
+    return costs.seconds(rows) <= remaining_s or costs.probe(rows, remaining_s)
 
 
 def timed_out(request: InferRequest, pending: Pending, now_s: float) -> DeadlineExceeded:

@@ -28,12 +28,14 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     """How busy a batcher is: what the router predicts from.
 
     Attributes:
-        queued_rows: Rows that wait.
+        queued_requests: Requests that wait.
+        queued_rows: Their rows.
         running_rows: Rows that run now.
         engines: Engines in all.
         full: Whether the queue refuses.
     """
 
+    queued_requests: int
     queued_rows: int
     running_rows: int
     engines: int
@@ -91,7 +93,7 @@ class Batcher:
     def load(self) -> Load:
         """How busy it is now."""
         queue = self._queue
-        return Load(queue.rows, self._running_rows, len(self._engines), not queue.has_room())
+        return Load(len(queue), queue.rows, self._running_rows, len(self._engines), not queue.has_room())
 
     def try_infer(self, request: InferRequest) -> Reply | None:
         """Answers in this thread if an engine is idle and nobody waits; None if not.

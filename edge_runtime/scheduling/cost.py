@@ -11,12 +11,12 @@ _LARGEST_STEP = 2.0
 """A run counts as at most so many times the estimate: one hiccup of any length adds a quarter to it, and a device that
 really is ten times slower is known as such after a dozen runs."""
 
-_HALF_LIFE_S = 1.0
-"""While nothing runs here an estimate goes back to the best that was measured, at this pace: a slow run that keeps all
-later ones away would never be put right."""
-
 _MUST_SAVE = 0.9
 """A batch size is used if a row in it costs at most this share of a row alone: what saves less is within noise."""
+
+_PROBE_S = 1.0
+"""How often a request is let through to a device whose estimate keeps all of them away: a slow run that is never
+followed by another would never be put right."""
 
 
 class CostTable:
@@ -28,11 +28,13 @@ class CostTable:
 
     def __init__(self, seconds: dict[int, float], clock: Callable[[], float]) -> None:
         """Takes measured seconds by batch size, 1 among them, and monotonic seconds."""
+        self.sizes = tuple(paying_sizes(seconds))
         self._seconds = dict(seconds)
-        self._best = dict(seconds)
+        self._best = min(value / size for size, value in seconds.items())
+        # Requests of more rows than the largest batch run alone, and their rows are a kind of their own.
+        self._large_row_s = seconds[self.largest] / self.largest
         self._clock = clock
         self._ran_s = clock()
-        self.sizes = tuple(paying_sizes(seconds))
 
     def __repr__(self) -> str:
         return "<CostTable " + ", ".join(f"{rows}: {s * 1e3:.3f} ms" for rows, s in sorted(self._seconds.items())) + ">"
@@ -43,44 +45,43 @@ class CostTable:
         return self.sizes[-1]
 
     def record(self, rows: int, seconds: float) -> None:
-        """Takes one run's time into account: scaled onto the smallest size that holds the rows.
-
-        A run of more rows than the largest size says nothing of the batches that are formed.
-        """
-        now_s = self._clock()
-        if rows <= self.largest:
+        """Takes one run's time into account: scaled onto the smallest size that holds the rows."""
+        self._ran_s = self._clock()
+        if rows > self.largest:
+            self._large_row_s = _moved(self._large_row_s, seconds / rows)
+        else:
             size = self._nearest(rows)
-            estimate = self._now(size, now_s)
-            sample = min(seconds * size / rows, estimate * _LARGEST_STEP)
-            self._seconds[size] = estimate + _SMOOTHING * (sample - estimate)
-            self._best[size] = min(self._best[size], sample)
-        self._ran_s = now_s
+            self._seconds[size] = _moved(self._seconds[size], seconds * size / rows)
 
     def seconds(self, rows: int) -> float:
-        """The time that these rows take in one run, or in as many full batches as they fill."""
-        now_s = self._clock()
-        whole, rest = divmod(rows, self.largest)
-        total = whole * self._now(self.largest, now_s)
-        if rest:
-            size = self._nearest(rest)
-            total += self._now(size, now_s) * rest / size
-        return total
+        """The time that one run of these rows takes."""
+        if rows > self.largest:
+            return rows * self._large_row_s
+        size = self._nearest(rows)
+        return self._seconds[size] * rows / size
 
-    def _now(self, size: int, now_s: float) -> float:
-        """The estimate for a size, with what has been forgotten since the last run."""
-        estimate, best = self._seconds[size], self._best[size]
-        idle_s = now_s - self._ran_s
-        if estimate <= best or idle_s < _HALF_LIFE_S / 10:
-            return estimate
-        forgotten: float = 0.5 ** (idle_s / _HALF_LIFE_S)
-        return best + (estimate - best) * forgotten
+    def row_seconds(self, rows: int) -> float:
+        """The time that a row takes in the runs that are made of waiting requests of so many rows each."""
+        if rows > self.largest:
+            return self._large_row_s
+        return self._seconds[self.largest] / self.largest
+
+    def probe(self, rows: int, limit_s: float) -> bool:
+        """Whether a request should be tried here in spite of its estimate: now and then, if it was fast enough once."""
+        now_s = self._clock()
+        if now_s - self._ran_s < _PROBE_S or rows * self._best > limit_s:
+            return False
+        self._ran_s = now_s
+        return True
 
     def _nearest(self, rows: int) -> int:
-        """The smallest size that holds the rows, else the largest."""
-        for size in self.sizes:
-            if size >= rows:
-                return size
-        return self.largest
+        """The smallest size that holds the rows."""
+        return next(size for size in self.sizes if size >= rows)
+
+
+def _moved(estimate: float, sample: float) -> float:
+    """The estimate after one more sample."""
+    return estimate + _SMOOTHING * (min(sample, estimate * _LARGEST_STEP) - estimate)
 
 
 def paying_sizes(seconds: dict[int, float]) -> list[int]:

@@ -20,7 +20,7 @@ class FakeDevice:
 
     def __init__(self):
         self.costs = CostTable({1: 0.010}, FakeClock())
-        self.load = Load(queued_rows=0, running_rows=0, engines=1, full=False)
+        self.load = Load(queued_requests=0, queued_rows=0, running_rows=0, engines=1, full=False)
         self.idle = True
         self.error = None
         self.future = None
@@ -62,8 +62,8 @@ class FakeRemote:
 
 LACKING = ServerFailed("scale/1", {"s:1": "not found"}, lacking=True)
 BROKEN = ServerFailed("scale/1", {"s:1": "boom"}, lacking=False)
-BUSY = Load(queued_rows=100, running_rows=1, engines=1, full=False)
-FULL = Load(queued_rows=100, running_rows=1, engines=1, full=True)
+BUSY = Load(queued_requests=100, queued_rows=100, running_rows=1, engines=1, full=False)
+FULL = Load(queued_requests=100, queued_rows=100, running_rows=1, engines=1, full=True)
 
 
 @pytest.fixture
@@ -215,3 +215,15 @@ def test_reason_of_absence_is_told(clock):
     """A version that is on the device but damaged is answered elsewhere with that reason."""
     made = Router(None, FakeRemote(), installed=list, clock=clock, absent="version-damaged")
     assert made.infer(request(clock)).reason == "version-damaged"
+
+
+def test_a_device_that_became_slow_is_probed(clock):
+    """An idle engine whose estimate is too long gets a request now and then, and the rest go to the server."""
+    device, remote = FakeDevice(), FakeRemote()
+    for _ in range(50):
+        device.costs.record(1, 0.5)
+    made = router(device, remote, clock)
+    device.costs._clock = clock
+    clock.advance(2)
+    places = [made.infer(request(clock, 0.05)).place for _ in range(3)]
+    assert places == ["device:cpu", "server:s:1", "server:s:1"]

@@ -20,10 +20,9 @@ def test_only_sizes_that_save_are_used(seconds, sizes):
 
 
 def test_predictions_follow_the_measurements():
-    """Rows that fill several batches cost their sum, and new measurements move the figure towards them."""
+    """New measurements move the figure towards them, for their own size only."""
     costs = CostTable({1: 0.010, 4: 0.020}, FakeClock())
     assert costs.seconds(1) == pytest.approx(0.010)
-    assert costs.seconds(8) == pytest.approx(0.040)
     for _ in range(200):
         costs.record(1, 0.030)
     assert costs.seconds(1) == pytest.approx(0.030, rel=0.01)
@@ -50,20 +49,27 @@ def test_one_hiccup_does_not_poison_the_estimate():
     assert costs.seconds(1) == pytest.approx(0.0125)
 
 
-def test_an_estimate_recovers_while_nothing_runs():
-    """An estimate that keeps all requests away goes back to the best that was measured, so that it is tried again."""
+def test_a_device_that_was_too_slow_is_tried_again():
+    """Where an estimate keeps all requests away, one a second may try, if the device was fast enough once."""
     clock = FakeClock()
     costs = CostTable({1: 0.010}, clock)
     for _ in range(50):
         costs.record(1, 0.5)
     assert costs.seconds(1) > 0.4
-    clock.advance(20)
-    assert costs.seconds(1) == pytest.approx(0.010, rel=0.01)
+    assert not costs.probe(1, 0.050)
+    clock.advance(1.1)
+    assert not costs.probe(1, 0.005)
+    assert costs.probe(1, 0.050)
+    assert not costs.probe(1, 0.050)
 
 
-def test_runs_beyond_the_largest_batch_say_nothing_of_batches():
-    """A request of very many rows does not make small batches look free."""
+def test_large_requests_are_learnt_apart():
+    """Requests beyond the largest batch teach their own cost, and do not make small batches look free."""
     costs = CostTable({1: 0.010, 4: 0.020}, FakeClock())
-    for _ in range(40):
-        costs.record(200_000, 0.001)
+    assert costs.seconds(8) == pytest.approx(0.040)
+    for _ in range(100):
+        costs.record(8, 0.160)
+    assert costs.seconds(8) == pytest.approx(0.160, rel=0.01)
+    assert costs.row_seconds(8) == pytest.approx(0.020, rel=0.01)
     assert costs.seconds(4) == pytest.approx(0.020)
+    assert costs.row_seconds(1) == pytest.approx(0.005)
