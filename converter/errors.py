@@ -22,8 +22,6 @@ from converter.result import PackageResult
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
-EXIT_NOTHING_FITS = 3
-"""Reserved: no variant fits the accuracy budget."""
 EXIT_NO_VARIANT = 4
 
 

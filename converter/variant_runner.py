@@ -32,7 +32,6 @@ class VariantRunner:
         """
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  only in a child
 
-        self._logical = logical
         self._interpreter = Interpreter(model_path=str(file))
         known = sorted(self._interpreter.get_signature_list())
         if logical.name not in known:
