@@ -7,10 +7,12 @@ ConverterError
 │   ├── DataInvalid       calibration or evaluation data don't fit the model
 │   └── ToolMissing       TensorFlow or LiteRT is not installed
 ├── VariantUnusable       a variant was written, but is not what the package promises
+├── NothingFits           no variant is within the budget for a target; the command ends with 3
 ├── NoVariantMade         every variant failed or was refused; the command ends with 4
 └── TaskFailed            a child process gave no result
     ├── TaskCrashed       it was ended by a signal, or ended itself
     ├── TaskTimedOut      it ran past its time limit and was killed
+    ├── TaskOutOfMemory   it asked for more than its memory limit
     └── TaskRaised        its function raised
 """
 
@@ -22,6 +24,7 @@ from converter.result import PackageResult
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
+EXIT_NOTHING_FITS = 3
 EXIT_NO_VARIANT = 4
 
 
@@ -51,6 +54,18 @@ class ToolMissing(BadInput):
 
 class VariantUnusable(ConverterError):
     """The file of a variant can't stand in for the original: other names, another batch axis, impossible values."""
+
+
+class NothingFits(ConverterError):
+    """Variants were made, but for some target none is within the budget; nothing was published.
+
+    Attributes:
+        result: What became of each variant; the message says what came closest.
+    """
+
+    def __init__(self, message: str, result: PackageResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class NoVariantMade(ConverterError):
@@ -91,6 +106,10 @@ class TaskCrashed(TaskFailed):
 
 class TaskTimedOut(TaskFailed):
     """The child ran past its time limit and was killed."""
+
+
+class TaskOutOfMemory(TaskFailed):
+    """The child asked for more memory than its limit."""
 
 
 class TaskRaised(TaskFailed):

@@ -71,7 +71,7 @@ def convert(
         evaluation=_path(evaluation),
         labels=_path(labels),
         preprocess=_path(preprocess),
-        signature=signature,
+        signatures=(signature,),
         replace=replace,
         time_limit_s=time_limit_s,
         calibration_samples=calibration_samples,
@@ -132,7 +132,7 @@ class _Conversion:
         self.counter.begin(f"reading {options.saved_model}")
         digest = saved_model.digest(options.saved_model)
         with _source_errors(options.saved_model):
-            source = self._apart(saved_model.read, options.saved_model, options.signature)
+            source = self._apart(saved_model.read, options.saved_model, options.signatures[0])
         signature = source.signature
         loaded = Loaded(
             signature=signature,

@@ -10,6 +10,22 @@ import msgspec
 from converter.artifact import Metrics, Package
 
 
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one call with one sample takes, warm, on the host that measured it and on no other.
+
+    Attributes:
+        threads: The interpreter's threads.
+        median_us: In microseconds.
+        p90_us: Nine of ten calls were at most that long.
+        runs: How many calls were timed.
+    """
+
+    threads: int
+    median_us: float
+    p90_us: float
+    runs: int
+
+
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one variant.
 
@@ -20,6 +36,8 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: The size of its file; None where there is none.
         metrics: By output, then by metric; see `metrics`.
         error: Why it failed or was refused, in one line; None where it is ok.
+        latency: On `PackageResult.host`; empty where it was not measured.
+        bench: From a file that `edge-run bench` wrote on a device, likewise on `PackageResult.bench_host`.
     """
 
     name: str
@@ -27,6 +45,8 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
     metrics: Metrics = {}
     error: str | None = None
+    latency: tuple[Latency, ...] = ()
+    bench: tuple[Latency, ...] = ()
 
 
 class PackageResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +62,9 @@ class PackageResult(msgspec.Struct, frozen=True, kw_only=True):
         evaluation_samples: How many samples were measured on; 0 where the metrics are numeric error on calibration
             data, or nothing at all.
         notes: What the user should know, one sentence each.
+        host: The machine that `latency` was measured on; empty where none was.
+        bench_host: The machine that the bench file comes from; empty where none was given.
+        report: The HTML report's file; None where none was written.
     """
 
     package: str | None
@@ -52,6 +75,9 @@ class PackageResult(msgspec.Struct, frozen=True, kw_only=True):
     source_metrics: Metrics = {}
     evaluation_samples: int = 0
     notes: tuple[str, ...] = ()
+    host: str = ""
+    bench_host: str = ""
+    report: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers: what `--json` prints."""

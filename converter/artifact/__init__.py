@@ -17,6 +17,7 @@ from converter.artifact.package import Package
 from converter.artifact.preprocess import InputPreprocess, Preprocess
 from converter.artifact.schema import (
     FORMAT_VERSION,
+    Cascade,
     FileEntry,
     Manifest,
     Metrics,
@@ -31,6 +32,7 @@ from converter.artifact.store import archive_path, install, installed, publish, 
 __all__ = [
     "FORMAT_VERSION",
     "VARIABLE",
+    "Cascade",
     "DigestMismatch",
     "FileEntry",
     "FormatTooNew",

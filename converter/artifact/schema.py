@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
+from typing import Literal
 
 import msgspec
 
@@ -11,8 +12,12 @@ from converter.artifact.errors import FormatTooNew, ManifestInvalid
 from converter.artifact.preprocess import Preprocess
 from converter.artifact.signature import Signature
 
-FORMAT_VERSION = 1
-"""The format that this program writes, and the latest that it reads."""
+FORMAT_VERSION = 2
+"""The format that this program writes, and the latest that it reads; it reads all earlier ones too.
+
+1: as in release 0.1. 2: preprocessing decodes and resizes, variants may be for an accelerator or in segments, inputs
+may have their preprocessing folded in, classifiers have a cascade threshold.
+"""
 
 MAX_VERSION = 2**63 - 1
 """Versions are int64 on the wire."""
@@ -40,6 +45,28 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Cascade(msgspec.Struct, frozen=True, kw_only=True):
+    """From what confidence on a variant's answer can stand, so that device and server together are as accurate as
+    the server alone.
+
+    Attributes:
+        output: The output with class scores.
+        confidence: How it is read off that output: `max` is the largest value (of probabilities), `softmax` the
+            largest value of their softmax (of logits).
+        threshold: An answer with a lower confidence is for the server.
+        escalation_rate: Share of the evaluation samples that go there, 0..1.
+        accuracy: Of both together on the evaluation data, 0..1.
+        source_accuracy: Of the original alone.
+    """
+
+    output: str
+    confidence: Literal["max", "softmax"]
+    threshold: float
+    escalation_rate: float
+    accuracy: float
+    source_accuracy: float
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """One executable form of the version.
 
@@ -51,6 +78,12 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
             batch axes are those of the manifest's signatures.
         metrics: Measured on the evaluation data. Where the manifest's `evaluation_samples` is 0: numeric error (no
             accuracy) on the calibration data, or empty.
+        delegate: What runs it: `cpu`, or an accelerator's kind (`edgetpu`) without which it can't run.
+        segments: Where the model was cut into several files that run one after another, their paths in that order,
+            `file` the first; else empty.
+        folded: The inputs whose preprocessing is in the input's quantization: their stored uint8 values are the raw
+            ones, so that a camera's bytes go in as they are.
+        cascade: From what confidence on its answers can stand; None where that was not found out.
     """
 
     name: str
@@ -58,13 +91,17 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     signatures: tuple[Signature, ...]
     metrics: Metrics = {}
+    delegate: Literal["cpu", "edgetpu"] = "cpu"
+    segments: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
+    cascade: Cascade | None = None
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """What the package was made from.
 
     Attributes:
-        format: `saved_model`.
+        format: `saved_model`, `keras`, `hdf5`, or `tflite` for a file that was wrapped.
         digest: `sha256:` and the digest over its files' names and bytes.
         metrics: The original's own, on the same evaluation data as the variants'.
     """
@@ -86,6 +123,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         chosen: The variant to run, by target; `default` is always there.
         labels: The class names, in the order of the output's last axis; empty where there are none.
         preprocess: How raw values become inputs.
+        preprocess_fingerprint: Its fingerprint, which goes with requests so that no server of another preprocessing
+            answers them. Empty in format 1.
         source: What it was made from.
         evaluation_samples: How many samples the metrics were measured on; 0 means that nothing was measured.
         tools: The versions of the programs that made it.
@@ -102,6 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileEntry]
     labels: tuple[str, ...] = ()
     preprocess: Preprocess = Preprocess()
+    preprocess_fingerprint: str = ""
     evaluation_samples: int = 0
     tools: dict[str, str] = {}
 
@@ -133,6 +173,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         unknown = sorted(set(self.preprocess.inputs) - inputs)
         if unknown:
             raise ManifestInvalid(f"preprocessing for {unknown[0]!r}, which is no input; there are {sorted(inputs)}")
+        if self.preprocess_fingerprint not in ("", self.preprocess.fingerprint):
+            raise ManifestInvalid(
+                f"preprocessing has the fingerprint {self.preprocess.fingerprint}, "
+                f"the manifest says {self.preprocess_fingerprint}"
+            )
 
     def _check_variant(self, variant: Variant) -> None:
         entry = self.files.get(variant.file)
@@ -140,6 +185,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             raise ManifestInvalid(f"variant {variant.name!r}: {variant.file!r} is not among the files")
         if entry.size_bytes != variant.size_bytes:
             raise ManifestInvalid(f"variant {variant.name!r}: {variant.size_bytes} bytes, its file {entry.size_bytes}")
+        if variant.segments and (variant.segments[0] != variant.file or set(variant.segments) - set(self.files)):
+            raise ManifestInvalid(f"variant {variant.name!r}: its segments {list(variant.segments)} are not its files")
+        unknown = sorted(set(variant.folded) - {spec.name for one in variant.signatures for spec in one.inputs})
+        if unknown:
+            raise ManifestInvalid(f"variant {variant.name!r}: {unknown[0]!r} is folded, which is no input")
         if [_names(signature) for signature in variant.signatures] != [_names(one) for one in self.signatures]:
             raise ManifestInvalid(f"variant {variant.name!r}: its signatures are not the manifest's")
 
