@@ -7,6 +7,7 @@ ConverterError
 │   ├── DataInvalid       calibration or evaluation data don't fit the model
 │   └── ToolMissing       TensorFlow or LiteRT is not installed
 ├── VariantUnusable       a variant was written, but is not what the package promises
+│   └── OperatorsUnsupported   the model has operators that LiteRT lacks: no variant of it can run
 ├── NothingFits           no variant is within the budget for a target; the command ends with 3
 ├── NoVariantMade         every variant failed or was refused; the command ends with 4
 └── TaskFailed            a child process gave no result
@@ -54,6 +55,10 @@ class ToolMissing(BadInput):
 
 class VariantUnusable(ConverterError):
     """The file of a variant can't stand in for the original: other names, another batch axis, impossible values."""
+
+
+class OperatorsUnsupported(VariantUnusable):
+    """The model has operators that LiteRT lacks; the message names each, the layers it comes from and a way out."""
 
 
 class NothingFits(ConverterError):
