@@ -22,6 +22,8 @@ _EXAMPLES = """examples:
   edge-run list packages/                             what is installed
   edge-run label packages/ digits stable 1            point a label to a version
   edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
+  edge-run bench packages/digits/1 --threads 1,4      how long each variant takes on this device
+  edge-run bench digits --store packages/ --json      likewise, of an installed package, for edge-convert inspect
 
 exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input
 """
@@ -95,6 +97,15 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help='as JSON, every output value ("NaN" and "Infinity" as strings)'
     )
     predict.set_defaults(run=_predict)
+
+    bench = commands.add_parser("bench", help="time each variant of a package on this device")
+    bench.add_argument("package", help="a package's directory or .tar.gz; with --store, NAME or NAME/VERSION in it")
+    bench.add_argument("--store", type=Path, help="the folder of packages that PACKAGE is installed in")
+    bench.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
+    bench.add_argument("--threads", default="1", metavar="N[,N...]", help="the interpreter's threads (default: 1)")
+    bench.add_argument("--seconds", type=float, default=1.0, help="for each variant and number of threads (default: 1)")
+    bench.add_argument("--json", action="store_true", help="as JSON, which `edge-convert inspect --bench FILE` shows")
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -141,6 +152,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     from edge_runtime.predict_command import predict  # noqa: PLC0415  loads numpy and the interpreter
 
     print(predict(arguments))
+    return EXIT_DONE
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from edge_runtime.bench_command import bench  # noqa: PLC0415  likewise
+
+    print(bench(arguments))
     return EXIT_DONE
 
 

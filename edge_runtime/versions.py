@@ -116,12 +116,12 @@ def _measure(
     sizes = sorted({1, *options.batch_sizes}) if signature.batch_axis is not None else [1]
 
     def run(rows: int) -> None:
-        engine.run(signature.name, _zeros(signature, rows))
+        engine.run(signature.name, zeros(signature, rows))
 
     return measure(run, sizes, clock, _MEASURE_BUDGET_S)
 
 
-def _zeros(signature: Signature, rows: int) -> Arrays:
+def zeros(signature: Signature, rows: int) -> Arrays:
     """Inputs of zeros; a variable dimension other than the batch axis has size 1."""
     arrays: Arrays = {}
     for spec in signature.inputs:

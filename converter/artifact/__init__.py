@@ -3,6 +3,7 @@
 Standard library, numpy and msgspec; imports nothing else of this project.
 """
 
+from converter.artifact.bench import Bench, BenchTime, decode_bench, encode_bench
 from converter.artifact.errors import (
     DigestMismatch,
     FormatTooNew,
@@ -32,6 +33,8 @@ from converter.artifact.store import archive_path, install, installed, publish, 
 __all__ = [
     "FORMAT_VERSION",
     "VARIABLE",
+    "Bench",
+    "BenchTime",
     "Cascade",
     "DigestMismatch",
     "FileEntry",
@@ -55,6 +58,8 @@ __all__ = [
     "archive_path",
     "check_name",
     "check_version",
+    "decode_bench",
+    "encode_bench",
     "install",
     "installed",
     "publish",
