@@ -1,0 +1,79 @@
+"""Reads a directory of images: one subfolder a class, or no subfolders and no labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converter.data.samples import SampleWriter
+from converter.errors import DataInvalid
+
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Of one encoded image; a larger file is no picture that a model is measured on."""
+
+
+def listed(path: Path) -> list[tuple[str, Path]]:
+    """Every image's subfolder (empty where there are none) and file, sorted; hidden files and folders don't count.
+
+    Raises:
+        DataInvalid: no files at all, or some inside subfolders and some beside them.
+    """
+    try:
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        folders = [entry for entry in entries if entry.is_dir()]
+        loose = [entry for entry in entries if not entry.is_dir()]
+        if folders and loose:
+            raise DataInvalid(
+                f"{path}: {loose[0].name} lies beside the subfolders {[one.name for one in folders][:8]}; a directory "
+                "of images has one subfolder a class and no other files, or no subfolders"
+            )
+        found = [("", file) for file in loose]
+        for folder in folders:
+            files = sorted(
+                file
+                for file in folder.rglob("*")
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+            )
+            found.extend((folder.name, file) for file in files)
+    except OSError as error:
+        raise DataInvalid(f"{path}: can't be read: {error}") from error
+    if not found:
+        raise DataInvalid(f"{path}: no files in it; a directory of images has one subfolder a class")
+    return found
+
+
+def read(path: Path, names: tuple[str, ...], writer: SampleWriter) -> None:
+    """Sends every image through the preprocessing of the model's input.
+
+    Args:
+        path: The directory.
+        names: The package's class names.
+        writer: Takes the samples.
+
+    Raises:
+        DataInvalid: the model takes several inputs, its preprocessing decodes no images, or a file can't be decoded.
+    """
+    inputs = [spec.name for spec in writer.signature.inputs]
+    if len(inputs) > 1:
+        raise DataInvalid(
+            f"{path}: a directory of images is for models with one input, this one takes {inputs}; "
+            "give a .npz, a TFRecord or module:function"
+        )
+    files = listed(path)
+    classes = class_indices(sorted({folder for folder, _ in files}), names)
+    for folder, file in files:
+        source = file.relative_to(path).as_posix()
+        label = classes[folder] if folder else None
+        try:
+            if file.stat().st_size > MAX_IMAGE_BYTES:
+                raise DataInvalid(f"{file}: {file.stat().st_size} bytes, images may have {MAX_IMAGE_BYTES}")
+            raw = file.read_bytes()
+        except OSError as error:
+            raise DataInvalid(f"{file}: can't be read: {error}") from error
+        writer.add({inputs[0]: raw}, label, source)
+
+
+def class_indices(folders: list[str], names: tuple[str, ...]) -> dict[str, int]:
+    """The class of each folder: its name's place where all of them are class names, else its own in sorted order."""
+    if names and set(folders) <= set(names):
+        return {folder: names.index(folder) for folder in folders}
+    return {folder: index for index, folder in enumerate(sorted(folders))}
