@@ -5,16 +5,41 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from converter.artifact import Package, PackageNotFound, install
-from converter.errors import ConverterError
+import msgspec
+
+from converter import findings as findings_
+from converter.artifact import Bench, Manifest, ManifestInvalid, Package, PackageNotFound, decode_bench, install
+from converter.artifact.bench import MAX_BENCH_BYTES
+from converter.compiled import check_compiled
+from converter.errors import ConverterError, OptionInvalid
 from converter.evaluate import check_and_measure
+from converter.findings import FINDINGS_FILE, Findings
 from converter.isolation import ForkServer
-from converter.result import PackageResult, VariantResult, of_package
+from converter.result import Latency, PackageResult, VariantResult, of_package
 
 RUN_LIMIT_S = 300.0
 """For one variant's run on zeros; a large model on a slow board takes seconds."""
+
+MAX_FINDINGS_BYTES = 64 * 2**20
+"""Findings hold some kilobytes a variant; what is larger is not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What is known of a package.
+
+    Attributes:
+        result: What its manifest says, with a bench file's times where one was given.
+        findings: What was found out when it was made; empty where it holds none.
+        manifest: The whole manifest: labels, tools.
+    """
+
+    result: PackageResult
+    findings: Findings
+    manifest: Manifest
 
 
 @contextlib.contextmanager
@@ -33,39 +58,118 @@ def opened(path: Path) -> Iterator[Package]:
         yield install(path, folder)
 
 
-def inspect(path: Path) -> PackageResult:
-    """What the package's manifest says."""
+def inspect(path: Path, bench: Path | None = None) -> PackageResult:
+    """What the package's manifest says; see `examine`."""
+    return examine(path, bench).result
+
+
+def examine(path: Path, bench: Path | None = None) -> Inspection:
+    """What the package says of itself, and what a device measured of it.
+
+    Args:
+        path: Its directory or archive.
+        bench: What `edge-run bench PACKAGE --json` wrote.
+
+    Raises:
+        PackageError: no package, or a damaged one.
+        OptionInvalid: the bench file can't be read, or is of another package or version.
+    """
     with opened(path) as package:
-        return of_package(package, path)
+        found = _told(of_package(package, path), read_findings(package))
+        if bench is not None:
+            found = with_bench(found, package, read_bench(bench), bench)
+        return Inspection(result=found, findings=read_findings(package), manifest=package.manifest)
+
+
+def _told(result: PackageResult, findings: Findings) -> PackageResult:
+    return msgspec.structs.replace(result, notes=(*result.notes, *findings.notes))
+
+
+def read_findings(package: Package) -> Findings:
+    """What was found out when the package was made; empty where it holds none.
+
+    Raises:
+        ManifestInvalid: the file is none of findings.
+    """
+    entry = package.manifest.files.get(FINDINGS_FILE)
+    if entry is None:
+        return Findings()
+    if entry.size_bytes > MAX_FINDINGS_BYTES:
+        raise ManifestInvalid(f"{package.path / FINDINGS_FILE}: at most {MAX_FINDINGS_BYTES} bytes are read")
+    try:
+        return findings_.decode(package.read(FINDINGS_FILE))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestInvalid(f"{package.path / FINDINGS_FILE}: can't be read as findings: {error}") from error
+
+
+def read_bench(path: Path) -> Bench:
+    """The bench file.
+
+    Raises:
+        OptionInvalid: it can't be read, or is none.
+    """
+    try:
+        with path.open("rb") as file:
+            return decode_bench(file.read(MAX_BENCH_BYTES + 1))
+    except OSError as error:
+        raise OptionInvalid(f"bench: {path}: {error.strerror or error}") from error
+    except msgspec.DecodeError as error:
+        raise OptionInvalid(f"bench: {path} is nothing that `edge-run bench --json` wrote: {error}") from error
+
+
+def with_bench(result: PackageResult, package: Package, bench: Bench, origin: Path) -> PackageResult:
+    """The result with the device's times.
+
+    Raises:
+        OptionInvalid: they are of another package, version or build, or of variants that this one lacks.
+    """
+    manifest = package.manifest
+    if (bench.package, bench.version) != (manifest.model, manifest.version):
+        raise OptionInvalid(f"bench: {origin} is of {bench.package}/{bench.version}, the package is {package}")
+    if bench.digest != package.digest:
+        raise OptionInvalid(
+            f"bench: {origin} is of another build of {package}: of {bench.digest}, the package is {package.digest}"
+        )
+    unknown = sorted({*bench.variants, *bench.failed} - {one.name for one in manifest.variants})
+    if unknown:
+        raise OptionInvalid(f"bench: {origin} has the variant {unknown[0]!r}, which {package} lacks")
+    times = {
+        name: tuple(msgspec.convert(msgspec.structs.asdict(one), Latency) for one in entries)
+        for name, entries in bench.variants.items()
+    }
+    host = bench.host or "an unnamed device"
+    return msgspec.structs.replace(
+        result,
+        variants=tuple(msgspec.structs.replace(one, bench=times.get(one.name, ())) for one in result.variants),
+        bench_host=host,
+        notes=(*result.notes, *(f"{name} could not be timed on {host}: {why}" for name, why in bench.failed.items())),
+    )
 
 
 def verify(path: Path) -> PackageResult:
-    """As `inspect`, after every variant was run once, on zeros; those that don't run have the status `failed`."""
+    """As `inspect`, after every variant was run once, on zeros; those that don't run have the status `failed`.
+
+    What only an accelerator runs is looked at, and a note says that it was not run.
+    """
     with opened(path) as package, ForkServer(("ai_edge_litert.interpreter",)) as server:
-        found = of_package(package, path)
+        found = _told(of_package(package, path), read_findings(package))
         variants = tuple(_try(server, package, one) for one in found.variants)
-    return PackageResult(
-        package=found.package,
-        name=found.name,
-        version=found.version,
-        chosen=found.chosen,
-        variants=variants,
-        source_metrics=found.source_metrics,
-        evaluation_samples=found.evaluation_samples,
-    )
+    notes = tuple(f"{one.name}: not run: needs an Edge TPU" for one in variants if _foreign(package, one))
+    return msgspec.structs.replace(found, variants=variants, notes=(*found.notes, *notes))
+
+
+def _foreign(package: Package, result: VariantResult) -> bool:
+    return result.status == "ok" and package.manifest.variant(result.name).delegate != "cpu"
 
 
 def _try(server: ForkServer, package: Package, result: VariantResult) -> VariantResult:
     variant = package.manifest.variant(result.name)
     try:
-        for signature in package.manifest.signatures:
-            server.run(check_and_measure, RUN_LIMIT_S, package.file(variant), signature, None)
+        if variant.delegate == "cpu":
+            server.run(check_and_measure, RUN_LIMIT_S, package.file(variant), package.manifest.signatures, None)
+        else:
+            files = [package.path / name for name in variant.segments or (variant.file,)]
+            server.run(check_compiled, RUN_LIMIT_S, files)
     except ConverterError as error:
-        return VariantResult(
-            name=result.name,
-            status="failed",
-            size_bytes=result.size_bytes,
-            metrics=result.metrics,
-            error=" ".join(str(error).split()),
-        )
+        return msgspec.structs.replace(result, status="failed", error=" ".join(str(error).split()))
     return result

@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from converter.result import PackageResult, VariantResult
+from converter.config import Budget
+from converter.figures import in_order, metric_heading, metric_text, points_text, size_text, time_text
+from converter.findings import Findings, VariantFindings
+from converter.result import Latency, PackageResult, VariantResult
+from converter.summary import targets_of
 
-_METRIC_ORDER = ("accuracy", "top1_agreement", "sqnr_db", "rmse")
-_HEADINGS = {"accuracy": "accuracy", "top1_agreement": "agreement", "sqnr_db": "SQNR", "rmse": "RMSE"}
+__all__ = ["size_text", "table"]
 
 
-def table(result: PackageResult) -> str:
-    """Lines for a person: one for the original, one for each variant and output, what is chosen, and the notes."""
-    metrics = [name for name in _METRIC_ORDER if any(name in found for found in _all_metrics(result))]
-    outputs = sorted({name for one in result.variants for name in one.metrics})
-    rows = [["variant", "size", *(["output"] if outputs[1:] else []), *(_HEADINGS[name] for name in metrics), ""]]
-    for output in outputs or [""]:
-        original = result.source_metrics.get(output)
-        if original:
-            cells = [_metric(name, original.get(name)) for name in metrics]
-            rows.append(["original", "", *([output] if outputs[1:] else []), *cells, ""])
+def table(result: PackageResult, findings: Findings | None = None, *, budget: Budget | None = None) -> str:
+    """Lines for a person: one for the original, one for each variant and output, what is chosen, and the notes.
+
+    Args:
+        result: What became of each variant.
+        findings: What was found out about them: the losses.
+        budget: What they might lose; losses beyond it are marked.
+    """
+    lines = [f"{result.name} version {result.version}: {result.package or 'not published'}", ""]
+    lines += [*_aligned(_rows(result, findings or Findings(), budget)), ""]
+    after = (_measured(result), _budget(budget), *_timed(result), *map(_why, result.variants), *result.notes)
+    return "\n".join([*lines, *(line for line in after if line)]).rstrip()
+
+
+def _rows(result: PackageResult, findings: Findings, budget: Budget | None) -> list[list[str]]:
+    """The headings, then the cells; columns that would be empty are left out."""
+    outputs = sorted({name for one in result.variants for name in one.metrics}) or [""]
+    metrics = {f"metric {name}": name for name in in_order({name for found in _all_metrics(result) for name in found})}
+    headings = {"variant": "variant", "size": "size", "output": "output"}
+    headings |= {column: metric_heading(name) for column, name in metrics.items()}
+    headings |= {"loss": "loss", "latency": "latency", "bench": "bench", "remark": ""}
+
+    def cells(output: str, found: Mapping[str, float]) -> dict[str, str]:
+        values = {column: metric_text(name, found.get(name)) for column, name in metrics.items()}
+        return {"output": output if outputs[1:] else "", **values}
+
+    originals = {output: result.source_metrics[output] for output in outputs if output in result.source_metrics}
+    rows = [{"variant": "original", **cells(output, found)} for output, found in originals.items()]
     for variant in result.variants:
-        rows.extend(_variant_rows(result, variant, outputs, metrics))
-    lines = [f"{result.name} version {result.version}: {result.package or 'not published'}", "", *_aligned(rows), ""]
-    lines += [line for line in (_measured(result), *map(_why, result.variants), *result.notes) if line]
-    return "\n".join(lines).rstrip()
+        for output in outputs:
+            head = _head(result, variant) if output == outputs[0] else {}
+            loss = _loss(findings, variant.name, output, budget)
+            rows.append({**head, **cells(output, variant.metrics.get(output, {})), "loss": loss})
+    always = ("variant", "size", "remark")
+    shown = [column for column in headings if column in always or any(row.get(column) for row in rows)]
+    return [[headings[column] for column in shown], *([row.get(column, "") for column in shown] for row in rows)]
+
+
+def _head(result: PackageResult, variant: VariantResult) -> dict[str, str]:
+    """What is said once of a variant."""
+    return {
+        "variant": variant.name,
+        "size": "" if variant.size_bytes is None else size_text(variant.size_bytes),
+        "latency": _time(variant.latency),
+        "bench": _time(variant.bench),
+        "remark": _remark(result, variant),
+    }
 
 
 def _all_metrics(result: PackageResult) -> Iterator[dict[str, float]]:
@@ -32,43 +67,46 @@ def _all_metrics(result: PackageResult) -> Iterator[dict[str, float]]:
         yield from metrics.values()
 
 
-def _variant_rows(
-    result: PackageResult, variant: VariantResult, outputs: Sequence[str], metrics: Sequence[str]
-) -> Iterator[list[str]]:
-    targets = [target for target, name in sorted(result.chosen.items()) if name == variant.name]
-    remark = f"chosen for {', '.join(targets)}" if targets else ""
-    if variant.status != "ok":
-        remark = variant.status
-    size = "" if variant.size_bytes is None else size_text(variant.size_bytes)
-    for index, output in enumerate(outputs or [""]):
-        found = variant.metrics.get(output, {})
-        head = [variant.name, size] if index == 0 else ["", ""]
-        cells = [_metric(name, found.get(name)) for name in metrics]
-        yield [*head, *([output] if outputs[1:] else []), *cells, remark if index == 0 else ""]
-
-
-def _metric(name: str, value: float | None) -> str:
-    if value is None:
+def _loss(findings: Findings, variant: str, output: str, budget: Budget | None) -> str:
+    found = findings.variants.get(variant, VariantFindings()).outputs.get(output)
+    if found is None or found.loss_points is None:
         return ""
-    if name in ("accuracy", "top1_agreement"):
-        return f"{value:.2%}"
-    return f"{value:.1f} dB" if name == "sqnr_db" else f"{value:.3g}"
+    over = budget is not None and not budget.allows(found.loss_points, found.reference_points)
+    return f"{points_text(found.loss_points)} pt{', over' if over else ''}"
 
 
-def size_text(size_bytes: int) -> str:
-    """1234 -> `1.2 kB`, in powers of ten as disks and networks are."""
-    size, unit = float(size_bytes), "B"
-    for larger in ("kB", "MB", "GB"):
-        if size < 1_000:
-            break
-        size, unit = size / 1_000, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+def _time(times: Sequence[Latency]) -> str:
+    """The median with the fewest threads: short, and the same for all."""
+    return time_text(min(times, key=lambda one: one.threads).median_us) if times else ""
+
+
+def _remark(result: PackageResult, variant: VariantResult) -> str:
+    if variant.status != "ok":
+        return variant.status
+    targets = targets_of(result, variant.name)
+    return f"chosen for {', '.join(targets)}" if targets else ""
 
 
 def _measured(result: PackageResult) -> str:
     if result.evaluation_samples:
         return f"Measured on {result.evaluation_samples} evaluation samples."
     return "" if result.notes else "No evaluation data were given when it was made: accuracy was not measured."
+
+
+def _budget(budget: Budget | None) -> str:
+    return f"A variant may lose {budget}." if budget else ""
+
+
+def _timed(result: PackageResult) -> Iterator[str]:
+    here = f"on this host ({result.host})" if result.host else "on this host"
+    yield _timing("Latency", here, [one.latency for one in result.variants])
+    yield _timing("Bench", f"on {result.bench_host or 'a device'}", [one.bench for one in result.variants])
+
+
+def _timing(what: str, where: str, times: Sequence[Sequence[Latency]]) -> str:
+    threads = sorted({min(one.threads for one in entries) for entries in times if entries})
+    count = "1 thread" if threads == [1] else f"{', '.join(map(str, threads))} threads"
+    return f"{what}: the median of one call with one sample {where}, {count}." if threads else ""
 
 
 def _why(variant: VariantResult) -> str:

@@ -1,0 +1,67 @@
+"""Figures as people read them: sizes, times, metrics. The same in the terminal and in the HTML report."""
+
+from __future__ import annotations
+
+import re
+
+_HEADINGS = {
+    "accuracy": "accuracy",
+    "top1_agreement": "agreement",
+    "sqnr_db": "SQNR",
+    "rmse": "RMSE",
+    "iou": "IoU",
+}
+
+_ORDER = ("accuracy", "top1_agreement", "precision", "recall", "f1", "iou", "cosine", "sqnr_db", "rmse")
+
+_SHARES = re.compile(r"accuracy|agreement|precision|recall|iou|f1|^top", re.IGNORECASE)
+"""Metrics that are shares of samples or cells, 0..1, and shown in percent."""
+
+
+def size_text(size_bytes: int) -> str:
+    """1234 -> `1.2 kB`, in powers of ten as disks and networks are."""
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1_000:
+            break
+        size, unit = size / 1_000, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def time_text(value_us: float) -> str:
+    """1234.5 -> `1.23 ms`: microseconds, in the unit that needs no exponent, three digits."""
+    value, unit = value_us, "us"
+    for larger in ("ms", "s"):
+        if value < 999.5:
+            break
+        value, unit = value / 1_000, larger
+    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
+
+
+def metric_heading(name: str) -> str:
+    """`top1_agreement` -> `agreement`; a name that is not known stays as it is, but for underscores."""
+    return _HEADINGS.get(name, name.replace("_", " "))
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """In percent where it is a share, in dB where the name says so, else three digits; empty for None."""
+    if value is None:
+        return ""
+    if name.endswith("_db"):
+        return f"{value:.1f} dB"
+    return f"{value:.2%}" if _SHARES.search(name) and ":" not in name else f"{value:.3g}"
+
+
+def in_order(names: set[str]) -> list[str]:
+    """What people look for first comes first, then by name."""
+    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else 4, name))
+
+
+def points_text(points: float) -> str:
+    """Percentage points with two digits, and never `-0.00`."""
+    return f"{round(points, 2) + 0.0:.2f}"
+
+
+def factor_text(factor: float) -> str:
+    """4.13 -> `4.1x`, 12.7 -> `13x`."""
+    return f"{factor:.1f}x" if factor < 9.95 else f"{factor:.0f}x"
