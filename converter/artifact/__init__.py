@@ -5,6 +5,7 @@ Standard library, numpy and msgspec; imports nothing else of this project.
 
 from converter.artifact.bench import Bench, BenchTime, decode_bench, encode_bench
 from converter.artifact.errors import (
+    DecoderMissing,
     DigestMismatch,
     FormatTooNew,
     ManifestInvalid,
@@ -12,10 +13,12 @@ from converter.artifact.errors import (
     PackageExists,
     PackageNotFound,
     PackageUnreadable,
+    RawInvalid,
     UnsafeArchive,
 )
 from converter.artifact.package import Package
 from converter.artifact.preprocess import InputPreprocess, Preprocess
+from converter.artifact.preprocess_tables import TableField
 from converter.artifact.schema import (
     FORMAT_VERSION,
     Cascade,
@@ -36,6 +39,7 @@ __all__ = [
     "Bench",
     "BenchTime",
     "Cascade",
+    "DecoderMissing",
     "DigestMismatch",
     "FileEntry",
     "FormatTooNew",
@@ -50,8 +54,10 @@ __all__ = [
     "PackageUnreadable",
     "Preprocess",
     "Quantization",
+    "RawInvalid",
     "Signature",
     "Source",
+    "TableField",
     "TensorSpec",
     "UnsafeArchive",
     "Variant",

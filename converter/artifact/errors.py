@@ -5,6 +5,8 @@ PackageError
 ├── PackageExists        the place to publish to already holds this version
 ├── ManifestInvalid      the manifest can't be read, or says something impossible
 ├── FormatTooNew         written in a later format than this program reads
+├── RawInvalid           raw values that the package's preprocessing can't be applied to
+├── DecoderMissing       the library that decodes images is not installed
 ├── PackageUnreadable    the file system refuses to read a file of it
 ├── DigestMismatch       a file is truncated, altered or missing
 └── UnsafeArchive        an archive member that points outside, is no plain file, or is beyond the bounds
@@ -29,6 +31,14 @@ class ManifestInvalid(PackageError):
 
 class FormatTooNew(PackageError):
     """The package's `format_version` is later than the one that this program reads."""
+
+
+class RawInvalid(PackageError):
+    """Raw values are not what the preprocessing takes: no image, another sample rate, a field is missing."""
+
+
+class DecoderMissing(PackageError):
+    """Preprocessing decodes images, and Pillow is not installed."""
 
 
 class PackageUnreadable(PackageError):
