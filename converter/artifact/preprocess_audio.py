@@ -40,7 +40,8 @@ def decode_wav(data: bytes, rate_hz: int | None) -> _Floats:
         raise RawInvalid(f"the WAV has samples of {width} bytes; 1 to 4 are decoded")
     if not frames or len(content) != frames * channels * width:
         raise RawInvalid(f"the WAV has {len(content)} bytes of samples, its header says {frames * channels * width}")
-    return pcm(_integers(content, width).reshape(-1, channels)).mean(axis=1, dtype=np.float32)
+    mono: _Floats = pcm(_integers(content, width).reshape(-1, channels)).mean(axis=1, dtype=np.float32)
+    return mono
 
 
 def _integers(content: bytes, width: int) -> _Array:
@@ -86,9 +87,7 @@ def clips_of(raw: Any, rate_hz: int | None, *, decodes: bool) -> list[_Floats]:
 
 
 def _from_array(item: Any, *, one: bool, decodes: bool) -> list[_Floats]:
-    array = numbers(
-        item, "a clip is a WAV's bytes or an array of numbers" if decodes else "a clip is an array of numbers"
-    )
+    array = numbers(item, f"a clip is {'the bytes of a WAV or ' if decodes else ''}an array of numbers")
     if array.ndim not in ((1,) if one else (1, 2)):
         raise RawInvalid(f"a clip has the axis [samples], got {array.dtype}{list(array.shape)}")
     values = pcm(array) if decodes else array.astype(np.float32)

@@ -46,7 +46,7 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
         RawInvalid: no such image, damaged, of more than `MAX_IMAGE_PIXELS`, or of other than 8 bits a channel.
     """
     try:
-        from PIL import Image, ImageOps  # noqa: PLC0415  only where images are decoded
+        from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415  only where images are decoded
     except ImportError as error:
         raise DecoderMissing("decoding images needs Pillow: pip install 'edge-runtime[images]'") from error
     try:
@@ -55,7 +55,7 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     except RawInvalid:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise RawInvalid(f"{len(data)} bytes are no image of a kind out of {', '.join(_FORMATS)}") from error
     except Exception as error:  # its decoders raise a dozen kinds for what is damaged
         said = " ".join(str(error).split()) or type(error).__name__
