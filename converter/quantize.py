@@ -2,83 +2,150 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from converter.calibration import representative
-from converter.data import Array, Dataset
+from converter.artifact import Signature
+from converter.calibration import calibrate, quantize_16x8, samples_for
+from converter.data import Dataset
 from converter.errors import VariantUnusable
+from converter.low_bit import quantize_int4
+from converter.ranges import check_folded, set_input_ranges
 from converter.recipes import Recipe
-from converter.sources.saved_model import SERVE_TAG
+from converter.translate import Translator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lowering:
     """One conversion to do. Picklable.
 
+    What several recipes need is made once: `float_file` and `calibrated_file` are read where they exist, and else
+    written by the first recipe that comes to need them.
+
     Attributes:
         saved_model: What to convert.
-        signature_name: Which of its signatures.
+        signatures: Those that go into the file; the calibration data are for the first.
         recipe: How.
+        file: Where the TFLite file is written.
         calibration: Samples, where the recipe needs them.
         max_samples: How many of them are used at most.
-        file: Where the TFLite file is written.
+        float_file: The float32 variant; None to keep none.
+        calibrated_file: The float32 model with the ranges of its activations, for these data and these signatures;
+            None to keep none.
+        single_batch_lists: Whether recurrent layers are translated for one batch row, see `translate.Translator`.
+        input_ranges: By input name, the real values that the raw bytes 0 and 255 stand for: these inputs become
+            uint8 and take the raw values as they are. For full int8 recipes; all inputs are uint8 then.
+        float_layers: For a mixed recipe, the output tensors of the operators that are left in float.
     """
 
     saved_model: Path
-    signature_name: str
+    signatures: tuple[Signature, ...]
     recipe: Recipe
-    calibration: Dataset | None
-    max_samples: int
     file: Path
+    calibration: Dataset | None = None
+    max_samples: int = 512
+    float_file: Path | None = None
+    calibrated_file: Path | None = None
+    single_batch_lists: bool = False
+    input_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    float_layers: frozenset[str] = frozenset()
 
 
 def lower(task: Lowering) -> None:
-    """Converts the signature by the recipe and writes the TFLite file.
+    """Converts the signatures by the recipe and writes the TFLite file.
 
     Raises:
-        VariantUnusable: the recipe needs calibration data and there are none, or there are operators that TFLite has
-            not (they are named).
+        VariantUnusable: the recipe needs calibration data and there are none, or none for one of the signatures; the
+            quantizer finds nothing to store in 4 bits; an input can't take raw values as they are.
+        OperatorsUnsupported: there are operators that LiteRT lacks.
         Exception: whatever TensorFlow raises where the model can't be converted so.
     """
-    import tensorflow as tf  # noqa: PLC0415  only in a child
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(task.saved_model), signature_keys=[task.signature_name], tags={SERVE_TAG}
-    )
-    if task.recipe.weights == "int8":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if task.recipe.needs_calibration:
-        if task.calibration is None:
-            raise VariantUnusable(f"{task.recipe.name} needs calibration data")
-        converter.representative_dataset = _generator(task.calibration, task.max_samples)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.int8
-        converter.inference_output_type = tf.int8
-    try:
-        content = converter.convert()
-    except Exception as error:
-        if operators := operators_without_tflite(str(error)):
-            raise VariantUnusable(f"TFLite has no form of these operators: {', '.join(operators)}") from error
-        raise
+    recipe = task.recipe
+    if recipe.activations == "int8":
+        content = _int8(task)
+    elif recipe.activations == "int16":
+        content = _deduplicated(quantize_16x8(_float_model(task), samples_for(*_calibration(task))))
+    elif recipe.weights == "int4":
+        content = quantize_int4(_float_model(task))
+    elif recipe.weights == "float32":
+        content = _float_model(task)
+    else:
+        content = _translator(task).translate("float16" if recipe.weights == "float16" else "dynamic")
     task.file.write_bytes(content)
+    if recipe.full_int8 and task.input_ranges:
+        check_folded(task.file, task.signatures, task.input_ranges)
 
 
-def operators_without_tflite(message: str) -> list[str]:
-    """The operators that a message of the converter says it could not translate; empty if it is about another fault."""
-    names: set[str] = set()
-    for line in re.findall(r"^(?:TF Select|Custom) ops: *(.+)$", message, flags=re.MULTILINE):
-        names.update(name.strip() for name in line.split(","))
-    return sorted(names - {""})
+def calibrated_model(task: Lowering) -> bytes:
+    """The float32 model with the ranges of its activations, from the first recipe that needed it or made now.
+
+    Raises: as `lower`.
+    """
+    return _kept(task.calibrated_file, lambda: _calibrated(task))
 
 
-def _generator(calibration: Dataset, max_samples: int) -> Callable[[], Iterator[dict[str, Array]]]:
-    """What the converter calls to get samples: as a dict, since by position they would reach the wrong inputs."""
+def _calibrated(task: Lowering) -> bytes:
+    samples = samples_for(*_calibration(task))
+    translator = _translator(task)
+    if translator.trained_for_quantization:
+        return translator.translate_calibrated(samples)
+    return calibrate(_float_model(task), samples)
 
-    def samples() -> Iterator[dict[str, Any]]:
-        return representative(calibration, max_samples)
 
-    return samples
+def _int8(task: Lowering) -> bytes:
+    import tensorflow as tf  # noqa: PLC0415  only in a child
+    from tensorflow.lite.python import convert  # noqa: PLC0415
+
+    calibrated = calibrated_model(task)
+    into, out = tf.float32, tf.float32
+    if task.recipe.io == "int8":
+        into, out = tf.int8, tf.int8
+        if task.input_ranges:
+            into = tf.uint8
+            calibrated = set_input_ranges(calibrated, task.signatures, task.input_ranges)
+    return _deduplicated(
+        convert.mlir_quantize(
+            calibrated,
+            input_data_type=into,
+            output_data_type=out,
+            denylisted_nodes=sorted(task.float_layers) if task.recipe.mixed else None,
+        )
+    )
+
+
+def _deduplicated(content: bytes) -> bytes:
+    """Equal constants stored once, as TensorFlow's converter ends."""
+    from tensorflow.lite.python import convert  # noqa: PLC0415  only in a child
+
+    return bytes(convert.deduplicate_readonly_buffers(content))
+
+
+def _float_model(task: Lowering) -> bytes:
+    return _kept(task.float_file, lambda: _translator(task).translate("float32"))
+
+
+def _translator(task: Lowering) -> Translator:
+    names = [signature.name for signature in task.signatures]
+    return Translator(task.saved_model, names, single_batch_lists=task.single_batch_lists)
+
+
+def _calibration(task: Lowering) -> tuple[tuple[Signature, ...], Dataset, int]:
+    if task.calibration is None:
+        raise VariantUnusable(f"{task.recipe.name} needs calibration data")
+    return task.signatures, task.calibration, task.max_samples
+
+
+def _kept(file: Path | None, make: Callable[[], bytes]) -> bytes:
+    """The file's bytes; where there is no such file yet they are made, and written for the next one."""
+    if file is None:
+        return make()
+    if not file.exists():
+        content = make()
+        # Several recipes may come at once, each in its own process; all would write the same bytes.
+        part = file.with_name(f"{file.name}.{os.getpid()}")
+        part.write_bytes(content)
+        part.replace(file)
+        return content
+    return file.read_bytes()
