@@ -34,7 +34,8 @@ DAMAGED = (
 
 _INTEGERS = ("int32", "int64")
 
-_DTYPES = {"string": np.dtype(np.uint8), "bfloat16": np.dtype(np.uint16)}
+_DTYPES = {"string": "uint8", "bfloat16": "uint16", "int4": "uint8", "int2": "uint8"}
+"""What numpy has no dtype for, as the bytes that are all zero where its values are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Tensor:
         """Whether it is a constant of nothing but real zeros."""
         if self.data is None:
             return False
-        stored = self.data.view(_DTYPES.get(self.dtype) or np.dtype(self.dtype))
+        stored = self.data.view(np.dtype(_DTYPES.get(self.dtype, self.dtype)))
         return bool(np.all(stored == (self.quantization.zero_points[0] if self.quantization else 0)))
 
     def __str__(self) -> str:

@@ -35,7 +35,7 @@ def load(path: Path) -> Any:
 
 def save(model: Any, path: Path) -> None:
     """Writes a `ModelT`; the same model gives the same bytes. Needs memory for two to three times the file."""
-    import flatbuffers  # noqa: PLC0415  comes with LiteRT
+    import flatbuffers  # type: ignore[import-untyped]  # noqa: PLC0415  comes with LiteRT
 
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     builder = flatbuffers.Builder(1024)
