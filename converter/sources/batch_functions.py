@@ -6,7 +6,6 @@ function alone, so a call of the function takes its place.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,7 @@ def inline(path: Path, folder: Path) -> Inlined:
     folder.mkdir(parents=True)
     for entry in sorted(path.iterdir()):
         if entry.name not in _NOT_CARRIED:
-            os.symlink(entry.absolute(), folder / entry.name)
+            (folder / entry.name).symlink_to(entry.absolute())
     (folder / MODEL_FILES[0]).write_bytes(model.SerializeToString(deterministic=True))
     return Inlined(path=folder, count=len(limits), max_rows=min(limits))
 

@@ -1,11 +1,11 @@
 """Reads a TensorFlow SavedModel: what its signatures are, and what it answers.
 
-`check_directory` and `digest` run anywhere; the other functions load TensorFlow, so they run in a child process.
+`check_directory` runs anywhere; the other functions load TensorFlow, so they run in a child process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,37 @@ import numpy.typing as npt
 
 from converter.artifact import VARIABLE, ManifestInvalid, Signature, TensorSpec
 from converter.artifact.digest import tree_digest
-from converter.data import Dataset
-from converter.errors import SourceInvalid
+from converter.data import Batch, Dataset
+from converter.errors import SourceInvalid, ToolMissing
 from converter.outputs import OutputWriter
+from converter.sources.graphs import MODEL_FILES, serve_graph
+from converter.sources.graphs import SERVE_TAG as SERVE_TAG  # noqa: PLC0414  of those who lower it
 
-FORMAT = "saved_model"
-SERVE_TAG = "serve"
-MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceModel:
-    """What was read of a SavedModel.
+class Declared:
+    """A signature as the SavedModel describes it.
 
     Attributes:
-        signature: The one that was asked for; inputs and outputs sorted by name.
-        tensorflow: The version of TensorFlow that read it.
+        name: Its key.
+        inputs: Sorted by name.
+        outputs: Sorted by name, but for those in `unranked`.
+        unranked: The outputs whose number of dimensions the SavedModel does not say, with their dtypes.
     """
 
-    signature: Signature
-    tensorflow: str
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    unranked: dict[str, str]
 
 
 def check_directory(path: Path) -> None:
-    """Refuses what is plainly no SavedModel, before TensorFlow is loaded.
+    """Refuses a directory that is plainly no SavedModel, before TensorFlow is loaded.
 
     Raises:
-        SourceInvalid: nothing there, an empty directory, a checkpoint, or another kind of file.
+        SourceInvalid: nothing there, a file, an empty directory, a checkpoint, or anything else.
     """
     if not path.exists():
         raise SourceInvalid(f"{path}: no such directory")
@@ -63,30 +66,85 @@ def check_directory(path: Path) -> None:
     raise SourceInvalid(f"{path}: no SavedModel, it holds no {MODEL_FILES[0]}{hint}")
 
 
+def declared(path: Path, names: Iterable[str]) -> tuple[Declared, ...]:
+    """The signatures of those names, straight from the SavedModel's own description.
+
+    Raises:
+        SourceInvalid: the file can't be parsed, has no `serve` graph, or no such signature (the known are listed), or
+            a tensor is not a plain one.
+    """
+    graph = serve_graph(path)
+    known = sorted(set(graph.signature_def) - INTERNAL_SIGNATURES)
+    found = []
+    for name in names:
+        if name not in known:
+            raise SourceInvalid(f"{path}: no signature {name!r}; it has: {', '.join(known) or 'none'}")
+        definition = graph.signature_def[name]
+        inputs, rankless = _specs(path, definition.inputs)
+        if rankless:
+            raise SourceInvalid(
+                f"{path}: input {min(rankless)!r} has no known rank; export the model with an input signature"
+            )
+        outputs, unranked = _specs(path, definition.outputs)
+        found.append(Declared(name=name, inputs=inputs, outputs=outputs, unranked=unranked))
+    return tuple(found)
+
+
+def _specs(path: Path, tensors: Mapping[str, Any]) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
+    """The specs of the tensors that have a rank, and the dtypes of those without, by name."""
+    import tensorflow as tf  # noqa: PLC0415  only in a child
+
+    specs, unranked = [], {}
+    for name, info in sorted(tensors.items()):
+        if info.WhichOneof("encoding") != "name":
+            raise SourceInvalid(f"{path}: tensor {name!r} is sparse or ragged, which LiteRT has not; export dense ones")
+        dtype = tf.dtypes.as_dtype(info.dtype).name
+        if info.tensor_shape.unknown_rank:
+            unranked[name] = dtype
+            continue
+        shape = tuple(VARIABLE if dim.size < 0 else int(dim.size) for dim in info.tensor_shape.dim)
+        try:
+            specs.append(TensorSpec(name=name, dtype=dtype, shape=shape))
+        except ManifestInvalid as error:
+            raise SourceInvalid(f"{path}: {error}") from error
+    return tuple(specs), unranked
+
+
+def signature_of(path: Path, one: Declared) -> Signature:
+    """The signature, where every output has a rank.
+
+    Raises:
+        SourceInvalid: an output has none, or there is no input or output at all.
+    """
+    if one.unranked:
+        raise SourceInvalid(
+            f"{path}: output {min(one.unranked)!r} has no known rank; export the model with an input signature"
+        )
+    try:
+        return make_signature(one.name, one.inputs, one.outputs)
+    except ManifestInvalid as error:
+        raise SourceInvalid(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceModel:
+    """A signature, and the version of TensorFlow that read it."""
+
+    signature: Signature
+    tensorflow: str
+
+
 def digest(path: Path) -> str:
     """`sha256:` and one digest over all files of the SavedModel."""
     return tree_digest(path)
 
 
 def read(path: Path, signature_name: str) -> SourceModel:
-    """The signature of that name, straight from the SavedModel's own description.
-
-    Raises:
-        SourceInvalid: the file can't be parsed, has no `serve` graph, or no such signature (the known are listed).
-    """
+    """The signature of that name, as the SavedModel describes it; errors as of `declared` and `signature_of`."""
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
-    graph = _serve_graph(path)
-    known = sorted(set(graph.signature_def) - INTERNAL_SIGNATURES)
-    if signature_name not in known:
-        listed = ", ".join(known) or "none"
-        raise SourceInvalid(f"{path}: no signature {signature_name!r}; it has: {listed}")
-    definition = graph.signature_def[signature_name]
-    try:
-        signature = make_signature(signature_name, _specs(definition.inputs), _specs(definition.outputs))
-    except ManifestInvalid as error:
-        raise SourceInvalid(f"{path}: signature {signature_name!r}: {error}") from error
-    return SourceModel(signature=signature, tensorflow=str(tf.__version__))
+    (one,) = declared(path, [signature_name])
+    return SourceModel(signature=signature_of(path, one), tensorflow=str(tf.__version__))
 
 
 def make_signature(name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> Signature:
@@ -96,41 +154,37 @@ def make_signature(name: str, inputs: Iterable[TensorSpec], outputs: Iterable[Te
     return Signature(name=name, inputs=ins, outputs=outs, batch_axis=0 if batched else None)
 
 
-def _serve_graph(path: Path) -> Any:
-    from google.protobuf import text_format  # noqa: PLC0415  only in a child
-    from google.protobuf.message import DecodeError  # noqa: PLC0415
-    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415
+def load(path: Path) -> Any:
+    """The loaded SavedModel; its signatures are callables.
 
-    model = saved_model_pb2.SavedModel()
-    binary, text = (path / name for name in MODEL_FILES)
-    try:
-        if binary.is_file():
-            model.ParseFromString(binary.read_bytes())
-        else:
-            text_format.Parse(text.read_text("utf-8"), model)
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise SourceInvalid(f"{path}: the SavedModel is damaged: {error}") from error
-    for graph in model.meta_graphs:
-        if set(graph.meta_info_def.tags) == {SERVE_TAG}:
-            return graph
-    tags = "; ".join(",".join(sorted(graph.meta_info_def.tags)) or "no tag" for graph in model.meta_graphs)
-    raise SourceInvalid(f"{path}: no graph tagged {SERVE_TAG!r}; it has: {tags or 'no graph'}")
-
-
-def _specs(tensors: Mapping[str, Any]) -> list[TensorSpec]:
+    Raises:
+        ToolMissing: a SavedModel of Keras 2 with its optimizer needs tf_keras, and it is not installed.
+        Exception: whatever TensorFlow raises where it can't be loaded.
+    """
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
-    specs = []
-    for name, info in tensors.items():
-        if info.tensor_shape.unknown_rank:
-            raise SourceInvalid(f"tensor {name!r} has no known rank; export the model with an input signature")
-        shape = tuple(VARIABLE if dim.size < 0 else int(dim.size) for dim in info.tensor_shape.dim)
-        specs.append(TensorSpec(name=name, dtype=tf.dtypes.as_dtype(info.dtype).name, shape=shape))
-    return specs
+    try:
+        return tf.saved_model.load(str(path), tags=[SERVE_TAG])
+    except AttributeError as error:
+        # TensorFlow takes the optimizers of Keras 2 from tf_keras where it finds that, and else stumbles over them.
+        if error.name == "add_slot" or "add_slot" in str(error):
+            raise ToolMissing(
+                f"{path}: was saved by Keras 2 with its optimizer, which needs tf_keras (pip install tf_keras)"
+            ) from error
+        raise
 
 
-def answer(path: Path, signature: Signature, dataset: Dataset, folder: Path) -> dict[str, Path]:
+def answer(
+    path: Path, signature: Signature, dataset: Dataset, folder: Path, max_rows: int | None = None
+) -> dict[str, Path]:
     """Runs the SavedModel over the data; by output name, the `.npy` file in `folder` with all samples' values.
+
+    Args:
+        path: The SavedModel.
+        signature: One of its signatures, or one that fixes dimensions of it.
+        dataset: Fits the signature.
+        folder: Is made.
+        max_rows: The most samples that it takes in one call.
 
     Raises:
         SourceInvalid: it can't be loaded, or fails on the data.
@@ -141,18 +195,31 @@ def answer(path: Path, signature: Signature, dataset: Dataset, folder: Path) -> 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     try:
-        model = tf.saved_model.load(str(path), tags=[SERVE_TAG])
-        function = model.signatures[signature.name]
+        function = load(path).signatures[signature.name]
         writer = OutputWriter(folder, [spec.name for spec in signature.outputs], dataset)
-        for batch in dataset.batches():
+        for batch in _split(dataset.batches(), max_rows):
             found = function(**{name: tf.constant(values) for name, values in batch.inputs.items()})
             writer.add(batch, {name: _array(found[name]) for name in writer.names})
+    except ToolMissing:
+        raise
     except Exception as error:
         first = str(error).strip().split("\n", 1)[0]
         raise SourceInvalid(
             f"{path}: the SavedModel itself fails on the data: {type(error).__name__}: {first}"
         ) from error
     return writer.finish()
+
+
+def _split(batches: Iterable[Batch], max_rows: int | None) -> Iterator[Batch]:
+    for batch in batches:
+        rows = max_rows or batch.samples
+        if batch.samples <= rows:
+            yield batch
+            continue
+        for start in range(0, batch.samples, rows):
+            inputs = {name: values[start : start + rows] for name, values in batch.inputs.items()}
+            samples = min(rows, batch.samples - start)
+            yield Batch(start=batch.start + start, samples=samples, inputs=inputs)
 
 
 def _array(tensor: Any) -> npt.NDArray[np.generic]:

@@ -55,5 +55,7 @@ def _fixed(spec: TensorSpec, asked: Shape) -> Shape:
         )
     for axis, (want, have) in enumerate(zip(asked, spec.shape, strict=True)):
         if have not in (VARIABLE, want):
-            raise OptionInvalid(f"shape: {spec.name}={text}: dimension {axis} is fixed at {have} in the model's [{own}]")
+            raise OptionInvalid(
+                f"shape: {spec.name}={text}: dimension {axis} is fixed at {have} in the model's [{own}]"
+            )
     return asked
