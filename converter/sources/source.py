@@ -14,10 +14,11 @@ from converter.data import Dataset
 from converter.errors import SourceInvalid
 from converter.sources import batch_functions, keras_model, saved_model, tensor_lists
 from converter.sources.kinds import Kind, check, digest
+from converter.sources.operators import UnsupportedOperator, check_graph
 from converter.sources.shapes import Shapes, resolve, with_batch
 from converter.sources.specialize import specialize
 
-__all__ = ["Kind", "SourceModel", "SourceTask", "answer", "check", "digest", "prepare"]
+__all__ = ["Kind", "SourceModel", "SourceTask", "answer", "check", "check_operators", "digest", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +187,11 @@ def _with_lists(task: SourceTask, opened: _Opened, shapes: Shapes, lowered: _Low
             f"{text}; give a first dimension of 1, or the Keras file (.keras, .h5) in place of the SavedModel"
         )
     return replace(lowered, single_batch_lists=True, notes=(note,) if note else ())
+
+
+def check_operators(source: SourceModel) -> tuple[UnsupportedOperator, ...]:
+    """What of the model can't be lowered whatever is done, as of `operators.check_graph`; quick."""
+    return check_graph(source.saved_model, [signature.name for signature in source.signatures])
 
 
 def answer(source: SourceModel, signature: Signature, dataset: Dataset, folder: Path) -> dict[str, Path]:

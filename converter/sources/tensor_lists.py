@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from converter.artifact import Signature
 from converter.evaluate import blank
-from converter.sources.graphs import SERVE_TAG, reached, serve_graph
+from converter.sources.graphs import reached, serve_graph
+from converter.translate import Translator
 
 Outcome = Literal["converts", "single_batch", "fails"]
 
@@ -39,13 +40,9 @@ def try_lowering(path: Path, signatures: Sequence[Signature], *, single_batch: b
         `converts`; `single_batch` where the lists' elements are not static, or the file does not run; `fails` where it
         can't be lowered for another reason, which has nothing to do with lists.
     """
-    import tensorflow as tf  # noqa: PLC0415  only in a child
-
     names = [signature.name for signature in signatures]
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(path), signature_keys=names, tags={SERVE_TAG})
-    converter._experimental_default_to_single_batch_in_tensor_list_ops = single_batch  # noqa: SLF001  its only way
     try:
-        content = converter.convert()
+        content = Translator(path, names, single_batch_lists=single_batch).translate("float32")
     except Exception as error:  # noqa: BLE001  whatever it is, lowering will say it again
         return "single_batch" if _NEEDS_STATIC in str(error) else "fails"
     return "converts" if all(_runs(content, signature) for signature in signatures) else "single_batch"
