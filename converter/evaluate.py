@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from converter.artifact import VARIABLE, Metrics, Signature
+from converter.artifact import VARIABLE, Cascade, Metrics, Signature
+from converter.cascade import Evidence, confidence_kind
 from converter.data import Array, Batch, Dataset
-from converter.errors import DataInvalid
-from converter.metrics import Comparison, accuracy, is_numeric, looks_like_scores
-from converter.outputs import by_sample
+from converter.errors import OptionInvalid
+from converter.findings import OutputFindings
+from converter.metrics import Comparison, Plan, accuracy, make_plans, rounded
+from converter.named_functions import load_named
+from converter.outputs import OutputWriter, by_sample, comparable
 from converter.variant_runner import VariantRunner
+
+RUN_INPUT_BYTES = 256 * 2**10
+"""Of inputs in one call of a variant. Small nets gain from batches up to there (28x28 images: 23 us a sample alone,
+18 us in batches of 64, 20 us of 256), large ones nowhere much; several threads gain nothing on a few cores."""
+
+RUN_OUTPUT_BYTES = 16 * 2**20
+"""Of outputs in one call: a picture that makes a picture may give far more than it takes."""
+
+MAX_RUN_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,59 +37,122 @@ class Reference:
     Attributes:
         dataset: What was asked.
         outputs: By output name, the `.npy` with all samples' values.
-        scores: The outputs that look like class scores.
-        labelled: Those of them that the labels are classes of; empty where there are no labels.
+        plans: What is measured of each output that can be compared.
+        measured: Whether these are evaluation data; else the figures are numeric error on calibration data.
+        own: The original's own metrics: those that compare with labels, and the user's functions.
     """
 
     dataset: Dataset
     outputs: dict[str, Path]
-    scores: frozenset[str]
-    labelled: frozenset[str]
+    plans: dict[str, Plan]
+    measured: bool = True
+    own: Metrics = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> frozenset[str]:
+        """The outputs that the labels are classes of; empty where there are no labels."""
+        return frozenset(name for name, plan in self.plans.items() if plan.labelled)
 
     def arrays(self) -> dict[str, Array]:
-        """The outputs that can be compared, mapped, not read."""
-        arrays = {name: np.load(path, mmap_mode="r") for name, path in self.outputs.items()}
-        return {name: array for name, array in arrays.items() if is_numeric(array.dtype)}
+        """The outputs that are compared, mapped, not read."""
+        return {name: np.load(self.outputs[name], mmap_mode="r") for name in self.plans}
+
+    def labels(self) -> Array | None:
+        """The classes, int64 [samples], where they may be used."""
+        return self.dataset.labels() if self.measured else None
 
     def metrics(self) -> Metrics:
-        """The original's own: its accuracy on the labels."""
-        labels = self.dataset.labels()
-        if labels is None:
-            return {}
-        arrays = self.arrays()
-        return {name: {"accuracy": accuracy(arrays[name], labels)} for name in sorted(self.labelled)}
+        """The original's own."""
+        return {name: dict(found) for name, found in self.own.items()}
 
 
-def make_reference(dataset: Dataset, outputs: Mapping[str, Path], *, use_labels: bool) -> Reference:
-    """What the outputs are, by their shapes and the labels.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was found out about a variant by running it. Picklable.
+
+    Attributes:
+        signatures: The tensors as its file has them.
+        metrics: By output, then by metric; empty without data.
+        outputs: What is reported of each output; likewise.
+        cascade: For classifiers with labelled evaluation data.
+    """
+
+    signatures: tuple[Signature, ...]
+    metrics: Metrics = field(default_factory=dict)
+    outputs: dict[str, OutputFindings] = field(default_factory=dict)
+    cascade: Cascade | None = None
+
+
+def make_reference(
+    dataset: Dataset, outputs: Mapping[str, Path], *, use_labels: bool, metrics: Mapping[str, str] | None = None
+) -> Reference:
+    """Decides what is measured of each output, by its values, the labels and what was asked for.
+
+    Where a metric is a function of the user's, that is loaded and called: then this is for a child process.
+
+    Args:
+        dataset: What the original was asked.
+        outputs: By output name, the `.npy` with its answers.
+        use_labels: Whether these are evaluation data, whose labels mean something.
+        metrics: By output name, the metric that was asked for; see `metrics.requests`.
 
     Raises:
-        DataInvalid: a label is beyond the classes of every output that looks like class scores.
+        OptionInvalid: such a metric or its output is not known, does not suit the output, or its function fails.
+        DataInvalid: a label is beyond the classes of every output that could be class scores.
     """
-    arrays = {name: np.load(path, mmap_mode="r") for name, path in outputs.items()}
-    classes = {name: array.shape[1] for name, array in arrays.items() if looks_like_scores(array.shape, array.dtype)}
+    arrays: dict[str, Array] = {name: np.load(path, mmap_mode="r") for name, path in outputs.items()}
     labels = dataset.labels() if use_labels else None
-    labelled: set[str] = set()
-    if labels is not None and classes:
-        labelled = {name for name, count in classes.items() if labels.max() < count}
-        if not labelled:
-            name, count = max(classes.items(), key=lambda item: item[1])
-            raise DataInvalid(
-                f"{dataset.origin}: label {labels.max()} of sample {int(labels.argmax())}; output {name!r} has {count} "
-                f"classes, 0 to {count - 1}"
-            )
-    return Reference(dataset=dataset, outputs=dict(outputs), scores=frozenset(classes), labelled=frozenset(labelled))
+    plans = make_plans(arrays, labels, metrics or {}, origin=dataset.origin)
+    own: Metrics = {}
+    for name, plan in plans.items():
+        found: dict[str, float] = {}
+        if plan.labelled and labels is not None:
+            found["accuracy"] = accuracy(arrays[name], labels)
+            if plan.top_k:
+                found[f"top{plan.top_k}_accuracy"] = accuracy(arrays[name], labels, plan.top_k)
+        if plan.function and use_labels:
+            found[plan.primary] = _call(plan.function, arrays[name], arrays[name], labels)
+        if found:
+            own[name] = found
+    return Reference(dataset=dataset, outputs=dict(outputs), plans=plans, measured=use_labels, own=own)
 
 
-def check_and_measure(file: Path, logical: Signature, reference: Reference | None) -> tuple[Signature, Metrics]:
-    """Runs the variant: first on one sample and on two, then, where there is a reference, on all of them.
+def _call(function: str, original: Array, variant: Array, labels: Array | None) -> float:
+    called = load_named(function)
+    try:
+        value = float(called(original, variant, labels))
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise OptionInvalid(f"metric {function} raised {type(error).__name__}: {first}") from error
+    if not math.isfinite(value):
+        raise OptionInvalid(f"metric {function} returned {value}; a finite number, higher for better, is needed")
+    return rounded(value)
 
-    Returns:
-        The signature as the file has it, and the metrics.
+
+def check_and_measure(file: Path, logical: tuple[Signature, ...], reference: Reference | None) -> Measured:
+    """Runs every signature of the variant on one sample and on two; the first, where there are data, on all of them.
+
+    Args:
+        file: The TFLite file.
+        logical: The original's signatures, the one that the reference is of first.
+        reference: What to measure against; None for no data: then each signature is run on zeros.
 
     Raises:
         VariantUnusable: it is not what the original is: names, dtypes, batch axis, shapes, impossible values.
+        OptionInvalid: a metric that is a function of the user's fails.
     """
+    others = tuple(_checked(file, signature, None).signature for signature in logical[1:])
+    runner = _checked(file, logical[0], reference)
+    signatures = (runner.signature, *others)
+    if reference is None:
+        return Measured(signatures=signatures)
+    # What a model with a state learned from the samples above must not count.
+    runner.reset()
+    metrics, outputs, cascade = measure(runner, reference)
+    return Measured(signatures=signatures, metrics=metrics, outputs=outputs, cascade=cascade)
+
+
+def _checked(file: Path, logical: Signature, reference: Reference | None) -> VariantRunner:
     runner = VariantRunner(file, logical)
     for batch in _first_batches(logical, reference):
         outputs = runner.run(batch.inputs)
@@ -83,7 +160,7 @@ def check_and_measure(file: Path, logical: Signature, reference: Reference | Non
             for name, values in outputs.items():
                 if logical.batch_axis is not None:
                     by_sample(name, values, batch, keeps_axis=True)
-    return runner.signature, measure(runner, reference) if reference else {}
+    return runner
 
 
 def _first_batches(logical: Signature, reference: Reference | None) -> list[Batch]:
@@ -91,7 +168,9 @@ def _first_batches(logical: Signature, reference: Reference | None) -> list[Batc
     sizes = (1, 2) if logical.batch_axis is not None else (1,)
     if reference is None:
         return [blank(logical, rows) for rows in sizes]
-    return [next(iter(reference.dataset.batches(rows))) for rows in sizes]
+    first = next(iter(reference.dataset.batches(1)))
+    twice = {name: np.concatenate([values, values]) for name, values in first.inputs.items() if len(sizes) > 1}
+    return [first, Batch(start=0, samples=2, inputs=twice)][: len(sizes)]
 
 
 def blank(signature: Signature, rows: int = 1) -> Batch:
@@ -105,17 +184,55 @@ def blank(signature: Signature, rows: int = 1) -> Batch:
     return Batch(start=0, samples=rows, inputs=inputs)
 
 
-def measure(runner: VariantRunner, reference: Reference) -> Metrics:
-    """The metrics of each output over the whole dataset."""
-    dataset, originals, labels = reference.dataset, reference.arrays(), reference.dataset.labels()
-    comparisons = {
-        name: Comparison(scores=name in reference.scores, labelled=name in reference.labelled) for name in originals
+def measure(runner: VariantRunner, reference: Reference) -> tuple[Metrics, dict[str, OutputFindings], Cascade | None]:
+    """The metrics and findings of each output over the whole dataset, and the cascade where there can be one."""
+    dataset, originals, labels = reference.dataset, reference.arrays(), reference.labels()
+    comparisons = {name: Comparison(name, plan) for name, plan in reference.plans.items()}
+    escalated = _cascade_output(reference)
+    evidence = Evidence(confidence_kind(originals[escalated])) if escalated else None
+    functions = [name for name, plan in reference.plans.items() if plan.function and reference.measured]
+    with tempfile.TemporaryDirectory(prefix="variant-", dir=_folder(reference)) as folder:
+        writer = OutputWriter(Path(folder) / "outputs", functions, dataset)
+        for batch in dataset.batches(_rows(reference, originals)):
+            part = slice(batch.start, batch.start + batch.samples)
+            outputs = runner.run(batch.inputs)
+            for name, comparison in comparisons.items():
+                found = comparable(by_sample(name, outputs[name], batch, keeps_axis=dataset.keeps_axis))
+                truth = labels[part] if labels is not None and name in reference.labelled else None
+                comparison.add(originals[name][part], found, truth, batch.start)
+                if name == escalated and evidence and truth is not None:
+                    evidence.add(originals[name][part], found, truth)
+            writer.add(batch, outputs)
+        metrics = {name: comparison.metrics() for name, comparison in comparisons.items()}
+        for name, file in writer.finish().items():
+            plan = reference.plans[name]
+            variant = np.load(file, mmap_mode="r")
+            metrics[name][plan.primary] = _call(plan.function, originals[name], variant, labels)
+    findings = {
+        name: comparison.findings(metrics[name], reference.own.get(name, {}) if reference.measured else None)
+        for name, comparison in comparisons.items()
     }
-    for batch in dataset.batches():
-        part = slice(batch.start, batch.start + batch.samples)
-        outputs = runner.run(batch.inputs)
-        for name, comparison in comparisons.items():
-            found = by_sample(name, outputs[name], batch, keeps_axis=dataset.keeps_axis)
-            truth = labels[part] if labels is not None and name in reference.labelled else None
-            comparison.add(name, originals[name][part], found, truth, batch.start)
-    return {name: comparison.result() for name, comparison in sorted(comparisons.items())}
+    return metrics, findings, evidence.result(escalated) if evidence else None
+
+
+def _folder(reference: Reference) -> Path | None:
+    """Beside the original's answers: that folder goes with the conversion, even where this process is killed."""
+    return next((path.parent for path in reference.outputs.values()), None)
+
+
+def _rows(reference: Reference, originals: Mapping[str, Array]) -> int:
+    """How many samples go into one call of the variant."""
+    input_bytes = sum(array[:1].nbytes for array in reference.dataset.arrays().values())
+    output_bytes = sum(array[:1].nbytes for array in originals.values())
+    by_inputs = RUN_INPUT_BYTES // max(1, input_bytes)
+    by_outputs = RUN_OUTPUT_BYTES // max(1, output_bytes)
+    return max(1, min(MAX_RUN_ROWS, by_inputs, by_outputs))
+
+
+def _cascade_output(reference: Reference) -> str:
+    """The output whose confidence decides: the first labelled one with scores of two classes or more; else empty."""
+    if reference.labels() is None:
+        return ""
+    arrays = reference.arrays()
+    fitting = [name for name in sorted(reference.labelled) if arrays[name].ndim == 2 and arrays[name].shape[1] > 1]
+    return fitting[0] if fitting else ""
