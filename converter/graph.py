@@ -56,7 +56,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     quantization: Quantization | None = None
-    data: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    data: npt.NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     @property
     def constant(self) -> bool:
@@ -308,7 +308,7 @@ class _Reader:
             shape = raw.ShapeSignatureAsNumpy().tolist() if shape else []
         return Tensor(
             index=index,
-            name=(raw.Name() or b"").decode("utf-8", "replace"),
+            name=_text(raw.Name()),
             dtype=self._types[raw.Type()].lower(),
             shape=tuple(shape),
             quantization=_quantization(raw.Quantization()),
@@ -327,7 +327,7 @@ class _Reader:
     def _name(self, code_index: int) -> str:
         code, raw = self._codes[code_index]
         if self._builtins[code] == CUSTOM:
-            return (raw.CustomCode() or b"").decode("utf-8", "replace")
+            return _text(raw.CustomCode())
         return self._builtins[code]
 
     def _operator(self, index: int, raw: Any, tensors: list[Tensor]) -> Operator:
@@ -357,11 +357,15 @@ class _Reader:
         inputs = [raw.Inputs(place) for place in range(raw.InputsLength())]
         outputs = [raw.Outputs(place) for place in range(raw.OutputsLength())]
         return SignatureTensors(
-            name=raw.SignatureKey().decode(),
+            name=_text(raw.SignatureKey()),
             subgraph=raw.SubgraphIndex(),
-            inputs={one.Name().decode(): own[one.TensorIndex()] for one in inputs},
-            outputs={one.Name().decode(): own[one.TensorIndex()] for one in outputs},
+            inputs={_text(one.Name()): own[one.TensorIndex()] for one in inputs},
+            outputs={_text(one.Name()): own[one.TensorIndex()] for one in outputs},
         )
+
+
+def _text(name: bytes | None) -> str:
+    return (name or b"").decode("utf-8", "replace")
 
 
 def _names(enumeration: type) -> dict[int, str]:
