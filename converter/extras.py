@@ -73,7 +73,7 @@ def _check(path: Path, one: InputPreprocess, spec: TensorSpec) -> None:
         raise DataInvalid(f"{path}: dtype of {spec.name!r} is {one.dtype}, the input is {spec}")
     if spec.dtype == "string" and one != InputPreprocess(dtype=one.dtype):
         raise DataInvalid(f"{path}: {spec.name!r} is {spec}: strings are not preprocessed")
-    if one.axes and (found := misfit(one.axes, spec)):
+    if one.axes and (found := misfit(one.axes, spec, mono=one.kind == "audio")):
         key, text = found
         raise DataInvalid(f"{path}: {key} of {spec.name!r} {text}")
     channels = _channels(one, spec)

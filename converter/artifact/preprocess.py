@@ -24,6 +24,7 @@ from converter.artifact.preprocess_checks import check_step
 from converter.artifact.preprocess_identity import Kind, canonical, kind_of
 from converter.artifact.preprocess_images import CHANNELS, Color, Fit, Window
 from converter.artifact.preprocess_numbers import normalised, shortest, to_dtype
+from converter.artifact.preprocess_raw import is_bytes, items_of
 from converter.artifact.preprocess_resize import Method
 from converter.artifact.preprocess_shapes import Axis, handed_over
 from converter.artifact.preprocess_tables import TableField
@@ -129,7 +130,7 @@ class InputPreprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """
         self._check_dtype(spec)
         if self.kind == "values":
-            return self._numbers(np.asarray(raw), spec)
+            return self._numbers(self._values(raw, spec), spec)
         return self._handed_over(self._numbers(self._samples(raw, spec), spec), spec)
 
     def pixels(self, raw: Any, spec: TensorSpec) -> npt.NDArray[np.uint8]:
@@ -144,7 +145,7 @@ class InputPreprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if reason := self.unfoldable:
             raise ManifestInvalid(f"preprocessing of {spec.name!r} can't be folded into uint8: {reason}")
         image = self.kind == "image"
-        values = to_dtype(self._samples(raw, spec) if image else np.asarray(raw), np.dtype(np.uint8))
+        values = to_dtype(self._samples(raw, spec) if image else self._values(raw, spec), np.dtype(np.uint8))
         made: npt.NDArray[np.uint8] = (self._handed_over(values, spec) if image else values).astype(
             np.uint8, copy=False
         )
@@ -194,6 +195,11 @@ class InputPreprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         order, without those that have no effect.
         """
         return canonical(self)
+
+    def _values(self, raw: Any, spec: TensorSpec) -> _Array:
+        if spec.dtype != "string" and any(is_bytes(one) for one in items_of(raw)[0]):
+            raise RawInvalid(f"preprocessing of {spec.name!r}: it takes arrays, got bytes; decode is not set")
+        return np.asarray(raw)
 
     def _samples(self, raw: Any, spec: TensorSpec) -> _Array:
         """[rows, ...]: everything before the numeric steps, channels last.
@@ -246,7 +252,7 @@ class InputPreprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 if samples.shape[-1] != 1:
                     raise RawInvalid(f'layout = "hw" is for one channel, the image has {samples.shape[-1]}')  # noqa: TRY301
                 samples = samples[..., 0]
-            return handed_over(samples, spec)
+            return handed_over(samples, spec, mono=self.kind == "audio")
         except RawInvalid as error:
             raise RawInvalid(f"preprocessing of {spec.name!r}: {error}") from error
 

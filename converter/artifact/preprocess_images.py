@@ -138,7 +138,8 @@ def fitted(image: _Array, size: tuple[int, int], fit: Fit, pad: float, scaled: C
     """The image in `size` = (height, width), made by `scaled(image, size)`.
 
     `stretch` changes the sides' ratio. `crop` keeps it, and cuts what is too much off both ends. `pad` keeps it too,
-    and fills what is missing with `pad`, as `tf.image.resize_with_pad`.
+    and fills what is missing with `pad`, as `tf.image.resize_with_pad` but exactly, where
+    that is a pixel off by its float32.
     """
     if fit == "stretch":
         return scaled(image, size)

@@ -19,7 +19,7 @@ def shortest(constants: tuple[float, ...], neutral: float) -> tuple[float, ...]:
 
 
 def normalised(values: npt.NDArray[Any], scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> _Array:
-    """`(values * scale - mean) / std`, all float32; mean and std are empty, one value, or one each along the last axis."""
+    """`(values * scale - mean) / std`, all float32; mean and std: empty, one value, or one each along the last axis."""
     if scale != 1.0:
         values = values * np.float32(scale)
     if mean:

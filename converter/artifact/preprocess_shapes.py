@@ -28,32 +28,36 @@ class Axis:
     size: int = VARIABLE
 
 
-def forms(sample: tuple[int, ...], rows: int) -> list[tuple[int, tuple[int, ...]]]:
+def _forms(sample: tuple[int, ...], rows: int, *, mono: bool) -> list[tuple[int, tuple[int, ...]]]:
     """The shapes in which `rows` samples can be handed over, the usual one first, each after its first sample axis.
 
-    With the batch axis in front, with one axis of size 1 more at the end (a mono clip for a model that wants channels),
-    and for a single sample both without the batch axis.
+    With the batch axis in front, and for a single sample without it. `mono` adds the same with one axis of size 1 at
+    the end: a clip for a model that wants channels.
     """
-    found: list[tuple[int, tuple[int, ...]]] = [(1, (rows, *sample)), (1, (rows, *sample, 1))]
-    return found + ([(0, sample), (0, (*sample, 1))] if rows in (1, VARIABLE) else [])
+    found: list[tuple[int, tuple[int, ...]]] = []
+    for shape in [sample, (*sample, 1)] if mono else [sample]:
+        found.append((1, (rows, *shape)))
+        if rows in (1, VARIABLE):
+            found.append((0, shape))
+    return found
 
 
-def handed_over(samples: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[Any]:
-    """Samples [rows, ...] in the first form that the spec accepts, contiguous.
+def handed_over(samples: npt.NDArray[Any], spec: TensorSpec, *, mono: bool) -> npt.NDArray[Any]:
+    """Samples [rows, ...] in the first form that the spec accepts, contiguous; `mono` may add an axis at the end.
 
     Raises:
         RawInvalid: it accepts none.
     """
     rows, sample = samples.shape[0], samples.shape[1:]
-    for _, shape in forms(sample, rows):
+    for _, shape in _forms(sample, rows, mono=mono):
         if spec.accepts(shape):
             return np.ascontiguousarray(samples.reshape(shape))
     raise RawInvalid(f"{rows} of the shape {list(sample)} came out, the input is {spec}")
 
 
-def misfit(axes: Sequence[Axis], spec: TensorSpec) -> tuple[str, str] | None:
+def misfit(axes: Sequence[Axis], spec: TensorSpec, *, mono: bool) -> tuple[str, str] | None:
     """The setting for which no sample of these axes can fit the spec, and a clause that says why; None if one can."""
-    shapes = forms(tuple(axis.size for axis in axes), VARIABLE)
+    shapes = _forms(tuple(axis.size for axis in axes), VARIABLE, mono=mono)
     if any(_compatible(shape, spec.shape) for _, shape in shapes):
         return None
     layout = " x ".join(axis.label for axis in axes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,11 @@ import numpy.typing as npt
 
 from converter.artifact.errors import ManifestInvalid, RawInvalid
 from converter.artifact.preprocess_raw import numbers, sample
+
+_MOST = float(np.finfo(np.float32).max)
+
+_SHOWN = 50
+"""Characters of a value that a message repeats."""
 
 
 class TableField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +43,7 @@ class TableField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ManifestInvalid(
                 f"preprocessing: field {self.name!r}: default {self.default!r} is not one of {list(self.categories)}"
             )
-        if not self.categories and (isinstance(self.default, str) or not math.isfinite(self.default)):
+        if not self.categories and (not _fits(self.default)):
             raise ManifestInvalid(
                 f"preprocessing: field {self.name!r}: default must be a finite number without categories, "
                 f"got {self.default!r}"
@@ -59,9 +63,16 @@ class TableField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             if value not in self.categories:
                 raise RawInvalid(f"field {self.name!r} is {value!r}, not one of {list(self.categories)}")
             return float(self.categories.index(value))
-        if not isinstance(value, (int, float, np.number, np.bool_)) or not math.isfinite(value):
-            raise RawInvalid(f"field {self.name!r} must be a finite number, got {value!r}")
+        if not _fits(value):
+            raise RawInvalid(
+                f"field {self.name!r} must be a finite number, as float32 too, got {str(value)[:_SHOWN]!r}"
+            )
         return float(value)
+
+
+def _fits(value: Any) -> bool:
+    """Whether it is a number that float32 holds, however roughly."""
+    return isinstance(value, int | float | np.integer | np.floating | np.bool_) and bool(-_MOST <= value <= _MOST)
 
 
 def vectors_of(raw: Any, fields: Sequence[TableField]) -> npt.NDArray[np.float32]:
