@@ -37,12 +37,14 @@ class Reply:
         error: What it raised, if that was one of this project's errors.
         raised: Type and text of any other exception; empty if there was none.
         traceback: That exception's.
+        out_of_memory: Whether that was a MemoryError.
     """
 
     value: Any = None
     error: Exception | None = None
     raised: str = ""
     traceback: str = ""
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,8 @@ def serve(control_descriptor: int, preload: Sequence[str]) -> None:
     """Serves until the other end of the control socket closes; then kills what still runs.
 
     Each message on the socket brings three descriptors: the socket to the child (request in, reply out), the socket
-    on which the child's exit code is told and its killing asked for, and the file for its output.
+    on which the child's process id and later its exit code are told and its killing asked for, and the file for its
+    output.
     """
     control = socket.socket(fileno=control_descriptor)
     try:
@@ -102,6 +105,8 @@ def _fork(control: socket.socket, descriptors: Sequence[int], others: Sequence[C
     process.start()
     data.close()
     os.close(log_descriptor)
+    with contextlib.suppress(OSError):  # The other side may be gone; that is noticed where `life` is waited for.
+        life.send_bytes(str(process.pid).encode())
     return _Task(process=process, life=life)
 
 
@@ -140,7 +145,11 @@ def _call(request: bytes) -> Reply:
     except (ConverterError, PackageError) as error:
         return Reply(error=error)
     except Exception as error:  # noqa: BLE001  whatever it is, the other side is told
-        return Reply(raised=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        return Reply(
+            raised=f"{type(error).__name__}: {error}",
+            traceback=traceback.format_exc(),
+            out_of_memory=isinstance(error, MemoryError),
+        )
     return reply
 
 

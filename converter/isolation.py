@@ -25,8 +25,17 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import IO, Any, ParamSpec, Self, TypeVar
 
-from converter.errors import OptionInvalid, TaskCrashed, TaskFailed, TaskRaised, TaskTimedOut, ToolMissing
+from converter.errors import (
+    OptionInvalid,
+    TaskCrashed,
+    TaskFailed,
+    TaskOutOfMemory,
+    TaskRaised,
+    TaskTimedOut,
+    ToolMissing,
+)
 from converter.fork_server import READY, Reply
+from converter.process_memory import MemoryWatch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,14 +69,20 @@ class ForkServer:
     """A process that imports libraries once and forks a child for each task. Threads may share it.
 
     Used in a `with`; at its end, or when this program dies, the server and all its children end too.
+
+    Attributes:
+        memory_limit_bytes: How much memory of its own each task may come to hold above what it starts with (the
+            libraries that the server imported); None for no limit. A change is for the tasks that start after it.
     """
 
-    def __init__(self, preload: Sequence[str] = ()) -> None:
+    def __init__(self, preload: Sequence[str] = (), *, memory_limit_bytes: int | None = None) -> None:
         """Starts the server; its imports go on while this program does.
 
         Args:
             preload: Modules that the server imports before it forks.
+            memory_limit_bytes: The attribute.
         """
+        self.memory_limit_bytes = memory_limit_bytes
         self._lock = threading.Lock()
         self._ready = False
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
@@ -114,10 +129,16 @@ class ForkServer:
             kwargs: Likewise.
 
         Raises:
-            TaskCrashed, TaskTimedOut, TaskRaised: see `errors`; TaskFailed where the server itself was killed.
+            TaskCrashed, TaskTimedOut, TaskOutOfMemory, TaskRaised: see `errors`; TaskFailed where the server itself was
+                killed.
             ConverterError: raised by `function` itself, passed on as it is.
             ToolMissing: a module of `preload` is not installed.
+            OptionInvalid: a limit is impossible, or there is a memory limit and this system can't tell what a process
+                holds.
         """
+        memory_limit_bytes = self.memory_limit_bytes
+        if memory_limit_bytes is not None and memory_limit_bytes <= 0:
+            raise OptionInvalid(f"memory limit: must be above 0 bytes, got {memory_limit_bytes}")
         if not time_limit_s > 0:
             raise OptionInvalid(f"time limit: must be above 0 s, got {time_limit_s}")
         if function.__module__ == "__main__":
@@ -128,11 +149,14 @@ class ForkServer:
         with tempfile.TemporaryFile() as log:
             data, life = self._start(log)
             with data, life:
-                reply, exit_code = _exchange(data, life, request, time.monotonic() + time_limit_s)
+                watch = MemoryWatch(_process_id(life), memory_limit_bytes)
+                reply, exit_code = _exchange(data, life, request, time.monotonic() + time_limit_s, watch)
             tail = _tail(log)
         if reply is not None:
             value: R = _result(reply, tail)
             return value
+        if watch.exceeded:
+            raise TaskOutOfMemory(f"killed: {watch}", log=tail)
         if exit_code is None:
             raise TaskTimedOut(f"killed after its time limit of {time_limit_s:g} s", log=tail)
         raise TaskCrashed(exit_code=exit_code, log=tail)
@@ -168,11 +192,13 @@ class ForkServer:
         return Connection(data.detach()), Connection(life.detach())
 
 
-def _exchange(data: Connection, life: Connection, request: bytes, deadline_s: float) -> tuple[Reply | None, int | None]:
-    """The child's reply, or else its exit code, or neither where it was killed at the deadline."""
+def _exchange(
+    data: Connection, life: Connection, request: bytes, deadline_s: float, watch: MemoryWatch
+) -> tuple[Reply | None, int | None]:
+    """The child's reply, or else its exit code, or neither where it was killed at the deadline or for its memory."""
     try:
         data.send_bytes(request)
-        ready = wait([data, life], max(0.0, deadline_s - time.monotonic()))
+        ready = _await(data, life, deadline_s, watch)
         if not ready:
             life.send_bytes(b"kill")
             _exit_code(life)
@@ -182,6 +208,22 @@ def _exchange(data: Connection, life: Connection, request: bytes, deadline_s: fl
         return pickle.loads(data.recv_bytes()), None  # noqa: S301  our own child's
     except (EOFError, ConnectionError):
         return None, _exit_code(life)
+
+
+def _await(data: Connection, life: Connection, deadline_s: float, watch: MemoryWatch) -> list[Any]:
+    """Which of the connections has something to say; none at the deadline, or once the child holds too much memory."""
+    while True:
+        left_s = max(0.0, deadline_s - time.monotonic())
+        ready = wait([data, life], left_s if watch.interval_s is None else min(left_s, watch.interval_s))
+        if ready or left_s == 0.0 or watch.look():
+            return ready
+
+
+def _process_id(life: Connection) -> int:
+    try:
+        return int(life.recv_bytes())
+    except (EOFError, ConnectionError) as error:
+        raise TaskFailed("the fork server was ended while a task ran") from error
 
 
 def _exit_code(life: Connection) -> int:
@@ -196,6 +238,8 @@ def _exit_code(life: Connection) -> int:
 def _result(reply: Reply, log: str) -> Any:
     if reply.error is not None:
         raise reply.error
+    if reply.out_of_memory:
+        raise TaskOutOfMemory(reply.raised, log=f"{log}\n{reply.traceback}".strip())
     if reply.raised:
         raise TaskRaised(reply.raised, log=f"{log}\n{reply.traceback}".strip())
     return reply.value

@@ -60,6 +60,9 @@ RECIPES = (
 )
 """In the order in which they are made and shown."""
 
+FLOAT32 = RECIPES[0]
+"""What the others are compared with, and most of them made of."""
+
 MIXED = Recipe(
     name="mixed",
     weights="int8",

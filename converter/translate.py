@@ -8,13 +8,13 @@ translation is called by itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from converter.errors import OperatorsUnsupported, VariantUnusable
-from converter.sources.saved_model import SERVE_TAG
+from converter.errors import OperatorsUnsupported
+from converter.sources.graphs import SERVE_TAG, serve_graph
+from converter.sources.operators import describe, unsupported
 
 Scheme = Literal["float32", "float16", "dynamic"]
 
@@ -38,7 +38,7 @@ class Translator:
     """
 
     def __init__(self, saved_model: Path, signatures: Sequence[str], *, single_batch_lists: bool) -> None:
-        """Reads the graph, and no weights.
+        """Reads the graph, and no weights; SourceInvalid where there is none to serve.
 
         Args:
             saved_model: The directory.
@@ -49,7 +49,7 @@ class Translator:
         self._saved_model = saved_model
         self._signatures = list(signatures)
         self._single_batch_lists = single_batch_lists
-        self._graph = _serve_graph(saved_model)
+        self._graph = serve_graph(saved_model).graph_def
         functions = self._graph.library.function
         nodes = (*self._graph.node, *(node for function in functions for node in function.node_def))
         self.trained_for_quantization = any(node.op in _FAKE_QUANT for node in nodes)
@@ -103,23 +103,6 @@ class Translator:
                 return bytes(converter.convert())
             return bytes(converter._convert_from_saved_model(self._graph))  # noqa: SLF001
         except Exception as error:
-            if operators := operators_without_tflite(str(error)):
-                raise OperatorsUnsupported(f"TFLite has no form of these operators: {', '.join(operators)}") from error
+            if operators := unsupported(str(error)):
+                raise OperatorsUnsupported(describe(operators)) from error
             raise
-
-
-def operators_without_tflite(message: str) -> list[str]:
-    """The operators that a message of the converter says it could not translate; empty if it is about another fault."""
-    names: set[str] = set()
-    for line in re.findall(r"^(?:TF Select|Custom) ops: *(.+)$", message, flags=re.MULTILINE):
-        names.update(name.strip() for name in line.split(","))
-    return sorted(names - {""})
-
-
-def _serve_graph(saved_model: Path) -> Any:
-    from tensorflow.python.saved_model import loader_impl  # noqa: PLC0415  only in a child
-
-    for graph in loader_impl.parse_saved_model(str(saved_model)).meta_graphs:
-        if set(graph.meta_info_def.tags) == {SERVE_TAG}:
-            return graph.graph_def
-    raise VariantUnusable(f"{saved_model}: no graph tagged {SERVE_TAG!r}")
