@@ -11,7 +11,7 @@ They come from one of four kinds of source:
   go through the preprocessing where that decodes them), and maybe an int64 `label` or `labels`.
 - `module:function`: a Python function without arguments that yields a dict for each sample, {input name: array}, and
   maybe an integer `labels`; found in the current directory too. Arrays may have the batch axis, and then several
-  samples; bytes go through the preprocessing where that decodes them.
+  samples; bytes and records (dicts) go through the preprocessing where that takes them.
 
 All of them are checked against the signature sample by sample and laid out as `.npy` files, which child processes
 map instead of receiving copies: however many samples there are, they are never all in memory.

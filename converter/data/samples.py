@@ -65,7 +65,7 @@ class SampleWriter:
         """Takes one sample, or several where the arrays have the batch axis.
 
         Args:
-            values: By input name: an array, or bytes for an input whose preprocessing decodes them.
+            values: By input name: an array; bytes or a record for an input whose preprocessing takes those.
             labels: The sample's class, or one for each; None where there is none.
             source: The file that the sample was.
 
@@ -93,9 +93,9 @@ class SampleWriter:
         self.samples += count
 
     def decodes(self, name: str) -> bool:
-        """Whether the preprocessing of that input makes arrays of bytes."""
+        """Whether the preprocessing of that input makes arrays of bytes or of records."""
         one = self.preprocess.inputs.get(name)
-        return bool(getattr(one, "decode", None))
+        return one is not None and (one.decode is not None or bool(one.fields))
 
     def finish(self) -> Dataset:
         """The dataset.
@@ -134,13 +134,14 @@ class SampleWriter:
 
     def _rows(self, spec: TensorSpec, value: Any, source: str) -> Array:
         """The samples along the first axis, in the shape that each has in the file."""
-        if isinstance(value, bytes) and spec.dtype != "string":
+        if isinstance(value, bytes | Mapping) and spec.dtype != "string":
             value = self._decoded(spec, value, source)
         try:
-            array = np.asarray(value)
+            # A common dtype for text and bytes would be text, which not all bytes are.
+            array = np.asarray(value, dtype=object if spec.dtype == "string" else None)
         except ValueError as error:
             raise DataInvalid(f"{self._at(source)}: {spec.name} is no array: {error}") from error
-        if spec.dtype == "string" and array.dtype.kind in "OUS":
+        if spec.dtype == "string":
             array = _as_bytes(array, f"{self._at(source)}: {spec.name}")
         shape = spec.shape[1:] if self.keeps_axis else spec.shape
         rows = array[np.newaxis] if array.ndim == len(shape) else array
@@ -152,15 +153,15 @@ class SampleWriter:
             )
         return rows
 
-    def _decoded(self, spec: TensorSpec, raw: bytes, source: str) -> Array:
+    def _decoded(self, spec: TensorSpec, raw: bytes | Mapping[str, Any], source: str) -> Array:
         if not self.decodes(spec.name):
             raise DataInvalid(
-                f"{self._at(source)}: {spec.name} is bytes, and its preprocessing decodes nothing; for images, add "
-                f'decode = "image" and resize = [height, width] to [inputs.{spec.name}] of the preprocessing'
+                f"{self._at(source)}: {spec.name} is {'bytes' if isinstance(raw, bytes) else 'a record'}, and its "
+                f'preprocessing decodes nothing; for images, add decode = "image" and resize = [height, width] to '
+                f"[inputs.{spec.name}] of the preprocessing"
             )
-        apply: Any = self.preprocess.apply
         try:
-            found = np.asarray(apply(spec.name, raw, spec))
+            found = np.asarray(self.preprocess.apply(spec.name, raw, spec))
         except PackageError as error:
             raise DataInvalid(f"{self._at(source)}: {error}") from error
         # It comes in the input's own shape, with a batch of one where that has a batch axis.
