@@ -30,7 +30,7 @@ def size_text(size_bytes: int) -> str:
 
 def time_text(value_us: float) -> str:
     """1234.5 -> `1.23 ms`: microseconds, in the unit that needs no exponent, three digits."""
-    value, unit = value_us, "us"
+    value, unit = value_us, "\N{MICRO SIGN}s"
     for larger in ("ms", "s"):
         if value < 999.5:
             break
@@ -65,3 +65,8 @@ def points_text(points: float) -> str:
 def factor_text(factor: float) -> str:
     """4.13 -> `4.1x`, 12.7 -> `13x`."""
     return f"{factor:.1f}x" if factor < 9.95 else f"{factor:.0f}x"
+
+
+def count_text(count: int, noun: str = "") -> str:
+    """1 and 12345 samples -> `1 sample`, `12,345 samples`."""
+    return f"{count:,}{f' {noun}' if noun else ''}{'s' if noun and count != 1 else ''}"

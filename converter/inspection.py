@@ -18,6 +18,8 @@ from converter.errors import ConverterError, OptionInvalid
 from converter.evaluate import check_and_measure
 from converter.findings import FINDINGS_FILE, Findings
 from converter.isolation import ForkServer
+from converter.report_html import render
+from converter.report_writing import written
 from converter.result import Latency, PackageResult, VariantResult, of_package
 
 RUN_LIMIT_S = 300.0
@@ -58,9 +60,28 @@ def opened(path: Path) -> Iterator[Package]:
         yield install(path, folder)
 
 
-def inspect(path: Path, bench: Path | None = None) -> PackageResult:
-    """What the package's manifest says; see `examine`."""
-    return examine(path, bench).result
+def inspect(path: Path, bench: Path | None = None, report: Path | None = None) -> PackageResult:
+    """What the package's manifest says; see `examine`.
+
+    Args:
+        path: The package.
+        bench: What `edge-run bench PACKAGE --json` wrote on a device.
+        report: Where the HTML report is written.
+    """
+    found = examine(path, bench)
+    if report is None:
+        return found.result
+    text = render(found.result, found.findings, labels=found.manifest.labels, tools=found.manifest.tools)
+    with written(text, report):
+        return msgspec.structs.replace(found.result, report=str(report))
+
+
+def findings_at(result: PackageResult) -> Findings:
+    """What the package of a result holds of findings; empty where nothing was published."""
+    if result.package is None:
+        return Findings()
+    with opened(Path(result.package)) as package:
+        return read_findings(package)
 
 
 def examine(path: Path, bench: Path | None = None) -> Inspection:

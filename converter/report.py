@@ -8,7 +8,7 @@ from converter.config import Budget
 from converter.figures import in_order, metric_heading, metric_text, points_text, size_text, time_text
 from converter.findings import Findings, VariantFindings
 from converter.result import Latency, PackageResult, VariantResult
-from converter.summary import targets_of
+from converter.summary import said_budget, targets_of
 
 __all__ = ["size_text", "table"]
 
@@ -19,10 +19,12 @@ def table(result: PackageResult, findings: Findings | None = None, *, budget: Bu
     Args:
         result: What became of each variant.
         findings: What was found out about them: the losses.
-        budget: What they might lose; losses beyond it are marked.
+        budget: What they might lose, if not what the findings say; losses beyond it are marked.
     """
+    findings = findings or Findings()
+    budget = budget or said_budget(findings)
     lines = [f"{result.name} version {result.version}: {result.package or 'not published'}", ""]
-    lines += [*_aligned(_rows(result, findings or Findings(), budget)), ""]
+    lines += [*_aligned(_rows(result, findings, budget)), ""]
     after = (_measured(result), _budget(budget), *_timed(result), *map(_why, result.variants), *result.notes)
     return "\n".join([*lines, *(line for line in after if line)]).rstrip()
 

@@ -117,8 +117,8 @@ def front(result: PackageResult, findings: Findings) -> set[str]:
 
 
 def targets_of(result: PackageResult, variant: str) -> list[str]:
-    """The targets that it was chosen for, sorted."""
-    return sorted(target for target, name in result.chosen.items() if name == variant)
+    """The targets that it was chosen for: the default first, then by name."""
+    return sorted((target for target, name in result.chosen.items() if name == variant), key=_default_first)
 
 
 def closest(result: PackageResult, findings: Findings, budget: Budget | None) -> str | None:
@@ -178,15 +178,16 @@ def _size_words(result: PackageResult, variant: VariantResult) -> str:
     factor = size_factor(result, variant)
     if factor is None or variant.name == BASELINE:
         return size_text(variant.size_bytes) if variant.size_bytes else ""
-    return _compared(factor, "smaller", "larger", "the same size")
+    return compared(factor, "smaller", "larger", "the same size")
 
 
 def _speed_words(result: PackageResult, variant: VariantResult) -> str:
     factor = None if variant.name == BASELINE else speed_factor(result, variant)
-    return "" if factor is None else f"{_compared(factor, 'faster', 'slower', 'the same speed')} on this host"
+    return "" if factor is None else f"{compared(factor, 'faster', 'slower', 'the same speed')} on this host"
 
 
-def _compared(factor: float, more: str, less: str, same: str) -> str:
+def compared(factor: float, more: str, less: str, same: str) -> str:
+    """`4.1x smaller`, `1.2x larger`, `the same size`: a factor above 1 is `more`."""
     if abs(factor - 1) <= _SAME:
         return same
     return f"{factor_text(factor)} {more}" if factor > 1 else f"{factor_text(1 / factor)} {less}"
