@@ -22,8 +22,9 @@ def default_signature(signatures: Collection[Signature]) -> Signature:
 class InputCheck:
     """The check for one signature, made ready once so that it costs next to nothing for each request."""
 
-    def __init__(self, subject: str, signature: Signature) -> None:
-        """Takes the name that errors say (`digits/3`) and the signature."""
+    def __init__(self, subject: str, signature: Signature, pixels: Collection[str] = ()) -> None:
+        """Takes the name that errors say (`digits/3`), the signature, and the inputs that may be uint8 pixels too."""
+        self._pixels = frozenset(pixels)
         self._subject = f"{subject}, signature {signature.name!r}"
         self._signature = signature
         self._specs = {spec.name: spec for spec in signature.inputs}
@@ -74,6 +75,7 @@ class InputCheck:
                 f"{self._subject}: input {spec.name!r} must be a numpy array, got {type(array).__name__}"
             )
         fits = array.dtype.kind in "OSU" if spec.dtype == "string" else array.dtype == spec.numpy_dtype
+        fits = fits or (array.dtype == np.uint8 and spec.name in self._pixels)
         if not fits or not spec.accepts(array.shape):
             raise InvalidInput(
                 f"{self._subject}: input {spec.name!r} must be {spec} (-1 is any size), "

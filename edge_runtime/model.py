@@ -6,9 +6,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from converter.artifact import PackageError
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, Overloaded, RuntimeClosed
@@ -55,16 +55,19 @@ class Model:
         """The runtime's call: from now on requests go here; None once the runtime is closed."""
         self._target = target
 
-    def preprocess(self, raw: npt.ArrayLike, *, input: str | None = None) -> Array:  # noqa: A002  the field's word
-        """Raw values (pixels, sensor counts) -> the array that `predict` takes, by the package's own preprocessing.
+    def preprocess(self, raw: Any, *, input: str | None = None, pixels: bool = False) -> Array:  # noqa: A002  the field's word
+        """Raw values -> the array that `predict` takes, by the package's own preprocessing.
 
         Args:
-            raw: With the batch axis, as `predict` takes it.
+            raw: Where the package decodes, resizes, frames or orders fields: one sample or a list of them, as bytes of
+                an image or WAV, arrays, or dicts; the batch axis is added. Else an array of numbers (pixels, sensor
+                counts), with the batch axis as `predict` takes it.
             input: The input's name, where the default signature has several.
+            pixels: Stop at uint8 pixels, where the package has them folded into this input: a quarter of the bytes.
 
         Raises:
-            InvalidInput: no such input, its name is needed, the values can't be preprocessed, or the version is not
-                installed here.
+            InvalidInput: no such input, its name is needed, it takes no pixels, the values can't be preprocessed, or
+                the version is not installed here.
         """
         target = self._current()
         manifest = target.installed_package.manifest
@@ -73,7 +76,11 @@ class Model:
         name = input if input is not None or len(names) > 1 else names[0]
         if name is None or name not in names:
             raise InvalidInput(f"{self.name}: preprocess needs the name of one input out of {names}, got {input!r}")
+        if pixels and name not in target.pixels.get(target.default, {}):
+            raise InvalidInput(f"{target.subject}: input {name!r} takes no pixels: no variant has it folded")
         try:
+            if pixels:
+                return manifest.preprocess.pixels(name, raw, signature.input(name))
             return manifest.preprocess.apply(name, raw, signature.input(name))
         except (PackageError, ValueError, TypeError) as error:
             raise InvalidInput(f"{target.subject}: input {name!r} can't be preprocessed: {error}") from error
@@ -83,7 +90,8 @@ class Model:
 
         Args:
             inputs: One array where the signature has one input, else arrays by input name; the batch axis first. They
-                must not change until the call returns.
+                must not change until the call returns. Where a variant of the package has an input's preprocessing
+                folded in, a uint8 array of raw pixels will do for it.
             deadline_ms: Milliseconds from now after which an answer is worthless; None waits.
             signature: The signature's name; None for `serving_default`, or the only one.
 

@@ -301,7 +301,7 @@ class Runtime:
     def _device_target(self, name: str, version: int) -> Target:
         loaded = self._versions.get(name, version)
         router = self._router(name, loaded, REASON_VERSION_MISSING)
-        return Target(name, version, None, router, package=loaded.package, key=loaded.key)
+        return Target(name, version, None, router, package=loaded.package, key=loaded.key, pixels=loaded.pixels)
 
     def _server_target(self, name: str, pin: int | str | None, reason: str) -> Target:
         if isinstance(pin, str):
@@ -313,7 +313,12 @@ class Runtime:
     def _router(self, name: str, loaded: Loaded | None, absent: str) -> Router:
         device = None if loaded is None else loaded.batcher
         return Router(
-            device, self._remote, installed=lambda: self._installed_of(name), clock=self._clock, absent=absent
+            device,
+            self._remote,
+            installed=lambda: self._installed_of(name),
+            clock=self._clock,
+            absent=absent,
+            pixels=None if loaded is None else loaded.pixels,
         )
 
     def _installed_of(self, name: str) -> list[int]:

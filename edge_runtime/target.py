@@ -7,6 +7,7 @@ from typing import Protocol
 from converter.artifact import Package, Signature
 from edge_runtime.errors import InvalidInput
 from edge_runtime.inputs import InputCheck, Inputs, default_signature
+from edge_runtime.pixels import Pixels
 from edge_runtime.routing.router import Router
 from edge_runtime.types import InferRequest
 
@@ -37,6 +38,7 @@ class Target:
         router: Where its requests go.
         package: What is installed; None for a version that only servers have.
         key: What the loaded version is known by; None likewise.
+        pixels: The inputs that take pixels; none where the version is not installed.
         default: The default signature's name.
     """
 
@@ -49,6 +51,7 @@ class Target:
         *,
         package: Package | None = None,
         key: tuple[str, int, tuple[int, int, int]] | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -56,6 +59,7 @@ class Target:
         self.router = router
         self.package = package
         self.key = key
+        self.pixels = pixels or {}
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}
         self._batched: dict[str, bool] = {}
@@ -87,7 +91,8 @@ class Target:
         """Takes the signatures: from the package, or from the server that has the version."""
         default = default_signature(signatures.values()).name
         checks: dict[str | None, InputCheck] = {
-            name: InputCheck(self.subject, signature) for name, signature in signatures.items()
+            name: InputCheck(self.subject, signature, self.pixels.get(name, ()))
+            for name, signature in signatures.items()
         }
         checks[None] = checks[default]
         self._batched = {name: signature.batch_axis == 0 for name, signature in signatures.items()}

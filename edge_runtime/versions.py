@@ -14,6 +14,7 @@ from edge_runtime.config import RuntimeOptions
 from edge_runtime.engine.interpreter import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused, RuntimeClosed
 from edge_runtime.inputs import default_signature
+from edge_runtime.pixels import Pixels, pixel_inputs
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable, measure
 from edge_runtime.store.store import Store
@@ -52,12 +53,14 @@ class Loaded:
         variant: The name of the variant that runs.
         batcher: Its engines and their queue.
         key: What it is known by.
+        pixels: The inputs that take pixels.
     """
 
     package: Package
     variant: str
     batcher: Batcher
     key: Key
+    pixels: Pixels
 
 
 def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[], float]) -> Loaded:
@@ -71,8 +74,10 @@ def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[]
     variant = choose_variant(manifest, options.variant)
     try:
         content = package.read(variant.file)
+        pixels = pixel_inputs(manifest)
         engines = [
-            Engine(content, variant, manifest.signatures, threads=options.threads) for _ in range(options.engines)
+            Engine(content, variant, manifest.signatures, threads=options.threads, pixels=pixels)
+            for _ in range(options.engines)
         ]
         seconds = _measure(engines[0], default_signature(manifest.signatures), options, clock)
     except EdgeRuntimeError:
@@ -92,7 +97,7 @@ def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[]
         clock=clock,
     )
     _log.info("loaded %s, variant %s, on %s: %r", package, variant.name, engines[0].place, costs)
-    return Loaded(package, variant.name, batcher, key)
+    return Loaded(package, variant.name, batcher, key, pixels)
 
 
 def choose_variant(manifest: Manifest, wanted: str | None) -> Variant:

@@ -11,6 +11,7 @@ from converter.artifact import Signature, Variant
 from edge_runtime.engine.quantization import Codec, codec
 from edge_runtime.engine.tensors import check_tensors
 from edge_runtime.errors import EngineFailed
+from edge_runtime.pixels import Pixels
 from edge_runtime.types import Array, Arrays
 
 _Shapes = tuple[tuple[int, ...], ...]
@@ -33,7 +34,15 @@ class Engine:
         place: What a reply says of it: `device:cpu`.
     """
 
-    def __init__(self, content: bytes, variant: Variant, signatures: tuple[Signature, ...], *, threads: int) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        variant: Variant,
+        signatures: tuple[Signature, ...],
+        *,
+        threads: int,
+        pixels: Pixels | None = None,
+    ) -> None:
         """Loads the file's bytes.
 
         They are kept: interpreters for other shapes are made of the same bytes that were verified, whatever happens
@@ -44,6 +53,7 @@ class Engine:
             variant: What the manifest says of it: its own tensors.
             signatures: What callers see; names and order are the variant's.
             threads: For one run of the interpreter.
+            pixels: The inputs that may come as pixels.
 
         Raises:
             EngineFailed: LiteRT refuses the file.
@@ -55,7 +65,8 @@ class Engine:
         self._threads = threads
         self._single = len(variant.signatures) == 1
         self._codecs: dict[str, Codec | None] = {
-            seen.name: codec(seen, own) for seen, own in zip(signatures, variant.signatures, strict=True)
+            seen.name: codec(seen, own, variant.folded, (pixels or {}).get(seen.name))
+            for seen, own in zip(signatures, variant.signatures, strict=True)
         }
         self._inputs = {one.name: tuple(spec.name for spec in one.inputs) for one in signatures}
         self._calls: OrderedDict[tuple[str, _Shapes], _Call] = OrderedDict()
@@ -71,7 +82,7 @@ class Engine:
 
         Args:
             signature: Its name.
-            inputs: Arrays that fit the signature that callers see.
+            inputs: Arrays that fit the signature that callers see, or pixels.
 
         Raises:
             EngineFailed: the interpreter failed.

@@ -16,6 +16,7 @@ from edge_runtime.errors import (
     ServerFailed,
     VersionNotAvailable,
 )
+from edge_runtime.pixels import Pixels, in_reals
 from edge_runtime.routing.policy import (
     REASON_ENGINE_FAILED,
     REASON_LOCAL,
@@ -59,6 +60,7 @@ class Router:
         installed: Callable[[], list[int]],
         clock: Callable[[], float],
         absent: str = REASON_VERSION_MISSING,
+        pixels: Pixels | None = None,
     ) -> None:
         """Takes the two places.
 
@@ -68,8 +70,10 @@ class Router:
             installed: The model's versions on the device, for errors.
             clock: Monotonic seconds.
             absent: Why the version is not on the device, where it isn't.
+            pixels: The inputs that may come as pixels, which servers don't take.
         """
         self._absent = absent
+        self._pixels = pixels or {}
         self._device = device
         self._remote = remote
         self._installed = installed
@@ -141,7 +145,8 @@ class Router:
     def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
             raise self._nowhere(request, {})
-        return _then(self._remote.submit(request), "a server", lambda error: self._after_server(request, error))
+        sent = in_reals(self._pixels, request) if self._pixels else request
+        return _then(self._remote.submit(sent), "a server", lambda error: self._after_server(request, error))
 
     def _after_server(self, request: InferRequest, error: BaseException) -> Future[Reply] | None:
         """No server answered: the device does, if it has the version. Whether that is too late is judged there."""

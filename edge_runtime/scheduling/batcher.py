@@ -182,8 +182,9 @@ class Batcher:
         axis = signature.batch_axis
         shapes = []
         for spec in signature.inputs:
-            shape = request.inputs[spec.name].shape
-            shapes.append(shape[:axis] + shape[axis + 1 :])
+            array = request.inputs[spec.name]
+            # Pixels and floats of one input would be joined to floats.
+            shapes.append((array.dtype, array.shape[:axis], array.shape[axis + 1 :]))
         return (request.signature, tuple(shapes))
 
     def _serve(self) -> None:
