@@ -19,6 +19,7 @@ from typing import Any, Literal
 from converter.artifact import VARIABLE
 from converter.errors import SourceInvalid, ToolMissing
 from converter.sources import custom_objects
+from converter.sources.messages import said
 from converter.sources.shapes import Shape
 
 SIGNATURE = "serving_default"
@@ -63,12 +64,19 @@ class KerasModel:
             shape = list(tensor.shape) if shapes is None else [None if dim == VARIABLE else dim for dim in shapes[name]]
             specs[name] = tf.TensorSpec(shape, _dtype(tensor), name=name)
         module = tf.Module()
-        module.model = self.model
         try:
             function = tf.function(self._call).get_concrete_function(**specs)
+            # Not the model itself: TensorFlow's converter finds other weights for one of Keras 3 that is tracked whole.
+            module.weights = list(function.variables)
+            module.tables = self._tables()
             tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
         except Exception as error:
-            raise SourceInvalid(f"{self.path}: can't be exported as a SavedModel: {_said(error)}") from error
+            raise SourceInvalid(f"{self.path}: can't be exported as a SavedModel: {said(error)}") from error
+
+    def _tables(self) -> list[Any]:
+        """The hash tables of layers that look words up, which go with the model as weights do."""
+        layers = self.model._flatten_layers()  # noqa: SLF001  no other way reaches the layers in layers
+        return [layer.lookup_table for layer in layers if getattr(layer, "lookup_table", None) is not None]
 
     def _call(self, **inputs: Any) -> dict[str, Any]:
         """What is traced: runs the model as in inference."""
@@ -100,7 +108,7 @@ def load(path: Path, kind: Literal["keras", "hdf5"], objects: str) -> KerasModel
     try:
         model = keras.models.load_model(str(path), custom_objects=found, compile=False)
     except Exception as error:
-        raise SourceInvalid(f"{path}: Keras {keras.__version__} can't read it: {_said(error)}{_hint(error)}") from error
+        raise SourceInvalid(f"{path}: Keras {keras.__version__} can't read it: {said(error)}{_hint(error)}") from error
     notes = [f"written by Keras {version}, read by {keras.__name__} {keras.__version__}"]
     tensors = list(getattr(model, "inputs", None) or [])
     if not tensors:
@@ -131,7 +139,7 @@ def written_by(path: Path, kind: Literal["keras", "hdf5"]) -> str:
     try:
         return _zip_version(path) if kind == "keras" else _hdf5_version(path)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SourceInvalid(f"{path}: is damaged: {_said(error)}") from error
+        raise SourceInvalid(f"{path}: is damaged: {said(error)}") from error
 
 
 def _zip_version(path: Path) -> str:
@@ -212,9 +220,3 @@ def _dtype(tensor: Any) -> Any:
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
     return tf.dtypes.as_dtype(tensor.dtype)
-
-
-def _said(error: Exception) -> str:
-    """The first line that says something."""
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -75,53 +75,41 @@ def _layer(operator: str, nodes: Sequence[str]) -> str:
 
 
 _ADVICE: tuple[tuple[str, str], ...] = (
-    (r"EagerPyFunc|PyFunc(Stateless)?|NumpyFunc", "rewrite the Python function with TensorFlow operators"),
+    ("EagerPyFunc|PyFunc(Stateless)?", "rewrite the Python function with TensorFlow's operators"),
     (
         (
-            r"Matrix(Determinant|Inverse|Solve|TriangularSolve|SolveLs)|LogMatrixDeterminant|Cholesky(Grad)?|Qr|Svd|"
-            r"SelfAdjointEig(V2)?|Eig|Lu"
+            "Matrix(Determinant|Inverse|Solve|TriangularSolve|SolveLs)|LogMatrixDeterminant|Cholesky|Qr|Svd|Eig|"
+            "SelfAdjointEigV2|Lu"
         ),
         "write it out for the fixed small size with products and sums, or move it out of the model",
     ),
+    ("PrintV2|StringFormat|Print", "export the model without tf.print"),
     (
-        (
-            r"String\w*|Regex\w*|StaticRegex\w*|AsString|Substr|Unicode\w*|ReduceJoin|(En|De)codeBase64|"
-            r"(Sentencepiece|Wordpiece)\w*"
-        ),
+        r"String\w*|Regex\w*|StaticRegex\w*|AsString|Substr|Unicode\w*|ReduceJoin|(En|De)codeBase64",
         "turn the text into numbers before the model, in the application, and feed it those",
     ),
     (
-        (
-            r"Decode(Jpeg|Png|Image|AndCropJpeg|Gif|Bmp|Wav|Raw|CSV)|Encode(Jpeg|Png)|ParseExample\w*|ParseSingleExample|"
-            r"ReadFile|DecodeJSONExample"
-        ),
+        r"Decode(Jpeg|Png|Image|AndCropJpeg|Gif|Bmp|Wav|Raw|CSV)|Encode(Jpeg|Png)|Parse(Single)?Example\w*|ReadFile",
         "feed the decoded values to the model; preprocess.toml can decode on the device",
     ),
-    (r"CropAndResize\w*", "cut with a fixed box (slice), and resize with tf.image.resize"),
-    (
-        r"NonMaxSuppression\w*|CombinedNonMaxSuppression",
-        "use tf.image.non_max_suppression on one image (it converts), or do it behind the model",
-    ),
-    (r"Resize(Bicubic|Area)|ScaleAndTranslate\w*", "resize bilinearly, or before the model (preprocess.toml)"),
-    (r"(Adjust|RGBTo|HSVTo)\w+|RandomCrop|ExtractGlimpse\w*", "do it before the model, in the application"),
+    (r"CropAndResize\w*", "cut fixed boxes by slicing, and resize them with tf.image.resize"),
+    (r"(Combined)?NonMaxSuppression\w*", "use tf.image.non_max_suppression on one image, or do it behind the model"),
+    ("Resize(Bicubic|Area)|ScaleAndTranslate", "resize bilinearly without antialias, or before the model"),
+    (r"Adjust\w+|RGBToHSV|HSVToRGB|ExtractGlimpse\w*", "do it before the model, in the application"),
+    ("ExtractImagePatches", "use a convolution with a fixed kernel of ones and zeros"),
     (r"Ragged\w+|Sparse\w+", "use dense tensors, padded to a fixed length"),
-    (r"I?(FFT|RFFT)[23]?D?|BatchFFT\w*", "use tf.signal.rfft or rfft2d with fixed sizes, which convert"),
-    (r"(Random|Stateless|Multinomial|Parameterized)\w*", "draw random numbers outside and feed them in"),
-    (
-        r"TensorList\w*|TensorArray\w*",
-        "fix the batch and the number of steps (--shape), or unroll the loop over steps",
-    ),
-    (
-        r"(Mutable|Anonymous)\w*Table\w*|LookupTable(Insert|Remove|Export)\w*",
-        "use a tf.lookup.StaticHashTable, which converts",
-    ),
-    (r"BatchFunction", "export the function that is batched by itself"),
-    (r"Unique\w*|Where\w*|Bincount|DenseBincount|Bucketize", "find them behind the model, or with fixed sizes"),
-    (
-        r"Assign\w*|(Queue|Stack|Iterator|Dataset)\w*",
-        "export the model for inference only, without state and input pipelines",
-    ),
+    (r"I?R?FFT[23]?D?|BatchI?FFT\w*", "of Fourier transforms only those of real values convert (tf.signal.rfft, stft)"),
+    (r"(Stateless|Parameterized)\w*", "draw random numbers outside the model and feed them in"),
+    (r"TensorList\w*|TensorArray\w*", "fix the batch and the number of steps (--shape), or unroll the loop over steps"),
+    (r"(Mutable|Anonymous)\w*Table\w*|LookupTable(Insert|Remove|Export)\w*", "use a tf.lookup.StaticHashTable"),
+    ("Erfc?", "use the tanh form of GELU (approximate=True), or another activation"),
+    ("(Dense)?Bincount", "sum one-hot rows in its place"),
+    ("LowerBound|UpperBound|Bucketize", "compare with each bound and sum in its place"),
+    ("Roll", "join two slices in its place"),
+    ("Cumprod", "take the exponential of a cumulative sum of logarithms in its place"),
+    (r"Assign\w*|(Queue|Stack|Iterator)\w*|\w*Dataset\w*", "export the model for inference only"),
 )
+"""By TensorFlow's name, a regular expression for the whole of it; what TensorFlow 2.21 really refuses."""
 
 
 def advice(operator: UnsupportedOperator) -> str:
@@ -129,9 +117,7 @@ def advice(operator: UnsupportedOperator) -> str:
     for pattern, says in _ADVICE:
         if re.fullmatch(pattern, operator.name):
             return says
-    if operator.kind == "custom":
-        return "LiteRT knows no operators but its own: write it with those of TensorFlow"
-    return "replace it by operators that LiteRT has, or move it out of the model"
+    return "write it with operators that LiteRT has, or move it out of the model"
 
 
 def describe(operators: Iterable[UnsupportedOperator]) -> str:

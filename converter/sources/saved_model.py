@@ -20,6 +20,7 @@ from converter.errors import SourceInvalid, ToolMissing
 from converter.outputs import OutputWriter
 from converter.sources.graphs import MODEL_FILES, serve_graph
 from converter.sources.graphs import SERVE_TAG as SERVE_TAG  # noqa: PLC0414  of those who lower it
+from converter.sources.messages import said
 
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 
@@ -203,10 +204,7 @@ def answer(
     except ToolMissing:
         raise
     except Exception as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise SourceInvalid(
-            f"{path}: the SavedModel itself fails on the data: {type(error).__name__}: {first}"
-        ) from error
+        raise SourceInvalid(f"{path}: the model itself fails on the data: {said(error)}") from error
     return writer.finish()
 
 

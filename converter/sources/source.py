@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 from converter.artifact import VARIABLE, Signature
 from converter.data import Dataset
-from converter.errors import SourceInvalid
+from converter.errors import OperatorsUnsupported, SourceInvalid
 from converter.sources import batch_functions, keras_model, saved_model, tensor_lists
 from converter.sources.kinds import Kind, check, digest
-from converter.sources.operators import UnsupportedOperator, check_graph
+from converter.sources.operators import UnsupportedOperator, check_graph, describe
 from converter.sources.shapes import Shapes, resolve, with_batch
 from converter.sources.specialize import specialize
 
@@ -108,11 +108,15 @@ def prepare(task: SourceTask) -> SourceModel:
         SourceInvalid: it can't be read, or lacks a signature (the known are listed).
         OptionInvalid: a shape or custom object does not fit; the message names both sides.
         ToolMissing: it was written by Keras 2, and tf_keras is not installed.
+        OperatorsUnsupported: it has operators that can't be lowered whatever is done, as of `check_operators`.
     """
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
     opened = _open_saved_model(task) if task.kind == "saved_model" else _open_keras(task)
     found = saved_model.declared(opened.base, task.signatures)
+    if lacking := check_graph(opened.base, task.signatures):
+        # Before it is run: what TensorFlow says of an operator that it does not know is less clear.
+        raise OperatorsUnsupported(describe(lacking))
     own = {one.name: {spec.name: spec.shape for spec in one.inputs} for one in found}
     shapes = resolve(task.shapes, {one.name: one.inputs for one in found})
     if shapes == own and not any(one.unranked for one in found):

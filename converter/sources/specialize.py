@@ -8,6 +8,7 @@ from typing import Any
 
 from converter.artifact import VARIABLE, ManifestInvalid, Signature, TensorSpec
 from converter.errors import SourceInvalid
+from converter.sources.messages import said
 from converter.sources.saved_model import Declared, declared, load, make_signature
 from converter.sources.shapes import Shape, Shapes
 
@@ -125,7 +126,7 @@ def _runs(
                 for rows, size, value in zip(_ROWS, sizes, (0, 1), strict=True)
             ], ""
         except Exception as error:  # noqa: BLE001  the model decides what it takes
-            problem = str(error).strip().split("\n", 1)[0]
+            problem = said(error)
     return [], problem
 
 

@@ -44,7 +44,7 @@ def try_lowering(path: Path, signatures: Sequence[Signature], *, single_batch: b
     try:
         content = Translator(path, names, single_batch_lists=single_batch).translate("float32")
     except Exception as error:  # noqa: BLE001  whatever it is, lowering will say it again
-        return "single_batch" if _NEEDS_STATIC in str(error) else "fails"
+        return "single_batch" if _NEEDS_STATIC in f"{error}{error.__cause__}" else "fails"
     return "converts" if all(_runs(content, signature) for signature in signatures) else "single_batch"
 
 
