@@ -139,7 +139,7 @@ def _sums_to_one(rows: Array) -> bool:
 
 def _are_log_probabilities(rows: Array) -> bool:
     values = rows.astype(np.float64)
-    if np.isnan(values).any() or values.max(initial=1.0) > _SUM_TOLERANCE:
+    if not values.size or np.isnan(values).any() or values.max() > _SUM_TOLERANCE:
         return False
     return _sums_to_one(np.exp(values))
 
