@@ -58,7 +58,7 @@ def short_name(name: str) -> str:
 
 def _row(layer: LayerError, largest: float) -> Markup:
     error = relative_error(layer)
-    mark = [" ", tag("span", "kept in float", class_="tag warn")] if layer.kept_float else []
+    mark = [tag("div", tag("span", "kept in float", class_="tag warn"), class_="tags")] if layer.kept_float else []
     text = f"{error:.2%}" if error < 10 else f"{error:.3g}x"
     share = error / largest if largest > 0 else 0.0
     return tag(

@@ -69,7 +69,8 @@ def render(
         labels=labels,
         tools=tools or {},
         budget=budget or said_budget(findings),
-        decision=refusal or headline(result, findings, budget=budget or said_budget(findings), targets=targets),
+        decision=f"{refusal[:1].upper()}{refusal[1:]}"
+        or headline(result, findings, budget=budget or said_budget(findings), targets=targets),
     )
     return report.page()
 

@@ -109,7 +109,9 @@ class _Columns:
 
     def _lead(self, variant: VariantResult, span: int | None) -> list[Markup]:
         name = tag("span", variant.name, class_="name")
-        said = [join((" ", tag("span", variant.status, class_="tag warn")))] if variant.status != "ok" else []
+        said = []
+        if variant.status != "ok":
+            said.append(tag("div", tag("span", variant.status, class_="tag warn"), class_="tags"))
         targets = targets_of(self._result, variant.name)
         tags = [tag("span", target, class_="tag") for target in targets]
         said += [tag("small", "chosen for"), tag("div", *tags, class_="tags")] if targets else []
