@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 MAPPED = "Mapped to Edge TPU"
 
@@ -58,7 +59,7 @@ class Section:
 def sections(log: str) -> tuple[Section, ...]:
     """The sections in their order; none where nothing was compiled."""
     starts = [found.start() for found in re.finditer(r"^Input model:", log, re.MULTILINE)]
-    return tuple(_section(log[start:stop]) for start, stop in zip(starts, [*starts[1:], len(log)], strict=True))
+    return tuple(_section(log[start:stop]) for start, stop in pairwise([*starts, len(log)]))
 
 
 def _section(text: str) -> Section:

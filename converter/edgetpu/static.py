@@ -50,7 +50,10 @@ def static_batch(file: Path, out: Path) -> None:
     if graph.subgraphs != 1:
         raise VariantUnusable(f"variable sizes in a file with {graph.subgraphs} subgraphs can't be fixed")
     shapes = {tensor.index: _fixed(tensor) for tensor in graph.inputs}
-    sizes, values = _run(file, graph, shapes)
+    try:
+        sizes, values = _run(file, graph, shapes)
+    except (RuntimeError, ValueError) as error:
+        raise VariantUnusable(f"it does not run with fixed sizes: {error}") from error
     model = graph_edit.load(file)
     subgraph = model.subgraphs[0]
     for index, tensor in enumerate(subgraph.tensors):
@@ -96,7 +99,8 @@ def _run(
         for tensor in graph.inputs:
             interpreter.set_tensor(tensor.index, _filled(tensor, shapes[tensor.index], value))
         interpreter.invoke()
-        found.append({index: _shape(interpreter, index) for index in computed})
+        shapes_now = {int(one["index"]): one["shape"] for one in interpreter.get_tensor_details()}
+        found.append({index: tuple(int(size) for size in shapes_now[index]) for index in computed})
     differing = [index for index in computed if found[0][index] != found[1][index]]
     if differing:
         names = {one.index: one.name for operator in graph.operators for one in operator.outputs}
@@ -110,10 +114,6 @@ def _filled(tensor: Tensor, shape: tuple[int, ...], value: int) -> _Array:
     if tensor.dtype == "string":
         return np.full(shape, b"", object)
     return np.full(shape, value, np.dtype(tensor.dtype))
-
-
-def _shape(interpreter: Any, index: int) -> tuple[int, ...]:
-    return tuple(int(size) for size in interpreter.get_tensor(index).shape)
 
 
 def _known(graph: Graph) -> set[int]:
