@@ -147,7 +147,7 @@ def _blockers(graph: Graph) -> list[str]:
     if graph.subgraphs > 1:
         found.append(f"it has {graph.subgraphs} subgraphs (branches, loops or several signatures), one is taken")
     if graph.operators and not any(_is_quantized(one) for one in graph.operators):
-        found.append("nothing in it is quantized: only a model that is int8 or uint8 throughout is taken")
+        found.append("nothing in it computes with int8 or uint8: only a model that does so throughout is taken")
     batches = [one for one in graph.inputs if len(one.shape) > 1 and one.shape[0] > 1]
     if batches:
         found.append(f"input {batches[0].name!r} has a batch of {batches[0].shape[0]}: one sample at a time is taken")

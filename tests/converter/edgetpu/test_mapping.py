@@ -41,7 +41,7 @@ def test_the_first_operator_that_is_not_taken_ends_the_part():
     ("graph", "says"),
     [
         (chain("RELU", subgraphs=2), "2 subgraphs"),
-        (chain("RELU", dtype="float32"), "nothing in it is quantized"),
+        (chain("RELU", dtype="float32"), "nothing in it computes with int8"),
         (chain("edgetpu-custom-op"), "compiled already"),
         (chain("QUANTIZE", versions={"QUANTIZE": 3}), "version 3; edgetpu_compiler 16.0, the last, reads up to 2"),
         (chain("RELU", "EXP", versions={"EXP": 2}), "EXP at 't2' has version 2"),
@@ -101,9 +101,9 @@ def test_uint8_at_the_rim_is_mapped(server, tflite):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["float32", "dynamic", "float16"])
 def test_models_with_floats_are_kept_off(server, tflite, name):
-    """A blocker says that it is not quantized."""
+    """A blocker says what they lack."""
     found = server.run(report, 60.0, tflite / f"{name}.tflite")
-    assert "nothing in it is quantized" in found.blockers[0]
+    assert "nothing in it computes with int8" in found.blockers[0]
     assert found.macs_mapped == 0.0
 
 
