@@ -84,6 +84,20 @@ def reached(graph: Any, signatures: Iterable[str]) -> Iterator[Reached]:
                     bodies.append((function.node_def, wanted, (*callers, node.name)))
 
 
+def unrestored(graph: Any, signatures: Iterable[str]) -> tuple[str, ...]:
+    """The variables that the signatures read and loading by the graph alone does not fill, by their nodes' names.
+
+    `tf.saved_model.save` of a Keras 3 model writes such graphs: its restoring fills copies of the weights. Python's
+    loader goes by the objects and finds the right ones; TensorFlow's converter goes by the graph, and takes whatever
+    lies in memory. Empty for models of sessions (TensorFlow 1), which have no objects.
+    """
+    if not graph.object_graph_def.nodes:
+        return ()
+    filled = {node.name for node in _upstream(graph.graph_def.node, [graph.saver_def.restore_op_name])}
+    read = [one.node for one in reached(graph, signatures) if not one.callers]
+    return tuple(node.name for node in read if node.op == "VarHandleOp" and node.name not in filled)
+
+
 def called(node: Any) -> list[str]:
     """The functions that a node names in its attributes."""
     names = []

@@ -108,7 +108,7 @@ def load(path: Path, kind: Literal["keras", "hdf5"], objects: str) -> KerasModel
     try:
         model = keras.models.load_model(str(path), custom_objects=found, compile=False)
     except Exception as error:
-        raise SourceInvalid(f"{path}: Keras {keras.__version__} can't read it: {said(error)}{_hint(error)}") from error
+        raise SourceInvalid(f"{path}: Keras {keras.__version__} can't read it: {_reason(error)}") from error
     notes = [f"written by Keras {version}, read by {keras.__name__} {keras.__version__}"]
     tensors = list(getattr(model, "inputs", None) or [])
     if not tensors:
@@ -172,13 +172,16 @@ def _keras(path: Path, version: str) -> Any:
         ) from error
 
 
-def _hint(error: Exception) -> str:
-    text = str(error).lower()
-    if "custom" in text or "unknown layer" in text or "could not locate" in text:
-        return "; custom layers and functions are given as --custom-objects module:name"
-    if "lambda" in text:
-        return "; a Lambda layer holds Python code: export the model as a SavedModel where it was made"
-    return ""
+_NOT_FOUND = re.compile(r"Could not locate (?:class|function) '[^']+'|Unknown (?:layer|\w+ function|\w+): '?[\w>]+'?")
+
+
+def _reason(error: Exception) -> str:
+    """What failed, and what the user can do about it."""
+    if missing := _NOT_FOUND.search(str(error)):
+        return f"{missing[0]}; custom layers and functions are given as --custom-objects module:name"
+    if "lambda" in str(error).lower():
+        return f"{said(error)}; a Lambda layer holds Python code: export the model as a SavedModel where it was made"
+    return said(error)
 
 
 def _output_names(model: Any) -> tuple[str, ...]:

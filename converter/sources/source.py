@@ -13,6 +13,7 @@ from converter.artifact import VARIABLE, Signature
 from converter.data import Dataset
 from converter.errors import OperatorsUnsupported, SourceInvalid
 from converter.sources import batch_functions, keras_model, saved_model, tensor_lists
+from converter.sources.graphs import serve_graph, unrestored
 from converter.sources.kinds import Kind, check, digest
 from converter.sources.operators import UnsupportedOperator, check_graph, describe
 from converter.sources.shapes import Shapes, resolve, with_batch
@@ -67,6 +68,12 @@ class SourceModel:
     notes: tuple[str, ...] = ()
 
 
+_SAVED_AGAIN = (
+    "the model was saved again: its graph does not find its own weights, as when tf.saved_model.save is given a "
+    "Keras 3 model (model.export is what Keras 3 has for this)"
+)
+
+
 class _Reshape(Protocol):
     def __call__(self, shapes: Shapes, folder: Path) -> tuple[Signature, ...]:
         """Writes the model to `folder` with these input shapes; its signatures then, in the order of `shapes`."""
@@ -119,12 +126,14 @@ def prepare(task: SourceTask) -> SourceModel:
         raise OperatorsUnsupported(describe(lacking))
     own = {one.name: {spec.name: spec.shape for spec in one.inputs} for one in found}
     shapes = resolve(task.shapes, {one.name: one.inputs for one in found})
-    if shapes == own and not any(one.unranked for one in found):
+    lost = unrestored(serve_graph(opened.base), task.signatures)
+    if shapes == own and not lost and not any(one.unranked for one in found):
         signatures = tuple(saved_model.signature_of(opened.base, one) for one in found)
         lowered = _Lowered(path=opened.base, signatures=signatures)
     else:
         folder = task.folder / "reshaped"
-        lowered = _Lowered(path=folder, signatures=opened.reshape(shapes, folder))
+        notes = (_SAVED_AGAIN,) if lost else ()
+        lowered = _Lowered(path=folder, signatures=opened.reshape(shapes, folder), notes=notes)
     if tensor_lists.lists(lowered.path, task.signatures):
         lowered = _with_lists(task, opened, shapes, lowered)
     return SourceModel(
@@ -172,16 +181,18 @@ def _with_lists(task: SourceTask, opened: _Opened, shapes: Shapes, lowered: _Low
     if tensor_lists.try_lowering(lowered.path, lowered.signatures) != "single_batch":
         return lowered
     variable = [name for name, one in shapes.items() if any(shape[:1] == (VARIABLE,) for shape in one.values())]
-    note = ""
+    notes = lowered.notes
     if variable:
         folder = task.folder / "one_row"
         lowered = _Lowered(path=folder, signatures=opened.reshape(with_batch(shapes, variable, 1), folder))
-        note = (
-            "the batch is fixed at 1: the model has loops over steps (as LSTM and GRU layers do), which LiteRT runs "
-            "with a fixed batch only"
+        notes += (
+            (
+                "the batch is fixed at 1: the model has loops over steps (as LSTM and GRU layers do), which LiteRT runs "
+                "with a fixed batch only"
+            ),
         )
         if tensor_lists.try_lowering(lowered.path, lowered.signatures) != "single_batch":
-            return replace(lowered, notes=(note,))
+            return replace(lowered, notes=notes)
     if tensor_lists.try_lowering(lowered.path, lowered.signatures, single_batch=True) == "single_batch":
         text = "; ".join(
             f"{name}={','.join(map(str, shape))}" for one in shapes.values() for name, shape in one.items()
@@ -190,7 +201,7 @@ def _with_lists(task: SourceTask, opened: _Opened, shapes: Shapes, lowered: _Low
             f"{task.path}: has loops over steps (as LSTM and GRU layers do), which LiteRT runs with these shapes not: "
             f"{text}; give a first dimension of 1, or the Keras file (.keras, .h5) in place of the SavedModel"
         )
-    return replace(lowered, single_batch_lists=True, notes=(note,) if note else ())
+    return replace(lowered, single_batch_lists=True, notes=notes)
 
 
 def check_operators(source: SourceModel) -> tuple[UnsupportedOperator, ...]:

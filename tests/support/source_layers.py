@@ -8,6 +8,10 @@ class Doubled(keras.layers.Layer):
         return 2.0 * inputs
 
 
+def halved(x):
+    return 0.5 * x
+
+
 OBJECTS = {"Doubled": Doubled}
 
 NEITHER = 7

@@ -32,7 +32,17 @@ def build_all(folder):
     import tensorflow as tf
 
     folder = Path(folder)
-    for make in (_batched, _nested_batched, _four_inputs, _words, _python, _lower_case, _scaler, _flattened, _two_steps):
+    for make in (
+        _batched,
+        _nested_batched,
+        _four_inputs,
+        _words,
+        _python,
+        _lower_case,
+        _scaler,
+        _flattened,
+        _two_steps,
+    ):
         module, signatures = make(tf)
         tf.saved_model.save(module, str(folder / make.__name__.removeprefix("_")), signatures=signatures)
     _tf1(tf, folder / "tf1")
@@ -79,7 +89,9 @@ def _nested_batched(tf):
 
         return tf.cond(tf.reduce_sum(x) > 0, positive, lambda: tf.pad(x, [[0, 0], [0, 1]]))
 
-    return module, _signature(tf, module, lambda x: {"y": tf.ensure_shape(chosen(x), (None, 4))}, x=((None, 3), tf.float32))
+    return module, _signature(
+        tf, module, lambda x: {"y": tf.ensure_shape(chosen(x), (None, 4))}, x=((None, 3), tf.float32)
+    )
 
 
 def _four_inputs(tf):
@@ -88,7 +100,7 @@ def _four_inputs(tf):
         tf,
         module,
         lambda north, east, south, west: {"sum": north + 10.0 * east + 100.0 * south + 1000.0 * west},
-        **{name: ((None, 3), tf.float32) for name in ("west", "north", "east", "south")},
+        **dict.fromkeys(("west", "north", "east", "south"), ((None, 3), tf.float32)),
     )
 
 
@@ -100,7 +112,8 @@ def _words(tf):
     module.back = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(numbers, words), "?")
     number = _signature(tf, module, lambda word: {"number": module.there.lookup(word)}, word=((None,), tf.string))
     module.other = tf.function(
-        lambda number: {"word": module.back.lookup(number)}, input_signature=[tf.TensorSpec((None,), tf.int64, "number")]
+        lambda number: {"word": module.back.lookup(number)},
+        input_signature=[tf.TensorSpec((None,), tf.int64, "number")],
     )
     return module, {"serving_default": number, "back": module.other}
 
@@ -142,9 +155,7 @@ def _flattened(tf):
 def _two_steps(tf):
     """Cumulative sums in a loop that keeps a list of tensors of a static size, which converts with any batch."""
     module = tf.Module()
-    return module, _signature(
-        tf, module, lambda x: {"y": tf.map_fn(lambda row: tf.reduce_sum(row), x)}, x=((None, 3), tf.float32)
-    )
+    return module, _signature(tf, module, lambda x: {"y": tf.map_fn(tf.reduce_sum, x)}, x=((None, 3), tf.float32))
 
 
 def _tf1(tf, path):
@@ -180,7 +191,11 @@ def _keras_3(folder):
         model.save(folder / f"{kind.lower()}.keras")
         model.export(folder / kind.lower(), verbose=False)
 
+    import tensorflow as tf
+
     features = keras.Input((4,), name="features")
+    plain = keras.Model(features, keras.layers.Dense(2, name="out")(features))
+    tf.saved_model.save(plain, str(folder / "keras_3_saved_whole"))
     doubled = source_layers().Doubled(name="doubled")(features)
     keras.Model(features, keras.layers.Dense(2, name="out")(doubled)).save(folder / "custom.keras")
 
@@ -196,6 +211,8 @@ def _keras_2(tf, folder):
     model.compile(tf_keras.optimizers.legacy.Adam(), "mse")
     model.fit(np.zeros((2, 4)), np.zeros((2, 2)), verbose=0)
     tf.saved_model.save(model, str(folder / "keras_2_optimizer"))
+    custom = tf_keras.layers.Dense(2, activation=source_layers().halved)
+    tf_keras.Model(features, custom(features)).save(folder / "custom.h5")
     steps = tf_keras.Input((6, 3), name="steps")
     tf_keras.Model(steps, tf_keras.layers.Dense(2, name="forecast")(tf_keras.layers.LSTM(4)(steps))).save(
         folder / "keras_2_lstm"
