@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   edge-run list packages/                             what is installed
   edge-run label packages/ digits stable 1            point a label to a version
   edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
+  edge-run predict packages/ emotions face.jpg --raw  a photograph, through the package's preprocessing
   edge-run bench packages/digits/1 --threads 1,4      how long each variant takes on this device
   edge-run bench digits --store packages/ --json      likewise, of an installed package, for edge-convert inspect
 
@@ -83,16 +84,22 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("version", type=int)
     label.set_defaults(run=_label)
 
-    predict = commands.add_parser("predict", help="answer one input")
+    predict = commands.add_parser("predict", help="answer one request")
     predict.add_argument("store", help="the folder of packages, or a runtime's .toml")
     predict.add_argument("model")
-    predict.add_argument("input", type=Path, help=".npy for the only input, or .npz by input name; batch axis first")
+    predict.add_argument(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="a file for the only input: .npy, batch axis first; with --raw also an image, a .wav, a .json of records "
+        "by field; a .npz by input name; or NAME=@FILE for each input",
+    )
     predict.add_argument("--version", type=int, help="only this version may answer")
     predict.add_argument("--label", help="the version that this label points to")
     predict.add_argument("--signature", help="instead of serving_default")
     predict.add_argument("--deadline-ms", type=float, help="give up after so many milliseconds")
     predict.add_argument("--fallback", help="mdns, or host:port of a server")
-    predict.add_argument("--raw", action="store_true", help="the values are raw: apply the package's preprocessing")
+    predict.add_argument("--raw", action="store_true", help="the files are raw: apply the package's preprocessing")
     predict.add_argument(
         "--json", action="store_true", help='as JSON, every output value ("NaN" and "Infinity" as strings)'
     )

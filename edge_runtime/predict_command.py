@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,22 @@ _TOP = 5
 _ROWS = 20
 """Rows that are shown; `--json` gives all."""
 
+_MAX_RAW_BYTES = 256 * 2**20
+"""Of one file; an image or clip that is larger is none for a model."""
+
+
+class _Archive(dict[str, Array]):
+    """The arrays of a `.npz` by name; a record of a `.json` is a dict too."""
+
 
 def predict(arguments: argparse.Namespace) -> str:
     """What the command prints."""
     options = {} if arguments.fallback is None else {"fallback": arguments.fallback}
-    inputs = read(arguments.input)
+    files = named_files(arguments.input)
+    given = {name: read_raw(path) if arguments.raw else read(path) for name, path in files.items()}
     with Runtime.open(arguments.store, **options) as runtime:
         model = runtime.model(arguments.model, version=arguments.version, label=arguments.label)
-        if arguments.raw:
-            inputs = preprocess(model, inputs)
+        inputs = preprocess(model, given) if arguments.raw else plain(given)
         reply = model.predict(inputs, deadline_ms=arguments.deadline_ms, signature=arguments.signature)
         labels = model.labels if reply.place.startswith("device:") else ()
     return as_json(reply) if arguments.json else as_text(reply, labels)
@@ -47,7 +55,7 @@ def read(path: Path) -> Inputs:
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
+            arrays = _Archive({name: loaded[name] for name in loaded.files})
     except Exception as error:  # numpy, zipfile and its decompressors raise a dozen kinds for what is damaged
         said = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise InvalidInput(f"{path}: can't be read as .npy or .npz: {said}") from error
@@ -57,11 +65,72 @@ def read(path: Path) -> Inputs:
     return arrays
 
 
-def preprocess(model: Model, inputs: Inputs) -> Inputs:
-    """Raw values through the package's preprocessing."""
-    if isinstance(inputs, np.ndarray):
-        return model.preprocess(inputs)
-    return {name: model.preprocess(array, input=name) for name, array in inputs.items()}
+def read_raw(path: Path) -> Any:
+    """As `read`; a `.json` as a record by field or a list of records, any other file as its bytes.
+
+    Raises:
+        InvalidInput: it can't be read, or is larger than `_MAX_RAW_BYTES`.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return read(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_RAW_BYTES + 1)
+    except OSError as error:
+        raise InvalidInput(f"{path}: can't be read: {error.strerror or error}") from error
+    if len(content) > _MAX_RAW_BYTES:
+        raise InvalidInput(f"{path}: at most {_MAX_RAW_BYTES} bytes are read, it has more")
+    if suffix != ".json":
+        return content
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path}: can't be read as JSON: {error}") from error
+
+
+def named_files(items: Sequence[str]) -> dict[str, Path]:
+    """`NAME=@FILE` for each input, by name; or one file alone, whose name is "".
+
+    Raises:
+        InvalidInput: several files without names, or a name twice.
+    """
+    found: dict[str, Path] = {}
+    for item in items:
+        name, named, path = item.partition("=@")
+        if not named:
+            if len(items) > 1:
+                raise InvalidInput(f"{item}: of several inputs each is given as NAME=@FILE")
+            return {"": Path(item)}
+        if not name or name in found:
+            raise InvalidInput(f"{item}: the input's name is {'given twice' if name else 'missing'}")
+        found[name] = Path(path)
+    return found
+
+
+def plain(given: dict[str, Any]) -> Inputs:
+    """What `read` gave, as `Model.predict` takes it.
+
+    Raises:
+        InvalidInput: a `.npz` was given for one input by its name.
+    """
+    if "" in given:
+        only: Inputs = given[""]
+        return only
+    for name, one in given.items():
+        if isinstance(one, dict):
+            raise InvalidInput(f"input {name!r}: a .npz holds arrays by input name; give it alone, or a .npy")
+    return given
+
+
+def preprocess(model: Model, given: dict[str, Any]) -> Inputs:
+    """What `read_raw` gave, through the package's preprocessing; see `plain`."""
+    if "" not in given:
+        return {name: model.preprocess(raw, input=name) for name, raw in given.items()}
+    only = given[""]
+    if isinstance(only, _Archive):
+        return {name: model.preprocess(raw, input=name) for name, raw in only.items()}
+    return model.preprocess(only)
 
 
 def as_json(reply: Reply) -> str:
