@@ -13,7 +13,7 @@ import numpy as np
 from converter.artifact import VARIABLE, Cascade, Metrics, Signature
 from converter.cascade import Evidence, confidence_kind
 from converter.data import Array, Batch, Dataset
-from converter.errors import OptionInvalid
+from converter.errors import OptionInvalid, VariantUnusable
 from converter.findings import OutputFindings
 from converter.metrics import Comparison, Plan, accuracy, make_plans, rounded
 from converter.named_functions import load_named
@@ -155,11 +155,12 @@ def check_and_measure(file: Path, logical: tuple[Signature, ...], reference: Ref
 def _checked(file: Path, logical: Signature, reference: Reference | None) -> VariantRunner:
     runner = VariantRunner(file, logical)
     for batch in _first_batches(logical, reference):
-        outputs = runner.run(batch.inputs)
-        if reference is None or reference.dataset.keeps_axis:
-            for name, values in outputs.items():
-                if logical.batch_axis is not None:
-                    by_sample(name, values, batch, keeps_axis=True)
+        for name, values in runner.run(batch.inputs).items():
+            if logical.batch_axis is not None:
+                by_sample(name, values, batch, keeps_axis=True)
+            if values.ndim != len(logical.output(name).shape):
+                want = list(logical.output(name).shape)
+                raise VariantUnusable(f"output {name!r} has the shape {list(values.shape)}, the original's {want}")
     return runner
 
 

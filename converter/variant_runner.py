@@ -85,6 +85,9 @@ def _specs(
 
 def _spec(kind: str, logical: TensorSpec, detail: Mapping[str, Any], batch_axis: int | None) -> TensorSpec:
     shape = [int(dim) for dim in detail["shape_signature"]]
+    if kind == "output" and not shape:
+        # Of unknown rank until it runs, as behind a lookup table; that it is the original's, a run shows.
+        shape = list(logical.shape)
     if len(shape) != len(logical.shape):
         raise VariantUnusable(f"{kind} {logical.name!r} has the shape {shape}, the original {list(logical.shape)}")
     if batch_axis is not None:

@@ -3,7 +3,7 @@ import pytest
 
 from converter.data import Batch, Dataset
 from converter.errors import VariantUnusable
-from converter.outputs import OutputWriter, by_sample
+from converter.outputs import OutputWriter, by_sample, comparable
 
 
 def batch(start, samples):
@@ -44,8 +44,18 @@ def test_outputs_whose_shape_depends_on_the_sample_are_refused(tmp_path):
         writer.add(batch(1, 1), {"y": np.ones((1, 3))})
 
 
-def test_strings_are_not_kept(tmp_path):
-    """They are not compared: only their number is."""
-    writer = OutputWriter(tmp_path / "out", ["y"], dataset(1))
-    writer.add(batch(0, 1), {"y": np.array([b"word"], dtype=object)})
-    assert np.load(writer.finish()["y"]).shape == (1,)
+def test_strings_are_kept_as_digests(tmp_path):
+    """They have one size, and are equal where the strings are."""
+    writer = OutputWriter(tmp_path / "out", ["y"], dataset(3))
+    words = np.array([b"word", b"a longer word", b"word"], dtype=object)
+    writer.add(batch(0, 3), {"y": words})
+    kept = np.load(writer.finish()["y"])
+    assert kept.dtype.kind == "S"
+    assert kept[0] == kept[2] != kept[1]
+    assert (kept == comparable(words)).all()
+
+
+def test_numbers_are_compared_as_they_are():
+    """Nothing is copied."""
+    values = np.ones(3)
+    assert comparable(values) is values

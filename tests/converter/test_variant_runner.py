@@ -5,7 +5,7 @@ from support import converter_models
 
 from converter.artifact import Package
 from converter.errors import TaskFailed, VariantUnusable
-from converter.evaluate import blank, check_and_measure
+from converter.evaluate import check_and_measure
 
 pytestmark = pytest.mark.slow
 
@@ -16,15 +16,15 @@ def package(cnn_package):
 
 
 def check(server, package, logical, variant="float32"):
-    return server.run(check_and_measure, 60.0, package.file(package.manifest.variant(variant)), logical, None)
+    return server.run(check_and_measure, 60.0, package.file(package.manifest.variant(variant)), (logical,), None)
 
 
 def test_a_file_is_described_as_the_manifest_says(server, package):
     """What LiteRT reads of the packed file is what was written into the manifest."""
     for variant in package.manifest.variants:
-        found, metrics = check(server, package, package.manifest.signatures[0], variant.name)
-        assert (found,) == variant.signatures
-        assert metrics == {}
+        found = check(server, package, package.manifest.signatures[0], variant.name)
+        assert found.signatures == variant.signatures
+        assert found.metrics == {}
 
 
 def renamed(signature, kind, **changes):
@@ -61,15 +61,8 @@ def test_a_file_that_lost_its_variable_batch_is_refused(server, convert, tmp_pat
         check(server, package, batched)
 
 
-def test_blank_inputs_fit_the_signature(package):
-    """Variable dimensions are 1, the batch is as asked."""
-    inputs = blank(package.manifest.signatures[0], rows=2).inputs
-    assert inputs["image"].shape == (2, 8, 8, 1)
-    assert inputs["image"].dtype == np.float32
-
-
 def test_a_file_that_is_no_model_is_a_failure_and_no_crash(server, package, tmp_path):
     """Bytes that LiteRT can't read are told as an error."""
     (tmp_path / "x.tflite").write_bytes(converter_models.images(1).tobytes())
     with pytest.raises(TaskFailed):
-        server.run(check_and_measure, 60.0, tmp_path / "x.tflite", package.manifest.signatures[0], None)
+        server.run(check_and_measure, 60.0, tmp_path / "x.tflite", package.manifest.signatures, None)
