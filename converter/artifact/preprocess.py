@@ -262,7 +262,7 @@ class InputPreprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def _range(self) -> tuple[float, float]:
         mean, std = (*shortest(self.mean, 0.0), 0.0)[0], (*shortest(self.std, 1.0), 1.0)[0]
-        return -mean / std, (255.0 * self.scale - mean) / std
+        return -mean / std + 0.0, (255.0 * self.scale - mean) / std
 
 
 def _stacked(samples: list[_Array]) -> _Array:
