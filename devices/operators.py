@@ -34,6 +34,7 @@ Limit = Literal[
     "constant-input-zero",
     "same-dilation",
     "default-weights",
+    "one-scale",
     "one-dimensional",
     "at-most-16000",
     "depth-multiple",
@@ -45,7 +46,9 @@ Limit = Literal[
 """What an operator must keep to.
 
 `no-fused-activation`: none. `constant-input-zero`: with a constant input there are exactly two inputs, and that one is
-all zeros. `same-dilation`: in x and y. `default-weights`: the weights' format is the default one. `one-dimensional`:
+all zeros. `same-dilation`: in x and y. `default-weights`: the weights' format is the default one. `one-scale`: for all
+weights; in dense layers a scale for each output came in 2024 (tensorflow/tflite-micro pull request 2602), and what is
+older does not refuse such a file but computes with one of the scales. `one-dimensional`:
 the output is, but for leading 1s. `at-most-16000`: elements. `depth-multiple`: a reduction over the channels needs a
 multiple of 4 of them. `not-batch`: not along the batch. `alpha-one-dimensional`: alpha is (Keras:
 shared_axes=[1, 2]). `leading-ones`: only leading 1s are removed. `plain-slice`: all strides 1, no ellipsis mask, no
@@ -76,7 +79,9 @@ EDGE_TPU_OPERATORS: dict[str, EdgeTpuOperator] = {
         EdgeTpuOperator(name="CONV_2D", limits=("same-dilation",), parameters=(1, 2)),
         EdgeTpuOperator(name="DEPTHWISE_CONV_2D", limits=("same-dilation",), parameters=(1, 2)),
         EdgeTpuOperator(name="EXPAND_DIMS", parameters=(1,)),
-        EdgeTpuOperator(name="FULLY_CONNECTED", limits=("default-weights", "one-dimensional"), parameters=(1, 2)),
+        EdgeTpuOperator(
+            name="FULLY_CONNECTED", limits=("default-weights", "one-scale", "one-dimensional"), parameters=(1, 2)
+        ),
         EdgeTpuOperator(name="L2_NORMALIZATION"),
         EdgeTpuOperator(name="LOGISTIC"),
         EdgeTpuOperator(name="LSTM"),

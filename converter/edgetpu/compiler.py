@@ -14,6 +14,7 @@ from pathlib import Path
 from converter import graph_edit
 from converter.edgetpu import compiler_log
 from converter.edgetpu.mapping import CUSTOM_OPERATOR, assemble, foretell
+from converter.edgetpu.rules import wrong_unnoticed
 from converter.edgetpu.static import static_batch
 from converter.errors import OptionInvalid, VariantUnusable
 from converter.findings import EdgeTpuReport
@@ -72,7 +73,8 @@ def compile(  # noqa: A001  the program's own verb
 
     Raises:
         OptionInvalid: see `find_compiler`.
-        VariantUnusable: it can't be compiled; the message has the line of the compiler's log that says why.
+        VariantUnusable: it can't be compiled; the message has the line of the compiler's log that says why. Likewise
+            for what the compiler would take and compute wrongly.
     """
     program = find_compiler(compiler)
     if program is None:
@@ -80,6 +82,10 @@ def compile(  # noqa: A001  the program's own verb
     folder.mkdir(parents=True, exist_ok=True)
     source, out = folder / "model.tflite", folder / "compiled"
     static_batch(file, source)
+    graph = read(source)
+    for operator in graph.operators:
+        if why := wrong_unnoticed(operator):
+            raise VariantUnusable(f"{operator.name} at {operator.output_name!r}: {why}")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     command = [str(program), "-s", "-o", str(out)]
@@ -90,7 +96,6 @@ def compile(  # noqa: A001  the program's own verb
     missing = [one.name for one in files if not one.is_file()]
     if code or missing:
         raise VariantUnusable(f"{PROGRAM}: {compiler_log.fault(log)}{f' (exit code {code})' if code > 0 else ''}")
-    graph = read(source)
     for one in files:
         if not read(one).uses(CUSTOM_OPERATOR):
             raise VariantUnusable(f"{PROGRAM}: none of the operators of {one.name} is mapped to the Edge TPU")

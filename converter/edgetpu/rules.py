@@ -7,6 +7,7 @@ from collections.abc import Callable
 from converter.artifact import VARIABLE
 from converter.graph import Operator, Tensor
 from devices.operators import (
+    EDGE_TPU_COMPILER,
     EDGE_TPU_MAX_RANK,
     EDGE_TPU_OPERATORS,
     MEAN_DEPTH_MULTIPLE,
@@ -23,6 +24,11 @@ WITH_STATE = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM"})
 
 CONSTANT_DTYPES = (*DATA_DTYPES, "int32")
 """Of what is in the file: weights, and biases, axes, paddings."""
+
+
+def wrong_unnoticed(operator: Operator) -> str:
+    """Why the compiler, which does not refuse it, would make something wrong of the operator; empty as a rule."""
+    return _one_scale(operator) if operator.name == "FULLY_CONNECTED" else ""
 
 
 def objection(operator: Operator) -> str:
@@ -108,6 +114,17 @@ def _default_weights(operator: Operator) -> str:
     return "" if found == 0 else f"its weights' format must be the default, it is {found}"
 
 
+def _one_scale(operator: Operator) -> str:
+    weights = operator.input(1)
+    count = len(weights.quantization.scales) if weights and weights.quantization else 1
+    if count == 1:
+        return ""
+    return (
+        f"its weights have {count} scales, one for each output: {EDGE_TPU_COMPILER} is older than that in dense layers "
+        "(convert with one scale: disable_per_channel_quantization_for_dense_layers)"
+    )
+
+
 def _one_dimensional(operator: Operator) -> str:
     shape = operator.outputs[0].shape
     return "" if all(size == 1 for size in shape[:-1]) else f"its output must be one-dimensional, it is {list(shape)}"
@@ -182,6 +199,7 @@ _LIMITS: dict[Limit, Callable[[Operator], str]] = {
     "constant-input-zero": _constant_input_zero,
     "same-dilation": _same_dilation,
     "default-weights": _default_weights,
+    "one-scale": _one_scale,
     "one-dimensional": _one_dimensional,
     "at-most-16000": _at_most_16000,
     "depth-multiple": _depth_multiple,

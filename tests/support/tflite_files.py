@@ -22,6 +22,7 @@ def build_all(folder):
     _write(tf, net, folder / "int8.tflite", optimized=True, io=tf.int8)
     _write(tf, net, folder / "int8_float_io.tflite", optimized=True, io=tf.float32)
     _write(tf, net, folder / "uint8_io.tflite", optimized=True, io=tf.uint8)
+    _write(tf, net, folder / "int8_dense_scales.tflite", optimized=True, io=tf.int8, dense_scales=True)
     _write(tf, odd, folder / "odd.tflite")
 
 
@@ -76,12 +77,14 @@ def build_variable(folder):
     _write(tf, where, folder / "where.tflite")
 
 
-def _write(tf, module, path, *, optimized=False, io=None, types=None):
+def _write(tf, module, path, *, optimized=False, io=None, types=None, dense_scales=False):
+    """`dense_scales`: a scale for each output of dense layers, as TensorFlow has it since 2024 by default."""
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     if optimized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if types:
         converter.target_spec.supported_types = types
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = not dense_scales
     if io:
         converter.representative_dataset = lambda: ({"image": images(1, seed)} for seed in range(8))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

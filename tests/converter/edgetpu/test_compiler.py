@@ -108,6 +108,12 @@ def test_a_compiler_is_gone_when_its_task_is_killed(server, tflite, tmp_path):
     assert gone(tmp_path / "work" / "compiled" / "pid")
 
 
+def test_what_would_be_computed_wrongly_is_not_compiled(run):
+    """Dense layers with a scale for each output: a compiler of 2021 takes the file, and one of the scales for all."""
+    with pytest.raises(VariantUnusable, match=r"FULLY_CONNECTED at '.*': its weights have 10 scales"):
+        run(name="int8_dense_scales")
+
+
 def test_a_variable_size_that_can_not_be_fixed_is_refused_before_the_compiler_runs(server, tmp_path):
     """The reason is ours, not the compiler's."""
     server.run(tflite_files.build_variable, 60.0, tmp_path)

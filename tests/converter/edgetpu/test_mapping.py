@@ -82,6 +82,15 @@ def test_a_converted_int8_model_is_mapped_whole(server, tflite):
 
 
 @pytest.mark.slow
+def test_dense_layers_with_many_scales_end_the_part(server, tflite):
+    """TensorFlow's default since 2024 is younger than the compiler."""
+    found = server.run(report, 60.0, tflite / "int8_dense_scales.tflite")
+    assert (found.first_unmapped, found.operators[3].operator) == (3, "FULLY_CONNECTED")
+    assert "10 scales" in found.operators[3].reason
+    assert found.macs_mapped == pytest.approx((36 * 16 * 36) / (36 * 16 * 36 + 5760))
+
+
+@pytest.mark.slow
 def test_floats_at_the_rim_end_nothing(server, tflite):
     """QUANTIZE at the input and DEQUANTIZE at the output stay on the CPU, and the part between is mapped."""
     found = server.run(report, 60.0, tflite / "int8_float_io.tflite")

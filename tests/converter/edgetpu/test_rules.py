@@ -93,6 +93,14 @@ REFUSED = {
         "the same in x and y, they are 2 and 1",
     ),
     "weights-format": (operator("FULLY_CONNECTED", (ROW, weights(10, 40)), flow(1, 10), weights_format=1), "it is 1"),
+    "dense-scales": (
+        operator(
+            "FULLY_CONNECTED",
+            (ROW, const(np.ones((2, 40)), "int8", quantization=Quantization(scales=(0.5, 0.25), zero_points=(0, 0)))),
+            flow(1, 2),
+        ),
+        "its weights have 2 scales, one for each output",
+    ),
     "dense-rows": (operator("FULLY_CONNECTED", (ROW, weights(10, 40)), flow(6, 10)), r"one-dimensional, it is \[6, 10"),
     "mean-of-3-channels": (operator("MEAN", (flow(1, 8, 8, 3), const([3])), flow(1, 8, 8)), "multiple of 4 .* are 3"),
     "mean-of-batch": (operator("MEAN", (IMAGE, const([0, 1])), flow(8, 4)), "along the batch"),
