@@ -23,12 +23,18 @@ DEFAULT_SAMPLES = 64
 
 _NUMERIC_VERIFY = "NumericVerify"
 
+_MOVES_VALUES_DB = 100.0
+"""8 bits give 50 dB at most: an operator above this only moves values, and its output is as good as its input."""
+
 _DEAD_CHANNEL = 1e-12
 """Of the loudest channel's power: a channel below it says nothing that float32 would keep."""
 
 
 def layer_errors(task: Lowering, max_samples: int = DEFAULT_SAMPLES) -> tuple[LayerError, ...]:
     """The error of each operator that int8 has a form of, in the first signature, the worst first.
+
+    An operator is ranked by the worst of its output and its inputs: left in float beside the one that feeds it, it
+    takes that one's output unquantized, and left out it would have it quantized again.
 
     The signal-to-noise ratio is taken channel by channel (the last axis) and the channels' noise shares are averaged,
     each at most 1: in a tensor with one loud channel all others can be lost while the plain ratio reads 40 dB.
@@ -50,7 +56,7 @@ def layer_errors(task: Lowering, max_samples: int = DEFAULT_SAMPLES) -> tuple[La
         raise VariantUnusable(f"{task.recipe.name} needs calibration data")
     for inputs in representative(task.calibration, max_samples):
         probe.run(inputs)
-    return tuple(sorted(probe.errors(), key=lambda error: (error.sqnr_db, error.name)))
+    return probe.errors()
 
 
 @dataclass(kw_only=True)
@@ -60,6 +66,7 @@ class _Layer:
     Attributes:
         name: Of the output tensor as the float model has it.
         operator: Its kind.
+        inputs: Indices of what the int8 form takes.
         quantized: Index of the int8 output.
         original: Index of the float one.
         scale: Of the int8 output.
@@ -68,6 +75,7 @@ class _Layer:
 
     name: str
     operator: str
+    inputs: tuple[int, ...]
     quantized: int
     original: int
     scale: float
@@ -116,17 +124,18 @@ class _Probe:
     def _find(self) -> Iterator[_Layer]:
         tensors = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
         operators = self._interpreter._get_ops_details()  # noqa: SLF001  there is no other way to the operators
-        made_by = {int(index): one["op_name"] for one in operators for index in one["outputs"]}
+        made_by = {int(index): one for one in operators for index in one["outputs"]}
         for one in operators:
             if one["op_name"] != _NUMERIC_VERIFY:
                 continue
             quantized, original = (int(index) for index in one["inputs"])
-            if made_by.get(original) == "DEQUANTIZE":
+            if original in made_by and made_by[original]["op_name"] == "DEQUANTIZE":
                 continue  # An operator that only moves values: there is no float form beside it, and no error.
             scale, zero_point = tensors[quantized]["quantization"]
             yield _Layer(
                 name=tensors[original]["name"],
-                operator=made_by.get(quantized, ""),
+                operator=made_by[quantized]["op_name"],
+                inputs=tuple(int(index) for index in made_by[quantized]["inputs"]),
                 quantized=quantized,
                 original=original,
                 scale=float(scale),
@@ -147,5 +156,19 @@ class _Probe:
             get = self._interpreter.get_tensor
             layer.add(get(layer.original), get(layer.quantized))
 
-    def errors(self) -> list[LayerError]:
-        return [layer.error() for layer in self._layers]
+    def errors(self) -> tuple[LayerError, ...]:
+        found = {layer.quantized: layer.error() for layer in self._layers}
+        inputs = {layer.quantized: layer.inputs for layer in self._layers}
+
+        def worst_input_db(index: int) -> float:
+            return min((of_tensor_db(one) for one in inputs[index] if one in found), default=found[index].sqnr_db)
+
+        def of_tensor_db(index: int) -> float:
+            own_db = found[index].sqnr_db
+            return worst_input_db(index) if own_db >= _MOVES_VALUES_DB else own_db
+
+        def rank(index: int) -> tuple[float, float, str]:
+            error = found[index]
+            return min(error.sqnr_db, worst_input_db(index)), error.sqnr_db, error.name
+
+        return tuple(found[index] for index in sorted(found, key=rank))

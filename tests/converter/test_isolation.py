@@ -16,6 +16,7 @@ from converter.errors import (
     OptionInvalid,
     TaskCrashed,
     TaskFailed,
+    TaskOutOfMemory,
     TaskRaised,
     TaskTimedOut,
     ToolMissing,
@@ -163,6 +164,74 @@ def test_threads_share_a_server_and_wait_for_their_own_task_only(bare):
     assert sorted(found) == list(range(8))
     hanging.join()
     assert found[-1] == "timed out"
+
+
+def test_a_crash_in_one_thread_leaves_the_other_tasks_alone(bare, tmp_path):
+    """A task that has begun before another one crashes ends as if nothing had happened."""
+    found = []
+    waiting = threading.Thread(
+        target=lambda: found.append(bare.run(tasks.wait_for, LIMIT_S, tmp_path / "go", result="unhurt"))
+    )
+    waiting.start()
+    for crash in (tasks.segfault, tasks.abort, tasks.kill_itself):
+        with pytest.raises(TaskCrashed):
+            bare.run(crash, LIMIT_S)
+    (tmp_path / "go").touch()
+    waiting.join()
+    assert found == ["unhurt"]
+
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def limited():
+    """A server whose tasks may take 100 MiB."""
+    with ForkServer(memory_limit_bytes=100 * MIB) as running:
+        yield running
+
+
+def test_a_task_that_takes_more_memory_than_it_may_is_killed(limited, tmp_path):
+    """It is gone, the error says how much it took, and tasks after it run."""
+    with pytest.raises(TaskOutOfMemory, match=r"it took \d+ MiB beside the \d+ MiB of its start \(limit: 100 MiB\)"):
+        limited.run(tasks.fill_memory, LIMIT_S, 300, tmp_path / "full")
+    assert limited.run(tasks.fill_memory, LIMIT_S, 20) == 20
+
+
+def test_what_the_server_holds_does_not_count():
+    """The libraries that were imported once are no task's own: a limit far below them is no obstacle."""
+    with ForkServer(["numpy", "PIL.Image"], memory_limit_bytes=4 * MIB) as server:
+        assert server.run(tasks.add, LIMIT_S, 1) == 1
+
+
+def test_a_mapped_file_does_not_count(limited, tmp_path):
+    """Samples lie in mapped files, and the kernel drops their pages where memory is short."""
+    np.save(tmp_path / "samples.npy", np.ones(25 * MIB))
+    assert limited.run(tasks.map_file, LIMIT_S, tmp_path / "samples.npy") == 25 * MIB
+
+
+def test_memory_that_can_not_be_had_is_told_as_such(bare):
+    """A MemoryError of Python's own, as of one array larger than any machine, is the same fault."""
+    with pytest.raises(TaskOutOfMemory, match="allocate"):
+        bare.run(tasks.more_than_there_is, LIMIT_S)
+
+
+@pytest.mark.parametrize("limit_bytes", [0, -1])
+def test_an_impossible_memory_limit_is_refused(limit_bytes):
+    """A limit is above 0."""
+    with ForkServer(memory_limit_bytes=limit_bytes) as server, pytest.raises(OptionInvalid, match="memory limit"):
+        server.run(tasks.add, LIMIT_S, 1)
+
+
+def test_tensorflow_is_held_to_the_limit_and_works_within_it(server, tmp_path):
+    """Its threads map a gigabyte that they never touch, which is not what the limit is about."""
+    server.memory_limit_bytes = 150 * MIB
+    try:
+        assert server.run(tasks.fill_memory_with_tensorflow, LIMIT_S, 10) == 10
+        with pytest.raises(TaskOutOfMemory):
+            server.run(tasks.fill_memory_with_tensorflow, LIMIT_S, 4_000)
+    finally:
+        server.memory_limit_bytes = None
 
 
 def test_preloaded_modules_are_there_and_tensorflow_is_quiet():

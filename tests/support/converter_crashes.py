@@ -89,3 +89,36 @@ def loaded(module):
 
 def environment(name):
     return os.environ.get(name)
+
+
+def fill_memory(mebibytes, hold_file=None):
+    """Takes memory piece by piece and touches it; gives back how much."""
+    pieces = [np.ones(2**17) for _ in range(mebibytes)]
+    if hold_file:
+        Path(hold_file).write_text("full")
+        while True:
+            time.sleep(1)
+    return len(pieces)
+
+
+def fill_memory_with_tensorflow(mebibytes):
+    import tensorflow as tf
+
+    pieces = [tf.fill((2**18,), float(index)) for index in range(mebibytes)]
+    return len(pieces)
+
+
+def map_file(path):
+    """Reads all of a mapped file, which is no memory of the process's own."""
+    return float(np.load(path, mmap_mode="r").sum())
+
+
+def more_than_there_is():
+    return np.ones(2**50)
+
+
+def wait_for(path, result):
+    """Ends once the file is there."""
+    while not Path(path).is_file():
+        time.sleep(0.01)
+    return result
