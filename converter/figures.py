@@ -9,13 +9,29 @@ _HEADINGS = {
     "top1_agreement": "agreement",
     "sqnr_db": "SQNR",
     "rmse": "RMSE",
+    "relative_rmse": "relative RMSE",
     "iou": "IoU",
+    "f1": "F1",
 }
 
-_ORDER = ("accuracy", "top1_agreement", "precision", "recall", "f1", "iou", "cosine", "sqnr_db", "rmse")
+_ORDER = (
+    "accuracy",
+    "top1_agreement",
+    "precision",
+    "recall",
+    "f1",
+    "iou",
+    "equal",
+    "cosine",
+    "relative_rmse",
+    "sqnr_db",
+    "rmse",
+)
 
-_SHARES = re.compile(r"accuracy|agreement|precision|recall|iou|f1|^top", re.IGNORECASE)
-"""Metrics that are shares of samples or cells, 0..1, and shown in percent."""
+_SHARES = re.compile(
+    r"accuracy|top1_agreement|top\d+_(?:accuracy|agreement)|precision|recall|f1|iou|equal|relative_rmse"
+)
+"""Metrics that are shares, 0..1, and shown in percent."""
 
 
 def size_text(size_bytes: int) -> str:
@@ -44,17 +60,19 @@ def metric_heading(name: str) -> str:
 
 
 def metric_text(name: str, value: float | None) -> str:
-    """In percent where it is a share, in dB where the name says so, else three digits; empty for None."""
+    """In percent where it is a share, in dB where the name says so, else in three digits; empty for None."""
     if value is None:
         return ""
     if name.endswith("_db"):
         return f"{value:.1f} dB"
-    return f"{value:.2%}" if _SHARES.search(name) and ":" not in name else f"{value:.3g}"
+    if name == "cosine":
+        return f"{value:.4f}"
+    return f"{value:.2%}" if _SHARES.fullmatch(name) else f"{value:.3g}"
 
 
 def in_order(names: set[str]) -> list[str]:
     """What people look for first comes first, then by name."""
-    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else 4, name))
+    return sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else 5, name))
 
 
 def points_text(points: float) -> str:

@@ -10,7 +10,7 @@ from converter.findings import Findings, VariantFindings
 from converter.result import Latency, PackageResult, VariantResult
 from converter.summary import said_budget, targets_of
 
-__all__ = ["size_text", "table"]
+__all__ = ["aligned", "size_text", "table"]
 
 
 def table(result: PackageResult, findings: Findings | None = None, *, budget: Budget | None = None) -> str:
@@ -24,7 +24,7 @@ def table(result: PackageResult, findings: Findings | None = None, *, budget: Bu
     findings = findings or Findings()
     budget = budget or said_budget(findings)
     lines = [f"{result.name} version {result.version}: {result.package or 'not published'}", ""]
-    lines += [*_aligned(_rows(result, findings, budget)), ""]
+    lines += [*aligned(_rows(result, findings, budget)), ""]
     after = (_measured(result), _budget(budget), *_timed(result), *map(_why, result.variants), *result.notes)
     return "\n".join([*lines, *(line for line in after if line)]).rstrip()
 
@@ -115,6 +115,7 @@ def _why(variant: VariantResult) -> str:
     return f"{variant.name} {variant.status}: {variant.error}" if variant.error else ""
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of equally many cells as lines, each column as wide as its widest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -200,6 +200,8 @@ def loss_words(loss: Loss | None) -> str:
     points, name = points_text(abs(loss.points)), metric_heading(loss.primary)
     if points == "0.00":
         return "no less accurate" if loss.primary == "accuracy" else f"no {name} lost"
+    if loss.primary in ("relative_rmse", "sqnr_db"):
+        return f"an error of {points} points ({name})"
     if loss.primary == "accuracy":
         return f"{points} points {'less' if loss.points > 0 else 'more'} accurate"
     return f"{points} points of {name} {'lost' if loss.points > 0 else 'gained'}"

@@ -35,6 +35,8 @@ _TERMS = {
     "accuracy": "Share of the samples whose largest score is at the label's place.",
     "top1_agreement": "Share of the samples whose largest score is where the original's is.",
     "sqnr_db": "Signal to quantization noise: the original's power over the power of the difference, in dB.",
+    "f1": "Harmonic mean of precision and recall of the cells above the threshold; the original says which count.",
+    "relative_rmse": "RMSE over the standard deviation of the original's values.",
     "rmse": "Root of the mean squared difference from the original, in the output's own unit.",
 }
 
@@ -209,7 +211,7 @@ class _Report:
         def shown(name: str) -> Markup | None:
             outputs = self.findings.variants[name].outputs
             parts = [
-                (output, samples.cards(output, one.worst, self.thumbnails))
+                (output, samples.cards(output, one.worst, self.thumbnails, self.labels))
                 for output, one in sorted(outputs.items())
                 if one.worst
             ]

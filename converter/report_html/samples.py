@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 
 from converter.findings import WorstSample
+from converter.report_html.classes import label_text
 from converter.report_html.markup import Markup, tag
 
 MAX_SAMPLES = 10
@@ -16,14 +18,23 @@ MAX_PICTURE_BYTES = 2**18
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def cards(output: str, worst: Sequence[WorstSample], thumbnails: Mapping[tuple[str, int], bytes]) -> Markup:
-    """One for each sample, the worst first."""
+_CLASS = re.compile(r"class (\d{1,9})(?= \()")
+"""How the answer of a classifier begins."""
+
+
+def cards(
+    output: str, worst: Sequence[WorstSample], thumbnails: Mapping[tuple[str, int], bytes], labels: Sequence[str] = ()
+) -> Markup:
+    """One for each sample, the worst first; classes by their names where there are any."""
     shown = worst[:MAX_SAMPLES]
-    return tag("ul", *(_card(one, thumbnails.get((output, one.sample))) for one in shown), class_="samples")
+    return tag("ul", *(_card(one, thumbnails.get((output, one.sample)), labels) for one in shown), class_="samples")
 
 
-def _card(one: WorstSample, picture: bytes | None) -> Markup:
-    rows = (("sample", str(one.sample)), ("original", one.original), ("variant", one.variant))
+def _card(one: WorstSample, picture: bytes | None, labels: Sequence[str]) -> Markup:
+    answers = (
+        _CLASS.sub(lambda found: label_text(int(found[1]), labels), said, 1) for said in (one.original, one.variant)
+    )
+    rows = zip(("sample", "original", "variant"), (str(one.sample), *answers), strict=True)
     said = [item for term, text in rows for item in (tag("dt", term), tag("dd", text))]
     said += [tag("dt", "error"), tag("dd", f"{one.error:.3g}")]
     return tag("li", _image(one.sample, picture), tag("dl", *said))

@@ -97,7 +97,7 @@ def _findings(name, output, loss, rng, labels):
             for i in range(labels)
         ),
         worst=tuple(
-            WorstSample(sample=17 + 31 * i, error=0.3 / (i + 1), original="Shirt 0.41", variant="T-shirt 0.47")
+            WorstSample(sample=17 + 31 * i, error=0.3 / (i + 1), original="class 6 (0.41)", variant="class 0 (0.47)")
             for i in range(10)
         ),
     )
