@@ -17,6 +17,8 @@ RELATIVE_LIMIT = 1e6
 SIGNIFICANT_DIGITS = 6
 """More than a measurement on some thousand samples means; fewer make manifests differ by a rounding."""
 
+_CHUNK_ROWS = 4_096
+
 
 def sqnr_db(signal: float, noise: float) -> float:
     """Signal to quantization noise, both as sums of squares, in dB, within the limit."""
@@ -65,5 +67,9 @@ def among_largest(scores: Array, places: Array, count: int) -> npt.NDArray[np.bo
 
 
 def accuracy(values: Array, labels: Array, top_k: int = 1) -> float:
-    """Share of samples whose label, int [samples], is among the `top_k` largest scores of an output."""
-    return rounded(float(among_largest(class_scores(values), labels, top_k).mean()))
+    """Share of samples whose label, int [samples], is among the `top_k` largest scores of an output, maybe mapped."""
+    right = 0
+    for start in range(0, len(labels), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        right += int(among_largest(class_scores(np.asarray(values[part])), labels[part], top_k).sum())
+    return rounded(share(right, len(labels)))
