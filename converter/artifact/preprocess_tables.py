@@ -60,19 +60,22 @@ class TableField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise RawInvalid(f"field {self.name!r} is missing, and has no default")
             value = self.default
         if self.categories:
-            if value not in self.categories:
-                raise RawInvalid(f"field {self.name!r} is {value!r}, not one of {list(self.categories)}")
+            if not isinstance(value, str) or value not in self.categories:
+                raise RawInvalid(f"field {self.name!r} is {_said(value)}, not one of {list(self.categories)}")
             return float(self.categories.index(value))
         if not _fits(value):
-            raise RawInvalid(
-                f"field {self.name!r} must be a finite number, as float32 too, got {str(value)[:_SHOWN]!r}"
-            )
+            raise RawInvalid(f"field {self.name!r} must be a finite number, as float32 too, got {_said(value)}")
         return float(value)
 
 
 def _fits(value: Any) -> bool:
     """Whether it is a number that float32 holds, however roughly."""
     return isinstance(value, int | float | np.integer | np.floating | np.bool_) and bool(-_MOST <= value <= _MOST)
+
+
+def _said(value: Any) -> str:
+    # Python refuses to write integers of thousands of digits.
+    return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else repr(value)[:_SHOWN]
 
 
 def vectors_of(raw: Any, fields: Sequence[TableField]) -> npt.NDArray[np.float32]:

@@ -1,8 +1,13 @@
+import contextlib
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.preprocess_cases import spec, wav
 
 from converter.artifact import InputPreprocess, ManifestInvalid, RawInvalid
+from converter.artifact.preprocess_audio import decode_wav
 
 RAMP = np.array([[-32768], [-16384], [0], [16384]])
 
@@ -89,3 +94,12 @@ def test_settings_out_of_their_bounds_are_refused(settings, says):
     """Each by name, bound and value."""
     with pytest.raises(ManifestInvalid, match=says):
         InputPreprocess(**settings)
+
+
+@given(st.binary(max_size=8), st.integers(0, 52), st.booleans())
+def test_damage_is_a_named_error(noise, at, cut):
+    """Whatever a header claims: samples, or one line that says what is wrong."""
+    data = wav(RAMP)
+    damaged = data[:at] + noise + (b"" if cut else data[at + len(noise) :])
+    with contextlib.suppress(RawInvalid):
+        assert decode_wav(damaged, None).dtype == np.float32

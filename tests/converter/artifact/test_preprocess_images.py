@@ -1,9 +1,12 @@
+import contextlib
 import subprocess
 import sys
 import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.preprocess_cases import encoded, picture, spec
 
 from converter.artifact import DecoderMissing, InputPreprocess, ManifestInvalid, Preprocess, RawInvalid
@@ -135,6 +138,17 @@ def test_what_is_no_image_is_refused(data, says):
     with pytest.raises(RawInvalid, match=f"preprocessing of 'x': .*{says}") as caught:
         apply(data, decode="image")
     assert "\n" not in str(caught.value)
+
+
+@given(
+    st.sampled_from(["PNG", "JPEG", "BMP", "GIF", "WEBP"]), st.binary(max_size=4), st.integers(0, 150), st.booleans()
+)
+def test_damage_is_a_named_error(kind, noise, at, cut):
+    """Whatever a decoder makes of damaged bytes: pixels, or one line that says so."""
+    data = encoded(PIXELS, kind)
+    damaged = data[:at] + noise + (b"" if cut else data[at + len(noise) :])
+    with contextlib.suppress(RawInvalid):
+        assert images.decode_image(damaged).dtype == np.uint8
 
 
 def test_the_sample_is_named():
