@@ -67,9 +67,9 @@ def _png(image: Array) -> bytes:
 def pixels_of(image: Array) -> Array:
     """Any numbers -> uint8 of the same shape, the least 0 and the largest 255; an even image is grey."""
     values = np.nan_to_num(image.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+    # Halved: the range of two large doubles can pass the largest, and half of the smallest is nothing.
+    low, high = float(values.min()) / 2, float(values.max()) / 2
     if not high > low:
         return np.full(image.shape, 128, np.uint8)
-    # Halved first: the range of two large doubles can pass the largest.
-    scaled: Array = np.rint((values / 2 - low / 2) / (high / 2 - low / 2) * 255).astype(np.uint8)
+    scaled: Array = np.rint(np.clip((values / 2 - low) / (high - low), 0.0, 1.0) * 255).astype(np.uint8)
     return scaled

@@ -1,10 +1,28 @@
 import shutil
 
+import msgspec
 import pytest
-from support.converter_packages import publish_toy
+from support.compiled_models import compiled_model
+from support.converter_packages import CONTENT, manifest_for, publish_toy, write_files
+from support.edge_models import scale_model, scale_signature
 
 from converter import inspection
-from converter.artifact import DigestMismatch, PackageNotFound, archive_path
+from converter.artifact import (
+    Bench,
+    BenchTime,
+    DigestMismatch,
+    ManifestInvalid,
+    PackageNotFound,
+    Preprocess,
+    Variant,
+    archive_path,
+    encode_bench,
+    publish,
+)
+from converter.artifact.digest import file_entry
+from converter.errors import OptionInvalid
+from converter.findings import Findings, VariantFindings, encode
+from converter.result import Latency
 
 
 def test_inspecting_says_what_the_manifest_says(tmp_path):
@@ -45,3 +63,131 @@ def test_a_variant_that_does_not_run_is_a_failure_of_its_own(tmp_path):
     assert [one.status for one in found.variants] == ["failed", "failed"]
     assert all(one.error for one in found.variants)
     shutil.rmtree(package.path)
+
+
+FINDINGS = Findings(variants={"int8": VariantFindings()}, budget="0.5 points", notes=("A note.",))
+
+
+def with_findings(tmp_path, data):
+    content = {**CONTENT, "evaluation.json": data}
+    files = write_files(tmp_path / "files", content)
+    kept = manifest_for(write_files(tmp_path / "files"))
+    entries = {name: file_entry(path) for name, path in files.items()}
+    return publish(files, msgspec.structs.replace(kept, files=entries), tmp_path / "out")
+
+
+def bench_file(tmp_path, measured, /, **changes):
+    fields = {
+        "format": 1,
+        "package": "toy",
+        "version": 1,
+        "digest": measured.digest,
+        "host": "a board",
+        "variants": {"int8": (BenchTime(threads=4, median_us=2.0, p90_us=3.0, runs=9),)},
+        "failed": {"float32": "too large"},
+        **changes,
+    }
+    path = tmp_path / "bench.json"
+    path.write_bytes(encode_bench(Bench(**fields)))
+    return path
+
+
+def test_findings_are_read_where_the_package_has_them(tmp_path):
+    """Their notes are told with the package; without the file there is nothing to tell."""
+    package = with_findings(tmp_path, encode(FINDINGS))
+    found = inspection.examine(package.path)
+    assert found.findings == FINDINGS
+    assert found.result.notes == ("A note.",)
+    assert inspection.findings_at(found.result) == FINDINGS
+    assert inspection.examine(publish_toy(tmp_path / "other", tmp_path / "o2").path).findings == Findings()
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"variants": 3}', b"\xff\xfe", b"[" * 5_000])
+def test_findings_that_are_none_are_the_packages_fault(tmp_path, data):
+    """Whatever the digest says of them."""
+    package = with_findings(tmp_path, data)
+    with pytest.raises(ManifestInvalid, match=r"evaluation\.json"):
+        inspection.inspect(package.path)
+
+
+def test_a_devices_times_stand_beside_the_package(tmp_path):
+    """Under the device's name; what could not be timed is a note."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    found = inspection.inspect(package.path, bench_file(tmp_path, package))
+    assert found.bench_host == "a board"
+    assert found.variants[1].bench == (Latency(threads=4, median_us=2.0, p90_us=3.0, runs=9),)
+    assert found.variants[0].bench == ()
+    assert found.notes == ("float32 could not be timed on a board: too large",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"package": "other"}, "is of other/1, the package is toy/1"),
+        ({"version": 2}, "is of toy/2, the package is toy/1"),
+        ({"digest": "sha256:1"}, "of another build of toy/1"),
+        ({"variants": {"int4": ()}}, "the variant 'int4', which toy/1 lacks"),
+    ],
+)
+def test_anothers_times_are_refused(tmp_path, changes, said):
+    """Both are named."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    with pytest.raises(OptionInvalid, match=said):
+        inspection.inspect(package.path, bench_file(tmp_path, package, **changes))
+
+
+def test_a_bench_file_that_is_none_is_refused(tmp_path):
+    """Missing, or something else."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    with pytest.raises(OptionInvalid, match="No such file"):
+        inspection.inspect(package.path, tmp_path / "none.json")
+    (tmp_path / "text.json").write_text("median: 3 ms")
+    with pytest.raises(OptionInvalid, match="nothing that `edge-run bench --json` wrote"):
+        inspection.inspect(package.path, tmp_path / "text.json")
+
+
+def test_a_report_can_be_written_of_a_package(tmp_path):
+    """From what lies in it alone; the result says where it is."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    found = inspection.inspect(package.path, report=tmp_path / "deep" / "report.html")
+    assert found.report == str(tmp_path / "deep" / "report.html")
+    assert "toy version 1" in (tmp_path / "deep" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        (compiled_model(), "ok", "needs an Edge TPU"),
+        (compiled_model("other-op"), "failed", "holds no edgetpu-custom-op"),
+        (b"TFL3" * 40, "failed", "LiteRT can't load it"),
+    ],
+)
+def test_what_an_edge_tpu_runs_is_looked_at(tmp_path, content, status, said):
+    """It can't be run here; that it is what the compiler writes can be seen."""
+    names = {"model_edgetpu.tflite": content, "plain.tflite": scale_model(2.0)}
+    files = write_files(tmp_path / "files", names)
+    entries = {name: file_entry(path) for name, path in files.items()}
+    variants = tuple(
+        Variant(
+            name=name,
+            file=file,
+            size_bytes=entries[file].size_bytes,
+            signatures=(scale_signature(),),
+            delegate=delegate,
+        )
+        for name, file, delegate in (
+            ("float32", "plain.tflite", "cpu"),
+            ("int8-edgetpu", "model_edgetpu.tflite", "edgetpu"),
+        )
+    )
+    manifest = msgspec.structs.replace(
+        manifest_for(write_files(tmp_path / "toy")),
+        signatures=(scale_signature(),),
+        variants=variants,
+        files=entries,
+        preprocess=Preprocess(),
+    )
+    found = inspection.verify(publish(files, manifest, tmp_path / "out").path)
+    assert [one.status for one in found.variants] == ["ok", status]
+    assert said in " ".join([found.variants[1].error or "", *found.notes])

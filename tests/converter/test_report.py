@@ -1,7 +1,9 @@
+import msgspec
 import pytest
 
+from converter.findings import Findings, OutputFindings, VariantFindings
 from converter.report import size_text, table
-from converter.result import PackageResult, VariantResult
+from converter.result import Latency, PackageResult, VariantResult
 
 
 def result(**changes):
@@ -84,3 +86,37 @@ def test_a_package_that_was_never_measured_says_so():
 def test_sizes_are_in_powers_of_ten(size_bytes, text):
     """As disks and networks count."""
     assert size_text(size_bytes) == text
+
+
+def finding(loss_points):
+    return VariantFindings(
+        outputs={"y": OutputFindings(kind="scores", primary="accuracy", loss_points=loss_points, reference_points=96.0)}
+    )
+
+
+def test_losses_and_times_have_columns_where_they_are_known():
+    """The loss against the budget, the median on this host, and a device's; a line says whose times they are."""
+    float32, int8 = result().variants
+    times = (
+        Latency(threads=4, median_us=90.0, p90_us=99.0, runs=9),
+        Latency(threads=1, median_us=178.0, p90_us=200.0, runs=9),
+    )
+    device = (Latency(threads=4, median_us=1_200.0, p90_us=1_300.0, runs=9),)
+    text = table(
+        result(
+            variants=(float32, msgspec.structs.replace(int8, latency=times, bench=device)),
+            host="a host",
+            bench_host="a board",
+        ),
+        Findings(variants={"float32": finding(0.0), "int8": finding(0.22)}, budget="0.1 points"),
+    )
+    lines = text.splitlines()
+    assert lines[2].split() == ["variant", "size", "accuracy", "agreement", "SQNR", "RMSE", "loss", "latency", "bench"]
+    assert lines[4].split()[-2:] == ["0.00", "pt"]
+    assert "0.22 pt, over  178 µs   1.20 ms  chosen for default" in lines[5]
+    assert lines[7:] == [
+        "Measured on 450 evaluation samples.",
+        "A variant may lose 0.1 points.",
+        "Latency: the median of one call with one sample on this host (a host), 1 thread.",
+        "Bench: the median of one call with one sample on a board, 4 threads.",
+    ]

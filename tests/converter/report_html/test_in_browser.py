@@ -49,7 +49,7 @@ const cut = boxes.filter(([, box]) => frames.every(frame => box.left < frame.lef
   .map(([name]) => name);
 const root = document.documentElement;
 const wide = [...document.body.querySelectorAll("*")].filter(shown)
-  .filter(one => !one.closest(".scroll") && !one.closest("svg") && one.getBoundingClientRect().right > root.clientWidth + 1)
+  .filter(one => !one.closest(".scroll, svg") && one.getBoundingClientRect().right > root.clientWidth + 1)
   .map(one => one.tagName + " " + one.textContent.slice(0, 30));
 const reachable = [...document.querySelectorAll(".scroll")].every(one => one.tabIndex === 0);
 return {
