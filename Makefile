@@ -48,8 +48,9 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## the benchmarks, each a ratio against a baseline of the same run
+bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/converter.py
 
 lock:  ## rewrite the lock files (needs uv)
 	requirements/compile.sh

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import signal
 
+from converter.findings import Findings
 from converter.result import PackageResult
 
 EXIT_DONE = 0
@@ -66,11 +67,13 @@ class NothingFits(ConverterError):
 
     Attributes:
         result: What became of each variant; the message says what came closest.
+        findings: What was found out about them.
     """
 
-    def __init__(self, message: str, result: PackageResult) -> None:
+    def __init__(self, message: str, result: PackageResult, findings: Findings) -> None:
         super().__init__(message)
         self.result = result
+        self.findings = findings
 
 
 class NoVariantMade(ConverterError):

@@ -133,11 +133,13 @@ class EdgeTpuReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What LiteRT's GPU delegate would do with a file, by TensorFlow Lite's own analyzer.
+    """What LiteRT's GPU delegate would do with a file.
+
+    By TensorFlow Lite's analyzer, and by the delegate's list of operators where the analyzer has nothing to say.
 
     Attributes:
-        compatible: Whether it takes all of it.
-        problems: What the analyzer says is not taken, a line each.
+        compatible: Whether it takes all of it, as far as that can be foretold.
+        problems: What is not taken, a line each.
     """
 
     compatible: bool

@@ -67,8 +67,8 @@ PACKAGE_COMMANDS = {
     ),
     "verify": (
         (
-            "Checks a package's digests and runs each variant once. Exit code 0: all is well; 2: damaged or no package; "
-            "4: a variant does not run."
+            "Checks a package's digests and runs each variant once. Exit code 0: all is well; 2: damaged, or no "
+            "package; 4: a variant does not run."
         ),
         "example:\n  edge-convert verify packages/digits-1.tar.gz",
     ),

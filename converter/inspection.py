@@ -68,12 +68,7 @@ def inspect(path: Path, bench: Path | None = None, report: Path | None = None) -
         bench: What `edge-run bench PACKAGE --json` wrote on a device.
         report: Where the HTML report is written.
     """
-    found = examine(path, bench)
-    if report is None:
-        return found.result
-    text = render(found.result, found.findings, labels=found.manifest.labels, tools=found.manifest.tools)
-    with written(text, report):
-        return msgspec.structs.replace(found.result, report=str(report))
+    return examine(path, bench, report).result
 
 
 def findings_at(result: PackageResult) -> Findings:
@@ -84,12 +79,13 @@ def findings_at(result: PackageResult) -> Findings:
         return read_findings(package)
 
 
-def examine(path: Path, bench: Path | None = None) -> Inspection:
+def examine(path: Path, bench: Path | None = None, report: Path | None = None) -> Inspection:
     """What the package says of itself, and what a device measured of it.
 
     Args:
         path: Its directory or archive.
         bench: What `edge-run bench PACKAGE --json` wrote.
+        report: Where the HTML report is written.
 
     Raises:
         PackageError: no package, or a damaged one.
@@ -99,7 +95,12 @@ def examine(path: Path, bench: Path | None = None) -> Inspection:
         found = _told(of_package(package, path), read_findings(package))
         if bench is not None:
             found = with_bench(found, package, read_bench(bench), bench)
-        return Inspection(result=found, findings=read_findings(package), manifest=package.manifest)
+        findings, manifest = read_findings(package), package.manifest
+    if report is not None:
+        text = render(found, findings, labels=manifest.labels, tools=manifest.tools)
+        with written(text, report):
+            found = msgspec.structs.replace(found, report=str(report))
+    return Inspection(result=found, findings=findings, manifest=manifest)
 
 
 def _told(result: PackageResult, findings: Findings) -> PackageResult:

@@ -1,20 +1,48 @@
-"""Puts a package together: the manifest out of what was made, and what is said of it."""
+"""Puts a package together: the manifest and the findings out of what was made, and what is said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from converter.artifact import FORMAT_VERSION, Manifest, Metrics, Preprocess, Signature, Source, Variant
+from converter.artifact import (
+    FORMAT_VERSION,
+    Cascade,
+    Manifest,
+    Metrics,
+    Package,
+    Preprocess,
+    Signature,
+    Source,
+    Variant,
+    publish,
+)
 from converter.artifact.digest import file_entry
-from converter.choose import Candidate, choose
-from converter.config import ConvertOptions
+from converter.config import Budget, ConvertOptions
 from converter.data import Dataset
 from converter.evaluate import Reference
-from converter.result import PackageResult, VariantResult
-from converter.sources import saved_model
+from converter.findings import (
+    FINDINGS_FILE,
+    EdgeTpuReport,
+    Findings,
+    GpuReport,
+    LayerError,
+    OutputFindings,
+    VariantFindings,
+    encode,
+)
+from converter.result import Latency, VariantResult
+from converter.sources.source import SourceModel
 from converter.tools import tool_versions
+
+EXTRA_ASSETS = Path("assets.extra", "edge_package")
+"""Where a SavedModel's version directory keeps the package; `assets.extra` is TensorFlow's place for what is not its
+own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +50,15 @@ class Loaded:
     """What was given, read and checked.
 
     Attributes:
-        signature: The one that is converted.
-        tensorflow: The version of TensorFlow that read it.
-        digest: The source's.
+        source: The model.
+        digest: Its digest.
         calibration: The samples for int8.
         evaluation: The samples to measure on.
         labels: Class names.
         preprocess: How raw values become inputs.
     """
 
-    signature: Signature
-    tensorflow: str
+    source: SourceModel
     digest: str
     calibration: Dataset | None
     evaluation: Dataset | None
@@ -41,84 +67,184 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Working:
-    """A variant that was made, ran and was measured.
+class Made:
+    """A variant that was made, and ran, and was measured where there was something to measure on.
 
     Attributes:
         name: The recipe's.
-        file: Its TFLite file, outside of any package yet.
-        signature: The tensors as that file has them.
+        files: Its TFLite file, outside of any package yet; several where the model was cut into segments.
+        signatures: The tensors as that file has them.
         metrics: What was measured.
+        outputs: What was found out, by output.
+        cascade: From what confidence on its answers can stand.
+        full_int8: Whether all of it is int8, as an Edge TPU wants it.
+        delegate: What runs it.
+        folded: The inputs whose preprocessing is folded into them.
+        layers: What quantizing each operator costs.
+        edge_tpu: What an Edge TPU would do with it.
+        gpu: What a GPU would do with it.
+        latency: On this host.
     """
 
     name: str
-    file: Path
-    signature: Signature
-    metrics: Metrics
+    files: tuple[Path, ...]
+    signatures: tuple[Signature, ...]
+    metrics: Metrics = field(default_factory=dict)
+    outputs: dict[str, OutputFindings] = field(default_factory=dict)
+    cascade: Cascade | None = None
+    full_int8: bool = False
+    delegate: str = "cpu"
+    folded: tuple[str, ...] = ()
+    layers: tuple[LayerError, ...] = ()
+    edge_tpu: EdgeTpuReport | None = None
+    gpu: GpuReport | None = None
+    latency: tuple[Latency, ...] = ()
 
     @property
-    def packed_as(self) -> str:
-        """Its path in the package."""
-        return f"{self.name}.tflite"
+    def size_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def packed(self) -> dict[str, Path]:
+        """By path in the package, where its files are."""
+        if self.delegate == "edgetpu":
+            count = len(self.files)
+            segments = [f"model_segment_{index}_of_{count}_edgetpu.tflite" for index in range(count)]
+            return dict(zip(segments if count > 1 else ["model_edgetpu.tflite"], self.files, strict=True))
+        return {f"{self.name}.tflite": self.files[0]}
 
     @property
     def result(self) -> VariantResult:
         """As it is reported."""
-        return VariantResult(name=self.name, status="ok", size_bytes=self.file.stat().st_size, metrics=self.metrics)
-
-
-def manifest_of(
-    options: ConvertOptions, loaded: Loaded, reference: Reference | None, working: Sequence[Working]
-) -> Manifest:
-    """The manifest of a package with these variants, at least one, the most faithful first."""
-    measured = loaded.evaluation is not None
-    original = reference.metrics() if reference and measured else {}
-    files = {one.packed_as: file_entry(one.file) for one in working}
-    variants = tuple(
-        Variant(
-            name=one.name,
-            file=one.packed_as,
-            size_bytes=files[one.packed_as].size_bytes,
-            signatures=(one.signature,),
-            metrics=one.metrics,
+        return VariantResult(
+            name=self.name, status="ok", size_bytes=self.size_bytes, metrics=self.metrics, latency=self.latency
         )
-        for one in working
+
+    @property
+    def findings(self) -> VariantFindings:
+        """As they are kept in the package."""
+        return VariantFindings(outputs=self.outputs, layers=self.layers, edge_tpu=self.edge_tpu, gpu=self.gpu)
+
+    def variant(self) -> Variant:
+        """As the manifest has it."""
+        paths = tuple(self.packed)
+        return Variant(
+            name=self.name,
+            file=paths[0],
+            # Of the one file: the others are listed, with their sizes, among the package's.
+            size_bytes=self.files[0].stat().st_size,
+            signatures=self.signatures,
+            metrics=self.metrics,
+            delegate="edgetpu" if self.delegate == "edgetpu" else "cpu",
+            segments=paths if len(paths) > 1 else (),
+            folded=self.folded,
+            cascade=self.cascade,
+        )
+
+
+def findings_of(made: Sequence[Made], budget: Budget | None, notes: tuple[str, ...]) -> Findings:
+    """What `evaluation.json` holds."""
+    return Findings(
+        variants={one.name: one.findings for one in made}, budget=str(budget) if budget else "", notes=notes
     )
-    candidates = [Candidate(name=one.name, size_bytes=one.size_bytes, metrics=one.metrics) for one in variants]
-    return Manifest(
+
+
+def publish_package(
+    options: ConvertOptions,
+    loaded: Loaded,
+    reference: Reference | None,
+    made: Sequence[Made],
+    *,
+    chosen: Mapping[str, str],
+    findings: Findings,
+    folder: Path,
+) -> Package:
+    """Writes the package; all of it or nothing.
+
+    Args:
+        options: Where to, under what name.
+        loaded: What was given.
+        reference: What the original answered.
+        made: At least one, the most faithful first.
+        chosen: By target, the name of one of them.
+        findings: What was found out, of all that were made.
+        folder: Where a file can be written that is packed then.
+
+    Raises:
+        PackageExists, OSError: see `artifact.publish`.
+    """
+    kept = [one for one in made if not options.only_chosen or one.name in chosen.values()]
+    files = {path: file for one in kept for path, file in one.packed.items()}
+    files[FINDINGS_FILE] = folder / FINDINGS_FILE
+    files[FINDINGS_FILE].write_bytes(encode(findings))
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
         model=options.name,
         version=options.version,
-        signatures=(loaded.signature,),
-        variants=variants,
-        chosen={"default": choose(candidates, original, measured=measured)},
+        signatures=loaded.source.signatures,
+        variants=tuple(one.variant() for one in kept),
+        chosen=dict(chosen),
         labels=loaded.labels,
         preprocess=loaded.preprocess,
-        source=Source(format=saved_model.FORMAT, digest=loaded.digest, metrics=original),
+        preprocess_fingerprint=loaded.preprocess.fingerprint,
+        source=Source(
+            format=loaded.source.format,
+            digest=loaded.digest,
+            metrics=reference.metrics() if reference and loaded.evaluation else {},
+        ),
         evaluation_samples=loaded.evaluation.samples if loaded.evaluation else 0,
-        tools=tool_versions(loaded.tensorflow),
-        files=files,
+        tools=tool_versions(loaded.source.tensorflow),
+        files={path: file_entry(file) for path, file in files.items()},
     )
+    package = publish(files, manifest, options.output, replace=options.replace)
+    if options.into:
+        lay_into(package, options.into)
+    return package
 
 
-def result_of(
-    manifest: Manifest, where: Path, variants: Sequence[VariantResult], notes: tuple[str, ...]
-) -> PackageResult:
-    """What is said of the package that was published at `where`."""
-    return PackageResult(
-        package=str(where),
-        name=manifest.model,
-        version=manifest.version,
-        chosen=dict(manifest.chosen),
-        variants=tuple(variants),
-        source_metrics=manifest.source.metrics,
-        evaluation_samples=manifest.evaluation_samples,
-        notes=notes,
-    )
+def lay_into(package: Package, version_directory: Path) -> Path:
+    """Copies the package to `assets.extra/edge_package/` of a SavedModel's version directory, by one rename.
+
+    A package that is there gives way; a server that looks at the directory sees the one or the other.
+    """
+    target = version_directory / EXTRA_ASSETS
+    target.parent.mkdir(exist_ok=True)
+    with _beside(target) as staging:
+        tree = staging / "new"
+        shutil.copytree(package.path, tree)
+        Package.open(tree)
+        if target.exists():
+            target.rename(staging / "old")
+        tree.rename(target)
+    return target
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_into(version_directory: Path) -> str:
+    """Why the package can't be laid into the directory; empty if it can."""
+    if not any((version_directory / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+        return f"{version_directory} is no SavedModel's directory: it holds no saved_model.pb"
+    if not os.access(version_directory, os.W_OK | os.X_OK):
+        return f"{version_directory} can't be written to"
+    return ""
 
 
 def notes_on(loaded: Loaded, reference: Reference | None) -> tuple[str, ...]:
     """What the figures do not say, in plain words."""
+    return (*loaded.source.notes, *_measurement_notes(loaded, reference))
+
+
+def _measurement_notes(loaded: Loaded, reference: Reference | None) -> tuple[str, ...]:
     if reference is None:
         return ("Nothing was measured: no data were given. Each variant was only run once, on zeros.",)
     if loaded.evaluation is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,19 +32,27 @@ def silent(step: Step) -> None:
 
 
 class Counter:
-    """Counts steps and reports them."""
+    """Counts steps and reports them, one at a time whatever thread they come from."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         """Begins at 0 of `total`."""
         self._progress = progress
         self._total = total
         self._done = 0
+        self._lock = threading.Lock()
+
+    def expect(self, steps: int) -> None:
+        """There are that many more steps than was thought."""
+        with self._lock:
+            self._total += steps
 
     def begin(self, text: str) -> None:
-        """The next step has begun."""
-        self._progress(Step(done=self._done, total=self._total, text=text))
+        """A step has begun, or has got further."""
+        with self._lock:
+            self._progress(Step(done=self._done, total=self._total, text=text))
 
     def end(self, text: str = "", *, log: str = "", steps: int = 1) -> None:
         """`steps` steps are over; more than one where what would follow is not done."""
-        self._done += steps
-        self._progress(Step(done=self._done, total=self._total, text=text, log=log))
+        with self._lock:
+            self._done += steps
+            self._progress(Step(done=self._done, total=self._total, text=text, log=log))

@@ -111,6 +111,8 @@ def _int8(task: Lowering) -> bytes:
             input_data_type=into,
             output_data_type=out,
             denylisted_nodes=sorted(task.float_layers) if task.recipe.mixed else None,
+            # The Edge TPU's compiler dates from before dense layers had a scale for each output: see `edgetpu`.
+            disable_per_channel_for_dense_layers=task.recipe.full_int8,
         )
     )
 

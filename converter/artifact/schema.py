@@ -46,8 +46,9 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cascade(msgspec.Struct, frozen=True, kw_only=True):
-    """From what confidence on a variant's answer can stand, so that device and server together are as accurate as
-    the server alone.
+    """From what confidence on a variant's answer can stand.
+
+    So that device and server together are as accurate as the server alone.
 
     Attributes:
         output: The output with class scores.

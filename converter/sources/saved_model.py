@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.artifact import VARIABLE, ManifestInvalid, Signature, TensorSpec
-from converter.artifact.digest import tree_digest
 from converter.data import Batch, Dataset
 from converter.errors import SourceInvalid, ToolMissing
 from converter.outputs import OutputWriter
-from converter.sources.graphs import MODEL_FILES, serve_graph
-from converter.sources.graphs import SERVE_TAG as SERVE_TAG  # noqa: PLC0414  of those who lower it
+from converter.sources.graphs import MODEL_FILES, SERVE_TAG, serve_graph
 from converter.sources.messages import said
 
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
@@ -125,27 +123,6 @@ def signature_of(path: Path, one: Declared) -> Signature:
         return make_signature(one.name, one.inputs, one.outputs)
     except ManifestInvalid as error:
         raise SourceInvalid(f"{path}: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceModel:
-    """A signature, and the version of TensorFlow that read it."""
-
-    signature: Signature
-    tensorflow: str
-
-
-def digest(path: Path) -> str:
-    """`sha256:` and one digest over all files of the SavedModel."""
-    return tree_digest(path)
-
-
-def read(path: Path, signature_name: str) -> SourceModel:
-    """The signature of that name, as the SavedModel describes it; errors as of `declared` and `signature_of`."""
-    import tensorflow as tf  # noqa: PLC0415  only in a child
-
-    (one,) = declared(path, [signature_name])
-    return SourceModel(signature=signature_of(path, one), tensorflow=str(tf.__version__))
 
 
 def make_signature(name: str, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> Signature:

@@ -74,6 +74,12 @@ _SAVED_AGAIN = (
 )
 
 
+_ONE_ROW = (
+    "the batch is fixed at 1: the model has loops over steps (as LSTM and GRU layers do), which LiteRT runs with a "
+    "fixed batch only"
+)
+
+
 class _Reshape(Protocol):
     def __call__(self, shapes: Shapes, folder: Path) -> tuple[Signature, ...]:
         """Writes the model to `folder` with these input shapes; its signatures then, in the order of `shapes`."""
@@ -185,12 +191,7 @@ def _with_lists(task: SourceTask, opened: _Opened, shapes: Shapes, lowered: _Low
     if variable:
         folder = task.folder / "one_row"
         lowered = _Lowered(path=folder, signatures=opened.reshape(with_batch(shapes, variable, 1), folder))
-        notes += (
-            (
-                "the batch is fixed at 1: the model has loops over steps (as LSTM and GRU layers do), which LiteRT runs "
-                "with a fixed batch only"
-            ),
-        )
+        notes += (_ONE_ROW,)
         if tensor_lists.try_lowering(lowered.path, lowered.signatures) != "single_batch":
             return replace(lowered, notes=notes)
     if tensor_lists.try_lowering(lowered.path, lowered.signatures, single_batch=True) == "single_batch":

@@ -6,6 +6,9 @@ from converter.config import ConvertOptions
 from converter.isolation import ForkServer
 from converter.pipeline import PRELOAD, run
 
+QUICK = {"variants": ("float32", "dynamic", "int8"), "measure_latency": False}
+"""What most tests ask for; those of the other variants say so."""
+
 
 @pytest.fixture(scope="session")
 def server():
@@ -41,7 +44,9 @@ def convert(server, models):
     """Converts a model by its name, with the shared server."""
 
     def converted(model, output, **options):
-        fields = {"saved_model": models / model, "name": model, "version": 1, "output": output, **options}
+        fields = {"saved_model": models / model, "name": model, "version": 1, "output": output, **QUICK, **options}
+        if "signature" in fields:
+            fields["signatures"] = (fields.pop("signature"),)
         progress = fields.pop("progress", lambda _: None)
         return run(ConvertOptions(**fields), progress, server)
 

@@ -1,0 +1,117 @@
+"""The end of a conversion: chooses, publishes or says why not, and writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from converter import latency
+from converter.artifact import version_path
+from converter.choose import Candidate, Choice, choose
+from converter.config import ConvertOptions
+from converter.conversion import Conversion, Outcome
+from converter.errors import NothingFits, NoVariantMade
+from converter.evaluate import Reference
+from converter.findings import Findings
+from converter.packing import Loaded, Made, findings_of, notes_on, publish_package
+from converter.places import report_path
+from converter.report_writing import report_text, written
+from converter.result import PackageResult, VariantResult
+from converter.tools import tool_versions
+
+
+def candidate(one: Made) -> Candidate:
+    """What the choice looks at."""
+    return Candidate(
+        name=one.name,
+        size_bytes=one.size_bytes,
+        latency_us=one.latency[0].median_us if one.latency else None,
+        outputs=one.outputs,
+        full_int8=one.full_int8,
+        delegate=one.delegate,
+    )
+
+
+def decide(
+    conversion: Conversion, loaded: Loaded, reference: Reference | None, outcomes: Sequence[Outcome]
+) -> PackageResult:
+    """Chooses a variant for each target and publishes the package.
+
+    Raises:
+        NoVariantMade: there is none to choose from.
+        NothingFits: for one of the targets none is within the budget; the report is written nevertheless.
+        PackageExists, OSError: see `artifact.publish`.
+    """
+    options = conversion.options
+    made = [one for one in outcomes if isinstance(one, Made)]
+    results = [one.result if isinstance(one, Made) else one for one in outcomes]
+    if not made:
+        raise _no_variant(options, results)
+    choices = _choices(conversion, made, measured=loaded.evaluation is not None)
+    missing = [f"{target}: {one.why}" for target, one in choices.items() if one.variant is None]
+    refusal = f"nothing was published: {'; '.join(missing)}" if missing else ""
+    notes = (*notes_on(loaded, reference), *(f"{target}: {one.why}." for target, one in choices.items() if one.closest))
+    findings = findings_of(made, options.budget, notes)
+    chosen = {target: one.variant for target, one in choices.items() if one.variant is not None}
+    result = PackageResult(
+        package=None if refusal else str(version_path(options.output, options.name, options.version)),
+        name=options.name,
+        version=options.version,
+        chosen=chosen,
+        variants=tuple(results),
+        source_metrics=reference.metrics() if reference and loaded.evaluation else {},
+        evaluation_samples=loaded.evaluation.samples if loaded.evaluation else 0,
+        notes=notes,
+        host=latency.host() if options.measure_latency else "",
+        report=str(report_path(options)) if options.report else None,
+    )
+    conversion.counter.begin("writing the report" if refusal else "writing the package")
+    with _reported(conversion, loaded, result, findings, refusal):
+        if not refusal:
+            publish_package(
+                options, loaded, reference, made, chosen=chosen, findings=findings, folder=conversion.folder
+            )
+    conversion.counter.end()
+    if refusal:
+        raise NothingFits(refusal, result, findings)
+    return result
+
+
+def _reported(
+    conversion: Conversion, loaded: Loaded, result: PackageResult, findings: Findings, refusal: str
+) -> AbstractContextManager[None]:
+    options = conversion.options
+    if not options.report:
+        return nullcontext()
+    text = report_text(
+        result,
+        findings,
+        labels=loaded.labels,
+        tools=tool_versions(loaded.source.tensorflow),
+        targets=tuple(one.target for one in conversion.plan.needs),
+        budget=options.budget,
+        refusal=refusal,
+        evaluation=loaded.evaluation,
+        signature=loaded.source.signatures[0],
+    )
+    return written(text, report_path(options))
+
+
+def _choices(conversion: Conversion, made: Sequence[Made], *, measured: bool) -> dict[str, Choice]:
+    options = conversion.options
+    candidates = [candidate(one) for one in made]
+    return {
+        needs.target: choose(candidates, needs, options.budget, options.optimize, measured=measured)
+        for needs in conversion.plan.needs
+    }
+
+
+def _no_variant(options: ConvertOptions, variants: Sequence[VariantResult]) -> NoVariantMade:
+    reasons: dict[str, list[str]] = {}
+    for one in variants:
+        reasons.setdefault(one.error or "", []).append(one.name)
+    listed = "; ".join(f"{', '.join(names)}: {error}" for error, names in reasons.items())
+    result = PackageResult(
+        package=None, name=options.name, version=options.version, chosen={}, variants=tuple(variants)
+    )
+    return NoVariantMade(f"no variant could be made, so nothing was published: {listed}", result)
