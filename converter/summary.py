@@ -1,4 +1,4 @@
-"""What a result says in one sentence, and what its variants are compared by. Pure."""
+"""What a result says in one sentence, and what its variants are compared by."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from converter.errors import OptionInvalid
 from converter.figures import factor_text, metric_heading, points_text, size_text
 from converter.findings import Findings
 from converter.result import PackageResult, VariantResult
+from devices import load_profiles
 
 BASELINE = "float32"
 DEFAULT = "default"
 
-_SAME = 0.02
-"""Sizes and times within two percent of each other are the same to whoever decides."""
+_SAME = 0.05
+"""Sizes and times within five percent of each other are the same to whoever decides, and would read `1.0x`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +162,15 @@ def _default_first(target: str) -> tuple[bool, str]:
 def _choice(result: PackageResult, findings: Findings, variant: VariantResult) -> str:
     others = [target for target in targets_of(result, variant.name) if target != DEFAULT]
     whom = f" for {joined(others)}" if others else " by default" if len(set(result.chosen.values())) > 1 else ""
-    parts = [_size_words(result, variant), loss_words(loss_of(findings, variant.name)), _speed_words(result, variant)]
+    parts = [_size_words(result, variant), loss_words(loss_of(findings, variant.name))]
+    if not others or not all(map(_is_accelerator, others)):
+        parts.append(_speed_words(result, variant))
     return f"{variant.name}{whom}: {', '.join(part for part in parts if part)}"
+
+
+def _is_accelerator(target: str) -> bool:
+    """Whether it is one that a host's CPU says nothing about."""
+    return any(one.name == target and one.kind == "accelerator" for one in load_profiles())
 
 
 def _nothing(result: PackageResult, findings: Findings, budget: Budget | None, missing: Sequence[str]) -> str:

@@ -82,10 +82,7 @@ def as_text(found: Bench) -> str:
     """A table for a person: a line for each variant and number of threads, the failures below."""
     rows = [("variant", "threads", "median", "p90", "runs")]
     for name, times in found.variants.items():
-        rows += [
-            (name, str(one.threads), _milliseconds(one.median_us), _milliseconds(one.p90_us), str(one.runs))
-            for one in times
-        ]
+        rows += [(name, str(one.threads), _time(one.median_us), _time(one.p90_us), str(one.runs)) for one in times]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = [
         "  ".join(
@@ -98,5 +95,11 @@ def as_text(found: Bench) -> str:
     return "\n".join([head, "", *lines, *([""] if failed else []), *failed])
 
 
-def _milliseconds(value_us: float) -> str:
-    return f"{value_us / 1e3:.3g} ms" if value_us < 1e5 else f"{value_us / 1e3:.0f} ms"
+def _time(value_us: float) -> str:
+    """1234.5 -> `1.23 ms`."""
+    value, unit = value_us, "\N{MICRO SIGN}s"
+    for larger in ("ms", "s"):
+        if value < 1_000:
+            break
+        value, unit = value / 1_000, larger
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"

@@ -107,7 +107,8 @@ def place(marks: Sequence[Mark], frame: Box, taken: Sequence[Box] = ()) -> list[
         blocked = (*placed, *taken)
         free = [box for box in _candidates(mark) if box.inside(frame) and not any(box.meets(one) for one in blocked)]
         clear = [box for box in free if not any(box.meets(one) for one in circles)]
-        others = [circle for circle in circles if circle != mark.box]
+        # A mark that lies in another's has no way out but through it.
+        others = [one for one in circles if not (one.left <= mark.x <= one.right and one.top <= mark.y <= one.bottom)]
         apart = [box for box in clear if not _crosses(mark, box, (*placed, *others))]
         placed.append(next(iter((*apart, *clear, *free)), None) or _anywhere(mark, frame, placed))
     return placed

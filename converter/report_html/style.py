@@ -122,7 +122,7 @@ td.over,td.over small{color:var(--warn)}
 .measure{display:grid;grid-template-columns:4rem minmax(6rem,1fr);gap:.75rem;align-items:center;text-align:right}
 table.dense th,table.dense td{padding:.26rem .9rem}
 table.dense tbody th{min-width:14rem}
-.fill{display:block;height:100%;background:var(--mark);min-width:1px}
+.fill{display:block;height:100%;background:var(--mark)}
 .fill.warn{background:var(--warn)}
 .meter{display:grid;grid-template-columns:minmax(9rem,16rem) 1fr;gap:.25rem 1rem;align-items:center;max-width:46rem;
 margin:.75rem 0;font-size:.92rem}

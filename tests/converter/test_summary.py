@@ -6,7 +6,18 @@ from support import report_results
 from converter.config import Budget
 from converter.findings import Findings, OutputFindings, VariantFindings
 from converter.result import Latency, PackageResult, VariantResult
-from converter.summary import closest, dominated, front, headline, joined, loss_of, loss_words, said_budget, within
+from converter.summary import (
+    closest,
+    compared,
+    dominated,
+    front,
+    headline,
+    joined,
+    loss_of,
+    loss_words,
+    said_budget,
+    within,
+)
 
 TIME = {"float32": 400.0, "int8": 200.0}
 
@@ -68,6 +79,15 @@ def test_targets_that_share_a_variant_are_told_together():
         "float32 by default: 100.0 kB, no less accurate; "
         "int8 for coral-usb and raspberry-pi-5: 4.0x smaller, 0.10 points less accurate, 2.0x faster on this host."
     )
+
+
+def test_an_accelerators_speed_is_not_read_off_this_host():
+    """How fast a CPU here runs the file says nothing of an Edge TPU; nor is a few percent a difference."""
+    text = headline(result(chosen={"default": "float32", "coral-usb": "int8"}), findings(int8=0.1, float32=0.0))
+    assert text.endswith("int8 for coral-usb: 4.0x smaller, 0.10 points less accurate.")
+    assert [compared(one, "more", "less", "same") for one in (1.04, 0.96, 1.1, 0.5)] == [
+        *("same", "same", "1.1x more", "2.0x less"),
+    ]
 
 
 def test_what_was_not_measured_is_not_claimed():

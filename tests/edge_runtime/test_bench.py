@@ -93,13 +93,13 @@ def test_one_variant_that_fails_stops_no_other(mixed, capsys):
 
 
 def test_the_table_has_a_line_for_each_time(packages, capsys):
-    """In milliseconds, under headings."""
+    """In the unit that fits, under headings."""
     assert main(["bench", str(packages / "scale" / "1"), "--threads", "1,2", *FAST]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("scale version 1 on ")
     assert lines[2].split() == ["variant", "threads", "median", "p90", "runs"]
     assert [line.split()[:2] for line in lines[3:]] == [["float32", "1"], ["float32", "2"]]
-    assert lines[3].split()[3] == "ms"
+    assert lines[3].split()[3] == "µs"
 
 
 @pytest.mark.parametrize(
