@@ -133,9 +133,10 @@ def prepare(task: SourceTask) -> SourceModel:
     own = {one.name: {spec.name: spec.shape for spec in one.inputs} for one in found}
     shapes = resolve(task.shapes, {one.name: one.inputs for one in found})
     lost = unrestored(serve_graph(opened.base), task.signatures)
-    if shapes == own and not lost and not any(one.unranked for one in found):
-        signatures = tuple(saved_model.signature_of(opened.base, one) for one in found)
-        lowered = _Lowered(path=opened.base, signatures=signatures)
+    # Of several signatures, TensorFlow's converter drops some without a word; of a model that was saved anew, none.
+    if shapes == own and not lost and len(found) == 1 and not found[0].unranked:
+        signature = saved_model.signature_of(opened.base, found[0])
+        lowered = _Lowered(path=opened.base, signatures=(signature,))
     else:
         folder = task.folder / "reshaped"
         notes = (_SAVED_AGAIN,) if lost else ()

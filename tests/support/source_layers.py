@@ -1,6 +1,7 @@
-"""A custom layer of Keras 3, and what `custom_objects` may point to. Only for child processes."""
+"""Custom layers of Keras 3 and 2, and what `custom_objects` may point to. Only for child processes."""
 
 import keras
+import tf_keras
 
 
 class Doubled(keras.layers.Layer):
@@ -8,8 +9,9 @@ class Doubled(keras.layers.Layer):
         return 2.0 * inputs
 
 
-def halved(x):
-    return 0.5 * x
+class Halved(tf_keras.layers.Layer):
+    def call(self, inputs):
+        return 0.5 * inputs
 
 
 OBJECTS = {"Doubled": Doubled}

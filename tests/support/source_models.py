@@ -107,15 +107,18 @@ def _four_inputs(tf):
 def _words(tf):
     """Words -> numbers, and numbers -> words, by hash tables."""
     module = tf.Module()
-    words, numbers = tf.constant(["up", "down"]), tf.constant([3, 4], tf.int64)
-    module.there = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(words, numbers), -1)
-    module.back = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(numbers, words), "?")
+    initializer = tf.lookup.KeyValueTensorInitializer
+    words, numbers = ["up", "down"], [3, 4]
+    module.there = tf.lookup.StaticHashTable(initializer(words, numbers, tf.string, tf.int64), -1)
+    module.back = tf.lookup.StaticHashTable(initializer(numbers, words, tf.int64, tf.string), "?")
+
+    def text(index):
+        return {"text": module.back.lookup(index)}
+
     number = _signature(tf, module, lambda word: {"number": module.there.lookup(word)}, word=((None,), tf.string))
-    module.other = tf.function(
-        lambda number: {"word": module.back.lookup(number)},
-        input_signature=[tf.TensorSpec((None,), tf.int64, "number")],
-    )
-    return module, {"serving_default": number, "back": module.other}
+    module.other = tf.function(text)
+    back = module.other.get_concrete_function(tf.TensorSpec((None,), tf.int64, "index"))
+    return module, {"serving_default": number, "back": back}
 
 
 def _python(tf):
@@ -211,8 +214,7 @@ def _keras_2(tf, folder):
     model.compile(tf_keras.optimizers.legacy.Adam(), "mse")
     model.fit(np.zeros((2, 4)), np.zeros((2, 2)), verbose=0)
     tf.saved_model.save(model, str(folder / "keras_2_optimizer"))
-    custom = tf_keras.layers.Dense(2, activation=source_layers().halved)
-    tf_keras.Model(features, custom(features)).save(folder / "custom.h5")
+    tf_keras.Model(features, source_layers().Halved()(features)).save(folder / "custom.h5")
     steps = tf_keras.Input((6, 3), name="steps")
     tf_keras.Model(steps, tf_keras.layers.Dense(2, name="forecast")(tf_keras.layers.LSTM(4)(steps))).save(
         folder / "keras_2_lstm"
@@ -257,3 +259,11 @@ def both_answers(found, file, inputs, signature="serving_default"):
     fed = {name: tf.constant(values) for name, values in inputs.items()}
     original = {name: one.numpy() for name, one in load(found.original).signatures[signature](**fed).items()}
     return original, Interpreter(model_path=str(file)).get_signature_runner(signature)(**inputs)
+
+
+def translated(found):
+    """Lowers to float32 as the converter of this project does."""
+    from converter.translate import Translator
+
+    names = [signature.name for signature in found.signatures]
+    return Translator(found.saved_model, names, single_batch_lists=found.single_batch_lists).translate("float32")

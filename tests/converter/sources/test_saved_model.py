@@ -1,8 +1,9 @@
 import pytest
+from support import source_models
 
 from converter.artifact import TensorSpec
-from converter.errors import SourceInvalid
-from converter.sources.saved_model import check_directory, make_signature, read
+from converter.errors import SourceInvalid, ToolMissing
+from converter.sources.saved_model import check_directory, declared, make_signature
 
 slow = pytest.mark.slow
 
@@ -66,39 +67,28 @@ def test_the_batch_axis_is_where_every_first_dimension_is_variable(inputs, outpu
 
 @slow
 def test_a_signature_is_read_as_the_model_describes_it(server, models):
-    """Names, dtypes and shapes straight from the SavedModel, sorted by name."""
-    found = server.run(read, 60.0, models / "three_inputs", "serving_default").signature
+    """Names, dtypes and shapes straight from the SavedModel, sorted by name; scalars and integers as they are."""
+    (found,) = server.run(declared, 60.0, models / "three_inputs", ["serving_default"])
     assert [(one.name, str(one)) for one in found.inputs] == [
         (name, "float32[-1, 4]") for name in ("alpha", "mid", "zeta")
     ]
     assert [(one.name, str(one)) for one in found.outputs] == [("sum", "float32[-1, 4]")]
-    assert found.batch_axis == 0
-
-
-@slow
-def test_a_model_without_batch_has_no_batch_axis(server, models):
-    """Scalars and integers are read as they are."""
-    found = server.run(read, 60.0, models / "one_by_one", "serving_default")
-    assert found.signature.batch_axis is None
-    assert [(one.name, str(one)) for one in found.signature.outputs] == [
-        ("positive", "int32[]"),
-        ("sums", "float32[3]"),
-    ]
-    assert found.tensorflow.startswith("2.")
+    (found,) = server.run(declared, 60.0, models / "one_by_one", ["serving_default"])
+    assert [(one.name, str(one)) for one in found.outputs] == [("positive", "int32[]"), ("sums", "float32[3]")]
 
 
 @slow
 def test_an_unknown_signature_is_answered_with_the_known_ones(server, models):
     """The user sees what there is."""
     with pytest.raises(SourceInvalid, match="no signature 'predict'; it has: brightness, serving_default"):
-        server.run(read, 60.0, models / "cnn", "predict")
+        server.run(declared, 60.0, models / "cnn", ["serving_default", "predict"])
 
 
 @slow
 def test_a_graph_for_training_only_is_refused_with_its_tags(server, models):
     """Without the tag `serve` there is nothing to convert."""
     with pytest.raises(SourceInvalid, match="no graph tagged 'serve'; it has: train"):
-        server.run(read, 60.0, models / "untagged", "serving_default")
+        server.run(declared, 60.0, models / "untagged", ["serving_default"])
 
 
 @slow
@@ -106,7 +96,14 @@ def test_a_damaged_file_is_refused(server, tmp_path):
     """Bytes that are no SavedModel are told as such."""
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 100)
     with pytest.raises(SourceInvalid, match="damaged"):
-        server.run(read, 60.0, tmp_path, "serving_default")
+        server.run(declared, 60.0, tmp_path, ["serving_default"])
     (tmp_path / "saved_model.pb").write_bytes(b"")
     with pytest.raises(SourceInvalid, match="no graph"):
-        server.run(read, 60.0, tmp_path, "serving_default")
+        server.run(declared, 60.0, tmp_path, ["serving_default"])
+
+
+@slow
+def test_where_keras_2_is_missing_its_models_say_so(server, sources):
+    """TensorFlow's own words are about an attribute `add_slot`."""
+    with pytest.raises(ToolMissing, match=r"needs tf_keras \(pip install tf_keras\)"):
+        server.run(source_models.load_without_tf_keras, 60.0, sources / "keras_2_optimizer")
