@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from support import converter_models, lowerings
 from support.lowerings import BRIGHTNESS, IMAGE, SCORES, signature
 
-from converter.artifact import TensorSpec
-from converter.errors import OperatorsUnsupported, VariantUnusable
+from converter.artifact import Signature, TensorSpec
+from converter.data import Dataset
+from converter.errors import OperatorsUnsupported, TaskCrashed, VariantUnusable
 from converter.quantize import lower
 from converter.recipes import FLOAT32, MIXED, RECIPES, recipe
 
@@ -51,7 +54,7 @@ def test_sizes_are_ordered_as_their_classes(lowered):
     assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "dynamic", "int8"])
+@pytest.mark.parametrize("kind", ["float32", "float16", "dynamic", "int8-float-io"])
 def test_the_short_way_gives_what_tensorflow_s_own_converter_gives(server, models, lowered, tmp_path, kind):
     """The same size and the same answers, bit for bit: only what does not reach the file is left out."""
     plain, data = tmp_path / "plain.tflite", lowered / "images-1.npy"
@@ -158,3 +161,19 @@ def test_a_model_that_was_trained_for_quantization_converts(server, tmp_path):
     server.run(lower, LIMIT_S, task)
     assert server.run(lowerings.details, LIMIT_S, task.file) == {"image": "int8", "scores": "int8"}
     assert not task.float_file.exists()
+
+
+def test_a_conversion_that_kills_its_process_leaves_nothing_half_done(server, models, tmp_path):
+    """TensorFlow's calibration can't run the loop of an LSTM; the recipes without ranges are none the worse."""
+    steps = TensorSpec(name="steps", dtype="float32", shape=(1, 6, 3))
+    forecast = TensorSpec(name="forecast", dtype="float32", shape=(1, 2))
+    lstm = Signature(name="serving_default", inputs=(steps,), outputs=(forecast,))
+    np.save(tmp_path / "steps.npy", np.ones((3, 6, 3), np.float32))
+    data = Dataset(origin="steps", samples=3, files={"steps": tmp_path / "steps.npy"}, keeps_axis=True)
+    task = lowerings.task(models / "lstm", recipe("int8"), tmp_path, signatures=(lstm,), calibration=data)
+    with pytest.raises(TaskCrashed, match="SIGSEGV"):
+        server.run(lower, LIMIT_S, task)
+    assert not task.file.exists()
+    assert not task.calibrated_file.exists()
+    for name in ("float32", "dynamic", "int4"):
+        server.run(lower, LIMIT_S, dataclasses.replace(task, recipe=recipe(name)))

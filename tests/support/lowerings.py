@@ -86,10 +86,9 @@ def plain_conversion(saved_model, file, kind, data=None):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if kind == "int8":
+    if kind == "int8-float-io":
         converter.representative_dataset = lambda: ({"image": row[np.newaxis]} for row in np.load(data))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
     converter.exclude_conversion_metadata = True
     file.write_bytes(converter.convert())
 
