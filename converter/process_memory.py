@@ -7,6 +7,7 @@ an abort as often as not. What counts is the memory that is really there, and /p
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from converter.errors import OptionInvalid
@@ -44,10 +45,10 @@ class MemoryWatch:
         self._limit_bytes = limit_bytes
         self._first_bytes = self._most_bytes = 0
         if limit_bytes is not None:
-            found = own_bytes(process_id)
-            if found is None:
+            if own_bytes(os.getpid()) is None:
                 raise OptionInvalid("memory limit: this system does not tell what a process holds (no /proc)")
-            self._first_bytes = self._most_bytes = found
+            # A process that is gone already holds nothing; how it ended is told elsewhere.
+            self._first_bytes = self._most_bytes = own_bytes(process_id) or 0
 
     def look(self) -> bool:
         """Whether the process holds more than it may, now or at an earlier look."""
