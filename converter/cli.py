@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -42,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = parser if command == "convert" else package_parser(command)
     arguments = parser.parse_args(words)
     try:
-        return _COMMANDS[command](arguments)
+        code = _COMMANDS[command](arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read this has seen enough (`| head`); what Python would still flush at its end has no reader.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     except KeyboardInterrupt:
         return _fail("interrupted; nothing was published", EXIT_INTERRUPTED, debug=arguments.debug)
     except NothingFits as error:
@@ -94,7 +101,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     if failed:
         return _fail(f"{arguments.package}: does not run: {', '.join(failed)}", EXIT_NO_VARIANT, debug=False)
     if not arguments.json:
-        print(f"verified: every digest matches and each of the {len(result.variants)} variants ran")
+        foreign = sum(inspection.NOT_RUN in note for note in result.notes)
+        ran = len(result.variants) - foreign
+        what = f"each of the {ran} variants ran" + (f", {foreign} can run on an Edge TPU only" if foreign else "")
+        print(f"verified: every digest matches and {what}")
     return EXIT_DONE
 
 

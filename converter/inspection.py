@@ -22,6 +22,9 @@ from converter.report_html import render
 from converter.report_writing import written
 from converter.result import Latency, PackageResult, VariantResult, of_package
 
+NOT_RUN = "not run: needs an Edge TPU"
+"""What `verify` notes of a variant that it could only look at."""
+
 RUN_LIMIT_S = 300.0
 """For one variant's run on zeros; a large model on a slow board takes seconds."""
 
@@ -176,7 +179,7 @@ def verify(path: Path) -> PackageResult:
     with opened(path) as package, ForkServer(("ai_edge_litert.interpreter",)) as server:
         found = _told(of_package(package, path), read_findings(package))
         variants = tuple(_try(server, package, one) for one in found.variants)
-    notes = tuple(f"{one.name}: not run: needs an Edge TPU" for one in variants if _foreign(package, one))
+    notes = tuple(f"{one.name}: {NOT_RUN}" for one in variants if _foreign(package, one))
     return msgspec.structs.replace(found, variants=variants, notes=(*found.notes, *notes))
 
 

@@ -238,7 +238,9 @@ class _Report:
 
     def _gpu(self) -> Markup | None:
         found = [(name, one.gpu) for name, one in self._found() if one.gpu]
-        said = tag("p", "What TensorFlow Lite's own analyzer says of LiteRT's GPU delegate.")
+        said = tag(
+            "p", "What LiteRT's GPU delegate takes, by TensorFlow Lite's analyzer and the delegate's list of operators."
+        )
         return join((said, accelerators.gpu(found))) if found else None
 
     def _notes(self) -> Markup | None:
