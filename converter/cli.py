@@ -43,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = parser if command == "convert" else package_parser(command)
     arguments = parser.parse_args(words)
     try:
-        code = _COMMANDS[command](arguments)
-        sys.stdout.flush()
-        return code
+        return _flushed(_COMMANDS[command](arguments))
     except BrokenPipeError:
         # Whoever read this has seen enough (`| head`); what Python would still flush at its end has no reader.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), EXIT_NO_VARIANT, debug=arguments.debug)
     except (ConverterError, PackageError, OSError) as error:
         return _fail(str(error), EXIT_BAD_INPUT, debug=arguments.debug)
+
+
+def _flushed(code: int) -> int:
+    sys.stdout.flush()
+    return code
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:

@@ -78,7 +78,8 @@ class LayerError(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: The name of its output tensor in the TFLite file.
         operator: `CONV_2D`...
-        sqnr_db: Of its output, quantized against float on the same inputs.
+        sqnr_db: Of its output, quantized against float on the same inputs, averaged over the channels: in a tensor
+            with one loud channel all others can be lost while the plain ratio reads 40 dB.
         rmse_per_scale: Root mean squared error in quantization steps; 1/sqrt(12) = 0.29 is rounding alone.
         kept_float: Whether the mixed variant leaves it in float.
     """
@@ -151,7 +152,8 @@ class VariantFindings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outputs: By output name.
-        layers: The cost of quantizing each operator, the worst first; of int8 and mixed variants, where it was asked.
+        layers: The cost of quantizing each operator; of int8 and mixed variants, where it was asked. The worst first,
+            by the worse of an operator's output and its inputs, which is the order in which the search tries them.
         edge_tpu: Of full int8 variants.
         gpu: Where it was asked.
     """

@@ -109,12 +109,12 @@ def _searched(
 
     def report(step: SearchStep) -> None:
         best = step.best
-        so_far = "nothing fits yet"
+        so_far = "none within the budget yet"
         if best:
             kept = len(best.float_layers)
-            so_far = f"best {size_text(best.size_bytes)}, {points_text(best.loss_points)}, {kept} layers in float"
+            so_far = f"best {size_text(best.size_bytes)}, {points_text(best.loss_points)} points lost, {kept} in float"
         left_s = max(0.0, options.search_time_s - step.elapsed_s)
-        counter.begin(f"mixed: {step.trials} sets of layers tried, {so_far}, {left_s:.0f} s left")
+        counter.begin(f"mixed: tried {step.trials}, {so_far}, {left_s:.0f} s left")
 
     outcome = search_layers(errors, trial, fits, options.search_time_s, time.monotonic, report)
     counter.end()

@@ -27,7 +27,7 @@ def section(variant: str, layers: Sequence[LayerError]) -> Markup:
     )
     left = f" {len(layers) - len(shown)} more with smaller errors are not shown." if layers[MAX_LAYERS:] else ""
     mixed = f" {kept} of {len(layers)} are left in float, and marked." if kept else ""
-    caption = f"{variant}: {len(layers)} operators, the worst first.{mixed}{left}"
+    caption = f"{variant}: {len(layers)} operators, the worst first, by its output or its inputs.{mixed}{left}"
     rows = [_row(one, max(map(relative_error, shown))) for one in shown]
     return join(
         (
@@ -37,8 +37,8 @@ def section(variant: str, layers: Sequence[LayerError]) -> Markup:
             tag(
                 "p",
                 "Each operator is quantized by itself and compared with float on the same inputs. The relative error "
-                "is the root mean square of the difference over that of the output. An RMSE of 0.29 quantization "
-                "steps is rounding alone.",
+                "is the root mean square of the difference over that of the output, averaged over the channels. An "
+                "RMSE of 0.29 quantization steps is rounding alone.",
                 class_="muted",
             ),
         )

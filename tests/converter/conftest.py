@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from support import converter_models
+from support import converter_models, source_models
 
 from converter.config import ConvertOptions
 from converter.isolation import ForkServer
@@ -66,3 +66,11 @@ def cnn_package(convert, data, tmp_path_factory):
         preprocess=data / "preprocess.toml",
     )
     return result, output
+
+
+@pytest.fixture(scope="session")
+def sources(server, tmp_path_factory):
+    """The folder of models of every kind."""
+    folder = tmp_path_factory.mktemp("sources")
+    server.run(source_models.build_all, 240.0, folder)
+    return folder

@@ -53,7 +53,7 @@ def good(*, output="scores", labels=10):
         VariantResult(
             name="int8-edgetpu",
             status="refused",
-            error="edgetpu_compiler was not found: it is an x86-64 program that Coral gives out; see --edgetpu-compiler",
+            error="edgetpu_compiler was not found: an x86-64 program that Coral gives out; see --edgetpu-compiler",
         )
     )
     result = PackageResult(
