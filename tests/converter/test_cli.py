@@ -135,9 +135,45 @@ def test_the_command_makes_a_package_from_end_to_end(models, data, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["status"] for one in found["variants"]] == ["ok"] * 3
+    assert [one["status"] for one in found["variants"]] == ["ok"] * 7
     assert (tmp_path / "cnn-1.tar.gz").is_file()
     assert all(line.startswith("[") for line in done.stderr.splitlines())
+
+
+@pytest.mark.slow
+def test_a_file_holds_the_options_and_the_package_can_be_looked_at(models, data, tmp_path, capsys):
+    """Convert by a TOML file; then inspect with a bench file and a report, and compare with the original."""
+    config = tmp_path / "convert.toml"
+    config.write_text(
+        f'saved_model = "{models / "cnn"}"\nname = "cnn"\noutput = "out"\nversion = 1\nvariant = ["float32", "int8"]\n'
+        f'calibration = "{data / "train.npz"}"\nevaluation = "{data / "test.npz"}"\nlatency = false\n'
+    )
+    assert run(capsys, "--config", config)[0] == 0
+    package = tmp_path / "out" / "cnn" / "1"
+    bench = subprocess.run(
+        [sys.executable, "-m", "edge_runtime.cli", "bench", package, "--json", "--seconds", "0.05"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (tmp_path / "bench.json").write_text(bench)
+    code, out, _ = run(capsys, "inspect", package, "--bench", tmp_path / "bench.json", "--report", tmp_path / "r.html")
+    assert code == 0
+    assert "bench" in out.splitlines()[2]
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+    code, out, _ = run(capsys, "compare", models / "cnn", package, "--evaluation", data / "test.npz", "--json")
+    assert code == 0
+    assert json.loads(out)["metrics"]["scores"]["top1_agreement"] > 0.9
+
+
+@pytest.mark.slow
+def test_wrap_makes_a_package_that_verifies(cnn_package, tmp_path, capsys):
+    """A TFLite file out of another package, with its name, version and folder typed."""
+    file = cnn_package[1] / "cnn" / "1" / "int8.tflite"
+    code, out, _ = run(capsys, "wrap", file, "--name", "wrapped", "--version", "2", "--output", tmp_path, "--json")
+    found = json.loads(out)
+    assert (code, found["variants"][0]["name"], found["version"]) == (0, "int8", 2)
+    assert run(capsys, "verify", tmp_path / "wrapped-2.tar.gz")[0] == 0
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import fashion, source_data, source_models
+from support import fashion, source_data, source_models, tflite_files
 
 from converter.artifact import Package
 from converter.errors import NoVariantMade, OptionInvalid
@@ -168,3 +168,58 @@ def test_everything_at_once(convert, clothes, tmp_path):
     report = (tmp_path / "out" / "clothes-1.html").read_text()
     assert "pullover" in report
     assert "data:image/png;base64" in report
+
+
+@pytest.mark.parametrize(("segments", "files"), [(1, 1), (2, 2)])
+def test_where_the_compiler_is_its_file_is_the_edge_tpus_choice(convert, data, tmp_path, segments, files):
+    """The compiled form is a variant with int8's figures, for Edge TPUs alone; segments keep their order."""
+    compiler = tflite_files.install_compiler(tmp_path / "bin", "all")
+    result = convert(
+        "cnn",
+        tmp_path / "out",
+        calibration=data / "train.npz",
+        evaluation=data / "test.npz",
+        targets=("coral-usb",),
+        edgetpu_compiler=str(compiler),
+        edgetpu_segments=segments,
+        variants=("float32", "int8"),
+    )
+    assert result.chosen == {"default": "int8", "coral-usb": "edgetpu"}
+    package = Package.open(result.package)
+    variant = package.manifest.variant("edgetpu")
+    assert variant.delegate == "edgetpu"
+    assert variant.metrics == package.manifest.variant("int8").metrics
+    assert variant.signatures[0].input("image").shape == (1, 8, 8, 1)
+    assert len([name for name in package.manifest.files if name.endswith("_edgetpu.tflite")]) == files
+    assert variant.segments == tuple(f"model_segment_{one}_of_2_edgetpu.tflite" for one in range(2) if files == 2)
+
+
+def test_a_compiler_that_fails_is_a_failed_variant_and_nothing_else(convert, data, tmp_path):
+    """Its own words are the reason; int8 is the Edge TPU's choice then."""
+    compiler = tflite_files.install_compiler(tmp_path / "bin", "refuses")
+    result = convert(
+        "cnn",
+        tmp_path / "out",
+        calibration=data / "train.npz",
+        evaluation=data / "test.npz",
+        targets=("coral-usb",),
+        edgetpu_compiler=str(compiler),
+        variants=("float32", "int8"),
+    )
+    assert by_name(result)["edgetpu"].status == "failed"
+    assert "FULLY_CONNECTED" in by_name(result)["edgetpu"].error
+    assert result.chosen["coral-usb"] == "int8"
+
+
+def test_a_compiler_that_is_not_there_is_refused_at_once(convert, tmp_path):
+    """Before anything is read."""
+    with pytest.raises(OptionInvalid, match="no-such-compiler"):
+        convert("cnn", tmp_path, edgetpu_compiler="no-such-compiler")
+
+
+def test_what_can_not_be_folded_is_refused_with_the_reason(convert, data, tmp_path):
+    """A mean for each channel is no quantization of one tensor; and without preprocessing there is nothing to fold."""
+    (tmp_path / "p.toml").write_text("[inputs.image]\nscale = -1.0\n")
+    for preprocess, says in ((None, "no preprocessing"), (tmp_path / "p.toml", "scale is below 0")):
+        with pytest.raises(OptionInvalid, match=says):
+            convert("cnn", tmp_path, uint8_input=True, calibration=data / "train.npz", preprocess=preprocess)

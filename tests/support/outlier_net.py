@@ -7,7 +7,7 @@ LOUD = 5_000.0
 LOUD_CHANNELS = (3, 17)
 
 
-def build(path):
+def build(path, channels=CHANNELS):
     """SavedModel: `image` [N, 8, 8, 1] -> `features` [N, 16]; the block in the middle has two loud channels."""
     import tensorflow as tf
 
@@ -17,13 +17,13 @@ def build(path):
         fan_in = np.prod(shape[:-1]) if shape[-1] != 1 else 9
         return (random.normal(size=shape) / np.sqrt(fan_in)).astype(np.float32)
 
-    stem = weights(3, 3, 1, CHANNELS)
-    blocks = [(weights(3, 3, CHANNELS, 1), weights(1, 1, CHANNELS, CHANNELS)) for _ in range(3)]
-    loud = np.ones(CHANNELS, np.float32)
+    stem = weights(3, 3, 1, channels)
+    blocks = [(weights(3, 3, channels, 1), weights(1, 1, channels, channels)) for _ in range(3)]
+    loud = np.ones(channels, np.float32)
     loud[list(LOUD_CHANNELS)] = LOUD
     depthwise, pointwise = blocks[1]
     blocks[1] = (depthwise * loud[:, np.newaxis], pointwise / loud[:, np.newaxis])
-    head = weights(CHANNELS, 16)
+    head = weights(channels, 16)
     module = tf.Module()
 
     @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32, name="image")])
