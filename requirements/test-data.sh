@@ -1,26 +1,40 @@
 #!/bin/sh
-# What the tests look at beside Python's packages, from the system's package registry (Debian, Ubuntu): Fashion-MNIST,
-# unpacked into .venv/share without installing anything, and a browser for the report, which only root can install.
+# What some tests look at, and not every system has:
+#   - a wheel of wake-word models;
+#   - Fashion-MNIST, out of the system's package registry (Debian, Ubuntu), unpacked without installing anything;
+#   - a browser for the report, which only root can install.
 # What can't be had is said and passed over: the tests that need it are skipped then.
 set -eu
 cd "$(dirname "$0")/.."
-share=.venv/share
-data="$share/fashion-mnist"
-if [ ! -d "$data" ] && [ ! -d /usr/share/datasets/fashion-mnist ]; then
+
+wake_words() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+        --only-binary :all: -r requirements/models-native.txt
+}
+
+clothes() {
+    target=.venv/share/fashion-mnist
+    [ -d /usr/share/datasets/fashion-mnist ] || [ -d "$target" ] && return
+    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
     staging=$(mktemp -d)
-    trap 'rm -rf "$staging"' EXIT
-    if (cd "$staging" && (apt-get download -qq dataset-fashion-mnist || { apt-get update -qq && apt-get download -qq dataset-fashion-mnist; }) && dpkg-deb -x ./*.deb tree) >"$staging/log" 2>&1; then
-        mkdir -p "$share"
-        mv "$staging/tree/usr/share/datasets/fashion-mnist" "$data"
-    else
-        echo "Fashion-MNIST can't be had from the system's packages; tests that train on it are skipped" >&2
-    fi
-fi
-if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "no chromium: tests that look at the report in a browser are skipped (apt install chromium)" >&2
-    elif ! DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1 ||
-            echo "chromium can't be installed; tests that look at the report in a browser are skipped" >&2
-    fi
-fi
+    (
+        cd "$staging"
+        apt-get download -qq dataset-fashion-mnist || { apt-get update -qq && apt-get download -qq dataset-fashion-mnist; }
+        dpkg-deb -x ./*.deb tree
+    ) >/dev/null 2>&1 || { rm -rf "$staging"; return 1; }
+    mkdir -p .venv/share
+    mv "$staging/tree/usr/share/datasets/fashion-mnist" "$target"
+    rm -rf "$staging"
+}
+
+browser() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1 && return
+    apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1
+}
+
+wake_words || echo "no wake words for this system: tests of models with a state are skipped" >&2
+clothes || echo "no Fashion-MNIST (apt install dataset-fashion-mnist): tests that train on it are skipped" >&2
+browser || echo "no browser (apt install chromium): tests that look at the report are skipped" >&2
