@@ -11,7 +11,16 @@ from pathlib import Path
 import msgspec
 
 from converter import findings as findings_
-from converter.artifact import Bench, Manifest, ManifestInvalid, Package, PackageNotFound, decode_bench, install
+from converter.artifact import (
+    Bench,
+    Latency,
+    Manifest,
+    ManifestInvalid,
+    Package,
+    PackageNotFound,
+    decode_bench,
+    install,
+)
 from converter.artifact.bench import MAX_BENCH_BYTES
 from converter.compiled import check_compiled
 from converter.errors import ConverterError, OptionInvalid
@@ -20,7 +29,7 @@ from converter.findings import FINDINGS_FILE, Findings
 from converter.isolation import ForkServer
 from converter.report_html import render
 from converter.report_writing import written
-from converter.result import Latency, PackageResult, VariantResult, of_package
+from converter.result import PackageResult, VariantResult, of_package
 
 NOT_RUN = "not run: needs an Edge TPU"
 """What `verify` notes of a variant that it could only look at."""

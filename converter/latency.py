@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.artifact import VARIABLE, Signature
+from converter.artifact import VARIABLE, Latency, Signature
 from converter.data import Array, Dataset
-from converter.result import Latency
 from converter.variant_runner import VariantRunner
 
 DEFAULT_TIME_S = 0.3

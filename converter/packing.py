@@ -13,6 +13,7 @@ from pathlib import Path
 from converter.artifact import (
     FORMAT_VERSION,
     Cascade,
+    Latency,
     Manifest,
     Metrics,
     Package,
@@ -36,7 +37,7 @@ from converter.findings import (
     VariantFindings,
     encode,
 )
-from converter.result import Latency, VariantResult
+from converter.result import VariantResult
 from converter.sources.source import SourceModel
 from converter.tools import tool_versions
 

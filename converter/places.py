@@ -44,7 +44,9 @@ def make_plan(options: ConvertOptions) -> Plan:
         PackageExists: the version is there, and `replace` is False.
         BadInput: anything else that is wrong with what was given.
     """
-    _check_output(options)
+    check_output(options.output, options.name, options.version, replace=options.replace)
+    if options.into and (why := check_into(options.into)):
+        raise OptionInvalid(f"into: {why}")
     kind = source.check(options.saved_model)
     for spec in (options.calibration, options.evaluation):
         if spec is not None:
@@ -67,17 +69,21 @@ def make_plan(options: ConvertOptions) -> Plan:
     )
 
 
-def _check_output(options: ConvertOptions) -> None:
-    target = version_path(options.output, options.name, options.version)
-    if target.exists() and not options.replace:
+def check_output(output: Path, name: str, version: int, *, replace: bool) -> None:
+    """Whether a package can be published there.
+
+    Raises:
+        PackageExists: the version is there, and `replace` is False.
+        OptionInvalid: the folder can't be written to.
+    """
+    target = version_path(output, name, version)
+    if target.exists() and not replace:
         raise PackageExists(f"{target}: this version is already there; give --replace, or another version")
-    place = options.output.absolute()
+    place = output.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise OptionInvalid(f"output: {place} is no directory that can be written to")
-    if options.into and (why := check_into(options.into)):
-        raise OptionInvalid(f"into: {why}")
 
 
 def _recipes(options: ConvertOptions) -> tuple[Recipe, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from converter.artifact import Latency
 from converter.config import Budget
 from converter.figures import in_order, metric_heading, metric_text, points_text, size_text, time_text
 from converter.findings import Findings, VariantFindings
-from converter.result import Latency, PackageResult, VariantResult
+from converter.result import PackageResult, VariantResult
 from converter.summary import said_budget, targets_of
 
 __all__ = ["aligned", "size_text", "table"]

@@ -7,23 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from converter.artifact import Metrics, Package
-
-
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one call with one sample takes, warm, on the host that measured it and on no other.
-
-    Attributes:
-        threads: The interpreter's threads.
-        median_us: In microseconds.
-        p90_us: Nine of ten calls were at most that long.
-        runs: How many calls were timed.
-    """
-
-    threads: int
-    median_us: float
-    p90_us: float
-    runs: int
+from converter.artifact import Latency, Metrics, Package
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ from converter.artifact import (
     FORMAT_VERSION,
     Manifest,
     ManifestInvalid,
-    PackageExists,
     Preprocess,
     Signature,
     Source,
     Variant,
     publish,
-    version_path,
 )
 from converter.artifact.digest import file_entry
 from converter.artifact.schema import check_name, check_version
@@ -28,6 +25,7 @@ from converter.config import DEFAULT_TARGET
 from converter.errors import ConverterError, NoVariantMade, OptionInvalid, SourceInvalid, TaskFailed
 from converter.findings import FINDINGS_FILE, Findings, VariantFindings, encode
 from converter.isolation import ForkServer
+from converter.places import check_output
 from converter.progress import Counter, Progress, silent
 from converter.result import PackageResult, VariantResult
 from converter.tools import tool_versions
@@ -119,14 +117,7 @@ def wrap(options: WrapOptions, progress: Progress = silent, server: ForkServer |
 
 def _check_places(options: WrapOptions) -> None:
     """What can be refused before LiteRT is loaded."""
-    target = version_path(options.output, options.name, options.version)
-    if target.exists() and not options.replace:
-        raise PackageExists(f"{target}: this version is already there; give --replace, or another version")
-    place = options.output.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise OptionInvalid(f"output: {place} is no directory that can be written to")
+    check_output(options.output, options.name, options.version, replace=options.replace)
     for path in (options.model, options.edgetpu_model, options.labels, options.preprocess):
         if path and not path.is_file():
             raise OptionInvalid(f"{path}: no such file")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from converter.artifact import Package, PackageError, Signature, Variant
-from converter.artifact.bench import BENCH_FORMAT, Bench, BenchTime
+from converter.artifact.bench import BENCH_FORMAT, Bench, Latency
 from edge_runtime.engine.interpreter import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.inputs import default_signature
@@ -52,7 +52,7 @@ def bench(
     """
     chosen = _chosen(package, variants)
     _check(threads, seconds)
-    found: dict[str, tuple[BenchTime, ...]] = {}
+    found: dict[str, tuple[Latency, ...]] = {}
     failed: dict[str, str] = {}
     for variant in chosen:
         try:
@@ -98,7 +98,7 @@ def _check(threads: Sequence[int], seconds: float) -> None:
 
 def _times(
     package: Package, variant: Variant, threads: Sequence[int], seconds: float, clock: Callable[[], float]
-) -> tuple[BenchTime, ...]:
+) -> tuple[Latency, ...]:
     content = package.read(variant.file)
     signature = default_signature(package.manifest.signatures)
     times = []
@@ -131,7 +131,7 @@ def time_calls(call: Callable[[], object], seconds: float, clock: Callable[[], f
     return taken
 
 
-def summary(threads: int, taken_s: Sequence[float]) -> BenchTime:
+def summary(threads: int, taken_s: Sequence[float]) -> Latency:
     """Median and p90 (nearest rank) of at least one call, in microseconds with four significant digits.
 
     A call below the clock's step counts as a nanosecond.
@@ -139,7 +139,7 @@ def summary(threads: int, taken_s: Sequence[float]) -> BenchTime:
     ordered = sorted(max(one, 1e-9) for one in taken_s)
     p90_s = ordered[math.ceil(0.9 * len(ordered)) - 1]
     median_s = statistics.median(ordered)
-    return BenchTime(threads=threads, median_us=_rounded(median_s), p90_us=_rounded(p90_s), runs=len(ordered))
+    return Latency(threads=threads, median_us=_rounded(median_s), p90_us=_rounded(p90_s), runs=len(ordered))
 
 
 def _rounded(value_s: float) -> float:

@@ -3,7 +3,7 @@
 Standard library, numpy and msgspec; imports nothing else of this project.
 """
 
-from converter.artifact.bench import Bench, BenchTime, decode_bench, encode_bench
+from converter.artifact.bench import Bench, Latency, decode_bench, encode_bench
 from converter.artifact.errors import (
     DecoderMissing,
     DigestMismatch,
@@ -37,13 +37,13 @@ __all__ = [
     "FORMAT_VERSION",
     "VARIABLE",
     "Bench",
-    "BenchTime",
     "Cascade",
     "DecoderMissing",
     "DigestMismatch",
     "FileEntry",
     "FormatTooNew",
     "InputPreprocess",
+    "Latency",
     "Manifest",
     "ManifestInvalid",
     "Metrics",

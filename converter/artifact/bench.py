@@ -19,8 +19,8 @@ MAX_BENCH_BYTES = 2**20
 """A bench file holds some hundred numbers; a larger one is none."""
 
 
-class BenchTime(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one call with one sample takes, warm.
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one call with one sample takes, warm, on the host that measured it and on no other.
 
     Attributes:
         threads: The interpreter's threads.
@@ -59,7 +59,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     digest: str
     host: str
-    variants: dict[str, tuple[BenchTime, ...]]
+    variants: dict[str, tuple[Latency, ...]]
     failed: dict[str, str] = {}
 
     def __post_init__(self) -> None:

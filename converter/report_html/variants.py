@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from converter.artifact import Latency
 from converter.config import Budget
 from converter.figures import count_text, in_order, metric_heading, metric_text, points_text, size_text, time_text
 from converter.findings import Findings, OutputFindings, VariantFindings
 from converter.report_html.markup import Markup, join, scrolling, sentence, shortened, tag
-from converter.result import Latency, PackageResult, VariantResult
+from converter.result import PackageResult, VariantResult
 from converter.summary import BASELINE, compared, front, size_factor, targets_of
 
 _HEADING_CHARACTERS = 32

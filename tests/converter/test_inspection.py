@@ -9,8 +9,8 @@ from support.edge_models import scale_model, scale_signature
 from converter import inspection
 from converter.artifact import (
     Bench,
-    BenchTime,
     DigestMismatch,
+    Latency,
     ManifestInvalid,
     PackageNotFound,
     Preprocess,
@@ -22,7 +22,6 @@ from converter.artifact import (
 from converter.artifact.digest import file_entry
 from converter.errors import OptionInvalid
 from converter.findings import Findings, VariantFindings, encode
-from converter.result import Latency
 
 
 def test_inspecting_says_what_the_manifest_says(tmp_path):
@@ -83,7 +82,7 @@ def bench_file(tmp_path, measured, /, **changes):
         "version": 1,
         "digest": measured.digest,
         "host": "a board",
-        "variants": {"int8": (BenchTime(threads=4, median_us=2.0, p90_us=3.0, runs=9),)},
+        "variants": {"int8": (Latency(threads=4, median_us=2.0, p90_us=3.0, runs=9),)},
         "failed": {"float32": "too large"},
         **changes,
     }

@@ -1,9 +1,10 @@
 import msgspec
 import pytest
 
+from converter.artifact import Latency
 from converter.findings import Findings, OutputFindings, VariantFindings
 from converter.report import size_text, table
-from converter.result import Latency, PackageResult, VariantResult
+from converter.result import PackageResult, VariantResult
 
 
 def result(**changes):

@@ -3,9 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import report_results
 
+from converter.artifact import Latency
 from converter.config import Budget
 from converter.findings import Findings, OutputFindings, VariantFindings
-from converter.result import Latency, PackageResult, VariantResult
+from converter.result import PackageResult, VariantResult
 from converter.summary import (
     closest,
     compared,

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 
+from converter.artifact import Latency
 from converter.findings import (
     ClassFinding,
     EdgeTpuReport,
@@ -15,7 +16,7 @@ from converter.findings import (
     VariantFindings,
     WorstSample,
 )
-from converter.result import Latency, PackageResult, VariantResult
+from converter.result import PackageResult, VariantResult
 
 LABELS = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00" + "x" * 400

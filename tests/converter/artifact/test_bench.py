@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.artifact import Bench, BenchTime, decode_bench, encode_bench
+from converter.artifact import Bench, Latency, decode_bench, encode_bench
 
 positive = st.floats(0.001, 1e9)
 times = st.builds(
-    lambda threads, median_us, more_us, runs: BenchTime(
+    lambda threads, median_us, more_us, runs: Latency(
         threads=threads, median_us=median_us, p90_us=median_us + more_us, runs=runs
     ),
     st.integers(1, 256),
@@ -54,7 +54,7 @@ def test_any_bytes_are_a_bench_or_refused(data):
 def test_the_format_is_plain():
     """Another program can write it: these fields, and nothing that must be computed."""
     bench = decode_bench(json.dumps(FIELDS).encode())
-    assert bench.variants["int8"] == (BenchTime(threads=1, median_us=2.0, p90_us=3.0, runs=9),)
+    assert bench.variants["int8"] == (Latency(threads=1, median_us=2.0, p90_us=3.0, runs=9),)
 
 
 @pytest.mark.parametrize(
