@@ -73,8 +73,11 @@ class Budget:
         return loss_points <= self.in_points(reference_points) + 1e-3
 
     def in_points(self, reference_points: float) -> float:
-        """The bound in percentage points for an output whose original metric is `reference_points`."""
-        return self.points * reference_points / 100.0 if self.relative else self.points
+        """The bound in percentage points for an output whose original metric is `reference_points`.
+
+        Where a relative bound's reference is 0, nothing may be lost.
+        """
+        return self.points * abs(reference_points) / 100.0 if self.relative else self.points
 
     def __str__(self) -> str:
         return f"{self.points:g} % of the original's metric" if self.relative else f"{self.points:g} points"

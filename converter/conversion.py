@@ -19,7 +19,19 @@ from converter import data, edgetpu, extras, gpu, latency
 from converter.artifact import Preprocess, Signature, TensorSpec
 from converter.config import ConvertOptions, DataSpec
 from converter.data import Dataset
-from converter.errors import BadInput, ConverterError, OperatorsUnsupported, OptionInvalid, SourceInvalid, TaskFailed
+from converter.errors import (
+    BadInput,
+    ConverterError,
+    OperatorsUnsupported,
+    OptionInvalid,
+    SourceInvalid,
+    TaskCrashed,
+    TaskFailed,
+    TaskOutOfMemory,
+    TaskRaised,
+    TaskTimedOut,
+    VariantUnusable,
+)
 from converter.evaluate import Reference, check_and_measure, make_reference
 from converter.isolation import ForkServer
 from converter.packing import Loaded, Made
@@ -36,6 +48,8 @@ R = TypeVar("R")
 
 Outcome = Made | VariantResult
 """Of one recipe: a variant, or why there is none."""
+
+RECURRENT_HINT = "; TensorFlow's calibrator is known to end so on recurrent layers: their other variants work"
 
 EDGETPU = "edgetpu"
 """The variant that the Edge TPU's compiler makes."""
@@ -167,8 +181,12 @@ class Conversion:
         try:
             if not file.exists():
                 self.apart(lower, self._lowering(recipe, loaded.source, loaded, file))
+        except VariantUnusable as error:
+            self.counter.end(f"{recipe.name}: refused", steps=2)
+            return VariantResult(name=recipe.name, status="refused", error=one_line(str(error)))
         except ConverterError as error:
-            return self._failed(recipe.name, "conversion", error, steps=2)
+            hint = RECURRENT_HINT if isinstance(error, TaskCrashed) and loaded.source.single_batch_lists else ""
+            return self._failed(recipe.name, "conversion", error, steps=2, hint=hint)
         self.counter.end()
         self.counter.begin(f"{recipe.name}: running")
         try:
@@ -231,8 +249,8 @@ class Conversion:
     def _float_file(self) -> Path:
         return self.folder / f"{FLOAT32.name}.tflite"
 
-    def _failed(self, name: str, stage: str, error: ConverterError, *, steps: int) -> VariantResult:
-        text = one_line(f"{stage}: {error}")
+    def _failed(self, name: str, stage: str, error: ConverterError, *, steps: int, hint: str = "") -> VariantResult:
+        text = one_line(f"{stage}: {error}{hint}")
         log = error.log if isinstance(error, TaskFailed) else ""
         self.counter.end(f"{name}: failed: {text}", log=log, steps=steps)
         return VariantResult(name=name, status="failed", error=text)
@@ -341,10 +359,13 @@ def _single(signature: Signature) -> Signature:
 
 @contextlib.contextmanager
 def _source_errors(path: Path) -> Iterator[None]:
-    """A process that fails on the original itself says something about the original."""
+    """A process that fails on the original itself says something about the original.
+
+    A fork server that did not even start, which is a plain `TaskFailed`, does not.
+    """
     try:
         yield
-    except TaskFailed as error:
+    except (TaskCrashed, TaskTimedOut, TaskOutOfMemory, TaskRaised) as error:
         raise SourceInvalid(f"{path}: the model can't be read or run: {error}") from error
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from converter import latency
 from converter.artifact import version_path
 from converter.choose import Candidate, Choice, choose
 from converter.config import ConvertOptions
 from converter.conversion import Conversion, Outcome
+from converter.data import images
+from converter.data.loading import kind_of
 from converter.errors import NothingFits, NoVariantMade
 from converter.evaluate import Reference
 from converter.findings import Findings
@@ -50,7 +53,12 @@ def decide(
     choices = _choices(conversion, made, measured=loaded.evaluation is not None)
     missing = [f"{target}: {one.why}" for target, one in choices.items() if one.variant is None]
     refusal = f"nothing was published: {'; '.join(missing)}" if missing else ""
-    notes = (*notes_on(loaded, reference), *(f"{target}: {one.why}." for target, one in choices.items() if one.closest))
+    numbering = _numbering(options)
+    notes = (
+        *notes_on(loaded, reference),
+        *numbering,
+        *(f"{target}: {one.why}." for target, one in choices.items() if one.closest),
+    )
     findings = findings_of(made, options.budget, notes)
     chosen = {target: one.variant for target, one in choices.items() if one.variant is not None}
     result = PackageResult(
@@ -75,6 +83,14 @@ def decide(
     if refusal:
         raise NothingFits(refusal, result, findings)
     return result
+
+
+def _numbering(options: ConvertOptions) -> tuple[str, ...]:
+    """A set of images without class names is numbered by guess, which the user should know."""
+    spec = options.evaluation
+    if spec is None or options.labels or kind_of(spec) != "images":
+        return ()
+    return tuple(filter(None, [images.numbering(Path(spec))]))
 
 
 def _reported(

@@ -58,11 +58,17 @@ def lower(task: Lowering) -> None:
 
     Raises:
         VariantUnusable: the recipe needs calibration data and there are none, or none for one of the signatures; the
-            quantizer finds nothing to store in 4 bits; an input can't take raw values as they are.
+            quantizer finds nothing to store in 4 bits; an input can't take raw values as they are; the model was
+            trained for int8 and the recipe is another one.
         OperatorsUnsupported: there are operators that LiteRT lacks.
         Exception: whatever TensorFlow raises where the model can't be converted so.
     """
     recipe = task.recipe
+    if recipe.activations != "int8" and recipe.weights != "float32" and _translator(task).trained_for_quantization:
+        raise VariantUnusable(
+            f"the model was trained for int8, which every form of it but float32 keeps: {recipe.name} would be the "
+            "same as int8-float-io, or not run at all"
+        )
     if recipe.activations == "int8":
         content = _int8(task)
     elif recipe.activations == "int16":

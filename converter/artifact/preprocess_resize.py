@@ -1,7 +1,8 @@
 """Resizing images: separable filters in numpy.
 
 The numbers are those of `tf.image.resize` (TensorFlow 2, half-pixel centres): pixel i covers [i, i + 1), output pixel o
-has its centre at (o + 0.5) * in / out, a filter that reaches over the edge is cut there and normalised again.
+has its centre at (o + 0.5) * in / out, a filter that reaches over the edge is cut there and normalised again. Bicubic
+without antialias can differ by some tenths of 255, since TensorFlow takes its weights from a table.
 """
 
 from __future__ import annotations

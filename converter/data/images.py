@@ -59,7 +59,7 @@ def read(path: Path, names: tuple[str, ...], writer: SampleWriter) -> None:
             "give a .npz, a TFRecord or module:function"
         )
     files = listed(path)
-    classes = class_indices(sorted({folder for folder, _ in files}), names)
+    classes = class_indices(path, sorted({folder for folder, _ in files}), names)
     for folder, file in files:
         source = file.relative_to(path).as_posix()
         label = classes[folder] if folder else None
@@ -72,8 +72,29 @@ def read(path: Path, names: tuple[str, ...], writer: SampleWriter) -> None:
         writer.add({inputs[0]: raw}, label, source)
 
 
-def class_indices(folders: list[str], names: tuple[str, ...]) -> dict[str, int]:
-    """The class of each folder: its name's place where all of them are class names, else its own in sorted order."""
-    if names and set(folders) <= set(names):
-        return {folder: names.index(folder) for folder in folders}
-    return {folder: index for index, folder in enumerate(sorted(folders))}
+def class_indices(path: Path, folders: list[str], names: tuple[str, ...]) -> dict[str, int]:
+    """The class of each folder: its name's place among the class names; without those, its own in sorted order.
+
+    Raises:
+        DataInvalid: there are class names, and a folder has none of them: every class behind it would be a wrong one.
+    """
+    if not names:
+        return {folder: index for index, folder in enumerate(sorted(folders))}
+    unknown = [folder for folder in folders if folder and folder not in names]
+    if unknown:
+        raise DataInvalid(f"{path}: subfolder {unknown[0]!r} is none of the class names {_some(names)}")
+    return {folder: names.index(folder) for folder in folders if folder}
+
+
+def _some(names: tuple[str, ...], most: int = 10) -> str:
+    told = ", ".join(repr(name) for name in names[:most])
+    return told if len(names) <= most else f"{told} and {len(names) - most} more"
+
+
+def numbering(path: Path) -> str:
+    """How the subfolders are numbered where no class names were given, in words; empty where there are none."""
+    folders = sorted({folder for folder, _ in listed(path)} - {""})
+    if not folders:
+        return ""
+    told = ", ".join(f"{index} is {folder!r}" for index, folder in enumerate(folders[:3]))
+    return f"The subfolders of {path} were taken for classes in sorted order ({told}...); --labels would name them."

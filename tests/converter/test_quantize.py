@@ -177,3 +177,12 @@ def test_a_conversion_that_kills_its_process_leaves_nothing_half_done(server, mo
     assert not task.calibrated_file.exists()
     for name in ("float32", "dynamic", "int4"):
         server.run(lower, LIMIT_S, dataclasses.replace(task, recipe=recipe(name)))
+
+
+@pytest.mark.parametrize("name", ["float16", "dynamic", "int16x8", "int4"])
+def test_a_model_that_was_trained_for_int8_has_no_other_form(server, tmp_path, name):
+    """TensorFlow would write int8 under each of these names, or what does not run."""
+    server.run(lowerings.quantization_aware, LIMIT_S, tmp_path / "model")
+    task = lowerings.task(tmp_path / "model", recipe(name), tmp_path, calibration=lowerings.images(tmp_path))
+    with pytest.raises(VariantUnusable, match=f"trained for int8.*{name} would be the same"):
+        server.run(lower, LIMIT_S, task)

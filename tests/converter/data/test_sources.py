@@ -1,5 +1,6 @@
 import gzip
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,10 +139,12 @@ def test_images_without_folders_have_no_labels(load, tmp_path):
 
 
 def test_folders_that_are_class_names_have_their_places():
-    """All of them must be names; else sorted order says."""
-    assert class_indices(["cat", "dog"], ("dog", "bird", "cat")) == {"cat": 2, "dog": 0}
-    assert class_indices(["cat", "fox"], ("dog", "bird", "cat")) == {"cat": 0, "fox": 1}
-    assert class_indices(["cat", "dog"], ()) == {"cat": 0, "dog": 1}
+    """All of them must be names, since a guess would make wrong classes; without any, sorted order says."""
+    path = Path("photos")
+    assert class_indices(path, ["cat", "dog"], ("dog", "bird", "cat")) == {"cat": 2, "dog": 0}
+    assert class_indices(path, ["cat", "dog"], ()) == {"cat": 0, "dog": 1}
+    with pytest.raises(DataInvalid, match="photos: subfolder 'fox' is none of the class names 'dog', 'bird', 'cat'"):
+        class_indices(path, ["cat", "fox"], ("dog", "bird", "cat"))
 
 
 def test_an_image_that_cannot_be_decoded_is_named(load, tmp_path):
