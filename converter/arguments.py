@@ -19,7 +19,7 @@ from converter.config import (
 )
 from converter.errors import OptionInvalid
 from converter.help_texts import DESCRIPTION, EPILOG, PACKAGE_COMMANDS
-from converter.recipes import RECIPES
+from converter.recipes import MIXED, RECIPES
 
 _REQUIRED = ("saved_model", "name", "version", "output")
 
@@ -52,7 +52,12 @@ def convert_parser() -> argparse.ArgumentParser:
     add("--custom-objects", metavar="MODULE:NAME", help="a Keras model's own layers: a class, or a dict of them")
     group = parser.add_argument_group("what is made, and chosen")
     add = group.add_argument
-    add("--variant", action="append", metavar="NAME", help=f"make only these: {', '.join(one.name for one in RECIPES)}")
+    add(
+        "--variant",
+        action="append",
+        metavar="NAME",
+        help=f"make only these: {', '.join(one.name for one in (*RECIPES, MIXED))}",
+    )
     add(
         "--target",
         action="append",
@@ -65,21 +70,21 @@ def convert_parser() -> argparse.ArgumentParser:
     add("--optimize", choices=("size", "latency"), help="what the choice among those that fit goes by (size)")
     add("--metric", action="append", metavar="OUTPUT=METRIC", help="how an output is measured; see below")
     _number(group, "--search-time", float, DEFAULT_SEARCH_TIME_S, "bound of the mixed search in seconds, 0 for none")
-    add("--uint8-input", action="store_true", help="fold preprocessing into int8's input: it takes a camera's bytes")
+    _switch(group, "--uint8-input", "fold preprocessing into int8's input: it takes a camera's bytes")
     add("--edgetpu-compiler", metavar="PATH", help="edgetpu_compiler, if it is not on PATH")
     add("--edgetpu-segments", type=int, metavar="N", help="cut the model for a pipeline of N Edge TPUs")
     group = parser.add_argument_group("where it goes")
     add = group.add_argument
-    add("--report", action="store_true", help="write NAME-VERSION.html beside the package: plots, classes, layers")
+    _switch(group, "--report", "write NAME-VERSION.html beside the package: plots, classes, layers")
     add("--into", metavar="DIR", help="lay the package into a SavedModel's version directory too, for the server")
-    add("--only-chosen", action="store_true", help="leave variants that nothing chose out of the package")
-    add("--replace", action="store_true", help="replace a version that is already there")
+    _switch(group, "--only-chosen", "leave variants that nothing chose out of the package")
+    _switch(group, "--replace", "replace a version that is already there")
     group = parser.add_argument_group("how it runs")
     add = group.add_argument
-    add("--no-latency", dest="measure_latency", action="store_false", help="do not time the variants on this host")
+    _switch(group, "--latency", "time the variants on this host, as is done unless told", dest="measure_latency")
     _number(group, "--jobs", int, 1, "conversions at once; each needs memory for the model")
     _number(group, "--time-limit-s", float, DEFAULT_TIME_LIMIT_S, "kill a step that takes longer, in seconds")
-    add("--memory-limit-mib", type=int, metavar="N", help="kill a step that takes more memory than this (no limit)")
+    add("--memory-limit-mib", type=int, metavar="N", help="kill a step that takes more memory (90 %% of what is free)")
     _common(parser)
     return parser
 
@@ -256,6 +261,11 @@ def _parser(prog: str, description: str, epilog: str, **options: Any) -> argpars
         allow_abbrev=False,
         **options,
     )
+
+
+def _switch(parser: Any, flag: str, says: str, **options: Any) -> None:
+    """With `--no-...`, so that a flag can win over a configuration file both ways."""
+    parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=says, **options)
 
 
 def _number(parser: Any, flag: str, kind: type[Any], default: float, says: str) -> None:

@@ -115,7 +115,8 @@ class ConvertOptions:
         measure_latency: Whether to time the variants on this host.
         only_chosen: Leave variants that no target chose out of the package.
         time_limit_s: For each step that runs in a child process.
-        memory_limit_bytes: For each such process, above what it has when it starts; None for no limit.
+        memory_limit_bytes: For each such process, above what it has when it starts; None for nine tenths of what is
+            free, shared by the jobs.
         jobs: How many of them run at once.
         calibration_samples: How many samples are used at most, spread evenly over the data.
     """

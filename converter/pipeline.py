@@ -31,6 +31,7 @@ from converter.deciding import decide
 from converter.errors import NoVariantMade, OperatorsUnsupported
 from converter.isolation import ForkServer
 from converter.places import make_plan
+from converter.process_memory import available_bytes
 from converter.progress import Counter, Progress, silent
 from converter.result import PackageResult, VariantResult
 from converter.searching import search
@@ -150,6 +151,13 @@ def run(options: ConvertOptions, progress: Progress = silent, server: ForkServer
         made = conversion.time(search(conversion, loaded, reference, made), loaded, reference)
         made = conversion.look_at(made)
         return decide(conversion, loaded, reference, made)
+
+
+def _memory_limit_bytes(options: ConvertOptions) -> int | None:
+    if options.memory_limit_bytes is not None:
+        return options.memory_limit_bytes
+    available = available_bytes()
+    return available and available // options.jobs
 
 
 def _nothing_runs(options: ConvertOptions, names: Sequence[str], error: OperatorsUnsupported) -> NoVariantMade:

@@ -75,3 +75,16 @@ def own_bytes(process_id: int) -> int | None:
     lines = (line.split() for line in status.splitlines() if line.startswith(_OWN))
     found = [int(line[1]) * 1024 for line in lines]
     return sum(found) if found else None
+
+
+def available_bytes(share: float = 0.9) -> int | None:
+    """That share of the memory that the system could still give without swapping; None where it does not tell.
+
+    The default limit of a step: it ends with a message instead of with the kernel's choice of a process to kill.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    found = next((line.split() for line in lines if line.startswith("MemAvailable:")), None)
+    return int(int(found[1]) * 1024 * share) if found else None
