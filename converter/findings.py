@@ -73,14 +73,15 @@ class OutputFindings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerError(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantizing one operator costs, seen by itself.
+    """What quantizing one operator costs, seen by itself: with it alone in int8, and all before it in float.
 
     Attributes:
-        name: The name of its output tensor in the TFLite file.
+        name: The name of its output tensor in the float32 TFLite file.
         operator: `CONV_2D`...
-        sqnr_db: Of its output, quantized against float on the same inputs, averaged over the channels: in a tensor
-            with one loud channel all others can be lost while the plain ratio reads 40 dB.
-        rmse_per_scale: Root mean squared error in quantization steps; 1/sqrt(12) = 0.29 is rounding alone.
+        sqnr_db: Of its output against the float model's, averaged over the channels: in a tensor with one loud
+            channel all others can be lost while the plain ratio reads 40 dB. 0 where nothing is left of it.
+        rmse_per_scale: Root mean squared error in quantization steps; 1/sqrt(12) = 0.29 is the rounding of the
+            output alone; what is not finite in float is left out.
         kept_float: Whether the mixed variant leaves it in float.
     """
 
@@ -153,7 +154,7 @@ class VariantFindings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outputs: By output name.
         layers: The cost of quantizing each operator; of int8 and mixed variants, where it was asked. The worst first,
-            by the worse of an operator's output and its inputs, which is the order in which the search tries them.
+            which is the order in which the search tries them.
         edge_tpu: Of full int8 variants.
         gpu: Where it was asked.
     """

@@ -1,16 +1,25 @@
 """What quantizing each operator costs, seen by itself. Loads TensorFlow: runs in a child.
 
-TensorFlow's quantizer can put the float form of every operator beside its int8 form, both fed with what the int8 one
-before them gave. The difference of the two is this operator's own error: of its weights and of its output's range.
+TensorFlow's quantizer can write a file with the float model and the int8 model side by side, and an operator between
+them that compares tensor with tensor. There the errors of all operators before one reach it, and behind an operator
+that loses its output nothing can be seen any more. So the file is changed: what was to compare now quantizes the float
+tensor, and whoever took the int8 one takes that instead. Each int8 operator is then fed with what the float model
+computes, quantized as in the int8 model, and its output is compared with the float model's: the error that there would
+be if this operator alone were int8. It is of its inputs' ranges, of its weights, and of its output's range. So a layer
+says nothing of those before it, whatever these lose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from converter import graph_edit
 from converter.calibration import representative
 from converter.data import Array
 from converter.errors import VariantUnusable
@@ -23,9 +32,6 @@ DEFAULT_SAMPLES = 64
 
 _NUMERIC_VERIFY = "NumericVerify"
 
-_MOVES_VALUES_DB = 100.0
-"""8 bits give 50 dB at most: an operator above this only moves values, and its output is as good as its input."""
-
 _DEAD_CHANNEL = 1e-12
 """Of the loudest channel's power: a channel below it says nothing that float32 would keep."""
 
@@ -33,30 +39,79 @@ _DEAD_CHANNEL = 1e-12
 def layer_errors(task: Lowering, max_samples: int = DEFAULT_SAMPLES) -> tuple[LayerError, ...]:
     """The error of each operator that int8 has a form of, in the first signature, the worst first.
 
-    An operator is ranked by the worst of its output and its inputs: left in float beside the one that feeds it, it
-    takes that one's output unquantized, and left out it would have it quantized again.
+    A tensor whose range int8 can't hold shows at the operator that gives it and at those that take it. So it should:
+    only where all of these are left in float is it never quantized.
 
     The signal-to-noise ratio is taken channel by channel (the last axis) and the channels' noise shares are averaged,
     each at most 1: in a tensor with one loud channel all others can be lost while the plain ratio reads 40 dB.
 
     Args:
-        task: As for the recipe `mixed`; `file` is not written.
+        task: As for the recipe `mixed`; `file` is not written, but its folder is used.
         max_samples: How many of the calibration samples are used at most.
 
     Raises: as `quantize.lower`.
     """
     from tensorflow.lite.python import convert  # noqa: PLC0415  only in a child
 
-    if len(task.signatures) > 1:
-        # The verifying operators can be read in the file's first subgraph alone, whichever signature that is.
-        task = replace(task, signatures=task.signatures[:1], float_file=None, calibrated_file=None)
-    calibrated = calibrated_model(task)
-    probe = _Probe(convert.mlir_quantize(calibrated, enable_numeric_verify=True), task.signatures[0].name)
-    if task.calibration is None:
+    calibration = task.calibration
+    if calibration is None:
         raise VariantUnusable(f"{task.recipe.name} needs calibration data")
-    for inputs in representative(task.calibration, max_samples):
-        probe.run(inputs)
-    return probe.errors()
+    if len(task.signatures) > 1:
+        # The two models can be read in the file's first subgraph alone, whichever signature that is.
+        task = replace(task, signatures=task.signatures[:1], float_file=None, calibrated_file=None)
+    both = convert.mlir_quantize(calibrated_model(task), enable_numeric_verify=True, enable_whole_model_verify=True)
+    with tempfile.TemporaryDirectory(dir=task.file.parent) as folder:
+        file = Path(folder) / "both.tflite"
+        file.write_bytes(both)
+        model = graph_edit.load(file)
+        pairs = _feed_from_float(model)
+        graph_edit.save(model, file)
+        probe = _Probe(file, task.signatures[0].name, pairs)
+        for inputs in representative(calibration, max_samples):
+            probe.run(inputs)
+        return probe.errors()
+
+
+def _feed_from_float(model: Any) -> list[tuple[int, int]]:
+    """Changes the `ModelT` of both forms: every int8 operator is fed with what the float ones before it gave.
+
+    Each operator that compares an int8 tensor with its float form becomes one that quantizes the float form; it has
+    an output of the int8 tensor's scale already. Whoever comes after it takes this output instead of the int8
+    tensor, and the float form itself where it took the int8 one dequantized, as a float operator does that has no
+    int8 form.
+
+    Returns: the int8 tensors of the first subgraph, each with its float form, by index.
+    """
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415  only in a child
+
+    codes = model.operatorCodes
+    comparing = {place for place, code in enumerate(codes) if code.customCode == _NUMERIC_VERIFY.encode()}
+    dequantizing = {place for place, code in enumerate(codes) if code.builtinCode == schema.BuiltinOperator.DEQUANTIZE}
+    pairs = [_feed_subgraph(subgraph, comparing, dequantizing) for subgraph in model.subgraphs]
+    for place in comparing:
+        codes[place].customCode = None
+        codes[place].version = 1
+        codes[place].builtinCode = codes[place].deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    return pairs[0]
+
+
+def _feed_subgraph(subgraph: Any, comparing: set[int], dequantizing: set[int]) -> list[tuple[int, int]]:
+    pairs = []
+    instead: dict[int, int] = {}
+    floats: dict[int, int] = {}  # By the index of what was quantized from it.
+    for operator in subgraph.operators or ():
+        given = () if operator.inputs is None else map(int, operator.inputs)
+        operator.inputs = [instead.get(index, index) for index in given]
+        if operator.opcodeIndex in comparing:
+            int8, real = operator.inputs
+            operator.inputs, operator.customOptions = [real], None
+            floats[int(operator.outputs[0])] = real
+            if int8 not in floats:  # Or else it has been compared before.
+                instead[int8] = int(operator.outputs[0])
+                pairs.append((int8, real))
+        elif operator.opcodeIndex in dequantizing and operator.inputs[0] in floats:
+            instead[int(operator.outputs[0])] = floats[operator.inputs[0]]
+    return pairs
 
 
 @dataclass(kw_only=True)
@@ -66,7 +121,6 @@ class _Layer:
     Attributes:
         name: Of the output tensor as the float model has it.
         operator: Its kind.
-        inputs: Indices of what the int8 form takes.
         quantized: Index of the int8 output.
         original: Index of the float one.
         scale: Of the int8 output.
@@ -75,7 +129,6 @@ class _Layer:
 
     name: str
     operator: str
-    inputs: tuple[int, ...]
     quantized: int
     original: int
     scale: float
@@ -93,9 +146,12 @@ class _Layer:
         self.samples += 1
 
     def error(self) -> LayerError:
-        live = self.signal > self.signal.max() * _DEAD_CHANNEL
-        shares = np.minimum(1.0, self.noise[live] / self.signal[live])
-        mean_noise = float(self.noise.mean()) / max(1, self.samples)
+        # No int8 holds what is not finite; figures that are none could not be written either.
+        finite = np.isfinite(self.signal) & np.isfinite(self.noise)
+        signal, noise = np.where(finite, self.signal, 1.0), np.where(finite, self.noise, 1.0)
+        live = ~finite | (signal > self.signal[finite].max(initial=0.0) * _DEAD_CHANNEL)
+        shares = np.minimum(1.0, noise[live] / signal[live])
+        mean_noise = float(self.noise[finite].mean()) / max(1, self.samples) if finite.any() else 0.0
         return LayerError(
             name=self.name,
             operator=self.operator,
@@ -105,37 +161,31 @@ class _Layer:
 
 
 class _Probe:
-    """The model with both forms of every operator, and their errors so far."""
+    """The file with both forms of every operator, and their errors so far."""
 
-    def __init__(self, model: bytes, signature: str) -> None:
-        import tensorflow as tf  # noqa: PLC0415  only in a child; LiteRT's interpreter lacks the verifying operator
+    def __init__(self, file: Path, signature: str, pairs: Sequence[tuple[int, int]]) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: PLC0415  only in a child
 
-        self._interpreter = tf.lite.Interpreter(
-            model_content=model,
+        self._interpreter = Interpreter(
+            model_path=str(file),
             experimental_preserve_all_tensors=True,
             # XNNPACK would fuse tensors away that are to be looked at.
-            experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
         details = self._interpreter.get_signature_runner(signature).get_input_details()
         self._inputs = {name: int(detail["index"]) for name, detail in details.items()}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._layers = list(self._find())
+        self._layers = list(self._find(pairs))
 
-    def _find(self) -> Iterator[_Layer]:
+    def _find(self, pairs: Sequence[tuple[int, int]]) -> Iterator[_Layer]:
         tensors = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
         operators = self._interpreter._get_ops_details()  # noqa: SLF001  there is no other way to the operators
-        made_by = {int(index): one for one in operators for index in one["outputs"]}
-        for one in operators:
-            if one["op_name"] != _NUMERIC_VERIFY:
-                continue
-            quantized, original = (int(index) for index in one["inputs"])
-            if original in made_by and made_by[original]["op_name"] == "DEQUANTIZE":
-                continue  # An operator that only moves values: there is no float form beside it, and no error.
+        made_by = {int(index): one["op_name"] for one in operators for index in one["outputs"]}
+        for quantized, original in pairs:
             scale, zero_point = tensors[quantized]["quantization"]
             yield _Layer(
                 name=tensors[original]["name"],
-                operator=made_by[quantized]["op_name"],
-                inputs=tuple(int(index) for index in made_by[quantized]["inputs"]),
+                operator=made_by[quantized],
                 quantized=quantized,
                 original=original,
                 scale=float(scale),
@@ -157,18 +207,4 @@ class _Probe:
             layer.add(get(layer.original), get(layer.quantized))
 
     def errors(self) -> tuple[LayerError, ...]:
-        found = {layer.quantized: layer.error() for layer in self._layers}
-        inputs = {layer.quantized: layer.inputs for layer in self._layers}
-
-        def worst_input_db(index: int) -> float:
-            return min((of_tensor_db(one) for one in inputs[index] if one in found), default=found[index].sqnr_db)
-
-        def of_tensor_db(index: int) -> float:
-            own_db = found[index].sqnr_db
-            return worst_input_db(index) if own_db >= _MOVES_VALUES_DB else own_db
-
-        def rank(index: int) -> tuple[float, float, str]:
-            error = found[index]
-            return min(error.sqnr_db, worst_input_db(index)), error.sqnr_db, error.name
-
-        return tuple(found[index] for index in sorted(found, key=rank))
+        return tuple(sorted((one.error() for one in self._layers), key=lambda one: (one.sqnr_db, one.name)))

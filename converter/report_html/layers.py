@@ -27,7 +27,7 @@ def section(variant: str, layers: Sequence[LayerError]) -> Markup:
     )
     left = f" {len(layers) - len(shown)} more with smaller errors are not shown." if layers[MAX_LAYERS:] else ""
     mixed = f" {kept} of {len(layers)} are left in float, and marked." if kept else ""
-    caption = f"{variant}: {len(layers)} operators, the worst first, by its output or its inputs.{mixed}{left}"
+    caption = f"{variant}: {len(layers)} operators, the worst first.{mixed}{left}"
     rows = [_row(one, max(map(relative_error, shown))) for one in shown]
     return join(
         (
@@ -36,9 +36,10 @@ def section(variant: str, layers: Sequence[LayerError]) -> Markup:
             ),
             tag(
                 "p",
-                "Each operator is quantized by itself and compared with float on the same inputs. The relative error "
-                "is the root mean square of the difference over that of the output, averaged over the channels. An "
-                "RMSE of 0.29 quantization steps is rounding alone.",
+                "Each operator is quantized by itself, with all before it in float, and compared with float: the "
+                "error is of its inputs' ranges, its weights and its output's range. The relative error is the root "
+                "mean square of the difference over that of the output, averaged over the channels. An RMSE of 0.29 "
+                "quantization steps is the rounding of the output alone.",
                 class_="muted",
             ),
         )
