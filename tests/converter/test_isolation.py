@@ -22,6 +22,7 @@ from converter.errors import (
     ToolMissing,
 )
 from converter.isolation import LOG_TAIL_BYTES, ForkServer
+from converter.process_memory import available_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -331,3 +332,9 @@ def test_when_the_program_is_killed_its_children_end(tmp_path):
     process.kill()
     process.communicate()
     assert eventually(lambda: all(gone(child.pid) for child in children))
+
+
+def test_the_default_limit_is_a_share_of_what_is_free():
+    """Less than the machine has, and more than nothing."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < available_bytes(0.5) < available_bytes(1.0) <= total
