@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from converter.artifact import Cascade
+
 OutputKind = Literal["scores", "map", "regression", "classes", "other"]
 """What an output is, see `metrics.kinds`."""
 
@@ -157,12 +159,14 @@ class VariantFindings(msgspec.Struct, frozen=True, kw_only=True):
             which is the order in which the search tries them.
         edge_tpu: Of full int8 variants.
         gpu: Where it was asked.
+        cascade: From what confidence on its answers can stand; of classifiers with labelled evaluation data.
     """
 
     outputs: dict[str, OutputFindings] = {}
     layers: tuple[LayerError, ...] = ()
     edge_tpu: EdgeTpuReport | None = None
     gpu: GpuReport | None = None
+    cascade: Cascade | None = None
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):

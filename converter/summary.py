@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from converter.artifact import Cascade
 from converter.config import Budget
 from converter.errors import OptionInvalid
 from converter.figures import factor_text, metric_heading, points_text, size_text
@@ -115,6 +116,16 @@ def front(result: PackageResult, findings: Findings) -> set[str]:
         for name, points in losses.items()
     }
     return set(points) - dominated(points)
+
+
+def cascade_text(found: Cascade) -> str:
+    """What the threshold means, in a sentence."""
+    if found.escalation_rate == 0.0:
+        return f"none, it is as accurate by itself ({found.accuracy:.2%})"
+    return (
+        f"{found.escalation_rate:.2%} of them, those with a confidence below {found.threshold:.4g} in "
+        f"{found.output!r}; then {found.accuracy:.2%} are right, and {found.source_accuracy:.2%} by the original alone"
+    )
 
 
 def targets_of(result: PackageResult, variant: str) -> list[str]:

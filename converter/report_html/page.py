@@ -16,6 +16,7 @@ from converter.summary import (
     BASELINE,
     DEFAULT,
     baseline,
+    cascade_text,
     closest,
     compared,
     headline,
@@ -121,6 +122,7 @@ class _Report:
         yield "variants", "Variants", lambda: variants.table(self.result, self.findings, self.budget)
         yield "trade-off", "Size, loss and latency", lambda: plot.figure(self.result, self.findings, self.budget)
         yield "layers", "Error of each layer", self._layers
+        yield "cascade", "Device and server together", self._cascade
         yield "classes", "Classes", self._classes
         yield "confusion", "Original against variant", self._confusion
         yield "edge-tpu", "Edge TPU", self._edge_tpu
@@ -196,6 +198,16 @@ class _Report:
         found = [(name, one.layers) for name, one in self._found() if one.layers]
         # One of them is enough: int8 and mixed are searched on the same operators.
         return layers.section(*found[0]) if found else None
+
+    def _cascade(self) -> Markup | None:
+        """One sentence for each variant that matters: what would have to be asked of the server."""
+        items = [
+            tag("li", tag("span", name, class_="name"), f": {cascade_text(found)}")
+            for name in self._detailed()
+            if (found := self.findings.variants[name].cascade)
+        ]
+        said = "How many answers a server would have to give, so that both together are as accurate as the original."
+        return join((tag("p", said), tag("ul", *items, class_="notes"))) if items else None
 
     def _classes(self) -> Markup | None:
         return self._by_output(

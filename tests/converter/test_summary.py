@@ -3,11 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import report_results
 
-from converter.artifact import Latency
+from converter.artifact import Cascade, Latency
 from converter.config import Budget
 from converter.findings import Findings, OutputFindings, VariantFindings
 from converter.result import PackageResult, VariantResult
 from converter.summary import (
+    cascade_text,
     closest,
     compared,
     dominated,
@@ -167,3 +168,18 @@ def test_closest_needs_a_measurement():
     """Nothing is close to a budget that nobody measured against."""
     assert closest(result(), Findings(), Budget(points=1.0)) is None
     assert closest(result(), findings(int8=2.0, float32=1.5), Budget(points=1.0)) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("rate", "says"),
+    [
+        (0.0, "none, it is as accurate by itself (90.00%)"),
+        (0.05, "5.00% of them, those with a confidence below 0.75 in"),
+    ],
+)
+def test_the_cascade_is_told_in_a_sentence(rate, says):
+    """What share of the answers goes to the server, and below what confidence."""
+    found = Cascade(
+        output="scores", confidence="max", threshold=0.75, escalation_rate=rate, accuracy=0.9, source_accuracy=0.9
+    )
+    assert cascade_text(found).startswith(says)
