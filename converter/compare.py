@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -26,7 +26,7 @@ from converter.outputs import OutputWriter
 from converter.progress import Counter, Progress, silent
 from converter.report import aligned
 from converter.sources import source
-from converter.variant_runner import VariantRunner
+from converter.variant_runner import Range, VariantRunner
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +119,7 @@ class _Side:
         preprocess: What makes its inputs of raw data; None for an original, which has none of its own.
         file: The variant's file; None for an original.
         source: The original; None for a variant.
+        ranges: Of a variant's inputs that have their preprocessing folded in, as of `VariantRunner`.
     """
 
     said: Compared
@@ -127,6 +128,7 @@ class _Side:
     preprocess: Preprocess | None = None
     file: Path | None = None
     source: source.SourceModel | None = None
+    ranges: dict[str, Range] = field(default_factory=dict)
 
 
 def compare(
@@ -209,7 +211,13 @@ def _packaged(path: Path, package: Package, name: str | None) -> _Side:
         labels=manifest.labels,
         preprocess=manifest.preprocess,
         file=package.file(variant),
+        ranges=_folded(variant, manifest.preprocess),
     )
+
+
+def _folded(variant: Variant, preprocess: Preprocess) -> dict[str, Range]:
+    bounds = {name: preprocess.inputs[name].folds_into_uint8() for name in variant.folded if name in preprocess.inputs}
+    return {name: one for name, one in bounds.items() if one is not None}
 
 
 def check_alike(a: Compared, first: Signature, b: Compared, second: Signature) -> None:
@@ -261,7 +269,14 @@ class _Work:
         self.counter.begin(f"running {a.said}")
         outputs = self._answers(a, asked)
         self.counter.end()
-        reference = self._apart(make_reference, theirs, outputs, use_labels=True, metrics=dict(metrics))
+        reference = self._apart(
+            make_reference,
+            theirs,
+            outputs,
+            use_labels=True,
+            metrics=dict(metrics),
+            signature=b.signatures[0].name,
+        )
         self.counter.begin(f"running {b.said}")
         measured = self._measured(b, reference)
         self.counter.end(steps=2)
@@ -273,7 +288,7 @@ class _Work:
             samples=theirs.samples,
             metrics=measured.metrics,
             outputs=measured.outputs,
-            notes=tuple(_notes(a, b, theirs)),
+            notes=(*_notes(a, b, theirs), *reference.notes),
         )
 
     def _dataset(self, side: _Side, other: _Side, data: DataSpec, role: str) -> Dataset:
@@ -288,21 +303,23 @@ class _Work:
                 return self._apart(source.answer, side.source, side.signatures[0], dataset, folder)
         assert side.file is not None
         with _unusable(side.said):
-            return self._apart(answer, side.file, side.signatures[0], dataset, folder)
+            return self._apart(answer, side.file, side.signatures[0], dataset, folder, side.ranges)
 
     def _measured(self, side: _Side, reference: Any) -> Measured:
         assert side.file is not None
         with _unusable(side.said):
-            return self._apart(check_and_measure, side.file, side.signatures[:1], reference)
+            return self._apart(check_and_measure, side.file, side.signatures[:1], reference, side.ranges)
 
 
-def answer(file: Path, signature: Signature, dataset: Dataset, folder: Path) -> dict[str, Path]:
+def answer(
+    file: Path, signature: Signature, dataset: Dataset, folder: Path, ranges: Mapping[str, Range] | None = None
+) -> dict[str, Path]:
     """Runs a variant over the data; by output name, the `.npy` in `folder` with all values. Only in a child process.
 
     Raises:
         VariantUnusable: the file is not what the signature says.
     """
-    runner = VariantRunner(file, signature)
+    runner = VariantRunner(file, signature, ranges=ranges)
     writer = OutputWriter(folder, [spec.name for spec in signature.outputs], dataset)
     for batch in dataset.batches():
         writer.add(batch, runner.run(batch.inputs))
@@ -314,6 +331,8 @@ def _notes(a: _Side, b: _Side, dataset: Dataset) -> Iterator[str]:
         yield "The data hold no labels: the figures say how far both are from each other, and not which is right."
     if a.preprocess is not None and a.preprocess != b.preprocess:
         yield "Their preprocessing differs: encoded samples went through each one's own, arrays to both as they are."
+    if b.signatures[1:]:
+        yield f"Only signature {b.signatures[0].name!r} was compared."
     if a.labels and b.labels and a.labels != b.labels:
         yield "Their class names differ: the same class number may mean another thing in each."
 

@@ -17,6 +17,7 @@ import msgspec
 
 from converter import data, edgetpu, extras, gpu, latency
 from converter.artifact import Preprocess, Signature, TensorSpec
+from converter.asking import ask_others
 from converter.config import ConvertOptions, DataSpec
 from converter.data import Dataset
 from converter.errors import (
@@ -142,21 +143,37 @@ class Conversion:
         return loaded
 
     def ask_original(self, loaded: Loaded) -> Reference | None:
-        """Runs the original on the evaluation data, or else on the calibration data."""
+        """Runs the original on the evaluation data, or else on the calibration data.
+
+        Raises:
+            SourceInvalid: it fails on them.
+            OptionInvalid: a metric does not suit what it is for.
+            DataInvalid: the labels do not fit.
+        """
         dataset = loaded.evaluation or loaded.calibration
         if dataset is None:
             self.counter.end("no data: variants are only tried on zeros")
             return None
         self.counter.begin(f"running the original on {dataset.samples} samples")
-        signature = loaded.source.signatures[0]
+        first = loaded.source.signatures[0]
         with _source_errors(self.options.saved_model):
-            outputs = self.apart(source.answer, loaded.source, signature, dataset, self.folder / "original")
+            outputs = self.apart(source.answer, loaded.source, first, dataset, self.folder / "original")
+        others = ask_others(
+            self.server, self.options.time_limit_s, loaded.source, dataset, self.folder / "original-others"
+        )
+        others.check(set(self.options.metrics) - set(outputs))
         # Apart too, since a metric can be a function of the user's.
         reference = self.apart(
-            make_reference, dataset, outputs, use_labels=loaded.evaluation is not None, metrics=self.options.metrics
+            make_reference,
+            dataset,
+            outputs,
+            use_labels=loaded.evaluation is not None,
+            metrics=self.options.metrics,
+            signature=first.name,
+            others=others.answers,
         )
         self.counter.end()
-        return reference
+        return dataclasses.replace(reference, notes=(*reference.notes, *others.notes))
 
     def make_all(self, loaded: Loaded, reference: Reference | None) -> list[Outcome]:
         """Every recipe's variant, as many at once as was asked for, in the recipes' order."""
@@ -202,7 +219,8 @@ class Conversion:
         Raises:
             ConverterError: it does not run, or is not what the original is.
         """
-        measured = self.apart(check_and_measure, file, loaded.source.signatures, reference)
+        ranges = self._ranges(loaded) if recipe.full_int8 else {}
+        measured = self.apart(check_and_measure, file, loaded.source.signatures, reference, ranges)
         return Made(
             name=recipe.name,
             files=(file,),
@@ -211,7 +229,7 @@ class Conversion:
             outputs=measured.outputs,
             cascade=measured.cascade,
             full_int8=recipe.full_int8,
-            folded=tuple(sorted(self._ranges(loaded))) if recipe.full_int8 else (),
+            folded=tuple(sorted(ranges)),
         )
 
     def _ranges(self, loaded: Loaded) -> dict[str, tuple[float, float]]:

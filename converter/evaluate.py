@@ -18,7 +18,7 @@ from converter.findings import OutputFindings
 from converter.metrics import Comparison, Plan, accuracy, make_plans, rounded
 from converter.named_functions import load_named
 from converter.outputs import OutputWriter, by_sample, comparable
-from converter.variant_runner import VariantRunner
+from converter.variant_runner import Range, VariantRunner
 
 RUN_INPUT_BYTES = 256 * 2**10
 """Of inputs in one call of a variant. Small nets gain from batches up to there (28x28 images: 23 us a sample alone,
@@ -36,10 +36,13 @@ class Reference:
 
     Attributes:
         dataset: What was asked.
-        outputs: By output name, the `.npy` with all samples' values.
+        outputs: By output, the `.npy` with all samples' values. Outputs of the first signature go by their names, those
+            of others by `qualified` names, here and wherever something is told of an output.
         plans: What is measured of each output that can be compared.
         measured: Whether these are evaluation data; else the figures are numeric error on calibration data.
         own: The original's own metrics: those that compare with labels, and the user's functions.
+        others: The further signatures that answered.
+        notes: What the user should know of what is measured, a sentence each.
     """
 
     dataset: Dataset
@@ -47,10 +50,12 @@ class Reference:
     plans: dict[str, Plan]
     measured: bool = True
     own: Metrics = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> frozenset[str]:
-        """The outputs that the labels are classes of; empty where there are no labels."""
+        """The one output that the labels are classes of; empty where there is none."""
         return frozenset(name for name, plan in self.plans.items() if plan.labelled)
 
     def arrays(self) -> dict[str, Array]:
@@ -83,8 +88,19 @@ class Measured:
     cascade: Cascade | None = None
 
 
+def qualified(signature: str, output: str) -> str:
+    """What an output of another signature than the first goes by: `SIGNATURE:OUTPUT`."""
+    return f"{signature}:{output}"
+
+
 def make_reference(
-    dataset: Dataset, outputs: Mapping[str, Path], *, use_labels: bool, metrics: Mapping[str, str] | None = None
+    dataset: Dataset,
+    outputs: Mapping[str, Path],
+    *,
+    use_labels: bool,
+    metrics: Mapping[str, str] | None = None,
+    signature: str = "",
+    others: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> Reference:
     """Decides what is measured of each output, by its values, the labels and what was asked for.
 
@@ -94,15 +110,23 @@ def make_reference(
         dataset: What the original was asked.
         outputs: By output name, the `.npy` with its answers.
         use_labels: Whether these are evaluation data, whose labels mean something.
-        metrics: By output name, the metric that was asked for; see `metrics.requests`.
+        metrics: By output name, or `qualified` name, the metric that was asked for; see `metrics.requests`.
+        signature: The name of the signature that the outputs are of, which metrics may name.
+        others: By the name of a further signature that was asked the same, its outputs likewise.
 
     Raises:
         OptionInvalid: such a metric or its output is not known, does not suit the output, or its function fails.
         DataInvalid: a label is beyond the classes of every output that could be class scores.
     """
-    arrays: dict[str, Array] = {name: np.load(path, mmap_mode="r") for name, path in outputs.items()}
+    later = {qualified(one, name): path for one, found in (others or {}).items() for name, path in found.items()}
+    files = {**outputs, **later}
+    arrays: dict[str, Array] = {name: np.load(path, mmap_mode="r") for name, path in files.items()}
     labels = dataset.labels() if use_labels else None
-    plans = make_plans(arrays, labels, metrics or {}, origin=dataset.origin)
+    asked = {
+        name if name in files or not signature else name.removeprefix(qualified(signature, "")): metric
+        for name, metric in (metrics or {}).items()
+    }
+    plans, notes = make_plans(arrays, labels, asked, origin=dataset.origin, later=later)
     own: Metrics = {}
     for name, plan in plans.items():
         found: dict[str, float] = {}
@@ -114,7 +138,15 @@ def make_reference(
             found[plan.primary] = _call(plan.function, arrays[name], arrays[name], labels)
         if found:
             own[name] = found
-    return Reference(dataset=dataset, outputs=dict(outputs), plans=plans, measured=use_labels, own=own)
+    return Reference(
+        dataset=dataset,
+        outputs=files,
+        plans=plans,
+        measured=use_labels,
+        own=own,
+        others=tuple(others or ()),
+        notes=notes,
+    )
 
 
 def _call(function: str, original: Array, variant: Array, labels: Array | None) -> float:
@@ -129,31 +161,48 @@ def _call(function: str, original: Array, variant: Array, labels: Array | None) 
     return rounded(value)
 
 
-def check_and_measure(file: Path, logical: tuple[Signature, ...], reference: Reference | None) -> Measured:
-    """Runs every signature of the variant on one sample and on two; the first, where there are data, on all of them.
+def check_and_measure(
+    file: Path,
+    logical: tuple[Signature, ...],
+    reference: Reference | None,
+    ranges: Mapping[str, Range] | None = None,
+) -> Measured:
+    """Runs every signature of the variant on one sample and on two; those that the reference answers, on all of them.
 
     Args:
         file: The TFLite file.
-        logical: The original's signatures, the one that the reference is of first.
+        logical: The original's signatures, the one that the data are for first.
         reference: What to measure against; None for no data: then each signature is run on zeros.
+        ranges: Of inputs that have their preprocessing folded in, as of `VariantRunner`.
 
     Raises:
         VariantUnusable: it is not what the original is: names, dtypes, batch axis, shapes, impossible values.
         OptionInvalid: a metric that is a function of the user's fails.
     """
-    others = tuple(_checked(file, signature, None).signature for signature in logical[1:])
-    runner = _checked(file, logical[0], reference)
-    signatures = (runner.signature, *others)
-    if reference is None:
-        return Measured(signatures=signatures)
-    # What a model with a state learned from the samples above must not count.
-    runner.reset()
-    metrics, outputs, cascade = measure(runner, reference)
-    return Measured(signatures=signatures, metrics=metrics, outputs=outputs, cascade=cascade)
+    signatures: list[Signature] = []
+    metrics: Metrics = {}
+    outputs: dict[str, OutputFindings] = {}
+    cascade: Cascade | None = None
+    for place, signature in enumerate(logical):
+        answered = reference is not None and (place == 0 or signature.name in reference.others)
+        runner = _checked(file, signature, reference if answered else None, ranges)
+        signatures.append(runner.signature)
+        if reference is None or not answered:
+            continue
+        # What a model with a state learned from the samples above must not count.
+        runner.reset()
+        names = {spec.name: qualified(signature.name, spec.name) if place else spec.name for spec in signature.outputs}
+        found = measure(runner, reference, names)
+        metrics |= found[0]
+        outputs |= found[1]
+        cascade = cascade or found[2]
+    return Measured(signatures=tuple(signatures), metrics=metrics, outputs=outputs, cascade=cascade)
 
 
-def _checked(file: Path, logical: Signature, reference: Reference | None) -> VariantRunner:
-    runner = VariantRunner(file, logical)
+def _checked(
+    file: Path, logical: Signature, reference: Reference | None, ranges: Mapping[str, Range] | None
+) -> VariantRunner:
+    runner = VariantRunner(file, logical, ranges=ranges)
     for batch in _first_batches(logical, reference):
         for name, values in runner.run(batch.inputs).items():
             if logical.batch_axis is not None:
@@ -185,30 +234,39 @@ def blank(signature: Signature, rows: int = 1) -> Batch:
     return Batch(start=0, samples=rows, inputs=inputs)
 
 
-def measure(runner: VariantRunner, reference: Reference) -> tuple[Metrics, dict[str, OutputFindings], Cascade | None]:
-    """The metrics and findings of each output over the whole dataset, and the cascade where there can be one."""
-    dataset, originals, labels = reference.dataset, reference.arrays(), reference.labels()
-    comparisons = {name: Comparison(name, plan) for name, plan in reference.plans.items()}
-    escalated = _cascade_output(reference)
+def measure(
+    runner: VariantRunner, reference: Reference, names: Mapping[str, str]
+) -> tuple[Metrics, dict[str, OutputFindings], Cascade | None]:
+    """The metrics and findings of one signature's outputs over the whole dataset, and the cascade where there is one.
+
+    Args:
+        runner: Runs the signature.
+        reference: What to measure against.
+        names: By the signature's output names, what they go by in the reference, and in what is returned.
+    """
+    dataset, labels = reference.dataset, reference.labels()
+    plans = {name: reference.plans[name] for name in sorted(names.values()) if name in reference.plans}
+    originals = {name: array for name, array in reference.arrays().items() if name in plans}
+    comparisons = {name: Comparison(name, plan) for name, plan in plans.items()}
+    escalated = _cascade_output(plans, originals) if labels is not None else ""
     evidence = Evidence(confidence_kind(originals[escalated])) if escalated else None
-    functions = [name for name, plan in reference.plans.items() if plan.function and reference.measured]
+    functions = [name for name, plan in plans.items() if plan.function and reference.measured]
     with tempfile.TemporaryDirectory(prefix="variant-", dir=_folder(reference)) as folder:
         writer = OutputWriter(Path(folder) / "outputs", functions, dataset)
         for batch in dataset.batches(_rows(reference, originals)):
             part = slice(batch.start, batch.start + batch.samples)
-            outputs = runner.run(batch.inputs)
+            outputs = {names[name]: values for name, values in runner.run(batch.inputs).items()}
             for name, comparison in comparisons.items():
                 found = comparable(by_sample(name, outputs[name], batch, keeps_axis=dataset.keeps_axis))
-                truth = labels[part] if labels is not None and name in reference.labelled else None
+                truth = labels[part] if labels is not None and plans[name].labelled else None
                 comparison.add(originals[name][part], found, truth, batch.start)
                 if name == escalated and evidence and truth is not None:
                     evidence.add(originals[name][part], found, truth)
             writer.add(batch, outputs)
         metrics = {name: comparison.metrics() for name, comparison in comparisons.items()}
         for name, file in writer.finish().items():
-            plan = reference.plans[name]
             variant = np.load(file, mmap_mode="r")
-            metrics[name][plan.primary] = _call(plan.function, originals[name], variant, labels)
+            metrics[name][plans[name].primary] = _call(plans[name].function, originals[name], variant, labels)
     findings = {
         name: comparison.findings(metrics[name], reference.own.get(name, {}) if reference.measured else None)
         for name, comparison in comparisons.items()
@@ -230,10 +288,7 @@ def _rows(reference: Reference, originals: Mapping[str, Array]) -> int:
     return max(1, min(MAX_RUN_ROWS, by_inputs, by_outputs))
 
 
-def _cascade_output(reference: Reference) -> str:
-    """The output whose confidence decides: the first labelled one with scores of two classes or more; else empty."""
-    if reference.labels() is None:
-        return ""
-    arrays = reference.arrays()
-    fitting = [name for name in sorted(reference.labelled) if arrays[name].ndim == 2 and arrays[name].shape[1] > 1]
-    return fitting[0] if fitting else ""
+def _cascade_output(plans: Mapping[str, Plan], originals: Mapping[str, Array]) -> str:
+    """The output whose confidence decides: the labelled one, with scores of two classes or more; else empty."""
+    fitting = [name for name, plan in plans.items() if plan.labelled and originals[name].ndim == 2]
+    return next((name for name in fitting if originals[name].shape[1] > 1), "")

@@ -40,6 +40,7 @@ preprocess.toml, what a device does to raw values, and a conversion to images:
 
 metrics, for --metric OUTPUT=METRIC (else chosen from what the output is):
   top1, topk:5       class scores: accuracy on labels, or agreement with the original
+  agreement          class scores: agreement with the original, whatever the labels are
   recall@0.5         maps: precision and recall of the cells above the threshold
   rmse, sqnr, cosine regressions, embeddings
   iou                masks

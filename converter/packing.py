@@ -125,7 +125,9 @@ class Made:
     @property
     def findings(self) -> VariantFindings:
         """As they are kept in the package."""
-        return VariantFindings(outputs=self.outputs, layers=self.layers, edge_tpu=self.edge_tpu, gpu=self.gpu)
+        return VariantFindings(
+            outputs=self.outputs, layers=self.layers, edge_tpu=self.edge_tpu, gpu=self.gpu, cascade=self.cascade
+        )
 
     def variant(self) -> Variant:
         """As the manifest has it."""
@@ -253,9 +255,12 @@ def _measurement_notes(loaded: Loaded, reference: Reference | None) -> tuple[str
         return (
             "Accuracy was not measured: no evaluation data were given.",
             f"The figures are the numeric error on {samples} calibration samples, which the quantization has seen.",
+            *reference.notes,
         )
     if reference.dataset.labels_file is None:
-        return ("The evaluation data hold no labels: the figures say how far variants differ from the original.",)
+        none = "The evaluation data hold no labels: the figures say how far variants differ from the original."
+        return (none, *reference.notes)
     if not reference.labelled:
-        return ("The labels were not used: no output looks like class scores, [samples, classes].",)
-    return ()
+        unused = "The labels were not used: no output looks like class scores, [samples, classes]."
+        return (unused, *reference.notes)
+    return reference.notes

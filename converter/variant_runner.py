@@ -12,6 +12,11 @@ from converter.artifact import Quantization, Signature, TensorSpec
 from converter.data import Array
 from converter.errors import VariantUnusable
 
+Range = tuple[float, float]
+"""The real values of the raw bytes 0 and 255."""
+
+_LARGEST_BYTE = 255
+
 
 class VariantRunner:
     """One interpreter, for one signature.
@@ -20,19 +25,24 @@ class VariantRunner:
         signature: The tensors as the file has them: dtypes, shapes and quantization.
     """
 
-    def __init__(self, file: Path, logical: Signature, *, threads: int = 1) -> None:
+    def __init__(
+        self, file: Path, logical: Signature, *, threads: int = 1, ranges: Mapping[str, Range] | None = None
+    ) -> None:
         """Loads the file.
 
         Args:
             file: The TFLite file.
             logical: The original's signature.
             threads: The interpreter's; one gives the same sums, and so the same package, every time.
+            ranges: By input name, the real values that the bytes 0 and 255 of a camera stand for: of uint8 inputs that
+                have their preprocessing folded in, which are then fed the bytes that a device would feed.
 
         Raises:
             VariantUnusable: the file lacks the signature, or has other names, ranks or dtypes.
         """
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  only in a child
 
+        self._ranges = dict(ranges or {})
         self._interpreter = Interpreter(model_path=str(file), num_threads=threads)
         known = sorted(self._interpreter.get_signature_list())
         if logical.name not in known:
@@ -55,19 +65,23 @@ class VariantRunner:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One call: inputs by name in the original's dtypes, outputs likewise (floats where the original has them)."""
-        fed = {spec.name: _stored(inputs[spec.name], spec) for spec in self.signature.inputs}
-        found = self._runner(**fed)
+        found = self._runner(**self._fed(inputs))
         return {spec.name: _real(np.asarray(found[spec.name]), spec) for spec in self.signature.outputs}
 
     def prepared(self, inputs: Mapping[str, Array]) -> Callable[[], None]:
         """A call with these inputs, as they are stored, that can be made again and again: for timing."""
-        fed = {spec.name: _stored(inputs[spec.name], spec) for spec in self.signature.inputs}
+        fed = self._fed(inputs)
         run = self._runner
 
         def call() -> None:
             run(**fed)
 
         return call
+
+    def _fed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {
+            spec.name: _stored(inputs[spec.name], spec, self._ranges.get(spec.name)) for spec in self.signature.inputs
+        }
 
     def reset(self) -> None:
         """Forgets what earlier calls left in the model's variable tensors."""
@@ -115,7 +129,12 @@ def _quantization(parameters: Mapping[str, Any]) -> Quantization | None:
     )
 
 
-def _stored(values: Array, spec: TensorSpec) -> Array:
+def _stored(values: Array, spec: TensorSpec, folded: Range | None) -> Array:
+    if folded and spec.dtype == "uint8" and values.dtype.kind == "f":
+        # Not by the file's own quantization: its zero point is rounded, a camera's byte is what it is.
+        low, high = folded
+        raw = np.rint((values.astype(np.float64) - low) / (high - low) * _LARGEST_BYTE)
+        return np.clip(raw, 0, _LARGEST_BYTE).astype(np.uint8)
     if spec.quantization and values.dtype.kind == "f":
         return spec.quantization.quantize(values, spec.numpy_dtype)
     return values

@@ -4,7 +4,8 @@ What is measured of an output depends on what it is (`kinds`), and can be asked 
 
 Of class scores, [samples, classes], and of the probability of one class, [samples] or [samples, 1], with labels 0, 1:
 - `top1_agreement`: share of samples whose largest score is at the original's place.
-- `accuracy`: share of samples whose largest score is at the label's place, where there are labels.
+- `accuracy`: share of samples whose largest score is at the label's place, of the one output that the labels are
+  classes of (`labelling`).
 - `topK_accuracy`, where it was asked for: share of samples whose label is among the K largest scores; without labels
   `topK_agreement`, likewise for the original's best.
 
@@ -18,9 +19,10 @@ Plain agreement of cells is left out: where one cell in a hundred counts, it rea
 Of all floats:
 - `rmse`: root of the mean squared difference, in the output's own unit.
 - `sqnr_db`: 10 log10(sum of original^2 / sum of difference^2), within -200 to 200: JSON has no infinity, and beyond
-  200 dB two float32 arrays are equal.
-- `relative_rmse`, of regressions: rmse / standard deviation of the original's values; at most 1e6, which is also what
-  any error on a constant original is.
+  200 dB two float32 arrays are equal. Of an original that is zero throughout, against ones.
+- `relative_rmse`, of regressions: rmse / standard deviation of the original's values, at most 1e6. Where that is less
+  than a thousandth of the values' root mean square, the original is as good as constant, and the latter stands in for
+  it: a rounding of a constant is no loss. Of an original that is zero throughout, rmse / 1.
 - `cosine`, where it was asked for: mean over the samples of the cosine between both, each as one long vector.
 
 Of integers (class ids, token ids; the difference of two ids means nothing) and strings:

@@ -14,6 +14,9 @@ SQNR_LIMIT_DB = 200.0
 
 RELATIVE_LIMIT = 1e6
 
+CONSTANT_SHARE = 1e-3
+"""About what rounding to float16 leaves (half a step is 2.4e-4 to 4.9e-4 of a value)."""
+
 SIGNIFICANT_DIGITS = 6
 """More than a measurement on some thousand samples means; fewer make manifests differ by a rounding."""
 
@@ -34,6 +37,17 @@ def relative(rmse: float, deviation: float) -> float:
     if rmse <= 0.0:
         return 0.0
     return min(RELATIVE_LIMIT, rmse / deviation) if deviation > 0.0 else RELATIVE_LIMIT
+
+
+def spread(deviation: float, rms: float) -> float:
+    """What an error is held against: the standard deviation of the original's values.
+
+    Of values that (nearly) never change, by less than `CONSTANT_SHARE` of their root mean square, it is the latter:
+    their deviation is rounding, and says nothing of what an error means. Of zeros throughout it is 1.
+    """
+    if deviation >= CONSTANT_SHARE * rms > 0.0:
+        return deviation
+    return rms if rms > 0.0 else 1.0
 
 
 def share(part: float, whole: float, otherwise: float = 1.0) -> float:
@@ -57,12 +71,12 @@ def class_scores(values: Array) -> Array:
 def among_largest(scores: Array, places: Array, count: int) -> npt.NDArray[np.bool_]:
     """Whether the score at each sample's place, int [samples], is among the sample's `count` largest.
 
-    Of equal scores the first is the larger one, as of `argmax`.
+    Of equal scores the first is the larger one, as of `argmax`. NaN is among none.
     """
     at = np.take_along_axis(scores, places[:, np.newaxis], axis=1)
     before = (scores > at).sum(axis=1)
     tied = ((scores == at) & (np.arange(scores.shape[1]) < places[:, np.newaxis])).sum(axis=1)
-    found: npt.NDArray[np.bool_] = before + tied < count
+    found: npt.NDArray[np.bool_] = (before + tied < count) & ~np.isnan(at[:, 0])
     return found
 
 

@@ -2,15 +2,16 @@
 
 In this order:
 
-1. A metric that was asked for says what the output is: `top1` and `topk` scores, `recall`, `precision` and `f1` a map,
-   `rmse`, `sqnr` and `cosine` a regression.
+1. A metric that was asked for says what the output is: `top1`, `topk` and `agreement` scores, `recall`, `precision` and
+   `f1` a map, `rmse`, `sqnr` and `cosine` a regression.
 2. Integers and booleans are `classes`; strings are `other`; complex numbers are not compared.
 3. Floats [samples, classes] of two classes or more are `scores` where each sample's values are probabilities that sum
    to 1, or the logarithms of such, or where `logit`, `score`, `prob` or `class` is in the output's name and they are
    not all in 0..1.
-4. Where there are labels and no output of rule 3 has as many classes, they belong to the floats [samples, classes]
-   with the fewest classes that suffice, or to values in 0..1, [samples] or [samples, 1], if no label is above 1:
-   these are `scores` too.
+4. Where there are labels, they belong to one output, which is `scores` too: of those that have as many classes the
+   one on which the original is most accurate. It can be an output of rule 3, other floats [samples, classes], or
+   values in 0..1, [samples] or [samples, 1], which tell two classes; where `top1` or `topk` was asked for, only what
+   these were asked for (`labelling`). All others are measured as if there were no labels.
 5. Floats in 0..1, several a sample, some above one half and some below, are a `map`.
 6. All others are `regression`: an error of the values is what is counted, where nothing says that only the largest
    matters.
@@ -18,14 +19,15 @@ In this order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from converter.errors import DataInvalid, OptionInvalid
+from converter.errors import OptionInvalid
 from converter.findings import OutputKind
 from converter.metrics.formulas import Array
+from converter.metrics.labelling import BINARY, CERTAIN, LIKELY, Candidate, Labelling, find_labelled
 from converter.metrics.plan import DEFAULT_THRESHOLD, Plan
 from converter.metrics.requests import Request, parse_request
 
@@ -74,15 +76,21 @@ class _Output:
 
 
 def make_plans(
-    originals: Mapping[str, Array], labels: Array | None, metrics: Mapping[str, str], *, origin: str
-) -> dict[str, Plan]:
-    """What is measured of each output that can be compared.
+    originals: Mapping[str, Array],
+    labels: Array | None,
+    metrics: Mapping[str, str],
+    *,
+    origin: str,
+    later: Collection[str] = (),
+) -> tuple[dict[str, Plan], tuple[str, ...]]:
+    """What is measured of each output that can be compared, and what the user should know of the labels.
 
     Args:
         originals: The original's answers, by output, samples along the first axis.
         labels: One class a sample, or None.
         metrics: By output name, the metric that was asked for.
         origin: Where the labels come from, for messages.
+        later: The outputs of other signatures than the one that the data are for.
 
     Raises:
         OptionInvalid: a metric is unknown, is for an output that is unknown, or can't be taken of that output.
@@ -96,12 +104,15 @@ def make_plans(
     for output in seen:
         if output.name in requests:
             _check_request(output, requests[output.name], metrics[output.name])
-    labelled = _labelled(seen, labels, requests, origin) if labels is not None else frozenset()
-    return {
-        output.name: _plan(output, requests.get(output.name), labelled=output.name in labelled)
+    labelling = Labelling()
+    if labels is not None:
+        labelling = find_labelled(_candidates(seen, requests, later), originals, labels, origin)
+    plans = {
+        output.name: _plan(output, requests.get(output.name), labelled=output.name == labelling.output)
         for output in seen
         if output.dtype.kind in "fiubS" or output.name in requests
     }
+    return plans, labelling.notes
 
 
 def _look(name: str, array: Array) -> _Output:
@@ -157,6 +168,7 @@ def _check_request(output: _Output, request: Request, text: str) -> None:
     fits, needs = {
         "top1": (floats and output.columns >= 1, "class scores, floats [samples, classes]"),
         "topk": (floats and output.columns >= 1, "class scores, floats [samples, classes]"),
+        "agreement": (floats and output.columns >= 1, "class scores, floats [samples, classes]"),
         "recall": (floats, "floats"),
         "precision": (floats, "floats"),
         "f1": (floats, "floats"),
@@ -173,28 +185,22 @@ def _check_request(output: _Output, request: Request, text: str) -> None:
         raise OptionInvalid(f"metric {text!r}: output {output.name!r} has {output.classes} classes")
 
 
-def _labelled(seen: list[_Output], labels: Array, requests: Mapping[str, Request], origin: str) -> frozenset[str]:
-    """The outputs that the labels are classes of."""
-
-    def free(output: _Output) -> bool:
-        return output.name not in requests or requests[output.name].name == "function"
-
+def _candidates(seen: list[_Output], requests: Mapping[str, Request], later: Collection[str]) -> list[Candidate]:
+    """What the labels could be classes of."""
     asked = [one for one in seen if one.name in requests and requests[one.name].name in ("top1", "topk")]
-    certain = [*asked, *(one for one in seen if one.scores and free(one))]
-    raw = [one for one in seen if free(one) and not one.scores and one.columns >= _WANTS_LABEL_CLASSES]
-    binary = [one for one in seen if free(one) and one.columns == 1 and one.cells == 1 and one.unit]
-    highest = int(labels.max())
-    for group in (certain, raw, binary):
-        if fitting := [one for one in group if highest < one.classes]:
-            fewest = min(one.classes for one in fitting)
-            return frozenset(one.name for one in fitting if group is certain or one.classes == fewest)
-    if candidates := [*certain, *raw]:
-        most = max(candidates, key=lambda one: one.classes)
-        raise DataInvalid(
-            f"{origin}: label {highest} of sample {int(labels.argmax())}; output {most.name!r} has {most.classes} "
-            f"classes, 0 to {most.classes - 1}"
-        )
-    return frozenset()
+    free = [one for one in seen if one.name not in requests or requests[one.name].name == "function"]
+    found = []
+    for one in asked or free:
+        if asked or one.scores:
+            standing = CERTAIN
+        elif one.columns >= _WANTS_LABEL_CLASSES:
+            standing = LIKELY
+        elif one.columns == 1 and one.cells == 1 and one.unit:
+            standing = BINARY
+        else:
+            continue
+        found.append(Candidate(name=one.name, classes=one.classes, standing=standing, later=one.name in later))
+    return found
 
 
 def _plan(output: _Output, request: Request | None, *, labelled: bool) -> Plan:
@@ -205,6 +211,7 @@ def _plan(output: _Output, request: Request | None, *, labelled: bool) -> Plan:
         "": _usual(kind, labelled=labelled),
         "top1": "accuracy" if labelled else "top1_agreement",
         "topk": f"top{top_k}_accuracy" if labelled else f"top{top_k}_agreement",
+        "agreement": "top1_agreement",
         "rmse": "relative_rmse",
         "sqnr": "sqnr_db",
         "function": request.function_name if request else "",
@@ -229,7 +236,7 @@ def _kind(output: _Output, request: Request | None, *, labelled: bool) -> Output
         return "classes" if output.dtype.kind in "iub" else "other"
     if asked in ("recall", "precision", "f1", "iou"):
         return "map"
-    if asked in ("top1", "topk") or labelled or output.scores:
+    if asked in ("top1", "topk", "agreement") or labelled or output.scores:
         return "scores"
     return "map" if output.unit and output.thresholded and output.cells > 1 else "regression"
 

@@ -21,10 +21,11 @@ KNOWN = (
     "sqnr",
     "cosine",
     "equal",
+    "agreement",
     "module:function",
 )
 
-_PLAIN = ("top1", "rmse", "sqnr", "cosine", "equal")
+_PLAIN = ("top1", "agreement", "rmse", "sqnr", "cosine", "equal")
 _CELLS = ("recall", "precision", "f1", "iou")
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?")
 _TAKEN = frozenset(
@@ -39,7 +40,8 @@ class Request:
     """One metric that was asked for.
 
     Attributes:
-        name: `top1`, `topk`, `recall`, `precision`, `f1`, `iou`, `rmse`, `sqnr`, `cosine`, `equal` or `function`.
+        name: `top1`, `topk`, `agreement`, `recall`, `precision`, `f1`, `iou`, `rmse`, `sqnr`, `cosine`, `equal` or
+            `function`.
         top_k: Of `topk`.
         threshold: Of those that count cells.
         function: `module:function`.

@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.findings import ClassFinding
-from converter.metrics.formulas import Array, among_largest, class_scores, relative, rounded, share, sqnr_db
+from converter.metrics.formulas import (
+    Array,
+    among_largest,
+    class_scores,
+    relative,
+    rounded,
+    share,
+    spread,
+    sqnr_db,
+)
 from converter.metrics.kinds import MAX_ID_CLASSES
 from converter.metrics.plan import Plan
 
@@ -53,10 +62,11 @@ class NumericError:
         """The metrics of all that was added."""
         # Squares of values beyond 1e154 overflow, and JSON has no infinity.
         signal, noise, squares = (_finite(one) for one in (self._signal, self._noise, self._squares))
-        rmse = math.sqrt(noise / max(1, self._values))
-        found = {"rmse": rmse, "sqnr_db": sqnr_db(signal, noise)}
+        count = max(1, self._values)
+        rmse = math.sqrt(noise / count)
+        found = {"rmse": rmse, "sqnr_db": sqnr_db(signal or float(count), noise)}
         if self._with_relative:
-            found["relative_rmse"] = relative(rmse, math.sqrt(squares / max(1, self._values)))
+            found["relative_rmse"] = relative(rmse, spread(math.sqrt(squares / count), math.sqrt(signal / count)))
         return found
 
 
@@ -163,7 +173,7 @@ class Ranking:
         self._samples += len(ours)
         self._agreed += int((ours == theirs).sum())
         if labels is not None:
-            self._right += int((ours == labels).sum())
+            self._right += int(among_largest(scores, labels, 1).sum())
         if self._plan.top_k:
             wanted = theirs if labels is None else labels
             self._among += int(among_largest(scores, wanted, self._plan.top_k).sum())

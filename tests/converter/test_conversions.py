@@ -74,7 +74,7 @@ def test_custom_objects_are_found_by_module_and_name(convert, sources, tmp_path,
 
 
 def test_several_signatures_go_into_one_package(convert, data, tmp_path):
-    """Both can be called in every variant, int8 calibrated with the data that fit both; the first is measured."""
+    """Both can be called in every variant, int8 calibrated with the data that fit both; both are measured."""
     result = convert(
         "cnn",
         tmp_path,
@@ -86,7 +86,7 @@ def test_several_signatures_go_into_one_package(convert, data, tmp_path):
     assert [one.name for one in manifest.signatures] == ["serving_default", "brightness"]
     assert [one.status for one in result.variants] == ["ok"] * 3
     assert str(manifest.variant("int8").signatures[1].output("mean")) == "int8[-1]"
-    assert set(by_name(result)["int8"].metrics) == {"scores"}
+    assert set(by_name(result)["int8"].metrics) == {"scores", "brightness:mean"}
 
 
 def test_operators_that_litert_lacks_are_refused_before_the_data_are_read(convert, sources, tmp_path):

@@ -40,13 +40,30 @@ def test_relative_rmse_is_in_units_of_the_spread():
     """Values of -2 and 2 have a standard deviation of 2, wherever they lie: an error of 1 is a half of it."""
     values = np.array([[-2.0], [2.0]])
     assert compared(REGRESSION, values, values + 1)["relative_rmse"] == 0.5
-    assert compared(REGRESSION, values + 1e6, values + 1e6 + 1)["relative_rmse"] == 0.5
+    assert compared(REGRESSION, values + 1e3, values + 1e3 + 1)["relative_rmse"] == 0.5
 
 
-def test_an_error_on_a_constant_original_is_beyond_any_budget():
-    """There is no spread to compare with; JSON can still hold the figure."""
-    assert compared(REGRESSION, np.ones((4, 1)), np.full((4, 1), 1.5))["relative_rmse"] == 1e6
-    assert compared(REGRESSION, np.ones((4, 1)), np.ones((4, 1)))["relative_rmse"] == 0.0
+@pytest.mark.parametrize("wobble", [0.0, 0.9e-3])
+def test_an_error_on_a_constant_original_is_relative_to_its_values(wobble):
+    """There is no spread to speak of: a rounding to float16 is next to nothing, one half is one half."""
+    original = 0.3 * np.array([[1 - wobble], [1 + wobble]])
+    rounding = original.astype(np.float16).astype(np.float64)
+    assert compared(REGRESSION, original, rounding)["relative_rmse"] < 5e-4
+    assert compared(REGRESSION, original, 1.5 * original)["relative_rmse"] == 0.5
+    assert compared(REGRESSION, original, original)["relative_rmse"] == 0.0
+
+
+def test_a_spread_of_a_thousandth_is_one():
+    """From there on it is what an error is held against."""
+    original = np.array([[1 - 1.1e-3], [1 + 1.1e-3]])
+    assert compared(REGRESSION, original, original + 1.1e-3)["relative_rmse"] == 1.0
+
+
+def test_an_error_on_an_original_of_zeros_is_relative_to_one():
+    """Nothing says what it is an error of: in what is counted as lost a rounding stays a rounding."""
+    for plan in (REGRESSION, Plan(kind="regression", primary="sqnr_db")):
+        comparison = compare(plan, np.zeros((4, 2)), np.full((4, 2), 1e-3))
+        assert comparison.findings(comparison.metrics(), {}).loss_points == pytest.approx(0.1)
 
 
 def test_accuracy_and_agreement_are_shares_of_samples():
@@ -58,6 +75,14 @@ def test_accuracy_and_agreement_are_shares_of_samples():
     assert result["top1_agreement"] == 0.75
     assert result["accuracy"] == 0.5
     assert accuracy(original, np.array([0, 1, 3, 3])) == 0.75
+
+
+def test_scores_that_are_no_numbers_are_never_right():
+    """Neither the original's nor a variant's, whatever the label."""
+    scores = np.array([[np.nan, np.nan], [1.0, 0.0]])
+    labels = np.array([0, 0])
+    plan = Plan(kind="scores", primary="accuracy", classes=2, labelled=True)
+    assert accuracy(scores, labels) == compared(plan, scores, scores, labels)["accuracy"] == 0.5
 
 
 def test_top_k_counts_labels_among_the_k_largest():
@@ -212,10 +237,10 @@ def test_the_worst_ten_are_those_of_a_full_sort(seed, step):
 
 
 def test_equal_outputs_have_the_largest_sqnr_that_json_can_hold():
-    """No error is 200 dB and not infinity; no signal but noise is -200 dB."""
+    """No error is 200 dB and not infinity; without any signal noise is held against ones."""
     assert compared(REGRESSION, np.ones((2, 2)), np.ones((2, 2)))["sqnr_db"] == SQNR_LIMIT_DB
     assert compared(REGRESSION, np.zeros((2, 2)), np.zeros((2, 2)))["sqnr_db"] == SQNR_LIMIT_DB
-    assert compared(REGRESSION, np.zeros((2, 2)), np.ones((2, 2)))["sqnr_db"] == -SQNR_LIMIT_DB
+    assert compared(REGRESSION, np.zeros((2, 2)), np.ones((2, 2)))["sqnr_db"] == 0.0
 
 
 @given(st.floats(0, 1e300), st.floats(0, 1e300))

@@ -19,7 +19,7 @@ LABELS[0] = 3
 
 
 def plans(labels=None, metrics=None, **outputs):
-    return make_plans(outputs, labels, metrics or {}, origin="test.npz")
+    return make_plans(outputs, labels, metrics or {}, origin="test.npz")[0]
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,93 @@ def test_labels_of_two_classes_fit_one_probability():
     assert not plans(LABELS % 2, y=FORECAST)["y"].labelled
 
 
-def test_labels_belong_to_softmax_before_anything_else():
-    """An embedding with enough columns is not held against the labels, nor a box."""
-    found = plans(LABELS, boxes=LOGITS, y=SOFTMAX, embedding=np.tile(LOGITS, 8))
-    assert {name for name, plan in found.items() if plan.labelled} == {"y"}
-    found = plans(LABELS, y=LOGITS, embedding=np.tile(LOGITS, 8))
-    assert {name for name, plan in found.items() if plan.labelled} == {"y"}
+def labelled(found):
+    return {name for name, plan in found.items() if plan.labelled}
+
+
+def test_labels_belong_to_the_output_that_knows_them():
+    """An embedding with enough columns is not held against the labels, nor a box, nor another head's softmax."""
+    other = RANDOM.dirichlet(np.ones(5), size=20).astype(np.float32)
+    for known in (SOFTMAX, LOGITS):
+        found = plans(known.argmax(axis=1), boxes=LOGITS[::-1], colour=other, y=known, embedding=np.tile(9 * other, 8))
+        assert labelled(found) == {"y"}
+        assert (found["colour"].kind, found["colour"].primary) == ("scores", "top1_agreement")
+        assert found["boxes"].kind == found["embedding"].kind == "regression"
+
+
+def test_labels_of_few_classes_do_not_turn_boxes_into_scores():
+    """Four coordinates could be four classes; that the labels are the logits' shows in what is right."""
+    logits = RANDOM.normal(size=(20, 10)).astype(np.float32)
+    logits[:, :4] += 10
+    found = plans(logits.argmax(axis=1), out_a=logits, out_b=LOGITS)
+    assert labelled(found) == {"out_a"}
+    assert (found["out_b"].kind, found["out_b"].primary) == ("regression", "relative_rmse")
+
+
+def test_of_equally_accurate_outputs_the_more_certain_one_has_the_labels():
+    """Then the one with fewer classes, then the first by name."""
+    wider = np.concatenate([LOGITS, np.full((20, 2), -9, np.float32)], axis=1)
+    assert labelled(plans(LOGITS.argmax(axis=1), a=LOGITS, logits=LOGITS)) == {"logits"}
+    assert labelled(plans(LOGITS.argmax(axis=1), a=wider, b=LOGITS)) == {"b"}
+    assert labelled(plans(LOGITS.argmax(axis=1), b=LOGITS, a=LOGITS)) == {"a"}
+
+
+def test_who_asks_for_accuracy_of_an_output_says_what_the_labels_are_of():
+    """The others are measured by agreement then, however accurate; of several that were asked for it is one."""
+    labels = SOFTMAX.argmax(axis=1)
+    other = SOFTMAX[::-1]
+    assert labelled(plans(labels, {"b": "top1"}, a=SOFTMAX, b=other)) == {"b"}
+    assert labelled(plans(labels, {"a": "topk:2", "b": "top1"}, a=SOFTMAX, b=other)) == {"a"}
+    with pytest.raises(DataInvalid, match="output 'few' has 2 classes"):
+        plans(labels, {"few": "top1"}, a=SOFTMAX, few=np.eye(2)[labels % 2])
+
+
+def test_agreement_never_takes_the_labels():
+    """Scores are asked for it, and it needs some."""
+    found = plans(SOFTMAX.argmax(axis=1), {"y": "agreement"}, y=SOFTMAX)["y"]
+    assert (found.kind, found.primary, found.labelled, found.classes) == ("scores", "top1_agreement", False, 4)
+    with pytest.raises(OptionInvalid, match="is for class scores"):
+        plans(metrics={"y": "agreement"}, y=NOTES)
+
+
+def notes(labels, metrics=None, **outputs):
+    return make_plans(outputs, labels, metrics or {}, origin="test.npz")[1]
+
+
+def test_what_the_labels_were_taken_for_is_told_where_there_was_a_choice():
+    """With the accuracies that decided; not where one output alone fits, or was asked for."""
+    labels = SOFTMAX.argmax(axis=1)
+    other = np.roll(SOFTMAX, 1, axis=1)
+    (told,) = notes(labels, a=other, y=SOFTMAX)
+    assert "for output 'y', on which the original is right for 100.0 %" in told
+    assert "'a' (0.0 %)" in told
+    assert notes(labels, y=SOFTMAX, notes=NOTES) == ()
+    assert notes(labels, {"y": "top1"}, a=other, y=SOFTMAX) == ()
+
+
+@pytest.mark.parametrize(
+    ("classes", "right", "told"), [(10, 14, True), (10, 16, False), (2, 54, True), (2, 56, False), (1000, 1, False)]
+)
+def test_labels_on_which_the_original_only_guesses_seem_not_to_fit(classes, right, told):
+    """At most 1.5 times chance, and of two classes a tenth of the way from chance to all right."""
+    labels = np.zeros(100, np.int64)
+    scores = np.eye(classes)[(np.arange(100) >= right).astype(np.int64)]
+    found = notes(labels, y=scores)
+    assert [f"right for {right}.0 % of the samples, a guess among {classes} classes" in one for one in found] == (
+        [True] if told else []
+    )
+
+
+def test_outputs_of_another_signature_have_the_labels_only_where_no_other_fits():
+    """However accurate they are."""
+    labels = SOFTMAX.argmax(axis=1)
+    outputs = {"y": SOFTMAX[::-1], "second:y": SOFTMAX, "few": np.eye(2)[labels % 2]}
+
+    def found(*names):
+        return labelled(make_plans({one: outputs[one] for one in names}, labels, {}, origin="", later={"second:y"})[0])
+
+    assert found("y", "second:y", "few") == {"y"}
+    assert found("second:y", "few") == {"second:y"}
 
 
 def test_labels_beyond_every_output_are_refused():
