@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from converter.artifact import Signature
 from converter.data import Array, Dataset
 from converter.errors import VariantUnusable
-
-Sample = dict[str, Array] | tuple[str, dict[str, Array]]
-"""Inputs by name, for the only signature or for the one that is named."""
+from converter.observed_ranges import Sample, observed
 
 
 def representative(calibration: Dataset, max_samples: int) -> Iterator[dict[str, Array]]:
@@ -63,21 +63,31 @@ def _listed(signature: Signature) -> str:
 
 def calibrate(float_model: bytes, samples: Callable[[], Iterator[Sample]]) -> bytes:
     """The float32 TFLite model with the ranges of its activations written into it."""
-    return bytes(_calibrator(float_model).calibrate(samples))
+    return observed(float_model, bytes(_calibrator(float_model).calibrate(samples)), samples())
 
 
-def quantize_16x8(float_model: bytes, samples: Callable[[], Iterator[Sample]]) -> bytes:
+def quantize_16x8(calibrated: bytes) -> bytes:
     """The model with int16 activations; operators that have no such form stay in float.
 
-    The quantizer for it takes the ranges straight from the run, so there is no calibrated model to keep.
+    Args:
+        calibrated: As of `calibrate`.
     """
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
+    # TensorFlow's own call runs samples first; without any, the quantizer takes the ranges that the model has.
     return bytes(
-        _calibrator(float_model).calibrate_and_quantize(
-            samples, tf.float32, tf.float32, allow_float=True, activations_type=tf.int16, bias_type=tf.int64
+        _calibrator(calibrated)._calibrator.QuantizeModel(  # noqa: SLF001
+            *(_number(dtype) for dtype in (tf.float32, tf.float32)),
+            True,  # operators without an int16 form stay in float
+            *(_number(dtype) for dtype in (tf.int16, tf.int64)),
+            False,  # a scale for each channel of weights
+            False,  # of dense layers too
         )
     )
+
+
+def _number(dtype: Any) -> int:
+    return int(np.dtype(dtype.as_numpy_dtype).num)
 
 
 def _calibrator(float_model: bytes) -> Any:
