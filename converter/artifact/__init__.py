@@ -31,7 +31,7 @@ from converter.artifact.schema import (
     check_version,
 )
 from converter.artifact.signature import VARIABLE, Quantization, Signature, TensorSpec
-from converter.artifact.store import archive_path, install, installed, publish, version_path
+from converter.artifact.store import archive_path, check_free, check_place, install, installed, publish, version_path
 
 __all__ = [
     "FORMAT_VERSION",
@@ -62,7 +62,9 @@ __all__ = [
     "UnsafeArchive",
     "Variant",
     "archive_path",
+    "check_free",
     "check_name",
+    "check_place",
     "check_version",
     "decode_bench",
     "encode_bench",

@@ -1,24 +1,21 @@
 """A folder of packages: published into and installed into all at once or not at all.
 
-Whoever writes does so in a staging folder beside the target and moves the outcome into place by a rename, under a
-lock on the folder of packages; readers take no lock. A staging folder whose writer was killed is removed by the next
-writer.
+See `placing` for how: a staging folder, a lock, a rename at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from converter.artifact import placing
 from converter.artifact.archive import pack, unpack
-from converter.artifact.errors import ManifestInvalid, PackageExists, PackageNotFound, UnsafeArchive
+from converter.artifact.errors import ManifestInvalid, PackageError, PackageExists, PackageNotFound, UnsafeArchive
 from converter.artifact.package import Package
 from converter.artifact.schema import (
     MANIFEST,
@@ -31,8 +28,6 @@ from converter.artifact.schema import (
     encode,
 )
 
-_STAGING_PREFIX = ".staging-"
-
 
 def version_path(root: Path, model: str, version: int) -> Path:
     """Where a version lies under a folder of packages."""
@@ -44,49 +39,100 @@ def archive_path(root: Path, model: str, version: int) -> Path:
     return root / f"{check_name(model)}-{check_version(version)}.tar.gz"
 
 
+def check_free(root: Path, model: str, version: int, *, replace: bool) -> None:
+    """Whether a version may be published there. What a killed writer left half-way is put in order first.
+
+    Raises:
+        PackageExists: the version or its archive is there and `replace` is False, or what is there is neither a
+            package's directory nor a file that could be its archive.
+    """
+    if root.is_dir():
+        with contextlib.suppress(OSError), placing.locked(root):
+            placing.sweep(root)
+    _refuse_version(root, model, version, replace=replace)
+
+
+def check_place(path: Path, *, replace: bool) -> None:
+    """Whether a copy of a package may be put there.
+
+    Raises:
+        PackageExists: a package is there and `replace` is False, or something that is no package.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        manifest = Package.open(path, verify=False).manifest
+        held = f"{manifest.model} version {manifest.version}"
+    except PackageNotFound as error:
+        raise PackageExists(f"{path}: is there, and is no package that could be replaced: {error}") from error
+    except PackageError:
+        held = "a damaged package"
+    if not replace:
+        raise PackageExists(f"{path}: holds {held} already; --replace replaces it")
+
+
 def publish(
-    files: Mapping[str, Path], manifest: Manifest, output: str | os.PathLike[str], *, replace: bool = False
+    files: Mapping[str, Path],
+    manifest: Manifest,
+    output: str | os.PathLike[str],
+    *,
+    replace: bool = False,
+    beside: Mapping[str, bytes | None] | None = None,
+    copy_to: Path | None = None,
+    before_moving: Callable[[], None] = lambda: None,
 ) -> Package:
     """Writes `output/NAME/VERSION/` and `output/NAME-VERSION.tar.gz`; whoever looks sees all of it or nothing.
 
-    Both are made aside; then the archive is moved into place and after it, by one rename, the directory: a version
-    that is there has its archive.
+    All is made aside; then the copy, the archive and what else lies beside it are moved into place, and after them, by
+    one rename, the directory: a version that is there has its archive.
 
     Args:
         files: By path in the package, where their bytes are now. `manifest.files` must describe just these.
         manifest: What is written as the manifest.
         output: The folder of packages; made if absent.
-        replace: Whether a version that is already there gives way. It is absent for the instant between two renames.
+        replace: Whether a version that is already there gives way. The new one takes its place in a single step, but
+            on a file system that can't exchange two names it is absent for the instant between two renames.
+        beside: By name in `output`, files that are published with it; None for one that goes away with it.
+        copy_to: Where a copy of the directory is put with it; the folder above that folder is there.
+        before_moving: Called when everything is written and nothing is moved yet.
 
     Raises:
-        PackageExists: the version is there, and `replace` is False.
+        PackageExists: the version or its archive is there, or something at `copy_to`, and `replace` is False.
         ManifestInvalid: `files` and `manifest.files` differ.
         OSError: the disk is full or not writable, or the output is a file; nothing is published then.
     """
     if set(files) != set(manifest.files):
         raise ManifestInvalid(f"files to publish {sorted(files)} differ from the manifest's {sorted(manifest.files)}")
-    root = Path(output)
-    target = version_path(root, manifest.model, manifest.version)
-    _refuse_existing(target, replace=replace)
+    root, model, version = Path(output), manifest.model, manifest.version
+    target, archive = version_path(root, model, version), archive_path(root, model, version)
+    check_free(root, model, version, replace=replace)
     _make_folder(root)
-    with _staging(root) as staging:
-        tree = staging / "tree"
-        for name, source in files.items():
-            destination = tree / check_path(name)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, destination)
-        data = encode(manifest)
-        (tree / MANIFEST).write_bytes(data)
-        (tree / MANIFEST_DIGEST).write_text(f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n", "ascii")
-        _sync(tree)
-        Package.open(tree)
-        archive = staging / "package.tar.gz"
-        pack(tree, PurePosixPath(manifest.model, str(manifest.version)), archive)
-        with _locked(root):
-            _refuse_existing(target, replace=replace)
-            with _archive_in_place(archive, archive_path(root, manifest.model, manifest.version), staging):
-                _move_into_place(tree, target, staging)
-            _sync_directory(root)
+    with placing.staging(root) as staging, contextlib.ExitStack() as copy:
+        tree = staging / placing.TREE
+        _write(tree, files, manifest)
+        aside = staging / placing.BESIDE
+        aside.mkdir()
+        for name, data in (beside or {}).items():
+            if data is not None:
+                (aside / name).write_bytes(data)
+        _sync(aside)
+        pack(tree, PurePosixPath(model, str(version)), aside / archive.name)
+        copied = copy.enter_context(_copied(tree, copy_to)) if copy_to else None
+        with placing.locked(root), contextlib.ExitStack() as locks:
+            placing.sweep(root)
+            _refuse_version(root, model, version, replace=replace)
+            _make_folder(target.parent)
+            going = _going(root, beside or {})
+            places = [placing.Place(root=root, folder=staging, target=target, beside=(archive.name, *going))]
+            if copied and copy_to:
+                locks.enter_context(placing.locked(copy_to.parent))
+                placing.sweep(copy_to.parent)
+                check_place(copy_to, replace=replace)
+                places.insert(0, placing.Place(root=copy_to.parent, folder=copied, target=copy_to))
+            before_moving()
+            with placing.moved(*places):
+                for folder in {root, *(place.target.parent for place in places)}:
+                    placing.sync_directory(folder)
     return Package.open(target, verify=False)
 
 
@@ -105,19 +151,22 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
     if not origin.is_dir() and not origin.is_file():
         raise PackageNotFound(f"{origin}: no such file or directory")
     _make_folder(root)
-    with _staging(root) as staging:
+    with placing.staging(root) as staging:
+        tree = staging / placing.TREE
         if origin.is_dir():
-            tree = _copy(Package.open(origin, verify=False), staging / "tree")
+            _copy(Package.open(origin, verify=False), tree)
         else:
-            tree = unpack(origin, staging / "unpacked")  # A model may be called as what else lies in staging.
-        manifest = Package.open(tree).manifest
-        _refuse_unlisted(origin, tree, manifest)
+            unpack(origin, staging / "unpacked").rename(tree)  # A model may be called as what else lies in staging.
+        manifest = _opened(origin, tree)
         target = version_path(root, manifest.model, manifest.version)
         _sync(tree)
-        with _locked(root):
+        with placing.locked(root):
+            placing.sweep(root)
             _refuse_existing(target, replace=replace)
-            _move_into_place(tree, target, staging)
-            _sync_directory(root)
+            _make_folder(target.parent)
+            with placing.moved(placing.Place(root=root, folder=staging, target=target)):
+                placing.sync_directory(target.parent)
+                placing.sync_directory(root)
     return Package.open(target, verify=False)
 
 
@@ -171,25 +220,41 @@ def _passing_over(path: Path, passed_over: Callable[[Path, OSError], None]) -> I
         passed_over(path, error)
 
 
-def _copy(package: Package, destination: Path) -> Path:
+def _copy(package: Package, destination: Path) -> None:
     """Copies what the manifest lists and nothing that happens to lie beside it."""
     for name in (MANIFEST, MANIFEST_DIGEST, *package.manifest.files):
         target = destination / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(package.path / name, target, follow_symlinks=False)
-    return destination
 
 
-def _refuse_unlisted(origin: Path, tree: Path, manifest: Manifest) -> None:
+def _opened(origin: Path, tree: Path) -> Manifest:
+    manifest = Package.open(tree).manifest
     listed = {MANIFEST, MANIFEST_DIGEST, *manifest.files}
     found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}
     if found - listed:
         raise UnsafeArchive(f"{origin}: holds {min(found - listed)!r}, which the manifest does not list")
+    return manifest
+
+
+def _refuse_version(root: Path, model: str, version: int, *, replace: bool) -> None:
+    _refuse_existing(version_path(root, model, version), replace=replace)
+    archive = archive_path(root, model, version)
+    if archive.is_dir():
+        raise PackageExists(f"{archive}: is a directory, where the package's archive would be")
+    if os.path.lexists(archive) and not replace:
+        raise PackageExists(f"{archive}: this version's archive is already there; give another version, or --replace")
 
 
 def _refuse_existing(target: Path, *, replace: bool) -> None:
-    if target.exists() and not replace:
-        raise PackageExists(f"{target}: this version is already there; a version never changes (or replace it)")
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise PackageExists(f"{target}: is no directory, where the package's would be")
+    if not replace:
+        raise PackageExists(
+            f"{target}: this version is already there; a version never changes: give another, or --replace"
+        )
 
 
 def _make_folder(path: Path) -> None:
@@ -199,70 +264,52 @@ def _make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
 
 
-def _move_into_place(tree: Path, target: Path, staging: Path) -> None:
-    """Renames `tree` to `target`; what is there goes into the staging folder, and comes back if this fails."""
-    _make_folder(target.parent)
-    replaced = staging / "replaced"
-    if target.exists():
-        target.rename(replaced)
-    try:
-        tree.rename(target)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(target)
-        raise
-    _sync_directory(target.parent)
+def _going(root: Path, beside: Mapping[str, bytes | None]) -> list[str]:
+    """The names that are moved; what is to go away and is no file stays."""
+    going = []
+    for name, data in beside.items():
+        path = root / name
+        folder = path.is_dir() and not path.is_symlink()
+        if folder and data is not None:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not folder:
+            going.append(name)
+    return going
+
+
+def _write(tree: Path, files: Mapping[str, Path], manifest: Manifest) -> None:
+    for name, source in files.items():
+        destination = tree / check_path(name)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, destination)
+    data = encode(manifest)
+    (tree / MANIFEST).write_bytes(data)
+    (tree / MANIFEST_DIGEST).write_text(f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n", "ascii")
+    _sync(tree)
+    Package.open(tree)
 
 
 @contextlib.contextmanager
-def _archive_in_place(archive: Path, target: Path, staging: Path) -> Iterator[None]:
-    """Has the archive in place while the body runs; where the body fails, what was there before comes back."""
-    replaced = staging / "replaced.tar.gz"
-    if target.exists():
-        target.rename(replaced)
-    archive.rename(target)
+def _copied(tree: Path, target: Path) -> Iterator[Path]:
+    """The staging folder, beside the target, in which a copy of the tree is ready."""
+    folder = target.parent
     try:
-        yield
-    except BaseException:
-        target.unlink()
-        if replaced.exists():
-            replaced.rename(target)
-        raise
-
-
-@contextlib.contextmanager
-def _locked(root: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the exclusive lock on a directory, which ends with the process if not before; False if it is held."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        folder.mkdir()
+        made = True
+    except FileExistsError:
+        made = False
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        _make_folder(folder)
+        with placing.staging(folder) as staging:
+            copy = staging / placing.TREE
+            shutil.copytree(tree, copy, copy_function=shutil.copyfile)
+            _sync(copy)
+            Package.open(copy)
+            yield staging
     finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _staging(root: Path) -> Iterator[Path]:
-    """A folder beside the target, so that the last step is a rename in one file system. It is gone afterwards."""
-    with contextlib.ExitStack() as held:
-        with _locked(root):
-            _sweep(root)
-            folder = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=root))
-            held.callback(shutil.rmtree, folder, ignore_errors=True)
-            held.enter_context(_locked(folder))
-        yield folder
-
-
-def _sweep(root: Path) -> None:
-    """Removes staging folders whose writers are gone: a living one holds the lock on its folder."""
-    for folder in root.glob(f"{_STAGING_PREFIX}*"):
-        with contextlib.suppress(OSError), _locked(folder, wait=False) as abandoned:
-            if abandoned:
-                shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):  # It is not empty where the copy was put into it.
+                folder.rmdir()
 
 
 def _sync(tree: Path) -> None:
@@ -272,13 +319,5 @@ def _sync(tree: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         elif path.is_dir():
-            _sync_directory(path)
-    _sync_directory(tree)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            placing.sync_directory(path)
+    placing.sync_directory(tree)

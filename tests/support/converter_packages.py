@@ -17,9 +17,12 @@ from converter.artifact import (
     Source,
     TensorSpec,
     Variant,
+    placing,
     publish,
 )
 from converter.artifact.digest import file_entry
+
+PUBLISHING = ("replace", "beside", "copy_to", "before_moving")
 
 CONTENT = {"float32.tflite": b"float" * 100, "sub/int8.tflite": b"int" * 50}
 
@@ -67,10 +70,11 @@ def manifest_for(files, **changes):
     return Manifest(**fields)
 
 
-def publish_toy(folder, output, *, content=None, replace=False, **changes):
-    """Publishes a toy package; `changes` are fields of its manifest."""
+def publish_toy(folder, output, *, content=None, **options):
+    """Publishes a toy package; options that `publish` does not have are fields of its manifest."""
     files = write_files(folder, content)
-    return publish(files, manifest_for(files, **changes), output, replace=replace)
+    own = {name: options.pop(name) for name in PUBLISHING if name in options}
+    return publish(files, manifest_for(files, **options), output, **own)
 
 
 def tar_gz(path, members):
@@ -90,18 +94,60 @@ def tree_bytes(root):
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def die_while_publishing(folder, output, at):
-    """Publishes and is killed with SIGKILL at the `at`th of the calls that touch the disk."""
+STEPS = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "shutil.copyfile", "shutil.rmtree")
+"""What Python tells audit hooks before it touches the disk."""
+
+
+def stop_while_publishing(stop, folders, folder, output, at, **options):
+    """Publishes a toy, and calls `stop` before the `at`th of the calls that touch the disk below `folders`."""
     count = 0
 
-    def die(event, arguments):
+    def hook(event, arguments):
         nonlocal count
-        if event in ("open", "os.rename", "os.mkdir", "shutil.copyfile") and str(output) in str(arguments):
+        if event in STEPS and any(str(one) in str(arguments) for one in folders):
             count += 1
             if count == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                stop()
 
+    own = {name: options.pop(name) for name in PUBLISHING if name in options}
     files = write_files(folder)
-    manifest = manifest_for(files)
-    sys.addaudithook(die)
-    publish(files, manifest, output)
+    manifest = manifest_for(files, **options)
+    sys.addaudithook(hook)
+    publish(files, manifest, output, **own)
+
+
+def no_exchange():
+    """From here on this process runs on a system that can't exchange two names in one step."""
+    placing._exchange = lambda one, other: False
+
+
+def die():
+    """Ends the process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_publishing(folder, output, at, *, exchange=True, **options):
+    """Publishes and is killed with SIGKILL at the `at`th of its steps on disk."""
+    if not exchange:
+        no_exchange()
+    folders = [output, *filter(None, [options.get("copy_to")])]
+    stop_while_publishing(die, folders, folder, output, at, **options)
+
+
+class InterruptedHere(BaseException):
+    """Stands for an exception that comes at any moment, as `KeyboardInterrupt`."""
+
+
+def interrupt_while_publishing(folder, output, at, *, exchange=True, **options):
+    """Publishes and is interrupted at the `at`th of its steps; the process ends with 1 then."""
+    if not exchange:
+        no_exchange()
+
+    def interrupt():
+        raise InterruptedHere
+
+    folders = [output, *filter(None, [options.get("copy_to")])]
+    try:
+        stop_while_publishing(interrupt, folders, folder, output, at, **options)
+    except InterruptedHere:
+        sys.exit(1)

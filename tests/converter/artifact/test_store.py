@@ -111,8 +111,8 @@ def test_the_staging_folder_of_a_living_writer_is_not_swept(tmp_path, out):
     """Another process that is in the midst of publishing keeps its folder."""
     out.mkdir()
     code = (
-        "import sys; from pathlib import Path; from converter.artifact import store\n"
-        "with store._staging(Path(sys.argv[1])) as folder: print(folder, flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from converter.artifact import placing\n"
+        "with placing.staging(Path(sys.argv[1])) as folder: print(folder, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
