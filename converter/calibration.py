@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from converter.artifact import Signature
 from converter.data import Array, Dataset
 from converter.errors import VariantUnusable
-from converter.observed_ranges import Sample, observed
+from converter.observed_ranges import Sample, has_inner_tensors, observed
 
 
 def representative(calibration: Dataset, max_samples: int) -> Iterator[dict[str, Array]]:
@@ -62,32 +60,40 @@ def _listed(signature: Signature) -> str:
 
 
 def calibrate(float_model: bytes, samples: Callable[[], Iterator[Sample]]) -> bytes:
-    """The float32 TFLite model with the ranges of its activations written into it."""
-    return observed(float_model, bytes(_calibrator(float_model).calibrate(samples)), samples())
+    """The float32 TFLite model with the ranges of its activations written into it.
+
+    TensorFlow's calibrator decides which tensors have one. What they are is observed apart, for the tensors of the
+    signatures' own subgraphs, so that one sample for each signature is enough for it where there are no others.
+    """
+    told = samples if has_inner_tensors(float_model) else lambda: _first_of_each(samples())
+    return observed(float_model, bytes(_calibrator(float_model).calibrate(told)), samples())
 
 
-def quantize_16x8(calibrated: bytes) -> bytes:
+def _first_of_each(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The first sample of each signature."""
+    seen: set[str] = set()
+    for sample in samples:
+        name = sample[0] if isinstance(sample, tuple) else ""
+        if name not in seen:
+            seen.add(name)
+            yield sample
+        if not name:
+            return
+
+
+def quantize_16x8(float_model: bytes, samples: Callable[[], Iterator[Sample]]) -> bytes:
     """The model with int16 activations; operators that have no such form stay in float.
 
-    Args:
-        calibrated: As of `calibrate`.
+    The quantizer for it takes the ranges straight from its own run, as TensorFlow's calibrator has them: too wide ones
+    cost some of 16 bits. (Given the calibrated model and no samples, it fails now and then.)
     """
     import tensorflow as tf  # noqa: PLC0415  only in a child
 
-    # TensorFlow's own call runs samples first; without any, the quantizer takes the ranges that the model has.
     return bytes(
-        _calibrator(calibrated)._calibrator.QuantizeModel(  # noqa: SLF001
-            *(_number(dtype) for dtype in (tf.float32, tf.float32)),
-            True,  # operators without an int16 form stay in float
-            *(_number(dtype) for dtype in (tf.int16, tf.int64)),
-            False,  # a scale for each channel of weights
-            False,  # of dense layers too
+        _calibrator(float_model).calibrate_and_quantize(
+            samples, tf.float32, tf.float32, allow_float=True, activations_type=tf.int16, bias_type=tf.int64
         )
     )
-
-
-def _number(dtype: Any) -> int:
-    return int(np.dtype(dtype.as_numpy_dtype).num)
 
 
 def _calibrator(float_model: bytes) -> Any:

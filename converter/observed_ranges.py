@@ -39,6 +39,25 @@ def observed(float_model: bytes, calibrated: bytes, samples: Iterable[Sample]) -
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def has_inner_tensors(float_model: bytes) -> bool:
+    """Whether there are activations that `observed` does not reach: in loops, branches and LSTM kernels."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415  only in a child
+
+    model = schema.Model.GetRootAs(float_model, 0)
+    own = {model.SignatureDefs(index).SubgraphIndex() for index in range(model.SignatureDefsLength())}
+    if set(range(model.SubgraphsLength())) != own:
+        return True
+    operator = schema.BuiltinOperator
+    inner = {
+        operator.LSTM,
+        operator.UNIDIRECTIONAL_SEQUENCE_LSTM,
+        operator.BIDIRECTIONAL_SEQUENCE_LSTM,
+        operator.SVDF,
+    }
+    codes = (model.OperatorCodes(index) for index in range(model.OperatorCodesLength()))
+    return any(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) in inner for code in codes)
+
+
 class _Observer:
     """The least and the largest value of each tensor so far, by subgraph and index."""
 

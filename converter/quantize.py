@@ -72,7 +72,7 @@ def lower(task: Lowering) -> None:
     if recipe.activations == "int8":
         content = _int8(task)
     elif recipe.activations == "int16":
-        content = _deduplicated(quantize_16x8(calibrated_model(task)))
+        content = _deduplicated(quantize_16x8(_float_model(task), samples_for(*_calibration(task))))
     elif recipe.weights == "int4":
         content = quantize_int4(_float_model(task))
     elif recipe.weights == "float32":
