@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from converter.artifact import Metrics, Package, Preprocess, Signature, Variant
 from converter.artifact.schema import MANIFEST
 from converter.config import DEFAULT_SIGNATURE, DEFAULT_TIME_LIMIT_S, DataSpec
 from converter.data import Dataset
+from converter.declared import check_declared
 from converter.errors import OptionInvalid, SourceInvalid, TaskFailed, VariantUnusable
 from converter.evaluate import Measured, check_and_measure, make_reference
 from converter.figures import count_text, in_order, metric_heading, metric_text, points_text, size_text
@@ -27,6 +27,7 @@ from converter.progress import Counter, Progress, silent
 from converter.report import aligned
 from converter.sources import source
 from converter.variant_runner import Range, VariantRunner
+from converter.workspace import working_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,6 +119,7 @@ class _Side:
         labels: Class names; empty where there are none.
         preprocess: What makes its inputs of raw data; None for an original, which has none of its own.
         file: The variant's file; None for an original.
+        variant: What its manifest says of that file; likewise.
         source: The original; None for a variant.
         ranges: Of a variant's inputs that have their preprocessing folded in, as of `VariantRunner`.
     """
@@ -127,6 +129,7 @@ class _Side:
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     file: Path | None = None
+    variant: Variant | None = None
     source: source.SourceModel | None = None
     ranges: dict[str, Range] = field(default_factory=dict)
 
@@ -172,10 +175,10 @@ def compare(
         names[place] = name
     preload = (_LITERT,) if given[0] else ("tensorflow", _LITERT)
     with contextlib.ExitStack() as stack:
-        running = server or stack.enter_context(ForkServer(preload))
+        folder = stack.enter_context(working_folder())
         work = _Work(
-            server=running,
-            folder=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-convert-"))),
+            server=server or stack.enter_context(ForkServer(preload)),
+            folder=folder,
             time_limit_s=time_limit_s,
             counter=Counter(progress, total=4),
         )
@@ -211,6 +214,7 @@ def _packaged(path: Path, package: Package, name: str | None) -> _Side:
         labels=manifest.labels,
         preprocess=manifest.preprocess,
         file=package.file(variant),
+        variant=variant,
         ranges=_folded(variant, manifest.preprocess),
     )
 
@@ -302,24 +306,37 @@ class _Work:
             with _unreadable(Path(side.said.path)):
                 return self._apart(source.answer, side.source, side.signatures[0], dataset, folder)
         assert side.file is not None
+        assert side.variant is not None
         with _unusable(side.said):
-            return self._apart(answer, side.file, side.signatures[0], dataset, folder, side.ranges)
+            return self._apart(
+                answer, side.file, side.signatures[0], dataset, folder, ranges=side.ranges, variant=side.variant
+            )
 
     def _measured(self, side: _Side, reference: Any) -> Measured:
         assert side.file is not None
+        assert side.variant is not None
         with _unusable(side.said):
-            return self._apart(check_and_measure, side.file, side.signatures[:1], reference, side.ranges)
+            measured = self._apart(check_and_measure, side.file, side.signatures[:1], reference, side.ranges)
+            check_declared(side.variant, measured.signatures)
+        return measured
 
 
 def answer(
-    file: Path, signature: Signature, dataset: Dataset, folder: Path, ranges: Mapping[str, Range] | None = None
+    file: Path,
+    signature: Signature,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    ranges: Mapping[str, Range],
+    variant: Variant,
 ) -> dict[str, Path]:
     """Runs a variant over the data; by output name, the `.npy` in `folder` with all values. Only in a child process.
 
     Raises:
-        VariantUnusable: the file is not what the signature says.
+        VariantUnusable: the file is not what the signature, or the manifest's variant, says.
     """
     runner = VariantRunner(file, signature, ranges=ranges)
+    check_declared(variant, (runner.signature,))
     writer = OutputWriter(folder, [spec.name for spec in signature.outputs], dataset)
     for batch in dataset.batches():
         writer.add(batch, runner.run(batch.inputs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from converter import findings as findings_
 from converter.artifact import (
     Bench,
+    DigestMismatch,
     Latency,
     Manifest,
     ManifestInvalid,
@@ -22,7 +22,9 @@ from converter.artifact import (
     install,
 )
 from converter.artifact.bench import MAX_BENCH_BYTES
+from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST
 from converter.compiled import check_compiled
+from converter.declared import check_declared
 from converter.errors import ConverterError, OptionInvalid
 from converter.evaluate import check_and_measure
 from converter.findings import FINDINGS_FILE, Findings
@@ -30,6 +32,7 @@ from converter.isolation import ForkServer
 from converter.report_html import render
 from converter.report_writing import written
 from converter.result import PackageResult, VariantResult, of_package
+from converter.workspace import working_folder
 
 NOT_RUN = "not run: needs an Edge TPU"
 """What `verify` notes of a variant that it could only look at."""
@@ -68,7 +71,7 @@ def opened(path: Path) -> Iterator[Package]:
     if path.is_dir():
         yield Package.open(path)
         return
-    with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
+    with working_folder() as folder:
         yield install(path, folder)
 
 
@@ -101,8 +104,10 @@ def examine(path: Path, bench: Path | None = None, report: Path | None = None) -
 
     Raises:
         PackageError: no package, or a damaged one.
-        OptionInvalid: the bench file can't be read, or is of another package or version.
+        OptionInvalid: the bench file can't be read, or is of another package or version; the report can't be a file.
     """
+    if report is not None and report.is_dir():
+        raise OptionInvalid(f"report: {report}: a directory, where a file is to be written")
     with opened(path) as package:
         found = _told(of_package(package, path), read_findings(package))
         if bench is not None:
@@ -183,13 +188,28 @@ def with_bench(result: PackageResult, package: Package, bench: Bench, origin: Pa
 def verify(path: Path) -> PackageResult:
     """As `inspect`, after every variant was run once, on zeros; those that don't run have the status `failed`.
 
-    What only an accelerator runs is looked at, and a note says that it was not run.
+    A variant whose file has other tensors than the manifest says is a failure as well. What only an accelerator runs
+    is looked at, and a note says that it was not run.
+
+    Raises:
+        PackageError: no package, or a damaged one: also one with files that its manifest does not list.
     """
-    with opened(path) as package, ForkServer(("ai_edge_litert.interpreter",)) as server:
+    with opened(path) as package:
+        _refuse_unlisted(package)
         found = _told(of_package(package, path), read_findings(package))
-        variants = tuple(_try(server, package, one) for one in found.variants)
+        with ForkServer(("ai_edge_litert.interpreter",)) as server:
+            variants = tuple(_try(server, package, one) for one in found.variants)
     notes = tuple(f"{one.name}: {NOT_RUN}" for one in variants if _foreign(package, one))
     return msgspec.structs.replace(found, variants=variants, notes=(*found.notes, *notes))
+
+
+def _refuse_unlisted(package: Package) -> None:
+    """As the installing of an archive does: no digest vouches for such a file."""
+    listed = {MANIFEST, MANIFEST_DIGEST, *package.manifest.files}
+    paths = package.path.rglob("*")
+    found = {one.relative_to(package.path).as_posix() for one in paths if one.is_symlink() or not one.is_dir()}
+    if found - listed:
+        raise DigestMismatch(f"{package.path}: holds {min(found - listed)!r}, which the manifest does not list")
 
 
 def _foreign(package: Package, result: VariantResult) -> bool:
@@ -200,7 +220,8 @@ def _try(server: ForkServer, package: Package, result: VariantResult) -> Variant
     variant = package.manifest.variant(result.name)
     try:
         if variant.delegate == "cpu":
-            server.run(check_and_measure, RUN_LIMIT_S, package.file(variant), package.manifest.signatures, None)
+            file, logical = package.file(variant), package.manifest.signatures
+            check_declared(variant, server.run(check_and_measure, RUN_LIMIT_S, file, logical, None).signatures)
         else:
             files = [package.path / name for name in variant.segments or (variant.file,)]
             server.run(check_compiled, RUN_LIMIT_S, files)

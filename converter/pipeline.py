@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from converter.process_memory import available_bytes
 from converter.progress import Counter, Progress, silent
 from converter.result import PackageResult, VariantResult
 from converter.searching import search
+from converter.workspace import working_folder
 
 PRELOAD = ("tensorflow", "ai_edge_litert.interpreter", "ai_edge_litert.schema_py_generated")
 
@@ -133,12 +133,13 @@ def run(options: ConvertOptions, progress: Progress = silent, server: ForkServer
     plan = make_plan(options)
     counter = Counter(progress, total=5 + 2 * len(plan.recipes))
     with (
+        # Around the server: what runs when this is interrupted writes into the folder until it is killed.
+        working_folder() as folder,
         contextlib.nullcontext(server)
         if server
         else ForkServer(PRELOAD, memory_limit_bytes=options.memory_limit_bytes) as running,
-        tempfile.TemporaryDirectory(prefix="edge-convert-") as folder,
     ):
-        conversion = Conversion(options=options, plan=plan, server=running, folder=Path(folder), counter=counter)
+        conversion = Conversion(options=options, plan=plan, server=running, folder=folder, counter=counter)
         model = conversion.read()
         try:
             conversion.check_operators(model)

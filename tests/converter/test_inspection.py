@@ -1,6 +1,8 @@
 import shutil
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from support.compiled_models import compiled_model
 from support.converter_packages import CONTENT, manifest_for, publish_toy, write_files
@@ -14,13 +16,15 @@ from converter.artifact import (
     ManifestInvalid,
     PackageNotFound,
     Preprocess,
+    Quantization,
     Variant,
     archive_path,
     encode_bench,
     publish,
 )
 from converter.artifact.digest import file_entry
-from converter.errors import OptionInvalid
+from converter.compare import compare
+from converter.errors import OptionInvalid, VariantUnusable
 from converter.findings import Findings, VariantFindings, encode
 
 
@@ -151,6 +155,51 @@ def test_a_report_can_be_written_of_a_package(tmp_path):
     found = inspection.inspect(package.path, report=tmp_path / "deep" / "report.html")
     assert found.report == str(tmp_path / "deep" / "report.html")
     assert "toy version 1" in (tmp_path / "deep" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("report", [Path(), Path("folder")])
+def test_a_report_that_would_be_a_folder_is_refused(tmp_path, report):
+    """An empty path too, which is the current folder."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OptionInvalid, match="a directory, where a file"):
+        inspection.inspect(package.path, report=tmp_path / report)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused_when_verified(tmp_path):
+    """No digest vouches for it: a stray file, or a link; to look into the rest is no harm."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    for name in ("sub/stray", "link"):
+        stray = package.path / name
+        stray.symlink_to(tmp_path) if name == "link" else stray.write_text("x")
+        with pytest.raises(DigestMismatch, match=f"{name}', which the manifest does not list"):
+            inspection.verify(package.path)
+        assert inspection.inspect(package.path).name == "toy"
+        stray.unlink()
+
+
+@pytest.mark.slow
+def test_a_file_that_is_not_what_the_manifest_says_is_a_failure(tmp_path):
+    """It runs, and its digest is right; but its tensors are another variant's, so a device would feed it wrongly."""
+    files = write_files(tmp_path / "files", {"float32.tflite": scale_model(2.0), "int8.tflite": scale_model(3.0)})
+    signature = scale_signature()
+    stored = Quantization(scales=(0.5,), zero_points=(-3,))
+    (x,) = (msgspec.structs.replace(one, dtype="int8", quantization=stored) for one in signature.inputs)
+    kept = manifest_for(files)
+    variants = tuple(
+        msgspec.structs.replace(one, signatures=(said,))
+        for one, said in zip(kept.variants, (signature, msgspec.structs.replace(signature, inputs=(x,))), strict=True)
+    )
+    manifest = msgspec.structs.replace(kept, signatures=(signature,), variants=variants, preprocess=Preprocess())
+    package = publish(files, manifest, tmp_path / "out")
+    first, second = inspection.verify(package.path).variants
+    assert (first.status, second.status) == ("ok", "failed")
+    assert "input 'x' is float32[-1, 4] in the file, the manifest says int8[-1, 4]" in second.error
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 4), np.float32))
+    data = tmp_path / "data.npz"
+    for names in (("float32", "int8"), ("int8", "float32")):
+        with pytest.raises(VariantUnusable, match="input 'x' is float32"):
+            compare(package.path, package.path, data=data, variants=names)
 
 
 @pytest.mark.slow
