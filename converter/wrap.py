@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from converter.places import check_output
 from converter.progress import Counter, Progress, silent
 from converter.result import PackageResult, VariantResult
 from converter.tools import tool_versions
+from converter.workspace import working_folder
 from converter.wrapped import Wrapped, prepare, prepare_compiled, run_once
 from devices.profile import load_profiles
 
@@ -99,10 +99,10 @@ def wrap(options: WrapOptions, progress: Progress = silent, server: ForkServer |
     _check_places(options)
     counter = Counter(progress, total=3)
     with (
+        working_folder() as folder,
         contextlib.nullcontext(server) if server else ForkServer(PRELOAD) as running,
-        tempfile.TemporaryDirectory(prefix="edge-convert-") as folder,
     ):
-        wrapping = _Wrapping(options=options, server=running, folder=Path(folder))
+        wrapping = _Wrapping(options=options, server=running, folder=folder)
         counter.begin(f"reading {options.model}")
         found = wrapping.read()
         counter.end()
