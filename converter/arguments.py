@@ -34,7 +34,7 @@ def convert_parser() -> argparse.ArgumentParser:
     parser = _parser("edge-convert", DESCRIPTION, EPILOG, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add("saved_model", metavar="SAVED_MODEL", nargs="?", help="SavedModel directory, or a .keras, .h5 or .hdf5 file")
-    add("--config", type=Path, metavar="TOML", help="a file with these options (flags win); see below")
+    add("--config", type=_path, metavar="TOML", help="a file with these options (flags win); see below")
     add("--name", help="the model's name")
     add("--version", type=int, metavar="N", help="its version, a positive integer; a version never changes")
     add("--output", metavar="DIR", help="folder of packages; NAME/VERSION/ and NAME-VERSION.tar.gz are made in it")
@@ -94,24 +94,24 @@ def package_parser(command: str) -> argparse.ArgumentParser:
     parser = _parser(f"edge-convert {command}", *PACKAGE_COMMANDS[command])
     add = parser.add_argument
     if command in ("inspect", "verify"):
-        add("package", metavar="PACKAGE", type=Path, help="a package's directory, or its .tar.gz")
+        add("package", metavar="PACKAGE", type=_path, help="a package's directory, or its .tar.gz")
     if command == "inspect":
-        add("--bench", type=Path, metavar="JSON", help="what `edge-run bench PACKAGE --json` wrote on a device")
-        add("--report", type=Path, metavar="HTML", help="write the HTML report there")
+        add("--bench", type=_path, metavar="JSON", help="what `edge-run bench PACKAGE --json` wrote on a device")
+        add("--report", type=_path, metavar="HTML", help="write the HTML report there")
     if command == "compare":
-        add("first", metavar="A", type=Path, help="a package, or a SavedModel")
-        add("second", metavar="B", type=Path, help="a package")
+        add("first", metavar="A", type=_path, help="a package, or a SavedModel")
+        add("second", metavar="B", type=_path, help="a package")
         add("--evaluation", metavar="DATA", required=True, help="what both are run on, as for a conversion")
         add("--variant", action="append", metavar="NAME", help="of the packages, in their order (the chosen ones)")
         add("--metric", action="append", metavar="OUTPUT=METRIC", help="how an output is measured")
     if command == "wrap":
-        add("model", metavar="MODEL.tflite", type=Path)
-        add("edgetpu_model", metavar="MODEL_edgetpu.tflite", type=Path, nargs="?", help="the same, compiled")
+        add("model", metavar="MODEL.tflite", type=_path)
+        add("edgetpu_model", metavar="MODEL_edgetpu.tflite", type=_path, nargs="?", help="the same, compiled")
         add("--name", required=True, help="the model's name")
         add("--version", required=True, type=int, metavar="N", help="its version, a positive integer")
-        add("--output", type=Path, default=Path("packages"), metavar="DIR", help="folder of packages (packages)")
-        add("--labels", type=Path, metavar="TXT", help="class names, one a line")
-        add("--preprocess", type=Path, metavar="TOML", help="how raw values become inputs")
+        add("--output", type=_path, default=Path("packages"), metavar="DIR", help="folder of packages (packages)")
+        add("--labels", type=_path, metavar="TXT", help="class names, one a line")
+        add("--preprocess", type=_path, metavar="TOML", help="how raw values become inputs")
         add("--replace", action="store_true", help="replace a version that is already there")
     _common(parser)
     return parser
@@ -166,6 +166,8 @@ def read_config(path: Path) -> dict[str, Any]:
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionInvalid(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise OptionInvalid(f"{path}: nested too deeply to be a configuration") from error
     words = {key.replace("-", "_"): value for key, value in table.items()}
     if "latency" in words:
         words["measure_latency"] = words.pop("latency")
@@ -200,6 +202,8 @@ def _fields(words: Mapping[str, Any], base: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in words.items():
         name, make = _FIELDS.get(key, (key, None))
+        if value == "":
+            raise OptionInvalid(f"{key.replace('_', ' ')}: must not be empty")
         if key in _PATHS:
             fields[key] = base / value
         elif key in ("calibration", "evaluation"):
@@ -223,6 +227,8 @@ def parse_shape(given: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     for name, dims in given.items():
         words = dims.split(",") if isinstance(dims, str) else dims
         try:
+            if any(isinstance(dim, bool | float) for dim in words):
+                raise ValueError  # noqa: TRY301  int() would take them
             shape = tuple(int(dim) for dim in words)
         except (TypeError, ValueError) as error:
             raise OptionInvalid(f"shape of {name!r}: {dims!r} is not a list of integers, as 1,20,8") from error
@@ -261,6 +267,13 @@ def _parser(prog: str, description: str, epilog: str, **options: Any) -> argpars
         allow_abbrev=False,
         **options,
     )
+
+
+def _path(text: str) -> Path:
+    """A path that is typed; an empty one, of an unset variable say, would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
 
 
 def _switch(parser: Any, flag: str, says: str, **options: Any) -> None:

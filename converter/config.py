@@ -16,6 +16,9 @@ from converter.errors import OptionInvalid
 DEFAULT_TIME_LIMIT_S = 1_800.0
 """For each step; a large model's calibration takes minutes, a hang takes for ever."""
 
+MAX_TIME_S = 30 * 86_400.0
+"""A month: nobody waits longer, and clocks take it."""
+
 DEFAULT_CALIBRATION_SAMPLES = 512
 """Ranges settle after a few hundred samples, which is also what TensorFlow's guide recommends."""
 
@@ -164,14 +167,15 @@ class ConvertOptions:
         _unique("variant", self.variants)
         if self.optimize not in ("size", "latency"):
             raise OptionInvalid(f"optimize: {self.optimize!r} is neither size nor latency")
-        if not (math.isfinite(self.search_time_s) and self.search_time_s >= 0):
-            raise OptionInvalid(f"search time: must be 0 s or more, got {self.search_time_s}")
+        if not 0 <= self.search_time_s <= MAX_TIME_S:
+            raise OptionInvalid(f"search time: must be 0 s or more, up to {MAX_TIME_S:g} s, got {self.search_time_s}")
         if not 1 <= self.edgetpu_segments <= MAX_SEGMENTS:
             raise OptionInvalid(f"Edge TPU segments: must be from 1 to {MAX_SEGMENTS}, got {self.edgetpu_segments}")
-        if not self.time_limit_s > 0:
-            raise OptionInvalid(f"time limit: must be above 0 s, got {self.time_limit_s}")
+        if not 0 < self.time_limit_s <= MAX_TIME_S:
+            raise OptionInvalid(f"time limit: must be above 0 s, up to {MAX_TIME_S:g} s, got {self.time_limit_s}")
         if self.memory_limit_bytes is not None and self.memory_limit_bytes <= 0:
             raise OptionInvalid(f"memory limit: must be above 0 bytes, got {self.memory_limit_bytes}")
+        self._check_data()
         cores = os.cpu_count() or 1
         if not 1 <= self.jobs <= cores:
             raise OptionInvalid(f"jobs: must be from 1 to this machine's {cores} cores, got {self.jobs}")
@@ -179,6 +183,13 @@ class ConvertOptions:
             raise OptionInvalid(
                 f"calibration samples: must be from 1 to {MAX_CALIBRATION_SAMPLES}, got {self.calibration_samples}"
             )
+
+    def _check_data(self) -> None:
+        """What is about data must not be passed over in silence where there are none."""
+        if self.metrics and self.calibration is None and self.evaluation is None:
+            raise OptionInvalid("metric: there are no data to measure on; give --evaluation")
+        if self.budget is not None and self.evaluation is None:
+            raise OptionInvalid("max accuracy drop: nothing can be held against it without --evaluation")
 
 
 def _unique(what: str, names: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from converter.data import Dataset
 from converter.errors import (
     BadInput,
     ConverterError,
+    DataInvalid,
     OperatorsUnsupported,
     OptionInvalid,
     SourceInvalid,
@@ -96,6 +97,7 @@ class Conversion:
         )
         with _source_errors(options.saved_model):
             model = self.apart(source.prepare, task)
+        _check_metrics(options.metrics, model.signatures)
         self.counter.end()
         return model
 
@@ -127,7 +129,13 @@ class Conversion:
         def dataset(spec: DataSpec | None, role: str) -> Dataset | None:
             if spec is None:
                 return None
-            return self.apart(data.load, spec, signatures[0], preprocess, self.folder / role, labels=labels)
+            try:
+                place, measured = self.folder / role, role == "evaluation"
+                return self.apart(data.load, spec, signatures[0], preprocess, place, labels=labels, use_labels=measured)
+            except TaskFailed as error:
+                # A function of the user's that ends its process, or no room for the samples.
+                where = f" (samples are laid out in {self.folder.parent})"
+                raise DataInvalid(f"{spec}: the {role} data can't be read: {error}{where}") from error
 
         if options.uint8_input:
             _check_foldable(preprocess)
@@ -348,6 +356,14 @@ class Conversion:
                     one = self._failed(one.name, "timing", error, steps=1)  # noqa: PLW2901
             timed.append(one)
         return timed
+
+
+def _check_metrics(metrics: Mapping[str, str], signatures: Sequence[Signature]) -> None:
+    """Whether the outputs that metrics were given for are there, before anything is run."""
+    known = [spec.name for spec in signatures[0].outputs]
+    known += [f"{one.name}:{spec.name}" for one in signatures for spec in one.outputs]
+    for name in sorted(set(metrics) - set(known)):
+        raise OptionInvalid(f"metric: there is no output {name!r}; there are {', '.join(known)}")
 
 
 def _check_foldable(preprocess: Preprocess) -> None:

@@ -15,6 +15,9 @@ Array = npt.NDArray[Any]
 
 LABELS = "labels"
 
+MAX_LABEL = 2**31 - 1
+"""No model has more classes, and a larger one is a sign of another dtype that was taken for integers."""
+
 BATCH_BYTES = 16 * 2**20
 """Of inputs at a time; activations are some ten times as large, and that should fit a small machine."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from converter.artifact import VARIABLE, Signature
 from converter.data.samples import SampleWriter
 from converter.errors import DataInvalid
 
@@ -41,13 +42,14 @@ def listed(path: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def read(path: Path, names: tuple[str, ...], writer: SampleWriter) -> None:
+def read(path: Path, names: tuple[str, ...], writer: SampleWriter, *, use_labels: bool = True) -> None:
     """Sends every image through the preprocessing of the model's input.
 
     Args:
         path: The directory.
         names: The package's class names.
         writer: Takes the samples.
+        use_labels: Whether the folders are classes; else they are only places.
 
     Raises:
         DataInvalid: the model takes several inputs, its preprocessing decodes no images, or a file can't be decoded.
@@ -59,10 +61,10 @@ def read(path: Path, names: tuple[str, ...], writer: SampleWriter) -> None:
             "give a .npz, a TFRecord or module:function"
         )
     files = listed(path)
-    classes = class_indices(path, sorted({folder for folder, _ in files}), names)
+    classes = class_indices(path, subfolders(path), names, writer.signature) if use_labels else {}
     for folder, file in files:
         source = file.relative_to(path).as_posix()
-        label = classes[folder] if folder else None
+        label = classes.get(folder)
         try:
             if file.stat().st_size > MAX_IMAGE_BYTES:
                 raise DataInvalid(f"{file}: {file.stat().st_size} bytes, images may have {MAX_IMAGE_BYTES}")
@@ -72,18 +74,34 @@ def read(path: Path, names: tuple[str, ...], writer: SampleWriter) -> None:
         writer.add({inputs[0]: raw}, label, source)
 
 
-def class_indices(path: Path, folders: list[str], names: tuple[str, ...]) -> dict[str, int]:
-    """The class of each folder: its name's place among the class names; without those, its own in sorted order.
+def subfolders(path: Path) -> list[str]:
+    """The names of the subfolders, sorted, those without images too: they are classes as well."""
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_indices(path: Path, folders: list[str], names: tuple[str, ...], signature: Signature) -> dict[str, int]:
+    """The class of each folder: its name's place among the class names, or the number that it is called.
+
+    Without either it is the folder's own place in sorted order, if there are as many as the model has classes.
 
     Raises:
-        DataInvalid: there are class names, and a folder has none of them: every class behind it would be a wrong one.
+        DataInvalid: a folder is none of the class names, or their number is that of no output's classes: a guess would
+            make wrong classes of all that come after.
     """
-    if not names:
-        return {folder: index for index, folder in enumerate(sorted(folders))}
-    unknown = [folder for folder in folders if folder and folder not in names]
-    if unknown:
-        raise DataInvalid(f"{path}: subfolder {unknown[0]!r} is none of the class names {_some(names)}")
-    return {folder: names.index(folder) for folder in folders if folder}
+    if names and set(folders) <= set(names):
+        return {folder: names.index(folder) for folder in folders}
+    if folders and all(folder.isascii() and folder.isdigit() for folder in folders):
+        return {folder: int(folder) for folder in folders}
+    if names:
+        unknown = next(folder for folder in folders if folder not in names)
+        raise DataInvalid(f"{path}: subfolder {unknown!r} is none of the class names {_some(names)}")
+    sizes = {spec.name: spec.shape[-1] for spec in signature.outputs if len(spec.shape) > 1}
+    if folders and VARIABLE not in sizes.values() and len(folders) not in sizes.values():
+        raise DataInvalid(
+            f"{path}: {len(folders)} subfolders, and the outputs' last axes have {sizes}: --labels must say which "
+            "class each of them is"
+        )
+    return {folder: index for index, folder in enumerate(folders)}
 
 
 def _some(names: tuple[str, ...], most: int = 10) -> str:
@@ -92,9 +110,9 @@ def _some(names: tuple[str, ...], most: int = 10) -> str:
 
 
 def numbering(path: Path) -> str:
-    """How the subfolders are numbered where no class names were given, in words; empty where there are none."""
-    folders = sorted({folder for folder, _ in listed(path)} - {""})
-    if not folders:
+    """How the subfolders are numbered where no class names were given, in words; empty where that is no guess."""
+    folders = subfolders(path)
+    if not folders or all(folder.isdigit() for folder in folders):
         return ""
     told = ", ".join(f"{index} is {folder!r}" for index, folder in enumerate(folders[:3]))
     return f"The subfolders of {path} were taken for classes in sorted order ({told}...); --labels would name them."

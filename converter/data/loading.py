@@ -58,6 +58,7 @@ def load(
     folder: Path,
     *,
     labels: tuple[str, ...] = (),
+    use_labels: bool = True,
     max_samples: int = MAX_SAMPLES,
 ) -> Dataset:
     """Reads the data, checks them against the signature and lays them out in `folder`. Only in a child process.
@@ -68,6 +69,7 @@ def load(
         preprocess: What makes inputs of encoded images and the like; arrays are never sent through it.
         folder: Where to; it is made.
         labels: The package's class names, by which the subfolders of images are numbered where all are among them.
+        use_labels: Whether the subfolders of images are classes. Calibration needs none.
         max_samples: How many samples are taken at most; more are refused, not cut off.
 
     Raises:
@@ -79,7 +81,7 @@ def load(
         return load_npz(Path(spec), signature, folder, max_samples=max_samples)
     with SampleWriter(str(spec), signature, preprocess, folder, max_samples=max_samples) as writer:
         if kind == "images":
-            images.read(Path(spec), labels, writer)
+            images.read(Path(spec), labels, writer, use_labels=use_labels)
         elif kind == "tfrecord":
             tfrecord.read(Path(spec), writer)
         else:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from converter.artifact import VARIABLE, Signature, TensorSpec
-from converter.data.dataset import LABELS, MAX_SAMPLES, Array, Dataset
+from converter.data.dataset import LABELS, MAX_LABEL, MAX_SAMPLES, Array, Dataset
 from converter.data.npy import NpyWriter
 from converter.data.values import cast, check_dtype
 from converter.errors import DataInvalid
@@ -215,5 +215,8 @@ def _save_labels(path: Path, member: _Member, samples: int, folder: Path) -> Pat
         for part in member.parts():
             if part.min() < 0:
                 raise DataInvalid(f"{path}: label {part.min()} of sample {writer.rows + int(part.argmin())} is below 0")
+            if part.max() > MAX_LABEL:
+                sample = writer.rows + int(part.argmax())
+                raise DataInvalid(f"{path}: label {part.max()} of sample {sample} is no class: above {MAX_LABEL}")
             writer.add(part.astype(np.int64))
     return file

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from converter.artifact import VARIABLE, PackageError, Preprocess, Signature, TensorSpec
-from converter.data.dataset import LABELS, Array, Dataset
+from converter.data.dataset import LABELS, MAX_LABEL, Array, Dataset
 from converter.data.npy import NpyWriter
 from converter.data.values import cast
 from converter.errors import DataInvalid
@@ -205,6 +205,8 @@ class SampleWriter:
             )
         if array.min() < 0:
             raise DataInvalid(f"{self._at(source)}: label {array.min()} is below 0")
+        if array.max() > MAX_LABEL:
+            raise DataInvalid(f"{self._at(source)}: label {array.max()} is no class: above {MAX_LABEL}")
         self._labels.add(array.astype(np.int64))
 
     def _write_source(self, source: str) -> None:

@@ -130,3 +130,19 @@ def test_data_with_a_colon_are_a_function_unless_the_path_is_there(tmp_path):
     (tmp_path / "a:b").mkdir()
     assert data_spec("a:b", tmp_path) == tmp_path / "a:b"
     assert data_spec("c:d", tmp_path) == "c:d"
+
+
+def test_an_empty_word_is_no_path(tmp_path):
+    """What an unset variable leaves would be the working directory."""
+    with pytest.raises(OptionInvalid, match="output: must not be empty"):
+        options("m", "--name", "n", "--version", "1", "--output", "")
+    (tmp_path / "c.toml").write_text("a=" + "[" * 100_000)
+    with pytest.raises(OptionInvalid, match="nested too deeply"):
+        read_config(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("dims", [[1, 1.5], [True, 2]])
+def test_dimensions_are_integers_in_a_file_too(dims):
+    """Nothing is cut off in silence."""
+    with pytest.raises(OptionInvalid, match="not a list of integers"):
+        parse_shape({"x": dims})

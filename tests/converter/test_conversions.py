@@ -5,7 +5,7 @@ import pytest
 from support import fashion, source_data, source_models, tflite_files
 
 from converter.artifact import Package
-from converter.errors import NoVariantMade, OptionInvalid
+from converter.errors import DataInvalid, NoVariantMade, OptionInvalid
 
 pytestmark = pytest.mark.slow
 
@@ -223,3 +223,24 @@ def test_what_can_not_be_folded_is_refused_with_the_reason(convert, data, tmp_pa
     for preprocess, says in ((None, "no preprocessing"), (tmp_path / "p.toml", "scale is below 0")):
         with pytest.raises(OptionInvalid, match=says):
             convert("cnn", tmp_path, uint8_input=True, calibration=data / "train.npz", preprocess=preprocess)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"metrics": {"nope": "top1"}}, "there is no output 'nope'; there are scores, serving_default:scores"),
+        ({"edgetpu_segments": 2}, "2 need edgetpu_compiler, which is not on PATH"),
+        ({"custom_objects": "a:b"}, "they are for Keras files"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(convert, data, tmp_path, options, says):
+    """Before anything slow, by the option's name."""
+    with pytest.raises(OptionInvalid, match=says):
+        convert("cnn", tmp_path, evaluation=data / "test.npz", **options)
+
+
+def test_a_data_function_that_ends_its_process_is_named(convert, tmp_path):
+    """And so is the role of its data."""
+    spec = "support.converter_data:ends"
+    with pytest.raises(DataInvalid, match=f"{spec}: the evaluation data can't be read: .*exit code 3"):
+        convert("cnn", tmp_path, evaluation=spec)

@@ -1,6 +1,7 @@
 """Samples for a model in every form that data come in, and functions that yield them. TensorFlow only in a child."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -142,3 +143,9 @@ def folder_of_images(folder, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return Path(folder)
+
+
+def ends():
+    """A function of a user's that ends its process."""
+    os._exit(3)
+    yield

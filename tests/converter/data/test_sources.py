@@ -8,7 +8,7 @@ from support import converter_data as sources
 
 from converter import data
 from converter.artifact import InputPreprocess, Preprocess, Signature, TensorSpec
-from converter.data.images import class_indices
+from converter.data.images import class_indices, subfolders
 from converter.data.loading import kind_of
 from converter.errors import DataInvalid, OptionInvalid
 
@@ -24,7 +24,7 @@ def make_signature(*shapes, dtype="float32", output=(-1, 4)):
 
 
 VECTOR = make_signature((-1, 3))
-IMAGE = make_signature((-1, 2, 2, 3))
+IMAGE = make_signature((-1, 2, 2, 3), output=(-1, 2))
 
 
 @pytest.fixture
@@ -131,6 +131,12 @@ def test_images_are_preprocessed_and_labelled_by_their_folder(load, tmp_path):
     assert dataset.arrays()["in0"].shape == (2, 2, 2, 3)
 
 
+def test_calibration_takes_folders_that_are_no_classes(load, tmp_path):
+    """It needs no labels, so that one folder of a model with two classes does."""
+    folder = sources.folder_of_images(tmp_path / "photos", {"of_monday/1.png": sources.grey(10)})
+    assert load(folder, IMAGE, DECODING, use_labels=False).labels() is None
+
+
 def test_images_without_folders_have_no_labels(load, tmp_path):
     """Enough for calibration."""
     dataset = load(sources.folder_of_images(tmp_path / "photos", {"1.png": sources.grey(10)}), IMAGE, DECODING)
@@ -138,18 +144,52 @@ def test_images_without_folders_have_no_labels(load, tmp_path):
     assert dataset.samples == 1
 
 
-def test_folders_that_are_class_names_have_their_places():
-    """All of them must be names, since a guess would make wrong classes; without any, sorted order says."""
-    path = Path("photos")
-    assert class_indices(path, ["cat", "dog"], ("dog", "bird", "cat")) == {"cat": 2, "dog": 0}
-    assert class_indices(path, ["cat", "dog"], ()) == {"cat": 0, "dog": 1}
-    with pytest.raises(DataInvalid, match="photos: subfolder 'fox' is none of the class names 'dog', 'bird', 'cat'"):
-        class_indices(path, ["cat", "fox"], ("dog", "bird", "cat"))
+FOUR = Signature(
+    name="serving_default",
+    inputs=IMAGE.inputs,
+    outputs=(TensorSpec(name="scores", dtype="float32", shape=(-1, 4)),),
+    batch_axis=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "classes"),
+    [
+        (["cat", "dog"], ("dog", "bird", "cat", "fox"), {"cat": 2, "dog": 0}),
+        (["a", "b", "c", "d"], (), {"a": 0, "b": 1, "c": 2, "d": 3}),
+        (["0", "10", "2"], (), {"0": 0, "10": 10, "2": 2}),
+        (["1", "3"], ("dog", "bird", "cat", "fox"), {"1": 1, "3": 3}),
+    ],
+)
+def test_a_folders_class_is_its_name_or_its_number_or_its_place(folders, names, classes):
+    """Numbers are numbers, whatever order their text has."""
+    assert class_indices(Path("photos"), folders, names, FOUR) == classes
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "says"),
+    [
+        (["cat", "wolf"], ("dog", "bird", "cat"), "photos: subfolder 'wolf' is none of the class names 'dog', 'bird'"),
+        (["cat", "dog", "fox"], (), "photos: 3 subfolders, and the outputs' last axes have {'scores': 4}: --labels"),
+    ],
+)
+def test_a_class_that_would_be_a_guess_is_refused(folders, names, says):
+    """A folder without a name, or fewer folders than classes and no names at all."""
+    with pytest.raises(DataInvalid, match=says):
+        class_indices(Path("photos"), folders, names, FOUR)
+
+
+def test_an_empty_subfolder_is_a_class_too(tmp_path):
+    """Else all that come after it would be off by one."""
+    for name in ("a", "b", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / "1.png").write_bytes(b"x")
+    assert subfolders(tmp_path) == ["a", "b"]
 
 
 def test_an_image_that_cannot_be_decoded_is_named(load, tmp_path):
     """With its index and file."""
-    files = {"a/1.png": sources.grey(1), "a/2.png": sources.grey(2)[:50]}
+    files = {"a/1.png": sources.grey(1), "a/2.png": sources.grey(2)[:50], "b/3.png": sources.grey(3)}
     folder = sources.folder_of_images(tmp_path / "photos", files)
     with pytest.raises(DataInvalid, match=r"sample 1 \(a/2.png\)") as caught:
         load(folder, IMAGE, DECODING)
@@ -158,7 +198,7 @@ def test_an_image_that_cannot_be_decoded_is_named(load, tmp_path):
 
 def test_images_need_a_preprocessing_that_decodes(load, tmp_path):
     """The error says what to add."""
-    folder = sources.folder_of_images(tmp_path / "photos", {"a/1.png": sources.grey(1)})
+    folder = sources.folder_of_images(tmp_path / "photos", {"1.png": sources.grey(1)})
     with pytest.raises(DataInvalid, match=r'decode = "image" and resize = \[height, width\] to \[inputs.in0\]'):
         load(folder, IMAGE)
 
