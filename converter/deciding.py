@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from converter import latency
@@ -16,9 +15,9 @@ from converter.data.loading import kind_of
 from converter.errors import NothingFits, NoVariantMade
 from converter.evaluate import Reference
 from converter.findings import Findings
+from converter.interrupts import holding_interrupts
 from converter.packing import Loaded, Made, findings_of, notes_on, publish_package
-from converter.places import report_path
-from converter.report_writing import report_text, written
+from converter.report_writing import beside, report_path, report_text, written
 from converter.result import PackageResult, VariantResult
 from converter.tools import tool_versions
 
@@ -42,7 +41,8 @@ def decide(
 
     Raises:
         NoVariantMade: there is none to choose from.
-        NothingFits: for one of the targets none is within the budget; the report is written nevertheless.
+        NothingFits: for one of the targets none is within the budget; a report is written nevertheless, beside that
+            of a package that is there.
         PackageExists, OSError: see `artifact.publish`.
     """
     options = conversion.options
@@ -52,6 +52,7 @@ def decide(
         raise _no_variant(options, results)
     choices = _choices(conversion, made, measured=loaded.evaluation is not None)
     missing = [f"{target}: {one.why}" for target, one in choices.items() if one.variant is None]
+    report = report_path(options.output, options.name, options.version, rejected=bool(missing))
     refusal = f"nothing was published: {'; '.join(missing)}" if missing else ""
     numbering = _numbering(options)
     notes = (
@@ -71,18 +72,36 @@ def decide(
         evaluation_samples=loaded.evaluation.samples if loaded.evaluation else 0,
         notes=notes,
         host=latency.host() if options.measure_latency else "",
-        report=str(report_path(options)) if options.report else None,
+        report=str(report) if options.report else None,
     )
     conversion.counter.begin("writing the report" if refusal else "writing the package")
-    with _reported(conversion, loaded, result, findings, refusal):
-        if not refusal:
-            publish_package(
-                options, loaded, reference, made, chosen=chosen, findings=findings, folder=conversion.folder
-            )
-    conversion.counter.end()
+    text = _report(conversion, loaded, result, findings, refusal) if options.report else None
     if refusal:
-        raise NothingFits(refusal, result, findings)
+        raise _rejected(conversion, refusal, result, findings, text)
+    with holding_interrupts() as hold:
+        publish_package(
+            options,
+            loaded,
+            reference,
+            made,
+            chosen=chosen,
+            findings=findings,
+            folder=conversion.folder,
+            beside=beside(text, options.name, options.version, replace=options.replace),
+            before_moving=hold,
+        )
+        conversion.counter.end()
     return result
+
+
+def _rejected(
+    conversion: Conversion, refusal: str, result: PackageResult, findings: Findings, text: str | None
+) -> NothingFits:
+    if text is not None and result.report:
+        with written(text, Path(result.report)):
+            refusal = f"{refusal}; the report is {result.report}"
+    conversion.counter.end()
+    return NothingFits(refusal, result, findings)
 
 
 def _numbering(options: ConvertOptions) -> tuple[str, ...]:
@@ -93,13 +112,9 @@ def _numbering(options: ConvertOptions) -> tuple[str, ...]:
     return tuple(filter(None, [images.numbering(Path(spec))]))
 
 
-def _reported(
-    conversion: Conversion, loaded: Loaded, result: PackageResult, findings: Findings, refusal: str
-) -> AbstractContextManager[None]:
+def _report(conversion: Conversion, loaded: Loaded, result: PackageResult, findings: Findings, refusal: str) -> str:
     options = conversion.options
-    if not options.report:
-        return nullcontext()
-    text = report_text(
+    return report_text(
         result,
         findings,
         labels=loaded.labels,
@@ -110,7 +125,6 @@ def _reported(
         evaluation=loaded.evaluation,
         signature=loaded.source.signatures[0],
     )
-    return written(text, report_path(options))
 
 
 def _choices(conversion: Conversion, made: Sequence[Made], *, measured: bool) -> dict[str, Choice]:

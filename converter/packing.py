@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from converter.artifact import (
     FORMAT_VERSION,
@@ -37,13 +35,10 @@ from converter.findings import (
     VariantFindings,
     encode,
 )
+from converter.into import place_in
 from converter.result import VariantResult
 from converter.sources.source import SourceModel
 from converter.tools import tool_versions
-
-EXTRA_ASSETS = Path("assets.extra", "edge_package")
-"""Where a SavedModel's version directory keeps the package; `assets.extra` is TensorFlow's place for what is not its
-own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +77,8 @@ class Made:
         delegate: What runs it.
         folded: The inputs whose preprocessing is folded into them.
         layers: What quantizing each operator costs.
+        layers_packed: Whether the package has the layers too: not where only the report asked for them, since a
+            package is the same with a report and without.
         edge_tpu: What an Edge TPU would do with it.
         gpu: What a GPU would do with it.
         latency: On this host.
@@ -97,6 +94,7 @@ class Made:
     delegate: str = "cpu"
     folded: tuple[str, ...] = ()
     layers: tuple[LayerError, ...] = ()
+    layers_packed: bool = True
     edge_tpu: EdgeTpuReport | None = None
     gpu: GpuReport | None = None
     latency: tuple[Latency, ...] = ()
@@ -124,7 +122,7 @@ class Made:
 
     @property
     def findings(self) -> VariantFindings:
-        """As they are kept in the package."""
+        """As they are reported."""
         return VariantFindings(
             outputs=self.outputs, layers=self.layers, edge_tpu=self.edge_tpu, gpu=self.gpu, cascade=self.cascade
         )
@@ -147,10 +145,20 @@ class Made:
 
 
 def findings_of(made: Sequence[Made], budget: Budget | None, notes: tuple[str, ...]) -> Findings:
-    """What `evaluation.json` holds."""
+    """What was found out of all that were made."""
     return Findings(
         variants={one.name: one.findings for one in made}, budget=str(budget) if budget else "", notes=notes
     )
+
+
+def packed_findings(findings: Findings, made: Sequence[Made]) -> Findings:
+    """What `evaluation.json` holds of them."""
+    left_out = {one.name for one in made if not one.layers_packed}
+    variants = {
+        name: msgspec.structs.replace(one, layers=()) if name in left_out else one
+        for name, one in findings.variants.items()
+    }
+    return msgspec.structs.replace(findings, variants=variants)
 
 
 def publish_package(
@@ -162,6 +170,8 @@ def publish_package(
     chosen: Mapping[str, str],
     findings: Findings,
     folder: Path,
+    beside: Mapping[str, bytes | None],
+    before_moving: Callable[[], None],
 ) -> Package:
     """Writes the package; all of it or nothing.
 
@@ -173,6 +183,8 @@ def publish_package(
         chosen: By target, the name of one of them.
         findings: What was found out, of all that were made.
         folder: Where a file can be written that is packed then.
+        beside: As of `artifact.publish`.
+        before_moving: As of `artifact.publish`.
 
     Raises:
         PackageExists, OSError: see `artifact.publish`.
@@ -180,7 +192,7 @@ def publish_package(
     kept = [one for one in made if not options.only_chosen or one.name in chosen.values()]
     files = {path: file for one in kept for path, file in one.packed.items()}
     files[FINDINGS_FILE] = folder / FINDINGS_FILE
-    files[FINDINGS_FILE].write_bytes(encode(findings))
+    files[FINDINGS_FILE].write_bytes(encode(packed_findings(findings, made)))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         model=options.name,
@@ -200,46 +212,15 @@ def publish_package(
         tools=tool_versions(loaded.source.tensorflow),
         files={path: file_entry(file) for path, file in files.items()},
     )
-    package = publish(files, manifest, options.output, replace=options.replace)
-    if options.into:
-        lay_into(package, options.into)
-    return package
-
-
-def lay_into(package: Package, version_directory: Path) -> Path:
-    """Copies the package to `assets.extra/edge_package/` of a SavedModel's version directory, by one rename.
-
-    A package that is there gives way; a server that looks at the directory sees the one or the other.
-    """
-    target = version_directory / EXTRA_ASSETS
-    target.parent.mkdir(exist_ok=True)
-    with _beside(target) as staging:
-        tree = staging / "new"
-        shutil.copytree(package.path, tree)
-        Package.open(tree)
-        if target.exists():
-            target.rename(staging / "old")
-        tree.rename(target)
-    return target
-
-
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_into(version_directory: Path) -> str:
-    """Why the package can't be laid into the directory; empty if it can."""
-    if not any((version_directory / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-        return f"{version_directory} is no SavedModel's directory: it holds no saved_model.pb"
-    if not os.access(version_directory, os.W_OK | os.X_OK):
-        return f"{version_directory} can't be written to"
-    return ""
+    return publish(
+        files,
+        manifest,
+        options.output,
+        replace=options.replace,
+        beside=beside,
+        copy_to=place_in(options.into) if options.into else None,
+        before_moving=before_moving,
+    )
 
 
 def notes_on(loaded: Loaded, reference: Reference | None) -> tuple[str, ...]:

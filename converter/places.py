@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter import data, edgetpu
-from converter.artifact import PackageExists, version_path
+from converter.artifact import check_free
 from converter.choose import Needs, needs_of
 from converter.config import DEFAULT_TARGET, ConvertOptions
 from converter.errors import OptionInvalid
+from converter.into import check_into
 from converter.metrics.requests import parse_request
-from converter.packing import check_into
 from converter.recipes import MIXED, RECIPES, Recipe
+from converter.report_writing import check_report
 from converter.sources import source
 from devices.errors import UnknownProfile
 from devices.profile import DeviceProfile, load_profiles, profile
@@ -41,12 +42,10 @@ def make_plan(options: ConvertOptions) -> Plan:
     """Checks places, files and names.
 
     Raises:
-        PackageExists: the version is there, and `replace` is False.
+        PackageExists: the version is there, or a package where a copy of it goes, and `replace` is False.
         BadInput: anything else that is wrong with what was given.
     """
-    check_output(options.output, options.name, options.version, replace=options.replace)
-    if options.into and (why := check_into(options.into)):
-        raise OptionInvalid(f"into: {why}")
+    _check_targets(options)
     kind = source.check(options.saved_model)
     for spec in (options.calibration, options.evaluation):
         if spec is not None:
@@ -54,7 +53,12 @@ def make_plan(options: ConvertOptions) -> Plan:
     for path in (options.labels, options.preprocess):
         if path and not path.is_file():
             raise OptionInvalid(f"{path}: no such file")
-    edgetpu.find_compiler(options.edgetpu_compiler)
+    if edgetpu.find_compiler(options.edgetpu_compiler) is None and options.edgetpu_segments > 1:
+        raise OptionInvalid(
+            f"Edge TPU segments: {options.edgetpu_segments} need edgetpu_compiler, which is not on PATH"
+        )
+    if options.custom_objects and kind == "saved_model":
+        raise OptionInvalid("custom objects: they are for Keras files, a SavedModel has its own functions")
     for name, metric in options.metrics.items():
         try:
             parse_request(metric)
@@ -69,16 +73,22 @@ def make_plan(options: ConvertOptions) -> Plan:
     )
 
 
+def _check_targets(options: ConvertOptions) -> None:
+    check_output(options.output, options.name, options.version, replace=options.replace)
+    if options.report:
+        check_report(options.output, options.name, options.version)
+    if options.into:
+        check_into(options.into, replace=options.replace)
+
+
 def check_output(output: Path, name: str, version: int, *, replace: bool) -> None:
     """Whether a package can be published there.
 
     Raises:
-        PackageExists: the version is there, and `replace` is False.
+        PackageExists: see `artifact.check_free`.
         OptionInvalid: the folder can't be written to.
     """
-    target = version_path(output, name, version)
-    if target.exists() and not replace:
-        raise PackageExists(f"{target}: this version is already there; give --replace, or another version")
+    check_free(output, name, version, replace=replace)
     place = output.absolute()
     while not place.exists():
         place = place.parent
@@ -109,8 +119,3 @@ def _threads(profiles: list[DeviceProfile]) -> tuple[int, ...]:
         here = f"generic-{platform.machine()}"
         boards = [one for one in load_profiles() if one.name == here]
     return tuple(sorted({1, *(board.threads_on(cores) for board in boards)}))
-
-
-def report_path(options: ConvertOptions) -> Path:
-    """Where the HTML report goes: beside the package, since its times are no part of what is reproducible."""
-    return options.output / f"{options.name}-{options.version}.html"

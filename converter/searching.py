@@ -32,7 +32,8 @@ def search(
 ) -> list[Outcome]:
     """The outcomes, and the mixed variant where one pays or was asked for.
 
-    Full int8 variants have the layers' errors with them, where the search or the report needed them.
+    Full int8 variants have the layers' errors with them, where the search or the report needed them; those that only
+    the report needed are not packed.
     """
     asked = MIXED.name in conversion.options.variants
     refused = _refusal(conversion, loaded, reference)
@@ -51,7 +52,10 @@ def search(
         return [*outcomes, _failed(error)] if wanted else list(outcomes)
     conversion.counter.end()
     outcomes = [
-        dataclasses.replace(one, layers=errors) if isinstance(one, Made) and one.full_int8 else one for one in outcomes
+        dataclasses.replace(one, layers=errors, layers_packed=wanted)
+        if isinstance(one, Made) and one.full_int8
+        else one
+        for one in outcomes
     ]
     if not wanted or reference is None:
         return outcomes

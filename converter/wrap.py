@@ -23,9 +23,11 @@ from converter.artifact.schema import check_name, check_version
 from converter.config import DEFAULT_TARGET
 from converter.errors import ConverterError, NoVariantMade, OptionInvalid, SourceInvalid, TaskFailed
 from converter.findings import FINDINGS_FILE, Findings, VariantFindings, encode
+from converter.interrupts import holding_interrupts
 from converter.isolation import ForkServer
 from converter.places import check_output
 from converter.progress import Counter, Progress, silent
+from converter.report_writing import beside
 from converter.result import PackageResult, VariantResult
 from converter.tools import tool_versions
 from converter.workspace import working_folder
@@ -195,7 +197,15 @@ class _Wrapping:
             tools={name: version for name, version in tool_versions("").items() if version},
             files=entries,
         )
-        package = publish(files, manifest, options.output, replace=options.replace)
+        with holding_interrupts() as hold:
+            package = publish(
+                files,
+                manifest,
+                options.output,
+                replace=options.replace,
+                beside=beside(None, options.name, options.version, replace=options.replace),
+                before_moving=hold,
+            )
         return PackageResult(
             package=str(package.path),
             name=options.name,

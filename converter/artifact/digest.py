@@ -16,15 +16,22 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(size_bytes=file.tell(), sha256=digest.hexdigest())
 
 
-def tree_digest(root: Path) -> str:
+def tree_digest(root: Path, *, without: tuple[str, ...] = ()) -> str:
     """`sha256:` and one digest over every file below `root`: their paths, sizes and bytes, in the paths' order.
 
     A tree that was copied has the same digest; one in which a file was renamed, added or altered has another.
+
+    Args:
+        root: The folder.
+        without: What the paths of files begin with, seen from `root` and with `/`, that do not count.
     """
     digest = hashlib.sha256()
-    for path in sorted(_files(root), key=lambda path: path.relative_to(root).as_posix()):
-        entry = file_entry(path)
-        name = os.fsencode(path.relative_to(root).as_posix())
+    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    for relative in sorted(files):
+        if relative.startswith(without):
+            continue
+        entry = file_entry(files[relative])
+        name = os.fsencode(relative)
         digest.update(name + f"\0{entry.size_bytes}\0{entry.sha256}\n".encode())
     return "sha256:" + digest.hexdigest()
 

@@ -28,6 +28,8 @@ from converter.artifact.schema import (
     encode,
 )
 
+_CHANGE = "a version never changes: give --replace, or another version"
+
 
 def version_path(root: Path, model: str, version: int) -> Path:
     """Where a version lies under a folder of packages."""
@@ -243,7 +245,7 @@ def _refuse_version(root: Path, model: str, version: int, *, replace: bool) -> N
     if archive.is_dir():
         raise PackageExists(f"{archive}: is a directory, where the package's archive would be")
     if os.path.lexists(archive) and not replace:
-        raise PackageExists(f"{archive}: this version's archive is already there; give another version, or --replace")
+        raise PackageExists(f"{archive}: this version's archive is already there; {_CHANGE}")
 
 
 def _refuse_existing(target: Path, *, replace: bool) -> None:
@@ -252,9 +254,7 @@ def _refuse_existing(target: Path, *, replace: bool) -> None:
     if not target.is_dir():
         raise PackageExists(f"{target}: is no directory, where the package's would be")
     if not replace:
-        raise PackageExists(
-            f"{target}: this version is already there; a version never changes: give another, or --replace"
-        )
+        raise PackageExists(f"{target}: this version is already there; {_CHANGE}")
 
 
 def _make_folder(path: Path) -> None:

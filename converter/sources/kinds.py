@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from converter.artifact.digest import file_entry, tree_digest
+from converter.artifact.placing import STAGING_PREFIX
 from converter.errors import SourceInvalid
+from converter.into import EXTRA_ASSETS
 from converter.sources.graphs import MODEL_FILES
 from converter.sources.saved_model import check_directory
 
@@ -15,6 +17,7 @@ Kind = Literal["saved_model", "keras", "hdf5"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"
+_LAID_INTO = (f"{EXTRA_ASSETS.as_posix()}/", f"{EXTRA_ASSETS.parent.as_posix()}/{STAGING_PREFIX}")
 _FOREIGN = {".onnx": "ONNX", ".pt": "PyTorch", ".pth": "PyTorch", ".safetensors": "safetensors", ".mlmodel": "Core ML"}
 _CHECKPOINT = (
     "is a checkpoint, which has weights but no graph: export the model as a SavedModel "
@@ -78,5 +81,9 @@ def _what_it_is(path: Path, head: bytes) -> str:
 
 
 def digest(path: Path, kind: Kind) -> str:
-    """`sha256:` and the digest of the file, or one over all files of the SavedModel."""
-    return tree_digest(path) if kind == "saved_model" else f"sha256:{file_entry(path).sha256}"
+    """`sha256:` and the digest of the file, or one over all files of the SavedModel.
+
+    A package that was laid into the SavedModel's directory is no part of the model: laying it there, or another one
+    later, must not make another model of it.
+    """
+    return tree_digest(path, without=_LAID_INTO) if kind == "saved_model" else f"sha256:{file_entry(path).sha256}"

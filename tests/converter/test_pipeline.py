@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -213,6 +214,45 @@ def test_replace_makes_the_version_anew(convert, tmp_path):
     again = convert("cnn", tmp_path, replace=True, signature="brightness")
     assert first.package == again.package
     assert Package.open(again.package).manifest.signatures[0].name == "brightness"
+
+
+def test_a_report_goes_with_the_package_that_is_replaced(convert, tmp_path):
+    """Without `report` the new package has none, rather than that of another one."""
+    options = {"variants": ("float32",), "replace": True}
+    assert convert("cnn", tmp_path, **options, report=True).report == str(tmp_path / "cnn-1.html")
+    assert (tmp_path / "cnn-1.html").is_file()
+    assert convert("cnn", tmp_path, **options).report is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cnn", "cnn-1.tar.gz"]
+
+
+def test_what_can_not_be_written_is_refused_before_anything_runs(models, tmp_path):
+    """A directory in the place of the report or of the archive, and a file in that of `assets.extra`."""
+    out, version = tmp_path / "out", tmp_path / "1"
+    options = {"saved_model": models / "cnn", "name": "cnn", "version": 1, "output": out, "replace": True}
+    (out / "cnn-1.html").mkdir(parents=True)
+    with pytest.raises(OptionInvalid, match=r"report: .*cnn-1\.html: a directory"):
+        pipeline.convert(**options, report=True)
+    (out / "cnn-1.tar.gz").mkdir()
+    with pytest.raises(PackageExists, match=r"cnn-1\.tar\.gz: is a directory"):
+        pipeline.convert(**options)
+    (out / "cnn-1.tar.gz").rmdir()
+    shutil.copytree(models / "cnn", version)
+    (version / "assets.extra").write_text("in the way")
+    with pytest.raises(OptionInvalid, match=r"into: .*assets\.extra is no directory"):
+        pipeline.convert(**options, into=version)
+
+
+def test_a_package_laid_into_its_own_source_comes_out_the_same_again(convert, models, tmp_path):
+    """The source's digest does not count it, and a second one of that version is laid there only where told to."""
+    version = tmp_path / "1"
+    shutil.copytree(models / "cnn", version)
+    options = {"saved_model": version, "variants": ("float32",), "into": version}
+    first = convert("cnn", tmp_path / "first", **options)
+    with pytest.raises(PackageExists, match="edge_package: holds cnn version 1 already"):
+        convert("cnn", tmp_path / "second", **options)
+    second = convert("cnn", tmp_path / "second", **options, replace=True)
+    laid = version / "assets.extra" / "edge_package"
+    assert Package.open(first.package).digest == Package.open(second.package).digest == Package.open(laid).digest
 
 
 @pytest.mark.parametrize(

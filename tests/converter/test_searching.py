@@ -75,11 +75,37 @@ def test_without_time_there_is_no_search(convert, loud, tmp_path):
 def test_an_edge_tpu_for_which_nothing_fits_publishes_nothing(convert, loud, tmp_path):
     """It takes full int8 only: the error says what came closest, and the report is there nevertheless."""
     options = {**given(loud), "targets": ("coral-usb",), "report": True, "search_time_s": 0.0}
-    with pytest.raises(NothingFits, match="coral-usb: nothing is within the budget of 3 points; int8 comes closest"):
+    with pytest.raises(
+        NothingFits, match=r"coral-usb: nothing is within the budget of 3 points; int8 comes closest.*rejected\.html"
+    ) as caught:
         convert("loud", tmp_path, **options)
+    assert caught.value.result.report == str(tmp_path / "loud-1.rejected.html")
     assert installed(tmp_path) == {}
-    assert [one.name for one in tmp_path.iterdir()] == ["loud-1.html"]
-    assert "nothing was published" in (tmp_path / "loud-1.html").read_text().lower()
+    assert [one.name for one in tmp_path.iterdir()] == ["loud-1.rejected.html"]
+    assert "nothing was published" in (tmp_path / "loud-1.rejected.html").read_text().lower()
+
+
+def test_where_nothing_fits_the_package_that_is_there_keeps_its_report(convert, loud, tmp_path):
+    """What was refused has a report of its own, which goes when a package is published."""
+    plain = {**given(loud), "variants": ("float32",), "budget": None, "report": True}
+    convert("loud", tmp_path, **plain)
+    before = (tmp_path / "loud-1.html").read_bytes(), (tmp_path / "loud-1.tar.gz").read_bytes()
+    with pytest.raises(NothingFits):
+        convert("loud", tmp_path, **{**plain, "budget": BUDGET, "targets": ("coral-usb",), "replace": True})
+    assert ((tmp_path / "loud-1.html").read_bytes(), (tmp_path / "loud-1.tar.gz").read_bytes()) == before
+    assert (tmp_path / "loud-1.rejected.html").is_file()
+    convert("loud", tmp_path, **plain, replace=True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["loud", "loud-1.html", "loud-1.tar.gz"]
+
+
+def test_a_package_is_the_same_with_a_report_and_without(convert, loud, tmp_path):
+    """The report alone has the layers' errors, where no search needed them; the archive's bytes are the same."""
+    options = {**given(loud), "variants": ("float32", "int8"), "budget": None}
+    convert("loud", tmp_path / "with", **options, report=True)
+    convert("loud", tmp_path / "without", **options)
+    first, second = ((tmp_path / name / "loud-1.tar.gz").read_bytes() for name in ("with", "without"))
+    assert first == second
+    assert "Error of each layer of int8" in (tmp_path / "with" / "loud-1.html").read_text()
 
 
 def test_the_command_ends_with_3_and_says_what_came_closest(loud, tmp_path, capsys):

@@ -43,6 +43,16 @@ def test_any_change_gives_another_digest(tree, change):
     assert tree_digest(tree) != before
 
 
+def test_what_is_left_out_does_not_count(tree):
+    """Files below the paths that are named; others of a like name count."""
+    before = tree_digest(tree)
+    (tree / "laid" / "in").mkdir(parents=True)
+    (tree / "laid" / "in" / "c").write_bytes(b"3")
+    assert tree_digest(tree, without=("laid/in/",)) == before
+    (tree / "laid" / "into").write_bytes(b"4")
+    assert tree_digest(tree, without=("laid/in/",)) != before
+
+
 def test_linked_folders_count_and_loops_end(tree, tmp_path):
     """Weights behind a link are part of the tree, and a link upwards does not loop."""
     real = tree_digest(tree)
