@@ -302,7 +302,7 @@ def _copied(tree: Path, target: Path) -> Iterator[Path]:
         _make_folder(folder)
         with placing.staging(folder) as staging:
             copy = staging / placing.TREE
-            shutil.copytree(tree, copy, copy_function=shutil.copyfile)
+            _copy(Package.open(tree, verify=False), copy)
             _sync(copy)
             Package.open(copy)
             yield staging
