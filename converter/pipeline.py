@@ -137,7 +137,7 @@ def run(options: ConvertOptions, progress: Progress = silent, server: ForkServer
         working_folder() as folder,
         contextlib.nullcontext(server)
         if server
-        else ForkServer(PRELOAD, memory_limit_bytes=options.memory_limit_bytes) as running,
+        else ForkServer(PRELOAD, memory_limit_bytes=_memory_limit_bytes(options)) as running,
     ):
         conversion = Conversion(options=options, plan=plan, server=running, folder=folder, counter=counter)
         model = conversion.read()
