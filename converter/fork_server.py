@@ -53,20 +53,28 @@ class _Task:
     life: Connection
 
 
-def serve(control_descriptor: int, preload: Sequence[str]) -> None:
+def serve(control_descriptor: int, preload: Sequence[str], parent: int | None = None) -> None:
     """Serves until the other end of the control socket closes; then kills what still runs.
+
+    While it imports, it does not hear of that: where the kernel can do it (Linux), it ends then with its parent.
 
     Each message on the socket brings three descriptors: the socket to the child (request in, reply out), the socket
     on which the child's process id and later its exit code are told and its killing asked for, and the file for its
     output.
     """
     control = socket.socket(fileno=control_descriptor)
+    if parent is not None:
+        _end_with_the_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            return
     try:
         for module in preload:
             importlib.import_module(module)
     except Exception as error:  # noqa: BLE001  whatever it is, the other side is told
         control.sendall(f"can't import {module}: {type(error).__name__}: {error}".encode())
         return
+    # From here on there may be children, which are not to be left behind: it ends in an orderly way.
+    _end_with_the_parent(0)
     control.sendall(READY)
     tasks: dict[int, _Task] = {}
     try:
@@ -133,7 +141,7 @@ def _work(data: Connection, log_descriptor: int, not_ours: Sequence[socket.socke
     os.dup2(log_descriptor, 2)
     faulthandler.enable()
     _offer_to_the_oom_killer()
-    _end_with_the_server()
+    _end_with_the_parent(signal.SIGKILL)
     data.send_bytes(pickle.dumps(_call(data.recv_bytes())))
 
 
@@ -159,7 +167,7 @@ def _offer_to_the_oom_killer() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
 
 
-def _end_with_the_server() -> None:
-    """Where the kernel can do it (Linux): a server that is killed leaves no child behind."""
+def _end_with_the_parent(number: int) -> None:
+    """Where the kernel can do it (Linux), a parent that is killed leaves no process behind; 0 undoes it."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

@@ -54,7 +54,7 @@ LOG_TAIL_BYTES = 8_192
 
 _COMMAND = (
     "import json, os, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path']; "
-    "from converter.fork_server import serve; serve(setup['control'], setup['preload']); "
+    "from converter.fork_server import serve; serve(setup['control'], setup['preload'], setup['parent']); "
     "os._exit(0)"  # nothing to tidy up, and TensorFlow's own end takes a second
 )
 
@@ -87,7 +87,15 @@ class ForkServer:
         self._ready = False
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         self._control, theirs = socket.socketpair()
-        setup = {"path": sys.path, "control": theirs.fileno(), "preload": list(preload)}
+        # Linux tells a process of the end of the thread that started it, not of its process: only the main thread's
+        # end is that of this program.
+        lasting = threading.current_thread() is threading.main_thread()
+        setup = {
+            "path": sys.path,
+            "control": theirs.fileno(),
+            "preload": list(preload),
+            "parent": os.getpid() if lasting else None,
+        }
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, json.dumps(setup)],
@@ -111,6 +119,9 @@ class ForkServer:
     def close(self) -> None:
         """Ends the server and its children, and waits until the server is gone."""
         self._control.close()
+        if not self._ready:
+            # It imports, and hears nothing until it is through; there is no task that it would have to end.
+            self._process.kill()
         try:
             self._process.wait(CLOSE_LIMIT_S)
         except subprocess.TimeoutExpired:

@@ -21,7 +21,7 @@ from converter.errors import (
     TaskTimedOut,
     ToolMissing,
 )
-from converter.isolation import LOG_TAIL_BYTES, ForkServer
+from converter.isolation import CLOSE_LIMIT_S, LOG_TAIL_BYTES, ForkServer
 from converter.process_memory import available_bytes
 
 pytestmark = pytest.mark.slow
@@ -282,6 +282,49 @@ def test_closing_ends_the_server_and_what_runs(tmp_path):
     thread.join()
     assert gone(pid)
     assert eventually(lambda: gone(int((tmp_path / "pid").read_text())))
+
+
+def test_a_server_that_still_imports_is_closed_at_once(tmp_path, monkeypatch):
+    """It hears of nothing until it is through; who presses Ctrl-C is not to wait for that."""
+    monkeypatch.setenv("LONG_IMPORT", str(tmp_path / "pid"))
+    with ForkServer(["support.long_import"]) as server:
+        assert eventually((tmp_path / "pid").is_file)
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < CLOSE_LIMIT_S / 2
+    assert gone(server._process.pid)
+
+
+def test_a_server_outlives_the_thread_that_started_it(tmp_path, monkeypatch):
+    """The kernel would tell it of that thread's end as of its parent's."""
+    monkeypatch.setenv("LONG_IMPORT", str(tmp_path / "pid"))
+    servers = []
+    starter = threading.Thread(target=lambda: servers.append(ForkServer(["support.long_import"])))
+    starter.start()
+    assert eventually((tmp_path / "pid").is_file)
+    starter.join()
+    (tmp_path / "pid.go").touch()
+    with servers[0] as server:
+        assert server.run(tasks.add, LIMIT_S, 1) == 1
+
+
+def test_when_the_program_is_killed_a_server_that_still_imports_ends(tmp_path):
+    """It would go on for seconds, and take a core and the libraries' memory."""
+    script = """
+        import os, sys
+        from converter.isolation import ForkServer
+        os.environ["LONG_IMPORT"] = sys.argv[1] + "/pid"
+        with ForkServer(["support.long_import"]) as server:
+            sys.stdin.read()
+    """
+    process = run_script(tmp_path, script, stdin=subprocess.PIPE)
+    assert eventually((tmp_path / "pid").is_file)
+    process.kill()
+    process.communicate()
+    server = int((tmp_path / "pid").read_text())
+    try:
+        assert eventually(lambda: gone(server))
+    finally:
+        (tmp_path / "pid.go").touch()
 
 
 def run_script(tmp_path, text, **options):
