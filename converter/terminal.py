@@ -1,10 +1,12 @@
-"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar on a terminal that can redraw it, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from converter.progress import Progress, Step
 
@@ -22,8 +24,13 @@ def shown_progress(*, logs: bool = False) -> Iterator[Progress]:
     except ImportError:
         yield _lines(logs=logs)
         return
+    console = Console(stderr=True)
+    if console.is_dumb_terminal or not console.is_terminal:
+        # It can't redraw a line: there a bar would show nothing at all.
+        yield _lines(logs=logs)
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(step: Step) -> None:
@@ -38,10 +45,30 @@ def shown_progress(*, logs: bool = False) -> Iterator[Progress]:
 
 def _lines(*, logs: bool) -> Progress:
     def show(step: Step) -> None:
-        if step.text:
-            sys.stderr.write(f"[{step.done}/{step.total}] {step.text}\n")
-        if logs and step.log:
-            sys.stderr.write(f"{step.log}\n")
-        sys.stderr.flush()
+        with told_if_possible(sys.stderr):
+            if step.text:
+                sys.stderr.write(f"[{step.done}/{step.total}] {step.text}\n")
+            if logs and step.log:
+                sys.stderr.write(f"{step.log}\n")
+            sys.stderr.flush()
 
     return show
+
+
+@contextlib.contextmanager
+def told_if_possible(stream: TextIO) -> Iterator[None]:
+    """A full disk, a terminal that is gone or a reader that has left changes nothing about what is done."""
+    try:
+        yield
+    except OSError:
+        forget(stream)
+
+
+def forget(stream: TextIO) -> None:
+    """Has what Python would still flush at its end go nowhere: it would fail again, and change the exit code."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)

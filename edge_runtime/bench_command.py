@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,11 +17,17 @@ from edge_runtime import bench as timing
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.store.store import Store
 
+_STDERR = 2
+"""Its descriptor."""
+
+_NOTE = b"INFO: "
+
 
 def bench(arguments: argparse.Namespace) -> str:
     """What the command prints."""
     threads = parse_threads(arguments.threads)
-    with opened(arguments.package, arguments.store) as package:
+    quiet = contextlib.nullcontext() if arguments.debug else without_notes()
+    with opened(arguments.package, arguments.store) as package, quiet:
         found = timing.bench(
             package,
             host=host_text(probe()),
@@ -37,6 +45,33 @@ def parse_threads(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidConfig(f"threads: numbers joined by commas are needed, as 1,4, got {text!r}") from None
+
+
+@contextlib.contextmanager
+def without_notes() -> Iterator[None]:
+    """Keeps LiteRT's notes (`INFO: ...`) off stderr; the rest of what is written there comes afterwards.
+
+    Its C++ writes them to the descriptor, and has no level that could be set. The descriptor is the whole process's:
+    only for a command. Where the process crashes, what was held is lost; `--debug` holds nothing.
+    """
+    try:
+        sys.stderr.flush()
+        kept = os.dup(_STDERR)
+    except (OSError, AttributeError):  # It is closed: nothing can come of it.
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, _STDERR)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if not line.startswith(_NOTE):
+                    sys.stderr.write(line.decode(errors="replace"))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 from converter.progress import Counter
 from converter.terminal import shown_progress
@@ -33,10 +34,26 @@ def test_logs_are_shown_when_asked_for(capsys):
 
 def test_on_a_terminal_there_is_a_bar():
     """A terminal gets a bar that is redrawn, and text is not read as markup."""
+    shown = on_terminal("xterm")
+    assert "━" in shown
+    assert "[bold]converting" in shown
+
+
+def test_on_a_terminal_that_can_not_redraw_there_are_lines():
+    """A bar would show nothing there."""
+    assert on_terminal("dumb").splitlines() == ["[0/2] int8: [bold]converting"]
+
+
+def on_terminal(kind):
     ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, "-c", SCRIPT], stderr=theirs, env={**os.environ, "TERM": "xterm"}, check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT], stderr=theirs, env={**os.environ, "TERM": kind}, check=True)
     os.close(theirs)
     shown = os.read(ours, 65_536).decode()
     os.close(ours)
-    assert "━" in shown
-    assert "[bold]converting" in shown
+    return shown
+
+
+def test_progress_that_can_not_be_written_fails_nothing():
+    """What is done goes on, and the exit code is its own."""
+    with Path("/dev/full").open("w") as full:
+        subprocess.run([sys.executable, "-c", SCRIPT], stderr=full, check=True)

@@ -1,5 +1,7 @@
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -78,6 +80,23 @@ def test_a_package_is_a_folder_an_archive_or_installed(packages, capsys):
     ):
         assert main(["bench", *arguments, "--json", *FAST]) == 0
         assert times(capsys.readouterr().out)[0].version == version
+
+
+@pytest.mark.slow
+def test_stderr_has_no_notes_of_litert(mixed):
+    """Unless they are asked for; what else was written there comes through."""
+
+    def stderr(*flags):
+        program = (
+            "import os, sys; from edge_runtime.cli import main; from edge_runtime import bench; time = bench.bench\n"
+        )
+        program += "def told(*given, **named): os.write(2, b'told\\n'); return time(*given, **named)\n"
+        program += "bench.bench = told; sys.exit(main())"
+        command = [sys.executable, "-c", program, *flags, "bench", str(mixed), "--variant", "float32", *FAST]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    assert stderr() == "told\n"
+    assert "INFO: Created TensorFlow Lite XNNPACK delegate" in stderr("--debug")
 
 
 def test_one_variant_that_fails_stops_no_other(mixed, capsys):
