@@ -56,6 +56,8 @@ convert.toml, for --config: the flags' names as keys, flags win; paths are relat
 
 exit codes:
   0 done    2 bad input    3 nothing fits the budget    4 no variant could be made, or (verify) one does not run
+  5 done (a package that was made is published), but stdout could not take the result
+  130, 143, 129 ended by Ctrl-C, SIGTERM, SIGHUP
 """
 
 PACKAGE_COMMANDS = {
@@ -68,8 +70,8 @@ PACKAGE_COMMANDS = {
     ),
     "verify": (
         (
-            "Checks a package's digests and runs each variant once. Exit code 0: all is well; 2: damaged, or no "
-            "package; 4: a variant does not run."
+            "Checks a package's digests and runs each variant once. Exit code 0: all is well; 2: damaged, files that "
+            "the manifest does not list, or no package; 4: a variant does not run, or is not what the manifest says."
         ),
         "example:\n  edge-convert verify packages/digits-1.tar.gz",
     ),

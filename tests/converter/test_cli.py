@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from support.converter_packages import publish_toy
+from support.edge_models import scale_model
 
 from converter.cli import main
 
@@ -115,7 +117,7 @@ def test_verify_says_by_its_exit_code_whether_all_variants_run(capsys, cnn_packa
     assert "each of the 3 variants ran" in out
     code, _, err = run(capsys, "verify", publish_toy(tmp_path / "files", tmp_path / "out").path)
     assert code == 4
-    assert "does not run: float32, int8" in err
+    assert "does not run as the manifest says: float32, int8: " in err
 
 
 def command(*arguments):
@@ -191,27 +193,82 @@ def test_no_variant_is_exit_code_4_and_the_json_says_why(models, tmp_path):
     assert "MatrixDeterminant" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("stdout", [">&-", ">/dev/full"])
+def test_a_result_that_can_not_be_written_is_one_line(tmp_path, stdout):
+    """With an exit code of its own: nothing was wrong with what was asked for."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out").path
+    for given, code in ((f"inspect {package}", 5), (f"inspect {tmp_path}", 2)):
+        done = shell(f"{shlex.join(command())} {given} {stdout}")
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_what_stderr_takes_does_not_change_the_exit_code(tmp_path, stderr):
+    """Closed, or on a full disk."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out").path
+    assert shell(f"{shlex.join(command())} inspect {package} {stderr}").returncode == 0
+    assert shell(f"{shlex.join(command())} inspect {tmp_path} {stderr}").returncode == 2
+
+
+def shell(line):
+    return subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
-def test_an_interrupted_command_leaves_nothing(models, tmp_path):
-    """Ctrl-C in the midst: exit code 130, one line, no package, no process, no staging folder."""
+@pytest.mark.parametrize("stdout", [">&- <&-", ">/dev/full"])
+def test_a_published_package_is_told_of_though_its_result_is_lost(tmp_path, stdout):
+    """Nobody is to take it for a failure that left nothing; no socket of a child takes the place of what is closed."""
+    (tmp_path / "m.tflite").write_bytes(scale_model(2.0))
+    words = ["wrap", tmp_path / "m.tflite", "--name", "m", "--version", "1", "--output", tmp_path / "out"]
+    done = shell(f"{shlex.join(command(*words))} {stdout}")
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"edge-convert: {tmp_path}/out/m/1 was published, but the result can't be shown: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_imports_ends_it_with_one_line(number):
+    """There is half a second of that, and a traceback of it tells nobody anything."""
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'msgspec': signal.raise_signal(int(sys.argv.pop(1)))\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from converter.cli import main\n"
+        "sys.exit(main())"
+    )
+    given = [sys.executable, "-c", code, str(int(number)), "inspect", "none"]
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (done.returncode, done.stderr) == (128 + number, f"edge-convert: {said}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_command_leaves_nothing(models, tmp_path, number):
+    """Ctrl-C and its like in the midst: their exit code, one line, no package, no process, no folder."""
+    (tmp_path / "temporary").mkdir()
     np.savez(tmp_path / "big.npz", image=np.zeros((2_000, 8, 8, 1), np.float32))
     process = subprocess.Popen(
         command(models / "cnn", *NAMED, "--output", tmp_path / "out", "--calibration", tmp_path / "big.npz"),
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "temporary")},
     )
     seen = ""
     while "converting" not in seen:
         seen = process.stderr.readline()
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "nothing was published" in err
-    assert "Traceback" not in err
+    said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert process.returncode == 128 + number
+    lines = [line for line in err.splitlines() if not line.startswith("[")]
+    assert lines == [f"edge-convert: {said}; nothing was published"]
     deadline = time.monotonic() + 10.0
     while any(child.is_running() and child.status() != "zombie" for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(child.is_running() and child.status() != "zombie" for child in children)
     assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "temporary").glob("edge-convert-*"))
