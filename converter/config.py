@@ -83,7 +83,9 @@ class Budget:
         return self.points * abs(reference_points) / 100.0 if self.relative else self.points
 
     def __str__(self) -> str:
-        return f"{self.points:g} % of the original's metric" if self.relative else f"{self.points:g} points"
+        if self.relative:
+            return f"{self.points:g} % of the original's metric"
+        return f"{self.points:g} point{'' if self.points == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,8 @@ class _Report:
         if value is not None:
             sub = f"original {metric_text(loss.primary, original)}" if original is not None else "against the original"
             yield _figure(name, metric_text(loss.primary, value), sub)
-        bound = f"of {self.budget.in_points(loss.reference_points):.3g} points allowed" if self.budget else "points"
+        most = f"{self.budget.in_points(loss.reference_points):.3g}" if self.budget else ""
+        bound = f"points, {most} allowed" if most else "points"
         yield _figure(f"loss of {name}", f"{points_text(loss.points)}", bound)
 
     def _latency(self, variant: VariantResult) -> Iterator[Markup]:
