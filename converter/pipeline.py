@@ -135,10 +135,9 @@ def run(options: ConvertOptions, progress: Progress = silent, server: ForkServer
     with (
         # Around the server: what runs when this is interrupted writes into the folder until it is killed.
         working_folder() as folder,
-        contextlib.nullcontext(server)
-        if server
-        else ForkServer(PRELOAD, memory_limit_bytes=_memory_limit_bytes(options)) as running,
+        contextlib.nullcontext(server) if server else ForkServer(PRELOAD) as running,
     ):
+        running.memory_limit_bytes = _memory_limit_bytes(options)
         conversion = Conversion(options=options, plan=plan, server=running, folder=folder, counter=counter)
         model = conversion.read()
         try:

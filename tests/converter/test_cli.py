@@ -120,6 +120,12 @@ def test_verify_says_by_its_exit_code_whether_all_variants_run(capsys, cnn_packa
     assert "does not run as the manifest says: float32, int8: " in err
 
 
+def plain_signals():
+    """As a shell starts a program, whoever ignores signals around these tests (`nohup`, a job in the background)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def command(*arguments):
     return [sys.executable, "-m", "converter.cli", *[str(argument) for argument in arguments]]
 
@@ -239,7 +245,7 @@ def test_a_signal_while_it_imports_ends_it_with_one_line(number):
         "sys.exit(main())"
     )
     given = [sys.executable, "-c", code, str(int(number)), "inspect", "none"]
-    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    done = subprocess.run(given, capture_output=True, text=True, check=False, preexec_fn=plain_signals)  # noqa: PLW1509
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (done.returncode, done.stderr) == (128 + number, f"edge-convert: {said}\n")
 
@@ -255,6 +261,7 @@ def test_an_interrupted_command_leaves_nothing(models, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "temporary")},
+        preexec_fn=plain_signals,  # noqa: PLW1509  no threads here
     )
     seen = ""
     while "converting" not in seen:

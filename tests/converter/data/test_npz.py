@@ -60,8 +60,8 @@ def test_batches_cover_every_sample_once_in_order(load):
 
 
 def test_large_samples_make_small_batches(load):
-    """A batch is bounded in bytes: two rows of 7 MB each fit into 16 MiB."""
-    width = 7_000_000 // 4
+    """A batch is bounded in bytes: two rows of 1.75 MB each fit into 4 MiB."""
+    width = 1_750_000 // 4
     dataset = load(make_signature([(-1, width)]), in0=np.zeros((5, width), np.float32))
     assert [batch.samples for batch in dataset.batches()] == [2, 2, 1]
 
