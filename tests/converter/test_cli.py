@@ -245,7 +245,7 @@ def test_a_signal_while_it_imports_ends_it_with_one_line(number):
         "sys.exit(main())"
     )
     given = [sys.executable, "-c", code, str(int(number)), "inspect", "none"]
-    done = subprocess.run(given, capture_output=True, text=True, check=False, preexec_fn=plain_signals)  # noqa: PLW1509
+    done = subprocess.run(given, capture_output=True, text=True, check=False, preexec_fn=plain_signals)
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (done.returncode, done.stderr) == (128 + number, f"edge-convert: {said}\n")
 
