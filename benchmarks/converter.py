@@ -8,7 +8,10 @@ all its children, sampled every 50 ms, so that pages shared by forks count once.
 (b) a depthwise net with outlier channels, trained so that plain int8 loses over 5 points: the mixed search's variant
 is to be within 0.5 point of float at no more than half of float's size.
 
-Run: python benchmarks/converter.py [--part a|b] [--rounds N] [--samples N]
+(d) a net with skip connections in int8: error against float32, with ranges read from a run that keeps tensors apart,
+and with plain TFLiteConverter.
+
+Run: python benchmarks/converter.py [--part a|b|d] [--rounds N] [--samples N]
 """
 
 from __future__ import annotations
@@ -25,13 +28,22 @@ import time
 from pathlib import Path
 
 import numpy as np
-import outlier_net
 import psutil
+
+ROOT = Path(__file__).parents[1]
+# Not this folder first: there this file would be the package `converter`.
+sys.path[0] = str(ROOT)
+sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+import outlier_net  # noqa: E402
+from support import lowerings, residual_net  # noqa: E402
+
+from converter.isolation import ForkServer  # noqa: E402
+from converter.quantize import lower  # noqa: E402
+from converter.recipes import recipe  # noqa: E402
 
 SAMPLE_EVERY_S = 0.05
 
-ROOT = Path(__file__).parents[1]
-"""Where `python -m converter.cli` finds the package and not this file."""
+LIMIT_S = 120.0
 
 EXPORT = """
 import sys, keras
@@ -172,6 +184,26 @@ outlier_net.build(Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
 
+def residual(folder: Path) -> None:
+    """Part (d)."""
+    folder.mkdir()
+    with ForkServer(("tensorflow",)) as server:
+        server.run(residual_net.build, LIMIT_S, folder / "model")
+        task = lowerings.task(folder / "model", recipe("int8-float-io"), folder)
+        server.run(lower, LIMIT_S, task)
+        data = task.calibration.files["image"]
+        server.run(lowerings.plain_conversion, LIMIT_S, folder / "model", folder / "plain", "int8-float-io", data)
+        inputs = {"image": np.load(data)}
+        files = {"float32": task.float_file, "plain": folder / "plain", "edge-convert": task.file}
+        answers = {name: server.run(lowerings.answers, LIMIT_S, file, "scores", inputs) for name, file in files.items()}
+    error = {name: float(np.sqrt(np.square(found - answers["float32"]).mean())) for name, found in answers.items()}
+    spread_ = float(answers["float32"].std())
+    print(f"residual net, int8 with float inputs and outputs, {len(inputs['image'])} samples, spread {spread_:.1f}")
+    for name in ("plain", "edge-convert"):
+        print(f"  {name:13} RMSE {error[name]:6.2f}")
+    print(f"  (d) error ratio {error['edge-convert'] / error['plain']:.2f}")
+
+
 def fashion() -> Path:
     """Where Fashion-MNIST lies; `requirements/test-data.sh` puts it there."""
     places = [os.environ.get("EDGE_FASHION_MNIST", ""), str(ROOT / ".venv/share/fashion-mnist"), str(outlier_net.DATA)]
@@ -184,15 +216,17 @@ def fashion() -> Path:
 def main() -> None:
     """Both parts, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("a", "b"), help="only this; (c) comes with (a)")
+    parser.add_argument("--part", choices=("a", "b", "d"), help="only this; (c) comes with (a)")
     parser.add_argument("--rounds", type=int, default=3, help="of part (a)")
     parser.add_argument("--samples", type=int, default=64, help="of part (a), for calibration and evaluation each")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.part != "b":
+        if arguments.part in (None, "a"):
             cost(arguments.rounds, arguments.samples, Path(folder))
-        if arguments.part != "a":
+        if arguments.part in (None, "b"):
             search(Path(folder) / "outliers")
+        if arguments.part in (None, "d"):
+            residual(Path(folder) / "residual")
 
 
 if __name__ == "__main__":
