@@ -56,7 +56,7 @@ def eventually(runtime, image):
             assert time.monotonic() < until_s, f"not found: {runtime.servers}"
 
 
-@pytest.mark.parametrize("variant", ["float32", "dynamic", "int8"])
+@pytest.mark.parametrize("variant", ["float32", "float16", "dynamic", "int8", "int8-float-io", "int16x8", "int4"])
 def test_every_variant_answers_on_the_device_as_it_was_measured(digits, samples, variant):
     """The accuracy that the manifest states for a variant is the accuracy that the runtime reaches with it."""
     images, labels = samples
