@@ -5,11 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SizeClass = Literal["full", "half", "quarter", "eighth"]
-"""How large a file of weights is about to be against float32."""
-
-_SIZE_CLASSES: dict[str, SizeClass] = {"float32": "full", "float16": "half", "int8": "quarter", "int4": "eighth"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -40,11 +35,6 @@ class Recipe:
     def full_int8(self) -> bool:
         """Whether everything is int8, inputs and outputs too, as an Edge TPU demands."""
         return self.weights == self.activations == self.io == "int8" and not self.mixed
-
-    @property
-    def size_class(self) -> SizeClass:
-        """How large the file is about to be; a mixed one lies between this and `full`."""
-        return _SIZE_CLASSES[self.weights]
 
 
 RECIPES = (

@@ -76,7 +76,7 @@ def prepare(model: Path, out: Path) -> Wrapped:
         signatures=seen,
         named_here=not _usable(graph),
         stateful=graph.uses(*STATE),
-        edge_tpu=edgetpu.report(model) if name.startswith("int8") else None,
+        edge_tpu=edgetpu.report(out) if name.startswith("int8") else None,
     )
 
 

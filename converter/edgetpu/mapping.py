@@ -27,13 +27,15 @@ RIM = "a float tensor at the model's rim is converted on the CPU"
 def report(file: Path) -> EdgeTpuReport:
     """What an Edge TPU would do with the file, with fixed sizes and a batch of one (see `static`). Only in a child.
 
+    That form is written beside the file: whoever owns that folder removes it where this process is killed.
+
     Raises:
         SourceInvalid: it is no TFLite file, or a damaged one.
     """
     graph = read(file)
     if not needed(graph):
         return foretell(graph)
-    with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".static-", dir=file.parent) as folder:
         try:
             static_batch(file, Path(folder) / "static.tflite")
         except VariantUnusable as error:

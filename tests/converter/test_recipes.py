@@ -4,17 +4,17 @@ from converter.recipes import FLOAT32, MIXED, RECIPES, recipe
 
 
 def test_recipes_as_a_table():
-    """Name, what the size is about, whether samples are needed, whether an Edge TPU could take it."""
-    found = [(one.name, one.size_class, one.needs_calibration, one.full_int8) for one in (*RECIPES, MIXED)]
+    """Name, whether samples are needed, whether an Edge TPU could take it."""
+    found = [(one.name, one.needs_calibration, one.full_int8) for one in (*RECIPES, MIXED)]
     assert found == [
-        ("float32", "full", False, False),
-        ("float16", "half", False, False),
-        ("dynamic", "quarter", False, False),
-        ("int8", "quarter", True, True),
-        ("int8-float-io", "quarter", True, False),
-        ("int16x8", "quarter", True, False),
-        ("int4", "eighth", False, False),
-        ("mixed", "quarter", True, False),
+        ("float32", False, False),
+        ("float16", False, False),
+        ("dynamic", False, False),
+        ("int8", True, True),
+        ("int8-float-io", True, False),
+        ("int16x8", True, False),
+        ("int4", False, False),
+        ("mixed", True, False),
     ]
 
 
