@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 from converter.artifact import Package, PackageError, Signature, Variant
 from converter.artifact.bench import BENCH_FORMAT, Bench, Latency
-from edge_runtime.engine.interpreter import Engine
+from edge_runtime.engine.base import SessionSpec
+from edge_runtime.engine.delegates import open_session
+from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.inputs import default_signature
 from edge_runtime.versions import zeros
@@ -103,7 +105,8 @@ def _times(
     signature = default_signature(package.manifest.signatures)
     times = []
     for count in threads:
-        engine = Engine(content, variant, package.manifest.signatures, threads=count)
+        spec = SessionSpec(subject=f"{package}, {variant.name}", signatures=variant.signatures, threads=count)
+        engine = Engine(open_session(spec, content), variant, package.manifest.signatures)
         try:
             times.append(summary(count, time_calls(_call(engine, signature), seconds, clock)))
         finally:

@@ -5,6 +5,7 @@ EdgeRuntimeError
 ├── InvalidInput           an input's name, shape or dtype is not the signature's       (ValueError)
 ├── PackageRefused         a package is damaged, unsafe, too new, or has no usable variant
 ├── EngineFailed           an interpreter can't be made, or its run failed
+│   └── EngineLost         it crashed, hangs or its device vanished; it is replaced
 ├── VersionNotAvailable    neither installed nor served by any server that was asked    (LookupError)
 ├── DeadlineExceeded       no answer in time; says where the time went                  (TimeoutError)
 ├── Overloaded             the queue is full, and no server can take the request
@@ -15,6 +16,7 @@ EdgeRuntimeError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 
 class EdgeRuntimeError(Exception):
@@ -35,6 +37,18 @@ class PackageRefused(EdgeRuntimeError):
 
 class EngineFailed(EdgeRuntimeError):
     """An interpreter could not be made for a variant, or failed while it ran."""
+
+
+class EngineLost(EngineFailed):
+    """An engine is gone: its process died, it hangs, or its device was pulled out.
+
+    Attributes:
+        cause: `crashed`, `stuck` or `vanished`.
+    """
+
+    def __init__(self, text: str, cause: Literal["crashed", "stuck", "vanished"]) -> None:
+        self.cause = cause
+        super().__init__(text)
 
 
 class VersionNotAvailable(EdgeRuntimeError, LookupError):

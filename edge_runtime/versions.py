@@ -11,7 +11,9 @@ import numpy as np
 
 from converter.artifact import VARIABLE, Manifest, Package, PackageError, Signature, Variant, version_path
 from edge_runtime.config import RuntimeOptions
-from edge_runtime.engine.interpreter import Engine
+from edge_runtime.engine.base import SessionSpec
+from edge_runtime.engine.delegates import open_session
+from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused, RuntimeClosed
 from edge_runtime.inputs import default_signature
 from edge_runtime.pixels import Pixels, pixel_inputs
@@ -75,8 +77,9 @@ def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[]
     try:
         content = package.read(variant.file)
         pixels = pixel_inputs(manifest)
+        spec = SessionSpec(subject=f"{package}, {variant.file}", signatures=variant.signatures, threads=options.threads)
         engines = [
-            Engine(content, variant, manifest.signatures, threads=options.threads, pixels=pixels)
+            Engine(open_session(spec, content), variant, manifest.signatures, pixels=pixels)
             for _ in range(options.engines)
         ]
         seconds = _measure(engines[0], default_signature(manifest.signatures), options, clock)

@@ -1,4 +1,4 @@
-"""One engine: LiteRT interpreters of one variant, used by one caller at a time."""
+"""The classic LiteRT interpreter as a session, in this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from converter.artifact import Signature, Variant
-from edge_runtime.engine.quantization import Codec, codec
+from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.tensors import check_tensors
 from edge_runtime.errors import EngineFailed
-from edge_runtime.pixels import Pixels
 from edge_runtime.types import Array, Arrays
 
 _Shapes = tuple[tuple[int, ...], ...]
@@ -27,70 +25,43 @@ class _Call(Protocol):
     def __call__(self, inputs: Arrays) -> Arrays: ...
 
 
-class Engine:
-    """One variant, loaded. Not thread-safe: the pool hands it to one caller at a time.
+class InterpreterSession:
+    """See `Session`. Not thread-safe.
 
     Attributes:
-        place: What a reply says of it: `device:cpu`.
+        slots: 1.
     """
 
-    def __init__(
-        self,
-        content: bytes,
-        variant: Variant,
-        signatures: tuple[Signature, ...],
-        *,
-        threads: int,
-        pixels: Pixels | None = None,
-    ) -> None:
+    slots = 1
+
+    def __init__(self, spec: SessionSpec, content: bytes) -> None:
         """Loads the file's bytes.
 
         They are kept: interpreters for other shapes are made of the same bytes that were verified, whatever happens
-        to the file meanwhile. Engines of one version share them.
+        to the file meanwhile.
 
         Args:
-            content: The variant's file.
-            variant: What the manifest says of it: its own tensors.
-            signatures: What callers see; names and order are the variant's.
-            threads: For one run of the interpreter.
-            pixels: The inputs that may come as pixels.
+            spec: What to open.
+            content: The file.
 
         Raises:
             EngineFailed: LiteRT refuses the file.
             PackageRefused: the file's tensors are not what the manifest says.
         """
-        self.place = "device:cpu"
-        self._name = variant.file
+        self._spec = spec
         self._content = content
-        self._threads = threads
-        self._single = len(variant.signatures) == 1
-        self._codecs: dict[str, Codec | None] = {
-            seen.name: codec(seen, own, variant.folded, (pixels or {}).get(seen.name))
-            for seen, own in zip(signatures, variant.signatures, strict=True)
-        }
-        self._inputs = {one.name: tuple(spec.name for spec in one.inputs) for one in signatures}
+        self._single = len(spec.signatures) == 1
+        self._inputs = {one.name: tuple(each.name for each in one.inputs) for one in spec.signatures}
         self._calls: OrderedDict[tuple[str, _Shapes], _Call] = OrderedDict()
         self._spare: Any = self._interpreter()
-        check_tensors(self._spare, variant)
+        check_tensors(self._spare, spec)
 
     def __repr__(self) -> str:
         shapes = [list(shapes) for _, shapes in self._calls]
-        return f"<Engine {self._name} on {self.place}, {self._threads} threads, planned for {shapes}>"
+        return f"<InterpreterSession {self._spec.threads} threads, planned for {shapes}>"
 
-    def run(self, signature: str, inputs: Arrays) -> Arrays:
-        """Runs one signature. The outputs are copies: they stay valid after the next run.
-
-        Args:
-            signature: Its name.
-            inputs: Arrays that fit the signature that callers see, or pixels.
-
-        Raises:
-            EngineFailed: the interpreter failed.
-            InvalidInput: a value that is no number can't be quantized.
-        """
-        codec = self._codecs[signature]
-        if codec is not None:
-            inputs = codec.quantize(inputs)
+    def run(self, signature: str, inputs: Arrays, limit_s: float | None = None) -> Arrays:  # noqa: ARG002  can't be interrupted
+        """See `Session`."""
         key = (signature, tuple([inputs[name].shape for name in self._inputs[signature]]))
         call = self._calls.get(key)
         try:
@@ -98,11 +69,10 @@ class Engine:
                 call = self._plan(key)
             else:
                 self._calls.move_to_end(key)
-            outputs = call(inputs)
+            return call(inputs)
         except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
             self._calls.pop(key, None)
-            raise EngineFailed(f"{self._name}, signature {signature!r}: {error}") from error
-        return outputs if codec is None else codec.dequantize(outputs)
+            raise EngineFailed(f"{self._spec.subject}, signature {signature!r}: {error}") from error
 
     def close(self) -> None:
         """Lets go of the interpreters."""
@@ -130,9 +100,9 @@ class Engine:
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  loaded with the first engine, not at import
 
         try:
-            return Interpreter(model_content=self._content, num_threads=self._threads)
+            return Interpreter(model_content=self._content, num_threads=self._spec.threads)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise EngineFailed(f"{self._name}: LiteRT can't load it: {error}") from error
+            raise EngineFailed(f"{self._spec.subject}: LiteRT can't load it: {error}") from error
 
 
 class _PrimaryCall:

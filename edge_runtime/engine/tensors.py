@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.artifact import TensorSpec, Variant
+from converter.artifact import TensorSpec
+from edge_runtime.engine.base import SessionSpec
 from edge_runtime.errors import PackageRefused
 
 
-def check_tensors(interpreter: Any, variant: Variant) -> None:
+def check_tensors(interpreter: Any, spec: SessionSpec) -> None:
     """Compares names, dtypes, shapes and quantization of every signature.
 
     A manifest that says int8 of a float tensor would have its values dequantized into nonsense.
@@ -19,21 +20,23 @@ def check_tensors(interpreter: Any, variant: Variant) -> None:
         PackageRefused: they differ; the text says in what.
     """
     found = interpreter.get_signature_list()
-    for signature in variant.signatures:
+    for signature in spec.signatures:
         if signature.name not in found:
-            raise PackageRefused(f"{variant.file} has no signature {signature.name!r}; there are {sorted(found)}")
+            raise PackageRefused(
+                f"{spec.subject}: the file has no signature {signature.name!r}; there are {sorted(found)}"
+            )
         runner = interpreter.get_signature_runner(signature.name)
-        for kind, specs, details in (
+        for kind, tensors, details in (
             ("input", signature.inputs, runner.get_input_details()),
             ("output", signature.outputs, runner.get_output_details()),
         ):
-            if {spec.name for spec in specs} != set(details):
+            if {each.name for each in tensors} != set(details):
                 raise PackageRefused(
-                    f"{variant.file}, signature {signature.name!r}: {kind}s {sorted(details)} in the file, "
-                    f"{sorted(spec.name for spec in specs)} in the manifest"
+                    f"{spec.subject}, signature {signature.name!r}: {kind}s {sorted(details)} in the file, "
+                    f"{sorted(each.name for each in tensors)} in the manifest"
                 )
-            for spec in specs:
-                _check(variant.file, spec, details[spec.name])
+            for each in tensors:
+                _check(spec.subject, each, details[each.name])
 
 
 def _check(file: str, spec: TensorSpec, detail: dict[str, Any]) -> None:

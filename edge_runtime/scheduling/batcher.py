@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from converter.artifact import Signature
-from edge_runtime.engine.interpreter import Engine
+from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.policy import form_batch

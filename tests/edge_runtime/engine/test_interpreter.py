@@ -2,16 +2,18 @@ import numpy as np
 import pytest
 from support.edge_models import publish_scale, rows, scale_model, scale_signature
 
-from converter.artifact import Quantization, Signature, TensorSpec, Variant
+from converter.artifact import Quantization, Signature, TensorSpec
 from edge_runtime import EngineFailed, PackageRefused
-from edge_runtime.engine.interpreter import Engine
+from edge_runtime.engine.base import SessionSpec
+from edge_runtime.engine.interpreter import InterpreterSession
 
 
 @pytest.fixture
 def engine(tmp_path):
     package = publish_scale(tmp_path, 1, 2.0)
     variant = package.manifest.variants[0]
-    one = Engine(package.read(variant.file), variant, package.manifest.signatures, threads=1)
+    spec = SessionSpec(subject="scale/1", signatures=variant.signatures)
+    one = InterpreterSession(spec, package.read(variant.file))
     yield one
     one.close()
 
@@ -45,19 +47,16 @@ def test_shapes_kept_are_bounded(engine):
 
 
 def test_repr_shows_state(engine):
-    """The repr says which file, where, and for which shapes it is ready."""
+    """The repr says for which shapes it is ready."""
     engine.run("serving_default", {"x": rows(2)})
-    assert "float32.tflite on device:cpu" in repr(engine)
     assert "[(2, 4)]" in repr(engine)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", scale_model(2.0)[:200]])
 def test_unreadable_model_is_refused(content):
     """A file that is no TFLite model is a named error, not a crash."""
-    signature = scale_signature()
-    variant = Variant(name="float32", file="broken.tflite", size_bytes=len(content), signatures=(signature,))
-    with pytest.raises(EngineFailed, match=r"broken\.tflite"):
-        Engine(content, variant, (signature,), threads=1)
+    with pytest.raises(EngineFailed, match="broken/1"):
+        InterpreterSession(SessionSpec(subject="broken/1", signatures=(scale_signature(),)), content)
 
 
 def test_shape_in_use_is_kept(engine):
@@ -85,6 +84,5 @@ def spec(name="y", dtype="float32", shape=(-1, 4), quantization=None):
 def test_file_that_is_not_what_the_manifest_says_is_refused(output, said):
     """A manifest that describes other tensors than the file has is refused before anything runs."""
     signature = Signature(name="serving_default", inputs=scale_signature().inputs, outputs=(output,), batch_axis=0)
-    variant = Variant(name="float32", file="v.tflite", size_bytes=1, signatures=(signature,))
     with pytest.raises(PackageRefused, match=said):
-        Engine(scale_model(2.0), variant, (signature,), threads=1)
+        InterpreterSession(SessionSpec(subject="v/1", signatures=(signature,)), scale_model(2.0))

@@ -1,0 +1,73 @@
+"""One engine: a session of one variant behind the tensors that callers see."""
+
+from __future__ import annotations
+
+from converter.artifact import Signature, Variant
+from edge_runtime.engine.base import Session
+from edge_runtime.engine.quantization import Codec, codec
+from edge_runtime.pixels import Pixels
+from edge_runtime.types import Arrays
+
+
+class Engine:
+    """One variant, loaded on one device. One caller at a time, unless `slots` says otherwise.
+
+    Attributes:
+        place: What a reply says of it: `device:cpu`, `device:edgetpu:usb:0`.
+        slots: How many callers may be in `run` at once.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        variant: Variant,
+        signatures: tuple[Signature, ...],
+        *,
+        device: str = "cpu",
+        pixels: Pixels | None = None,
+    ) -> None:
+        """Takes a session of the variant, which is closed with the engine.
+
+        Args:
+            session: Runs the variant's file.
+            variant: What the manifest says of it: its own tensors.
+            signatures: What callers see; names and order are the variant's.
+            device: The device string.
+            pixels: The inputs that may come as pixels.
+
+        Raises:
+            PackageRefused: dtypes differ, and nothing says how to bring one to the other.
+        """
+        self.place = f"device:{device}"
+        self.slots = session.slots
+        self._name = variant.name
+        self._session = session
+        self._codecs: dict[str, Codec | None] = {
+            seen.name: codec(seen, own, variant.folded, (pixels or {}).get(seen.name))
+            for seen, own in zip(signatures, variant.signatures, strict=True)
+        }
+
+    def __repr__(self) -> str:
+        return f"<Engine {self._name} on {self.place}, {self._session!r}>"
+
+    def run(self, signature: str, inputs: Arrays, limit_s: float | None = None) -> Arrays:
+        """Runs one signature. The outputs are copies: they stay valid after the next run.
+
+        Args:
+            signature: Its name.
+            inputs: Arrays that fit the signature that callers see, or pixels.
+            limit_s: See `Session.run`.
+
+        Raises:
+            EngineLost: the session is gone; close this engine and make another.
+            EngineFailed: the run failed.
+            InvalidInput: a value that is no number can't be quantized.
+        """
+        codec = self._codecs[signature]
+        if codec is None:
+            return self._session.run(signature, inputs, limit_s)
+        return codec.dequantize(self._session.run(signature, codec.quantize(inputs), limit_s))
+
+    def close(self) -> None:
+        """Closes the session."""
+        self._session.close()
