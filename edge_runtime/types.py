@@ -6,7 +6,7 @@ Engine pool, batcher, remote client and router are all Executors; each wraps ano
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         batched: Whether every input and output has its rows along the first axis.
         start_s: The instant at which the caller asked.
         deadline_s: The instant after which an answer is worthless; None for never.
+        priority: 0 runs before 1, whatever their deadlines.
         reason: Why the request goes where it goes; the reply repeats it.
     """
 
@@ -41,6 +42,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     batched: bool = False
     deadline_s: float | None = None
     label: str | None = None
+    priority: int = 1
     reason: str = "local"
 
     @property
@@ -67,6 +69,27 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     place: str
     reason: str
     latency_ms: float
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one device that a version could run on.
+
+    Attributes:
+        device: The device string: `cpu`, `edgetpu:usb:0`.
+        variant: The variant that runs there; empty where none does.
+        state: `ready` answers; `standby` would, if those before it were gone; `starting` is being opened; `unhealthy`
+            failed, and is tried again; `refused` can't run it.
+        reason: Why it is not ready.
+        threads: Of one run.
+        isolation: `none` (this process) or `process` (a worker's).
+    """
+
+    device: str
+    variant: str
+    state: Literal["ready", "standby", "starting", "unhealthy", "refused"]
+    reason: str = ""
+    threads: int = 1
+    isolation: str = "none"
 
 
 class Pending(Future[Reply]):
