@@ -9,12 +9,13 @@ Standard library and msgspec; imports nothing else of this project. Nothing is r
     diagnosis = diagnose("Failed to load delegate from libedgetpu.so.1", machine)
 """
 
-from devices.delegates import DELEGATES, Delegate, delegate
+from devices.delegates import DELEGATES, Delegate, DeviceString, delegate, device_string
 from devices.diagnosis import Diagnosis, diagnose
+from devices.edgetpu import expand
 from devices.errors import DevicesError, ProfileInvalid, UnknownDelegate, UnknownProfile
 from devices.machine import EdgeTpu, Interface, Machine, Node
 from devices.matching import Match, match
-from devices.probe import probe
+from devices.probe import find_edge_tpus, probe
 from devices.profile import DeviceProfile, load_profiles, profile
 from devices.thermal import Temperature, Throttled, read_temperatures, read_throttled
 
@@ -22,6 +23,7 @@ __all__ = [
     "DELEGATES",
     "Delegate",
     "DeviceProfile",
+    "DeviceString",
     "DevicesError",
     "Diagnosis",
     "EdgeTpu",
@@ -35,7 +37,10 @@ __all__ = [
     "UnknownDelegate",
     "UnknownProfile",
     "delegate",
+    "device_string",
     "diagnose",
+    "expand",
+    "find_edge_tpus",
     "load_profiles",
     "match",
     "probe",

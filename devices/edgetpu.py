@@ -1,9 +1,10 @@
-"""Finds Edge TPUs by their hardware ids on USB and PCIe."""
+"""Finds Edge TPUs by their hardware ids on USB and PCIe, and gives each of them its device string."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from devices.delegates import DeviceString, device_string
 from devices.machine import PCI_ID, USB_ID_AFTER_INFERENCE, USB_ID_BEFORE_INFERENCE, EdgeTpu, Node
 from devices.tree import Tree
 
@@ -12,8 +13,31 @@ _PCI = "sys/bus/pci/devices"
 _APEX = "sys/class/apex"
 
 
-def find_edge_tpus(tree: Tree, node: Callable[[str], Node | None]) -> tuple[EdgeTpu, ...]:
-    """All that are to be seen, those on PCIe first.
+def expand(device: DeviceString, seen: Sequence[EdgeTpu]) -> tuple[DeviceString, ...]:
+    """The single devices that a device string stands for.
+
+    `edgetpu` is every Edge TPU, `edgetpu:usb` every one on USB; each gets the number that it has on its bus, from 0 in
+    the order of `seen`. Whatever else is a single device already. Where none was seen, for instance because a container
+    hides sysfs, the device string stands for itself: the library may know better.
+
+    Args:
+        device: What was asked for.
+        seen: The Edge TPUs that are attached, as `find_edge_tpus` gives them.
+    """
+    if device.delegate.name != "edgetpu" or device.address not in ("", "usb", "pci"):
+        return (device,)
+    counts: dict[str, int] = {}
+    single = []
+    for edge_tpu in seen:
+        number = counts.get(edge_tpu.bus, 0)
+        counts[edge_tpu.bus] = number + 1
+        if device.address in ("", edge_tpu.bus):
+            single.append(device_string(f"edgetpu:{edge_tpu.bus}:{number}"))
+    return tuple(single) or (device,)
+
+
+def edge_tpus_in(tree: Tree, node: Callable[[str], Node | None]) -> tuple[EdgeTpu, ...]:
+    """All that are to be seen, those on PCIe first, on each bus by address.
 
     Args:
         tree: Where to look.

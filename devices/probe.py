@@ -9,8 +9,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from devices.edgetpu import find_edge_tpus
-from devices.machine import DRIVER_MODULES, Interface, Machine, Node
+from devices.edgetpu import edge_tpus_in
+from devices.machine import DRIVER_MODULES, EdgeTpu, Interface, Machine, Node
 from devices.tree import Tree
 
 IFF_UP = 0x1
@@ -49,13 +49,26 @@ def probe(root: Path = Path("/"), *, may_use: Callable[[Path], bool] = _may_use)
         system=_system(tree),
         python=platform.python_version(),
         python_bits=struct.calcsize("P") * 8,
-        edge_tpus=find_edge_tpus(tree, node),
+        edge_tpus=edge_tpus_in(tree, node),
         modules=tuple(module for module in DRIVER_MODULES if tree.exists(f"sys/module/{module}")),
         render_nodes=_nodes(tree, node, "dev/dri", "renderD"),
         video_nodes=_nodes(tree, node, "dev", "video"),
         interfaces=_interfaces(tree),
         unread=tuple(dict.fromkeys(tree.unread)),
     )
+
+
+def find_edge_tpus(root: Path = Path("/")) -> tuple[EdgeTpu, ...]:
+    """The Edge TPUs that are attached now, those on PCIe first, on each bus by address.
+
+    Reads sysfs and the mode of /dev's files only, in well under a millisecond: it may be asked every second, also while
+    a device is in use.
+
+    Args:
+        root: As for `probe`.
+    """
+    tree = Tree(root)
+    return edge_tpus_in(tree, lambda path: _node(tree, path, _may_use))
 
 
 def _architecture(tree: Tree) -> str:
