@@ -21,7 +21,7 @@ MAX_NAME_CHARACTERS = 64
 MAX_TEXT_CHARACTERS = 4096
 """An external delegate takes a handful of short options. More is a mistake, and goes no further than here."""
 
-_EDGE_TPU = re.compile(r"edgetpu(?::(?P<address>(?:usb|pci)(?::\d{1,2})?|:\d{1,2}))?")
+_EDGE_TPU = re.compile(r"edgetpu(?::(?P<address>(?:usb|pci)(?::[0-9]{1,2})?|:[0-9]{1,2}))?")
 _OPTION_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME_CHARACTERS}}}")
 _ESCAPED = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 
