@@ -13,7 +13,7 @@ from edge_runtime.engine.delegates import open_session
 from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.inputs import default_signature
-from edge_runtime.versions import zeros
+from edge_runtime.inputs import zeros
 
 MIN_RUNS = 5
 """Fewer say nothing of the p90; a model of ten seconds is timed for that long."""

@@ -7,22 +7,52 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from devices import UnknownDelegate, device_string
 from edge_runtime.errors import InvalidConfig
 
 MDNS = "mdns"
 """The fallback that stands for every server that announces itself."""
 
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
-_MAX_THREADS = 256
+MAX_ENGINES = 256
+
+Isolation = Literal["auto", "none", "process"]
+"""Where an engine runs. `auto`: accelerators in a worker process, where their crash costs one retry, the CPU in the
+application's own."""
 
 
-def _default_threads() -> int:
-    """Up to four: a Pi's cores. More rarely help networks of the size that runs on a device."""
-    return min(4, os.cpu_count() or 1)
+def default_cache() -> Path | None:
+    """`$XDG_CACHE_HOME/edge-runtime`, else `~/.cache/edge-runtime`; None where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"  # noqa: PTH117  "" is no Path
+    except RuntimeError:
+        return None
+    return folder / "edge-runtime"
+
+
+class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one model has otherwise than the runtime; None where it hasn't.
+
+    Attributes:
+        variant, delegates, isolation, engines, threads: As in `RuntimeOptions`.
+        weight: Its share of a device that several models wait for, against the others' 1.
+    """
+
+    variant: str | None = None
+    delegates: tuple[str, ...] | None = None
+    isolation: Isolation | None = None
+    engines: int | None = None
+    threads: int | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_engines(self)
+        _bound("weight", self.weight, 0.01, 100)
 
 
 class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,10 +61,21 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         store: The folder of packages.
         fallback: `mdns`, `host:port`, several of them, or None for no server.
-        engines: Interpreters a version, each serving one request or batch at a time.
-        threads: Threads of one interpreter.
+        delegates: Where versions run, in order of preference: `cpu`, `gpu`, `npu`, `edgetpu` (all that are attached),
+            `edgetpu:usb:0`, `external:/path/lib.so?option=value`. The first that works is used, those behind it stand
+            by. None for the order of the device's profile.
+        isolation: See `Isolation`; `process` and `none` are for all delegates alike.
+        engines: Interpreters a version on the CPU, each serving one request or batch at a time. None for as many as
+            help under load, made when they are needed.
+        threads: Threads of one interpreter on the CPU. None for what the profile finds best.
         batch_sizes: Sizes that are tried at load; those that make a row cheaper are used. 1 is always.
         variant: The variant to run instead of the one that the package chooses; every package must have it.
+        models: By model name, what it has otherwise.
+        edgetpu_library: The Edge TPU's library, by name or path, where it is not the usual.
+        watchdog_factor: A run in a worker process that takes so many times what it should is stuck...
+        watchdog_min_s: ...but not before so many seconds.
+        max_streams: Streams of stateful models that may be open at once.
+        cache: Where what may be lost is kept: packed weights, results of probing. None for nowhere.
         max_queued_requests: Requests that may wait for a version's engines; beyond it, they go away or are refused.
         max_queued_bytes: The same, for the bytes of their inputs.
         server_timeout_s: The longest call to a server for requests without a deadline.
@@ -43,18 +84,28 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     store: Path
     fallback: str | tuple[str, ...] | None = None
-    engines: int = 1
-    threads: int = msgspec.field(default_factory=_default_threads)
+    delegates: tuple[str, ...] | None = None
+    isolation: Isolation = "auto"
+    engines: int | None = None
+    threads: int | None = None
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     variant: str | None = None
+    models: dict[str, ModelOptions] = {}
+    edgetpu_library: str = ""
+    watchdog_factor: float = 10.0
+    watchdog_min_s: float = 1.0
+    max_streams: int = 16
+    cache: Path | None = msgspec.field(default_factory=default_cache)
     max_queued_requests: int = 1024
     max_queued_bytes: int = 64 * 2**20
     server_timeout_s: float = 30.0
     poll_interval_s: float = 1.0
 
     def __post_init__(self) -> None:
-        _bound("engines", self.engines, 1, _MAX_THREADS)
-        _bound("threads", self.threads, 1, _MAX_THREADS)
+        _check_engines(self)
+        _bound("watchdog_factor", self.watchdog_factor, 1, 1e6)
+        _bound("watchdog_min_s", self.watchdog_min_s, 0.001, 3600)
+        _bound("max_streams", self.max_streams, 1, 10_000)
         _bound("max_queued_requests", self.max_queued_requests, 1, 1_000_000)
         _bound("max_queued_bytes", self.max_queued_bytes, 1, 2**40)
         _bound("server_timeout_s", self.server_timeout_s, 0.001, 3600)
@@ -74,6 +125,18 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             return ()
         return (self.fallback,) if isinstance(self.fallback, str) else self.fallback
 
+    def of(self, model: str) -> ModelOptions:
+        """What holds for a model: its own options, and the runtime's where it has none."""
+        own = self.models.get(model, ModelOptions())
+        return ModelOptions(
+            variant=own.variant or self.variant,
+            delegates=self.delegates if own.delegates is None else own.delegates,
+            isolation=own.isolation or self.isolation,
+            engines=own.engines or self.engines,
+            threads=own.threads or self.threads,
+            weight=own.weight,
+        )
+
     @property
     def addresses(self) -> tuple[str, ...]:
         """The servers that are given by address."""
@@ -83,6 +146,23 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def _bound(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise InvalidConfig(f"{name}: must be from {low} to {high}, got {value}")
+
+
+def _check_engines(options: ModelOptions | RuntimeOptions) -> None:
+    for name in ("engines", "threads"):
+        value = getattr(options, name)
+        if value is not None:
+            _bound(name, value, 1, MAX_ENGINES)
+    if options.delegates is not None:
+        if not options.delegates:
+            raise InvalidConfig("delegates: at least one is needed, as in ['edgetpu', 'cpu']; got none")
+        for text in options.delegates:
+            try:
+                device_string(text)
+            except UnknownDelegate as error:
+                raise InvalidConfig(f"delegates: {error}") from error
+        if len(set(options.delegates)) != len(options.delegates):
+            raise InvalidConfig(f"delegates: each once, got {list(options.delegates)}")
 
 
 def _is_address(text: str) -> bool:

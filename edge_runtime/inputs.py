@@ -19,6 +19,18 @@ def default_signature(signatures: Collection[Signature]) -> Signature:
     return next((one for one in signatures if one.name == "serving_default"), next(iter(signatures)))
 
 
+def zeros(signature: Signature, rows: int) -> Arrays:
+    """Inputs of zeros; a variable dimension other than the batch axis has size 1."""
+    arrays: Arrays = {}
+    for spec in signature.inputs:
+        shape = [1 if size == VARIABLE else size for size in spec.shape]
+        if signature.batch_axis is not None:
+            shape[signature.batch_axis] = rows
+        fill = b"" if spec.dtype == "string" else 0
+        arrays[spec.name] = np.full(shape, fill, dtype=spec.numpy_dtype)
+    return arrays
+
+
 class InputCheck:
     """The check for one signature, made ready once so that it costs next to nothing for each request."""
 

@@ -7,20 +7,17 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import numpy as np
-
-from converter.artifact import VARIABLE, Manifest, Package, PackageError, Signature, Variant, version_path
+from converter.artifact import Manifest, Package, PackageError, Signature, Variant, version_path
 from edge_runtime.config import RuntimeOptions
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.delegates import open_session
 from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused, RuntimeClosed
-from edge_runtime.inputs import default_signature
+from edge_runtime.inputs import default_signature, zeros
 from edge_runtime.pixels import Pixels, pixel_inputs
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable, measure
 from edge_runtime.store.store import Store
-from edge_runtime.types import Arrays
 
 _log = logging.getLogger(__name__)
 
@@ -77,10 +74,12 @@ def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[]
     try:
         content = package.read(variant.file)
         pixels = pixel_inputs(manifest)
-        spec = SessionSpec(subject=f"{package}, {variant.file}", signatures=variant.signatures, threads=options.threads)
+        spec = SessionSpec(
+            subject=f"{package}, {variant.file}", signatures=variant.signatures, threads=options.threads or 1
+        )
         engines = [
             Engine(open_session(spec, content), variant, manifest.signatures, pixels=pixels)
-            for _ in range(options.engines)
+            for _ in range(options.engines or 1)
         ]
         seconds = _measure(engines[0], default_signature(manifest.signatures), options, clock)
     except EdgeRuntimeError:
@@ -127,18 +126,6 @@ def _measure(
         engine.run(signature.name, zeros(signature, rows))
 
     return measure(run, sizes, clock, _MEASURE_BUDGET_S)
-
-
-def zeros(signature: Signature, rows: int) -> Arrays:
-    """Inputs of zeros; a variable dimension other than the batch axis has size 1."""
-    arrays: Arrays = {}
-    for spec in signature.inputs:
-        shape = [1 if size == VARIABLE else size for size in spec.shape]
-        if signature.batch_axis is not None:
-            shape[signature.batch_axis] = rows
-        fill = b"" if spec.dtype == "string" else 0
-        arrays[spec.name] = np.full(shape, fill, dtype=spec.numpy_dtype)
-    return arrays
 
 
 class LoadedVersions:

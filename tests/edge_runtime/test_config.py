@@ -11,7 +11,7 @@ def test_folder_gives_defaults(tmp_path):
     options = read_options(tmp_path, {})
     assert options.store == tmp_path
     assert options.fallbacks == ()
-    assert options.engines == 1
+    assert (options.engines, options.threads, options.delegates, options.isolation) == (None, None, None, "auto")
 
 
 def test_toml_with_keyword_over_it(tmp_path):
@@ -30,6 +30,15 @@ def test_toml_with_keyword_over_it(tmp_path):
     [
         ({"engines": 0}, "engines: must be from 1 to 256, got 0"),
         ({"threads": "two"}, "threads"),
+        ({"delegates": []}, "delegates: at least one is needed"),
+        ({"delegates": ["tpu"]}, "delegates: .*'tpu'.*edgetpu"),
+        ({"delegates": ["cpu", "cpu"]}, "each once"),
+        ({"models": {"digits": {"delegates": ["external:"]}}}, "delegates: .*external"),
+        ({"models": {"digits": {"engine": 1}}}, "engine"),
+        ({"models": {"digits": {"weight": 0}}}, "weight: must be from 0.01 to 100, got 0"),
+        ({"isolation": "thread"}, "isolation"),
+        ({"watchdog_factor": 0.5}, "watchdog_factor: must be from 1"),
+        ({"max_streams": 0}, "max_streams: must be from 1"),
         ({"thread": 2}, "thread"),
         ({"fallback": "nowhere"}, "'host:port'.*'nowhere'"),
         ({"fallback": "host:0"}, "port from 1 to 65535"),
@@ -75,3 +84,23 @@ def test_missing_toml():
     """A file that is not there is refused by name."""
     with pytest.raises(InvalidConfig, match=r"absent\.toml: can't be read"):
         read_options(Path("absent.toml"), {})
+
+
+def test_a_models_options_win_over_the_runtimes(tmp_path):
+    """What a model does not say is as the runtime has it; what it says is its own."""
+    file = tmp_path / "runtime.toml"
+    file.write_text(
+        'store = "."\ndelegates = ["edgetpu", "cpu"]\nthreads = 2\n'
+        '[models.digits]\ndelegates = ["cpu"]\nisolation = "process"\nweight = 3\n'
+    )
+    options = read_options(file, {})
+    own, other = options.of("digits"), options.of("faces")
+    assert (own.delegates, own.isolation, own.threads, own.weight) == (("cpu",), "process", 2, 3.0)
+    assert (other.delegates, other.isolation, other.threads, other.weight) == (("edgetpu", "cpu"), "auto", 2, 1.0)
+
+
+def test_cache_is_in_the_users_cache_folder(tmp_path, monkeypatch):
+    """What may be lost is kept where XDG says, and nowhere where None is given."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert read_options(tmp_path, {}).cache == tmp_path / "cache" / "edge-runtime"
+    assert read_options(tmp_path, {"cache": None}).cache is None
