@@ -1,24 +1,22 @@
 """Tries a delegate in a process of its own, where a library that crashes or hangs harms nobody.
 
-The parent calls `try_delegate`. The child is this very file, `python -P trial.py NAME [LIBRARY]`, and its last line on
-standard output is its answer in JSON; a child that dies or hangs has given its answer as well.
+The child is `trial_child.py`. One that dies or hangs has given its answer as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import resource
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 TRIAL_LIMIT_S = 30.0
 """An Edge TPU that is stuck says so after 12 s at the earliest; loading the interpreter on a slow board takes a few."""
@@ -26,8 +24,19 @@ TRIAL_LIMIT_S = 30.0
 _REAP_LIMIT_S = 2.0
 """A killed process ends at once unless a driver holds it in the kernel; then it is left behind."""
 
-_MAX_STDERR_BYTES = 2000
+_MAX_TAIL_BYTES = 2**14
+_MAX_PRINTED_CHARACTERS = 2000
 """The end of what a library printed, where its reason stands."""
+
+_CHATTER = re.compile(
+    r"INFO: |I\d{4} |WARNING: (Logging before|All log messages)|=== Source Location|third_party/|\s+at .*\.c\w*:\d+\)$"
+)
+_OTHERS_CHATTER = re.compile(r"npu_registry\.cc|compiler_plugin\.cc|CompilerPlugin")
+"""LiteRT looks for NPUs whatever it is asked for, and warns of not finding any."""
+
+_ADAPTER = re.compile(r"Selected adapter: (?P<name>.*), arch=.*adapterType=(?P<type>.*)")
+
+Failure = Literal["", "refused", "crashed", "stuck"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +49,8 @@ class Trial:
         ran_model: Whether a model was run on the delegate itself, and gave the right result.
         detail: What was done; empty unless `ok`.
         error: The raw text, with what the library printed; empty if `ok`.
+        failure: How it failed: `refused` with an error, `crashed` its process, `stuck` past the limit; empty if `ok`.
+        library: The library that was tried, as it was named; empty for a delegate that has none.
     """
 
     name: str
@@ -47,27 +58,77 @@ class Trial:
     ran_model: bool = False
     detail: str = ""
     error: str = ""
+    failure: Failure = ""
+    library: str = ""
 
 
-def try_delegate(name: str, *, library: str | None = None, limit_s: float = TRIAL_LIMIT_S) -> Trial:
-    """Loads a delegate in a child process.
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a child process said.
+
+    Attributes:
+        fields: What it answered; empty for one that failed.
+        failure: See `Trial`.
+        error: The raw text; empty unless it failed.
+        printed: The end of what it wrote to standard error, without what is always written there.
+    """
+
+    fields: dict[str, Any]
+    failure: Failure
+    error: str
+    printed: str
+
+
+def try_delegate(
+    name: str,
+    *,
+    library: str | None = None,
+    options: Mapping[str, str] | None = None,
+    limit_s: float = TRIAL_LIMIT_S,
+) -> Trial:
+    """Loads a delegate in a child process. Takes half a second; blocks the calling thread only.
 
     Args:
-        name: `cpu` runs a model; `edgetpu` loads the library and prepares a model with it; `gpu` loads the Vulkan
-            loader.
-        library: The shared library, by name or path; `cpu` has none.
+        name: `cpu`, `gpu` and `npu` run a model; `edgetpu` and `external` load the library and hand it a model, which
+            an Edge TPU's can't take and another's may.
+        library: The shared library, by name or path; only `edgetpu` and `external` have one.
+        options: What the library is given.
         limit_s: How long the child may take before it is killed.
     """
-    # By path, so that the child loads the interpreter and nothing of this package. -P keeps this folder off its path:
-    # files here are called as modules of the standard library are.
-    command = [sys.executable, "-P", str(Path(__file__).resolve()), name, *([library] if library else [])]
+    answer = ask_child(name, library=library or "", options=options or {}, limit_s=limit_s)
+    library = library or ""
+    if answer.failure:
+        error = f"{answer.error}\n{answer.printed}".strip()
+        return Trial(name=name, ok=False, error=error, failure=answer.failure, library=library)
+    ran_model, detail = bool(answer.fields.get("ran_model")), str(answer.fields.get("detail", ""))
+    adapter = _ADAPTER.search(answer.printed) if name == "gpu" else None
+    if adapter:
+        slow = ", in software: slower than the CPU" if "Software" in adapter["type"] else ""
+        detail = f"{detail}, on {adapter['name']}{slow}"
+    return Trial(name=name, ok=True, ran_model=ran_model, detail=detail, library=library)
+
+
+def ask_child(
+    what: str, *, library: str = "", options: Mapping[str, str] | None = None, limit_s: float = TRIAL_LIMIT_S
+) -> Answer:
+    """Has a child process do what may end it.
+
+    Args:
+        what: One of those that `trial_child` knows.
+        library: For it.
+        options: Likewise.
+        limit_s: How long it may take before it is killed.
+    """
+    request = {"what": what, "library": library, "options": dict(options or {}), "limit_s": limit_s}
+    child_file = str(Path(__file__).resolve().with_name("trial_child.py"))
+    command = [sys.executable, "-P", child_file, json.dumps(request)]
     # The child finds the interpreter wherever the parent found it.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}  # noqa: PTH100 - "" means the current directory here
     # Files, not pipes: a library's own child that lives on would keep a pipe open.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
         status = _wait(child, limit_s)
-        return _outcome(name, status, limit_s, answer=_end_of(stdout), printed=_end_of(stderr))
+        return _answer(status, limit_s, said=_end_of(stdout), printed=_telling(_end_of(stderr), what))
 
 
 def _wait(child: subprocess.Popen[bytes], limit_s: float) -> int | None:
@@ -75,29 +136,43 @@ def _wait(child: subprocess.Popen[bytes], limit_s: float) -> int | None:
     try:
         return child.wait(limit_s)
     except subprocess.TimeoutExpired:
-        child.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(_REAP_LIMIT_S)
-    return None
+        return None
+    finally:  # also when the wait is interrupted
+        if child.returncode is None:
+            child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_REAP_LIMIT_S)
 
 
 def _end_of(file: IO[bytes]) -> str:
     size_bytes = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size_bytes - _MAX_STDERR_BYTES))
+    file.seek(max(0, size_bytes - _MAX_TAIL_BYTES))
     return file.read().decode("utf-8", errors="replace").strip()
 
 
-def _outcome(name: str, status: int | None, limit_s: float, *, answer: str, printed: str) -> Trial:
+def _telling(printed: str, what: str) -> str:
+    """Without what is printed whether it works or not; with the line that names a GPU."""
+    kept = (
+        line
+        for line in printed.splitlines()
+        if _ADAPTER.search(line)
+        or not (_CHATTER.match(line) or (what != "npu" and _OTHERS_CHATTER.search(line)) or not line.strip())
+    )
+    return "\n".join(kept)[-_MAX_PRINTED_CHARACTERS:]
+
+
+def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> Answer:
     if status is None:
-        return Trial(name=name, ok=False, error=f"no answer within {limit_s:g} s\n{printed}".strip())
+        return Answer(fields={}, failure="stuck", error=f"no answer within {limit_s:g} s", printed=printed)
     if status < 0:
-        return Trial(name=name, ok=False, error=f"killed by {_signal_name(-status)}\n{printed}".strip())
+        return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
     try:
-        fields = json.loads(answer.splitlines()[-1])
-        trial = Trial(name=name, **fields)
-    except (IndexError, TypeError, ValueError):
-        return Trial(name=name, ok=False, error=f"ended with status {status} and no answer\n{printed}".strip())
-    return trial if trial.ok else Trial(name=name, ok=False, error=f"{trial.error}\n{printed}".strip())
+        fields = json.loads(said.splitlines()[-1])
+        good, error = fields.pop("ok"), fields.get("error", "")
+    except (IndexError, TypeError, ValueError, KeyError, AttributeError):
+        error = f"ended with status {status} and no answer"
+        return Answer(fields={}, failure="crashed", error=error, printed=printed)
+    return Answer(fields=fields if good else {}, failure="" if good else "refused", error=error, printed=printed)
 
 
 def _signal_name(number: int) -> str:
@@ -105,88 +180,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _try_cpu(library: str) -> dict[str, Any]:
-    del library
-    _run_add_model(delegates=None)
-    return {"ran_model": True, "detail": "a small model ran and gave the right sums"}
-
-
-def _try_edgetpu(library: str) -> dict[str, Any]:
-    from ai_edge_litert.interpreter import load_delegate  # noqa: PLC0415 - its crash is what this process is for
-
-    delegate = load_delegate(library)
-    # Loading alone does not show it: a library for another TensorFlow Lite crashes when it is handed a model.
-    _run_add_model(delegates=[delegate])
-    return {"detail": f"{library} loaded, opened its device and was handed a small model"}
-
-
-def _try_gpu(library: str) -> dict[str, Any]:
-    ctypes.CDLL(library)
-    return {"detail": f"{library}, the Vulkan loader, loads; no model was run on the GPU"}
-
-
-_TRIES: dict[str, Callable[[str], dict[str, Any]]] = {"cpu": _try_cpu, "edgetpu": _try_edgetpu, "gpu": _try_gpu}
-
-
-def _run_add_model(delegates: list[Any] | None) -> None:
-    """Runs x + y and compares.
-
-    Raises:
-        RuntimeError: the interpreter says so, or the sums are wrong.
-    """
-    import numpy as np  # noqa: PLC0415 - as the interpreter, a broken installation of it must only end the child
-    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - likewise
-
-    interpreter = Interpreter(model_content=_add_model(), num_threads=1, experimental_delegates=delegates)
-    interpreter.allocate_tensors()
-    for details, values in zip(interpreter.get_input_details(), ([1, 2], [10, 20]), strict=True):
-        interpreter.set_tensor(details["index"], np.array(values, dtype=np.float32))
-    interpreter.invoke()
-    sums = interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).tolist()
-    if sums != [11, 22]:
-        raise RuntimeError(f"[1, 2] + [10, 20] gave {sums}")
-
-
-def _add_model() -> bytes:
-    """A TFLite model of one float32 ADD of two vectors of shape (2,)."""
-    import flatbuffers  # type: ignore[import-untyped]  # noqa: PLC0415 - ships no types; imported here as above
-    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - 0.2 s, for this process only
-
-    tensors = []
-    for name in ("x", "y", "sum"):
-        tensor = schema.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.buffer = name, [2], schema.TensorType.FLOAT32, 0
-        tensors.append(tensor)
-    add = schema.OperatorT()
-    add.inputs, add.outputs = [0, 1], [2]
-    add.builtinOptionsType, add.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
-    graph = schema.SubGraphT()
-    graph.tensors, graph.inputs, graph.outputs, graph.operators = tensors, [0, 1], [2], [add]
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.ADD
-    code.version = 1
-    model = schema.ModelT()
-    model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], [schema.BufferT()]
-    builder = flatbuffers.Builder(0)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _child(arguments: list[str]) -> int:
-    """Tries one delegate and answers."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here, and its memory image of no use
-    name, library = arguments[0], arguments[1] if len(arguments) > 1 else ""
-    try:
-        answer = {"ok": True, **_TRIES[name](library)}
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-        answer = {"ok": False, "error": str(error) or type(error).__name__}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
-    sys.stdout.flush()
-    # The answer stands; a library that crashes while it is being unloaded may do so in an application as well.
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_child(sys.argv[1:]))

@@ -1,66 +1,124 @@
 import time
 
 import pytest
+from support import edge_delegates, software_gpu
+from support.add_models import add_model
 from support.delegate_libraries import COMPILER, build
 
 from edge_runtime.trial import try_delegate
+from edge_runtime.trial_child import ADD_MODEL
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(COMPILER is None, reason="no C compiler to build a delegate's library with"),
-]
+pytestmark = pytest.mark.slow
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build a delegate's library with")
+needs_gpu = pytest.mark.skipif(not software_gpu.THERE, reason="no GPU in software: devices/fetch-swiftshader.sh")
+
+
+def test_the_model_is_what_its_generator_writes():
+    """The constant can be made again."""
+    assert add_model() == ADD_MODEL
 
 
 def test_the_cpu_runs_a_model():
     """The interpreter that is installed adds two vectors."""
     trial = try_delegate("cpu")
-    assert (trial.ok, trial.ran_model, trial.error) == (True, True, "")
+    assert (trial.ok, trial.ran_model, trial.error, trial.failure) == (True, True, "", "")
 
 
-def test_a_delegate_that_works_is_handed_a_model(tmp_path):
-    """It loads, prepares a model and is let go; what it prints does not spoil the answer."""
+@needs_compiler
+def test_an_edge_tpus_library_is_handed_a_model(tmp_path):
+    """It loads, prepares a model that it can't take, and is let go; what it prints does not spoil the answer."""
     library = build(tmp_path)
     trial = try_delegate("edgetpu", library=library)
-    assert (trial.ok, trial.ran_model) == (True, False)
+    assert (trial.ok, trial.ran_model, trial.library) == (True, False, library)
     assert library in trial.detail
 
 
+@needs_compiler
+def test_another_library_gets_its_options_and_runs_the_model(tmp_path):
+    """Its own record shows the option, and that it took the operator is told from the interpreter."""
+    library, record = str(edge_delegates.build(tmp_path)), tmp_path / "record"
+    trial = try_delegate("external", library=library, options={"device": "usb:1", "record_file": str(record)})
+    assert (trial.ok, trial.ran_model) == (True, True)
+    assert record.read_text() == "device=usb:1\n"
+
+
+@needs_compiler
 @pytest.mark.parametrize(
-    ("behaviour", "error"),
+    ("options", "failure", "error"),
     [
-        ("SEGFAULT", "killed by SIGSEGV"),
-        ("ABORT_IN_PREPARE", "killed by SIGABRT"),
-        ("EXIT", "ended with status 3 and no answer"),
-        ("REFUSE", "Failed to load delegate from "),
-        ("REFUSE_THE_MODEL", "delegate"),
-        ("NO_DELEGATE", "undefined symbol: tflite_plugin_create_delegate"),
+        ({"nonsense": "1"}, "refused", "unknown option"),
+        ({"refuse": "1"}, "refused", "Failed to load delegate from "),
+        ({"refuse_model": "1"}, "refused", "the delegate refuses the model"),
+        ({"fail_at": "1"}, "refused", "the delegate fails at invoke 1"),
+        ({"abort_at": "1"}, "crashed", "killed by SIGABRT\nthe delegate aborts at invoke 1"),
     ],
 )
-def test_a_library_that_misbehaves_is_an_answer(tmp_path, behaviour, error):
-    """Whatever it does to the process that loads it, this one goes on and says what happened."""
-    trial = try_delegate("edgetpu", library=build(tmp_path, behaviour))
-    assert not trial.ok
+def test_options_that_go_wrong_are_an_answer(tmp_path, options, failure, error):
+    """What the library says of them arrives."""
+    trial = try_delegate("external", library=str(edge_delegates.build(tmp_path)), options=options)
+    assert (trial.ok, trial.failure) == (False, failure)
     assert error in trial.error
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+    ("behaviour", "failure", "error"),
+    [
+        ("SEGFAULT", "crashed", "killed by SIGSEGV"),
+        ("EXIT", "crashed", "ended with status 3 and no answer"),
+        ("NO_DELEGATE", "refused", "undefined symbol: tflite_plugin_create_delegate"),
+    ],
+)
+def test_a_library_that_misbehaves_is_an_answer(tmp_path, behaviour, failure, error):
+    """Whatever it does to the process that loads it, this one goes on and says what happened."""
+    trial = try_delegate("edgetpu", library=build(tmp_path, behaviour))
+    assert (trial.ok, trial.failure) == (False, failure)
+    assert error in trial.error
+
+
+@needs_compiler
 def test_a_library_that_hangs_is_killed_at_the_limit(tmp_path):
     """The error says how long was waited, and holds what the library had printed."""
     started_s = time.monotonic()
     trial = try_delegate("edgetpu", library=build(tmp_path, "HANG"), limit_s=1.5)
     assert time.monotonic() - started_s < 10
-    assert trial.error == "no answer within 1.5 s\nwaiting for the device"
+    assert (trial.error, trial.failure) == ("no answer within 1.5 s\nwaiting for the device", "stuck")
 
 
 def test_a_library_that_is_not_there():
     """The loader's own text arrives."""
     trial = try_delegate("edgetpu", library="/nowhere/libedgetpu.so.1")
     assert trial.error.startswith("/nowhere/libedgetpu.so.1: cannot open shared object file")
+    assert trial.failure == "refused"
 
 
-def test_the_loader_of_a_gpu_is_only_loaded(tmp_path):
-    """Any library that loads will do: nothing is run on a GPU."""
-    trial = try_delegate("gpu", library=build(tmp_path, "NO_DELEGATE", name="libvulkan.so.1"))
-    assert (trial.ok, trial.ran_model) == (True, False)
+@needs_gpu
+def test_a_gpu_runs_a_model(monkeypatch):
+    """The sums are those of the GPU that is named, and that it is none in hardware is said."""
+    for name, value in software_gpu.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    trial = try_delegate("gpu")
+    assert (trial.ok, trial.ran_model) == (True, True)
+    assert "on SwiftShader Device" in trial.detail
+    assert "in software" in trial.detail
+
+
+@needs_gpu
+def test_a_loader_without_a_driver_is_told(monkeypatch):
+    """What the loader printed is in the error, what LiteRT prints in any case is not."""
+    for name, value in software_gpu.NO_DRIVER.items():
+        monkeypatch.setenv(name, value)
+    trial = try_delegate("gpu")
+    assert not trial.ok
+    assert "Found no drivers!" in trial.error
+    assert "INFO:" not in trial.error
+    assert "openvino" not in trial.error.lower()
+
+
+def test_without_an_npu_that_is_said():
+    """No accelerator of the wheel's finds its hardware on a machine that runs tests."""
+    trial = try_delegate("npu")
+    assert trial.ok or trial.error.startswith("no NPU accelerator found hardware")
 
 
 def test_the_current_directory_does_not_shadow_the_standard_library(tmp_path, monkeypatch):

@@ -1,0 +1,167 @@
+"""The child process of `edge_runtime.trial`: does one thing that may end it, and answers in JSON.
+
+`python -P trial_child.py REQUEST`, the request in JSON as well: `what` to do, and its arguments. The answer is the last
+line on standard output. It is run by its path, so that it loads the interpreter and nothing of this package; -P keeps
+this folder off its path, since files here are called as modules of the standard library are.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+ADD_MODEL = base64.b64decode(
+    "GAAAAFRGTDMAAA4AFAAQAAwACAAAAAQADgAAABAAAAAYAAAABAEAAAMAAAABAAAABAAAAAT///8BAAAAEAAAAAwAFAAQAAwACAAEAAwAAAAQ"
+    "AAAAUAAAAFQAAABcAAAAAQAAABQAAAAAAA4AFAAAABAADAALAAQADgAAABAAAAAAAAALDAAAABAAAABc////AQAAAAIAAAACAAAAAAAAAAEA"
+    "AAABAAAAAgAAAAIAAAAAAAAAAQAAAAMAAABQAAAAJAAAAAQAAADI////CAAAAAwAAAADAAAAc3VtAAEAAAACAAAA5P///wgAAAAMAAAAAQAA"
+    "AHkAAAABAAAAAgAAAAwADAAIAAAAAAAEAAwAAAAIAAAADAAAAAEAAAB4AAAAAQAAAAIAAAABAAAACAAAAAQABAAEAAAA"
+)
+"""A TFLite file of one float32 ADD of two vectors of shape (2,), as tests/support/add_models.py writes it: here as it
+stands, since tflite_runtime has no schema to make it with."""
+
+_SECONDS_TO_BE_KILLED_IN = 5.0
+"""Past its limit the parent kills this process; a parent that is dead does not."""
+
+_MAX_ERROR_CHARACTERS = 1500
+
+_SOURCE_LINE = re.compile(r"^(└ )?(ERROR: \[[^\]]*\]\s*)?", re.MULTILINE)
+"""Where in LiteRT's source an error arose stands in lines of their own before its text, which may be missing."""
+
+NO_NPU = "no NPU accelerator found hardware that it can use"
+NO_COMPILED_MODEL = "tflite_runtime has no CompiledModel"
+
+
+def _interpreter() -> Any:
+    """The interpreter's module."""
+    try:
+        from ai_edge_litert import interpreter  # noqa: PLC0415  a broken installation of it must only be an answer
+    except ModuleNotFoundError as error:
+        if error.name != "ai_edge_litert":
+            raise
+        try:
+            from tflite_runtime import interpreter  # type: ignore[import-not-found]  # noqa: PLC0415
+        except ModuleNotFoundError:
+            raise error from None
+    return interpreter
+
+
+def _try_cpu(library: str, options: dict[str, str]) -> dict[str, Any]:
+    del library, options
+    module = _interpreter()
+    _add_on(module.Interpreter(model_content=ADD_MODEL, num_threads=1))
+    return {"ran_model": True, "detail": "a small model ran and gave the right sums"}
+
+
+def _try_library(library: str, options: dict[str, str]) -> dict[str, Any]:
+    """Loads it and hands it a model, whether it takes the model's only operator or not.
+
+    Loading alone does not show it: a library for another TensorFlow Lite crashes when it is handed a model.
+    """
+    module = _interpreter()
+    delegate = module.load_delegate(library, options)
+    interpreter = module.Interpreter(
+        model_content=ADD_MODEL,
+        num_threads=1,
+        experimental_delegates=[delegate],
+        # Else XNNPACK takes what the library leaves, and it can't be told who ran it.
+        experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    _add_on(interpreter)
+    # No public call tells it.
+    ran = any(one["op_name"] == "DELEGATE" for one in interpreter._get_ops_details())  # noqa: SLF001
+    done = "ran a small model" if ran else "was handed a small model"
+    return {"ran_model": ran, "detail": f"{library} loaded, opened its device and {done}"}
+
+
+def _add_on(interpreter: Any) -> None:
+    import numpy as np  # noqa: PLC0415  as the interpreter
+
+    interpreter.allocate_tensors()
+    for details, values in zip(interpreter.get_input_details(), ([1, 2], [10, 20]), strict=True):
+        interpreter.set_tensor(details["index"], np.array(values, dtype=np.float32))
+    interpreter.invoke()
+    _check(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).tolist())
+
+
+def _check(sums: list[float]) -> None:
+    if sums != [11, 22]:
+        raise RuntimeError(f"[1, 2] + [10, 20] gave {sums}")
+
+
+def _try_gpu(library: str, options: dict[str, str]) -> dict[str, Any]:
+    del library, options  # the accelerator finds the driver by itself
+    _add_compiled("GPU")
+    return {"ran_model": True, "detail": "a small model ran on the GPU and gave the right sums"}
+
+
+def _try_npu(library: str, options: dict[str, str]) -> dict[str, Any]:
+    del library, options  # likewise
+    try:
+        _add_compiled("NPU")
+    except RuntimeError as error:
+        if "Some ops are not accelerated" not in str(error):  # what LiteRT says when no accelerator took anything
+            raise
+        raise RuntimeError(NO_NPU) from error
+    return {"ran_model": True, "detail": "a small model ran on the NPU and gave the right sums"}
+
+
+def _add_compiled(accelerator: str) -> None:
+    module = _interpreter()
+    if not module.__name__.startswith("ai_edge_litert"):
+        raise RuntimeError(f"{NO_COMPILED_MODEL}, without which there is no {accelerator}")
+    import numpy as np  # noqa: PLC0415  as the interpreter
+    from ai_edge_litert.compiled_model import CompiledModel, HardwareAccelerator  # noqa: PLC0415  likewise
+
+    model = CompiledModel.from_buffer(ADD_MODEL, hardware_accel=HardwareAccelerator[accelerator])
+    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    for buffer, values in zip(inputs, ([1, 2], [10, 20]), strict=True):
+        buffer.write(np.array(values, dtype=np.float32))
+    model.run_by_index(0, inputs, outputs)
+    _check(np.asarray(outputs[0].read(2, np.float32)).tolist())
+
+
+def _list_edge_tpus(library: str, options: dict[str, str]) -> dict[str, Any]:
+    """What pycoral sees, in the order in which libedgetpu numbers them."""
+    del library, options
+    from pycoral.utils.edgetpu import list_edge_tpus  # type: ignore[import-not-found]  # noqa: PLC0415  loads a library
+
+    return {"edge_tpus": [{"type": one["type"], "path": one["path"]} for one in list_edge_tpus()]}
+
+
+_DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
+    "cpu": _try_cpu,
+    "edgetpu": _try_library,
+    "external": _try_library,
+    "gpu": _try_gpu,
+    "npu": _try_npu,
+    "list_edge_tpus": _list_edge_tpus,
+}
+
+
+def _text_of(error: Exception) -> str:
+    lines = _SOURCE_LINE.sub("", str(error)).splitlines()
+    return "\n".join(filter(None, lines)) or "refused without a text"
+
+
+def _child(request: dict[str, Any]) -> int:
+    """Does what is asked, and answers."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here, and its memory image of no use
+    signal.setitimer(signal.ITIMER_REAL, request["limit_s"] + _SECONDS_TO_BE_KILLED_IN)
+    try:
+        answer = {"ok": True, **_DEEDS[request["what"]](request["library"], request["options"])}
+    except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
+        answer = {"ok": False, "error": _text_of(error)[:_MAX_ERROR_CHARACTERS]}
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    sys.stdout.flush()
+    # The answer stands; a library that crashes while it is being unloaded may do so in an application as well.
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child(json.loads(sys.argv[1])))
