@@ -1,0 +1,342 @@
+"""Prometheus, for whoever asks for it: a runtime's stats in the text exposition format, and a server to scrape.
+
+    with Runtime.open("packages/") as runtime, serve_metrics(runtime, "127.0.0.1:9101"):
+        ...
+
+Everything is read when it is scraped; requests pay nothing for it. Format 0.0.4:
+https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import msgspec
+
+from edge_runtime.errors import EdgeRuntimeError, InvalidConfig
+from edge_runtime.telemetry import BUCKETS_S, Answers, EngineStats, Histogram, ModelStats, RuntimeStats
+
+if TYPE_CHECKING:
+    from socketserver import TCPServer
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+STATES = ("ready", "standby", "starting", "unhealthy", "refused")
+"""Of `EngineReport.state`."""
+
+_log = logging.getLogger(__name__)
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
+
+_REQUEST_LIMIT_S = 5.0
+"""A scraper sends its few lines at once; whoever keeps silent so long is cut off, for others wait behind it."""
+
+Labels = Mapping[str, str]
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One value. Labels that are empty count as absent, as Prometheus has it."""
+
+    value: float
+    labels: dict[str, str]
+    suffix: str = ""
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric with all its samples."""
+
+    name: str
+    kind: str
+    help: str
+    samples: tuple[Sample, ...]
+
+
+class HasStats(Protocol):
+    """A runtime."""
+
+    def stats(self) -> RuntimeStats:
+        """Its counters now."""
+        ...
+
+
+def prometheus_text(stats: RuntimeStats) -> str:
+    """The stats as the body of an answer to a scrape. Pure."""
+    return "".join(_rendered(family) for family in families(stats) if family.samples)
+
+
+def families(stats: RuntimeStats) -> list[Family]:
+    """The metrics, for programs that feed another collector. Pure."""
+    models = stats.models
+    breakers = (Sample(value=1, labels={"server": name, "state": state}) for name, state in stats.servers.items())
+    return [
+        *_requests(models),
+        *_queues(models),
+        *_engines(models),
+        Family(
+            name="edge_server_breaker",
+            kind="gauge",
+            help="1 for the state that a server's breaker is in; closed is the healthy one.",
+            samples=tuple(breakers),
+        ),
+    ]
+
+
+def _requests(models: Iterable[ModelStats]) -> Iterator[Family]:
+    answered = [(_of(model), one) for model in models for one in model.answered]
+    yield Family(
+        name="edge_requests_total",
+        kind="counter",
+        help="Requests that were answered, by the device or server that answered and why it did.",
+        samples=tuple(
+            Sample(value=one.requests, labels=labels | _place(one.place) | {"reason": one.reason})
+            for labels, one in answered
+        ),
+    )
+    yield Family(
+        name="edge_request_errors_total",
+        kind="counter",
+        help="Requests that failed, by kind of error.",
+        samples=tuple(
+            Sample(value=count, labels=_of(model) | {"kind": kind})
+            for model in models
+            for kind, count in model.errors.items()
+        ),
+    )
+    yield Family(
+        name="edge_request_duration_seconds",
+        kind="histogram",
+        help="From the call to the answer.",
+        samples=tuple(
+            sample
+            for model in models
+            for place, latency in _by_place(model.answered).items()
+            for sample in _histogram(latency, _of(model) | _place(place))
+        ),
+    )
+
+
+_QUEUE = (
+    ("edge_queue_requests", "gauge", "Requests that wait for the device.", "queued_requests"),
+    ("edge_queue_rows", "gauge", "Rows of the requests that wait.", "queued_rows"),
+    ("edge_queue_bytes", "gauge", "Bytes of the inputs of the requests that wait.", "queued_bytes"),
+    ("edge_running_rows", "gauge", "Rows that run.", "running_rows"),
+    ("edge_requests_refused_total", "counter", "Requests that found the device's queue full.", "refused"),
+    ("edge_requests_expired_total", "counter", "Requests dropped before they ran, too late to be of use.", "expired"),
+    ("edge_requests_cancelled_total", "counter", "Requests given up by their callers while they waited.", "cancelled"),
+    ("edge_retries_total", "counter", "Runs repeated on another engine after a failure.", "retries"),
+)
+"""Name, kind, help and the field of `QueueStats`."""
+
+
+def _queues(models: Iterable[ModelStats]) -> Iterator[Family]:
+    queues = [(_of(model), model.queue) for model in models if model.queue is not None]
+    for name, kind, said, field in _QUEUE:
+        samples = tuple(Sample(value=getattr(queue, field), labels=labels) for labels, queue in queues)
+        yield Family(name=name, kind=kind, help=said, samples=samples)
+    yield Family(
+        name="edge_batches_total",
+        kind="counter",
+        help="Runs on the device, by rows.",
+        samples=tuple(
+            Sample(value=count, labels=labels | {"rows": str(rows)})
+            for labels, queue in queues
+            for rows, count in sorted(queue.batches.items())
+        ),
+    )
+
+
+def _engines(models: Iterable[ModelStats]) -> Iterator[Family]:
+    engines = [(_of(model) | {"device": one.report.device}, one) for model in models for one in model.engines]
+    yield Family(
+        name="edge_engine_state",
+        kind="gauge",
+        help="1 for the state that a version's engines on a device are in, 0 for the others.",
+        samples=tuple(sample for labels, one in engines for sample in _states(labels, one)),
+    )
+    yield Family(
+        name="edge_engine_failures_total",
+        kind="counter",
+        help="Runs that failed, and engines that were lost: crashed, stuck (killed by the watchdog) or vanished.",
+        samples=tuple(
+            Sample(value=getattr(one.faults, cause), labels=labels | {"cause": cause})
+            for labels, one in engines
+            for cause in ("failed", "crashed", "stuck", "vanished")
+        ),
+    )
+    yield Family(
+        name="edge_engine_restarts_total",
+        kind="counter",
+        help="Engines that were opened anew after a loss.",
+        samples=tuple(Sample(value=one.faults.restarts, labels=labels) for labels, one in engines),
+    )
+
+
+def _states(labels: Labels, engine: EngineStats) -> Iterator[Sample]:
+    report = engine.report
+    for state in STATES:
+        yield Sample(value=int(state == report.state), labels={**labels, "variant": report.variant, "state": state})
+
+
+def _of(model: ModelStats) -> dict[str, str]:
+    return {"model": model.model, "version": "" if model.version is None else str(model.version)}
+
+
+def _place(place: str) -> dict[str, str]:
+    """`device:cpu` -> the label device, `server:10.0.0.7:8500` -> the label server."""
+    kind, _, name = place.partition(":")
+    return {kind: name} if kind in ("device", "server") else {"device": place}
+
+
+def _by_place(answered: Iterable[Answers]) -> dict[str, Histogram]:
+    """The histograms of a place's reasons added up."""
+    found: dict[str, Histogram] = {}
+    for one in answered:
+        before = found.get(one.place, Histogram())
+        found[one.place] = Histogram(
+            counts=tuple(a + b for a, b in zip(before.counts, one.latency.counts, strict=True)),
+            sum_s=before.sum_s + one.latency.sum_s,
+        )
+    return found
+
+
+def _histogram(latency: Histogram, labels: Labels) -> Iterator[Sample]:
+    total = 0
+    for bound_s, count in zip((*map(_number, BUCKETS_S), "+Inf"), latency.counts, strict=True):
+        total += count
+        yield Sample(suffix="_bucket", value=total, labels={**labels, "le": bound_s})
+    yield Sample(suffix="_sum", value=latency.sum_s, labels=dict(labels))
+    yield Sample(suffix="_count", value=total, labels=dict(labels))
+
+
+def _rendered(family: Family) -> str:
+    said = family.help.replace("\\", r"\\").replace("\n", r"\n")
+    values: dict[str, float] = {}
+    for one in family.samples:
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in one.labels.items() if value)
+        series = f"{family.name}{one.suffix}{f'{{{labels}}}' if labels else ''}"
+        # While a version is replaced there are two of it for a while; a series twice would spoil the whole scrape.
+        values[series] = values.get(series, 0) + one.value
+    lines = [f"# HELP {family.name} {said}", f"# TYPE {family.name} {family.kind}"]
+    return "\n".join([*lines, *(f"{series} {_number(value)}" for series, value in values.items())]) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+class MetricsServer:
+    """Answers scrapes at `/metrics`, one after another, on a thread of its own. Made by `serve_metrics`.
+
+    Attributes:
+        address: `host:port`; the port that was found where 0 was asked for.
+    """
+
+    def __init__(self, server: TCPServer, host: str) -> None:
+        """Takes a bound server, and starts the thread."""
+        self.address = f"{host}:{server.server_address[1]}"
+        self._server = server
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="edge-metrics", daemon=True
+        )
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<MetricsServer {self.address}, {'closed' if self._closed else 'open'}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the port, after the scrape that is being answered."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+
+def serve_metrics(runtime: HasStats, address: str = "127.0.0.1:9101") -> MetricsServer:
+    """Serves a runtime's metrics until it is closed; the runtime may be closed before.
+
+    Args:
+        runtime: Asked at each scrape.
+        address: `host:port`; port 0 for any that is free. There is no authentication: beyond 127.0.0.1 everyone who
+            reaches the port reads the counters, and nothing else.
+
+    Raises:
+        InvalidConfig: it is no address of this machine, or the port is taken.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) > 65_535:
+        raise InvalidConfig(f"metrics: 'host:port' with a port from 0 to 65535 is expected, got {address!r}")
+    host = match["v6"] or match["host"]
+    try:
+        server = _server(runtime, host, int(match["port"]), v6=match["v6"] is not None)
+    except OSError as error:
+        raise InvalidConfig(f"metrics: {address} can't be listened on: {error.strerror or error}") from error
+    return MetricsServer(server, f"[{host}]" if match["v6"] else host)
+
+
+def _server(runtime: HasStats, host: str, port: int, *, v6: bool) -> TCPServer:
+    # 15 ms that a runtime without metrics does not pay.
+    import socket  # noqa: PLC0415
+    from http.server import BaseHTTPRequestHandler  # noqa: PLC0415
+    from socketserver import TCPServer  # noqa: PLC0415
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _REQUEST_LIMIT_S
+
+        def do_GET(self) -> None:
+            status, body = _answer(runtime, self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", CONTENT_TYPE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815  http.server's name
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  likewise
+            _log.debug("metrics: " + format, *args)
+
+    # Not http.server's own: it asks the name service who it is, which can take seconds.
+    class Server(TCPServer):
+        allow_reuse_address = True
+        address_family = socket.AF_INET6 if v6 else socket.AF_INET
+
+        def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  socketserver's
+            """A scraper that went away: nobody's trouble but its own."""
+            _log.debug("metrics: a scrape from %s broke off", client_address, exc_info=True)
+
+    return Server((host, port), Handler)
+
+
+def _answer(runtime: HasStats, path: str) -> tuple[int, bytes]:
+    if path.partition("?")[0] not in ("/metrics", "/"):
+        return 404, b"the metrics are at /metrics\n"
+    try:
+        return 200, prometheus_text(runtime.stats()).encode()
+    except EdgeRuntimeError as error:
+        return 503, f"{error}\n".encode()
+    except Exception:  # noqa: BLE001  told to the log and to the scraper; the thread serves on
+        _log.exception("the metrics can't be read")
+        return 500, b"the metrics can't be read; the log says why\n"
