@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from converter.artifact import Package, Signature
+from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import InvalidInput
 from edge_runtime.inputs import InputCheck, Inputs, default_signature
 from edge_runtime.pixels import Pixels
 from edge_runtime.routing.router import Router
-from edge_runtime.types import InferRequest
+from edge_runtime.types import EngineReport, InferRequest
 
 _DESCRIPTION_S = 10.0
 """How long a description of "the latest" or of a label is believed: the server may have moved it to a version with
@@ -39,6 +41,7 @@ class Target:
         package: What is installed; None for a version that only servers have.
         key: What the loaded version is known by; None likewise.
         pixels: The inputs that take pixels; none where the version is not installed.
+        stream_engine: Makes an engine whose state is kept; None where the version is not installed.
         default: The default signature's name.
     """
 
@@ -52,6 +55,8 @@ class Target:
         package: Package | None = None,
         key: tuple[str, int, tuple[int, int, int]] | None = None,
         pixels: Pixels | None = None,
+        reports: Callable[[], tuple[EngineReport, ...]] | None = None,
+        stream_engine: Callable[[], Engine] | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -60,6 +65,8 @@ class Target:
         self.package = package
         self.key = key
         self.pixels = pixels or {}
+        self.stream_engine = stream_engine
+        self._reports = reports
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}
         self._batched: dict[str, bool] = {}
@@ -71,6 +78,11 @@ class Target:
     def subject(self) -> str:
         """`digits/3`, for messages."""
         return f"{self.model}/{self.version or self.label or 'latest'}"
+
+    @property
+    def engines(self) -> tuple[EngineReport, ...]:
+        """What runs the version on this device, and why it runs nowhere else; empty where it is not installed."""
+        return () if self._reports is None else self._reports()
 
     @property
     def installed_package(self) -> Package:
