@@ -9,6 +9,7 @@ EdgeRuntimeError
 ├── VersionNotAvailable    neither installed nor served by any server that was asked    (LookupError)
 ├── DeadlineExceeded       no answer in time; says where the time went                  (TimeoutError)
 ├── Overloaded             the queue is full, and no server can take the request
+├── StreamBusy             two threads are in one stream                                (RuntimeError)
 ├── ServerFailed           servers were asked, and failed or refused
 └── RuntimeClosed          the runtime has been closed
 """
@@ -92,6 +93,10 @@ class DeadlineExceeded(EdgeRuntimeError, TimeoutError):
 
 class Overloaded(EdgeRuntimeError):
     """The device's queue is full, and there is no server to take the request."""
+
+
+class StreamBusy(EdgeRuntimeError, RuntimeError):
+    """A second thread came into a stream while one was in it: their frames would be mixed."""
 
 
 class ServerFailed(EdgeRuntimeError):
