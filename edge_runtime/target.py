@@ -112,6 +112,17 @@ class Target:
         self._checks = checks
         self._valid_until_s = float("inf") if self.version is not None else now_s + _DESCRIPTION_S
 
+    def signature_name(self, signature: str | None) -> str:
+        """The signature's own name; that of the default one for None.
+
+        Raises:
+            InvalidInput: there is no such signature.
+        """
+        if signature is not None and (not isinstance(signature, str) or signature not in self._checks):
+            known = sorted(name for name in self._checks if name is not None)
+            raise InvalidInput(f"{self.subject}: signature {signature!r} is unknown; there are {known}")
+        return signature or self.default
+
     def request(self, inputs: Inputs, signature: str | None, start_s: float, deadline_s: float | None) -> InferRequest:
         """A checked request.
 
