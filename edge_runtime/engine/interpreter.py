@@ -1,140 +1,141 @@
-"""The classic LiteRT interpreter as a session, in this process."""
+"""The classic interpreter as a session, in this process: on the CPU, or with a delegate's library."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from converter.artifact import VARIABLE
 from edge_runtime.engine.base import SessionSpec
-from edge_runtime.engine.tensors import check_tensors
-from edge_runtime.errors import EngineFailed
+from edge_runtime.engine.library import interpreter_module
+from edge_runtime.engine.planned import Call, PlannedSession, Shape, explained
+from edge_runtime.engine.tensors import GRAPH, check_tensors, details_of
+from edge_runtime.errors import EngineFailed, EngineLost
 from edge_runtime.types import Array, Arrays
 
-_Shapes = tuple[tuple[int, ...], ...]
 
-_MAX_SHAPES = 4
-"""Interpreters kept for different input shapes. Each holds its own packed weights, so that more would cost memory;
-fewer would re-plan the graph whenever batch sizes alternate."""
-
-
-class _Call(Protocol):
-    """An interpreter planned for fixed input shapes."""
-
-    def __call__(self, inputs: Arrays) -> Arrays: ...
-
-
-class InterpreterSession:
-    """See `Session`. Not thread-safe.
-
-    Attributes:
-        slots: 1.
-    """
-
-    slots = 1
+class InterpreterSession(PlannedSession):
+    """See `PlannedSession`."""
 
     def __init__(self, spec: SessionSpec, content: bytes) -> None:
-        """Loads the file's bytes.
+        """Loads the file's bytes, and the delegate's library if the spec names one.
 
-        They are kept: interpreters for other shapes are made of the same bytes that were verified, whatever happens
-        to the file meanwhile.
+        The bytes are kept: interpreters for other shapes are made of the same ones that were verified, whatever
+        happens to the file meanwhile. Every interpreter has a delegate of its own.
 
         Args:
             spec: What to open.
             content: The file.
 
         Raises:
-            EngineFailed: LiteRT refuses the file.
+            EngineFailed: the library or its device is not to be had, or refuses the file.
             PackageRefused: the file's tensors are not what the manifest says.
         """
-        self._spec = spec
+        super().__init__(spec)
         self._content = content
-        self._single = len(spec.signatures) == 1
-        self._inputs = {one.name: tuple(each.name for each in one.inputs) for one in spec.signatures}
-        self._calls: OrderedDict[tuple[str, _Shapes], _Call] = OrderedDict()
+        self._opened = False
         self._spare: Any = self._interpreter()
-        check_tensors(self._spare, spec)
+        self._single = len(spec.signatures) <= 1
+        fixed = check_tensors(self._spare, spec)
+        self.inputs = {name: tuple(shapes) for name, shapes in fixed.items()}
+        if self._single:
+            for name, shapes in fixed.items():
+                if not any(VARIABLE in shape for shape in shapes.values()):
+                    self.prepare(name, tuple(shapes.values()))
+        self._opened = True
 
-    def __repr__(self) -> str:
-        shapes = [list(shapes) for _, shapes in self._calls]
-        return f"<InterpreterSession {self._spec.threads} threads, planned for {shapes}>"
+    def describe(self) -> str:
+        """The device and the threads."""
+        return f"{self.spec.device}, {self.spec.threads} threads"
 
-    def run(self, signature: str, inputs: Arrays, limit_s: float | None = None) -> Arrays:  # noqa: ARG002  can't be interrupted
-        """See `Session`."""
-        key = (signature, tuple([inputs[name].shape for name in self._inputs[signature]]))
-        call = self._calls.get(key)
-        try:
-            if call is None:
-                call = self._plan(key)
-            else:
-                self._calls.move_to_end(key)
-            return call(inputs)
-        except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
-            self._calls.pop(key, None)
-            raise EngineFailed(f"{self._spec.subject}, signature {signature!r}: {error}") from error
-
-    def close(self) -> None:
-        """Lets go of the interpreters."""
-        self._calls.clear()
-        self._spare = None
-
-    def _plan(self, key: tuple[str, _Shapes]) -> _Call:
-        """An interpreter for these shapes; the one that was used longest ago gives way."""
-        signature, shapes = key
+    def plan(self, signature: str, shapes: dict[str, Shape]) -> Call:
+        """An interpreter for these shapes."""
         if self._spare is not None:
             interpreter, self._spare = self._spare, None
         else:
-            if len(self._calls) >= _MAX_SHAPES:
-                self._calls.popitem(last=False)
             interpreter = self._interpreter()
-        call: _Call = (
-            _PrimaryCall(interpreter, signature, dict(zip(self._inputs[signature], shapes, strict=True)))
-            if self._single
-            else _RunnerCall(interpreter, signature)
-        )
-        self._calls[key] = call
-        return call
+        if self._single and _is_primary(interpreter, signature):
+            return _PrimaryCall(interpreter, signature, shapes)
+        return _RunnerCall(interpreter, signature)
+
+    def close(self) -> None:
+        """Lets go of the interpreters and their delegates."""
+        super().close()
+        self._spare = None
 
     def _interpreter(self) -> Any:
-        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  loaded with the first engine, not at import
-
+        module = interpreter_module()
+        delegates = [self._delegate(module)] if self.spec.library else None
         try:
-            return Interpreter(model_content=self._content, num_threads=self._spec.threads)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            raise EngineFailed(f"{self._spec.subject}: LiteRT can't load it: {error}") from error
+            return module.Interpreter(
+                model_content=self._content, num_threads=self.spec.threads, experimental_delegates=delegates
+            )
+        except (RuntimeError, ValueError, MemoryError, ImportError) as error:
+            raise EngineFailed(f"{self.spec.subject}: {self.spec.device} can't load it: {explained(error)}") from error
+
+    def _delegate(self, module: Any) -> Any:
+        """Loads the library and opens its device.
+
+        Raises:
+            EngineLost: it worked before, and does not now: the device is gone.
+            EngineFailed: it does not work.
+        """
+        try:
+            _check_exports(self.spec.library)
+            return module.load_delegate(self.spec.library, self.spec.options)
+        except (RuntimeError, ValueError, OSError) as error:
+            text = f"{self.spec.subject}: {self.spec.device}: {error}"
+            if self._opened:
+                raise EngineLost(text, "vanished") from error
+            raise EngineFailed(text) from error
+
+
+def _check_exports(library: str) -> None:
+    """Refuses what is no delegate before `load_delegate` is asked, which prints a second error while it cleans up.
+
+    Raises:
+        OSError: it can't be loaded, or is another kind of library.
+    """
+    import ctypes  # noqa: PLC0415  which the interpreter's module has loaded by now
+
+    if not hasattr(ctypes.CDLL(library), "tflite_plugin_create_delegate"):
+        raise OSError(f"{library} is no delegate: it exports no tflite_plugin_create_delegate")
+
+
+def _is_primary(interpreter: Any, signature: str) -> bool:
+    """Whether the signature is of the graph that the interpreter's own methods reach, the file's first."""
+    if signature == GRAPH:
+        return True
+    inputs, outputs = details_of(interpreter, signature)
+    own = {(detail["index"], detail["name"]) for detail in interpreter.get_input_details()}
+    results = {(detail["index"], detail["name"]) for detail in interpreter.get_output_details()}
+    return own >= {(detail["index"], detail["name"]) for detail in inputs.values()} and results >= {
+        (detail["index"], detail["name"]) for detail in outputs.values()
+    }
 
 
 class _PrimaryCall:
     """The only signature of a file is its primary subgraph: tensors by index, the shortest way in and out."""
 
-    def __init__(self, interpreter: Any, signature: str, shapes: dict[str, tuple[int, ...]]) -> None:
-        inputs, outputs = _indices(interpreter, signature)
+    def __init__(self, interpreter: Any, signature: str, shapes: dict[str, Shape]) -> None:
+        inputs, outputs = details_of(interpreter, signature)
         for name, shape in shapes.items():
-            interpreter.resize_tensor_input(inputs[name], shape)
+            # Some delegates take the file's own shapes only, and refuse to be asked at all.
+            if tuple(inputs[name]["shape"]) != shape:
+                interpreter.resize_tensor_input(inputs[name]["index"], shape)
         interpreter.allocate_tensors()
-        self._inputs = tuple(inputs.items())
-        self._outputs = tuple(outputs.items())
+        self._inputs = tuple((name, int(detail["index"])) for name, detail in inputs.items())
+        self._outputs = tuple((name, int(detail["index"])) for name, detail in outputs.items())
         self._set, self._get, self._invoke = interpreter.set_tensor, interpreter.get_tensor, interpreter.invoke
         self._interpreter = interpreter
 
     def __call__(self, inputs: Arrays) -> Arrays:
+        set_tensor, get = self._set, self._get
         for name, index in self._inputs:
-            self._set(index, inputs[name])
+            set_tensor(index, inputs[name])
         self._invoke()
-        get = self._get
         return {name: get(index) for name, index in self._outputs}
-
-
-def _indices(interpreter: Any, signature: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The tensors' indices by name.
-
-    The runner must be gone afterwards: while it holds the interpreter's inside, LiteRT refuses to resize and to run.
-    """
-    runner = interpreter.get_signature_runner(signature)
-    inputs = {name: int(detail["index"]) for name, detail in runner.get_input_details().items()}
-    outputs = {name: int(detail["index"]) for name, detail in runner.get_output_details().items()}
-    return inputs, outputs
 
 
 class _RunnerCall:

@@ -10,26 +10,49 @@ from converter.artifact import TensorSpec
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.errors import PackageRefused
 
+GRAPH = ""
+"""The name of the only signature of a file that has none of its own."""
 
-def check_tensors(interpreter: Any, spec: SessionSpec) -> None:
+Details = dict[str, dict[str, Any]]
+"""What an interpreter says of each tensor, by name."""
+
+
+def details_of(interpreter: Any, signature: str) -> tuple[Details, Details]:
+    """What the interpreter says of the inputs and the outputs of a signature; of the graph's own for `GRAPH`.
+
+    The runner must be gone afterwards: while it holds the interpreter's inside, LiteRT refuses to resize and to run.
+    """
+    if signature == GRAPH:
+        return (
+            {detail["name"]: detail for detail in interpreter.get_input_details()},
+            {detail["name"]: detail for detail in interpreter.get_output_details()},
+        )
+    runner = interpreter.get_signature_runner(signature)
+    return runner.get_input_details(), runner.get_output_details()
+
+
+def check_tensors(interpreter: Any, spec: SessionSpec) -> dict[str, dict[str, tuple[int, ...]]]:
     """Compares names, dtypes, shapes and quantization of every signature.
 
     A manifest that says int8 of a float tensor would have its values dequantized into nonsense.
 
+    Returns:
+        The shapes of the inputs, VARIABLE where a size is not fixed, by signature and name: in the manifest's order,
+        or the file's where it has no signatures.
+
     Raises:
         PackageRefused: they differ; the text says in what.
     """
+    if not spec.signatures:
+        return {GRAPH: _graph_inputs(interpreter, spec)}
     found = interpreter.get_signature_list()
     for signature in spec.signatures:
         if signature.name not in found:
             raise PackageRefused(
                 f"{spec.subject}: the file has no signature {signature.name!r}; there are {sorted(found)}"
             )
-        runner = interpreter.get_signature_runner(signature.name)
-        for kind, tensors, details in (
-            ("input", signature.inputs, runner.get_input_details()),
-            ("output", signature.outputs, runner.get_output_details()),
-        ):
+        inputs, outputs = details_of(interpreter, signature.name)
+        for kind, tensors, details in (("input", signature.inputs, inputs), ("output", signature.outputs, outputs)):
             if {each.name for each in tensors} != set(details):
                 raise PackageRefused(
                     f"{spec.subject}, signature {signature.name!r}: {kind}s {sorted(details)} in the file, "
@@ -37,6 +60,23 @@ def check_tensors(interpreter: Any, spec: SessionSpec) -> None:
                 )
             for each in tensors:
                 _check(spec.subject, each, details[each.name])
+    return {one.name: {each.name: tuple(each.shape) for each in one.inputs} for one in spec.signatures}
+
+
+def _graph_inputs(interpreter: Any, spec: SessionSpec) -> dict[str, tuple[int, ...]]:
+    """The inputs of a file without signatures.
+
+    Raises:
+        PackageRefused: two tensors have one name, so that a name does not say which.
+    """
+    for kind, details in (("input", interpreter.get_input_details()), ("output", interpreter.get_output_details())):
+        names = [detail["name"] for detail in details]
+        if len(set(names)) != len(names):
+            raise PackageRefused(f"{spec.subject}: {kind}s of one name: {names}")
+    return {
+        detail["name"]: tuple(int(size) for size in detail["shape_signature"])
+        for detail in interpreter.get_input_details()
+    }
 
 
 def _check(file: str, spec: TensorSpec, detail: dict[str, Any]) -> None:
