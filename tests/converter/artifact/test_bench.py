@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.artifact import Bench, Latency, decode_bench, encode_bench
+from converter.artifact.bench import EngineTime, Refused
 
 positive = st.floats(0.001, 1e9)
 times = st.builds(
@@ -18,6 +19,24 @@ times = st.builds(
     st.floats(0, 1e9),
     st.integers(1, 10_000),
 )
+engine_times = st.builds(
+    lambda median_us, more_us, runs, bare_us: EngineTime(
+        device="cpu",
+        variant="int8",
+        threads=1,
+        rows=4,
+        median_us=median_us,
+        p90_us=median_us + more_us,
+        p99_us=median_us + 2 * more_us,
+        rows_per_s=4e6 / median_us,
+        runs=runs,
+        bare_median_us=bare_us,
+    ),
+    positive,
+    st.floats(0, 1e9),
+    st.integers(1, 10_000),
+    st.none() | positive,
+)
 benches = st.builds(
     Bench,
     format=st.just(1),
@@ -27,6 +46,8 @@ benches = st.builds(
     host=st.text(max_size=80),
     variants=st.dictionaries(st.text(max_size=20), st.lists(times, max_size=3).map(tuple), max_size=3),
     failed=st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=3),
+    engines=st.lists(engine_times, max_size=3).map(tuple),
+    refused=st.lists(st.builds(Refused, device=st.text(), variant=st.text(), reason=st.text()), max_size=2).map(tuple),
 )
 FIELDS = {
     "format": 1,
@@ -73,6 +94,35 @@ def test_impossible_benches_are_refused(changes, said):
     """The fault is named."""
     with pytest.raises(msgspec.DecodeError, match=said.replace(".", r"\.")):
         decode_bench(json.dumps(FIELDS | changes).encode())
+
+
+ENGINE = {
+    "device": "cpu",
+    "variant": "int8",
+    "threads": 1,
+    "rows": 4,
+    "median_us": 2.0,
+    "p90_us": 3.0,
+    "p99_us": 4.0,
+    "rows_per_s": 2e6,
+    "runs": 9,
+}
+
+
+def test_files_of_both_ages_are_read():
+    """One without engines has none; a field that is not known yet is passed over."""
+    assert decode_bench(json.dumps(FIELDS).encode()).engines == ()
+    found = decode_bench(json.dumps(FIELDS | {"engines": [ENGINE | {"p999_us": 5.0}], "later": 1}).encode())
+    assert [(one.rows, one.p99_us, one.ratio) for one in found.engines] == [(4, 4.0, None)]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"threads": 0}, {"rows": 0}, {"runs": 0}, {"median_us": 5.0}, {"p99_us": 2.5}, {"rows_per_s": 0.0}]
+)
+def test_impossible_engines_are_refused(changes):
+    """A table of them would mislead."""
+    with pytest.raises(msgspec.DecodeError, match=r"1 or more|impossible times"):
+        decode_bench(json.dumps(FIELDS | {"engines": [ENGINE | changes]}).encode())
 
 
 def test_a_file_that_is_too_large_is_not_read():
