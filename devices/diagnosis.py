@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from devices.compiled_faults import no_vulkan_loader, why_no_gpu, why_no_npu
 from devices.edgetpu_faults import no_edge_tpu, why_not_loaded
 from devices.machine import Machine
 
@@ -60,27 +61,76 @@ def _missing_library(found: re.Match[str], machine: Machine) -> Diagnosis:
             "better a build made for a recent LiteRT, since the stock one can crash with it." + rest,
         )
     if library.startswith("libvulkan"):
-        nodes = "there is a GPU" if machine.render_nodes else "no GPU's render node (/dev/dri/renderD*) is there either"
-        return Diagnosis(
-            cause=f"{library}, the Vulkan loader, is not installed; {nodes}.",
-            cure="To use a GPU install the loader and the GPU's driver: libvulkan1 and mesa-vulkan-drivers on Debian "
-            "and Raspberry Pi OS. Without a GPU nothing needs doing.",
-        )
+        return _no_loader(found, machine)
     if "/" in library:
         return Diagnosis(cause=f"There is no file {library}.", cure="Give the path of the delegate's library.")
     return Diagnosis(
-        cause=f"The delegate's library is there, but needs {library}, which is not installed.",
+        cause=f"{library} is not installed, or is where the loader does not look. It is the delegate's library itself, "
+        "or one that this needs.",
         cure=f"Install the package that holds {library} (libusb-1.0-0 for libusb-1.0.so.0).",
     )
+
+
+def _no_loader(found: re.Match[str], machine: Machine) -> Diagnosis:
+    del found
+    cause, cure = no_vulkan_loader(machine)
+    return Diagnosis(cause=cause, cure=cure)
+
+
+def _no_adapter(found: re.Match[str], machine: Machine) -> Diagnosis:
+    cause, cure = why_no_gpu(found.string, machine)
+    return Diagnosis(cause=cause, cure=cure)
+
+
+def _no_npu(found: re.Match[str], machine: Machine) -> Diagnosis:
+    del machine
+    cause, cure = why_no_npu(found.string)
+    return Diagnosis(cause=cause, cure=cure)
 
 
 def _not_loaded(found: re.Match[str], machine: Machine) -> Diagnosis:
     if "edgetpu" in found["library"]:
         cause, cure = why_not_loaded(machine)
         return Diagnosis(cause=cause, cure=cure)
+    said = (found["said"] or "").strip()
+    if not said:
+        return Diagnosis(
+            cause=f"The delegate in {found['library']} refused to start, without saying why.",
+            cure="See what its maker says of the hardware and options it needs.",
+        )
+    cure = "See what its maker says of the hardware it needs."
+    if re.search(r"option|argument|\bkey\b|parameter|config", said, re.IGNORECASE):
+        cure = (
+            "Compare names and values behind the ? of the device string (external:/path/lib.so?option=value) with "
+            "those that its maker documents for this release."
+        )
+    return Diagnosis(cause=f"The delegate in {found['library']} refused to start: {said[:300]}", cure=cure)
+
+
+def _refused_model(found: re.Match[str], machine: Machine) -> Diagnosis:
+    del machine
+    said = found["said"].strip()
     return Diagnosis(
-        cause=f"The delegate in {found['library']} refused to start, without saying why.",
-        cure="See what its maker says of the hardware and options it needs.",
+        cause="The delegate is there and its device answers, but it refuses the model that it is given"
+        + (f": {said[:300]}" if said else "."),
+        cure="Run this model on another delegate. If it refuses every model, its library was made for another release "
+        "of TensorFlow Lite: install one for the installed interpreter.",
+    )
+
+
+def _failed_run(found: re.Match[str], machine: Machine) -> Diagnosis:
+    del machine
+    return Diagnosis(
+        cause=f"The delegate took the model and failed when it ran it: {found['said'].strip()[:300] or 'no reason'}",
+        cure="See that its device is attached and has power, and look into the kernel's log (dmesg) for the moment.",
+    )
+
+
+def _wrong_sums(found: re.Match[str], machine: Machine) -> Diagnosis:
+    del machine
+    return Diagnosis(
+        cause=f"The delegate computes wrong results: {found[0]}.",
+        cure="Do not use it. Update its driver and library, and report it to their maker.",
     )
 
 
@@ -122,8 +172,20 @@ def _fixed(cause: str, cure: str) -> _Rule:
 _RULES: tuple[tuple[re.Pattern[str], _Rule], ...] = tuple(
     (re.compile(pattern), rule)
     for pattern, rule in (
-        (r"killed by (SIG\w+|signal \d+)", _crashed),
+        (r"killed by (SIG\w+|signal \d+)|ended with status \d+ and no answer", _crashed),
         (r"RAM did not enable within timeout|no answer within [\d.]+ s", _stuck),
+        (r"no NPU accelerator found hardware", _no_npu),
+        (
+            r"tflite_runtime has no CompiledModel",
+            _fixed(
+                "GPUs and NPUs are reached through ai-edge-litert, and only tflite_runtime is installed.",
+                "pip install ai-edge-litert, where there is a wheel of it (a 64-bit Python 3.10 or later); else leave "
+                "this delegate out.",
+            ),
+        ),
+        (r"Couldn't load Vulkan: libvulkan", _no_loader),
+        (r"No adapters found|Found no drivers|VK_ERROR_INCOMPATIBLE_DRIVER", _no_adapter),
+        (r"\[1, 2\] \+ \[10, 20\] gave .*", _wrong_sums),
         (r"unresolved custom op: (?P<op>[\w.-]*\w)", _custom_op),
         (r"(?P<library>[^\s:']+): cannot open shared object file: No such file", _missing_library),
         (
@@ -131,6 +193,10 @@ _RULES: tuple[tuple[re.Pattern[str], _Rule], ...] = tuple(
             _fixed(
                 "The library is there, but may not be read.", "Make it readable: chmod a+r, and a+x on its folders."
             ),
+        ),
+        (
+            r"cannot read file data: Is a directory",
+            _fixed("The path of the library is that of a folder.", "Give the path of the library itself."),
         ),
         (
             r"wrong ELF class|invalid ELF header|file too short|Exec format error",
@@ -175,7 +241,9 @@ _RULES: tuple[tuple[re.Pattern[str], _Rule], ...] = tuple(
                 "Run this model on the CPU; for a GPU see that vulkaninfo lists a device.",
             ),
         ),
-        (r"Failed to load delegate from (?P<library>\S+)", _not_loaded),
+        (r"Failed to load delegate from (?P<library>\S+)(?:\n(?P<said>\S.*))?", _not_loaded),
+        (r"(?P<said>.*)Restored original execution plan after delegate application failure", _refused_model),
+        (r"(?P<said>.*)Node number \d+ \([^)]*\) failed to (?:invoke|prepare)", _failed_run),
     )
 )
 """Tried in order: a crash or a hang says more than what was printed before it."""

@@ -69,7 +69,7 @@ class Answer:
     Attributes:
         fields: What it answered; empty for one that failed.
         failure: See `Trial`.
-        error: The raw text; empty unless it failed.
+        error: The raw text; may be empty, as the reason may be among what was printed.
         printed: The end of what it wrote to standard error, without what is always written there.
     """
 
@@ -98,7 +98,7 @@ def try_delegate(
     answer = ask_child(name, library=library or "", options=options or {}, limit_s=limit_s)
     library = library or ""
     if answer.failure:
-        error = f"{answer.error}\n{answer.printed}".strip()
+        error = f"{answer.error}\n{answer.printed}".strip() or "refused without a text"
         return Trial(name=name, ok=False, error=error, failure=answer.failure, library=library)
     ran_model, detail = bool(answer.fields.get("ran_model")), str(answer.fields.get("detail", ""))
     adapter = _ADAPTER.search(answer.printed) if name == "gpu" else None

@@ -145,13 +145,15 @@ _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
 
 
 def _text_of(error: Exception) -> str:
+    """Empty where LiteRT gives none: then the reason is among what it printed."""
     lines = _SOURCE_LINE.sub("", str(error)).splitlines()
-    return "\n".join(filter(None, lines)) or "refused without a text"
+    return "\n".join(filter(None, lines))
 
 
 def _child(request: dict[str, Any]) -> int:
     """Does what is asked, and answers."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here, and its memory image of no use
+    sys.unraisablehook = lambda _: None  # a delegate that was not made can't be unmade either, and says so at length
     signal.setitimer(signal.ITIMER_REAL, request["limit_s"] + _SECONDS_TO_BE_KILLED_IN)
     try:
         answer = {"ok": True, **_DEEDS[request["what"]](request["library"], request["options"])}

@@ -131,7 +131,7 @@ def test_one_text_many_causes(tmp_path, machine, cause, cure):
         (
             pc_with_stick,
             "libusb-1.0.so.0: cannot open shared object file: No such file or directory",
-            "needs libusb-1.0.so.0, which is not installed",
+            "libusb-1.0.so.0 is not installed, .* or one that this needs",
             "libusb-1.0-0",
         ),
         (
@@ -171,7 +171,36 @@ def test_one_text_many_causes(tmp_path, machine, cause, cure):
         (pc, "No module named 'ai_edge_litert'", "interpreter is not installed", "pip install ai-edge-litert"),
         (pc, "numpy.core.multiarray failed to import", "numpy 1", "numpy<2"),
         (pc, "Failed to modify graph with delegate", "can't run this model", "vulkaninfo"),
-        (pc, "Failed to load delegate from /opt/mine.so\n", "delegate in /opt/mine.so refused", "maker"),
+        (
+            pc,
+            "Failed to load delegate from /opt/mine.so\n",
+            "delegate in /opt/mine.so refused.*without saying",
+            "maker",
+        ),
+        (
+            pc,
+            "Failed to load delegate from /opt/mine.so\nunknown option",
+            "refused to start: unknown option",
+            "names and values behind the .*maker",
+        ),
+        (pc, "Failed to load delegate from /opt/mine.so\nno device", "refused to start: no device", "hardware"),
+        (
+            pc,
+            "the model is too largeRestored original execution plan after delegate application failure.",
+            "refuses the model that it is given: the model is too large$",
+            "another release",
+        ),
+        (
+            pc,
+            "Restored original execution plan after delegate application failure.",
+            r"refuses the model that it is given\.$",
+            "another release",
+        ),
+        (pc, "it is goneNode number 1 (mine) failed to invoke.", "failed when it ran it: it is gone$", "has power"),
+        (pc, "[1, 2] + [10, 20] gave [0.0, 0.0]", "wrong results: .*gave .0.0, 0.0.", "Do not use it"),
+        (pc, "ended with status 3 and no answer", r"ended the process.*ended with status 3", "Do not load it"),
+        (pc, "/opt: cannot read file data: Is a directory", "that of a folder", "library itself"),
+        (pc, "tflite_runtime has no CompiledModel", "only tflite_runtime is installed", "pip install ai-edge-litert"),
         (pc, "The sky is green\nand more", "not one that is known here: The sky is green$", "dmesg"),
         (pc, "", "no error text", "dmesg"),
     ],
@@ -191,6 +220,67 @@ def test_a_gpu_that_lacks_only_the_loader(tmp_path):
     root.write("dev/dri/renderD128", "")
     text = "libvulkan.so.1: cannot open shared object file: No such file or directory"
     assert "there is a GPU" in diagnose(text, probe(tmp_path)).cause
+
+
+PRINTED = "ERROR: [delegate_webgpu.cc:359] Failed to initialize WebGPU environment: INTERNAL: No adapters found"
+
+
+def with_gpu(root):
+    pc(root)
+    root.write("dev/dri/renderD128", "", 0o666)
+
+
+def with_closed_gpu(root):
+    pc(root)
+    root.write("dev/dri/renderD128", "", 0o660)
+
+
+@pytest.mark.parametrize(
+    ("machine", "printed", "cause", "cure"),
+    [
+        (
+            pc,
+            "Warning: Couldn't load Vulkan: libvulkan.so.1: cannot open shared object file: No such file or directory",
+            "Vulkan loader, is not installed; no GPU's render node",
+            "libvulkan1 and mesa-vulkan-drivers",
+        ),
+        (
+            with_gpu,
+            "Warning: Couldn't load Vulkan: libvulkan.so.1: cannot open shared object file: No such file or directory",
+            "not installed; there is a GPU",
+            "libvulkan1",
+        ),
+        (pc, "Warning: vkCreateInstance: Found no drivers!", "no driver finds a GPU, and no render node", "/dev/dri"),
+        (with_gpu, "Warning: vkCreateInstance: Found no drivers!", "renderD128 is there, but no Vulkan driver", "Inst"),
+        (with_closed_gpu, "", "renderD128, the GPU, may not be opened by this user: it is 0660", "usermod -aG"),
+        (
+            with_gpu,
+            "Warning: loader_get_json: Failed to open JSON file /opt/none.json\nWarning: Found no drivers!",
+            "VK_ICD_FILENAMES .*names /opt/none.json",
+            "unset",
+        ),
+        (
+            pc,
+            "Warning: Vulkan shaderUniform*ArrayDynamicIndexing required.\n - While initializing adapter",
+            "lacks what LiteRT needs: shaderUniform.ArrayDynamicIndexing.*llvmpipe",
+            "Update the GPU's driver",
+        ),
+    ],
+)
+def test_a_gpu_that_is_not_found(tmp_path, machine, printed, cause, cure):
+    """Loader, driver, what the driver can do, and who may open the device are told apart."""
+    machine(FakeRoot(tmp_path))
+    found = diagnose(f"{printed}\n{PRINTED}", probe(tmp_path, may_use=others_may))
+    assert re.search(cause, found.cause)
+    assert re.search(cure, found.cure)
+
+
+def test_an_npu_that_is_not_found(tmp_path):
+    """The library that the accelerator for this processor misses is named, and an Edge TPU is told to be none."""
+    printed = "Could not load shared library /l/x.so: libopenvino.so.2631: cannot open shared object file: No such file"
+    found = diagnose(f"no NPU accelerator found hardware that it can use\n{printed}", probe(tmp_path))
+    assert "lacks libopenvino.so.2631" in found.cause
+    assert "a Coral is the delegate edgetpu" in found.cure
 
 
 def test_a_group_other_than_root_is_joined(tmp_path):
