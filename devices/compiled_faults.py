@@ -67,12 +67,12 @@ def why_no_npu(text: str) -> tuple[str, str]:
     lacks = f" The one of them that is for this processor lacks {missing['library']}." if missing else ""
     return (
         (
-            "None of the NPU accelerators that come with LiteRT (Qualcomm, MediaTek, Google Tensor, Samsung, Intel) found "
-            f"its hardware and its maker's libraries.{lacks}"
+            "None of the NPU accelerators that come with LiteRT (Qualcomm, MediaTek, Google Tensor, Samsung, Intel) "
+            f"found its hardware and its maker's libraries.{lacks}"
         ),
         (
             "On a machine with such an NPU install its maker's runtime, in the release that the missing library's name "
-            "tells (for Intel: OpenVINO and the NPU's driver). Else nothing needs doing: a Coral is the delegate edgetpu, "
-            "and another accelerator is reached as external:/path/lib.so."
+            "tells (for Intel: OpenVINO and the NPU's driver). Else nothing needs doing: a Coral is the delegate "
+            "edgetpu, and another accelerator is reached as external:/path/lib.so."
         ),
     )
