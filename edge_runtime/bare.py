@@ -31,6 +31,7 @@ from converter.artifact import (
     TensorSpec,
     Variant,
 )
+from edge_runtime.engine.library import interpreter_module
 from edge_runtime.errors import InvalidConfig, PackageRefused
 from edge_runtime.store.store import Store
 
@@ -248,10 +249,9 @@ def _read(path: Path) -> bytes:
 
 def _interpreter(content: bytes) -> Any:
     """An interpreter to read tensors from: LiteRT verifies the file first, and nothing is planned or delegated."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: PLC0415  not before a file is opened
-
-    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    return Interpreter(model_content=content, experimental_op_resolver_type=resolver)
+    library = interpreter_module()
+    resolver = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return library.Interpreter(model_content=content, experimental_op_resolver_type=resolver)
 
 
 def _signatures(interpreter: Any) -> tuple[Signature, ...]:

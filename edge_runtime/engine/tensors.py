@@ -18,11 +18,13 @@ Details = dict[str, dict[str, Any]]
 
 
 def details_of(interpreter: Any, signature: str) -> tuple[Details, Details]:
-    """What the interpreter says of the inputs and the outputs of a signature; of the graph's own for `GRAPH`.
+    """What the interpreter says of the inputs and the outputs of a signature.
+
+    For `GRAPH`, and for whatever name where the file has no signatures, it is the graph's own.
 
     The runner must be gone afterwards: while it holds the interpreter's inside, LiteRT refuses to resize and to run.
     """
-    if signature == GRAPH:
+    if signature == GRAPH or not interpreter.get_signature_list():
         return (
             {detail["name"]: detail for detail in interpreter.get_input_details()},
             {detail["name"]: detail for detail in interpreter.get_output_details()},
@@ -46,8 +48,10 @@ def check_tensors(interpreter: Any, spec: SessionSpec) -> dict[str, dict[str, tu
     if not spec.signatures:
         return {GRAPH: _graph_inputs(interpreter, spec)}
     found = interpreter.get_signature_list()
+    # A bare file without signatures has one in its manifest, which stands for its graph.
+    unsigned = not found and len(spec.signatures) == 1
     for signature in spec.signatures:
-        if signature.name not in found:
+        if signature.name not in found and not unsigned:
             raise PackageRefused(
                 f"{spec.subject}: the file has no signature {signature.name!r}; there are {sorted(found)}"
             )

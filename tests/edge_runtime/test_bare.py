@@ -1,14 +1,17 @@
 import os
 import random
 
+import numpy as np
 import pytest
 from support.edge_models import publish_scale, scale_model
 from support.edgetpu_models import SCALE, edgetpu_model, int8_model
-from support.tflite_files import shipped
+from support.tflite_files import shipped, unsigned
 
 from converter.artifact import Quantization
 from edge_runtime import InvalidConfig, PackageRefused
 from edge_runtime.bare import MAX_FILE_BYTES, BareStore, PackageStore, bare_manifest, model_name, open_store
+from edge_runtime.engine.base import SessionSpec
+from edge_runtime.engine.interpreter import InterpreterSession
 from edge_runtime.store.store import Store
 
 
@@ -52,6 +55,17 @@ def test_the_operators_name_in_a_description_is_no_operator(tmp_path):
     """A file that only mentions the Edge TPU's operator runs on the CPU."""
     content = scale_model(2.0, signature="edgetpu-custom-op")
     assert bare_manifest(write(tmp_path, "x.tflite", content))[0].variants[0].delegate == "cpu"
+
+
+def test_a_file_without_signatures_runs_by_its_manifest(tmp_path):
+    """The one signature that its manifest gives it stands for its graph."""
+    path = unsigned(write(tmp_path, "scale.tflite", int8_model(2.0)), tmp_path / "unsigned.tflite")
+    manifest, content = bare_manifest(path)
+    assert [one.name for one in manifest.signatures] == ["serving_default"]
+    session = InterpreterSession(SessionSpec(subject="scale", signatures=manifest.signatures), content)
+    found = session.run("serving_default", {"x": np.array([[1, 2, 3, 4]], np.int8)})
+    assert found["y"].tolist() == [[2, 4, 6, 8]]
+    session.close()
 
 
 @pytest.mark.skipif(not shipped("pymicro-wakeword", "alexa.tflite"), reason="pymicro-wakeword is not installed")
