@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,18 @@ from pathlib import Path
 
 import msgspec
 
-from devices.tree import Tree
+from edge_runtime.environment import EngineKey, Environment, environment
 from edge_runtime.scheduling.cost import measure
+
+__all__ = [
+    "EngineKey",
+    "EngineProfile",
+    "Environment",
+    "ProfileBook",
+    "choose_threads",
+    "environment",
+    "measure_profile",
+]
 
 PROFILE_FORMAT = 1
 """A file of another format is not believed: what is in it can be measured again."""
@@ -45,62 +54,19 @@ _NEAR = 1.1
 _log = logging.getLogger(__name__)
 
 
-class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """The host's part of a key: what it is, and how its clock is governed.
-
-    Attributes:
-        cpu: The board's model, or else the processor's; empty where neither is told.
-        architecture: As `uname -m` says it.
-        cores: Those that this process may use; 0 where unknown.
-        governor: The clock governors of all cores, as `ondemand` or `performance,schedutil`; empty where the kernel
-            has none.
-    """
-
-    cpu: str
-    architecture: str
-    cores: int
-    governor: str
-
-
-class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Which engine was measured: where one of these differs, so may its times.
-
-    Attributes:
-        device: The device string: `cpu`, `edgetpu:usb:0`.
-        variant: The variant's name.
-        variant_sha256: Of its file, as the manifest has it.
-        threads: Of one run.
-        isolation: `none` or `process`.
-        interpreter: Its module: `ai_edge_litert`, `tflite_runtime`.
-        interpreter_version: Its version.
-        library_digest: Of the delegate's shared library; empty where it has none.
-        environment: The host.
-    """
-
-    device: str
-    variant: str
-    variant_sha256: str
-    threads: int
-    isolation: str
-    interpreter: str
-    interpreter_version: str
-    environment: Environment
-    library_digest: str = ""
-
-
 class EngineProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine takes for the default signature.
 
     Attributes:
         seconds: Of one run, by rows; 1 is always there. The best of several: noise only adds.
-        runs: How many runs it was taken from.
+        runs: How many runs it was taken from; 0 where nobody counted.
     """
 
     seconds: dict[int, float]
-    runs: int
+    runs: int = 0
 
     def __post_init__(self) -> None:
-        if 1 not in self.seconds or len(self.seconds) > MAX_ENTRIES or self.runs < 1:
+        if 1 not in self.seconds or len(self.seconds) > MAX_ENTRIES or self.runs < 0:
             raise ValueError(f"a profile has 1 to {MAX_ENTRIES} numbers of rows, 1 among them, got {self.seconds}")
         if not all(rows >= 1 and 0 < value < float("inf") for rows, value in self.seconds.items()):
             raise ValueError(f"impossible times: {self.seconds}")
@@ -269,34 +235,6 @@ def _prune(newest: Path) -> None:
     with contextlib.suppress(OSError):  # Another process prunes too.
         for one in sorted(files, key=lambda file: file.stat().st_mtime)[: max(len(files) + 1 - MAX_CACHED, 0)]:
             one.unlink(missing_ok=True)
-
-
-def environment(root: Path = Path("/")) -> Environment:
-    """Looks at the host: a few small files, read anew each time, since a governor can be changed at any time.
-
-    Args:
-        root: `/`, or a copy of a machine's sys and proc.
-    """
-    tree = Tree(root)
-    cpuinfo = (tree.text("proc/cpuinfo") or "").splitlines()
-    cores = sum(line.startswith("processor") for line in cpuinfo)
-    running = root == Path("/")
-    if running:
-        cores = len(os.sched_getaffinity(0))
-    board = tree.text("proc/device-tree/model")
-    named = (line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name"))
-    return Environment(
-        cpu=board or next(named, ""),
-        architecture=platform.machine() if running else tree.text("proc/sys/kernel/arch") or "",
-        cores=cores,
-        governor=_governors(tree),
-    )
-
-
-def _governors(tree: Tree) -> str:
-    base = "sys/devices/system/cpu"
-    cores = (name for name in tree.names(base) if name.startswith("cpu") and name[3:].isdigit())
-    return ",".join(sorted({text for core in cores if (text := tree.text(f"{base}/{core}/cpufreq/scaling_governor"))}))
 
 
 def measure_profile(
