@@ -23,6 +23,8 @@ _EXAMPLES = """examples:
   edge-run label packages/ digits stable 1            point a label to a version
   edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
   edge-run predict packages/ emotions face.jpg --raw  a photograph, through the package's preprocessing
+  edge-run predict packages/emotions/1 a.jpg b.jpg    several, straight from a package, a line each
+  edge-run predict model.tflite image.npy             a bare file, without labels
   edge-run bench packages/digits/1 --threads 1,4      how long each variant takes on this device
   edge-run bench digits --store packages/ --json      likewise, of an installed package, for edge-convert inspect
 
@@ -84,24 +86,44 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("version", type=int)
     label.set_defaults(run=_label)
 
-    predict = commands.add_parser("predict", help="answer one request")
-    predict.add_argument("store", help="the folder of packages, or a runtime's .toml")
-    predict.add_argument("model")
+    predict = commands.add_parser(
+        "predict",
+        help="answer a request of an installed model, or one for each file that a package is given",
+        usage="edge-run predict STORE MODEL INPUT... [options]\n       edge-run predict PACKAGE FILE... [options]",
+    )
+    predict.add_argument(
+        "source",
+        metavar="STORE|PACKAGE",
+        help="a folder of packages or a runtime's .toml; or one package: its directory (with a manifest.json), its "
+        ".tar.gz, or a bare .tflite",
+    )
     predict.add_argument(
         "input",
         nargs="+",
-        metavar="INPUT",
-        help="a file for the only input: .npy, batch axis first; with --raw also an image, a .wav, a .json of records "
-        "by field; a .npz by input name; or NAME=@FILE for each input",
+        metavar="[MODEL] INPUT",
+        help="after a store the model's name, and files for one request: for the only input .npy, batch axis first; "
+        "with --raw also an image, a .wav, a .json of records by field; a .npz by input name; or NAME=@FILE for each "
+        "input. After a package a request for each file: .npy and .npz as they are, anything else preprocessed",
     )
     predict.add_argument("--version", type=int, help="only this version may answer")
     predict.add_argument("--label", help="the version that this label points to")
     predict.add_argument("--signature", help="instead of serving_default")
     predict.add_argument("--deadline-ms", type=float, help="give up after so many milliseconds")
     predict.add_argument("--fallback", help="mdns, or host:port of a server")
-    predict.add_argument("--raw", action="store_true", help="the files are raw: apply the package's preprocessing")
+    predict.add_argument("--raw", action="store_true", help="arrays are raw too: apply the package's preprocessing")
     predict.add_argument(
-        "--json", action="store_true", help='as JSON, every output value ("NaN" and "Infinity" as strings)'
+        "--delegate",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="run there: cpu, edgetpu:usb:0...; may be repeated",
+    )
+    predict.add_argument("--top", type=int, default=5, metavar="N", help="classes to show of each row (default: 5)")
+    predict.add_argument("--labels", type=Path, metavar="FILE", help="a line for each class, as `3 cat` or `cat`")
+    predict.add_argument(
+        "--json",
+        action="store_true",
+        help='as JSON, a line a request: every output value ("NaN" and "Infinity" as strings)',
     )
     predict.set_defaults(run=_predict)
 
@@ -158,7 +180,8 @@ def _label(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from edge_runtime.predict_command import predict  # noqa: PLC0415  loads numpy and the interpreter
 
-    print(predict(arguments))
+    for text in predict(arguments):
+        print(text, flush=True)
     return EXIT_DONE
 
 

@@ -1,24 +1,38 @@
-"""`edge-run predict`: one request from files, its reply as text."""
+"""`edge-run predict`: requests from files, their replies as text.
+
+edge-run predict STORE MODEL INPUT...   one request of an installed model; what to do with its files is said
+edge-run predict PACKAGE FILE...        a request for each file; images and the like are preprocessed
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import InvalidInput
+from converter.artifact import install
+from edge_runtime.bare import SUFFIX
+from edge_runtime.errors import InvalidConfig, InvalidInput
 from edge_runtime.inputs import Inputs
 from edge_runtime.model import Model
 from edge_runtime.runtime import Runtime
+from edge_runtime.tasks import read_labels
 from edge_runtime.types import Array, Reply
 
-_TOP = 5
-"""Classes that are shown for a row."""
+Labels = Sequence[str] | Mapping[int, str]
+"""By class."""
+
+TOP = 5
+"""Classes that are shown for a row, unless told."""
+
+_ARRAYS = (".npy", ".npz")
 
 _ROWS = 20
 """Rows that are shown; `--json` gives all."""
@@ -31,17 +45,114 @@ class _Archive(dict[str, Array]):
     """The arrays of a `.npz` by name; a record of a `.json` is a dict too."""
 
 
-def predict(arguments: argparse.Namespace) -> str:
-    """What the command prints."""
-    options = {} if arguments.fallback is None else {"fallback": arguments.fallback}
-    files = named_files(arguments.input)
+def predict(arguments: argparse.Namespace) -> Iterator[str]:
+    """What the command prints, as it comes: a text for each request."""
+    source = Path(arguments.source)
+    options: dict[str, Any] = {} if arguments.fallback is None else {"fallback": arguments.fallback}
+    if arguments.delegate:
+        options["delegates"] = arguments.delegate
+    if arguments.top < 1:
+        raise InvalidConfig(f"--top: must be at least 1, got {arguments.top}")
+    labels = None if arguments.labels is None else read_labels(arguments.labels)
+    if is_store(source):
+        name, *items = arguments.input
+        if not items:
+            raise InvalidInput(
+                f"{source} is a store of packages: after it come the MODEL and its INPUT, got {name!r} only"
+            )
+        with Runtime.open(source, **options) as runtime:
+            model = runtime.model(name, version=arguments.version, label=arguments.label)
+            yield _from_store(model, arguments, items, labels)
+        return
+    if arguments.label is not None:
+        raise InvalidConfig(f"--label: {source} is one package; labels are a store's")
+    with _unpacked(source) as package, Runtime.open(package, **options) as runtime:
+        ((name, versions),) = runtime.installed.items()
+        model = runtime.model(name, version=arguments.version or versions[-1])
+        yield from _from_package(model, arguments, labels)
+
+
+def is_store(source: Path) -> bool:
+    """Whether it is a store of packages or a runtime's options, and no package, archive or bare file.
+
+    A package is a directory that holds a `manifest.json`, or a file; a store is any other directory.
+
+    Raises:
+        InvalidConfig: there is nothing.
+    """
+    try:
+        if source.is_dir():
+            return not (source / "manifest.json").exists()
+        if not source.exists():
+            raise InvalidConfig(f"{source}: no such directory or file")
+    except OSError as error:
+        raise InvalidConfig(f"{source}: {error.strerror or error}") from error
+    return source.suffix == ".toml"
+
+
+@contextlib.contextmanager
+def _unpacked(source: Path) -> Iterator[Path]:
+    """The package's directory or the bare file, what an archive holds unpacked for as long."""
+    if source.is_dir() or source.suffix == SUFFIX:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="edge-run-") as folder:
+        yield install(source, folder).path
+
+
+def _from_store(model: Model, arguments: argparse.Namespace, items: Sequence[str], labels: Labels | None) -> str:
+    """One request of an installed model, shown in full."""
+    files = named_files(items)
     given = {name: read_raw(path) if arguments.raw else read(path) for name, path in files.items()}
-    with Runtime.open(arguments.store, **options) as runtime:
-        model = runtime.model(arguments.model, version=arguments.version, label=arguments.label)
-        inputs = preprocess(model, given) if arguments.raw else plain(given)
+    inputs = preprocess(model, given) if arguments.raw else plain(given)
+    reply = model.predict(inputs, deadline_ms=arguments.deadline_ms, signature=arguments.signature)
+    return _shown(model, reply, arguments, labels)
+
+
+def _from_package(model: Model, arguments: argparse.Namespace, labels: Labels | None) -> Iterator[str]:
+    """A request for each file, or one of all of them where they are given by the inputs' names."""
+    if any("=@" in item for item in arguments.input):
+        files = named_files(arguments.input)
+        by_name = {name: _prepared(model, path, name, raw=arguments.raw) for name, path in files.items()}
+        reply = model.predict(plain(by_name), deadline_ms=arguments.deadline_ms, signature=arguments.signature)
+        yield _shown(model, reply, arguments, labels)
+        return
+    for item in arguments.input:
+        inputs = _prepared(model, Path(item), None, raw=arguments.raw)
         reply = model.predict(inputs, deadline_ms=arguments.deadline_ms, signature=arguments.signature)
-        labels = model.labels if reply.place.startswith("device:") else ()
-    return as_json(reply) if arguments.json else as_text(reply, labels)
+        if arguments.json:
+            yield as_json(reply, input=item)
+        else:
+            yield as_lines(item, reply, _names(model, reply, labels), arguments.top)
+
+
+def _prepared(model: Model, path: Path, name: str | None, *, raw: bool) -> Inputs:
+    """Arrays as they are unless they are raw; an image, clip or record through the package's preprocessing."""
+    content = read_raw(path)
+    if not raw and path.suffix.lower() in _ARRAYS:
+        arrays: Inputs = content
+        return arrays
+    if isinstance(content, _Archive):
+        return {key: model.preprocess(one, input=key) for key, one in content.items()}
+    try:
+        return model.preprocess(content, input=name)
+    except InvalidInput as error:
+        if not isinstance(content, bytes):
+            raise
+        raise InvalidInput(
+            f"{path}: {error} (only a package whose preprocessing decodes takes such a file; a bare model takes .npy)"
+        ) from error
+
+
+def _names(model: Model, reply: Reply, labels: Labels | None) -> Labels:
+    """The labels that were given, else the package's, where it was this package that answered."""
+    if labels is not None:
+        return labels
+    return model.labels if reply.place.startswith("device:") else ()
+
+
+def _shown(model: Model, reply: Reply, arguments: argparse.Namespace, labels: Labels | None) -> str:
+    return as_json(reply) if arguments.json else as_text(reply, _names(model, reply, labels), arguments.top)
 
 
 def read(path: Path) -> Inputs:
@@ -72,7 +183,7 @@ def read_raw(path: Path) -> Any:
         InvalidInput: it can't be read, or is larger than `_MAX_RAW_BYTES`.
     """
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
+    if suffix in _ARRAYS:
         return read(path)
     try:
         with path.open("rb") as file:
@@ -133,14 +244,15 @@ def preprocess(model: Model, given: dict[str, Any]) -> Inputs:
     return model.preprocess(only)
 
 
-def as_json(reply: Reply) -> str:
-    """Everything, on one line of valid JSON.
+def as_json(reply: Reply, *, input: str | None = None) -> str:  # noqa: A002  the field's word
+    """Everything, on one line of valid JSON; with the input's path first, if it is given.
 
     JSON has no word for some numbers: "NaN", "Infinity" and "-Infinity" are strings, as in protobuf's JSON; a complex
     number is [real, imaginary]. Bytes are shown as UTF-8.
     """
     return json.dumps(
-        {
+        ({} if input is None else {"input": input})
+        | {
             "version": reply.version,
             "place": reply.place,
             "reason": reply.reason,
@@ -170,21 +282,39 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def as_text(reply: Reply, labels: tuple[str, ...]) -> str:
+def as_text(reply: Reply, labels: Labels, top: int = TOP) -> str:
     """A line for the answer, then a line a row: the best classes where there are labels, else the values."""
     lines = [f"version {reply.version}, {reply.place} ({reply.reason}), {reply.latency_ms:.2f} ms"]
     for name, array in reply.outputs.items():
         lines.append(f"{name} {array.dtype}{list(array.shape)}")
-        rows = array if array.ndim else array.reshape(1)
-        lines.extend(f"  {_row(np.asarray(row), labels)}" for row in rows[:_ROWS])
-        if len(rows) > _ROWS:
-            lines.append(f"  ... {len(rows) - _ROWS} more rows")
+        lines.extend(f"  {row}" for row in _rows(array, labels, top))
     return "\n".join(lines)
 
 
-def _row(row: Array, labels: tuple[str, ...]) -> str:
-    if row.ndim != 1 or row.dtype.kind not in "biuf" or not labels or len(labels) != len(row):
+def as_lines(item: str, reply: Reply, labels: Labels, top: int) -> str:
+    """The input's name and its answer on one line; each output by its name, if there are several, likewise each row."""
+    answers = [
+        f"{name}: {row}" if len(reply.outputs) > 1 else row
+        for name, array in reply.outputs.items()
+        for row in _rows(array, labels, top)
+    ]
+    return "\n".join(f"{item}: {' '.join(answer.split(chr(10)))}" for answer in answers) or f"{item}: no row"
+
+
+def _rows(array: Array, labels: Labels, top: int) -> Iterator[str]:
+    rows = array if array.ndim else array.reshape(1)
+    for row in rows[:_ROWS]:
+        yield _row(np.asarray(row), labels, top)
+    if len(rows) > _ROWS:
+        yield f"... {len(rows) - _ROWS} more rows"
+
+
+def _row(row: Array, labels: Labels, top: int) -> str:
+    # A list of labels is that of the classes; a file's lines may leave some out.
+    fit = isinstance(labels, Mapping) or len(labels) == row.size
+    if row.ndim != 1 or row.dtype.kind not in "biuf" or not labels or not fit:
         return np.array2string(row, threshold=16, precision=4)
     scores = row.astype(np.float64)
-    best = np.argsort(scores)[::-1][:_TOP]
-    return "  ".join(f"{labels[i]} {scores[i]:.4f}" for i in best)
+    best = [int(place) for place in np.argsort(scores)[::-1][:top]]
+    names = labels if isinstance(labels, Mapping) else dict(enumerate(labels))
+    return "  ".join(f"{names.get(place, place)} {scores[place]:.4f}" for place in best)
