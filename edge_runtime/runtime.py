@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from converter.artifact import ManifestInvalid, Signature, check_name, check_version
+from edge_runtime.bare import OneStore, open_store
 from edge_runtime.config import MDNS, RuntimeOptions, read_options
 from edge_runtime.errors import (
     DeadlineExceeded,
@@ -26,7 +27,6 @@ from edge_runtime.errors import (
 from edge_runtime.model import Model
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
-from edge_runtime.store.store import Store
 from edge_runtime.target import Target
 from edge_runtime.versions import Key, Loaded, LoadedVersions, stamp_of
 
@@ -57,7 +57,7 @@ class Runtime:
         """Opens the store, and starts to look for servers; see `open`."""
         self.options = options
         self._clock = clock
-        self._store = Store(options.store)
+        self._store = open_store(options.store)
         self._versions = LoadedVersions(self._store, options, clock)
         self._models: dict[tuple[str, int | str | None], Model] = {}
         self._refused: dict[Key, float] = {}
@@ -74,10 +74,11 @@ class Runtime:
 
     @classmethod
     def open(cls, source: str | os.PathLike[str], **options: Any) -> Self:
-        """Opens a folder of packages, or what a TOML file says.
+        """Opens a folder of packages, one package's directory, a bare `.tflite` file, or what a TOML file says.
 
         Args:
-            source: The folder, or the path of a `.toml` file with the fields of `RuntimeOptions`.
+            source: The folder, directory or file (see `edge_runtime.bare`), or the path of a `.toml` file with the
+                fields of `RuntimeOptions`.
             options: Fields of `RuntimeOptions`; they win over the file. `fallback` is `"mdns"`, `"host:port"`, a list
                 of these, or None.
 
@@ -114,19 +115,23 @@ class Runtime:
         """Waits until a server is known; whether one is. For programs that want to start with one."""
         return self._remote is not None and self._remote.endpoints.wait_for_any(timeout_s)
 
-    def model(self, name: str, *, version: int | None = None, label: str | None = None) -> Model:
+    def model(self, name: str | None = None, *, version: int | None = None, label: str | None = None) -> Model:
         """A model. It is loaded here, if it is installed; the same arguments give the same object.
 
         Args:
-            name: Its name.
+            name: Its name. None for the only one, where a bare file or one package was opened.
             version: Only this version answers. Without it and a label: the latest that is installed, followed.
             label: The version that the label points to, followed.
 
         Raises:
             VersionNotAvailable: not installed, and the runtime has no fallback.
             PackageRefused, EngineFailed: it is installed and can't be loaded.
-            InvalidConfig: both version and label, or a version below 1.
+            InvalidConfig: both version and label, a version below 1, or no name for a folder of packages.
         """
+        if name is None:
+            if not isinstance(self._store, OneStore):
+                raise InvalidConfig(f"{self._store.path} is a folder of packages: say which model")
+            name = self._store.model
         pin = _checked_pin(name, version, label)
         with self._turn(name):
             model = self._models.get((name, pin))

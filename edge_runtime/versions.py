@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from converter.artifact import Manifest, Package, PackageError, Signature, Variant, version_path
+from edge_runtime.bare import OneStore
 from edge_runtime.config import RuntimeOptions
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.delegates import open_session
@@ -34,8 +35,10 @@ Key = tuple[str, int, Stamp]
 """Model, version, and which publication of it."""
 
 
-def stamp_of(store: Store, model: str, version: int) -> Stamp:
+def stamp_of(store: Store | OneStore, model: str, version: int) -> Stamp:
     """The stamp of what lies at a version's place now. A version never changes, but it can be replaced on purpose."""
+    if isinstance(store, OneStore):
+        return store.stamp(model, version)
     try:
         status = (version_path(store.path, model, version) / "manifest.json").stat()
     except OSError:
@@ -131,7 +134,7 @@ def _measure(
 class LoadedVersions:
     """A table of loaded versions. Thread-safe; loading one never blocks who wants another."""
 
-    def __init__(self, store: Store, options: RuntimeOptions, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store | OneStore, options: RuntimeOptions, clock: Callable[[], float]) -> None:
         """Loads nothing yet."""
         self._store = store
         self._options = options

@@ -3,12 +3,12 @@ import random
 
 import numpy as np
 import pytest
-from support.edge_models import publish_scale, scale_model
+from support.edge_models import publish_scale, rows, scale_model
 from support.edgetpu_models import SCALE, edgetpu_model, int8_model
 from support.tflite_files import shipped, unsigned
 
 from converter.artifact import Quantization
-from edge_runtime import InvalidConfig, PackageRefused
+from edge_runtime import InvalidConfig, InvalidInput, PackageRefused, Runtime
 from edge_runtime.bare import MAX_FILE_BYTES, BareStore, PackageStore, bare_manifest, model_name, open_store
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.interpreter import InterpreterSession
@@ -190,3 +190,37 @@ def test_what_lies_at_a_path_is_found_out(tmp_path):
     assert isinstance(open_store(tmp_path / "packages.tflite"), Store)
     with pytest.raises(InvalidConfig, match="no such directory"):
         open_store(tmp_path / "none")
+
+
+def test_a_runtime_opens_a_bare_file(tmp_path):
+    """Its only model needs no name; a file that takes its place answers after the next look."""
+    path = write(tmp_path, "scale.tflite", scale_model(2.0))
+    with Runtime.open(path, poll_interval_s=3600) as runtime:
+        model = runtime.model()
+        assert (model.name, model.version, model.labels) == ("scale", 1, ())
+        assert runtime.model("scale") is model
+        assert (model.predict(rows(2)).outputs["y"] == rows(2) * 2).all()
+        write(tmp_path, "new.tflite", scale_model(3.0)).replace(path)
+        runtime.refresh()
+        assert (model.predict(rows(1)).outputs["y"] == rows(1) * 3).all()
+        path.unlink()
+        runtime.refresh()
+        assert (model.predict(rows(1)).outputs["y"] == rows(1) * 3).all()
+
+
+def test_a_quantized_bare_file_takes_its_own_integers(tmp_path):
+    """As a pycoral user passes them; real numbers are refused with what is needed."""
+    path = write(tmp_path, "scale.tflite", int8_model(2.0))
+    with Runtime.open(path) as runtime:
+        assert runtime.model().predict(np.array([[1, 2, 3, -4]], np.int8)).outputs["y"].tolist() == [[2, 4, 6, -8]]
+        with pytest.raises(InvalidInput, match=r"must be int8\[-1, 4\]"):
+            runtime.model().predict(rows(1))
+
+
+def test_one_of_several_models_needs_a_name(tmp_path):
+    """A folder of packages is asked by name, a package's directory need not be."""
+    package = publish_scale(tmp_path / "packages", 1, 2.0)
+    with Runtime.open(tmp_path / "packages") as runtime, pytest.raises(InvalidConfig, match="say which model"):
+        runtime.model()
+    with Runtime.open(package.path) as runtime:
+        assert runtime.model().name == "scale"

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 from support.edge_folded_models import publish_folded
-from support.edge_models import publish_scale
+from support.edge_models import publish_scale, scale_model
 from support.preprocess_cases import encoded, wav
 
-from converter.artifact import InputPreprocess, Preprocess, TableField
+from converter.artifact import InputPreprocess, Preprocess, TableField, archive_path
 from edge_runtime import InvalidInput
 from edge_runtime.cli import main
 from edge_runtime.predict_command import named_files, plain, read_raw
@@ -108,3 +108,95 @@ def test_an_archive_is_no_single_input(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros(1))
     with pytest.raises(InvalidInput, match=r"a \.npz holds arrays by input name; give it alone"):
         plain({"x": read_raw(tmp_path / "x.npz")})
+
+
+LABELS = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package of y = 2 x, with labels; raw values are halved. Beside it its archive."""
+    return publish_scale(
+        tmp_path / "elsewhere",
+        3,
+        2.0,
+        labels=LABELS,
+        preprocess=Preprocess(inputs={"x": InputPreprocess(scale=0.5)}),
+    )
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Two .npy files."""
+    paths = [tmp_path / "up.npy", tmp_path / "down.npy"]
+    for path, values in zip(paths, (np.arange(4), np.arange(4)[::-1]), strict=True):
+        np.save(path, values[np.newaxis].astype(np.float32))
+    return paths
+
+
+def test_a_package_answers_a_line_for_each_file(package, inputs, capsys):
+    """Straight from its directory or its archive, with its labels, the best first."""
+    up, down = inputs
+    for source in (package.path, archive_path(package.path.parents[1], "scale", 3)):
+        assert main(["predict", str(source), str(up), str(down), "--top", "2"]) == 0
+        assert capsys.readouterr().out == f"{up}: d 6.0000  c 4.0000\n{down}: a 6.0000  b 4.0000\n"
+    assert main(["predict", str(package.path), str(up), "--raw", "--top", "1"]) == 0
+    assert capsys.readouterr().out == f"{up}: d 3.0000\n"
+
+
+def test_a_package_answers_an_object_for_each_file(package, inputs, capsys):
+    """As JSON, a line each, with the file's name."""
+    assert main(["predict", str(package.path), *map(str, inputs), "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["input"], one["version"]) for one in found] == [(str(path), 3) for path in inputs]
+    assert found[0]["outputs"] == {"y": [[0.0, 2.0, 4.0, 6.0]]}
+
+
+def test_a_package_preprocesses_what_is_no_array(tmp_path, store, capsys):
+    """A clip goes through the package's preprocessing by itself, alone or by the input's name."""
+    file = tmp_path / "clip.wav"
+    file.write_bytes(wav([[16384], [0], [0], [-16384]]))
+    for given in (str(file), f"x=@{file}"):
+        assert main(["predict", str(store / "sound" / "1"), given, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["outputs"]["y"] == [[1.0, 0.0, 0.0, -1.0]]
+
+
+def test_a_bare_file_answers_with_labels_that_are_given(tmp_path, inputs, capsys):
+    """Without a package; labels come from a file."""
+    model, labels = tmp_path / "scale.tflite", tmp_path / "labels.txt"
+    model.write_bytes(scale_model(2.0))
+    labels.write_text("3 three\n2 two\n")
+    assert main(["predict", str(model), str(inputs[0]), "--labels", str(labels), "--top", "3"]) == 0
+    assert capsys.readouterr().out == f"{inputs[0]}: three 6.0000  two 4.0000  1 2.0000\n"
+    assert main(["predict", str(model), str(inputs[0])]) == 0
+    assert capsys.readouterr().out == f"{inputs[0]}: [0. 2. 4. 6.]\n"
+
+
+def test_a_delegate_is_passed_on(package, inputs, capsys):
+    """Where to run is checked by the runtime."""
+    assert main(["predict", str(package.path), str(inputs[0]), "--delegate", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(package.path), str(inputs[0]), "--delegate", "abacus"]) == 2
+    assert "abacus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{package}", "{x}", "--label", "stable"], "is one package; labels are a store's"),
+        (["{store}", "scale"], "after it come the MODEL and its INPUT, got 'scale' only"),
+        (["{store}/none.tflite", "{x}"], "none.tflite: no such directory or file"),
+        (["{package}", "{x}", "--top", "0"], "--top: must be at least 1"),
+        (["{x}", "{x}"], "no .tar.gz"),
+        (["{package}", "{jpg}"], "a bare model takes .npy"),
+    ],
+)
+def test_what_can_not_be_is_one_line(package, inputs, store, tmp_path, capsys, arguments, says):
+    """A line on stderr, and the code for bad input."""
+    jpg = tmp_path / "a.jpg"
+    jpg.write_bytes(encoded(np.zeros((4, 4, 3), np.uint8)))
+    filled = [one.format(package=package.path, store=store, x=inputs[0], jpg=jpg) for one in arguments]
+    assert main(["predict", *filled]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
