@@ -1,0 +1,98 @@
+"""The application's side of a worker's arenas: what lies where, remembered for shapes that come again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edge_runtime.engine import wire
+from edge_runtime.engine.shared import Arena, Layout, fill, lay_out, taken
+from edge_runtime.types import Arrays
+
+MAX_EXCHANGES = 16
+"""Combinations of shapes that both sides remember of a session; more begin anew. A batch size is one."""
+
+
+@dataclass
+class Exchange:
+    """Runs with the same shapes: where their inputs lie in the inbox, and their results in the outbox.
+
+    Attributes:
+        number: What both sides call it; 0 for one that is used once, since it has strings.
+        signature: The signature's name.
+        inputs: Where the inputs lie.
+        arrays: The same as views of the inbox.
+        inbox_generation: The inbox's, when they were made.
+        known: Whether the worker remembers it.
+        results: Where the results lie; None before the first run.
+        views: The same as views of the outbox.
+        outbox_generation: The outbox's, when they were made.
+    """
+
+    number: int
+    signature: str
+    inputs: Layout
+    arrays: Arrays = field(default_factory=dict)
+    inbox_generation: int = 0
+    known: bool = False
+    results: Layout | None = None
+    views: Arrays = field(default_factory=dict)
+    outbox_generation: int = 0
+
+    def put(self, inbox: Arena, inputs: Arrays, contents: list[bytes | None] | None) -> tuple[int, int]:
+        """Copies the inputs into the inbox; returns where the table lies that the worker needs, and its length or 0.
+
+        Raises:
+            ValueError: they are more than an arena may have.
+        """
+        at, length = 0, 0
+        if not self.known:
+            table = wire.encode(wire.Call(self.signature, self.inputs, keep=self.number > 0))
+            at, length = self.inputs.end, len(table)
+            inbox.reserve(at + length)
+            inbox.write(at, table)
+        if self.inbox_generation != inbox.generation:
+            self.arrays, self.inbox_generation = inbox.views(self.inputs), inbox.generation
+        fill(self.arrays, inputs, contents)
+        return at, length
+
+    def take(self, outbox: Arena, answer: wire.Header) -> Arrays:
+        """Copies the results out of the outbox.
+
+        Raises:
+            ValueError, TypeError, msgspec.MsgspecError: the worker's answer is none.
+        """
+        outbox.reach(answer.arena_bytes)
+        if answer.table_bytes:
+            self.results = wire.decode(outbox.read(answer.table_at, answer.table_bytes), Layout)
+            self.outbox_generation = 0
+        if self.results is None:
+            raise ValueError("results without a layout")
+        if self.outbox_generation != outbox.generation:
+            self.views, self.outbox_generation = outbox.views(self.results), outbox.generation
+        self.known = self.number > 0
+        return taken(self.results, self.views)
+
+
+class Exchanges:
+    """The exchanges of one session. One caller at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Exchange] = {}
+
+    def find(self, signature: str, inputs: Arrays) -> tuple[Exchange, list[bytes | None] | None]:
+        """The exchange for these inputs, and the bytes of those that are strings; None where there are none.
+
+        Raises:
+            TypeError: an input is neither of numbers nor of strings.
+        """
+        key = (signature, tuple([(name, array.shape, array.dtype) for name, array in inputs.items()]))
+        one = self._known.get(key)
+        if one is not None:
+            return one, None
+        layout, contents = lay_out(inputs)
+        if not layout.fixed:
+            return Exchange(0, signature, layout), contents
+        if len(self._known) >= MAX_EXCHANGES:
+            self._known.clear()
+        one = self._known[key] = Exchange(len(self._known) + 1, signature, layout)
+        return one, None
