@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,11 @@ _log = logging.getLogger(__name__)
 _BUFFER_DTYPES = frozenset({"float32", "float16", "int32", "int8", "uint8", "bool"})
 """What LiteRT's TensorBuffer takes by name. Others go in and out as the bytes that they are."""
 
-_MAX_REASON_CHARACTERS = 600
+_MAX_REASON_CHARACTERS = 1000
+
+_SOURCE_POSITION = re.compile(
+    r"(?:INFO|WARNING|ERROR): \[[^\]]*\]:?|\b[EWI]\d{4}[ 0-9:.]+ [\w.]+:\d+\]|\N{BOX DRAWINGS LIGHT UP AND RIGHT}"
+)
 
 _NOISE = {
     "gpu": ("INFO", "I0000", "WARNING", "\N{BOX DRAWINGS LIGHT UP AND RIGHT}", "===", "third_party", " "),
@@ -123,8 +128,8 @@ class CompiledSession(PlannedSession):
         except (RuntimeError, ValueError, MemoryError) as error:
             noise = _NOISE.get(self.spec.delegate)
             reason = _printed(lambda: self._compiled(weights), noise) if noise else ""
-            text = f"{self.spec.subject}: {self.spec.device} can't run it: {error}"
-            raise EngineFailed(f"{text}{reason and ': '}{reason}") from error
+            said = _one_line(f"{error} {reason}")
+            raise EngineFailed(f"{self.spec.subject}: {self.spec.device} can't run it: {said}") from error
 
     def _compiled(self, weights: str) -> Any:
         library = self._library
@@ -213,7 +218,7 @@ def _read(buffer: Any, dtype: np.dtype[Any], shape: Shape) -> Array:
 
 
 def _printed(attempt: Callable[[], object], noise: tuple[str, ...]) -> str:
-    """Why an attempt fails, out of what LiteRT prints, since its errors don't say it; one line.
+    """Why an attempt fails, out of what LiteRT prints, since its errors don't say it.
 
     For its time all that the process prints to standard error lands here, and is printed afterwards.
     """
@@ -235,4 +240,9 @@ def _printed(attempt: Callable[[], object], noise: tuple[str, ...]) -> str:
         os.write(2, printed)
     lines = [line for line in printed.decode("utf-8", errors="replace").splitlines() if line.strip()]
     said = dict.fromkeys(line.strip() for line in lines if not line.startswith(noise))
-    return " ".join(said)[:_MAX_REASON_CHARACTERS]
+    return " ".join(said)
+
+
+def _one_line(text: str) -> str:
+    """LiteRT's words without where they stand in its source."""
+    return " ".join(_SOURCE_POSITION.sub(" ", text).split())[:_MAX_REASON_CHARACTERS]

@@ -85,7 +85,7 @@ class InterpreterSession(PlannedSession):
             _check_exports(self.spec.library)
             return module.load_delegate(self.spec.library, self.spec.options)
         except (RuntimeError, ValueError, OSError) as error:
-            text = f"{self.spec.subject}: {self.spec.device}: {error}"
+            text = f"{self.spec.subject}: {self.spec.device}: {explained(error)}"
             if self._opened:
                 raise EngineLost(text, "vanished") from error
             raise EngineFailed(text) from error
@@ -104,9 +104,15 @@ def _check_exports(library: str) -> None:
 
 
 def _is_primary(interpreter: Any, signature: str) -> bool:
-    """Whether the signature is of the graph that the interpreter's own methods reach, the file's first."""
+    """Whether the signature is of the graph that the interpreter's own methods reach, the file's first.
+
+    LiteRT does not say which graph a signature is of. The only signature of a file is of the first one, if its tensors
+    are that one's.
+    """
     if signature == GRAPH:
         return True
+    if len(interpreter.get_signature_list()) != 1:
+        return False
     inputs, outputs = details_of(interpreter, signature)
     own = {(detail["index"], detail["name"]) for detail in interpreter.get_input_details()}
     results = {(detail["index"], detail["name"]) for detail in interpreter.get_output_details()}

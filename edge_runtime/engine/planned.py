@@ -111,8 +111,8 @@ class PlannedSession(ABC):
 
 
 def explained(error: Exception) -> str:
-    """The library's text, and what it means where the text alone does not say it."""
-    text = str(error) or type(error).__name__
+    """The library's text in one line, and what it means where the text alone does not say it."""
+    text = " ".join(str(error).split()) or type(error).__name__
     if "edgetpu-custom-op" in text:
         return f"{text.rstrip('.')}: it is compiled for the Edge TPU, and runs on nothing else"
     return text

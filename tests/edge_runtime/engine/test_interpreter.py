@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
+from support import edge_delegates
 from support.edge_models import publish_scale, rows, scale_model, scale_signature
+from support.edgetpu_models import edgetpu_model
+from support.interpreter_models import pair_model, pair_signature
 
 from converter.artifact import Quantization, Signature, TensorSpec
 from edge_runtime import EngineFailed, PackageRefused
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.interpreter import InterpreterSession
+from edge_runtime.errors import EngineLost
 
 
 @pytest.fixture
@@ -86,3 +90,139 @@ def test_file_that_is_not_what_the_manifest_says_is_refused(output, said):
     signature = Signature(name="serving_default", inputs=scale_signature().inputs, outputs=(output,), batch_axis=0)
     with pytest.raises(PackageRefused, match=said):
         InterpreterSession(SessionSpec(subject="v/1", signatures=(signature,)), scale_model(2.0))
+
+
+def test_alternating_shapes_are_told_apart(engine):
+    """A run like the last one takes the short way, and a run unlike it never does."""
+    for count in (2, 2, 1, 1, 2, 1, 3, 3, 2):
+        x = rows(count, start=count)
+        answer = engine.run("serving_default", {"x": x})["y"]
+        np.testing.assert_array_equal(answer, x * 2)
+
+
+def pair(a=3.0, b=5.0):
+    return {"a": np.full((1, 4), a, np.float32), "b": np.full((1, 4), b, np.float32)}
+
+
+def test_several_signatures_answer_in_turn():
+    """Each signature has its own graph, whichever ran before it."""
+    both = SessionSpec(subject="pair/1", signatures=(pair_signature("add"), pair_signature("mul")))
+    session = InterpreterSession(both, pair_model(kinds=("ADD", "MUL")))
+    for name, result in (("add", 8), ("mul", 15), ("mul", 15), ("add", 8)):
+        assert session.run(name, pair())["c"].tolist() == [[result] * 4]
+
+
+def test_only_signature_may_be_of_a_later_graph():
+    """Where the manifest has but one signature, and it is not of the file's first graph, that one runs."""
+    one = SessionSpec(subject="pair/1", signatures=(pair_signature("mul"),))
+    session = InterpreterSession(one, pair_model(kinds=("ADD", "MUL")))
+    assert session.run("mul", pair())["c"].tolist() == [[15] * 4]
+
+
+def test_file_without_signatures_runs_by_its_tensors_names():
+    """A segment, or a bare compiled file, has one signature without a name."""
+    session = InterpreterSession(SessionSpec(subject="bare"), pair_model(signed=False, tensors=("p", "q", "r")))
+    x = np.full((1, 4), 2, np.float32)
+    assert session.run("", {"q": x, "p": x})["r"].tolist() == [[4] * 4]
+
+
+def test_compiled_file_without_its_device_says_what_it_needs():
+    """What is compiled for the Edge TPU is refused when it is loaded, in words that say why."""
+    with pytest.raises(EngineFailed, match=r"edgetpu-custom-op.*it is compiled for the Edge TPU, and runs on nothing"):
+        InterpreterSession(SessionSpec(subject="coral/1"), edgetpu_model(2.0, signature=None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if edge_delegates.COMPILER is None:
+        pytest.skip("no C compiler")
+    return tmp_path_factory.mktemp("delegates")
+
+
+def delegated(folder, *, rows=1, **options):
+    """A session with a library of its own, whose runs nobody else counts."""
+    library = edge_delegates.build(folder, f"lib{len(list(folder.iterdir()))}.so")
+    spec = SessionSpec(
+        subject="pair/1",
+        delegate="external",
+        device="external:lib",
+        signatures=(pair_signature(rows=rows),),
+        library=str(library),
+        options={name: str(value) for name, value in options.items()},
+    )
+    return InterpreterSession(spec, pair_model(rows=rows))
+
+
+@pytest.mark.slow
+def test_delegate_runs_the_file(folder, tmp_path):
+    """The library is given its options, and it is the one that runs: it counts."""
+    session = delegated(folder, count_file=tmp_path / "count", device="usb:7")
+    for _ in range(3):
+        assert session.run("add", pair())["c"].tolist() == [[8] * 4]
+    assert edge_delegates.count(tmp_path / "count", "7") == 3
+    session.close()
+
+
+@pytest.mark.slow
+def test_delegate_that_takes_other_shapes_is_given_them(folder):
+    """Batches go through a delegate that can be resized."""
+    session = delegated(folder, rows=-1)
+    for count in (1, 3, 1, 2):
+        x = np.ones((count, 4), np.float32)
+        assert session.run("add", {"a": x, "b": x})["c"].tolist() == [[2] * 4] * count
+
+
+@pytest.mark.slow
+def test_run_that_the_delegate_fails_is_an_error_and_the_next_may_work(folder):
+    """One failed run costs one answer: the session is used again."""
+    session = delegated(folder, fail_at=2)
+    session.run("add", pair())
+    with pytest.raises(EngineFailed, match="pair/1, signature 'add'") as caught:
+        session.run("add", pair())
+    assert not isinstance(caught.value, EngineLost)
+    assert session.run("add", pair())["c"].tolist() == [[8] * 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"refuse": 1}, "external:lib: Failed to load delegate from .*refused"),
+        ({"refuse_model": 1}, "external:lib can't load it: the delegate refuses the model"),
+    ],
+)
+def test_refusal_is_told_in_the_librarys_words(folder, options, said):
+    """What the library says stands in the error."""
+    with pytest.raises(EngineFailed, match=said):
+        delegated(folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [
+        ("libnosuch.so.9", "libnosuch.so.9: cannot open shared object file"),
+        (__file__, "invalid ELF header|file too short"),
+        ("libm.so.6", "libm.so.6 is no delegate"),
+    ],
+)
+def test_what_is_no_delegate_is_refused(library, said, recwarn):
+    """A library that is missing, no library or another kind of library is told apart, with nothing left to clean up."""
+    spec = SessionSpec(subject="v/1", signatures=(scale_signature(),), device="external:x", library=library)
+    with pytest.raises(EngineFailed, match=said):
+        InterpreterSession(spec, scale_model(2.0))
+    assert not recwarn.list
+
+
+@pytest.mark.slow
+def test_device_that_vanished_is_lost(folder, tmp_path):
+    """After the run that it fails, a device that can't be opened any more is gone, not merely failing."""
+    there = tmp_path / "there"
+    there.touch()
+    session = delegated(folder, vanish_file=there)
+    session.run("add", pair())
+    there.unlink()
+    with pytest.raises(EngineFailed):
+        session.run("add", pair())
+    with pytest.raises(EngineLost) as caught:
+        session.run("add", pair())
+    assert caught.value.cause == "vanished"
