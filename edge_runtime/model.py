@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.artifact import PackageError
+from converter.artifact import PackageError, Signature
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, Overloaded, RuntimeClosed
 from edge_runtime.inputs import Inputs
 from edge_runtime.routing.router import timed_out
@@ -45,6 +45,16 @@ class Model:
     def labels(self) -> tuple[str, ...]:
         """The class names, in the order of the output's last axis; empty where the package has none."""
         return self._current().installed_package.manifest.labels
+
+    @property
+    def signature(self) -> Signature:
+        """The default signature, as callers see it: names, dtypes and shapes, and the scales of stored integers.
+
+        Raises:
+            InvalidInput: the version is not installed here.
+        """
+        target = self._current()
+        return target.installed_package.manifest.signature(target.default)
 
     @property
     def target(self) -> Target | None:

@@ -212,6 +212,7 @@ def test_a_quantized_bare_file_takes_its_own_integers(tmp_path):
     """As a pycoral user passes them; real numbers are refused with what is needed."""
     path = write(tmp_path, "scale.tflite", int8_model(2.0))
     with Runtime.open(path) as runtime:
+        assert runtime.model().signature.inputs[0].quantization == Quantization(scales=(SCALE,), zero_points=(0,))
         assert runtime.model().predict(np.array([[1, 2, 3, -4]], np.int8)).outputs["y"].tolist() == [[2, 4, 6, -8]]
         with pytest.raises(InvalidInput, match=r"must be int8\[-1, 4\]"):
             runtime.model().predict(rows(1))
