@@ -109,9 +109,10 @@ def _is_primary(interpreter: Any, signature: str) -> bool:
     LiteRT does not say which graph a signature is of. The only signature of a file is of the first one, if its tensors
     are that one's.
     """
-    if signature == GRAPH:
+    found = interpreter.get_signature_list()
+    if signature == GRAPH or not found:
         return True
-    if len(interpreter.get_signature_list()) != 1:
+    if len(found) != 1:
         return False
     inputs, outputs = details_of(interpreter, signature)
     own = {(detail["index"], detail["name"]) for detail in interpreter.get_input_details()}
