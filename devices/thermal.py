@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -75,6 +74,8 @@ def read_temperatures(root: Path = Path("/")) -> tuple[Temperature, ...]:
 
 def read_throttled(command: str = "vcgencmd") -> Throttled | None:
     """Asks the Raspberry Pi's firmware; None where there is no such command or it does not answer."""
+    import subprocess  # noqa: PLC0415  an application that only reads device strings need not pay for it
+
     try:
         done = subprocess.run(
             [command, "get_throttled"], capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False

@@ -10,13 +10,14 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import subprocess
 
 TRIAL_LIMIT_S = 30.0
 """An Edge TPU that is stuck says so after 12 s at the earliest; loading the interpreter on a slow board takes a few."""
@@ -119,6 +120,9 @@ def ask_child(
         options: Likewise.
         limit_s: How long it may take before it is killed.
     """
+    import subprocess  # noqa: PLC0415  with tempfile 10 ms, which an application without an accelerator need not pay
+    import tempfile  # noqa: PLC0415  likewise
+
     request = {"what": what, "library": library, "options": dict(options or {}), "limit_s": limit_s}
     child_file = str(Path(__file__).resolve().with_name("trial_child.py"))
     command = [sys.executable, "-P", child_file, json.dumps(request)]
@@ -133,14 +137,16 @@ def ask_child(
 
 def _wait(child: subprocess.Popen[bytes], limit_s: float) -> int | None:
     """The exit status, negative for a signal; None for a child that had to be killed."""
+    from subprocess import TimeoutExpired  # noqa: PLC0415  loaded by now
+
     try:
         return child.wait(limit_s)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return None
     finally:  # also when the wait is interrupted
         if child.returncode is None:
             child.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(TimeoutExpired):
                 child.wait(_REAP_LIMIT_S)
 
 

@@ -10,7 +10,12 @@ from edge_runtime.trial_child import ADD_MODEL
 
 pytestmark = pytest.mark.slow
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build a delegate's library with")
-needs_gpu = pytest.mark.skipif(not software_gpu.THERE, reason="no GPU in software: devices/fetch-swiftshader.sh")
+
+
+def see_gpu(monkeypatch):
+    """Child processes see the GPU in software from now on."""
+    for name in ("LD_LIBRARY_PATH", "VK_ICD_FILENAMES"):
+        monkeypatch.setenv(name, software_gpu.required()[name])
 
 
 def test_the_model_is_what_its_generator_writes():
@@ -92,22 +97,19 @@ def test_a_library_that_is_not_there():
     assert trial.failure == "refused"
 
 
-@needs_gpu
 def test_a_gpu_runs_a_model(monkeypatch):
     """The sums are those of the GPU that is named, and that it is none in hardware is said."""
-    for name, value in software_gpu.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+    see_gpu(monkeypatch)
     trial = try_delegate("gpu")
     assert (trial.ok, trial.ran_model) == (True, True)
     assert "on SwiftShader Device" in trial.detail
     assert "in software" in trial.detail
 
 
-@needs_gpu
-def test_a_loader_without_a_driver_is_told(monkeypatch):
+def test_a_loader_without_a_driver_is_told(tmp_path, monkeypatch):
     """What the loader printed is in the error, what LiteRT prints in any case is not."""
-    for name, value in software_gpu.NO_DRIVER.items():
-        monkeypatch.setenv(name, value)
+    see_gpu(monkeypatch)
+    monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "none.json"))
     trial = try_delegate("gpu")
     assert not trial.ok
     assert "Found no drivers!" in trial.error
