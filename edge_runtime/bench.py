@@ -1,19 +1,23 @@
-"""Times a package's variants on this device: each call as an application's, one sample, warm."""
+"""Times a package's engines on this device, each in turn with the bare interpreter: warm, one call after another."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from converter.artifact import Package, PackageError, Signature, Variant
-from converter.artifact.bench import BENCH_FORMAT, Bench, Latency
-from edge_runtime.engine.base import SessionSpec
-from edge_runtime.engine.delegates import open_session
+from converter.artifact import VARIABLE, Package, PackageError, Signature
+from converter.artifact.bench import BENCH_FORMAT, Bench, EngineTime, Latency, Refused
+from edge_runtime.bench_bare import bare_call
+from edge_runtime.bench_engines import Candidate, Engines, candidates, single_devices
+from edge_runtime.config import MAX_ENGINES
 from edge_runtime.engine.engine import Engine
-from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
-from edge_runtime.inputs import default_signature
-from edge_runtime.inputs import zeros
+from edge_runtime.environment import EngineKey
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig
+from edge_runtime.inputs import default_signature, zeros
+from edge_runtime.profiles import EngineProfile
 
 MIN_RUNS = 5
 """Fewer say nothing of the p90; a model of ten seconds is timed for that long."""
@@ -24,8 +28,27 @@ MAX_RUNS = 10_000
 WARM_UP_RUNS = 3
 """The first call packs weights and plans memory, the next ones fill caches."""
 
+RUN_LIMIT_S = 60.0
+"""A call that an accelerator has not answered by then is stuck."""
+
 MAX_SECONDS = 3_600.0
-MAX_THREADS = 256
+MAX_BATCH = 1_024
+
+_FAILURES = (EdgeRuntimeError, PackageError, RuntimeError, ValueError)
+"""The runtime's, and LiteRT's own where it is called directly."""
+
+
+@dataclass
+class Measured:
+    """What was found.
+
+    Attributes:
+        bench: The bench file.
+        profiles: The same for the runtime, by engine.
+    """
+
+    bench: Bench
+    profiles: dict[EngineKey, EngineProfile] = field(default_factory=dict)
 
 
 def bench(
@@ -33,117 +56,249 @@ def bench(
     *,
     host: str,
     clock: Callable[[], float],
+    devices: Sequence[str] = ("cpu",),
     variants: Sequence[str] = (),
     threads: Sequence[int] = (1,),
-    seconds: float = 1.0,
-) -> Bench:
-    """Times the variants that run on a CPU, one after another; one that fails is told and stops no other.
+    batches: Sequence[int] = (1,),
+    seconds: float = 0.5,
+    cache: Path | None = None,
+    progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None,
+) -> Measured:
+    """Times the engines one after another; one that fails is told and stops no other.
 
     Args:
         package: An opened package.
         host: This device, in words.
         clock: Monotonic seconds.
-        variants: Which ones; empty for all that run on a CPU.
-        threads: Each variant is timed with each of these numbers of threads.
-        seconds: For each of them, after the warm-up.
+        devices: Device strings; `edgetpu` stands for all that are attached.
+        variants: Which ones; empty for all that run on a CPU, and elsewhere for the one that the runtime would run.
+        threads: Each variant is timed on a CPU with each of these numbers of threads.
+        batches: Rows of a call; only 1 where rows can't be joined.
+        seconds: For each engine and number of rows, after the warm-up; the bare interpreter takes half of it.
+        cache: Where what was probed is kept.
+        progress: Told before each engine and number of rows: how many are done, of how many, and which it is.
 
     Raises:
-        InvalidConfig: `threads`, `seconds` or a variant's name is impossible.
-        PackageRefused: the variant that was asked for needs an accelerator.
+        InvalidConfig: `devices`, `threads`, `batches`, `seconds` or a variant's name is impossible.
         EngineFailed: none of them runs.
     """
-    chosen = _chosen(package, variants)
-    _check(threads, seconds)
-    found: dict[str, tuple[Latency, ...]] = {}
-    failed: dict[str, str] = {}
-    for variant in chosen:
-        try:
-            found[variant.name] = _times(package, variant, threads, seconds, clock)
-        except (EdgeRuntimeError, PackageError) as error:
-            failed[variant.name] = " ".join(str(error).split())
-    if not found:
-        reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
-        raise EngineFailed(f"{package}: no variant can be timed here: {reasons or 'none runs on a CPU'}")
-    manifest = package.manifest
-    return Bench(
-        format=BENCH_FORMAT,
-        package=manifest.model,
-        version=manifest.version,
-        digest=package.digest,
-        host=host,
-        variants=found,
-        failed=failed,
-    )
-
-
-def _chosen(package: Package, names: Sequence[str]) -> list[Variant]:
-    """In the package's order."""
-    variants = package.manifest.variants
-    for name in names:
-        known = {one.name: one for one in variants}
+    known = [one.name for one in package.manifest.variants]
+    for name in variants:
         if name not in known:
             raise InvalidConfig(f"variant: {package} has no {name!r}; there are {', '.join(known)}")
-        if known[name].delegate != "cpu":
-            raise PackageRefused(f"{package}: variant {name!r} needs the delegate {known[name].delegate!r}, not a CPU")
-    return [one for one in variants if one.delegate == "cpu" and (not names or one.name in names)]
+    _check(threads, batches, seconds)
+    found, refused = candidates(package, single_devices(devices), variants, threads)
+    run = _Run(package, clock, seconds, progress, refused)
+    engines = Engines(package, cache, clock)
+    try:
+        run.time(engines, found, batches)
+    finally:
+        engines.close()
+    if not run.times:
+        reasons = "; ".join(f"{' on '.join(filter(None, (one.variant, one.device)))}: {one.reason}" for one in refused)
+        raise EngineFailed(f"{package}: no variant can be timed here: {reasons or 'none runs on a CPU'}")
+    return Measured(_as_bench(package, host, run), run.profiles)
 
 
-def _check(threads: Sequence[int], seconds: float) -> None:
-    for count in threads:
-        if not 1 <= count <= MAX_THREADS:
-            raise InvalidConfig(f"threads: must be from 1 to {MAX_THREADS}, got {count}")
-    if not threads or len(set(threads)) != len(threads):
-        raise InvalidConfig(f"threads: different numbers are needed, got {list(threads)}")
+def _check(threads: Sequence[int], batches: Sequence[int], seconds: float) -> None:
+    for name, counts, most in (("threads", threads, MAX_ENGINES), ("batch", batches, MAX_BATCH)):
+        for count in counts:
+            if not 1 <= count <= most:
+                raise InvalidConfig(f"{name}: must be from 1 to {most}, got {count}")
+        if not counts or len(set(counts)) != len(counts):
+            raise InvalidConfig(f"{name}: different numbers are needed, got {list(counts)}")
     if not 0 < seconds <= MAX_SECONDS:
         raise InvalidConfig(f"seconds: must be above 0 and at most {MAX_SECONDS:g}, got {seconds:g}")
 
 
-def _times(
-    package: Package, variant: Variant, threads: Sequence[int], seconds: float, clock: Callable[[], float]
-) -> tuple[Latency, ...]:
-    content = package.read(variant.file)
-    signature = default_signature(package.manifest.signatures)
-    times = []
-    for count in threads:
-        spec = SessionSpec(subject=f"{package}, {variant.name}", signatures=variant.signatures, threads=count)
-        engine = Engine(open_session(spec, content), variant, package.manifest.signatures)
+class _Run:
+    """Collects what is timed.
+
+    Attributes:
+        times: What was timed.
+        profiles: The same for the runtime.
+        refused: What can't be timed.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        clock: Callable[[], float],
+        seconds: float,
+        progress: Callable[[int, int, str], None],
+        refused: list[Refused],
+    ) -> None:
+        self.times: list[EngineTime] = []
+        self.profiles: dict[EngineKey, EngineProfile] = {}
+        self.refused = refused
+        self._package = package
+        self._clock = clock
+        self._seconds = seconds
+        self._progress = progress
+        self._signature = default_signature(package.manifest.signatures)
+        self._done = self._total = 0
+
+    def time(self, engines: Engines, found: Sequence[Candidate], batches: Sequence[int]) -> None:
+        """Times the engines, each with the numbers of rows that it takes."""
+        plans = [(one, self._rows(one, batches)) for one in found]
+        done, self._total = 0, sum(len(sizes) for _, sizes in plans)
+        for one, sizes in plans:
+            self._done = done
+            try:
+                self._time_engine(engines, one, sizes)
+            except _FAILURES as error:
+                self._refuse(one, str(error))
+            done += len(sizes)
+        self._progress(done, self._total, "")
+
+    def _time_engine(self, engines: Engines, one: Candidate, sizes: Sequence[int]) -> None:
+        self._progress(self._done, self._total, f"{one.device}: opening {one.variant.name}")
+        engine = engines.open(one)
+        seconds: dict[int, float] = {}
+        runs = 0
         try:
-            times.append(summary(count, time_calls(_call(engine, signature), seconds, clock)))
+            for rows in sizes:
+                try:
+                    taken_s = self._time_rows(engine, one, rows)
+                except _FAILURES as error:
+                    if not seconds:
+                        raise
+                    # What runs is worth its line; more rows than these would fail as well.
+                    self._refuse(one, f"batch {rows}: {error}")
+                    break
+                seconds[rows] = _rounded(max(min(taken_s), 1e-9))
+                runs += len(taken_s)
         finally:
             engine.close()
-    return tuple(times)
+        if 1 in seconds:
+            self.profiles[engines.key(one)] = EngineProfile(seconds=seconds, runs=runs)
+
+    def _time_rows(self, engine: Engine, one: Candidate, rows: int) -> list[float]:
+        what = f"{one.device}: {one.variant.name}, {one.threads} threads, batch {rows}"
+        self._progress(self._done, self._total, what)
+        taken_s, bare_s = time_pairs(self._call(engine, rows), self._bare(one, rows), self._seconds, self._clock)
+        self.times.append(engine_time(one.device, one.variant.name, one.threads, rows, taken_s=taken_s, bare_s=bare_s))
+        self._done += 1
+        return taken_s
+
+    def _refuse(self, one: Candidate, reason: str) -> None:
+        said = " ".join(reason.split())
+        self.refused.append(Refused(device=one.device, variant=one.variant.name, reason=said))
+
+    def _rows(self, one: Candidate, batches: Sequence[int]) -> list[int]:
+        """The numbers of rows that the file takes at once."""
+        own = self._own(one)
+        axis = self._signature.batch_axis
+        joined = axis is not None and all(spec.shape[axis] == VARIABLE for spec in own.inputs)
+        return sorted(batches) if joined else [1]
+
+    def _own(self, one: Candidate) -> Signature:
+        """The default signature with the file's own dtypes."""
+        return next(own for own in one.variant.signatures if own.name == self._signature.name)
+
+    def _call(self, engine: Engine, rows: int) -> Callable[[], object]:
+        name, inputs = self._signature.name, zeros(self._signature, rows)
+        return lambda: engine.run(name, inputs, RUN_LIMIT_S)
+
+    def _bare(self, one: Candidate, rows: int) -> Callable[[], object] | None:
+        if not one.on_cpu:
+            return None
+        return bare_call(self._package.read(one.variant.file), self._own(one), rows, one.threads)
 
 
-def _call(engine: Engine, signature: Signature) -> Callable[[], object]:
-    inputs = zeros(signature, 1)
-    return lambda: engine.run(signature.name, inputs)
+def time_pairs(
+    call: Callable[[], object], bare: Callable[[], object] | None, seconds: float, clock: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Seconds that each call took, and each of the bare interpreter's, in turn: what disturbs meets both.
 
-
-def time_calls(call: Callable[[], object], seconds: float, clock: Callable[[], float]) -> list[float]:
-    """Seconds that each call took, for as long as `seconds` and within `MIN_RUNS` and `MAX_RUNS`, after a warm-up."""
-    for _ in range(WARM_UP_RUNS):
+    For as long as `seconds` and within `MIN_RUNS` and `MAX_RUNS`, after a warm-up.
+    """
+    begun_s = clock()
+    for run in range(WARM_UP_RUNS):
+        if run and clock() - begun_s > seconds:
+            break
         call()
+        if bare is not None:
+            bare()
     taken: list[float] = []
+    bare_taken: list[float] = []
     end_s = clock() + seconds
     while len(taken) < MAX_RUNS:
         start_s = clock()
         if len(taken) >= MIN_RUNS and start_s >= end_s:
             break
         call()
-        taken.append(clock() - start_s)
-    return taken
+        done_s = clock()
+        taken.append(done_s - start_s)
+        if bare is not None:
+            bare()
+            bare_taken.append(clock() - done_s)
+    return taken, bare_taken
 
 
-def summary(threads: int, taken_s: Sequence[float]) -> Latency:
-    """Median and p90 (nearest rank) of at least one call, in microseconds with four significant digits.
+def engine_time(
+    device: str, variant: str, threads: int, rows: int, *, taken_s: Sequence[float], bare_s: Sequence[float]
+) -> EngineTime:
+    """The statistics of at least one call: percentiles by nearest rank, with four significant digits.
 
     A call below the clock's step counts as a nanosecond.
     """
     ordered = sorted(max(one, 1e-9) for one in taken_s)
-    p90_s = ordered[math.ceil(0.9 * len(ordered)) - 1]
     median_s = statistics.median(ordered)
-    return Latency(threads=threads, median_us=_rounded(median_s), p90_us=_rounded(p90_s), runs=len(ordered))
+    bare_median_s = max(statistics.median(bare_s), 1e-9) if bare_s else None
+    return EngineTime(
+        device=device,
+        variant=variant,
+        threads=threads,
+        rows=rows,
+        median_us=_rounded(median_s * 1e6),
+        p90_us=_rounded(percentile(ordered, 0.9) * 1e6),
+        p99_us=_rounded(percentile(ordered, 0.99) * 1e6),
+        rows_per_s=_rounded(rows * len(ordered) / sum(ordered)),
+        runs=len(ordered),
+        bare_median_us=None if bare_median_s is None else _rounded(bare_median_s * 1e6),
+        ratio=None if bare_median_s is None else _rounded(median_s / bare_median_s),
+        added_us=None if bare_median_s is None else _rounded((median_s - bare_median_s) * 1e6),
+    )
 
 
-def _rounded(value_s: float) -> float:
-    return float(f"{value_s * 1e6:.4g}")
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of the ascending values that this share of them does not exceed."""
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _as_bench(package: Package, host: str, run: _Run) -> Bench:
+    manifest = package.manifest
+    at_home = {one.name: one.delegate for one in manifest.variants}
+    variants: dict[str, dict[int, Latency]] = {}
+    for one in run.times:
+        if one.rows == 1 and _kind(one.device) == at_home[one.variant]:
+            # Of several sticks the first.
+            variants.setdefault(one.variant, {}).setdefault(
+                one.threads,
+                Latency(threads=one.threads, median_us=one.median_us, p90_us=one.p90_us, runs=one.runs),
+            )
+    failed = {
+        one.variant: one.reason
+        for one in run.refused
+        if one.variant and one.variant not in variants and _kind(one.device) == at_home[one.variant]
+    }
+    return Bench(
+        format=BENCH_FORMAT,
+        package=manifest.model,
+        version=manifest.version,
+        digest=package.digest,
+        host=host,
+        variants={name: tuple(times.values()) for name, times in variants.items()},
+        failed=failed,
+        engines=tuple(run.times),
+        refused=tuple(run.refused),
+    )
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]

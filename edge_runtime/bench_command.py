@@ -1,20 +1,28 @@
-"""`edge-run bench`: a package's variants timed on this device, as a table or as the bench file."""
+"""`edge-run bench`: a package's engines timed on this device, as a table or as the bench file."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from converter.artifact import Bench, Package, PackageNotFound, encode_bench, install
+from converter.artifact import Package, PackageNotFound, encode_bench, install
 from devices import Machine, probe
 from edge_runtime import bench as timing
+from edge_runtime.bare import SUFFIX, BareStore
+from edge_runtime.bench_engines import default_devices
+from edge_runtime.bench_text import ProgressLine, as_text, bars
+from edge_runtime.config import default_cache
+from edge_runtime.crew.layout import MAX_THREADS
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.profiles import ProfileBook
 from edge_runtime.store.store import Store
 
 _STDERR = 2
@@ -25,31 +33,69 @@ _NOTE = b"INFO: "
 
 def bench(arguments: argparse.Namespace) -> str:
     """What the command prints."""
-    threads = parse_threads(arguments.threads)
-    quiet = contextlib.nullcontext() if arguments.debug else without_notes()
-    with opened(arguments.package, arguments.store) as package, quiet:
-        found = timing.bench(
-            package,
-            host=host_text(probe()),
-            clock=time.perf_counter,
-            variants=arguments.variant,
-            threads=threads,
-            seconds=arguments.seconds,
-        )
-    return encode_bench(found).decode().rstrip() if arguments.json else as_text(found)
+    threads = parse_numbers("threads", arguments.threads) if arguments.threads else default_threads()
+    batches = parse_numbers("batch", arguments.batch)
+    quiet = contextlib.nullcontext(sys.stderr) if arguments.debug else without_notes()
+    cache = default_cache()
+    with opened(arguments.package, arguments.store) as (package, place):
+        with quiet as stderr:
+            found = timing.bench(
+                package,
+                host=host_text(probe()),
+                clock=time.perf_counter,
+                devices=arguments.delegate or default_devices(),
+                variants=arguments.variant,
+                threads=threads,
+                batches=batches,
+                seconds=arguments.seconds,
+                cache=cache,
+                progress=ProgressLine(stderr),
+            )
+        saved = _save(found, ProfileBook(place, package.digest, cache)) if arguments.save else ""
+    if arguments.json:
+        if saved:
+            sys.stderr.write(f"{saved}\n")
+        return encode_bench(found.bench).decode().rstrip()
+    return "\n\n".join(filter(None, [as_text(found.bench), _bars(found), saved]))
 
 
-def parse_threads(text: str) -> tuple[int, ...]:
+def _save(found: timing.Measured, book: ProfileBook) -> str:
+    """Has the runtime use what was measured; what came of it, in words."""
+    place = book.write_all(found.profiles)
+    if place is None:
+        places = " or ".join(map(str, book.places))
+        return f"not saved: {places or 'no folder'} can't be written"
+    return f"saved for the runtime: {place}"
+
+
+def _bars(found: timing.Measured) -> str:
+    if not sys.stdout.isatty():
+        return ""
+    with contextlib.suppress(LookupError, UnicodeEncodeError):
+        "\N{FULL BLOCK}\N{LEFT HALF BLOCK}".encode(sys.stdout.encoding or "ascii")
+        return bars(found.bench, shutil.get_terminal_size().columns)
+    return bars(found.bench, shutil.get_terminal_size().columns, blocks=False)
+
+
+def default_threads() -> tuple[int, ...]:
+    """One, two and as many as the runtime would try on this machine."""
+    cores = len(os.sched_getaffinity(0))
+    return tuple(sorted({1, min(2, cores), min(MAX_THREADS, cores)}))
+
+
+def parse_numbers(name: str, text: str) -> tuple[int, ...]:
     """`1,4` -> (1, 4); InvalidConfig if a part is no number."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InvalidConfig(f"threads: numbers joined by commas are needed, as 1,4, got {text!r}") from None
+        raise InvalidConfig(f"{name}: numbers joined by commas are needed, as 1,4, got {text!r}") from None
 
 
 @contextlib.contextmanager
-def without_notes() -> Iterator[None]:
+def without_notes() -> Iterator[TextIO | None]:
     """Keeps LiteRT's notes (`INFO: ...`) off stderr; the rest of what is written there comes afterwards.
+
+    Gives stderr itself, for what is to be seen at once; None where it is closed.
 
     Its C++ writes them to the descriptor, and has no level that could be set. The descriptor is the whole process's:
     only for a command. Where the process crashes, what was held is lost; `--debug` holds nothing.
@@ -58,12 +104,13 @@ def without_notes() -> Iterator[None]:
         sys.stderr.flush()
         kept = os.dup(_STDERR)
     except (OSError, AttributeError):  # It is closed: nothing can come of it.
-        yield
+        yield None
         return
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), _STDERR)
         try:
-            yield
+            with os.fdopen(kept, "w", errors="replace", closefd=False) as shown:
+                yield shown
         finally:
             sys.stderr.flush()
             os.dup2(kept, _STDERR)
@@ -75,24 +122,33 @@ def without_notes() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(what: str, store: Path | None) -> Iterator[Package]:
-    """The package with every digest checked: a directory, a `.tar.gz`, or one of the store's, by default its latest.
+def opened(what: str, store: Path | None) -> Iterator[tuple[Package, Path | None]]:
+    """The package with every digest checked, and where its profile belongs; None where it was only unpacked.
+
+    Args:
+        what: A directory, a `.tar.gz`, a bare `.tflite` file, or one of the store's, by default its latest version.
+        store: The folder of packages.
 
     Raises:
         PackageError: there is none, or it is damaged.
         InvalidConfig, PackageRefused: likewise, in a store.
     """
     if store is not None:
-        yield _installed(Store(store), what)
+        package = _installed(Store(store), what)
+        yield package, package.path
         return
     path = Path(what)
     if path.is_dir():
-        yield Package.open(path)
+        yield Package.open(path), path
         return
     if not path.exists():
         raise PackageNotFound(f"{path}: no such file or directory (for an installed package, give --store as well)")
+    if path.suffix == SUFFIX:
+        bare = BareStore(path)
+        yield bare.open(bare.model, bare.version), path
+        return
     with tempfile.TemporaryDirectory(prefix="edge-run-") as folder:
-        yield install(path, folder)
+        yield install(path, folder), None
 
 
 def _installed(store: Store, what: str) -> Package:
@@ -111,30 +167,3 @@ def host_text(machine: Machine) -> str:
     """The machine in a few words: `Raspberry Pi 5 Model B Rev 1.0, aarch64, 4 cores`."""
     cores = f"{machine.cores} cores" if machine.cores else ""
     return ", ".join(part for part in (machine.model or machine.cpu_model, machine.architecture, cores) if part)
-
-
-def as_text(found: Bench) -> str:
-    """A table for a person: a line for each variant and number of threads, the failures below."""
-    rows = [("variant", "threads", "median", "p90", "runs")]
-    for name, times in found.variants.items():
-        rows += [(name, str(one.threads), _time(one.median_us), _time(one.p90_us), str(one.runs)) for one in times]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    head = f"{found.package} version {found.version} on {found.host or 'this machine'}: one sample a call, warm"
-    failed = [f"{name}: not timed: {error}" for name, error in found.failed.items()]
-    return "\n".join([head, "", *lines, *([""] if failed else []), *failed])
-
-
-def _time(value_us: float) -> str:
-    """1234.5 -> `1.23 ms`."""
-    value, unit = value_us, "\N{MICRO SIGN}s"
-    for larger in ("ms", "s"):
-        if value < 1_000:
-            break
-        value, unit = value / 1_000, larger
-    return f"{value:#.3g}".rstrip(".") + f" {unit}"

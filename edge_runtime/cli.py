@@ -127,12 +127,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(run=_predict)
 
-    bench = commands.add_parser("bench", help="time each variant of a package on this device")
-    bench.add_argument("package", help="a package's directory or .tar.gz; with --store, NAME or NAME/VERSION in it")
+    bench = commands.add_parser("bench", help="time a package's engines on this device, against the bare interpreter")
+    bench.add_argument(
+        "package", help="a package's directory or .tar.gz, a bare .tflite; with --store, NAME or NAME/VERSION in it"
+    )
     bench.add_argument("--store", type=Path, help="the folder of packages that PACKAGE is installed in")
     bench.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
-    bench.add_argument("--threads", default="1", metavar="N[,N...]", help="the interpreter's threads (default: 1)")
-    bench.add_argument("--seconds", type=float, default=1.0, help="for each variant and number of threads (default: 1)")
+    bench.add_argument(
+        "--delegate",
+        action="append",
+        metavar="DEVICE",
+        help="where: cpu, gpu, npu, edgetpu, edgetpu:usb:0, external:/path/lib.so?option=value; may be repeated "
+        "(default: cpu, and the accelerators that are attached)",
+    )
+    bench.add_argument(
+        "--threads", metavar="N[,N...]", help="the interpreter's threads on a CPU (default: 1, 2 and up to 4)"
+    )
+    bench.add_argument("--batch", default="1,2,4,8", metavar="N[,N...]", help="rows of a call (default: 1,2,4,8)")
+    bench.add_argument("--seconds", type=float, default=0.5, help="for each line of the table (default: 0.5)")
+    bench.add_argument("--save", action="store_true", help="keep it beside the package: the runtime goes by it")
     bench.add_argument("--json", action="store_true", help="as JSON, which `edge-convert inspect --bench FILE` shows")
     bench.set_defaults(run=_bench)
     return parser

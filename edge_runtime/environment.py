@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
 import platform
-import sysconfig
 from pathlib import Path
 
 import msgspec
@@ -29,37 +26,6 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str
     cores: int
     governor: str
-
-    def key(
-        self, *, device: str, variant: str, sha256: str, threads: int = 1, isolation: str = "none", library: str = ""
-    ) -> EngineKey:
-        """The key of an engine on this host, with the interpreter that is installed.
-
-        Args:
-            device: The device string.
-            variant: The variant's name.
-            sha256: Of its file.
-            threads: Of one run.
-            isolation: `none` or `process`.
-            library: The delegate's shared library, by name or path; empty where it has none.
-
-        Raises:
-            EngineFailed: no interpreter is installed.
-        """
-        from edge_runtime.engine.library import installed  # noqa: PLC0415  the engines are a room of their own
-
-        interpreter, version = installed()
-        return EngineKey(
-            device=device,
-            variant=variant,
-            variant_sha256=sha256,
-            threads=threads,
-            isolation=isolation,
-            interpreter=interpreter,
-            interpreter_version=version,
-            environment=self,
-            library_digest=library_digest(library) if library else "",
-        )
 
 
 class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,33 +80,3 @@ def _governors(tree: Tree) -> str:
     base = "sys/devices/system/cpu"
     cores = (name for name in tree.names(base) if name.startswith("cpu") and name[3:].isdigit())
     return ",".join(sorted({text for core in cores if (text := tree.text(f"{base}/{core}/cpufreq/scaling_governor"))}))
-
-
-def library_digest(library: str) -> str:
-    """The SHA-256 of a shared library; empty where it can't be found.
-
-    Args:
-        library: Its path, or a name for the loader.
-    """
-    for place in [Path(library)] if "/" in library else [folder / library for folder in _library_folders()]:
-        try:
-            status = place.stat()
-            return _file_digest(str(place), status.st_ino, status.st_mtime_ns, status.st_size)
-        except OSError:
-            continue
-    return ""
-
-
-@functools.lru_cache(maxsize=32)
-def _file_digest(path: str, *_identity: int) -> str:
-    """Read once for each version of the file: a GPU's library has a hundred megabytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _library_folders() -> list[Path]:
-    """Where the loader looks for a name, but for its cache: in the order that ld.so(8) gives."""
-    given = [Path(one) for one in os.environ.get("LD_LIBRARY_PATH", "").split(":") if one]
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    bases = [Path("/usr/local/lib"), Path("/lib"), Path("/usr/lib")]
-    return [*given, *(base / multiarch for base in bases), *bases]

@@ -1,5 +1,7 @@
 import io
 import json
+import math
+import os
 import subprocess
 import sys
 
@@ -14,8 +16,10 @@ from devices import Machine
 from edge_runtime import bench
 from edge_runtime.bench_command import host_text
 from edge_runtime.cli import main
+from edge_runtime.environment import environment
+from edge_runtime.profiles import ProfileBook
 
-FAST = ["--seconds", "0.001"]
+FAST = ["--seconds", "0.001", "--threads", "1", "--batch", "1"]
 
 
 @pytest.fixture
@@ -61,14 +65,98 @@ def times(text):
     return found, {name: [one.threads for one in entries] for name, entries in found.variants.items()}
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """What is cached goes nowhere else."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def test_json_is_the_bench_file(packages, capsys):
-    """The file names package, version, digest and this machine, and has an entry for each number of threads."""
-    assert main(["bench", str(packages / "scale" / "1"), "--threads", "1,2", "--json", *FAST]) == 0
+    """It names package, version, digest and this machine, and has one-sample times by number of threads, as ever."""
+    arguments = ["--threads", "1,2", "--batch", "1,4", "--json", "--seconds", "0.001"]
+    assert main(["bench", str(packages / "scale" / "1"), *arguments]) == 0
     found, threads = times(capsys.readouterr().out)
     assert (found.package, found.version, threads) == ("scale", 1, {"float32": [1, 2]})
     assert found.digest.startswith("sha256:")
     assert found.host
     assert all(one.runs >= bench.MIN_RUNS for one in found.variants["float32"])
+
+
+def test_every_engine_is_held_against_the_bare_interpreter(packages, capsys):
+    """By number of threads and rows: percentiles, throughput, and what the engine adds to a bare call."""
+    arguments = ["--threads", "1,2", "--batch", "4,1", "--json", "--seconds", "0.01"]
+    assert main(["bench", str(packages / "scale" / "1"), *arguments]) == 0
+    found, _ = times(capsys.readouterr().out)
+    assert [(one.device, one.variant, one.threads, one.rows) for one in found.engines] == [
+        ("cpu", "float32", 1, 1),
+        ("cpu", "float32", 1, 4),
+        ("cpu", "float32", 2, 1),
+        ("cpu", "float32", 2, 4),
+    ]
+    for one in found.engines:
+        assert one.median_us <= one.p90_us <= one.p99_us
+        assert one.ratio == pytest.approx(one.median_us / one.bare_median_us, rel=0.01)
+        assert one.added_us == pytest.approx(one.median_us - one.bare_median_us, abs=0.01 * one.median_us)
+        assert one.rows_per_s > 0
+
+
+def test_by_default_one_two_and_four_threads_and_batches_are_tried(packages, capsys):
+    """As far as there are cores, and rows can be joined."""
+    assert main(["bench", "scale", "--store", str(packages), "--json", "--seconds", "0.001"]) == 0
+    found, threads = times(capsys.readouterr().out)
+    cores = len(os.sched_getaffinity(0))
+    assert threads["float32"] == sorted({1, min(2, cores), min(4, cores)})
+    assert {one.rows for one in found.engines} == {1, 2, 4, 8}
+
+
+def test_a_bare_file_is_benched(tmp_path, capsys):
+    """Also one of fixed size, whose rows can't be joined; its profile lies beside it."""
+    path = tmp_path / "my-model.tflite"
+    path.write_bytes(scale_model(2.0, batched=False))
+    assert main(["bench", str(path), "--threads", "1", "--seconds", "0.001", "--json", "--save"]) == 0
+    out, err = capsys.readouterr()
+    found, threads = times(out)
+    assert (found.package, threads) == ("my-model", {"my-model": [1]})
+    assert [one.rows for one in found.engines] == [1]
+    assert str(tmp_path / "my-model.tflite.profile.json") in err
+
+
+def test_what_is_saved_is_what_the_runtime_looks_for(packages, capsys):
+    """Beside the package, by engine, with every number of rows; the package and its version stay as they were."""
+    arguments = ["--threads", "1,2", "--batch", "1,4", "--seconds", "0.001", "--save"]
+    assert main(["bench", "scale/1", "--store", str(packages), *arguments]) == 0
+    assert f"saved for the runtime: {packages / 'scale' / '1.profile.json'}" in capsys.readouterr().out
+    assert main(["list", str(packages)]) == 0
+    assert "scale: 1, 2" in capsys.readouterr().out
+    file = json.loads((packages / "scale" / "1.profile.json").read_text())
+    keys = [entry["key"] for entry in file["entries"]]
+    assert [(key["device"], key["threads"], key["isolation"]) for key in keys] == [
+        ("cpu", 1, "none"),
+        ("cpu", 2, "none"),
+    ]
+    assert keys[0]["environment"]["cores"] == environment().cores
+    assert [sorted(entry["profile"]["seconds"]) for entry in file["entries"]] == [["1", "4"]] * 2
+
+
+def test_an_archives_profile_goes_into_the_cache(packages, tmp_path, capsys):
+    """The folder that it was unpacked into is gone; an installed copy finds it by its digest."""
+    archive = archive_path(packages, "scale", 1)
+    assert main(["bench", str(archive), *FAST, "--save", "--json"]) == 0
+    found, _ = times(capsys.readouterr().out)
+    (place,) = (tmp_path / "cache" / "edge-runtime" / "profiles").iterdir()
+    assert place.stem == found.digest.removeprefix("sha256:")
+    assert place in ProfileBook(packages / "scale" / "1", found.digest, tmp_path / "cache" / "edge-runtime").places
+
+
+def test_what_cannot_be_saved_is_told_after_the_table(packages, monkeypatch, capsys):
+    """The measurement is not lost for it."""
+    (packages / "scale" / "1.profile.json" / "in the way").mkdir(parents=True)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert main(["bench", "scale/1", "--store", str(packages), *FAST, "--save"]) == 0
+    out = capsys.readouterr().out
+    assert "not saved: " in out
+    assert "1.profile.json" in out
 
 
 def test_a_package_is_a_folder_an_archive_or_installed(packages, capsys):
@@ -105,20 +193,35 @@ def test_one_variant_that_fails_stops_no_other(mixed, capsys):
     found, threads = times(capsys.readouterr().out)
     assert threads == {"float32": [1]}
     assert list(found.failed) == ["broken"]
+    assert [(one.device, one.variant) for one in found.refused] == [("cpu", "broken")]
     assert main(["bench", str(mixed), *FAST]) == 0
     out = capsys.readouterr().out
-    assert "broken: not timed: " in out
+    assert "broken on cpu: not timed: " in out
     assert "edgetpu" not in out
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_there_stops_no_other(mixed, capsys):
+    """Nor one that the package has nothing for; each is told with its reason."""
+    arguments = ["--delegate", "external:/none.so", "--delegate", "cpu", "--variant", "float32"]
+    assert main(["bench", str(mixed), "--json", *arguments, *FAST]) == 0
+    found, threads = times(capsys.readouterr().out)
+    assert threads == {"float32": [1]}
+    (refused,) = found.refused
+    assert (refused.device, refused.variant) == ("external:/none.so", "float32")
+    assert "none.so" in refused.reason
+    assert found.failed == {}
 
 
 def test_the_table_has_a_line_for_each_time(packages, capsys):
     """In the unit that fits, under headings."""
-    assert main(["bench", str(packages / "scale" / "1"), "--threads", "1,2", *FAST]) == 0
+    assert main(["bench", str(packages / "scale" / "1"), "--threads", "1,2", "--batch", "1", "--seconds", "0.001"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("scale version 1 on ")
-    assert lines[2].split() == ["variant", "threads", "median", "p90", "runs"]
-    assert [line.split()[:2] for line in lines[3:]] == [["float32", "1"], ["float32", "2"]]
-    assert lines[3].split()[3] == "µs"
+    headings = "engine variant threads batch median p90 p99 rows/s bare ratio added"
+    assert lines[2].split() == headings.split()
+    assert [line.split()[:4] for line in lines[3:5]] == [["cpu", "float32", "1", "1"], ["cpu", "float32", "2", "1"]]
+    assert lines[3].split()[5] == "µs"
 
 
 @pytest.mark.parametrize(
@@ -131,15 +234,21 @@ def test_the_table_has_a_line_for_each_time(packages, capsys):
         (["{package}", "--threads", "1,x"], 2, "'1,x'"),
         (["{package}", "--threads", "0"], 2, "from 1 to 256, got 0"),
         (["{package}", "--threads", "2,2"], 2, "different numbers"),
+        (["{package}", "--batch", "1,0"], 2, "batch: must be from 1 to 1024, got 0"),
+        (["{package}", "--batch", "two"], 2, "batch: numbers joined by commas"),
         (["{package}", "--seconds", "nan"], 2, "seconds: must be above 0"),
+        (["{package}", "--delegate", "tpu"], 2, "delegate 'tpu': known are cpu"),
         (["{package}", "--variant", "int4"], 2, "there are float32, broken, int8-edgetpu"),
         (["{package}", "--variant", "int8-edgetpu"], 1, "needs the delegate 'edgetpu'"),
-        (["{package}", "--variant", "broken"], 1, "no variant can be timed here: broken: "),
+        (["{package}", "--variant", "broken"], 1, "no variant can be timed here: broken on cpu: "),
+        (["{bare}"], 1, "no TFLite file"),
     ],
 )
 def test_what_cannot_be_timed_is_one_line_with_an_exit_code(packages, mixed, capsys, arguments, code, said):
     """As every other command's failure."""
-    assert main(["bench", *(one.format(packages=packages, package=mixed) for one in arguments)]) == code
+    bare = packages / "bare.tflite"
+    bare.write_bytes(b"no model at all")
+    assert main(["bench", *(one.format(packages=packages, package=mixed, bare=bare) for one in arguments)]) == code
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1
@@ -158,25 +267,35 @@ def clock_of(steps):
 
 
 def test_a_slow_model_is_still_called_often_enough():
-    """Past its time a bench makes `MIN_RUNS` calls and no more, after the warm-up."""
+    """Past its time a bench makes `MIN_RUNS` calls and no more, after one to warm up."""
     calls = io.StringIO()
-    taken = bench.time_calls(lambda: calls.write("x"), 1.0, clock_of([10.0]))
-    assert len(taken) == bench.MIN_RUNS
-    assert len(calls.getvalue()) == bench.MIN_RUNS + bench.WARM_UP_RUNS
+    taken, bare = bench.time_pairs(lambda: calls.write("x"), lambda: calls.write("b"), 1.0, clock_of([10.0]))
+    assert len(taken) == len(bare) == bench.MIN_RUNS
+    assert calls.getvalue() == "xb" * (bench.MIN_RUNS + 1)
 
 
 def test_a_fast_model_is_not_called_for_ever():
-    """A clock that hardly moves ends at `MAX_RUNS`."""
-    assert len(bench.time_calls(lambda: None, 1.0, clock_of([1e-9]))) == bench.MAX_RUNS
+    """A clock that hardly moves ends at `MAX_RUNS`; without a bare interpreter there are no times of it."""
+    taken, bare = bench.time_pairs(lambda: None, None, 1.0, clock_of([1e-9]))
+    assert (len(taken), bare) == (bench.MAX_RUNS, [])
 
 
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=50))
-def test_the_summary_is_the_calls(taken_s):
-    """Nine of ten calls are within the p90, and the median is no more than it."""
-    found = bench.summary(1, taken_s)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=120), st.lists(st.floats(0, 100), max_size=5))
+def test_the_statistics_are_the_calls(taken_s, bare_s):
+    """So many of the calls are within the percentiles; without bare calls nothing is said of them."""
+    found = bench.engine_time("cpu", "int8", 1, 4, taken_s=taken_s, bare_s=bare_s)
     assert found.runs == len(taken_s)
-    assert found.median_us <= found.p90_us
-    assert sum(one * 1e6 <= found.p90_us * 1.001 + 0.01 for one in taken_s) >= 0.9 * len(taken_s)
+    for share, value_us in ((0.5, found.median_us), (0.9, found.p90_us), (0.99, found.p99_us)):
+        assert sum(one * 1e6 <= value_us * 1.001 + 0.01 for one in taken_s) >= math.floor(share * len(taken_s))
+    assert (found.ratio is None) == (not bare_s)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=120).map(sorted), st.floats(0, 1))
+def test_a_percentile_is_one_of_the_values(ordered, share):
+    """The smallest that at least this share of them keeps to."""
+    found = bench.percentile(ordered, share)
+    assert sum(one <= found for one in ordered) >= share * len(ordered)
+    assert sum(one < found for one in ordered) <= share * len(ordered)
 
 
 @pytest.mark.parametrize(

@@ -225,24 +225,6 @@ def test_this_machines_environment_is_the_cores_that_may_be_used():
     assert found == environment()
 
 
-def test_the_key_knows_interpreter_and_library(tmp_path, monkeypatch):
-    """A library that is replaced at its place is another one, whether it is given by path or by name."""
-    host = environment()
-    library = tmp_path / "libdelegate.so.1"
-    library.write_bytes(b"one")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    given = {"device": "edgetpu:usb:0", "variant": "int8-edgetpu", "sha256": "0" * 64, "isolation": "process"}
-    by_path, by_name = (host.key(**given, library=name) for name in (str(library), library.name))
-    assert by_path == by_name
-    assert by_path.interpreter
-    assert by_path.interpreter_version
-    library.write_bytes(b"other")
-    os.utime(library, (1, 1))
-    assert host.key(**given, library=library.name).library_digest not in ("", by_name.library_digest)
-    assert host.key(**given, library=str(tmp_path / "none.so")).library_digest == ""
-    assert host.key(**given) == host.key(**given, threads=1)
-
-
 def test_measuring_gives_a_profile():
     """The best of several runs, for every size within the budget."""
     clock = FakeClock()
