@@ -1,0 +1,439 @@
+"""The crew of one version: the stations where it runs, opened in order, replaced when they are lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from devices import EdgeTpu, device_string, diagnose, expand, probe
+from edge_runtime.config import ModelOptions, RuntimeOptions
+from edge_runtime.crew.device import DeviceTable
+from edge_runtime.crew.health import Cause, healed, lost, returned
+from edge_runtime.crew.layout import Layout, layout
+from edge_runtime.crew.opening import Opener, isolated
+from edge_runtime.crew.station import Station
+from edge_runtime.crew.supervisor import Supervisor
+from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.plan import Placement, plan
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, PackageRefused
+from edge_runtime.scheduling.batcher import Batcher
+from edge_runtime.scheduling.cost import CostTable
+from edge_runtime.scheduling.gate import Gate
+from edge_runtime.scheduling.slot import Slot
+from edge_runtime.telemetry import EngineFaults, event
+from edge_runtime.types import EngineReport
+
+_log = logging.getLogger(__name__)
+
+FAILURES_IN_A_ROW = 3
+"""Runs that an accelerator may fail before its engine is replaced: one may be the request's own fault."""
+
+
+class Crew:
+    """Thread-safe. Makes the version's batcher, and gives it slots and takes them away.
+
+    Attributes:
+        batcher: Where the version's requests go.
+    """
+
+    def __init__(
+        self,
+        opener: Opener,
+        options: RuntimeOptions,
+        *,
+        devices: DeviceTable,
+        supervisor: Supervisor,
+        delegates: Sequence[str],
+        target: str | None,
+        cores: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            opener: Makes the version's engines.
+            options: The runtime's.
+            devices: The runtime's devices.
+            supervisor: The runtime's.
+            delegates: Device strings in order of preference.
+            target: The device profile's name, for which the package may have chosen a variant.
+            cores: The CPU's.
+            clock: Monotonic seconds.
+        """
+        manifest = opener.package.manifest
+        self._opener = opener
+        self._options = options
+        self._own: ModelOptions = options.of(manifest.model)
+        self._devices = devices
+        self._supervisor = supervisor
+        self._wanted = [device_string(text) for text in delegates]
+        self._target = target
+        self._layout: Layout = layout(self._own.engines, self._own.threads, cores)
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._stations: dict[str, Station] = {}
+        self._closed = False
+        self._subject: dict[str, object] = {"model": manifest.model, "version": manifest.version}
+        self.batcher = Batcher(
+            manifest.signatures,
+            version=manifest.version,
+            max_queued_requests=options.max_queued_requests,
+            max_queued_bytes=options.max_queued_bytes,
+            clock=clock,
+            weight=self._own.weight,
+            on_failure=self._on_failure,
+            on_pressure=self._on_pressure,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Crew of {self._opener.package}: " + ", ".join(f"{s.name} {s.state}" for s in self._all()) + ">"
+
+    @property
+    def reports(self) -> tuple[EngineReport, ...]:
+        """What runs where, what stands by, and why not elsewhere; in order of preference."""
+        stations = self._all()
+        working = min((station.rank for station in stations if station.state == "ready"), default=None)
+        return tuple(station.report(working) for station in stations)
+
+    @property
+    def faults(self) -> dict[str, EngineFaults]:
+        """What went wrong, by device."""
+        return {station.name: station.faults_so_far for station in self._all()}
+
+    def start(self) -> None:
+        """Opens what is preferred, and what stands by for it in the background.
+
+        Raises:
+            EngineFailed, PackageRefused: nothing that was wanted can run the version; the text says why not.
+        """
+        watches = any(one.delegate.name == "edgetpu" for one in self._wanted)
+        seen = self._supervisor.watch(self) if watches else ()
+        self._add_stations(seen)
+        ready: int | None = None
+        for station in self._all():
+            if station.state != "starting":
+                continue
+            if ready is None or station.rank == ready:
+                if self._open(station):
+                    ready = station.rank
+            else:
+                self._supervisor.start(partial(self._open, station))
+        if ready is None:
+            error = self._nothing_runs()
+            self.close()
+            raise error
+
+    def seen(self, present: tuple[EdgeTpu, ...], gone: frozenset[str], back: frozenset[str]) -> None:
+        """See `Watcher`: sticks that were pulled out are used no more, those that return are taken back."""
+        with self._lock:
+            stations = self._all()
+        for station in stations:
+            places = {device.address for device in station.devices if device.address}
+            if places & gone and station.state == "ready":
+                self._lose(station, "vanished", f"the Edge TPU at {', '.join(sorted(places & gone))} was pulled out")
+            elif back and station.state == "unhealthy" and station.devices[0].kind == "edgetpu":
+                with self._lock:
+                    station.health = returned(station.health, self._clock())
+                self._supervisor.start(partial(self._open, station))
+        if back:
+            for station in self._add_stations(present):
+                self._supervisor.start(partial(self._open, station))
+
+    def close(self) -> None:
+        """Finishes what the batcher took, then frees every engine."""
+        self._supervisor.unwatch(self)
+        with self._lock:
+            already, self._closed = self._closed, True
+        self.batcher.close()
+        if already:
+            return
+        for station in self._all():
+            with self._lock:
+                engines = list(station.slots)
+                station.slots.clear()
+            for engine in engines:
+                engine.close()
+            for device in station.devices:
+                device.leave()
+
+    def _all(self) -> list[Station]:
+        with self._lock:
+            return sorted(self._stations.values(), key=lambda station: station.rank)
+
+    def _add_stations(self, seen: Sequence[EdgeTpu]) -> list[Station]:
+        """Plans for what is attached now; the stations that are new."""
+        devices = [one for wanted in self._wanted for one in expand(wanted, seen)]
+        placements = plan(self._opener.package.manifest, devices, self._own.variant, self._target)
+        new = []
+        with self._lock:
+            if self._closed:
+                return []
+            self._forget_stale({_name(placement) for placement in placements})
+            for placement in placements:
+                if _name(placement) not in self._stations:
+                    station = self._station(placement, seen)
+                    self._stations[station.name] = station
+                    for device in station.devices:
+                        device.join()
+                    new.append(station)
+        return new
+
+    def _forget_stale(self, names: set[str]) -> None:
+        """Drops what stood for a stick that nobody had seen: now it has been, and has a name of its own."""
+        for name, station in list(self._stations.items()):
+            if name not in names and station.state == "unhealthy" and not any(one.address for one in station.devices):
+                del self._stations[name]
+                station.state = "refused"  # so that a timer that still runs for it opens nothing
+                for device in station.devices:
+                    device.leave()
+
+    def _station(self, placement: Placement, seen: Sequence[EdgeTpu]) -> Station:
+        devices = tuple(self._devices.get(one, seen) for one in placement.devices)
+        station = Station(
+            name=_name(placement),
+            devices=devices,
+            variant=placement.variant,
+            rank=placement.rank,
+            isolation="process" if isolated(devices[0].kind, self._own.isolation) else "none",
+        )
+        if placement.variant is None:
+            station.state, station.reason = "refused", placement.reason
+            self._tell_refused(station, logging.INFO)
+        return station
+
+    def _tell_refused(self, station: Station, level: int) -> None:
+        text = f"{self._opener.package} does not run on {station.name}: {station.reason}"
+        event(_log, level, "engine_refused", text, **self._subject, device=station.name, reason=station.reason)
+
+    def _nothing_runs(self) -> EdgeRuntimeError:
+        """The error that says why; the one that was raised, where there is only one reason."""
+        reasons = [f"{station.name}: {station.reason}" for station in self._all()]
+        if len(reasons) == 1:
+            station = self._all()[0]
+            kind = PackageRefused if station.state == "refused" else EngineFailed
+            return kind(station.reason)
+        return EngineFailed(f"{self._opener.package} can't run on any of its devices. " + "; ".join(reasons))
+
+    def _open(self, station: Station) -> bool:
+        """Opens a station's first engines; whether it is ready. What goes wrong is its state. One thread at a time."""
+        with self._lock:
+            if self._closed or station.opening or station.state in ("ready", "refused"):
+                return False
+            station.opening = True
+        made: list[tuple[Engine, CostTable, bool]] = []
+        try:
+            self._check_attached(station)
+            made = self._make(station)
+        except EdgeRuntimeError as error:
+            with self._lock:
+                station.opening = False
+            self._not_opened(station, error)
+            return False
+        with self._lock:
+            station.opening = False
+            closed = self._is_closed()
+            if not closed:
+                after_s = None if station.lost_s is None else self._clock() - station.lost_s
+                station.lost_s = None
+                station.faults["restarts"] += after_s is not None
+                station.state, station.reason = "ready", ""
+                station.health = healed(station.health, self._clock())
+                station.failures.clear()
+                for engine, costs, solo in made:
+                    station.slots[engine] = self._add(station, engine, costs, solo=solo)
+        if closed:
+            for engine, _, _ in made:
+                engine.close()
+            return False
+        self._tell_ready(station, after_s)
+        return True
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def _tell_ready(self, station: Station, after_s: float | None) -> None:
+        variant = station.variant.name if station.variant else ""
+        text = f"{self._opener.package}, variant {variant}, runs on {station.name}"
+        fields = {**self._subject, "device": station.name, "variant": variant, "threads": station.threads}
+        if after_s is None:
+            event(_log, logging.INFO, "engine_ready", text, **fields, isolation=station.isolation)
+        else:
+            event(
+                _log, logging.WARNING, "engine_back", f"{text} again, after {after_s:.3g} s", **fields, after_s=after_s
+            )
+
+    def _check_attached(self, station: Station) -> None:
+        """A stick that is known to be away is not asked for: the library would wait for it, or take another one."""
+        for device in station.devices:
+            if self._supervisor.is_absent(device.address):
+                raise EngineLost(f"{device.string.text}: nothing is attached at {device.address}", "vanished")
+
+    def _make(self, station: Station) -> list[tuple[Engine, CostTable, bool]]:
+        """The engines to begin with: each with its costs, and whether it is for requests that are alone."""
+        assert station.variant is not None
+        device, variant, plan_ = station.devices[0], station.variant, self._layout
+        if device.kind != "cpu":
+            engine = self._opener.open(station.devices, variant)
+            return [(engine, self._measured(engine, station, 1), False)]
+        engine, costs, threads = self._opener.first_on_cpu(device, variant, plan_)
+        station.threads = threads
+        made = [(engine, costs, plan_.solo and threads > plan_.grown_threads)]
+        try:
+            for _ in range(plan_.engines - 1):
+                more = self._opener.open(station.devices, variant, plan_.grown_threads)
+                made.append((more, costs, False))
+                self._opener.warm(more)
+        except BaseException:
+            for one, _, _ in made:
+                one.close()
+            raise
+        return made
+
+    def _measured(self, engine: Engine, station: Station, threads: int) -> CostTable:
+        assert station.variant is not None
+        try:
+            return self._opener.costs(engine, station.devices, station.variant, threads)
+        except BaseException:
+            engine.close()
+            raise
+
+    def _add(self, station: Station, engine: Engine, costs: CostTable, *, solo: bool) -> list[Slot]:
+        """Gives the batcher an engine: one slot for each caller that may be in it."""
+        gate = station.devices[0].gate if engine.slots == 1 else Gate(engine.slots, station.name)
+        slots = [
+            Slot(
+                engine,
+                gate=gate,
+                costs=costs,
+                rank=station.rank,
+                solo=solo,
+                limit_factor=self._options.watchdog_factor,
+                limit_min_s=self._options.watchdog_min_s,
+            )
+            for _ in range(engine.slots)
+        ]
+        for slot in slots:
+            self.batcher.add(slot)
+        return slots
+
+    def _not_opened(self, station: Station, error: EdgeRuntimeError) -> None:
+        """A package that is at fault is refused for good; a device is tried again."""
+        if isinstance(error, PackageRefused):
+            with self._lock:
+                station.state, station.reason = "refused", str(error)
+            self._tell_refused(station, logging.WARNING)
+            return
+        cause: Cause = error.cause if isinstance(error, EngineLost) else "refused"
+        self._set_lost(station, cause, _explained(station, str(error)), answered=False)
+
+    def _on_failure(self, slot: Slot, error: EdgeRuntimeError) -> None:
+        """The batcher's word that a run failed. Called by whoever ran it; must return soon."""
+        station = next((one for one in self._all() if slot.engine in one.slots), None)
+        if station is None:
+            return
+        if isinstance(error, EngineLost):
+            self._lose(station, error.cause, str(error))
+            return
+        with self._lock:
+            station.faults["failed"] += 1
+        if station.devices[0].kind == "cpu":
+            return  # The request's own fault, or the model's: another interpreter would fail as well.
+        absent = [device.address for device in station.devices if self._supervisor.is_absent(device.address)]
+        if absent:
+            self._lose(station, "vanished", f"nothing is attached at {absent[0]} any more ({error})")
+            return
+        with self._lock:
+            in_a_row = station.failed_again(slot.engine)
+        if in_a_row >= FAILURES_IN_A_ROW:
+            self._lose(station, "failed", f"{in_a_row} runs in a row failed, the last with: {error}")
+
+    def _lose(self, station: Station, cause: Literal["crashed", "stuck", "vanished", "failed"], reason: str) -> None:
+        """Takes a station's engines out of use, and has them tried again. Once for each loss, whoever notices."""
+        with self._lock:
+            if station.state != "ready" or self._closed:
+                return
+            engines, station.slots = station.slots, {}
+            answered = any(engine.runs > 1 for engine in engines)
+            self._set_lost(station, cause, reason, answered=answered)
+        # A run that is under way may take until the watchdog ends it, and a process its time: nobody waits for that.
+        self._supervisor.start(partial(self._retire, station, engines))
+
+    def _retire(self, station: Station, engines: dict[Engine, list[Slot]]) -> None:
+        """Frees a lost station's engines, and the process that holds what is left of its device."""
+        if station.isolation == "process":
+            for device in station.devices:
+                device.drop_worker()
+        for engine, slots in engines.items():
+            for slot in slots:
+                self.batcher.remove(slot)
+            engine.close()
+
+    def _set_lost(self, station: Station, cause: Cause, reason: str, *, answered: bool) -> None:
+        with self._lock:
+            now_s = self._clock()
+            first = station.lost_s is None
+            station.lost_s = now_s if first else station.lost_s
+            station.faults[cause] += cause != "failed"  # each failed run was counted by itself
+            station.state, station.reason = "unhealthy", reason
+            station.health = health = lost(station.health, now_s, cause, reason, answered=answered)
+        event(
+            _log,
+            # Said aloud when it happens, not at each try that fails afterwards.
+            logging.WARNING if first else logging.INFO,
+            "engine_lost",
+            f"{self._opener.package} does not run on {station.name} now ({cause}): {reason} "
+            f"Tried again in {health.retry_s - now_s:.3g} s.",
+            **self._subject,
+            device=station.name,
+            cause=cause,
+            reason=reason,
+            losses=health.losses,
+        )
+        self._supervisor.at(health.retry_s, partial(self._open, station))
+
+    def _on_pressure(self) -> None:
+        """The batcher's word that requests wait while all engines run: the CPU may have room for one more."""
+        for station in self._all():
+            with self._lock:
+                solo = any(slot.solo for slots in station.slots.values() for slot in slots)
+                room = self._layout.grows_to + (1 if solo else 0) - len(station.slots)
+                if station.state != "ready" or station.devices[0].kind != "cpu" or station.growing or room <= 0:
+                    continue
+                if station.rank > min(one.rank for one in self._all() if one.state == "ready"):
+                    continue
+                station.growing = True
+            self._supervisor.start(partial(self._grow, station))
+
+    def _grow(self, station: Station) -> None:
+        """Makes one more interpreter, with one thread, and gives it to the batcher."""
+        assert station.variant is not None
+        threads = self._layout.grown_threads
+        try:
+            engine = self._opener.open(station.devices, station.variant, threads)
+            costs = self._measured(engine, station, threads)
+        except EdgeRuntimeError as error:
+            # What runs goes on; for want of memory, say, no more are made.
+            _log.warning("%s: no further interpreter could be made: %s", self._opener.package, error)
+            return
+        with self._lock:
+            station.growing = False
+            usable = station.state == "ready" and not self._closed
+            if usable:
+                station.slots[engine] = self._add(station, engine, costs, solo=False)
+        if not usable:
+            engine.close()
+
+
+def _name(placement: Placement) -> str:
+    return "+".join(one.text for one in placement.devices)
+
+
+def _explained(station: Station, text: str) -> str:
+    """A raw error with its cause on this machine, where that is known."""
+    if station.devices[0].kind == "cpu":
+        return text
+    said = diagnose(text, probe())
+    return text if said.cause.startswith("The error is not one") else f"{text} {said.cause} {said.cure}"

@@ -1,0 +1,80 @@
+"""A station: one place where a version can run, that is a variant on a device, and what became of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from converter.artifact import Variant
+from edge_runtime.crew.device import Device
+from edge_runtime.crew.health import Health
+from edge_runtime.engine.engine import Engine
+from edge_runtime.scheduling.slot import Slot
+from edge_runtime.telemetry import EngineFaults
+from edge_runtime.types import EngineReport
+
+State = Literal["starting", "ready", "unhealthy", "refused"]
+
+
+@dataclass(eq=False)
+class Station:
+    """Written under the crew's lock only.
+
+    Attributes:
+        name: What reports call it: the device strings, joined for a pipeline.
+        devices: One; several for the segments of a cut model.
+        variant: What runs there; None where nothing can.
+        rank: The lowest rank with a ready station works.
+        isolation: `process` or `none`.
+        state: `refused` for good, `unhealthy` until it is tried again.
+        reason: Why not, in words.
+        health: When it is tried again.
+        threads: Of its first engine.
+        slots: By engine, what the batcher was given.
+        failures: By engine, the failures in a row and how many runs had ended well before the first of them.
+        lost_s: The instant of the last loss; None if there was none.
+        faults: How often what went wrong: the fields of `EngineFaults`.
+        opening: Whether a thread is at it.
+        growing: Whether a thread makes one more engine.
+    """
+
+    name: str
+    devices: tuple[Device, ...]
+    variant: Variant | None
+    rank: int
+    isolation: Literal["none", "process"]
+    state: State = "starting"
+    reason: str = ""
+    health: Health = field(default_factory=Health)
+    threads: int = 1
+    slots: dict[Engine, list[Slot]] = field(default_factory=dict)
+    failures: dict[Engine, tuple[int, int]] = field(default_factory=dict)
+    lost_s: float | None = None
+    faults: Counter[str] = field(default_factory=Counter)
+    opening: bool = False
+    growing: bool = False
+
+    def report(self, working_rank: int | None) -> EngineReport:
+        """What is said of it."""
+        standing_by = self.state == "ready" and working_rank is not None and self.rank > working_rank
+        return EngineReport(
+            device=self.name,
+            variant=self.variant.name if self.variant else "",
+            state="standby" if standing_by else self.state,
+            reason=self.reason,
+            threads=self.threads,
+            isolation=self.isolation,
+        )
+
+    @property
+    def faults_so_far(self) -> EngineFaults:
+        """The same as a struct."""
+        return EngineFaults(**{name: self.faults[name] for name in EngineFaults.__struct_fields__})
+
+    def failed_again(self, engine: Engine) -> int:
+        """Counts one more failed run; how many there were in a row."""
+        count, runs = self.failures.get(engine, (0, engine.runs))
+        count = count + 1 if runs == engine.runs else 1
+        self.failures[engine] = (count, engine.runs)
+        return count
