@@ -121,16 +121,23 @@ def _requests(models: Iterable[ModelStats]) -> Iterator[Family]:
 
 
 _QUEUE = (
-    ("edge_queue_requests", "gauge", "Requests that wait for the device.", "queued_requests"),
+    ("edge_queue_requests", "gauge", "Requests that wait for the device.", "queued"),
     ("edge_queue_rows", "gauge", "Rows of the requests that wait.", "queued_rows"),
     ("edge_queue_bytes", "gauge", "Bytes of the inputs of the requests that wait.", "queued_bytes"),
-    ("edge_running_rows", "gauge", "Rows that run.", "running_rows"),
+    ("edge_slots", "gauge", "Engines in use.", "slots"),
+    ("edge_slots_running", "gauge", "Engines that run now.", "running"),
+    ("edge_slots_standby", "gauge", "Engines that stand by.", "standby"),
+    ("edge_device_requests_total", "counter", "Requests that the device took.", "requests"),
+    ("edge_device_rows_total", "counter", "Rows of the requests that the device took.", "rows"),
+    ("edge_device_failures_total", "counter", "Requests that ended with an engine's error.", "failed"),
     ("edge_requests_refused_total", "counter", "Requests that found the device's queue full.", "refused"),
-    ("edge_requests_expired_total", "counter", "Requests dropped before they ran, too late to be of use.", "expired"),
+    ("edge_requests_dropped_total", "counter", "Requests not run, since they would have been late.", "dropped"),
+    ("edge_requests_expired_total", "counter", "Requests whose deadline passed on the device.", "expired"),
     ("edge_requests_cancelled_total", "counter", "Requests given up by their callers while they waited.", "cancelled"),
-    ("edge_retries_total", "counter", "Runs repeated on another engine after a failure.", "retries"),
+    ("edge_retries_total", "counter", "Runs repeated on another engine after a failure.", "retried"),
+    ("edge_run_seconds_total", "counter", "Time that engines ran, added up.", "run_s"),
 )
-"""Name, kind, help and the field of `QueueStats`."""
+"""Name, kind, help and the field of `BatcherStats`."""
 
 
 def _queues(models: Iterable[ModelStats]) -> Iterator[Family]:

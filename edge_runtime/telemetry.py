@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edge_runtime.scheduling.stats import BatcherStats
 from edge_runtime.types import EngineReport, Reply
 
 BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -97,32 +98,6 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
         return self.latency.count
 
 
-class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
-    """A version's queue on the device, now, and what it has done since the version was loaded.
-
-    Attributes:
-        queued_requests: Requests that wait.
-        queued_rows: Their rows.
-        queued_bytes: The bytes of their inputs.
-        running_rows: Rows that run.
-        refused: Requests that found it full.
-        expired: Requests that were dropped before they ran: their deadline had passed or could not be met.
-        cancelled: Requests that their callers gave up while they waited.
-        retries: Runs again, on another engine, of what one failed or was lost with.
-        batches: Runs by rows.
-    """
-
-    queued_requests: int = 0
-    queued_rows: int = 0
-    queued_bytes: int = 0
-    running_rows: int = 0
-    refused: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    retries: int = 0
-    batches: dict[int, int] = {}
-
-
 class EngineFaults(msgspec.Struct, frozen=True, kw_only=True):
     """What went wrong with a version's engines on one device since the version was loaded.
 
@@ -156,7 +131,7 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
         version: The version; None where a server decides.
         answered: By place and reason.
         errors: Requests that failed, by the error's class name.
-        queue: None where the version is not loaded here.
+        queue: Its queue on the device, and what was run; None where the version is not loaded here.
         engines: Likewise empty.
     """
 
@@ -164,7 +139,7 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
     version: int | None
     answered: tuple[Answers, ...] = ()
     errors: dict[str, int] = {}
-    queue: QueueStats | None = None
+    queue: BatcherStats | None = None
     engines: tuple[EngineStats, ...] = ()
 
     @property
@@ -256,7 +231,7 @@ def model_stats(
     version: int | None,
     meter: Meter | None = None,
     *,
-    queue: QueueStats | None = None,
+    queue: BatcherStats | None = None,
     engines: Sequence[EngineReport] = (),
     faults: Mapping[str, EngineFaults] | None = None,
 ) -> ModelStats:
@@ -266,7 +241,7 @@ def model_stats(
         model: Its name.
         version: None where a server decides.
         meter: What became of its requests.
-        queue: Its batcher's counters.
+        queue: Its batcher's.
         engines: Its devices.
         faults: By device string.
     """

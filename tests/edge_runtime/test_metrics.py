@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from edge_runtime import metrics
 from edge_runtime.errors import InvalidConfig, RuntimeClosed
 from edge_runtime.metrics import prometheus_text, serve_metrics
-from edge_runtime.telemetry import EngineFaults, Meter, ModelStats, QueueStats, RuntimeStats, model_stats
+from edge_runtime.scheduling.stats import BatcherStats
+from edge_runtime.telemetry import EngineFaults, Meter, ModelStats, RuntimeStats, model_stats
 from edge_runtime.types import EngineReport, Reply
 
 
@@ -28,7 +29,7 @@ def full_stats():
         "digits",
         3,
         meter,
-        queue=QueueStats(queued_requests=2, queued_bytes=600, expired=4, retries=1, batches={1: 5, 4: 2}),
+        queue=BatcherStats(queued=2, queued_bytes=600, expired=4, retried=1, run_s=1.5, batches={1: 5, 4: 2}),
         engines=[
             EngineReport(device="edgetpu:usb:0", variant="int8-edgetpu", state="unhealthy", reason="hangs"),
             EngineReport(device="cpu", variant="int8", state="ready"),
@@ -89,6 +90,7 @@ def test_the_text_is_what_prometheus_reads():
     assert value(found, "edge_queue_bytes", **labels) == 600
     assert value(found, "edge_requests_expired_total", **labels) == 4
     assert value(found, "edge_retries_total", **labels) == 1
+    assert value(found, "edge_run_seconds_total", **labels) == 1.5
     assert value(found, "edge_batches_total", **labels, rows="4") == 2
     tpu = {"device": "edgetpu:usb:0", "variant": "int8-edgetpu"}
     assert value(found, "edge_engine_state", **labels, **tpu, state="unhealthy") == 1
@@ -124,7 +126,7 @@ def test_any_text_is_a_label(text):
 
 def test_a_version_that_is_there_twice_is_one_series():
     """While it is replaced: what both did is added up."""
-    one = ModelStats(model="m", version=1, queue=QueueStats(expired=2), errors={"Overloaded": 1})
+    one = ModelStats(model="m", version=1, queue=BatcherStats(expired=2), errors={"Overloaded": 1})
     found = parsed(prometheus_text(RuntimeStats(models=(one, one))))
     assert value(found, "edge_requests_expired_total", model="m", version="1") == 4
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from edge_runtime import telemetry
 from edge_runtime.errors import DeadlineExceeded, EngineFailed, Overloaded
+from edge_runtime.scheduling.stats import BatcherStats
 from edge_runtime.telemetry import (
     BUCKETS_S,
     EngineFaults,
     Histogram,
     JsonFormatter,
     Meter,
-    QueueStats,
     RuntimeStats,
     model_stats,
 )
@@ -125,7 +125,7 @@ def test_stats_are_plain_values():
         "digits",
         3,
         meter,
-        queue=QueueStats(queued_requests=2, batches={1: 5, 4: 2}),
+        queue=BatcherStats(queued=2, batches={1: 5, 4: 2}),
         engines=[engine],
         faults={"edgetpu:usb:0": EngineFaults(stuck=1, restarts=1)},
     )
