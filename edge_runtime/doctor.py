@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,19 +19,24 @@ import msgspec
 
 from devices import (
     DELEGATES,
+    DeviceString,
     Diagnosis,
     EdgeTpu,
     Machine,
     Match,
     Temperature,
     Throttled,
+    UnknownDelegate,
+    device_string,
     diagnose,
+    expand,
     load_profiles,
     match,
     probe,
     read_temperatures,
     read_throttled,
 )
+from edge_runtime.errors import InvalidConfig
 from edge_runtime.trial import TRIAL_LIMIT_S, Trial, try_delegate
 
 LOW_DISK_BYTES = 200 * 2**20
@@ -64,7 +69,7 @@ class DelegateReport:
     """What came of one delegate.
 
     Attributes:
-        name: `cpu`, `edgetpu`, `gpu`.
+        name: `cpu`, `edgetpu`, `gpu`, `npu`, or the device string that was asked for.
         state: `runs`: a model ran on it. `loads`: it is there, and no model was run on it. `fails`: neither.
         detail: What was tried, or the raw error.
         diagnosis: Cause and cure, if it fails.
@@ -98,16 +103,25 @@ def examine(
     *,
     packages: Path = Path(),
     libraries: Mapping[str, str] | None = None,
+    delegates: Sequence[str] = (),
     limit_s: float = TRIAL_LIMIT_S,
 ) -> Report:
-    """Looks at the machine and tries every delegate, each in a child process. Takes about a second.
+    """Looks at the machine and tries every delegate, each in a child process. Takes some seconds.
 
     Args:
         root: Where the machine's file system begins; the delegates are tried in this process's own in any case.
         packages: Where packages are stored, or will be; it need not exist.
         libraries: Another library than the usual for a delegate, by its name: {"edgetpu": "/opt/libedgetpu.so.1"}.
+        delegates: Device strings that are tried as well: `external:/opt/lib.so?option=value`, `edgetpu:usb:1`.
         limit_s: How long one delegate may take.
+
+    Raises:
+        InvalidConfig: one of `delegates` is no device string.
     """
+    try:
+        asked_for = [device_string(text) for text in delegates]
+    except UnknownDelegate as error:
+        raise InvalidConfig(str(error)) from error
     machine = probe(root)
     return Report(
         machine=machine,
@@ -120,11 +134,8 @@ def examine(
             check_disk(packages),
         ),
         delegates=tuple(
-            _delegate_report(
-                try_delegate(known.name, library=(libraries or {}).get(known.name, known.library()), limit_s=limit_s),
-                machine,
-            )
-            for known in DELEGATES
+            _examined(device, machine, (libraries or {}).get(device.delegate.name) or device.library, limit_s)
+            for device in dict.fromkeys((*_usual(machine), *asked_for))
         ),
         temperatures=read_temperatures(root),
         throttled=read_throttled() if root == Path("/") else None,
@@ -136,10 +147,27 @@ def as_dict(report: Report) -> dict[str, Any]:
     return {**msgspec.to_builtins(report), "exit_code": report.exit_code}
 
 
-def _delegate_report(trial: Trial, machine: Machine) -> DelegateReport:
+def _usual(machine: Machine) -> Iterator[DeviceString]:
+    """What is tried unasked: each of several Edge TPUs, and no library that only the user can name."""
+    for known in DELEGATES:
+        if known.name != "external":
+            device = device_string(known.name)
+            single = expand(device, machine.edge_tpus)
+            yield from single if len(single) > 1 else (device,)
+
+
+def _examined(device: DeviceString, machine: Machine, library: str, limit_s: float) -> DelegateReport:
+    return _delegate_report(
+        device.text,
+        try_delegate(device.delegate.name, library=library, options=device.options, limit_s=limit_s),
+        machine,
+    )
+
+
+def _delegate_report(name: str, trial: Trial, machine: Machine) -> DelegateReport:
     if trial.ok:
-        return DelegateReport(name=trial.name, state="runs" if trial.ran_model else "loads", detail=trial.detail)
-    return DelegateReport(name=trial.name, state="fails", detail=trial.error, diagnosis=diagnose(trial.error, machine))
+        return DelegateReport(name=name, state="runs" if trial.ran_model else "loads", detail=trial.detail)
+    return DelegateReport(name=name, state="fails", detail=trial.error, diagnosis=diagnose(trial.error, machine))
 
 
 def check_python(machine: Machine) -> Check:
@@ -267,7 +295,9 @@ def _joined(*parts: str | int | None) -> str:
 
 
 def _row(label: str, text: str) -> list[str]:
-    """One label and its text, wrapped and aligned."""
+    """One label and its text, wrapped and aligned; a label that is too long stands on a line of its own."""
+    if len(label) >= _LABEL_COLUMNS:
+        return [f"  {label}", *_row("", text)]
     return textwrap.wrap(
         text,
         width=_WIDTH_COLUMNS,

@@ -54,11 +54,13 @@ def in_order(listed: Sequence[Mapping[str, str]], seen: Sequence[EdgeTpu]) -> tu
         seen: The same in sysfs, where it is to be seen.
 
     Raises:
-        KeyError, TypeError, AttributeError: it is in another form.
+        KeyError, TypeError, ValueError, AttributeError: it is in another form.
     """
     found = []
     for one in listed:
         bus, path = one["type"], one["path"]
+        if bus not in ("usb", "pci"):
+            raise ValueError(f"an Edge TPU on {bus!r}")
         address = "" if bus == "pci" else path.rpartition("/")[2]
         same = [each for each in seen if each.bus == bus and (_node(each) == path or each.address == address != "")]
         if same:

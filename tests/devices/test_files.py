@@ -1,5 +1,8 @@
 import configparser
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -87,3 +90,30 @@ def test_the_application_belongs_to_the_group_of_the_rules():
 def test_only_profiles_lie_among_the_profiles():
     """A stray file there would ship, and be read by nobody."""
     assert {Path(entry.name).suffix for entry in DEVICES.joinpath("profiles").iterdir()} == {".toml"}
+
+
+def fetch(target, path):
+    command = ["/bin/sh", str(DEVICES.joinpath("fetch-swiftshader.sh")), str(target)]
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": path}, check=False)
+
+
+def test_the_software_gpu_is_fetched_once(tmp_path):
+    """Where its files lie nothing is done; how to use them is said."""
+    for name in ("libvk_swiftshader.so", "vk_swiftshader_icd.json", "libvulkan.so.1"):
+        (tmp_path / name).write_text("there")
+    done = fetch(tmp_path, os.environ["PATH"])
+    assert done.returncode == 0
+    assert done.stdout == (f"export LD_LIBRARY_PATH={tmp_path} VK_ICD_FILENAMES={tmp_path}/vk_swiftshader_icd.json\n")
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"there"}
+
+
+def test_a_software_gpu_that_cant_be_fetched_is_said(tmp_path):
+    """Without Debian's tools one line tells what is missing, and nothing is left behind."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("cat", "dirname"):
+        (tools / name).symlink_to(shutil.which(name))
+    done = fetch(tmp_path / "target", str(tools))
+    assert done.returncode == 1
+    assert done.stderr.startswith("fetch-swiftshader: apt-get and dpkg-deb are needed")
+    assert list(tmp_path.iterdir()) == [tools]

@@ -3,6 +3,7 @@ import os
 
 import msgspec
 import pytest
+from support import edge_delegates
 from support.delegate_libraries import COMPILER, build
 from support.devices_roots import FakeRoot
 
@@ -20,6 +21,7 @@ from edge_runtime.doctor import (
     examine,
     render,
 )
+from edge_runtime.errors import InvalidConfig
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler to build a delegate's library with")
 
@@ -48,12 +50,14 @@ def lines_of(text, label):
 
 @pytest.mark.slow
 def test_this_machine_is_examined():
-    """Every known delegate is tried, and each that fails has a cause and a cure."""
+    """Every delegate that needs no name is tried, and each that fails has a cause and a cure that are known."""
     found = examine()
-    assert [delegate.name for delegate in found.delegates] == ["cpu", "edgetpu", "gpu"]
+    assert [delegate.name.partition(":")[0] for delegate in found.delegates] == ["cpu", "edgetpu", "gpu", "npu"]
     assert found.delegates[0].state == "runs"
     assert found.exit_code == 0
-    assert all((delegate.state == "fails") == (delegate.diagnosis is not None) for delegate in found.delegates)
+    for delegate in found.delegates:
+        assert (delegate.state == "fails") == (delegate.diagnosis is not None)
+        assert delegate.diagnosis is None or "not one that is known" not in delegate.diagnosis.cause
 
 
 @pytest.mark.slow
@@ -82,6 +86,41 @@ def test_a_hung_library_is_told_as_stuck(tmp_path):
     """The limit ends it."""
     found = examine(libraries={"edgetpu": build(tmp_path, "HANG")}, limit_s=3)
     assert "does not answer (no answer within 3 s)" in found.delegates[1].diagnosis.cause
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_libraries_that_the_user_names_are_tried_with_their_options(tmp_path):
+    """Each under its device string, also one library with several sets of options."""
+    library = edge_delegates.build(tmp_path)
+    good, bad = edge_delegates.device(library), edge_delegates.device(library, nonsense=1)
+    found = examine(delegates=[good, bad, good, "cpu"], libraries={"edgetpu": "/nowhere/libedgetpu.so.1"})
+    states = {delegate.name: delegate.state for delegate in found.delegates}
+    assert list(states) == ["cpu", "edgetpu", "gpu", "npu", good, bad]
+    assert (states[good], states[bad]) == ("runs", "fails")
+    assert "refused to start: unknown option" in found.delegates[-1].diagnosis.cause
+    lines = render(found).splitlines()
+    assert lines[lines.index(f"  {good}") + 1].startswith(" " * 16 + "runs: ")
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_each_of_several_edge_tpus_is_tried(tmp_path, monkeypatch):
+    """It is told which one it is that fails."""
+    root = FakeRoot(tmp_path / "root")
+    root.machine("x86_64")
+    root.usb_coral(after_inference=False)
+    root.pci_coral()
+    monkeypatch.setenv("FAKE_EDGETPU", edge_delegates.environment(only="usb:0", refuse=1))
+    found = examine(root.path, libraries={"edgetpu": str(edge_delegates.build_edgetpu(tmp_path))})
+    states = {delegate.name: delegate.state for delegate in found.delegates if "edgetpu" in delegate.name}
+    assert states == {"edgetpu:pci:0": "loads", "edgetpu:usb:0": "fails"}
+
+
+def test_what_is_no_device_string_is_bad_input():
+    """Nothing is tried then."""
+    with pytest.raises(InvalidConfig, match="tpu"):
+        examine(delegates=["tpu"])
 
 
 @pytest.mark.parametrize(
