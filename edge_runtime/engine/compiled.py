@@ -23,7 +23,7 @@ from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.library import installed, interpreter_module
 from edge_runtime.engine.planned import Call, PlannedSession, Shape
 from edge_runtime.engine.tensors import GRAPH, check_tensors
-from edge_runtime.engine.weights import WeightCache
+from edge_runtime.engine.weights import WeightCache, may_pack
 from edge_runtime.errors import EngineFailed, PackageRefused
 from edge_runtime.types import Array, Arrays
 
@@ -147,7 +147,7 @@ class CompiledSession(PlannedSession):
         cache = WeightCache(folder, " ".join(installed()))
         try:
             opened = cache.open(self._content)
-            if opened is not None:
+            if opened is not None or not may_pack():
                 return opened
             memory = os.memfd_create("packed-weights")
             try:

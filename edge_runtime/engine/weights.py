@@ -145,6 +145,13 @@ class WeightCache:
             (self._folder / name).unlink(missing_ok=True)
 
 
+def may_pack() -> bool:
+    """Whether weights can be packed into memory here: XNNPACK aborts where the process may write no large files."""
+    import resource  # noqa: PLC0415  for the worker processes of large models only
+
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY and hasattr(os, "memfd_create")
+
+
 def _name(key: str, size_bytes: int, checksum: int) -> str:
     return f"{key}-{size_bytes}-{checksum:08x}{_SUFFIX}"
 
