@@ -66,9 +66,9 @@ class CompiledSession(PlannedSession):
         self.inputs = {name: tuple(shapes) for name, shapes in fixed.items()}
         try:
             self._library = importlib.import_module("ai_edge_litert.compiled_model")
-            self._environment = self._library.Environment.create()
-        except (ImportError, RuntimeError) as error:
-            raise EngineFailed(f"{spec.subject}: {spec.device} needs ai-edge-litert 2 or newer: {error}") from error
+            self._environment: Any = self._library.Environment.create()
+        except (ImportError, AttributeError, RuntimeError) as error:
+            raise EngineFailed(f"{spec.subject}: {spec.device} needs a newer ai-edge-litert: {error}") from error
         if spec.delegate == "cpu" and spec.weight_cache:
             self._weights = self._packed_weights(Path(spec.weight_cache))
         try:

@@ -1,7 +1,7 @@
 """XNNPACK's packed weights, kept between starts.
 
-XNNPACK lays a model's weights out anew for the CPU that it runs on. Read from a file instead, they load faster, and
-several engines of a model share one copy of them in memory, which the system may drop and read again.
+XNNPACK lays a model's weights out anew for the CPU that it runs on, in memory of each engine's own. Out of a file,
+engines of a model share one copy of them, which the system may drop and read again.
 
 XNNPACK believes such a file: bytes that have changed give wrong answers, and a disk that is full while the file is
 written aborts the process (both seen with LiteRT 2.3). So it never writes into the folder. It packs into memory; what
