@@ -18,6 +18,7 @@ EXIT_BAD_INPUT = 2
 
 _EXAMPLES = """examples:
   edge-run doctor                                     what this machine is, and which delegates load
+  edge-run doctor --delegate external:/opt/lib.so     try one more delegate
   edge-run install digits-1.tar.gz --store packages/  verify a package and put it into a store
   edge-run list packages/                             what is installed
   edge-run label packages/ digits stable 1            point a label to a version
@@ -25,8 +26,10 @@ _EXAMPLES = """examples:
   edge-run predict packages/ emotions face.jpg --raw  a photograph, through the package's preprocessing
   edge-run predict packages/emotions/1 a.jpg b.jpg    several, straight from a package, a line each
   edge-run predict model.tflite image.npy             a bare file, without labels
-  edge-run bench packages/digits/1 --threads 1,4      how long each variant takes on this device
-  edge-run bench digits --store packages/ --json      likewise, of an installed package, for edge-convert inspect
+  edge-run bench packages/digits/1 --threads 1,4      how long each engine takes on this device
+  edge-run bench model.tflite --delegate edgetpu      a bare file, on an Edge TPU
+  edge-run bench digits --store packages/ --save      and have the runtime use what was measured
+  edge-run bench digits --store packages/ --json      as a file, for edge-convert inspect
 
 exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input
 """
@@ -63,11 +66,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    for add in (_add_doctor, _add_store, _add_predict, _add_bench):
+        add(commands)
+    return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     doctor = commands.add_parser("doctor", help="what this machine is, which delegates load, and what to do otherwise")
     doctor.add_argument("--store", type=Path, default=Path(), help="where packages are or will be: is there room?")
+    doctor.add_argument(
+        "--delegate",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="try this one too, as external:/path/lib.so?option=value; may be repeated",
+    )
     doctor.add_argument("--json", action="store_true", help="as JSON")
     doctor.set_defaults(run=_doctor)
 
+
+def _add_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     install_ = commands.add_parser("install", help="verify a package and put it into a store, all at once")
     install_.add_argument("package", type=Path, help="a .tar.gz, or a package's directory")
     install_.add_argument("--store", type=Path, required=True, help="the folder of packages; made if absent")
@@ -86,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     label.add_argument("version", type=int)
     label.set_defaults(run=_label)
 
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     predict = commands.add_parser(
         "predict",
         help="answer a request of an installed model, or one for each file that a package is given",
@@ -127,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(run=_predict)
 
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bench = commands.add_parser("bench", help="time a package's engines on this device, against the bare interpreter")
     bench.add_argument(
         "package", help="a package's directory or .tar.gz, a bare .tflite; with --store, NAME or NAME/VERSION in it"
@@ -148,13 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--save", action="store_true", help="keep it beside the package: the runtime goes by it")
     bench.add_argument("--json", action="store_true", help="as JSON, which `edge-convert inspect --bench FILE` shows")
     bench.set_defaults(run=_bench)
-    return parser
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from edge_runtime import doctor  # noqa: PLC0415  loads the interpreter, which the other commands may not need
 
-    report = doctor.examine(packages=arguments.store)
+    report = doctor.examine(packages=arguments.store, delegates=arguments.delegate)
     print(json.dumps(doctor.as_dict(report), indent=1) if arguments.json else doctor.render(report))
     return report.exit_code
 

@@ -2,7 +2,9 @@
 # What some tests look at, and not every system has:
 #   - a wheel of wake-word models;
 #   - Fashion-MNIST, out of the system's package registry (Debian, Ubuntu), unpacked without installing anything;
-#   - a browser for the report, which only root can install.
+#   - a browser for the report, which only root can install;
+#   - a GPU in software;
+#   - an environment of its own for tflite-runtime, which has wheels up to Python 3.11.
 # What can't be had is said and passed over: the tests that need it are skipped then.
 set -eu
 cd "$(dirname "$0")/.."
@@ -35,6 +37,19 @@ browser() {
     apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1
 }
 
+old_interpreter() {
+    target=.venv/share/tflite-runtime
+    .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11))' || return 1
+    cmp -s requirements/tflite-runtime.txt "$target/.made-of" && return
+    rm -rf "$target"
+    .venv/bin/python -m venv "$target" &&
+        "$target/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+            -r requirements/tflite-runtime.txt &&
+        cp requirements/tflite-runtime.txt "$target/.made-of"
+}
+
 wake_words || echo "no wake words for this system: tests of models with a state are skipped" >&2
 clothes || echo "no Fashion-MNIST (apt install dataset-fashion-mnist): tests that train on it are skipped" >&2
 browser || echo "no browser (apt install chromium): tests that look at the report are skipped" >&2
+devices/fetch-swiftshader.sh >/dev/null || echo "no GPU in software: tests that run on one are skipped" >&2
+old_interpreter || echo "no tflite-runtime for this Python: tests with it are skipped" >&2

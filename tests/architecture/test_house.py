@@ -143,7 +143,7 @@ def test_device_install_stays_small():
     """The bare distribution asks for the device's libraries and for no TensorFlow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {entry.split(">")[0] for entry in project["dependencies"]}
-    assert names == {"ai-edge-litert", "grpcio", "msgspec", "numpy", "protobuf", "zeroconf"}
+    assert names == {"ai-edge-litert", "grpcio", "msgspec", "numpy", "protobuf", "tqdm", "zeroconf"}
     assert project["name"] == "edge-runtime"
     assert project["requires-python"] == ">=3.11"
     assert "tensorflow" not in (ROOT / "requirements" / "device.txt").read_text()
