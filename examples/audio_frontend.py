@@ -10,6 +10,8 @@ features of synthesised speech differ by more than 0.2, the models' probabilitie
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -107,13 +109,13 @@ def _normalized(signals: Ints, noises: Ints) -> Ints:
 def _logarithm(values: Ints) -> npt.NDArray[np.float32]:
     scaled = values << _CORRECTION_BITS
     logarithms = np.rint(np.log(np.maximum(scaled, 1)) * _LOG_SCALE)
-    return (np.minimum(logarithms, 2**16 - 1) * _FEATURE_SCALE).astype(np.float32)
+    return np.asarray(np.minimum(logarithms, 2**16 - 1) * _FEATURE_SCALE, np.float32)
 
 
 def _mel_filters() -> npt.NDArray[np.float64]:
     """[257, 40]: overlapping triangles, evenly spaced in mel, in steps of 2^-12."""
 
-    def mel(hertz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def mel(hertz: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         scale: npt.NDArray[np.float64] = 1127.0 * np.log1p(hertz / 700.0)
         return scale
 
