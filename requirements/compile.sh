@@ -11,3 +11,6 @@ lock() {
 }
 lock requirements/device.txt pyproject.toml
 lock requirements/all.txt --all-extras --constraint requirements/device.txt pyproject.toml requirements/test-extra.in
+# tflite-runtime has wheels up to Python 3.11 only, and needs numpy 1.
+"${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+    --output-file requirements/tflite-runtime.txt requirements/tflite-runtime.in

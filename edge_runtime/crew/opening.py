@@ -229,7 +229,8 @@ class Opener:
             weight_cache=_folder(self._options.cache, "weights") if apart and kind == "cpu" else "",
         )
         content = self._content(file)
-        if not apart and kind != "cpu":
+        if spec.library:
+            # Also where a worker is to load it: one that is known to crash need not take another worker with it.
             trial = self._prober.probe(device.string, spec.library)
             if not trial.ok:
                 raise EngineFailed(f"{device.string.text}: {trial.error}")
