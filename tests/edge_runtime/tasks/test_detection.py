@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.picture_models import colours_detector
 
-from edge_runtime import InvalidInput
+from edge_runtime import InvalidInput, Runtime
 from edge_runtime.tasks import Boxes, Object, Postprocessed, Ssd, Yolo, detect
 
 OPERATOR = "TFLite_Detection_PostProcess"
@@ -27,6 +28,17 @@ def test_the_operators_output_in_pixels():
     assert isinstance(found[0], Object)
     assert [one.id for one in detect(postprocessed(), score_threshold=0.5)] == [3]
     assert [one.id for one in detect(postprocessed(count=0.0))] == []
+
+
+def test_the_real_operator(tmp_path):
+    """A real detector's file, bare: its outputs are found by their names, and scaled to the picture."""
+    path = tmp_path / "colours.tflite"
+    path.write_bytes(colours_detector())
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    image[0, 0, 1, 1], image[0, 1, 0, 2] = 192, 128
+    with Runtime.open(path) as runtime:
+        found = detect(runtime.model().predict(image), image_scale=(200, 100), labels=("green", "blue"))
+    assert rounded(found) == [(0, 0.75, (100, 0, 200, 50), "green"), (1, 0.5, (0, 50, 100, 100), "blue")]
 
 
 def test_outputs_with_other_names_must_be_named():
