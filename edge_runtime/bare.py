@@ -3,7 +3,7 @@
 A bare file says nothing but its tensors. So callers see the file's own dtypes (a quantized file takes and gives its
 stored integers; the signatures say their scale), there are no labels and no preprocessing, and requests are never
 merged into batches: nothing says that the rows of a variable first dimension are independent of each other.
-`edge-convert` makes a package of such a file, and with it all that.
+`edge-convert wrap` makes a package of such a file, and with it all that.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def steps_for(model: Model) -> tuple[InputPreprocess, TensorSpec] | None:
             f"{model.name} takes {', '.join(map(str, (spec, *others)))}: no picture [N, height, width, 1 or 3]"
         )
     if step is None and spec.dtype != "uint8":
-        raise SystemExit(f"{model.name} takes {spec}, and nothing says how pixels become that: make a package of it")
+        raise SystemExit(f"{model.name} takes {spec}, and nothing says how pixels become that: wrap it into a package")
     _, height, width, depth = spec.shape
     resize = InputPreprocess(resize=(height, width), antialias=True, color="gray" if depth == 1 else "rgb")
     return resize, TensorSpec(name=spec.name, dtype="uint8", shape=(1, height, width, depth))
