@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from converter.artifact import PackageError, Signature
-from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, Overloaded, RuntimeClosed
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed
 from edge_runtime.inputs import Inputs
+from edge_runtime.many import answers
 from edge_runtime.routing.router import timed_out
 from edge_runtime.target import Describer, Target
-from edge_runtime.types import Array, InferRequest, Reply
+from edge_runtime.types import Array, EngineReport, InferRequest, Reply
 
-_MANY_IN_FLIGHT = 64
-"""Requests that `predict_many` has under way: enough to keep batches full, few enough to bound memory."""
+Priority = Literal["high", "normal"]
 
 
 class Model:
@@ -55,6 +54,11 @@ class Model:
         """
         target = self._current()
         return target.installed_package.manifest.signature(target.default)
+
+    @property
+    def engines(self) -> tuple[EngineReport, ...]:
+        """What runs this model on the device, and why other devices don't; empty where it is not installed."""
+        return self._current().engines
 
     @property
     def target(self) -> Target | None:
@@ -95,7 +99,14 @@ class Model:
         except (PackageError, ValueError, TypeError) as error:
             raise InvalidInput(f"{target.subject}: input {name!r} can't be preprocessed: {error}") from error
 
-    def predict(self, inputs: Inputs, *, deadline_ms: float | None = None, signature: str | None = None) -> Reply:
+    def predict(
+        self,
+        inputs: Inputs,
+        *,
+        deadline_ms: float | None = None,
+        signature: str | None = None,
+        priority: Priority = "normal",
+    ) -> Reply:
         """Answers one request: in this thread where an engine is idle, else from the queue or a server.
 
         Args:
@@ -104,9 +115,11 @@ class Model:
                 folded in, a uint8 array of raw pixels will do for it.
             deadline_ms: Milliseconds from now after which an answer is worthless; None waits.
             signature: The signature's name; None for `serving_default`, or the only one.
+            priority: Where requests wait for the device, those of high priority run before the others of this version,
+                whatever their deadlines.
 
         Raises:
-            InvalidInput: see `InputCheck`; also a deadline that is not above 0.
+            InvalidInput: see `InputCheck`; also a deadline that is not above 0, or a priority that there is not.
             VersionNotAvailable, DeadlineExceeded, Overloaded, ServerFailed, ServerRefused, EngineFailed,
             RuntimeClosed: see `edge_runtime.errors`.
         """
@@ -117,6 +130,8 @@ class Model:
             if target.needs_description(start_s):
                 self._describe(target, start_s, deadline_s)
             request = target.request(inputs, signature, start_s, deadline_s)
+            if priority != "normal":
+                request = replace(request, priority=_rank(priority))
             try:
                 return target.router.infer(request)
             except RuntimeClosed:
@@ -125,11 +140,17 @@ class Model:
                     raise
 
     async def predict_async(
-        self, inputs: Inputs, *, deadline_ms: float | None = None, signature: str | None = None
+        self,
+        inputs: Inputs,
+        *,
+        deadline_ms: float | None = None,
+        signature: str | None = None,
+        priority: Priority = "normal",
     ) -> Reply:
         """As `predict`, awaitable; cancelling it frees the request's place. The inputs are copied."""
         import asyncio  # noqa: PLC0415  20 ms that an application without an event loop does not pay
 
+        rank = _rank(priority)
         start_s = self._clock()
         deadline_s = None if deadline_ms is None else start_s + _seconds(deadline_ms)
         while True:
@@ -143,6 +164,8 @@ class Model:
                     raise _named(error, target, start_s, deadline_s, self._clock()) from None
                 continue
             request = _own(target.request(inputs, signature, start_s, deadline_s))
+            if rank != request.priority:
+                request = replace(request, priority=rank)
             try:
                 pending = target.router.submit(request)
                 return await asyncio.wait_for(asyncio.wrap_future(pending), left_s)
@@ -154,65 +177,35 @@ class Model:
                     raise
                 raise timed_out(request, pending, self._clock()) from None
 
-    def predict_many(self, requests: Iterable[Inputs], *, signature: str | None = None) -> Iterator[Reply]:
-        """Answers many requests at full throughput and in order, with a bounded number of them under way.
+    def predict_many(
+        self,
+        requests: Iterable[Inputs],
+        *,
+        signature: str | None = None,
+        priority: Priority = "normal",
+        progress: bool = False,
+    ) -> Iterator[Reply]:
+        """Answers many requests at full throughput and in order, with at most 64 of them under way.
 
         Args:
             requests: Each what `predict` takes; read as the answers are taken, and copied.
             signature: As in `predict`.
+            priority: As in `predict`.
+            progress: Show a progress bar on stderr; how far it goes is known where `requests` has a length.
 
         Raises:
             EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
         """
-        under_way: deque[tuple[Future[Reply], InferRequest | None]] = deque()
-        try:
-            for inputs in requests:
-                while (started := self._start(inputs, signature, wait=not under_way)) is None:
-                    yield self._finish(*under_way.popleft(), signature)
-                under_way.append(started)
-                if started[1] is None:
-                    break
-                if len(under_way) >= _MANY_IN_FLIGHT:
-                    yield self._finish(*under_way.popleft(), signature)
-            while under_way:
-                yield self._finish(*under_way.popleft(), signature)
-        finally:
-            for future, _ in under_way:
-                future.cancel()
+        replies = answers(self, requests, signature, _rank(priority))
+        return _shown(replies, self.name, requests) if progress else replies
 
-    def _start(
-        self, inputs: Inputs, signature: str | None, *, wait: bool
-    ) -> tuple[Future[Reply], InferRequest | None] | None:
-        """A request under way; None if the queue is full and an answer can be taken first.
-
-        One that can't be started is a future with its error, and no request: the answers before it come first.
-        """
-        start_s = self._clock()
-        while True:
-            target = self._current()
-            try:
-                if target.needs_description(start_s):
-                    self._describe(target, start_s, None)
-                request = _own(target.request(inputs, signature, start_s, None))
-                return target.router.submit(request), request
-            except Overloaded as error:
-                if not wait:
-                    return None
-                return _failed(error), None
-            except RuntimeClosed as error:
-                if self._target is target:
-                    return _failed(error), None
-            except EdgeRuntimeError as error:
-                return _failed(error), None
-
-    def _finish(self, future: Future[Reply], request: InferRequest | None, signature: str | None) -> Reply:
-        try:
-            return future.result()
-        except RuntimeClosed:
-            if request is None or self._target is None:
-                raise
-            # The version was unloaded while the request was at a server that failed: the one that follows answers.
-            return self.predict(request.inputs, signature=signature)
+    def described(self) -> Target:
+        """What requests go to at present; a server has been asked for its signatures, where it must be."""
+        target = self._current()
+        now_s = self._clock()
+        if target.needs_description(now_s):
+            self._describe(target, now_s, None)
+        return target
 
     def _describe(self, target: Target, start_s: float, deadline_s: float | None) -> None:
         """Asks for the signatures of a version that is not installed."""
@@ -231,10 +224,28 @@ def _own(request: InferRequest) -> InferRequest:
     return request
 
 
-def _failed(error: EdgeRuntimeError) -> Future[Reply]:
-    future: Future[Reply] = Future()
-    future.set_exception(error)
-    return future
+def _shown(replies: Iterator[Reply], name: str, requests: Iterable[Inputs]) -> Iterator[Reply]:
+    """The replies, counted by a progress bar."""
+    from tqdm import tqdm  # noqa: PLC0415  10 ms that only who looks at it pays
+
+    total = len(requests) if isinstance(requests, Sized) else None
+    with tqdm(total=total, desc=name, unit=" requests") as bar:
+        for reply in replies:
+            bar.update()
+            yield reply
+
+
+def _rank(priority: str) -> int:
+    """What the queue orders by.
+
+    Raises:
+        InvalidInput: there is no such priority.
+    """
+    if priority == "normal":
+        return 1
+    if priority == "high":
+        return 0
+    raise InvalidInput(f"priority must be 'high' or 'normal', got {priority!r}")
 
 
 def _named(

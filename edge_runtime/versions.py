@@ -18,6 +18,8 @@ from edge_runtime.inputs import default_signature, zeros
 from edge_runtime.pixels import Pixels, pixel_inputs
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable, measure
+from edge_runtime.scheduling.gate import Gate
+from edge_runtime.scheduling.slot import Slot
 from edge_runtime.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -93,14 +95,15 @@ def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[]
         raise EngineFailed(f"{package}, variant {variant.name!r}: {type(error).__name__}: {error}") from error
     costs = CostTable(seconds, clock)
     batcher = Batcher(
-        engines,
         manifest.signatures,
         version=manifest.version,
-        costs=costs,
         max_queued_requests=options.max_queued_requests,
         max_queued_bytes=options.max_queued_bytes,
         clock=clock,
     )
+    gate = Gate(options.engines or 1, "cpu")
+    for engine in engines:
+        batcher.add(Slot(engine, gate, costs))
     _log.info("loaded %s, variant %s, on %s: %r", package, variant.name, engines[0].place, costs)
     return Loaded(package, variant.name, batcher, key, pixels)
 

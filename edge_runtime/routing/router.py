@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -31,8 +31,10 @@ from edge_runtime.routing.policy import (
     choose,
     predicted_s,
 )
-from edge_runtime.scheduling.batcher import Batcher, late
-from edge_runtime.scheduling.cost import CostTable
+from edge_runtime.scheduling.batcher import Batcher
+from edge_runtime.scheduling.bulk import Bulk
+from edge_runtime.scheduling.cost import CostTable, DeviceCosts
+from edge_runtime.scheduling.runs import late
 from edge_runtime.types import InferRequest, Pending, Reply
 
 
@@ -91,28 +93,60 @@ class Router:
                 try:
                     reply = device.try_infer(request)
                 except EngineFailed as error:
-                    rescued = self._after_engine(request, error)
-                    if rescued is None:
-                        raise
-                    return self._wait(request, rescued)
+                    return self._rescued(request, error)
                 if reply is not None:
                     return reply
-        return self._wait(request, self.submit(request))
+        route = self._choose(request)
+        if device is None or route.place is not Place.DEVICE:
+            return self._wait(request, self._elsewhere(request, route))
+        try:
+            # A caller that waits needs no future.
+            return device.wait(request)
+        except EngineFailed as error:
+            return self._rescued(request, error)
+        except Overloaded:  # Another thread filled the queue since the choice was made.
+            return self._wait(request, self._to_server(replace(request, reason=REASON_OVERLOADED)))
 
     def submit(self, request: InferRequest) -> Pending:
         """See `Executor`."""
         route = self._choose(request)
-        if route.place is Place.NOWHERE:
-            raise self._nowhere(request, {})
-        if route.place is Place.SERVER:
-            return self._to_server(replace(request, reason=route.reason))
-        if self._device is None:
-            raise self._nowhere(request, {})
+        if self._device is None or route.place is not Place.DEVICE:
+            return self._elsewhere(request, route)
         try:
             inner = self._device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
             return self._to_server(replace(request, reason=REASON_OVERLOADED))
+        except EngineFailed as error:
+            rescued = self._after_engine(request, error)
+            if rescued is None:
+                raise
+            return rescued
+        if self._remote is None and isinstance(inner, Pending):
+            return inner
         return _then(inner, "the device's queue", lambda error: self._after_engine(request, error))
+
+    def submit_bulk(self, requests: Sequence[InferRequest]) -> Bulk:
+        """Requests of offline work, to the device alone: see `Batcher.submit_bulk`. What fails is asked again singly.
+
+        Raises:
+            Overloaded, EngineFailed, RuntimeClosed: they were not taken.
+            VersionNotAvailable: it is not on the device.
+        """
+        if self._device is None:
+            raise self._nowhere(requests[0], {})
+        return self._device.submit_bulk(requests)
+
+    def try_bulk(self, bulk: Bulk) -> bool:
+        """See `Batcher.try_bulk`."""
+        return self._device is not None and self._device.try_bulk(bulk)
+
+    @property
+    def bulk_row_s(self) -> float | None:
+        """Seconds that a row takes on the device in offline work; None if it is not for the device."""
+        device = self._device
+        if device is None or not device.slots:
+            return None
+        return device.costs.row_seconds(1)
 
     def close(self) -> None:
         """Nothing of its own: device and servers belong to the runtime."""
@@ -124,13 +158,15 @@ class Router:
         if device is None:
             return Route(choose(DeviceView(installed=False), server, None).place, self._absent)
         load, costs = device.load, device.costs
+        if not load.engines and server.usable:
+            return Route(Place.SERVER, REASON_ENGINE_FAILED)
         view = DeviceView(
             installed=True,
             full=load.full,
             predicted_s=predicted_s(
                 queued_rows=load.queued_rows,
                 running_rows=load.running_rows,
-                engines=load.engines,
+                engines=max(load.engines, 1),
                 row_s=costs.row_seconds(load.queued_rows // max(load.queued_requests, 1)),
                 own_s=costs.seconds(request.rows),
             ),
@@ -141,6 +177,22 @@ class Router:
         if route.reason == REASON_TOO_SLOW and costs.probe(request.rows, remaining_s or 0.0):
             return Route(Place.DEVICE, REASON_LOCAL)
         return route
+
+    def _elsewhere(self, request: InferRequest, route: Route) -> Pending:
+        if route.place is Place.SERVER:
+            return self._to_server(replace(request, reason=route.reason))
+        raise self._nowhere(request, {})
+
+    def _rescued(self, request: InferRequest, error: EngineFailed) -> Reply:
+        """The server's answer to what the device's engines failed on.
+
+        Raises:
+            EngineFailed: the error, if no server may be asked.
+        """
+        rescued = self._after_engine(request, error)
+        if rescued is None:
+            raise error
+        return self._wait(request, rescued)
 
     def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
@@ -189,7 +241,7 @@ class Router:
             raise timed_out(request, pending, self._clock()) from None
 
 
-def _fits(costs: CostTable, rows: int, remaining_s: float) -> bool:
+def _fits(costs: CostTable | DeviceCosts, rows: int, remaining_s: float) -> bool:
     """Whether an idle engine should be tried: it will be in time, or it is time to see whether it would."""
     return costs.seconds(rows) <= remaining_s or costs.probe(rows, remaining_s)
 

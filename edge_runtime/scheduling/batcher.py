@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import logging
 import threading
+from _thread import LockType, allocate_lock
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from functools import partial
+from itertools import count
 
 import msgspec
-import numpy as np
 
 from converter.artifact import Signature
-from edge_runtime.engine.engine import Engine
-from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
-from edge_runtime.scheduling.cost import CostTable
-from edge_runtime.scheduling.policy import form_batch
-from edge_runtime.scheduling.queue import Entry, RequestQueue, size_of
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost
+from edge_runtime.scheduling.bulk import Bulk, run_piece
+from edge_runtime.scheduling.cost import CostTable, DeviceCosts
+from edge_runtime.scheduling.desk import Desk
+from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue
+from edge_runtime.scheduling.runs import late, named, run_joined
+from edge_runtime.scheduling.slot import Slot
+from edge_runtime.scheduling.stats import BatcherStats
 from edge_runtime.types import Arrays, InferRequest, Reply
 
 _log = logging.getLogger(__name__)
 
-_LOOK_AHEAD = 64
-"""Entries that are looked at to form a batch: bounds the work under the lock, and exceeds every useful batch size."""
+_WAITING = "waiting for the device's queue"
 
 
 class Load(msgspec.Struct, frozen=True, gc=False):
@@ -31,7 +34,7 @@ class Load(msgspec.Struct, frozen=True, gc=False):
         queued_requests: Requests that wait.
         queued_rows: Their rows.
         running_rows: Rows that run now.
-        engines: Engines in all.
+        engines: Slots that serve the queue; 0 where none is left.
         full: Whether the queue refuses.
     """
 
@@ -42,278 +45,369 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     full: bool
 
 
+def _ignore_failure(slot: Slot, error: EdgeRuntimeError) -> None:
+    """Nobody supervises: the log says it."""
+    _log.warning("%r failed: %s", slot, error)
+
+
+def _ignore_pressure() -> None:
+    """Nobody adds slots."""
+
+
 class Batcher:
-    """Runs requests of one version on its engines. Thread-safe."""
+    """Runs requests of one version on its slots. Thread-safe."""
 
     def __init__(
         self,
-        engines: Sequence[Engine],
         signatures: Sequence[Signature],
         *,
         version: int,
-        costs: CostTable,
         max_queued_requests: int,
         max_queued_bytes: int,
         clock: Callable[[], float],
+        weight: float = 1.0,
+        on_failure: Callable[[Slot, EdgeRuntimeError], None] = _ignore_failure,
+        on_pressure: Callable[[], None] = _ignore_pressure,
     ) -> None:
-        """Starts one thread an engine; they sleep while callers find an engine idle.
+        """Has no slot yet: until `add`, requests fail with EngineFailed.
 
         Args:
-            engines: At least one, all of the same variant.
             signatures: What callers see.
             version: What replies say.
-            costs: Measured on these engines; kept up to date here.
             max_queued_requests: Beyond it, requests are refused.
             max_queued_bytes: The same, for the bytes of their inputs.
             clock: Monotonic seconds.
+            weight: The version's share of each device, beside the weights of the other versions on it.
+            on_failure: Told of each failed run, in the thread that ran it; a slot whose engine is lost is out of use
+                by then. Must return quickly.
+            on_pressure: Told, at most once a second, that a request had to wait since all slots were busy. Likewise.
         """
-        self.costs = costs
         self._version = version
         self._clock = clock
-        self._idle = list(engines)
-        self._engines = tuple(engines)
+        self._weight = weight
+        self._on_failure = on_failure
+        self._on_pressure = on_pressure
         self._signatures = {signature.name: signature for signature in signatures}
-        self._queue = RequestQueue(max_queued_requests, max_queued_bytes)
-        self._running_rows = 0
-        self._closed = False
-        self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
-        self._settled = threading.Condition(self._lock)
-        self._workers = [
-            threading.Thread(target=self._serve, name=f"edge-engine-{index}", daemon=True)
-            for index in range(len(engines))
-        ]
-        for worker in self._workers:
-            worker.start()
+        self._desk = Desk(self._signatures, RequestQueue(max_queued_requests, max_queued_bytes), clock)
+        self._costs: CostTable | DeviceCosts = CostTable({1: 0.0}, clock)
+        self._workers: list[threading.Thread] = []
+        self._names = count()
+        self._changing = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Batcher {len(self._idle)} of {len(self._engines)} engines idle, {self._queue!r}, {self.costs!r}>"
+        return f"<Batcher {self._desk.slots!r}, {self._desk.queue!r}, {self._costs!r}>"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots, by rank."""
+        return self._desk.slots.all
+
+    @property
+    def costs(self) -> CostTable | DeviceCosts:
+        """What a request costs here: what the router predicts from."""
+        return self._costs
 
     @property
     def load(self) -> Load:
         """How busy it is now."""
-        queue = self._queue
-        return Load(len(queue), queue.rows, self._running_rows, len(self._engines), not queue.has_room())
+        desk, queue = self._desk, self._desk.queue
+        return Load(len(queue), queue.rows, desk.running_rows, len(desk.slots.crowd), not queue.has_room())
+
+    def stats(self) -> BatcherStats:
+        """What it has done so far, and its state."""
+        return self._desk.snapshot()
+
+    def add(self, slot: Slot) -> None:
+        """Takes a slot into use. One of a rank above the lowest stands by."""
+        with self._changing:
+            slot.share = next(
+                (one.share for one in self.slots if one.gate is slot.gate),
+                slot.gate.join(self._weight, repr(self._version)),
+            )
+            sleeper = self._desk.add(slot)
+            self._recost()
+            for _ in range(len(self.slots) - len(self._workers)):
+                worker = threading.Thread(target=self._serve, name=f"edge-engine-{next(self._names)}", daemon=True)
+                self._workers.append(worker)
+                worker.start()
+        wake(sleeper)
+
+    def remove(self, slot: Slot) -> None:
+        """Takes a slot out of use, and waits until its run has ended; at once if its engine is lost.
+
+        The engine stays open. If it was the last slot, those who wait get EngineFailed.
+        """
+        lost = not slot.usable
+        with self._changing:
+            settled, sleepers = self._desk.remove(slot)
+            self._recost()
+        for sleeper in sleepers:
+            sleeper.release()
+        for entry, error in settled:
+            entry.fail(error)
+        if not lost:
+            self._desk.wait_until_idle((slot,))
 
     def try_infer(self, request: InferRequest) -> Reply | None:
         """Answers in this thread if an engine is idle and nobody waits; None if not.
 
+        Where runs are short a caller may overtake those that wait for a few milliseconds: see `policy.LEASE_S`.
+
         Raises:
-            EngineFailed: the run failed.
+            EngineFailed: there is no slot, or the run failed, and on the other devices too.
             RuntimeClosed: closed meanwhile.
         """
-        with self._lock:
-            if self._closed:
-                raise RuntimeClosed(f"{request.subject} has been unloaded")
-            if not self._idle or self._queue:
-                return None
-            engine = self._idle.pop()
-            self._running_rows += request.rows
-        clock = self._clock
+        desk = self._desk
+        slot = desk.take_now(request)
+        if slot is None:
+            return None
+        clock, rows = self._clock, request.rows
+        failure: Exception | None = None
+        before_s = clock()
         try:
-            before_s = clock()
-            outputs = engine.run(request.signature, request.inputs)
-            done_s = clock()
+            outputs = slot.engine.run(request.signature, request.inputs, slot.limit_s(rows))
+        except Exception as error:  # noqa: BLE001  told below, when the slot is free for others
+            failure = error
         finally:
-            self._release(engine, request.rows)
-        self.costs.record(request.rows, done_s - before_s)
+            done_s = clock()
+            run_s = done_s - before_s
+            if failure is not None:
+                self._tell(slot, failure := named(request, failure))
+            slot.gate.leave(slot.share, run_s, slot.permits)
+            sleeper = desk.release(slot, None, rows, run_s, done_s)
+            if sleeper is not None:
+                sleeper.release()
+        if failure is not None:
+            return self._again(slot, request, failure)
+        slot.costs.record(rows, run_s)
         if request.deadline_s is not None and done_s > request.deadline_s:
-            raise late(request, done_s, {"running": (done_s - before_s) * 1e3})
-        return Reply(
-            outputs=outputs,
-            version=self._version,
-            place=engine.place,
-            reason=request.reason,
-            latency_ms=(done_s - request.start_s) * 1e3,
-        )
+            desk.stats.expired += 1
+            raise late(request, done_s, {"running": run_s * 1e3})
+        return self._reply(request, outputs, slot, done_s)
 
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`. Waits in the queue if no engine is idle, at most until the deadline."""
         reply = self.try_infer(request)
-        if reply is not None:
-            return reply
-        future = self.submit(request)
-        remaining_s = None if request.deadline_s is None else max(request.deadline_s - self._clock(), 0)
-        try:
-            return future.result(remaining_s)
-        except TimeoutError as error:
-            if isinstance(error, EdgeRuntimeError):
-                raise
-            future.cancel()
-            raise late(request, self._clock(), {"waiting for the device": (remaining_s or 0) * 1e3}) from None
+        return self.wait(request) if reply is None else reply
 
-    def submit(self, request: InferRequest) -> Future[Reply]:
-        """See `Executor`."""
-        with self._lock:
-            if self._closed:
-                raise RuntimeClosed(f"{request.subject} has been unloaded")
-            if not self._queue.has_room(size_of(request)):
-                raise Overloaded(
-                    f"{request.subject}: {size_of(request)} bytes don't fit into the device's queue: {self._queue!r}"
-                )
-            entry = self._queue.push(request, self._key(request), self._clock())
-            if self._idle:
-                self._work.notify()
-        entry.future.add_done_callback(lambda future: self._drop(entry) if future.cancelled() else None)
-        return entry.future
+    def wait(self, request: InferRequest) -> Reply:
+        """Takes a place in the queue and waits there for the answer, at most until the deadline.
 
-    def close(self) -> None:
-        """Refuses new requests, finishes those that it took, then frees the engines."""
-        with self._lock:
-            self._closed = True
-            self._work.notify_all()
-        for worker in self._workers:
-            worker.join()
-        with self._lock:
-            self._settled.wait_for(lambda: len(self._idle) == len(self._engines))
-            self._idle.clear()
-        for engine in self._engines:
-            engine.close()
-
-    def _drop(self, entry: Entry) -> None:
-        with self._lock:
-            self._queue.drop(entry)
-
-    def _key(self, request: InferRequest) -> object:
-        """What requests must share to be joined; None if this one can't be."""
-        signature = self._signatures[request.signature]
-        if signature.batch_axis is None or request.rows > self.costs.largest or self.costs.largest == 1:
-            return None
-        axis = signature.batch_axis
-        shapes = []
-        for spec in signature.inputs:
-            array = request.inputs[spec.name]
-            # Pixels and floats of one input would be joined to floats.
-            shapes.append((array.dtype, array.shape[:axis], array.shape[axis + 1 :]))
-        return (request.signature, tuple(shapes))
-
-    def _serve(self) -> None:
-        """A worker: takes an idle engine and a batch, runs it, until closed and empty."""
-        while True:
-            with self._lock:
-                begun_s = self._clock()
-                while not (self._idle and self._queue):
-                    if self._closed and not self._queue:
-                        return
-                    self._work.wait()
-                    begun_s = self._clock()
-                engine = self._idle.pop()
-                batch, expired = self._take()
-                rows = sum(entry.request.rows for entry in batch)
-                self._running_rows += rows
-            try:
-                for entry in expired:
-                    self._expire(entry)
-                if batch:
-                    self._run(engine, batch, begun_s)
-            finally:
-                self._release(engine, rows)
-
-    def _take(self) -> tuple[list[Entry], list[Entry]]:
-        looked_at = self._queue.head(_LOOK_AHEAD)
-        plan = form_batch([entry.waiting for entry in looked_at], self._clock(), self.costs.sizes)
-        leaving = set(plan.run) | set(plan.expired)
-        self._queue.put_back(entry for i, entry in enumerate(looked_at) if i not in leaving)
-        batch = [looked_at[i] for i in plan.run]
-        # From here on a caller can't cancel any more: what runs is answered.
-        batch = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
-        return batch, [looked_at[i] for i in plan.expired]
-
-    def _run(self, engine: Engine, batch: list[Entry], begun_s: float) -> None:
-        """Runs a batch and settles its futures.
-
-        The time that counts is from `begun_s`, when this worker became free: what it cost to get here delays the
-        queue as much as the run does.
+        Raises:
+            Overloaded: the queue is full.
+            DeadlineExceeded, EngineFailed, RuntimeClosed: see `edge_runtime.errors`.
         """
+        return self._await(self._put(request, None))
+
+    def submit(self, request: InferRequest) -> Queued:
+        """See `Executor`."""
+        future = Queued()
+        future.on_cancel = partial(self._desk.give_up, self._put(request, future), expired=False)
+        return future
+
+    def submit_bulk(self, requests: Sequence[InferRequest]) -> Bulk:
+        """Takes requests of offline work that are answered together: of one signature, without deadlines.
+
+        They hold an engine for some milliseconds at a time, and let more urgent ones through in between.
+
+        Raises:
+            Overloaded, EngineFailed, RuntimeClosed: they were not taken.
+        """
+        bulk = Bulk(requests)
+        bulk.on_cancel = partial(self._desk.give_up, self._put(bulk.whole, bulk), expired=False)
+        return bulk
+
+    def try_bulk(self, bulk: Bulk) -> bool:
+        """Runs a piece of a bulk that is not queued in this thread, if an engine is idle; whether it did.
+
+        Raises:
+            EngineFailed, RuntimeClosed: as in `try_infer`.
+        """
+        request = bulk.requests[0]
+        slot = self._desk.take_now(request)
+        if slot is None:
+            return False
+        runs: list[int] = []
         before_s = self._clock()
         try:
-            outputs = self._run_joined(engine, batch)
-        except Exception as error:  # noqa: BLE001  whatever it is belongs to these callers; the worker serves on
-            if len(batch) == 1:
-                batch[0].future.set_exception(_named(batch[0].request, error))
+            runs, error = run_piece(bulk, slot, self._signatures[request.signature], self._clock, self._reply)
+            if error is not None:
+                self._tell(slot, error)
+        finally:
+            done_s = self._clock()
+            slot.gate.leave(slot.share, done_s - before_s, slot.permits)
+            wake(self._desk.release(slot, runs, request.rows, done_s - before_s, done_s))
+        return True
+
+    def close(self) -> None:
+        """Refuses new requests, finishes those that it took, then closes the engines of the slots that it has."""
+        for sleeper in self._desk.close():
+            sleeper.release()
+        with self._changing:
+            workers = list(self._workers)
+        for worker in workers:
+            worker.join()
+        slots = self.slots
+        self._desk.wait_until_idle(slots)
+        for slot in slots:
+            self._desk.remove(slot)
+        for engine in dict.fromkeys(slot.engine for slot in slots):
+            engine.close()
+
+    def _put(self, request: InferRequest, future: Queued | None) -> Entry:
+        entry, sleeper, pressed = self._desk.put(request, future)
+        wake(sleeper)
+        if pressed:
+            self._on_pressure()
+        return entry
+
+    def _await(self, entry: Entry) -> Reply:
+        request = entry.request
+        remaining_s = None if request.deadline_s is None else max(request.deadline_s - self._clock(), 0.0)
+        try:
+            reply = entry.wait(remaining_s)
+        except EdgeRuntimeError:
+            raise
+        except BaseException:  # Ctrl-C: nobody waits for the answer any more.
+            self._desk.give_up(entry, expired=False)
+            raise
+        if reply is None:
+            self._desk.give_up(entry, expired=True)
+            now_s = self._clock()
+            raise late(request, now_s, {_WAITING: (now_s - request.start_s) * 1e3})
+        return reply
+
+    def _reply(self, request: InferRequest, outputs: Arrays, slot: Slot, done_s: float) -> Reply:
+        return Reply(
+            outputs=outputs,
+            version=self._version,
+            place=slot.engine.place,
+            reason=request.reason,
+            latency_ms=(done_s - request.start_s) * 1e3,
+        )
+
+    def _recost(self) -> None:
+        """What the router sees follows the slots; without any the last figures stay."""
+        slots = self._desk.slots
+        if slots.all:
+            loaded = slots.crowd[0].costs
+            alone = loaded if slots.solo is None else slots.solo.costs
+            self._costs = loaded if alone is loaded else DeviceCosts(alone, loaded)
+
+    def _serve(self) -> None:
+        """A worker: takes what the desk has for it, until closed and empty."""
+        me = allocate_lock()
+        me.acquire()
+        while (work := self._desk.next(me)) is not None:
+            if work.slot is not None:
+                self._lead(work.slot, work.entry)
+            elif not me.acquire(timeout=work.nap_s):
+                self._desk.woke(me)
+
+    def _lead(self, slot: Slot, retried: Entry | None) -> None:
+        """Runs what waits on a slot that is taken, batch after batch, until it is to be given back."""
+        while True:
+            if not slot.gate.try_enter(slot.share, slot.permits):
+                slot.gate.enter(slot.share, slot.permits)
+            begun_s = self._clock()
+            runs: list[int] = []
+            batch: list[Entry] = []
+            try:
+                batch, settled = self._desk.take_batch(slot, retried)
+                for entry, error in settled:
+                    entry.fail(error)
+                if batch:
+                    runs = self._run(slot, batch, begun_s)
+            finally:
+                run_s = self._clock() - begun_s if batch else 0.0
+                slot.gate.leave(slot.share, run_s, slot.permits)
+                rows = sum([entry.request.rows for entry in batch])
+                slept = bool(batch) and batch[0].future is None
+                goes_on, sleeper = self._desk.goes_on(slot, runs, rows, run_s, slept=slept)
+                wake(sleeper)
+            if not goes_on:
                 return
+            retried = None
+
+    def _run(self, slot: Slot, batch: list[Entry], begun_s: float) -> list[int]:
+        """Runs a batch and settles its entries; the rows of each run.
+
+        The time that counts is from `begun_s`, when the permits were there: what it costs to form the batch delays the
+        queue as much as the run does.
+        """
+        request = batch[0].request
+        if isinstance(batch[0].future, Bulk):
+            return self._run_bulk(slot, batch[0], batch[0].future)
+        before_s = self._clock()
+        try:
+            outputs = run_joined(slot, self._signatures[request.signature], [entry.request for entry in batch])
+        except Exception as error:  # noqa: BLE001  whatever it is belongs to these callers; the worker serves on
+            failure = named(request, error)
+            if isinstance(failure, EngineLost) or len(batch) == 1:
+                self._tell(slot, failure)
+                for entry in batch:
+                    self._failed(slot, entry, failure)
+                return []
             # One request may have spoilt it for all: each gets a run of its own.
             _log.warning("a batch of %d requests failed, running them one by one: %s", len(batch), error)
-            for entry in batch:
-                self._run(engine, [entry], self._clock())
-            return
+            return [rows for entry in batch for rows in self._run(slot, [entry], self._clock())]
         done_s = self._clock()
-        self.costs.record(sum(entry.request.rows for entry in batch), done_s - begun_s)
+        rows = sum([entry.request.rows for entry in batch])
+        slot.costs.record(rows, done_s - begun_s)
         for entry, arrays in zip(batch, outputs, strict=True):
-            request = entry.request
-            if request.deadline_s is not None and done_s > request.deadline_s:
-                spent_ms = {
-                    "in the device's queue": (before_s - entry.queued_s) * 1e3,
-                    "running": (done_s - before_s) * 1e3,
-                }
-                entry.future.set_exception(late(request, done_s, spent_ms))
-                continue
-            entry.future.set_result(
-                Reply(
-                    outputs=arrays,
-                    version=self._version,
-                    place=engine.place,
-                    reason=request.reason,
-                    latency_ms=(done_s - request.start_s) * 1e3,
-                )
-            )
+            if done_s > entry.waiting.deadline_s:
+                self._desk.stats.expired += 1
+                queued_ms, run_ms = (before_s - entry.queued_s) * 1e3, (done_s - before_s) * 1e3
+                entry.fail(late(entry.request, done_s, {"in the device's queue": queued_ms, "running": run_ms}))
+            else:
+                entry.succeed(self._reply(entry.request, arrays, slot, done_s))
+        return [rows]
 
-    def _run_joined(self, engine: Engine, batch: list[Entry]) -> list[Arrays]:
-        first = batch[0].request
-        if len(batch) == 1:
-            return [engine.run(first.signature, first.inputs)]
-        signature = self._signatures[first.signature]
-        axis = signature.batch_axis or 0
-        joined = {
-            spec.name: np.concatenate([entry.request.inputs[spec.name] for entry in batch], axis=axis)
-            for spec in signature.inputs
-        }
-        return split(engine.run(first.signature, joined), [entry.request.rows for entry in batch], axis)
+    def _run_bulk(self, slot: Slot, entry: Entry, bulk: Bulk) -> list[int]:
+        runs, error = run_piece(bulk, slot, self._signatures[entry.request.signature], self._clock, self._reply)
+        if error is not None:
+            self._tell(slot, error)
+        if bulk.done_all:
+            bulk.finish()
+        else:
+            unanswered = self._desk.put_back(entry)
+            if unanswered is not None:
+                entry.fail(unanswered)
+        return runs
 
-    def _expire(self, entry: Entry) -> None:
-        if entry.future.set_running_or_notify_cancel():
-            now_s = self._clock()
-            stage = f"in the device's queue, {self._queue.rows} rows still behind"
-            entry.future.set_exception(late(entry.request, now_s, {stage: (now_s - entry.queued_s) * 1e3}))
+    def _again(self, slot: Slot, request: InferRequest, failure: Exception) -> Reply:
+        """A run in the caller's thread failed: another device answers, if there is one."""
+        if not isinstance(failure, EngineFailed):
+            raise failure
+        entry = self._desk.queue.entry(request, None, self._clock())
+        self._failed(slot, entry, failure)
+        return self._await(entry)
 
-    def _release(self, engine: Engine, rows: int) -> None:
-        with self._lock:
-            self._idle.append(engine)
-            self._running_rows -= rows
-            if self._queue:
-                self._work.notify()
-            elif self._closed:
-                self._work.notify_all()
-                self._settled.notify_all()
+    def _failed(self, slot: Slot, entry: Entry, failure: EdgeRuntimeError) -> None:
+        """A request's run failed: it is tried again on another slot, or ends."""
+        if isinstance(failure, EngineFailed):
+            tried_again, sleeper = self._desk.failed(slot, entry, failure)
+            wake(sleeper)
+            if tried_again:
+                return
+        entry.fail(failure)
 
-
-def _named(request: InferRequest, error: Exception) -> EdgeRuntimeError:
-    """The error itself where it has a name, else an EngineFailed that says what it was."""
-    if isinstance(error, EdgeRuntimeError):
-        return error
-    _log.error("%s: an engine failed in a way that has no name", request.subject, exc_info=error)
-    return EngineFailed(f"{request.subject}: {type(error).__name__}: {error}")
+    def _tell(self, slot: Slot, failure: EdgeRuntimeError) -> None:
+        """The slot goes out of use if its engine is lost, and whoever supervises it hears of the failure."""
+        if not isinstance(failure, EngineFailed):
+            return
+        if isinstance(failure, EngineLost):
+            settled = self._desk.lose(slot)
+            self._recost()
+            for entry, error in settled:
+                entry.fail(error)
+        try:
+            self._on_failure(slot, failure)
+        except Exception:  # noqa: BLE001  a supervisor's fault must not end the engine's worker
+            _log.exception("%r: the handler of its failure failed", slot)
 
 
-def late(request: InferRequest, now_s: float, spent_ms: dict[str, float]) -> DeadlineExceeded:
-    """The error for a request whose deadline has passed; what the stages leave over was spent before them."""
-    deadline_s = now_s if request.deadline_s is None else request.deadline_s
-    before_ms = max((now_s - request.start_s) * 1e3 - sum(spent_ms.values()), 0.0)
-    return DeadlineExceeded(
-        request.subject, (deadline_s - request.start_s) * 1e3, {"before that": before_ms, **spent_ms}
-    )
-
-
-def split(outputs: Arrays, rows: Sequence[int], axis: int) -> list[Arrays]:
-    """Cuts joined outputs into each request's own.
-
-    Raises:
-        EngineFailed: an output has another number of rows than went in, so that rows can't be told apart.
-    """
-    total = sum(rows)
-    for name, array in outputs.items():
-        if array.ndim <= axis or array.shape[axis] != total:
-            raise EngineFailed(f"output {name!r} has shape {list(array.shape)} for {total} rows")
-    ends = np.cumsum(rows)[:-1]
-    parts = {name: np.split(array, ends, axis=axis) for name, array in outputs.items()}
-    return [{name: parts[name][i] for name in parts} for i in range(len(rows))]
+def wake(sleeper: LockType | None) -> None:
+    """Lets a worker go on that sleeps."""
+    if sleeper is not None:
+        sleeper.release()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
 _SMOOTHING = 0.25
-"""Weight of the newest run."""
+"""Weight of the newest run in the mean and in the mean deviation. (Jacobson and Karels, "Congestion Avoidance and
+Control", 1988, whose estimator of a round trip's mean and mean deviation this is, take 1/8 and 1/4: they have a sample
+a round trip to follow a whole network; here it is one device that heats up, and each sample counts.)"""
+
+_DEVIATIONS = 4.0
+"""Mean deviations above the mean within which a run surely ends: theirs too (RFC 6298 keeps it)."""
 
 _LARGEST_STEP = 2.0
 """A run counts as at most so many times the estimate: one hiccup of any length adds a quarter to it, and a device that
@@ -24,34 +30,40 @@ class CostTable:
 
     Attributes:
         sizes: The batch sizes that are formed, ascending; 1 is always there.
+        largest: The most rows that are worth a batch.
     """
 
     def __init__(self, seconds: dict[int, float], clock: Callable[[], float]) -> None:
         """Takes measured seconds by batch size, 1 among them, and monotonic seconds."""
         self.sizes = tuple(paying_sizes(seconds))
+        self.largest = self.sizes[-1]
         self._seconds = dict(seconds)
+        self._deviation = dict.fromkeys(seconds, 0.0)
         self._best = min(value / size for size, value in seconds.items())
         # Requests of more rows than the largest batch run alone, and their rows are a kind of their own.
         self._large_row_s = seconds[self.largest] / self.largest
+        self._large_row_deviation_s = 0.0
         self._clock = clock
         self._ran_s = clock()
 
     def __repr__(self) -> str:
         return "<CostTable " + ", ".join(f"{rows}: {s * 1e3:.3f} ms" for rows, s in sorted(self._seconds.items())) + ">"
 
-    @property
-    def largest(self) -> int:
-        """The most rows that are worth a batch."""
-        return self.sizes[-1]
-
     def record(self, rows: int, seconds: float) -> None:
         """Takes one run's time into account: scaled onto the smallest size that holds the rows."""
         self._ran_s = self._clock()
         if rows > self.largest:
-            self._large_row_s = _moved(self._large_row_s, seconds / rows)
-        else:
-            size = self._nearest(rows)
-            self._seconds[size] = _moved(self._seconds[size], seconds * size / rows)
+            row_s = self._large_row_s
+            sample = min(seconds / rows, row_s * _LARGEST_STEP)
+            self._large_row_deviation_s += _SMOOTHING * (abs(sample - row_s) - self._large_row_deviation_s)
+            self._large_row_s = row_s + _SMOOTHING * (sample - row_s)
+            return
+        size = rows if rows == 1 else self._nearest(rows)
+        mean_s = self._seconds[size]
+        error_s = min(seconds * size / rows, mean_s * _LARGEST_STEP) - mean_s
+        deviation_s = self._deviation[size]
+        self._deviation[size] = deviation_s + _SMOOTHING * (abs(error_s) - deviation_s)
+        self._seconds[size] = mean_s + _SMOOTHING * error_s
 
     def seconds(self, rows: int) -> float:
         """The time that one run of these rows takes."""
@@ -59,6 +71,13 @@ class CostTable:
             return rows * self._large_row_s
         size = self._nearest(rows)
         return self._seconds[size] * rows / size
+
+    def sure_seconds(self, rows: int) -> float:
+        """The time within which one run of these rows surely ends: the mean and four mean deviations."""
+        if rows > self.largest:
+            return rows * (self._large_row_s + _DEVIATIONS * self._large_row_deviation_s)
+        size = self._nearest(rows)
+        return (self._seconds[size] + _DEVIATIONS * self._deviation[size]) * rows / size
 
     def row_seconds(self, rows: int) -> float:
         """The time that a row takes in the runs that are made of waiting requests of so many rows each."""
@@ -76,12 +95,36 @@ class CostTable:
 
     def _nearest(self, rows: int) -> int:
         """The smallest size that holds the rows."""
-        return next(size for size in self.sizes if size >= rows)
+        return self.sizes[bisect_left(self.sizes, rows)]
 
 
-def _moved(estimate: float, sample: float) -> float:
-    """The estimate after one more sample."""
-    return estimate + _SMOOTHING * (min(sample, estimate * _LARGEST_STEP) - estimate)
+class DeviceCosts:
+    """What a request costs on a version's slots: alone on the one, under load on the others.
+
+    Attributes:
+        alone: Of the slot that a request runs on when nothing else does.
+        loaded: Of those that run the queue.
+    """
+
+    def __init__(self, alone: CostTable, loaded: CostTable) -> None:
+        """Takes both tables; they may be one."""
+        self.alone = alone
+        self.loaded = loaded
+
+    def __repr__(self) -> str:
+        return repr(self.loaded) if self.alone is self.loaded else f"<alone {self.alone!r}, loaded {self.loaded!r}>"
+
+    def seconds(self, rows: int) -> float:
+        """The time of one run of these rows that has the device to itself."""
+        return self.alone.seconds(rows)
+
+    def row_seconds(self, rows: int) -> float:
+        """The time that a row takes in the runs that are made of waiting requests of so many rows each."""
+        return self.loaded.row_seconds(rows)
+
+    def probe(self, rows: int, limit_s: float) -> bool:
+        """See `CostTable`."""
+        return self.alone.probe(rows, limit_s)
 
 
 def paying_sizes(seconds: dict[int, float]) -> list[int]:

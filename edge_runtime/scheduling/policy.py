@@ -1,10 +1,22 @@
-"""Which of the waiting requests run next. Pure: a snapshot in, a plan out."""
+"""Which of the waiting requests run next, when, and who may overtake them. Pure: a snapshot in, a plan out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
+
+LONGEST_WINDOW_S = 0.005
+"""The longest wait for company: what an interactive caller does not notice."""
+
+LEASE_S = 0.005
+"""How long callers whose runs are short may overtake those that wait. A lock that is always handed to who waits makes
+every use of it wait for a thread to wake (a convoy); so Go's sync.Mutex lets running threads win for up to 1 ms, and
+the kernel's readers-writer semaphore for about 4. Five, CPython's own switch interval, is what other threads wait for
+the GIL anyway."""
+
+SHORT_RUN_S = 0.0003
+"""Runs shorter than this are worth less than a thread's waking, so that callers keep their turn for a lease."""
 
 
 class Waiting(msgspec.Struct, frozen=True, gc=False):
@@ -27,39 +39,110 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes:
         run: Positions of the requests that run now, together.
         expired: Positions of those whose deadline has passed: they never run.
+        late: Positions of those whose deadline would have passed when they had run: they never run either.
     """
 
     run: tuple[int, ...]
     expired: tuple[int, ...]
+    late: tuple[int, ...] = ()
 
 
-def form_batch(waiting: Sequence[Waiting], now_s: float, sizes: Sequence[int]) -> Plan:
-    """Takes the head and what can be joined with it, up to the largest batch that is filled.
+def _nothing(_: int) -> float:
+    return 0.0
+
+
+def form_batch(
+    waiting: Sequence[Waiting],
+    now_s: float,
+    sizes: Sequence[int],
+    *,
+    seconds: Callable[[int], float] = _nothing,
+    sure_seconds: Callable[[int], float] = _nothing,
+    others: bool = False,
+) -> Plan:
+    """Takes the head and what can be joined with it, up to the largest batch that is filled and in time.
+
+    A request that would be answered too late does not run: the engine would work for nothing while others wait. Where
+    others wait the run's sure time must fit; a request alone, which takes nothing from anybody, is tried if the mean
+    fits.
 
     Args:
         waiting: In the order in which they should run.
         now_s: The instant.
         sizes: Batch sizes that pay, ascending. A batch is cut to the largest of them that the waiting rows fill, since
             a size in between would be planned anew and cost more than it saves.
+        seconds: Seconds that a run of so many rows takes on average.
+        sure_seconds: Seconds within which it surely ends.
+        others: Whether more wait than these.
     """
     expired = tuple(i for i, one in enumerate(waiting) if one.deadline_s <= now_s)
     alive = [i for i, one in enumerate(waiting) if one.deadline_s > now_s]
+    takes_s = sure_seconds if others or len(alive) > 1 else seconds
+    late = []
+    while alive and now_s + takes_s(waiting[alive[0]].rows) > waiting[alive[0]].deadline_s:
+        late.append(alive.pop(0))
     if not alive:
-        return Plan((), expired)
+        return Plan((), expired, tuple(late))
     head = waiting[alive[0]]
-    if head.key is None:
-        return Plan((alive[0],), expired)
     best: tuple[int, ...] = (alive[0],)
-    taken: list[int] = []
-    rows = 0
-    for position in alive:
-        one = waiting[position]
-        if one.key != head.key:
-            continue
-        if rows + one.rows > sizes[-1]:
-            break
-        taken.append(position)
-        rows += one.rows
-        if rows in sizes:
-            best = tuple(taken)
-    return Plan(best, expired)
+    if head.key is not None:
+        taken: list[int] = []
+        rows = 0
+        until_s = head.deadline_s
+        for position in alive:
+            one = waiting[position]
+            if one.key != head.key:
+                continue
+            if rows + one.rows > sizes[-1]:
+                break
+            until_s = min(until_s, one.deadline_s)
+            taken.append(position)
+            rows += one.rows
+            if rows in sizes and now_s + takes_s(rows) <= until_s:
+                best = tuple(taken)
+    return Plan(best, expired, tuple(late))
+
+
+def window_s(
+    *,
+    rows: int,
+    sizes: Sequence[int],
+    seconds: Callable[[int], float],
+    row_every_s: float,
+    waited_s: float,
+    left_s: float,
+) -> float:
+    """Seconds for which a batch should wait for company; 0 to run what there is.
+
+    It waits where the rate of arrivals suggests that the next size that pays is filled within the bound, and where the
+    engine's time a row, idle while it waits, is then less than that of running now.
+
+    Args:
+        rows: Rows that could run now.
+        sizes: Batch sizes that pay, ascending.
+        seconds: Seconds that a run of so many rows takes.
+        row_every_s: Mean seconds between rows that arrive; infinity where that is not known.
+        waited_s: What the one that waits longest has waited.
+        left_s: Seconds until the earliest deadline among them.
+    """
+    size = next((one for one in sizes if one > rows), None)
+    if size is None:
+        return 0.0
+    fill_s = (size - rows) * row_every_s
+    full_s = seconds(size)
+    bound_s = min(LONGEST_WINDOW_S, seconds(1)) - waited_s
+    if fill_s > bound_s or fill_s + full_s > left_s or (fill_s + full_s) / size >= seconds(rows) / rows:
+        return 0.0
+    return fill_s
+
+
+def may_overtake(*, run_s: float, waited_s: float, left_s: float, urgent_waits: bool) -> bool:
+    """Whether a caller may run past those that wait, in its own thread: where runs are short, for a lease.
+
+    Args:
+        run_s: Seconds of a run.
+        waited_s: What the head of the queue has waited.
+        left_s: Seconds until its deadline.
+        urgent_waits: Whether it is more urgent than the caller.
+    """
+    return run_s < SHORT_RUN_S and waited_s < LEASE_S and left_s > 2 * LEASE_S and not urgent_waits

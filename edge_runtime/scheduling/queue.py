@@ -1,42 +1,131 @@
-"""The waiting requests: bounded in number and bytes, earliest deadline first. Not thread-safe: the batcher locks."""
+"""The waiting requests: bounded in number and bytes, urgent ones first, then by deadline. Not thread-safe."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
-from concurrent.futures import Future
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable
 from itertools import count
+from typing import Any
 
+from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.policy import Waiting
-from edge_runtime.types import InferRequest, Reply
+from edge_runtime.types import InferRequest, Pending, Reply
 
 _SLACK = 64
 """Cancelled entries that may lie in the heap beside as many as wait."""
 
 
+class Queued(Pending):
+    """The future of a request in the queue. Cancelling it frees its place at once."""
+
+    stage = "the device's queue"
+    on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> bool:
+        """See `Future.cancel`."""
+        done = super().cancel()
+        if done and self.on_cancel is not None:
+            self.on_cancel()
+        return done
+
+
 class Entry:
-    """A request that waits, and the future of its reply."""
+    """A request that waits, and how its answer is handed over: by a future, or to a caller that sleeps on a bare lock.
 
-    __slots__ = ("future", "nbytes", "order", "queued", "queued_s", "request", "waiting")
+    A future costs a condition, a list of callbacks and two more locks: a caller that does nothing but wait for its own
+    answer needs none of them.
 
-    def __init__(self, request: InferRequest, key: object, queued_s: float, order: int) -> None:
+    Attributes:
+        future: The future; None for a sleeping caller.
+        tried: The gates of the devices on which it failed.
+        losses: How many engines were lost while they ran it.
+        failure: What it failed with on the last of them.
+        batched: Whether it has been run in a batch that failed: then it runs alone.
+    """
+
+    __slots__ = (
+        "_awake",
+        "_claimed",
+        "_error",
+        "_key",
+        "_reply",
+        "failure",
+        "future",
+        "losses",
+        "nbytes",
+        "order",
+        "queued",
+        "queued_s",
+        "request",
+        "tried",
+        "waiting",
+    )
+
+    def __init__(self, request: InferRequest, key: object, queued_s: float, order: int, future: Queued | None) -> None:
         deadline_s = math.inf if request.deadline_s is None else request.deadline_s
         self.request = request
         self.nbytes = size_of(request)
-        self.future: Future[Reply] = Future()
+        self.future = future
         self.queued_s = queued_s
         self.order = order
         self.queued = False
         self.waiting = Waiting(key, request.rows, deadline_s)
+        self.tried: tuple[Gate, ...] = ()
+        self.losses = 0
+        self.failure: EdgeRuntimeError | None = None
+        self._key = (request.priority, deadline_s, order)
+        self._claimed = False
+        self._reply: Reply | None = None
+        self._error: BaseException | None = None
+        self._awake: Any = None
+        if future is None:
+            self._awake = allocate_lock()
+            self._awake.acquire()
 
     def __lt__(self, other: Entry) -> bool:
-        return (self.waiting.deadline_s, self.order) < (other.waiting.deadline_s, other.order)
+        return self._key < other._key
+
+    def claim(self) -> bool:
+        """Whether it may run: its caller has not given up. From then on it can't be cancelled."""
+        if self.future is None or self._claimed:
+            return True
+        self._claimed = self.future.set_running_or_notify_cancel()
+        return self._claimed
+
+    def succeed(self, reply: Reply) -> None:
+        """Hands the answer over; once, and after `claim`."""
+        if self.future is not None:
+            self.future.set_result(reply)
+            return
+        self._reply = reply
+        self._awake.release()
+
+    def fail(self, error: BaseException) -> None:
+        """Hands an error over; once, and after `claim`."""
+        if self.future is not None:
+            self.future.set_exception(error)
+            return
+        self._error = error
+        self._awake.release()
+
+    def wait(self, timeout_s: float | None) -> Reply | None:
+        """Sleeps until the answer is there, and returns it or raises the error; None when the time is over."""
+        if not self._awake.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            return None
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # The traceback holds this frame, which holds the entry.
+        return self._reply
 
 
 def size_of(request: InferRequest) -> int:
     """The bytes of a request's inputs."""
-    return sum(array.nbytes for array in request.inputs.values())
+    return sum([array.nbytes for array in request.inputs.values()])
 
 
 class RequestQueue:
@@ -69,11 +158,23 @@ class RequestQueue:
         """Whether a request of so many bytes fits. One larger than the bound is let in when nothing waits."""
         return not self._alive or (self._alive < self._max_requests and self.nbytes + nbytes <= self._max_bytes)
 
-    def push(self, request: InferRequest, key: object, now_s: float) -> Entry:
+    def entry(self, request: InferRequest, key: object, now_s: float, future: Queued | None = None) -> Entry:
+        """An entry of the next order, that does not wait yet."""
+        return Entry(request, key, now_s, next(self._order), future)
+
+    def push(self, request: InferRequest, key: object, now_s: float, future: Queued | None = None) -> Entry:
         """Takes a request for which there is room."""
-        entry = Entry(request, key, now_s, next(self._order))
+        entry = self.entry(request, key, now_s, future)
         self._add(entry)
         return entry
+
+    def first(self) -> Entry | None:
+        """The entry whose turn it is; it stays."""
+        while self._heap:
+            if self._heap[0].queued:
+                return self._heap[0]
+            heapq.heappop(self._heap)
+        return None
 
     def head(self, limit: int) -> list[Entry]:
         """Removes and returns up to `limit` entries in order, the cancelled ones left out."""
@@ -85,14 +186,16 @@ class RequestQueue:
                 taken.append(entry)
         return taken
 
-    def drop(self, entry: Entry) -> None:
-        """Frees the place of a request that was cancelled, if it still waits."""
-        if entry.queued:
-            self._forget(entry)
-            # It stays in the heap until its turn; when most of the heap is such, it is made anew.
-            if len(self._heap) > 2 * self._alive + _SLACK:
-                self._heap = [one for one in self._heap if one.queued]
-                heapq.heapify(self._heap)
+    def drop(self, entry: Entry) -> bool:
+        """Frees the place of a request that was cancelled; whether it still waited."""
+        if not entry.queued:
+            return False
+        self._forget(entry)
+        # It stays in the heap until its turn; when most of the heap is such, it is made anew.
+        if len(self._heap) > 2 * self._alive + _SLACK:
+            self._heap = [one for one in self._heap if one.queued]
+            heapq.heapify(self._heap)
+        return True
 
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Returns entries that were looked at and are not to run yet; they keep their order."""

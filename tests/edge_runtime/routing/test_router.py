@@ -30,6 +30,9 @@ class FakeDevice:
             raise self.error
         return reply("device:cpu", request.reason) if self.idle else None
 
+    def wait(self, request):
+        return self.submit(request).result()
+
     def submit(self, request):
         if self.load.full:
             raise Overloaded("full")

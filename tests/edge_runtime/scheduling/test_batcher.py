@@ -7,8 +7,11 @@ from support.clock import FakeClock
 from support.edge_models import rows, scale_signature
 
 from edge_runtime import DeadlineExceeded, EngineFailed, Overloaded, RuntimeClosed
-from edge_runtime.scheduling.batcher import Batcher, split
+from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable
+from edge_runtime.scheduling.gate import Gate
+from edge_runtime.scheduling.runs import split
+from edge_runtime.scheduling.slot import Slot
 from edge_runtime.types import InferRequest
 
 WAIT_S = 10
@@ -26,7 +29,7 @@ class GatedEngine:
         self.runs = []
         self.closed = False
 
-    def run(self, signature, inputs):
+    def run(self, signature, inputs, limit_s=None):
         self.entered.release()
         assert self.gate.wait(WAIT_S)
         self.runs.append(len(inputs["x"]))
@@ -43,16 +46,16 @@ class Setup:
         self.clock = FakeClock()
         self.engine = GatedEngine()
         self.batcher = Batcher(
-            [self.engine],
             [scale_signature()],
             version=3,
-            costs=CostTable(dict.fromkeys(sizes, 0.01), self.clock),
             max_queued_requests=max_queued_requests,
             max_queued_bytes=2**20,
             clock=self.clock,
         )
+        self.costs = CostTable(dict.fromkeys(sizes, 0.01), self.clock)
+        self.batcher.add(Slot(self.engine, Gate(1), self.costs))
 
-    def request(self, count=1, start=0.0, deadline_s=None):
+    def request(self, count=1, start=0.0, deadline_s=None, priority=1):
         return InferRequest(
             model="scale",
             version=3,
@@ -61,6 +64,7 @@ class Setup:
             rows=count,
             start_s=self.clock(),
             deadline_s=deadline_s,
+            priority=priority,
         )
 
     def occupy(self):
@@ -82,7 +86,7 @@ def setup():
 def test_idle_engine_answers_in_the_callers_thread(setup):
     """With an idle engine no other thread takes part."""
     seen = []
-    setup.engine.run = lambda signature, inputs: seen.append(threading.get_ident()) or {"y": inputs["x"]}
+    setup.engine.run = lambda signature, inputs, limit_s: seen.append(threading.get_ident()) or {"y": inputs["x"]}
     reply = setup.batcher.infer(setup.request())
     assert seen == [threading.get_ident()]
     assert (reply.version, reply.place, reply.reason) == (3, "device:cpu", "local")
@@ -144,7 +148,7 @@ def test_expired_request_never_runs(setup):
 
 def test_late_answer_is_a_missed_deadline(setup):
     """An answer that comes after the deadline is not passed off as one in time."""
-    setup.engine.run = lambda signature, inputs: setup.clock.advance(5) or {"y": inputs["x"]}
+    setup.engine.run = lambda signature, inputs, limit_s: setup.clock.advance(5) or {"y": inputs["x"]}
     with pytest.raises(DeadlineExceeded, match="running 5000") as caught:
         setup.batcher.infer(setup.request(deadline_s=setup.clock() + 1))
     assert caught.value.spent_ms["running"] == pytest.approx(5000)
@@ -177,7 +181,7 @@ def test_any_exception_of_an_engine_is_the_requests_own(setup):
     first = setup.occupy()
     original = setup.engine.run
 
-    def once(signature, inputs):
+    def once(signature, inputs, limit_s):
         setup.engine.run = original
         raise MemoryError("no room")
 

@@ -1,0 +1,196 @@
+"""Many requests of one caller, in order, at full throughput: what `Model.predict_many` does."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import Protocol
+
+import numpy as np
+from msgspec.structs import replace
+
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
+from edge_runtime.inputs import Inputs
+from edge_runtime.scheduling.bulk import Bulk
+from edge_runtime.target import Target
+from edge_runtime.types import InferRequest, Reply
+
+_IN_FLIGHT = 64
+"""Requests under way: enough to keep batches full, few enough to bound memory."""
+
+_BULK = 16
+"""Requests that are handed over at once: a quarter of those under way, so that engines run while more are read."""
+
+_BULK_S = 0.005
+"""How long what is handed over at once should run: more would hold up what is urgent, and a thread's waking, some
+0.05 ms, is little beside it."""
+
+_OWN_THREAD_S = 0.00005
+"""Runs shorter than this are made in the caller's thread: another one would need the GIL as often as it."""
+
+
+class Asker(Protocol):
+    """What a series needs of a model."""
+
+    def described(self) -> Target:
+        """The present target, whose signatures are known."""
+        ...
+
+    def predict(self, inputs: Inputs, *, signature: str | None) -> Reply:
+        """See `Model.predict`."""
+        ...
+
+
+def answers(asker: Asker, requests: Iterable[Inputs], signature: str | None, priority: int) -> Iterator[Reply]:
+    """The answers in order, while at most so many requests are under way.
+
+    Where the device's runs are short, requests are handed over some at a time, so that what a request costs beside its
+    run is not a thread's waking.
+
+    Raises:
+        EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
+    """
+    source = iter(requests)
+    under_way: deque[_Single | _Bulk] = deque()
+    count = 0
+    try:
+        while True:
+            part = _read(asker, source, signature, priority)
+            if part is None:
+                break
+            while (started := _start(part, wait=not under_way)) is None:
+                count -= len(under_way[0].requests)
+                yield from under_way.popleft().replies(asker, signature)
+            under_way.append(started)
+            count += len(started.requests)
+            if started.last:
+                break
+            while count + _BULK > _IN_FLIGHT:
+                count -= len(under_way[0].requests)
+                yield from under_way.popleft().replies(asker, signature)
+        while under_way:
+            yield from under_way.popleft().replies(asker, signature)
+    finally:
+        for one in under_way:
+            one.future.cancel()
+
+
+class _Part:
+    """Requests that were read together, and the error of the one behind them."""
+
+    def __init__(self, target: Target | None) -> None:
+        self.target = target
+        self.requests: list[InferRequest] = []
+        self.error: EdgeRuntimeError | None = None
+
+
+class _Single:
+    """One request under way; or none, but its error."""
+
+    def __init__(self, future: Future[Reply], requests: list[InferRequest], *, last: bool = False) -> None:
+        self.future = future
+        self.requests = requests
+        self.last = last
+
+    def replies(self, asker: Asker, signature: str | None) -> Iterator[Reply]:
+        try:
+            yield self.future.result()
+        except RuntimeClosed:
+            if not self.requests:
+                raise
+            # The version was unloaded while the request was at a server that failed: the one that follows answers.
+            yield asker.predict(self.requests[0].inputs, signature=signature)
+
+
+class _Bulk:
+    """Several requests under way together, and the error of the one behind them."""
+
+    def __init__(self, bulk: Bulk, requests: list[InferRequest], error: EdgeRuntimeError | None) -> None:
+        self.future = bulk
+        self.requests = requests
+        self.last = error is not None
+        self._error = error
+
+    def replies(self, asker: Asker, signature: str | None) -> Iterator[Reply]:
+        if not self.future.done_all:
+            self.future.exception()
+        outcomes = self.future.outcomes
+        for i, request in enumerate(self.requests):
+            outcome = outcomes[i] if i < len(outcomes) else None
+            if isinstance(outcome, Reply):
+                yield outcome
+            elif outcome is None or isinstance(outcome, EngineFailed | RuntimeClosed):
+                # It failed, alone or with its batch-mates: on its own it may succeed, here or at a server.
+                yield asker.predict(request.inputs, signature=signature)
+            else:
+                raise outcome
+        if self._error is not None:
+            raise self._error
+
+
+def _read(asker: Asker, source: Iterator[Inputs], signature: str | None, priority: int) -> _Part | None:
+    """The next requests, checked and copied; None at the end of the source."""
+    part = _Part(None)
+    size, until_s = 1, time.monotonic() + _BULK_S
+    for inputs in source:
+        try:
+            if part.target is None:
+                part.target = asker.described()
+                row_s = part.target.router.bulk_row_s
+                if row_s is not None:
+                    size = min(_BULK, int(_BULK_S / max(row_s, 1e-9)))
+            request = part.target.request(inputs, signature, time.monotonic(), None)
+        except EdgeRuntimeError as error:
+            part.error = error
+            return part
+        request.inputs.update({name: np.array(array) for name, array in request.inputs.items()})
+        part.requests.append(request if priority == request.priority else replace(request, priority=priority))
+        if len(part.requests) >= size or time.monotonic() >= until_s:
+            return part
+    return part if part.requests else None
+
+
+def _start(part: _Part, *, wait: bool) -> _Single | _Bulk | None:
+    """What was read, under way; None if the queue is full and answers can be taken first."""
+    target, requests = part.target, part.requests
+    if target is None or not requests:
+        return _Single(_failed(part.error or RuntimeClosed("closed")), [], last=True)
+    failure: EdgeRuntimeError
+    try:
+        if len(requests) == 1 and part.error is None:
+            return _Single(target.router.submit(requests[0]), requests)
+        return _Bulk(_bulk(target, requests), requests, part.error)
+    except Overloaded as error:
+        if not wait:
+            return None
+        failure = error
+    except EdgeRuntimeError as error:
+        failure = error
+    # Each is asked again in its turn: of the version that follows, where this one was unloaded.
+    ended = Bulk(requests)
+    ended.set_exception(failure)
+    return _Bulk(ended, requests, part.error)
+
+
+def _bulk(target: Target, requests: list[InferRequest]) -> Bulk:
+    """The requests under way on the device; short runs are made here."""
+    row_s = target.router.bulk_row_s
+    if row_s is not None and row_s < _OWN_THREAD_S:
+        bulk = Bulk(requests)
+        while not bulk.done_all and target.router.try_bulk(bulk):
+            pass
+        if bulk.done_all:
+            return bulk
+        if bulk.outcomes:
+            # Others wait by now. What is left is asked one by one.
+            bulk.set_exception(EngineFailed("not run"))
+            return bulk
+    return target.router.submit_bulk(requests)
+
+
+def _failed(error: EdgeRuntimeError) -> Future[Reply]:
+    future: Future[Reply] = Future()
+    future.set_exception(error)
+    return future

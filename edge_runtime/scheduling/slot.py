@@ -1,0 +1,72 @@
+"""One engine in a batcher's use: where it runs, what it costs, and when it is stuck."""
+
+from __future__ import annotations
+
+from edge_runtime.engine.engine import Engine
+from edge_runtime.scheduling.cost import CostTable
+from edge_runtime.scheduling.fairness import Share
+from edge_runtime.scheduling.gate import Gate
+
+
+class Slot:
+    """A place in which one request or batch runs at a time. Its state is the batcher's, under the batcher's lock.
+
+    Several slots may share an engine that takes several callers (`Engine.slots`): then each is one of them.
+
+    Attributes:
+        engine: What runs.
+        gate: The device's permits; slots of one gate are slots of one device.
+        costs: What a run takes; slots of the same kind may share a table.
+        rank: Only the slots of the lowest rank that has any are used; the others stand by.
+        solo: Whether it is for a request that has the device to itself, and not for the queue.
+        permits: Of the gate: all of them for a solo slot, whose threads fill the device; else 1.
+        share: The version's share of the gate; set by the batcher.
+        busy: Whether it is taken.
+        usable: Whether it belongs to a batcher and its engine is not lost.
+    """
+
+    __slots__ = (
+        "busy",
+        "costs",
+        "engine",
+        "gate",
+        "limit_factor",
+        "limit_min_s",
+        "permits",
+        "rank",
+        "share",
+        "solo",
+        "usable",
+    )
+
+    def __init__(  # noqa: PLR0917  usually by name
+        self,
+        engine: Engine,
+        gate: Gate,
+        costs: CostTable,
+        rank: int = 0,
+        solo: bool = False,  # noqa: FBT001, FBT002  as the other four, usually by name
+        limit_factor: float = 10.0,
+        limit_min_s: float = 1.0,
+    ) -> None:
+        """Takes an engine that is ready, and the factors of `limit_s`."""
+        self.engine = engine
+        self.gate = gate
+        self.costs = costs
+        self.rank = rank
+        self.solo = solo
+        self.limit_factor = limit_factor
+        self.limit_min_s = limit_min_s
+        self.permits = gate.capacity if solo else 1
+        self.share: Share = gate.join()
+        self.busy = False
+        self.usable = False
+
+    def __repr__(self) -> str:
+        state = ("busy" if self.busy else "idle") if self.usable else "out of use"
+        solo = " solo" if self.solo else ""
+        return f"<Slot{solo} rank {self.rank} {state}, {self.engine.place}, {self.costs!r}>"
+
+    def limit_s(self, rows: int) -> float:
+        """Seconds after which a run of these rows is stuck."""
+        return max(self.limit_min_s, self.limit_factor * self.costs.seconds(rows))

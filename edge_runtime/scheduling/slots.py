@@ -1,0 +1,78 @@
+"""Which of a batcher's slots takes what. Not thread-safe: the batcher locks."""
+
+from __future__ import annotations
+
+from edge_runtime.errors import EngineLost
+from edge_runtime.scheduling.gate import Gate
+from edge_runtime.scheduling.queue import Entry
+from edge_runtime.scheduling.slot import Slot
+
+_MAX_LOSSES = 2
+"""Engines that one request may cost: what brings down two is the request's fault more likely than theirs."""
+
+
+class SlotTable:
+    """The slots of a batcher, of all ranks.
+
+    Attributes:
+        all: Every slot, by rank and then as added.
+        crowd: Those of the lowest rank that run the queue: all but the solo ones, unless there are no others.
+        solo: The slot of the lowest rank for a request that has the device to itself; None without one.
+        busy: How many are taken, of any rank.
+    """
+
+    def __init__(self) -> None:
+        self.all: tuple[Slot, ...] = ()
+        self.crowd: tuple[Slot, ...] = ()
+        self.solo: Slot | None = None
+        self.busy = 0
+
+    def __repr__(self) -> str:
+        working = len(self.crowd) + (self.solo is not None and self.solo not in self.crowd)
+        return f"{self.busy} of {working} slots busy, {self.standby} stand by"
+
+    @property
+    def standby(self) -> int:
+        """How many slots stand by."""
+        return sum(slot.rank > self.all[0].rank for slot in self.all)
+
+    def add(self, slot: Slot) -> None:
+        """Takes a slot into use."""
+        slot.usable = True
+        self._arrange([*self.all, slot])
+
+    def remove(self, slot: Slot) -> None:
+        """Takes a slot out of use; who has it gives it back as ever."""
+        slot.usable = False
+        self._arrange([one for one in self.all if one is not slot])
+
+    def idle(self) -> Slot | None:
+        """An idle slot for the queue."""
+        for slot in self.crowd:
+            if not slot.busy:
+                return slot
+        return None
+
+    def retry(self, entry: Entry) -> Slot | None:
+        """An idle slot for a request that failed; of any rank."""
+        return next((slot for slot in self.all if not slot.busy and self._may(entry, slot)), None)
+
+    def can_retry(self, entry: Entry) -> bool:
+        """Whether a request that failed may run on any slot, idle or not."""
+        return any(self._may(entry, slot) for slot in self.all)
+
+    def _may(self, entry: Entry, slot: Slot) -> bool:
+        """Whether the request may run there: once on each other device, and beside a lost engine once on its own."""
+        if slot.gate not in entry.tried:
+            return True
+        return isinstance(entry.failure, EngineLost) and slot.gate is entry.tried[-1] and entry.losses < _MAX_LOSSES
+
+    def gates(self) -> tuple[Gate, ...]:
+        """The devices."""
+        return tuple(dict.fromkeys(slot.gate for slot in self.all))
+
+    def _arrange(self, slots: list[Slot]) -> None:
+        self.all = tuple(sorted(slots, key=lambda slot: slot.rank))
+        working = [slot for slot in self.all if slot.rank == self.all[0].rank]
+        self.crowd = tuple(slot for slot in working if not slot.solo) or tuple(working)
+        self.solo = next((slot for slot in working if slot.solo), None)

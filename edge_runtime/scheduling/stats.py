@@ -1,0 +1,45 @@
+"""What a batcher has done so far."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class BatcherStats(msgspec.Struct, kw_only=True):
+    """Counts since the version was loaded; a snapshot is a copy.
+
+    Attributes:
+        requests: Requests that were taken.
+        rows: Their rows.
+        batches: Runs of engines, by the rows that ran together.
+        dropped: Requests refused before they ran, since they could not be answered in time any more.
+        expired: Requests whose deadline passed while they waited or ran.
+        cancelled: Requests whose caller gave up while they waited.
+        refused: Requests for which the queue had no room.
+        retried: Runs again on another slot, after one that failed.
+        failed: Requests that ended with an engine's error.
+        run_s: Seconds that engines ran, added up.
+        queued: Requests that wait now.
+        queued_rows: Their rows.
+        queued_bytes: The bytes of their inputs.
+        running: Slots that run now.
+        slots: Slots in use.
+        standby: Slots that stand by.
+    """
+
+    requests: int = 0
+    rows: int = 0
+    batches: dict[int, int] = {}
+    dropped: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    refused: int = 0
+    retried: int = 0
+    failed: int = 0
+    run_s: float = 0.0
+    queued: int = 0
+    queued_rows: int = 0
+    queued_bytes: int = 0
+    running: int = 0
+    slots: int = 0
+    standby: int = 0
