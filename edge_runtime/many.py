@@ -89,16 +89,23 @@ class _Part:
 class _Single:
     """One request under way; or none, but its error."""
 
-    def __init__(self, future: Future[Reply], requests: list[InferRequest], *, last: bool = False) -> None:
+    def __init__(self, future: Future[Reply], part: _Part, *, last: bool = False) -> None:
         self.future = future
-        self.requests = requests
+        self.requests = [] if last else part.requests
         self.last = last
+        self._target = part.target
 
     def replies(self, asker: Asker, signature: str | None) -> Iterator[Reply]:
+        target = self._target
         try:
-            yield self.future.result()
-        except RuntimeClosed:
-            if not self.requests:
+            reply = self.future.result()
+            if target is not None:
+                target.meter.answered(reply)
+            yield reply
+        except EdgeRuntimeError as error:
+            if not isinstance(error, RuntimeClosed) or not self.requests:
+                if target is not None:
+                    target.meter.failed(error)
                 raise
             # The version was unloaded while the request was at a server that failed: the one that follows answers.
             yield asker.predict(self.requests[0].inputs, signature=signature)
@@ -107,11 +114,12 @@ class _Single:
 class _Bulk:
     """Several requests under way together, and the error of the one behind them."""
 
-    def __init__(self, bulk: Bulk, requests: list[InferRequest], error: EdgeRuntimeError | None) -> None:
+    def __init__(self, bulk: Bulk, part: _Part, target: Target) -> None:
         self.future = bulk
-        self.requests = requests
-        self.last = error is not None
-        self._error = error
+        self.requests = part.requests
+        self.last = part.error is not None
+        self._error = part.error
+        self._meter = target.meter
 
     def replies(self, asker: Asker, signature: str | None) -> Iterator[Reply]:
         if not self.future.done_all:
@@ -120,13 +128,16 @@ class _Bulk:
         for i, request in enumerate(self.requests):
             outcome = outcomes[i] if i < len(outcomes) else None
             if isinstance(outcome, Reply):
+                self._meter.answered(outcome)
                 yield outcome
             elif outcome is None or isinstance(outcome, EngineFailed | RuntimeClosed):
                 # It failed, alone or with its batch-mates: on its own it may succeed, here or at a server.
                 yield asker.predict(request.inputs, signature=signature)
             else:
+                self._meter.failed(outcome)
                 raise outcome
         if self._error is not None:
+            self._meter.failed(self._error)
             raise self._error
 
 
@@ -156,12 +167,12 @@ def _start(part: _Part, *, wait: bool) -> _Single | _Bulk | None:
     """What was read, under way; None if the queue is full and answers can be taken first."""
     target, requests = part.target, part.requests
     if target is None or not requests:
-        return _Single(_failed(part.error or RuntimeClosed("closed")), [], last=True)
+        return _Single(_failed(part.error or RuntimeClosed("closed")), part, last=True)
     failure: EdgeRuntimeError
     try:
         if len(requests) == 1 and part.error is None:
-            return _Single(target.router.submit(requests[0]), requests)
-        return _Bulk(_bulk(target, requests), requests, part.error)
+            return _Single(target.router.submit(requests[0]), part)
+        return _Bulk(_bulk(target, requests), part, target)
     except Overloaded as error:
         if not wait:
             return None
@@ -171,7 +182,7 @@ def _start(part: _Part, *, wait: bool) -> _Single | _Bulk | None:
     # Each is asked again in its turn: of the version that follows, where this one was unloaded.
     ended = Bulk(requests)
     ended.set_exception(failure)
-    return _Bulk(ended, requests, part.error)
+    return _Bulk(ended, part, target)
 
 
 def _bulk(target: Target, requests: list[InferRequest]) -> Bulk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from msgspec.structs import replace
@@ -16,6 +16,9 @@ from edge_runtime.many import answers
 from edge_runtime.routing.router import timed_out
 from edge_runtime.target import Describer, Target
 from edge_runtime.types import Array, EngineReport, InferRequest, Reply
+
+if TYPE_CHECKING:
+    from edge_runtime.stream import Stream
 
 Priority = Literal["high", "normal"]
 
@@ -133,11 +136,17 @@ class Model:
             if priority != "normal":
                 request = replace(request, priority=_rank(priority))
             try:
-                return target.router.infer(request)
+                reply = target.router.infer(request)
             except RuntimeClosed:
                 # The version was unloaded between the look at it and the call; the one that follows it answers.
                 if self._target is target:
                     raise
+            except EdgeRuntimeError as error:
+                target.meter.failed(error)
+                raise
+            else:
+                target.meter.answered(reply)
+                return reply
 
     async def predict_async(
         self,
@@ -168,14 +177,20 @@ class Model:
                 request = replace(request, priority=rank)
             try:
                 pending = target.router.submit(request)
-                return await asyncio.wait_for(asyncio.wrap_future(pending), left_s)
+                reply = await asyncio.wait_for(asyncio.wrap_future(pending), left_s)
             except RuntimeClosed:
                 if self._target is target:
                     raise
-            except TimeoutError as error:
-                if isinstance(error, EdgeRuntimeError):
-                    raise
-                raise timed_out(request, pending, self._clock()) from None
+            except EdgeRuntimeError as error:
+                target.meter.failed(error)
+                raise
+            except TimeoutError:
+                late = timed_out(request, pending, self._clock())
+                target.meter.failed(late)
+                raise late from None
+            else:
+                target.meter.answered(reply)
+                return reply
 
     def predict_many(
         self,
@@ -198,6 +213,25 @@ class Model:
         """
         replies = answers(self, requests, signature, _rank(priority))
         return _shown(replies, self.name, requests) if progress else replies
+
+    def stream(self, *, signature: str | None = None) -> Stream:
+        """A stream of this model, for one that keeps state from frame to frame, as wake words do.
+
+        It has an engine of its own on the CPU, is never batched, and stays with the version that answers now.
+
+        Args:
+            signature: The signature's name; None for the default one.
+
+        Raises:
+            InvalidInput: no such signature, or only servers have the version: the state must be here.
+            Overloaded: as many streams are open as may be (`max_streams`).
+            EngineFailed, PackageRefused: no engine can be made.
+            RuntimeClosed: the runtime has been closed.
+        """
+        target = self._current()
+        if target.open_stream is None:
+            raise InvalidInput(f"{target.subject} is not installed on the device: a stream keeps its state here")
+        return target.open_stream(signature, lambda: self._target.version if self._target else None)
 
     def described(self) -> Target:
         """What requests go to at present; a server has been asked for its signatures, where it must be."""

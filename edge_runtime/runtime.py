@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,8 +28,10 @@ from edge_runtime.errors import (
 from edge_runtime.model import Model
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
+from edge_runtime.stream import Stream, StreamLimit
 from edge_runtime.target import Target
-from edge_runtime.versions import Key, Loaded, LoadedVersions, stamp_of
+from edge_runtime.telemetry import Meter, ModelStats, RuntimeStats, model_stats
+from edge_runtime.versions import Hall, Key, Loaded, LoadedVersions, stamp_of, stream_engine
 
 if TYPE_CHECKING:
     from edge_runtime.remote.client import RemoteClient
@@ -53,12 +56,23 @@ _MAX_LABEL = 128
 class Runtime:
     """Runs packages on this device, with servers to fall back to. Thread-safe; close it, or use `with`."""
 
-    def __init__(self, options: RuntimeOptions, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Opens the store, and starts to look for servers; see `open`."""
+    def __init__(
+        self, options: RuntimeOptions, *, clock: Callable[[], float] = time.monotonic, root: Path = Path("/")
+    ) -> None:
+        """Opens the store, and starts to look for servers; see `open`.
+
+        Args:
+            options: What is wanted.
+            clock: Monotonic seconds.
+            root: Where the machine's file system begins: its Edge TPUs and its profile are looked for below it.
+        """
         self.options = options
         self._clock = clock
         self._store = open_store(options.store)
-        self._versions = LoadedVersions(self._store, options, clock)
+        self._hall = Hall(options, clock, root=root)
+        self._versions = LoadedVersions(self._store, self._hall)
+        self._streams = StreamLimit(options.max_streams)
+        self._meters: dict[tuple[str, int | None], Meter] = {}
         self._models: dict[tuple[str, int | str | None], Model] = {}
         self._refused: dict[Key, float] = {}
         self._lock = threading.Lock()
@@ -146,6 +160,26 @@ class Runtime:
                     self._models[name, pin] = model
             return model
 
+    def stats(self) -> RuntimeStats:
+        """What has become of the requests so far, and what the queues and engines are at now."""
+        with self._lock:
+            meters = dict(self._meters)
+        found: dict[tuple[str, int | None], ModelStats] = {
+            key: model_stats(*key, meter) for key, meter in meters.items()
+        }
+        for loaded in self._versions.all():
+            model, version, _ = loaded.key
+            found[model, version] = model_stats(
+                model,
+                version,
+                meters.get((model, version)),
+                queue=loaded.batcher.stats(),
+                engines=loaded.engines,
+                faults=loaded.crew.faults,
+            )
+        in_order = sorted(found, key=lambda key: (key[0], key[1] or 0))
+        return RuntimeStats(models=tuple(found[key] for key in in_order), servers=self.servers)
+
     def refresh(self) -> None:
         """Looks at the store now: followed models go over to a version that has come, and old ones are unloaded."""
         with self._lock:
@@ -170,7 +204,9 @@ class Runtime:
             self._watcher.join()
             if self._discovery is not None:
                 self._discovery.close()
+            self._streams.close()
             self._versions.close()
+            self._hall.close()
             if self._remote is not None:
                 self._remote.close()
             with self._lock:
@@ -306,14 +342,46 @@ class Runtime:
     def _device_target(self, name: str, version: int) -> Target:
         loaded = self._versions.get(name, version)
         router = self._router(name, loaded, REASON_VERSION_MISSING)
-        return Target(name, version, None, router, package=loaded.package, key=loaded.key, pixels=loaded.pixels)
+        target = Target(
+            name,
+            version,
+            None,
+            router,
+            package=loaded.package,
+            key=loaded.key,
+            pixels=loaded.pixels,
+            reports=lambda: loaded.engines,
+            open_stream=lambda signature, now: self._open_stream(target, loaded, signature, now),
+            meter=self._meter(name, version),
+        )
+        return target
 
     def _server_target(self, name: str, pin: int | str | None, reason: str) -> Target:
         if isinstance(pin, str):
             # The device's own label wins: a server's label of the same name may point elsewhere.
             pin = self._store.labels(name).get(pin, pin)
         version, label = (None, pin) if isinstance(pin, str) else (pin, None)
-        return Target(name, version, label, self._router(name, None, reason))
+        router = self._router(name, None, reason)
+        return Target(name, version, label, router, meter=self._meter(name, version))
+
+    def _open_stream(
+        self, target: Target, loaded: Loaded, signature: str | None, current_version: Callable[[], int | None]
+    ) -> Stream:
+        return self._streams.open(
+            target,
+            lambda: stream_engine(loaded, self._hall),
+            signature=signature,
+            current_version=current_version,
+            clock=self._clock,
+        )
+
+    def _meter(self, name: str, version: int | None) -> Meter:
+        """What counts a version's requests; one for all targets of the version."""
+        with self._lock:
+            if len(self._meters) >= MAX_MODELS:
+                # The version that was asked first is told of no more: a runtime may follow a model for years.
+                del self._meters[next(iter(self._meters))]
+            return self._meters.setdefault((name, version), Meter())
 
     def _router(self, name: str, loaded: Loaded | None, absent: str) -> Router:
         device = None if loaded is None else loaded.batcher

@@ -141,9 +141,14 @@ class Stream:
         request = self._target.request(inputs, self._signature, start_s, _deadline_s(start_s, deadline_ms))
         self._enter()
         try:
-            return self._run(request)
+            reply = self._run(request)
+        except EdgeRuntimeError as error:
+            self._target.meter.failed(error)
+            raise
         finally:
             self._leave()
+        self._target.meter.answered(reply)
+        return reply
 
     def reset(self) -> None:
         """Begins anew: the state is that of a file that has just been loaded.

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from converter.artifact import Package, Signature
-from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import InvalidInput
 from edge_runtime.inputs import InputCheck, Inputs, default_signature
 from edge_runtime.pixels import Pixels
 from edge_runtime.routing.router import Router
+from edge_runtime.telemetry import Meter
 from edge_runtime.types import EngineReport, InferRequest
+
+if TYPE_CHECKING:
+    from edge_runtime.stream import Stream
 
 _DESCRIPTION_S = 10.0
 """How long a description of "the latest" or of a label is believed: the server may have moved it to a version with
 other inputs. That of a numbered version is believed for ever."""
+
+
+OpenStream = Callable[[str | None, Callable[[], int | None]], "Stream"]
+"""Opens a stream through a signature; the second is asked for the version that the model answers as then."""
 
 
 class Describer(Protocol):
@@ -41,7 +48,8 @@ class Target:
         package: What is installed; None for a version that only servers have.
         key: What the loaded version is known by; None likewise.
         pixels: The inputs that take pixels; none where the version is not installed.
-        stream_engine: Makes an engine whose state is kept; None where the version is not installed.
+        open_stream: Opens a stream of it; None where the version is not installed.
+        meter: Counts its requests.
         default: The default signature's name.
     """
 
@@ -56,7 +64,8 @@ class Target:
         key: tuple[str, int, tuple[int, int, int]] | None = None,
         pixels: Pixels | None = None,
         reports: Callable[[], tuple[EngineReport, ...]] | None = None,
-        stream_engine: Callable[[], Engine] | None = None,
+        open_stream: OpenStream | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -65,7 +74,8 @@ class Target:
         self.package = package
         self.key = key
         self.pixels = pixels or {}
-        self.stream_engine = stream_engine
+        self.open_stream = open_stream
+        self.meter = meter or Meter()
         self._reports = reports
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}

@@ -6,26 +6,28 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
-from converter.artifact import Manifest, Package, PackageError, Signature, Variant, version_path
+from converter.artifact import Manifest, Package, Variant, version_path
+from devices import EdgeTpu, device_string, load_profiles, match, probe
 from edge_runtime.bare import OneStore
 from edge_runtime.config import RuntimeOptions
-from edge_runtime.engine.base import SessionSpec
-from edge_runtime.engine.delegates import open_session
+from edge_runtime.crew.crew import Crew
+from edge_runtime.crew.device import DeviceTable, cores
+from edge_runtime.crew.opening import Opener
+from edge_runtime.crew.supervisor import Supervisor
 from edge_runtime.engine.engine import Engine
-from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused, RuntimeClosed
-from edge_runtime.inputs import default_signature, zeros
+from edge_runtime.environment import environment
+from edge_runtime.errors import PackageRefused, RuntimeClosed
 from edge_runtime.pixels import Pixels, pixel_inputs
+from edge_runtime.probing import Prober
+from edge_runtime.profiles import ProfileBook
 from edge_runtime.scheduling.batcher import Batcher
-from edge_runtime.scheduling.cost import CostTable, measure
-from edge_runtime.scheduling.gate import Gate
-from edge_runtime.scheduling.slot import Slot
 from edge_runtime.store.store import Store
+from edge_runtime.telemetry import event
+from edge_runtime.types import EngineReport
 
 _log = logging.getLogger(__name__)
-
-_MEASURE_BUDGET_S = 0.5
-"""How long batch sizes are tried at load. What is too slow to be measured in it gains nothing from batches."""
 
 Stamp = tuple[int, int, int]
 """What tells one publication of a version from another at its place: the manifest's inode, time and size."""
@@ -38,7 +40,7 @@ Key = tuple[str, int, Stamp]
 
 
 def stamp_of(store: Store | OneStore, model: str, version: int) -> Stamp:
-    """The stamp of what lies at a version's place now. A version never changes, but it can be replaced on purpose."""
+    """The stamp of what lies at the version's place now; `NOWHERE` if nothing can be seen there."""
     if isinstance(store, OneStore):
         return store.stamp(model, version)
     try:
@@ -54,94 +56,132 @@ class Loaded:
 
     Attributes:
         package: What it was loaded from.
-        variant: The name of the variant that runs.
-        batcher: Its engines and their queue.
+        crew: Its engines.
         key: What it is known by.
         pixels: The inputs that take pixels.
+        opener: Opens further engines of it.
     """
 
     package: Package
-    variant: str
-    batcher: Batcher
+    crew: Crew
     key: Key
     pixels: Pixels
+    opener: Opener
+
+    @property
+    def batcher(self) -> Batcher:
+        """Where its requests go."""
+        return self.crew.batcher
+
+    @property
+    def engines(self) -> tuple[EngineReport, ...]:
+        """See `Model.engines`."""
+        return self.crew.reports
+
+    def close(self) -> None:
+        """Finishes what was taken, and frees the engines."""
+        self.crew.close()
 
 
-def load(package: Package, key: Key, options: RuntimeOptions, clock: Callable[[], float]) -> Loaded:
-    """Makes the engines of a package and measures them.
+class Hall:
+    """What all versions of a runtime share: devices, their supervisor, and what is known of the machine."""
+
+    def __init__(self, options: RuntimeOptions, clock: Callable[[], float], *, root: Path = Path("/")) -> None:
+        """Opens nothing.
+
+        Args:
+            options: The runtime's.
+            clock: Monotonic seconds.
+            root: Where the machine's file system begins.
+        """
+        from edge_runtime.engine.enumeration import edge_tpus  # noqa: PLC0415  no cost for who imports only
+
+        self.options = options
+        self.clock = clock
+        self.cores = cores()
+        engines = [options.engines or 0, *(own.engines or 0 for own in options.models.values())]
+        self.devices = DeviceTable(clock, cpu_permits=max(self.cores, *engines))
+        self._edge_tpus: Callable[[], tuple[EdgeTpu, ...]] = lambda: edge_tpus(root)
+        self.supervisor = Supervisor(clock, self._edge_tpus)
+        self.prober = Prober(options.cache)
+        self._root = root
+        self._lock = threading.Lock()
+        self._match: tuple[tuple[str, ...], str | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Hall {self.devices!r}, {self.supervisor!r}>"
+
+    def preferred(self) -> tuple[tuple[str, ...], str | None]:
+        """The device strings that this machine's profile prefers, and the profile's name. Looked at once."""
+        with self._lock:
+            if self._match is None:
+                found = match(probe(self._root), load_profiles())
+                self._match = (found.delegates, found.profile.name if found.profile else None)
+            return self._match
+
+    def close(self) -> None:
+        """Ends the supervisor and all worker processes."""
+        self.supervisor.close()
+        self.devices.close()
+
+
+def load(store: Store | OneStore, key: Key, hall: Hall) -> Loaded:
+    """Makes the engines of a version and measures them.
 
     Raises:
-        EngineFailed: LiteRT can't load or run the variant.
-        PackageRefused: it lacks the variant, the file differs from its digest, or its tensors from the manifest.
+        EngineFailed: no device can load or run it.
+        PackageRefused: it is damaged, lacks the variant, or a file's tensors are not the manifest's.
     """
-    manifest = package.manifest
-    variant = choose_variant(manifest, options.variant)
-    try:
-        content = package.read(variant.file)
-        pixels = pixel_inputs(manifest)
-        spec = SessionSpec(
-            subject=f"{package}, {variant.file}", signatures=variant.signatures, threads=options.threads or 1
-        )
-        engines = [
-            Engine(open_session(spec, content), variant, manifest.signatures, pixels=pixels)
-            for _ in range(options.engines or 1)
-        ]
-        seconds = _measure(engines[0], default_signature(manifest.signatures), options, clock)
-    except EdgeRuntimeError:
-        raise
-    except PackageError as error:
-        raise PackageRefused(f"{package}: {error}") from error
-    except Exception as error:  # whatever a damaged file does to LiteRT is that package's fault, not the store's
-        raise EngineFailed(f"{package}, variant {variant.name!r}: {type(error).__name__}: {error}") from error
-    costs = CostTable(seconds, clock)
-    batcher = Batcher(
-        manifest.signatures,
-        version=manifest.version,
-        max_queued_requests=options.max_queued_requests,
-        max_queued_bytes=options.max_queued_bytes,
-        clock=clock,
+    model, version, _ = key
+    package = store.open(model, version)
+    options = hall.options
+    place = store.path if isinstance(store, OneStore) else version_path(store.path, model, version)
+    pixels = pixel_inputs(package.manifest)
+    opener = Opener(
+        package,
+        options,
+        pixels=pixels,
+        prober=hall.prober,
+        book=ProfileBook(place, package.digest, options.cache),
+        environment=environment,
+        clock=hall.clock,
     )
-    gate = Gate(options.engines or 1, "cpu")
-    for engine in engines:
-        batcher.add(Slot(engine, gate, costs))
-    _log.info("loaded %s, variant %s, on %s: %r", package, variant.name, engines[0].place, costs)
-    return Loaded(package, variant.name, batcher, key, pixels)
+    preferred, target = hall.preferred()
+    crew = Crew(
+        opener,
+        options,
+        devices=hall.devices,
+        supervisor=hall.supervisor,
+        delegates=options.of(model).delegates or preferred,
+        target=target,
+        cores=hall.cores,
+        clock=hall.clock,
+    )
+    crew.start()
+    event(_log, logging.INFO, "version_loaded", f"loaded {package}: {crew!r}", model=model, version=version)
+    return Loaded(package, crew, key, pixels, opener)
 
 
-def choose_variant(manifest: Manifest, wanted: str | None) -> Variant:
-    """The wanted variant, else the one that the package chooses.
+def stream_variant(manifest: Manifest, wanted: str | None) -> Variant:
+    """The variant whose state a stream keeps, on the CPU: the wanted one, else what the package chooses there.
 
     Raises:
-        PackageRefused: the package lacks the wanted one.
+        PackageRefused: there is none for a CPU.
     """
-    try:
-        return manifest.variant(wanted or manifest.chosen["default"])
-    except KeyError:
-        names = [variant.name for variant in manifest.variants]
-        raise PackageRefused(
-            f"{manifest.model}/{manifest.version} has no variant {wanted!r}; there are {names}"
-        ) from None
-
-
-def _measure(
-    engine: Engine, signature: Signature, options: RuntimeOptions, clock: Callable[[], float]
-) -> dict[int, float]:
-    sizes = sorted({1, *options.batch_sizes}) if signature.batch_axis is not None else [1]
-
-    def run(rows: int) -> None:
-        engine.run(signature.name, zeros(signature, rows))
-
-    return measure(run, sizes, clock, _MEASURE_BUDGET_S)
+    chosen = wanted or manifest.chosen["default"]
+    fitting = [one for one in manifest.variants if one.delegate == "cpu"]
+    for one in sorted(fitting, key=lambda one: one.name != chosen):
+        return one
+    raise PackageRefused(f"{manifest.model}/{manifest.version}: streams run on the CPU, and no variant is for it")
 
 
 class LoadedVersions:
     """A table of loaded versions. Thread-safe; loading one never blocks who wants another."""
 
-    def __init__(self, store: Store | OneStore, options: RuntimeOptions, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store | OneStore, hall: Hall) -> None:
         """Loads nothing yet."""
         self._store = store
-        self._options = options
-        self._clock = clock
+        self._hall = hall
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._closed = False
@@ -155,6 +195,11 @@ class LoadedVersions:
         with self._lock:
             return list(self._loaded)
 
+    def all(self) -> list[Loaded]:
+        """The versions that are loaded."""
+        with self._lock:
+            return list(self._loaded.values())
+
     def get(self, model: str, version: int) -> Loaded:
         """The version, loaded now if it is not yet. One thread at a time asks for the versions of a model.
 
@@ -167,12 +212,12 @@ class LoadedVersions:
             found = self._loaded.get(key)
         if found is not None:
             return found
-        loaded = load(self._store.open(model, version), key, self._options, self._clock)
+        loaded = load(self._store, key, self._hall)
         with self._lock:
             if not self._closed:
                 self._loaded[key] = loaded
                 return loaded
-        loaded.batcher.close()
+        loaded.close()
         raise RuntimeClosed("the runtime has been closed")
 
     def retire(self, model: str, keep: Collection[Key]) -> None:
@@ -190,5 +235,17 @@ class LoadedVersions:
             with self._lock:
                 one = self._loaded.pop(key, None)
             if one is not None:
-                one.batcher.close()
-                _log.info("unloaded %s", one.package)
+                one.close()
+                event(_log, logging.INFO, "version_unloaded", f"unloaded {one.package}", model=key[0], version=key[1])
+
+
+def stream_engine(loaded: Loaded, hall: Hall) -> Engine:
+    """An engine of its own for a stream, on the CPU.
+
+    Raises:
+        EngineFailed, PackageRefused: it can't be made.
+    """
+    own = hall.options.of(loaded.package.manifest.model)
+    variant = stream_variant(loaded.package.manifest, own.variant)
+    cpu = hall.devices.get(device_string("cpu"))
+    return loaded.opener.open((cpu,), variant, own.threads or 1, keeps_state=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from devices import DeviceString, EdgeTpu
 from edge_runtime.engine.base import Session, SessionSpec
-from edge_runtime.engine.process import WorkerProcess
 from edge_runtime.errors import EngineFailed
 from edge_runtime.scheduling.gate import Gate
+
+if TYPE_CHECKING:
+    from edge_runtime.engine.process import WorkerProcess
 
 MAX_DEVICES = 64
 """Devices that a runtime knows: what its options name, and every stick that is ever attached."""
@@ -49,6 +52,8 @@ class Device:
         Raises:
             EngineFailed, EngineLost, PackageRefused: see `WorkerProcess.open`.
         """
+        from edge_runtime.engine.process import WorkerProcess  # noqa: PLC0415  only who uses an accelerator pays
+
         with self._lock:
             if self._closed:
                 raise EngineFailed(f"{self.string.text}: the runtime has been closed")

@@ -15,10 +15,7 @@ from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.engine.delegates import open_session
 from edge_runtime.engine.engine import Engine, one_row_at_a_time
 from edge_runtime.engine.library import installed
-from edge_runtime.engine.pipeline import PipelineSession
-from edge_runtime.engine.process import WorkerProcess
 from edge_runtime.engine.state import FreshSession, is_stateful
-from edge_runtime.engine.supervised import ThreadSession
 from edge_runtime.environment import EngineKey, Environment
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused
 from edge_runtime.inputs import default_signature, zeros
@@ -241,11 +238,17 @@ class Opener:
             if apart:
                 return device.open_in_worker(spec, content, OPEN_LIMIT_S)
             session = open_session(spec, content)
-            return session if kind == "cpu" else ThreadSession(session, device.string.text)
+            if kind == "cpu":
+                return session
+            from edge_runtime.engine.supervised import ThreadSession  # noqa: PLC0415  only who asks for it pays
+
+            return ThreadSession(session, device.string.text)
 
         return FreshSession(make) if not keeps_state and is_stateful(content) else make()
 
     def _pipeline(self, devices: tuple[Device, ...], variant: Variant) -> Session:
+        from edge_runtime.engine.pipeline import PipelineSession  # noqa: PLC0415  only who has several devices pays
+
         sessions: list[Session] = []
         try:
             for device, file in zip(devices, variant.segments, strict=True):
@@ -267,6 +270,8 @@ class _AloneInWorker:
     slots = 1
 
     def __init__(self, spec: SessionSpec, content: bytes, clock: Callable[[], float]) -> None:
+        from edge_runtime.engine.process import WorkerProcess  # noqa: PLC0415  only who asks for it pays
+
         self._worker = WorkerProcess(spec.device, clock=clock)
         try:
             self._session = self._worker.open(spec, content, OPEN_LIMIT_S)
