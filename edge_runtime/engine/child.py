@@ -7,12 +7,15 @@ import logging
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from edge_runtime.errors import EngineFailed
+
+if TYPE_CHECKING:
+    import subprocess
 
 _log = logging.getLogger(__name__)
 
@@ -107,19 +110,9 @@ class Child:
         return f"{how}{doing}; it printed: {text}" if text else f"{how}{doing}, and printed nothing"
 
     def _watch(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}  # noqa: PTH100  "" means the current directory here
         try:
-            # A group of its own: Ctrl-C in the application's terminal does not reach it, not even while it starts.
-            process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=self._descriptors,
-                env=environment,
-                process_group=0,
-            )
-        except (OSError, ValueError) as error:
+            process = self._popen()
+        except Exception as error:  # noqa: BLE001  it is raised where the child was asked for
             self._error = error
             self._ended.set()
             self._started.set()
@@ -131,6 +124,21 @@ class Child:
             self._read_to_its_end(process, process.stdout.fileno())
         self._ended.set()
         self._on_end()
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        import subprocess  # noqa: PLC0415  for applications whose engines run apart only
+
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  "" means the current directory here
+        # A group of its own: Ctrl-C in the application's terminal does not reach it, not even while it starts.
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=self._descriptors,
+            env=os.environ | {"PYTHONPATH": path},
+            process_group=0,
+        )
 
     def _read_to_its_end(self, process: subprocess.Popen[bytes], pipe: int) -> None:
         """Reads until the child has ended, and not until the pipe has: its own children may hold that open."""

@@ -10,7 +10,6 @@ bytes or text; text becomes UTF-8) lies there as the lengths of its elements, ui
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import math
 import mmap
@@ -155,10 +154,10 @@ class Arena:
         return {place.name: self._view(place) for place in layout.places}
 
     def close(self) -> None:
-        """Lets go of it. Again: does nothing."""
+        """Lets go of it; its memory goes with the last view. Again: does nothing."""
         if self.descriptor < 0:
             return
-        self._unmap()
+        self._map, self._size = None, 0
         os.close(self.descriptor)
         self.descriptor = -1
 
@@ -169,17 +168,11 @@ class Arena:
         return np.ndarray(shape, dtype, self._map, place.at)
 
     def _remap(self, size: int) -> None:
-        self._unmap()
+        # The mapping before it is not closed: that would end views of it that somebody has, and this process with the
+        # next one who looks. It goes with the last of them.
         self._map = mmap.mmap(self.descriptor, size)
         self._size = size
         self.generation += 1
-
-    def _unmap(self) -> None:
-        """Views that somebody still has keep their mapping until they go."""
-        if self._map is not None:
-            with contextlib.suppress(BufferError):
-                self._map.close()
-        self._map, self._size = None, 0
 
 
 def lay_out(arrays: Arrays) -> tuple[Layout, list[bytes | None]]:
