@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ MAX_FILE_BYTES = 2**31 - 1
 
 _VERSION = 1
 _IDENTIFIER = b"TFL3"
+_SUBGRAPHS, _SIGNATURE_DEFS, _SUBGRAPH_INDEX = 2, 7, 4
+"""Fields of the tables Model and SignatureDef, by their numbers in LiteRT's schema."""
+
 _EDGETPU_OP = b"edgetpu-custom-op"
 _MANIFEST = "manifest.json"
 _NOWHERE = (0, 0, 0)
@@ -203,6 +207,7 @@ def bare_manifest(path: Path) -> tuple[Manifest, bytes]:
     content = _read(path)
     file = path.resolve().name
     try:
+        _check_graphs(content)
         interpreter = _interpreter(content)
         signatures = _signatures(interpreter)
         entry = FileEntry(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -224,7 +229,7 @@ def bare_manifest(path: Path) -> tuple[Manifest, bytes]:
             source=Source(format="tflite", digest=f"sha256:{entry.sha256}"),
             files={file: entry},
         )
-    except (ManifestInvalid, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+    except (ManifestInvalid, RuntimeError, ValueError, TypeError, KeyError, MemoryError, struct.error) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise PackageRefused(f"{path}: can't be used as a model: {said}") from error
     return manifest, content
@@ -252,6 +257,43 @@ def _interpreter(content: bytes) -> Any:
     library = interpreter_module()
     resolver = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     return library.Interpreter(model_content=content, experimental_op_resolver_type=resolver)
+
+
+def _check_graphs(content: bytes) -> None:
+    """Refuses a file without graphs, and a signature of one that is not there: LiteRT verifies much, but crashes there.
+
+    Raises:
+        ValueError, struct.error: it is such a file.
+    """
+    (model,) = struct.unpack_from("<I", content)
+    graphs, signatures = (_vector(content, model, slot) for slot in (_SUBGRAPHS, _SIGNATURE_DEFS))
+    if not graphs:
+        raise ValueError("it holds no graph")
+    for signature in signatures:
+        place = _field(content, signature, _SUBGRAPH_INDEX)
+        number = struct.unpack_from("<I", content, place)[0] if place else 0
+        if number >= len(graphs):
+            raise ValueError(f"a signature is of graph {number}; there are {len(graphs)}")
+
+
+def _field(content: bytes, table: int, slot: int) -> int:
+    """Where a table's field lies in a flatbuffer; 0 if the table has none."""
+    vtable = table - struct.unpack_from("<i", content, table)[0]
+    (size,) = struct.unpack_from("<H", content, vtable)
+    at = 4 + 2 * slot
+    offset = struct.unpack_from("<H", content, vtable + at)[0] if at < size else 0
+    return table + offset if offset else 0
+
+
+def _vector(content: bytes, table: int, slot: int) -> list[int]:
+    """Where the tables of a field lie that is a vector of tables."""
+    field = _field(content, table, slot)
+    if not field:
+        return []
+    start = field + struct.unpack_from("<I", content, field)[0]
+    (count,) = struct.unpack_from("<I", content, start)
+    places = range(start + 4, start + 4 + 4 * count, 4)
+    return [place + struct.unpack_from("<I", content, place)[0] for place in places]
 
 
 def _signatures(interpreter: Any) -> tuple[Signature, ...]:

@@ -1,8 +1,10 @@
 import os
 import random
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from support.edge_models import publish_scale, rows, scale_model
 from support.edgetpu_models import SCALE, edgetpu_model, int8_model
 from support.tflite_files import shipped, unsigned
@@ -105,6 +107,27 @@ def test_damaged_files_are_refused_and_crash_nothing(tmp_path):
         except PackageRefused:
             refused += 1
     assert 40 <= refused < 200
+
+
+def changed(change):
+    model = schema.ModelT.InitFromPackedBuf(scale_model(2.0), 0)
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda model: setattr(model.signatureDefs[0], "subgraphIndex", 7), "a signature is of graph 7; there are 1"),
+        (lambda model: setattr(model, "subgraphs", None), "it holds no graph"),
+    ],
+)
+def test_what_litert_would_crash_at_is_refused(tmp_path, change, says):
+    """Its verifier lets these pass."""
+    with pytest.raises(PackageRefused, match=says):
+        bare_manifest(write(tmp_path, "x.tflite", changed(change)))
 
 
 def test_what_is_no_model_is_named(tmp_path):
