@@ -36,7 +36,7 @@ class Model:
 
     def __repr__(self) -> str:
         target = self._target
-        return f"<Model {target.subject if target else self.name}, {target.router if target else 'closed'!r}>"
+        return f"<Model {target.subject}, {target.router!r}>" if target else f"<Model {self.name}, closed>"
 
     @property
     def version(self) -> int | None:

@@ -43,6 +43,10 @@ _KINDS: Mapping[str, Literal["cpu", "edgetpu", "gpu", "npu", "external"]] = {
 }
 
 
+MAX_ABANDONED = 8
+"""Threads that may be left behind in devices that hang, where the user wants these in the application's process."""
+
+
 def isolated(kind: str, isolation: Isolation | None) -> bool:
     """Whether an engine of a delegate of that kind runs in a process of its own."""
     if isolation in (None, "auto"):
@@ -238,11 +242,7 @@ class Opener:
             if apart:
                 return device.open_in_worker(spec, content, OPEN_LIMIT_S)
             session = open_session(spec, content)
-            if kind == "cpu":
-                return session
-            from edge_runtime.engine.supervised import ThreadSession  # noqa: PLC0415  only who asks for it pays
-
-            return ThreadSession(session, device.string.text)
+            return session if kind == "cpu" else _given_up_when_stuck(session, device)
 
         return FreshSession(make) if not keeps_state and is_stateful(content) else make()
 
@@ -258,6 +258,23 @@ class Opener:
             for session in sessions:
                 session.close()
             raise
+
+
+def _given_up_when_stuck(session: Session, device: Device) -> Session:
+    """The session on a thread of its own.
+
+    Raises:
+        EngineFailed: too many such threads hang already: each holds its engine's memory for ever.
+    """
+    from edge_runtime.engine.supervised import ThreadSession, abandoned_threads  # noqa: PLC0415  only who asks pays
+
+    if abandoned_threads() >= MAX_ABANDONED:
+        session.close()
+        raise EngineFailed(
+            f"{device.string.text}: {MAX_ABANDONED} threads hang in devices by now, no more are risked; "
+            "restart the application, or use isolation='process'"
+        )
+    return ThreadSession(session, device.string.text)
 
 
 class _AloneInWorker:
