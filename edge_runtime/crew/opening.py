@@ -27,6 +27,9 @@ from edge_runtime.scheduling.cost import CostTable
 MEASURE_BUDGET_S = 0.5
 """How long batch sizes are tried at load. What is too slow to be measured in it gains nothing from batches."""
 
+WORTH_THREADS_S = 0.0002
+"""Runs that are shorter with one thread are not tried with more: to wake a second thread takes a tenth of that."""
+
 OPEN_LIMIT_S = 60.0
 """An Edge TPU that loads its firmware takes seconds; one that is stuck says so after 12 s."""
 
@@ -166,6 +169,8 @@ class Opener:
                 except BaseException:
                     engine.close()
                     raise
+                if made[threads][1].seconds(1) < WORTH_THREADS_S:
+                    break
             best = choose_threads({threads: costs.seconds(1) for threads, (_, costs) in made.items()})
             engine, costs = made.pop(best)
         finally:
@@ -192,6 +197,8 @@ class Opener:
     def _threads_known(self, device: Device, variant: Variant, plan: Layout) -> int | None:
         """What earlier measurements say of the number of threads; None if one is missing."""
         known = self._book.read_threads(self.key((device,), variant, 1), plan.threads)
+        if known.get(1, WORTH_THREADS_S) < WORTH_THREADS_S:
+            return 1
         return choose_threads(known) if len(known) == len(plan.threads) else None
 
     def _sizes(self, variant: Variant, signature: Signature) -> list[int]:
