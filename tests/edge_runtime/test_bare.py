@@ -5,6 +5,7 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from support.edge_delegates import build_edgetpu
 from support.edge_models import publish_scale, rows, scale_model
 from support.edgetpu_models import SCALE, edgetpu_model, int8_model
 from support.tflite_files import shipped, unsigned
@@ -248,3 +249,16 @@ def test_one_of_several_models_needs_a_name(tmp_path):
         runtime.model()
     with Runtime.open(package.path) as runtime:
         assert runtime.model().name == "scale"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signature", ["serving_default", None])
+def test_an_edge_tpus_bare_file_runs_on_its_library(tmp_path, signature):
+    """On a real shared library that claims its operator; the CPU is refused, with the reason."""
+    library = build_edgetpu(tmp_path)
+    path = write(tmp_path, "scale_edgetpu.tflite", edgetpu_model(2.0, signature=signature))
+    with Runtime.open(path, delegates=["edgetpu", "cpu"], edgetpu_library=str(library)) as runtime:
+        model = runtime.model()
+        reply = model.predict(np.array([[1, 2, 3, -4]], np.int8))
+        assert (reply.place, reply.outputs["y"].tolist()) == ("device:edgetpu", [[2, 4, 6, -8]])
+        assert [(one.device, one.state) for one in model.engines] == [("edgetpu", "ready"), ("cpu", "refused")]
