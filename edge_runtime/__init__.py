@@ -7,7 +7,7 @@ with Runtime.open("packages/", fallback="mdns") as runtime:
     reply = digits.predict(image, deadline_ms=50)
 """
 
-from edge_runtime.config import RuntimeOptions
+from edge_runtime.config import ModelOptions, RuntimeOptions
 from edge_runtime.errors import (
     DeadlineExceeded,
     EdgeRuntimeError,
@@ -19,19 +19,23 @@ from edge_runtime.errors import (
     RuntimeClosed,
     ServerFailed,
     ServerRefused,
+    StreamBusy,
     VersionNotAvailable,
 )
 from edge_runtime.model import Model
 from edge_runtime.runtime import Runtime
-from edge_runtime.types import Reply
+from edge_runtime.stream import Stream
+from edge_runtime.types import EngineReport, Reply
 
 __all__ = [
     "DeadlineExceeded",
     "EdgeRuntimeError",
     "EngineFailed",
+    "EngineReport",
     "InvalidConfig",
     "InvalidInput",
     "Model",
+    "ModelOptions",
     "Overloaded",
     "PackageRefused",
     "Reply",
@@ -40,5 +44,7 @@ __all__ = [
     "RuntimeOptions",
     "ServerFailed",
     "ServerRefused",
+    "Stream",
+    "StreamBusy",
     "VersionNotAvailable",
 ]

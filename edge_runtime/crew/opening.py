@@ -14,6 +14,7 @@ from edge_runtime.crew.layout import Layout
 from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.engine.delegates import open_session
 from edge_runtime.engine.engine import Engine, one_row_at_a_time
+from edge_runtime.engine.file_tensors import file_tensors
 from edge_runtime.engine.library import installed
 from edge_runtime.engine.state import FreshSession, is_stateful
 from edge_runtime.environment import EngineKey, Environment
@@ -44,10 +45,6 @@ _KINDS: Mapping[str, Literal["cpu", "edgetpu", "gpu", "npu", "external"]] = {
     "npu": "npu",
     "external": "external",
 }
-
-
-MAX_ABANDONED = 8
-"""Threads that may be left behind in devices that hang, where the user wants these in the application's process."""
 
 
 def isolated(kind: str, isolation: Isolation | None) -> bool:
@@ -249,7 +246,11 @@ class Opener:
             if apart:
                 return device.open_in_worker(spec, content, OPEN_LIMIT_S)
             session = open_session(spec, content)
-            return session if kind == "cpu" else _given_up_when_stuck(session, device)
+            if kind == "cpu":
+                return session
+            # A segment's tensors are asked for by the pipeline; other files have signatures.
+            tensors = None if signatures else file_tensors(content, spec.subject)
+            return _given_up_when_stuck(session, device, tensors)
 
         return FreshSession(make) if not keeps_state and is_stateful(content) else make()
 
@@ -267,21 +268,19 @@ class Opener:
             raise
 
 
-def _given_up_when_stuck(session: Session, device: Device) -> Session:
+def _given_up_when_stuck(session: Session, device: Device, tensors: Signature | None) -> Session:
     """The session on a thread of its own.
 
     Raises:
-        EngineFailed: too many such threads hang already: each holds its engine's memory for ever.
+        EngineFailed: too many such threads hang in devices already.
     """
-    from edge_runtime.engine.supervised import ThreadSession, abandoned_threads  # noqa: PLC0415  only who asks pays
+    from edge_runtime.engine.supervised import ThreadSession  # noqa: PLC0415  only who asks for it pays
 
-    if abandoned_threads() >= MAX_ABANDONED:
+    try:
+        return ThreadSession(session, device.string.text, tensors)
+    except BaseException:
         session.close()
-        raise EngineFailed(
-            f"{device.string.text}: {MAX_ABANDONED} threads hang in devices by now, no more are risked; "
-            "restart the application, or use isolation='process'"
-        )
-    return ThreadSession(session, device.string.text)
+        raise
 
 
 class _AloneInWorker:

@@ -17,9 +17,11 @@ PUBLIC = {
     "DeadlineExceeded",
     "EdgeRuntimeError",
     "EngineFailed",
+    "EngineReport",
     "InvalidConfig",
     "InvalidInput",
     "Model",
+    "ModelOptions",
     "Overloaded",
     "PackageRefused",
     "Reply",
@@ -28,6 +30,8 @@ PUBLIC = {
     "RuntimeOptions",
     "ServerFailed",
     "ServerRefused",
+    "Stream",
+    "StreamBusy",
     "VersionNotAvailable",
 }
 

@@ -35,6 +35,7 @@ def below(names, roots):
         ),
         ("devices", [*HEAVY, "numpy", "google", "converter", "edge_runtime", "fallback_server"]),
         ("edge_runtime", [*HEAVY, "google", "fallback_server", "subprocess", "multiprocessing", "tqdm"]),
+        ("edge_runtime.tasks", [*HEAVY, "google"]),
         ("edge_runtime.remote.client", ["tensorflow", "ai_edge_litert", "zeroconf"]),
         ("edge_runtime.cli", HEAVY),
         ("converter.cli", [*HEAVY, "numpy", "msgspec"]),
