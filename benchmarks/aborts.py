@@ -35,18 +35,18 @@ GIVE_UP_S = 60.0
 CPU = "device:cpu"
 
 
-def ask(model: Model, number: int, begun_s: float) -> tuple[Reply | None, float, float]:
-    """One request: None where it was not answered, or wrongly; when the round began; the seconds that it took."""
+def ask(model: Model, number: int) -> tuple[Reply | None, float]:
+    """One request and its seconds; None where it was not answered, or wrongly."""
     x = rows(1, number)
     before_s = time.perf_counter()
     try:
         reply = model.predict(x)
     except EdgeRuntimeError as error:
         print(f"request {number}: {type(error).__name__}: {error}")
-        return None, begun_s, time.perf_counter() - before_s
+        return None, time.perf_counter() - before_s
     spent_s = time.perf_counter() - before_s
     right = reply.version == 1 and np.array_equal(reply.outputs["y"], x * 2)
-    return (reply if right else None), begun_s, spent_s
+    return (reply if right else None), spent_s
 
 
 class Figures:
@@ -110,8 +110,13 @@ def run(model: Model, alone: Model, wanted: int) -> Figures:
     figures = Figures()
     while figures.asked < wanted or figures.away_since_s is not None:
         begun_s = time.perf_counter()
-        figures.add(*ask(model, figures.requests, begun_s))
-        figures.waits_s["alone"].append(ask(alone, figures.requests, begun_s)[2])
+        # In turns: whoever comes first after the pause finds cold caches.
+        for one in (model, alone) if figures.requests % 2 else (alone, model):
+            reply, spent_s = ask(one, figures.requests)
+            if one is model:
+                figures.add(reply, begun_s, spent_s)
+            else:
+                figures.waits_s["alone"].append(spent_s)
         if figures.away_since_s is not None and begun_s - figures.away_since_s > GIVE_UP_S:
             print(f"the worker is not back after {GIVE_UP_S} s: {model.engines[0].reason}")
             figures.wrong += 1

@@ -11,8 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.clock import FakeClock
+from support.edge_models import publish_scale
 from support.stateful_models import WAKE_WORDS, counting_model, frames
 
+from edge_runtime import Runtime
 from edge_runtime.bare import BareStore
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.engine import Engine
@@ -294,6 +296,33 @@ def test_closing_waits_for_a_run_but_not_for_ever(maker):
     assert (len(limit), maker.open_now) == (0, 0)
     thread.join()
     assert replies == [1]
+
+
+def _publish(store: Path, version: int, step: float) -> None:
+    publish_scale(store, version, 1.0, model="count", content=counting_model(step), batched=False)
+
+
+def test_a_models_streams_and_its_predictions_do_not_meet(tmp_path):
+    """Each stream counts for itself, `predict` always begins anew, and a stream stays when a new version comes."""
+    _publish(tmp_path, 1, 1.0)
+    with Runtime.open(tmp_path, delegates=["cpu"], cache=None, max_streams=2, poll_interval_s=60) as runtime:
+        model = runtime.model("count")
+        with model.stream() as one, model.stream() as other:
+            assert [_count(one), _count(one), _count(other), _count(one)] == [1, 2, 1, 3]
+            assert [_count(model), _count(model)] == [1, 1]
+            with pytest.raises(Overloaded, match="max_streams"):
+                model.stream()
+            _publish(tmp_path, 2, 10.0)
+            runtime.refresh()
+            assert _count(model) == 10
+            assert _count(one) == 4
+            assert "stays while the model answers as version 2" in repr(one)
+            one.reset()
+            assert (_count(one), one.version) == (1, 1)
+        left_open = model.stream()
+        assert _count(left_open) == 10
+    with pytest.raises(RuntimeClosed):
+        _count(left_open)
 
 
 class _StreamMachine(RuleBasedStateMachine):
