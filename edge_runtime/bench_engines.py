@@ -17,7 +17,6 @@ from edge_runtime.engine.plan import plan
 from edge_runtime.environment import EngineKey, environment
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.pixels import pixel_inputs
-from edge_runtime.probing import Prober
 from edge_runtime.profiles import ProfileBook
 
 
@@ -108,13 +107,13 @@ class Engines:
             cache: Where what was probed is kept.
             clock: Monotonic seconds.
         """
-        host = environment()
+        host, prober = environment(), Prober(cache)
         self._table = DeviceTable(clock)
         self._opener = Opener(
             package,
             RuntimeOptions(store=package.path, cache=cache),
             pixels=pixel_inputs(package.manifest),
-            prober=Prober(cache),
+            prober=lambda: prober,
             book=ProfileBook(None, package.digest, None),
             environment=lambda: host,
             clock=clock,

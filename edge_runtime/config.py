@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from devices import UnknownDelegate, device_string
 from edge_runtime.errors import InvalidConfig
 
 MDNS = "mdns"
@@ -154,6 +153,8 @@ def _check_engines(options: ModelOptions | RuntimeOptions) -> None:
         if value is not None:
             _bound(name, value, 1, MAX_ENGINES)
     if options.delegates is not None:
+        from devices import UnknownDelegate, device_string  # noqa: PLC0415  only who names devices pays
+
         if not options.delegates:
             raise InvalidConfig("delegates: at least one is needed, as in ['edgetpu', 'cpu']; got none")
         for text in options.delegates:

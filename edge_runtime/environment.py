@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from devices.tree import Tree
+if TYPE_CHECKING:
+    from devices.tree import Tree
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +62,8 @@ def environment(root: Path = Path("/")) -> Environment:
     Args:
         root: `/`, or a copy of a machine's sys and proc.
     """
+    from devices.tree import Tree  # noqa: PLC0415  when an engine is measured, not at import
+
     tree = Tree(root)
     cpuinfo = (tree.text("proc/cpuinfo") or "").splitlines()
     cores = sum(line.startswith("processor") for line in cpuinfo)

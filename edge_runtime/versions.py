@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from converter.artifact import Manifest, Package, Variant, version_path
-from devices import EdgeTpu, device_string, load_profiles, match, probe
 from edge_runtime.bare import OneStore
 from edge_runtime.config import RuntimeOptions
 from edge_runtime.crew.crew import Crew
@@ -20,12 +20,15 @@ from edge_runtime.engine.engine import Engine
 from edge_runtime.environment import environment
 from edge_runtime.errors import PackageRefused, RuntimeClosed
 from edge_runtime.pixels import Pixels, pixel_inputs
-from edge_runtime.probing import Prober
 from edge_runtime.profiles import ProfileBook
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.store.store import Store
 from edge_runtime.telemetry import event
 from edge_runtime.types import EngineReport
+
+if TYPE_CHECKING:
+    from devices import EdgeTpu
+    from edge_runtime.probing import Prober
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +106,7 @@ class Hall:
         self.devices = DeviceTable(clock, cpu_permits=max(self.cores, *engines))
         self._edge_tpus: Callable[[], tuple[EdgeTpu, ...]] = lambda: edge_tpus(root)
         self.supervisor = Supervisor(clock, self._edge_tpus)
-        self.prober = Prober(options.cache)
+        self._prober: Prober | None = None
         self._root = root
         self._lock = threading.Lock()
         self._match: tuple[tuple[str, ...], str | None] | None = None
@@ -115,9 +118,20 @@ class Hall:
         """The device strings that this machine's profile prefers, and the profile's name. Looked at once."""
         with self._lock:
             if self._match is None:
+                from devices import load_profiles, match, probe  # noqa: PLC0415  not where the user names devices
+
                 found = match(probe(self._root), load_profiles())
                 self._match = (found.delegates, found.profile.name if found.profile else None)
             return self._match
+
+    def prober(self) -> Prober:
+        """What tries libraries, for all versions."""
+        from edge_runtime.probing import Prober  # noqa: PLC0415  only who has a delegate's library pays
+
+        with self._lock:
+            if self._prober is None:
+                self._prober = Prober(self.options.cache)
+            return self._prober
 
     def close(self) -> None:
         """Ends the supervisor and all worker processes."""
@@ -245,6 +259,8 @@ def stream_engine(loaded: Loaded, hall: Hall) -> Engine:
     Raises:
         EngineFailed, PackageRefused: it can't be made.
     """
+    from devices import device_string  # noqa: PLC0415  when a stream is opened, not at import
+
     own = hall.options.of(loaded.package.manifest.model)
     variant = stream_variant(loaded.package.manifest, own.variant)
     cpu = hall.devices.get(device_string("cpu"))

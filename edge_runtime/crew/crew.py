@@ -6,9 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from devices import EdgeTpu, device_string, diagnose, expand, probe
 from edge_runtime.config import ModelOptions, RuntimeOptions
 from edge_runtime.crew.device import DeviceTable
 from edge_runtime.crew.health import Cause, healed, lost, returned
@@ -25,6 +24,9 @@ from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.telemetry import EngineFaults, event
 from edge_runtime.types import EngineReport
+
+if TYPE_CHECKING:
+    from devices import EdgeTpu
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Crew:
             cores: The CPU's.
             clock: Monotonic seconds.
         """
+        from devices import device_string  # noqa: PLC0415  when a version is loaded, not at import
+
         manifest = opener.package.manifest
         self._opener = opener
         self._options = options
@@ -165,6 +169,8 @@ class Crew:
 
     def _add_stations(self, seen: Sequence[EdgeTpu]) -> list[Station]:
         """Plans for what is attached now; the stations that are new."""
+        from devices import expand  # noqa: PLC0415  likewise
+
         devices = [one for wanted in self._wanted for one in expand(wanted, seen)]
         placements = plan(self._opener.package.manifest, devices, self._own.variant, self._target)
         new = []
@@ -435,5 +441,7 @@ def _explained(station: Station, text: str) -> str:
     """A raw error with its cause on this machine, where that is known."""
     if station.devices[0].kind == "cpu":
         return text
+    from devices import diagnose, probe  # noqa: PLC0415  only when something failed
+
     said = diagnose(text, probe())
     return text if said.cause.startswith("The error is not one") else f"{text} {said.cause} {said.cure}"

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from devices import DeviceString, EdgeTpu
 from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.errors import EngineFailed
 from edge_runtime.scheduling.gate import Gate
 
 if TYPE_CHECKING:
+    from devices import DeviceString, EdgeTpu
     from edge_runtime.engine.process import WorkerProcess
 
 MAX_DEVICES = 64

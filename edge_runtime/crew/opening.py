@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from converter.artifact import Package, PackageError, Signature, Variant
 from edge_runtime.config import Isolation, RuntimeOptions
@@ -21,9 +21,11 @@ from edge_runtime.environment import EngineKey, Environment
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused
 from edge_runtime.inputs import default_signature, zeros
 from edge_runtime.pixels import Pixels
-from edge_runtime.probing import Prober
 from edge_runtime.profiles import ProfileBook, choose_threads, measure_profile
 from edge_runtime.scheduling.cost import CostTable
+
+if TYPE_CHECKING:
+    from edge_runtime.probing import Prober
 
 MEASURE_BUDGET_S = 0.5
 """How long batch sizes are tried at load. What is too slow to be measured in it gains nothing from batches."""
@@ -63,7 +65,7 @@ class Opener:
         options: RuntimeOptions,
         *,
         pixels: Pixels,
-        prober: Prober,
+        prober: Callable[[], Prober],
         book: ProfileBook,
         environment: Callable[[], Environment],
         clock: Callable[[], float],
@@ -187,7 +189,7 @@ class Opener:
             isolation="process" if isolated(devices[0].kind, self._own.isolation) else "none",
             interpreter=interpreter,
             interpreter_version=version,
-            library_digest=self._prober.digest(library) if library else "",
+            library_digest=self._prober().digest(library) if library else "",
             environment=self._environment(),
         )
 
@@ -236,7 +238,7 @@ class Opener:
         content = self._content(file)
         if spec.library:
             # Also where a worker is to load it: one that is known to crash need not take another worker with it.
-            trial = self._prober.probe(device.string, spec.library)
+            trial = self._prober().probe(device.string, spec.library)
             if not trial.ok:
                 raise EngineFailed(f"{device.string.text}: {trial.error}")
 

@@ -7,10 +7,12 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from devices import EdgeTpu
 from edge_runtime.crew.device import place_of
+
+if TYPE_CHECKING:
+    from devices import EdgeTpu
 
 _log = logging.getLogger(__name__)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from converter.artifact import Manifest, Variant
-from devices import DeviceString
+
+if TYPE_CHECKING:
+    from devices import DeviceString
 
 _ON_A_GPU = ("float32", "float16")
 """What a GPU computes in, the more exact first; a quantized model runs on it, too, and no faster."""
