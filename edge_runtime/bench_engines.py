@@ -17,6 +17,7 @@ from edge_runtime.engine.plan import plan
 from edge_runtime.environment import EngineKey, environment
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.pixels import pixel_inputs
+from edge_runtime.probing import Prober
 from edge_runtime.profiles import ProfileBook
 
 
