@@ -27,7 +27,7 @@ from support.edge_models import publish_scale, rows  # noqa: E402
 
 from edge_runtime import Runtime  # noqa: E402
 
-TARGET_ADDED_US = 15.0
+TARGET_ADDED_US = 10.0
 TARGET_IMPORT_MS = 150.0
 
 IMPORT = """

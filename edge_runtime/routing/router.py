@@ -96,9 +96,11 @@ class Router:
                     return self._rescued(request, error)
                 if reply is not None:
                     return reply
-        route = self._choose(request)
-        if device is None or route.place is not Place.DEVICE:
-            return self._wait(request, self._elsewhere(request, route))
+        # Without servers there is no choice to make, and that is dear where many threads wait for one device.
+        if device is None or self._remote is not None:
+            route = self._choose(request)
+            if device is None or route.place is not Place.DEVICE:
+                return self._wait(request, self._elsewhere(request, route))
         try:
             # A caller that waits needs no future.
             return device.wait(request)

@@ -179,11 +179,18 @@ class Batcher:
                 sleeper.release()
         if failure is not None:
             return self._again(slot, request, failure)
-        slot.costs.record(rows, run_s)
+        slot.costs.record(rows, run_s, done_s)
         if request.deadline_s is not None and done_s > request.deadline_s:
             desk.stats.expired += 1
             raise late(request, done_s, {"running": run_s * 1e3})
-        return self._reply(request, outputs, slot, done_s)
+        # `_reply`, written out: this is the way of every request on an idle device.
+        return Reply(
+            outputs=outputs,
+            version=self._version,
+            place=slot.engine.place,
+            reason=request.reason,
+            latency_ms=(done_s - request.start_s) * 1e3,
+        )
 
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`. Waits in the queue if no engine is idle, at most until the deadline."""
@@ -306,31 +313,34 @@ class Batcher:
 
     def _lead(self, slot: Slot, retried: Entry | None) -> None:
         """Runs what waits on a slot that is taken, batch after batch, until it is to be given back."""
-        while True:
+        answers: list[tuple[Entry, Reply]] = []
+        goes_on = True
+        while goes_on:
             if not slot.gate.try_enter(slot.share, slot.permits):
+                hand_over(answers)
                 slot.gate.enter(slot.share, slot.permits)
             begun_s = self._clock()
             runs: list[int] = []
             batch: list[Entry] = []
             try:
                 batch, settled = self._desk.take_batch(slot, retried)
+                retried = None
                 for entry, error in settled:
                     entry.fail(error)
+                # Only now, as the next run is about to let go of the GIL: who is woken earlier only waits for it.
+                hand_over(answers)
                 if batch:
-                    runs = self._run(slot, batch, begun_s)
+                    runs = self._run(slot, batch, begun_s, answers)
             finally:
                 run_s = self._clock() - begun_s if batch else 0.0
                 slot.gate.leave(slot.share, run_s, slot.permits)
-                rows = sum([entry.request.rows for entry in batch])
                 slept = bool(batch) and batch[0].future is None
-                goes_on, sleeper = self._desk.goes_on(slot, runs, rows, run_s, slept=slept)
+                goes_on, sleeper = self._desk.goes_on(slot, runs, batch, run_s, slept=slept)
                 wake(sleeper)
-            if not goes_on:
-                return
-            retried = None
+        hand_over(answers)
 
-    def _run(self, slot: Slot, batch: list[Entry], begun_s: float) -> list[int]:
-        """Runs a batch and settles its entries; the rows of each run.
+    def _run(self, slot: Slot, batch: list[Entry], begun_s: float, answers: list[tuple[Entry, Reply]]) -> list[int]:
+        """Runs a batch; the rows of each run. What failed is settled, the answers are to be handed over.
 
         The time that counts is from `begun_s`, when the permits were there: what it costs to form the batch delays the
         queue as much as the run does.
@@ -350,17 +360,17 @@ class Batcher:
                 return []
             # One request may have spoilt it for all: each gets a run of its own.
             _log.warning("a batch of %d requests failed, running them one by one: %s", len(batch), error)
-            return [rows for entry in batch for rows in self._run(slot, [entry], self._clock())]
+            return [rows for entry in batch for rows in self._run(slot, [entry], self._clock(), answers)]
         done_s = self._clock()
         rows = sum([entry.request.rows for entry in batch])
-        slot.costs.record(rows, done_s - begun_s)
+        slot.costs.record(rows, done_s - begun_s, done_s)
         for entry, arrays in zip(batch, outputs, strict=True):
             if done_s > entry.waiting.deadline_s:
                 self._desk.stats.expired += 1
                 queued_ms, run_ms = (before_s - entry.queued_s) * 1e3, (done_s - before_s) * 1e3
                 entry.fail(late(entry.request, done_s, {"in the device's queue": queued_ms, "running": run_ms}))
             else:
-                entry.succeed(self._reply(entry.request, arrays, slot, done_s))
+                answers.append((entry, self._reply(entry.request, arrays, slot, done_s)))
         return [rows]
 
     def _run_bulk(self, slot: Slot, entry: Entry, bulk: Bulk) -> list[int]:
@@ -405,6 +415,13 @@ class Batcher:
             self._on_failure(slot, failure)
         except Exception:  # noqa: BLE001  a supervisor's fault must not end the engine's worker
             _log.exception("%r: the handler of its failure failed", slot)
+
+
+def hand_over(answers: list[tuple[Entry, Reply]]) -> None:
+    """Gives the answers to who waits for them, and forgets them."""
+    for entry, reply in answers:
+        entry.succeed(reply)
+    answers.clear()
 
 
 def wake(sleeper: LockType | None) -> None:

@@ -49,9 +49,15 @@ class CostTable:
     def __repr__(self) -> str:
         return "<CostTable " + ", ".join(f"{rows}: {s * 1e3:.3f} ms" for rows, s in sorted(self._seconds.items())) + ">"
 
-    def record(self, rows: int, seconds: float) -> None:
-        """Takes one run's time into account: scaled onto the smallest size that holds the rows."""
-        self._ran_s = self._clock()
+    def record(self, rows: int, seconds: float, now_s: float | None = None) -> None:
+        """Takes one run's time into account: scaled onto the smallest size that holds the rows.
+
+        Args:
+            rows: What ran.
+            seconds: For how long.
+            now_s: The instant, if it is at hand.
+        """
+        self._ran_s = self._clock() if now_s is None else now_s
         if rows > self.largest:
             row_s = self._large_row_s
             sample = min(seconds / rows, row_s * _LARGEST_STEP)
@@ -60,7 +66,8 @@ class CostTable:
             return
         size = rows if rows == 1 else self._nearest(rows)
         mean_s = self._seconds[size]
-        error_s = min(seconds * size / rows, mean_s * _LARGEST_STEP) - mean_s
+        sample_s = seconds * size / rows
+        error_s = sample_s - mean_s if sample_s < mean_s * _LARGEST_STEP else mean_s * _LARGEST_STEP - mean_s
         deviation_s = self._deviation[size]
         self._deviation[size] = deviation_s + _SMOOTHING * (abs(error_s) - deviation_s)
         self._seconds[size] = mean_s + _SMOOTHING * error_s
@@ -69,7 +76,7 @@ class CostTable:
         """The time that one run of these rows takes."""
         if rows > self.largest:
             return rows * self._large_row_s
-        size = self._nearest(rows)
+        size = 1 if rows == 1 else self._nearest(rows)
         return self._seconds[size] * rows / size
 
     def sure_seconds(self, rows: int) -> float:

@@ -113,7 +113,10 @@ class Desk:
                 return self._taken(solo, request.rows)
             for slot in slots.crowd:
                 if not slot.busy and slot.gate.try_enter(slot.share, slot.permits):
-                    return self._taken(slot, request.rows)
+                    slot.busy = True
+                    slots.busy += 1
+                    self.running_rows += request.rows
+                    return slot
             return None
 
     def put(self, request: InferRequest, future: Queued | None) -> tuple[Entry, LockType | None, bool]:
@@ -194,6 +197,8 @@ class Desk:
                     batch = [retried]
                 else:
                     settled.append((retried, self._too_late(retried, slot, now_s)))
+            elif costs.largest == 1 and slot.usable and (only := self.queue.take_timeless()) is not None:
+                batch = [only]  # Nothing to join and no deadline to judge: the usual case under load, made short.
             while retried is None and not batch and self.queue and slot.usable:
                 looked_at = self.queue.head(_LOOK_AHEAD if costs.largest > 1 else 1)
                 now_s = self._clock()
@@ -221,14 +226,14 @@ class Desk:
         return batch, settled
 
     def goes_on(
-        self, slot: Slot, runs: Sequence[int], rows: int, run_s: float, *, slept: bool
+        self, slot: Slot, runs: Sequence[int], batch: Sequence[Entry], run_s: float, *, slept: bool
     ) -> tuple[bool, LockType | None]:
         """A worker's run ended, and its permits are back: whether it keeps the slot, and a sleeper to wake or None.
 
         Args:
             slot: What it has.
             runs: The rows of each run.
-            rows: What was counted as running.
+            batch: What ran, or was to run.
             run_s: For how long.
             slept: Whether a caller slept on the answer, who may come back at once.
         """
@@ -237,7 +242,7 @@ class Desk:
             stats.run_s += run_s
             for size in runs:
                 stats.batches[size] = stats.batches.get(size, 0) + 1
-            self.running_rows -= rows
+            self.running_rows -= sum([entry.request.rows for entry in batch])
             keeps = self.queue and not self.retries and slot.usable and slot in self.slots.crowd
             if keeps and not (slept and self._yields(slot)) and not self._window(slot):
                 return True, None
@@ -268,7 +273,10 @@ class Desk:
                 for size in runs:
                     stats.batches[size] = stats.batches.get(size, 0) + 1
             self.running_rows -= rows
-            self._give_back(slot)
+            slot.busy = False
+            self.slots.busy -= 1
+            if self._settling:
+                self.settled.notify_all()
             if (self.queue or self.retries) and self.sleepers and now_s >= self._lenient_until_s:
                 return self.sleepers.pop()
             return None

@@ -68,7 +68,7 @@ class Gate:
     def enter(self, share: Share, permits: int = 1) -> None:
         """Takes the permits; waits for its turn."""
         with self._lock:
-            share.arrive(self._virtual_s)
+            share.start(self._virtual_s)
             if not self._waiting and self._free >= permits:
                 self._free -= permits
                 self._virtual_s = share.start(self._virtual_s)

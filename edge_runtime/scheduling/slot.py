@@ -69,4 +69,5 @@ class Slot:
 
     def limit_s(self, rows: int) -> float:
         """Seconds after which a run of these rows is stuck."""
-        return max(self.limit_min_s, self.limit_factor * self.costs.seconds(rows))
+        limit_s = self.limit_factor * self.costs.seconds(rows)
+        return max(self.limit_min_s, limit_s)
