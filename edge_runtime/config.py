@@ -74,6 +74,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         watchdog_factor: A run in a worker process that takes so many times what it should is stuck...
         watchdog_min_s: ...but not before so many seconds.
         max_streams: Streams of stateful models that may be open at once.
+        metrics: Where Prometheus may scrape, as `127.0.0.1:9101`; None for nowhere.
         cache: Where what may be lost is kept: packed weights, results of probing. None for nowhere.
         max_queued_requests: Requests that may wait for a version's engines; beyond it, they go away or are refused.
         max_queued_bytes: The same, for the bytes of their inputs.
@@ -94,6 +95,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     watchdog_factor: float = 10.0
     watchdog_min_s: float = 1.0
     max_streams: int = 16
+    metrics: str | None = None
     cache: Path | None = msgspec.field(default_factory=default_cache)
     max_queued_requests: int = 1024
     max_queued_bytes: int = 64 * 2**20

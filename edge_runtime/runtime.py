@@ -34,6 +34,7 @@ from edge_runtime.telemetry import Meter, ModelStats, RuntimeStats, model_stats
 from edge_runtime.versions import Hall, Key, Loaded, LoadedVersions, stamp_of, stream_engine
 
 if TYPE_CHECKING:
+    from edge_runtime.metrics import MetricsServer
     from edge_runtime.remote.client import RemoteClient
     from edge_runtime.remote.discovery import Discovery
 
@@ -83,6 +84,7 @@ class Runtime:
         self._discovery: Discovery | None = None
         self._remote = self._open_remote() if options.fallbacks else None
         self._opened_s = clock()
+        self._metrics = self._serve_metrics(options.metrics) if options.metrics else None
         self._watcher = threading.Thread(target=self._watch, name="edge-store-watch", daemon=True)
         self._watcher.start()
 
@@ -201,6 +203,8 @@ class Runtime:
                 if self._stop.is_set():
                     return
                 self._stop.set()
+            if self._metrics is not None:
+                self._metrics.close()
             self._watcher.join()
             if self._discovery is not None:
                 self._discovery.close()
@@ -363,6 +367,18 @@ class Runtime:
         version, label = (None, pin) if isinstance(pin, str) else (pin, None)
         router = self._router(name, None, reason)
         return Target(name, version, label, router, meter=self._meter(name, version))
+
+    def _serve_metrics(self, address: str) -> MetricsServer:
+        from edge_runtime.metrics import serve_metrics  # noqa: PLC0415  loads an HTTP server: only who asks for it pays
+
+        try:
+            return serve_metrics(self, address)
+        except BaseException:
+            if self._discovery is not None:
+                self._discovery.close()
+            if self._remote is not None:
+                self._remote.close()
+            raise
 
     def _open_stream(
         self, target: Target, loaded: Loaded, signature: str | None, current_version: Callable[[], int | None]

@@ -1,6 +1,8 @@
 import asyncio
+import re
 import shutil
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -283,3 +285,34 @@ def test_watcher_finds_a_new_version(store):
         publish_scale(store, 2, 3.0)
         while model.predict(rows(1)).version != 2:
             pass
+
+
+def test_metrics_are_served_where_the_options_say(store):
+    """With `metrics` a runtime can be scraped as long as it is open; an address that is taken is refused."""
+    with Runtime.open(store, metrics="127.0.0.1:0", **QUIET) as runtime:
+        runtime.model("scale").predict(rows(1))
+        address = runtime._metrics.address
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        with pytest.raises(InvalidConfig, match=address), Runtime.open(store, metrics=address, **QUIET):
+            pass
+    assert re.search(r'^edge_requests_total\{.*model="scale".*\} 1', text, re.MULTILINE), text
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://{address}/metrics", timeout=10)
+
+
+def test_stats_tell_of_every_version(store):
+    """`stats` counts what was answered and what failed, by version, with queue and engines of what is loaded."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        model.predict(rows(1))
+        list(model.predict_many([rows(1)] * 5))
+        asyncio.run(model.predict_async(rows(2)))
+        with pytest.raises(DeadlineExceeded):
+            model.predict(rows(1), deadline_ms=1e-6)
+        (one,) = runtime.stats().models
+    assert (one.model, one.version) == ("scale", 1)
+    assert [(each.place, each.reason, each.requests) for each in one.answered] == [("device:cpu", "local", 7)]
+    assert one.errors == {"DeadlineExceeded": 1}
+    assert one.queue is not None
+    assert [each.report.state for each in one.engines] == ["ready"]
