@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -114,3 +115,20 @@ class InputCheck:
 
     def _described(self) -> str:
         return ", ".join(f"{name}: {spec}" for name, spec in self._specs.items())
+
+
+def deadline(start_s: float, deadline_ms: float | None) -> float | None:
+    """The instant of a deadline that is given in milliseconds from the start; None for none.
+
+    Raises:
+        InvalidInput: it is not above 0 and finite.
+    """
+    if deadline_ms is None:
+        return None
+    try:
+        valid = bool(deadline_ms > 0 and math.isfinite(deadline_ms))
+    except TypeError:
+        valid = False
+    if not valid:
+        raise InvalidInput(f"deadline_ms must be above 0 and finite, got {deadline_ms!r}")
+    return start_s + deadline_ms / 1e3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +10,7 @@ from msgspec.structs import replace
 
 from converter.artifact import PackageError, Signature
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed
-from edge_runtime.inputs import Inputs
+from edge_runtime.inputs import Inputs, deadline
 from edge_runtime.many import answers
 from edge_runtime.routing.router import timed_out
 from edge_runtime.target import Describer, Target
@@ -127,7 +126,7 @@ class Model:
             RuntimeClosed: see `edge_runtime.errors`.
         """
         start_s = self._clock()
-        deadline_s = None if deadline_ms is None else start_s + _seconds(deadline_ms)
+        deadline_s = deadline(start_s, deadline_ms)
         while True:
             target = self._current()
             if target.needs_description(start_s):
@@ -161,7 +160,7 @@ class Model:
 
         rank = _rank(priority)
         start_s = self._clock()
-        deadline_s = None if deadline_ms is None else start_s + _seconds(deadline_ms)
+        deadline_s = deadline(start_s, deadline_ms)
         while True:
             target = self._current()
             left_s = None if deadline_s is None else max(deadline_s - self._clock(), 0.0)
@@ -289,13 +288,3 @@ def _named(
         return error
     limit_ms = ((deadline_s or now_s) - start_s) * 1e3
     return DeadlineExceeded(target.subject, limit_ms, {"asking a server for the signatures": (now_s - start_s) * 1e3})
-
-
-def _seconds(deadline_ms: float) -> float:
-    try:
-        valid = bool(deadline_ms > 0 and math.isfinite(deadline_ms))
-    except TypeError:
-        valid = False
-    if not valid:
-        raise InvalidInput(f"deadline_ms must be above 0 and finite, got {deadline_ms!r}")
-    return deadline_ms / 1e3

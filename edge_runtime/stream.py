@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from edge_runtime.errors import (
     RuntimeClosed,
     StreamBusy,
 )
-from edge_runtime.inputs import Inputs
+from edge_runtime.inputs import Inputs, deadline
 from edge_runtime.target import Target
 from edge_runtime.types import Arrays, InferRequest, Reply
 
@@ -138,7 +137,7 @@ class Stream:
             RuntimeClosed: the stream or its runtime has been closed.
         """
         start_s = self._clock()
-        request = self._target.request(inputs, self._signature, start_s, _deadline_s(start_s, deadline_ms))
+        request = self._target.request(inputs, self._signature, start_s, deadline(start_s, deadline_ms))
         self._enter()
         try:
             reply = self._run(request)
@@ -336,18 +335,6 @@ class StreamLimit:
         with self._changed:
             self._streams.discard(stream)
             self._changed.notify_all()
-
-
-def _deadline_s(start_s: float, deadline_ms: float | None) -> float | None:
-    if deadline_ms is None:
-        return None
-    try:
-        valid = bool(deadline_ms > 0 and math.isfinite(deadline_ms))
-    except TypeError:
-        valid = False
-    if not valid:
-        raise InvalidInput(f"deadline_ms must be above 0 and finite, got {deadline_ms!r}")
-    return start_s + deadline_ms / 1e3
 
 
 def _late(request: InferRequest, now_s: float, spent_ms: dict[str, float]) -> DeadlineExceeded:
