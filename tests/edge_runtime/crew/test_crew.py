@@ -1,0 +1,107 @@
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from support.edge_models import publish_scale, rows
+
+from edge_runtime import EngineFailed, PackageRefused, Runtime
+from edge_runtime.crew.device import cores
+from edge_runtime.profiles import EngineProfile
+
+QUIET = {"poll_interval_s": 3600.0}
+LIMIT_S = 30.0
+
+
+@pytest.fixture
+def store(tmp_path):
+    publish_scale(tmp_path / "store", 1, 2.0)
+    return tmp_path / "store"
+
+
+def until(holds):
+    end_s = time.monotonic() + LIMIT_S
+    while not holds():
+        assert time.monotonic() < end_s
+        threading.Event().wait(0.01)
+
+
+def crew_of(runtime):
+    (loaded,) = runtime._versions.all()
+    return loaded.crew
+
+
+def test_interpreters_are_added_while_requests_wait_and_no_more_than_cores(store):
+    """Under pressure the CPU gets one interpreter after another, up to one a core, and all of them answer."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        crew = crew_of(runtime)
+        assert len(crew.batcher.slots) == 1
+        for _ in range(cores() + 2):
+            crew._on_pressure()
+            until(lambda: not any(station.growing for station in crew._all()))
+        assert len(crew.batcher.slots) == cores()
+        for start in range(20):
+            np.testing.assert_array_equal(model.predict(rows(1, start)).outputs["y"], rows(1, start) * 2)
+
+
+def test_given_engines_are_made_at_once_and_stay(store):
+    """`engines` is a number, not a limit: so many are there after loading, and pressure adds none."""
+    with Runtime.open(store, engines=3, threads=1, **QUIET) as runtime:
+        runtime.model("scale")
+        crew = crew_of(runtime)
+        crew._on_pressure()
+        assert len(crew.batcher.slots) == 3
+        assert not any(station.growing for station in crew._all())
+
+
+def test_what_was_measured_decides_threads_at_the_next_start(store):
+    """Times that lie beside the package are believed: the number of threads that they favour is taken."""
+    with Runtime.open(store, **QUIET) as runtime:
+        runtime.model("scale")
+        (loaded,) = runtime._versions.all()
+        station = crew_of(runtime)._all()[0]
+        many = crew_of(runtime)._layout.threads[-1]
+        for threads in crew_of(runtime)._layout.threads:
+            key = loaded.opener.key(station.devices, station.variant, threads)
+            seconds = 0.004 if threads == many else 0.008
+            loaded.opener._book.write(key, EngineProfile(seconds={1: seconds}))
+    with Runtime.open(store, **QUIET) as runtime:
+        assert runtime.model("scale").engines[0].threads == many
+        assert crew_of(runtime).batcher.costs.sizes == (1,)
+
+
+def test_nothing_that_runs_is_an_error_that_says_all_reasons(store):
+    """Where no device that was named can run a version, the error has each one's reason."""
+    with (
+        Runtime.open(store, delegates=["edgetpu", "external:/nowhere/lib.so"], **QUIET) as runtime,
+        pytest.raises(EngineFailed, match=r"edgetpu: no variant for an Edge TPU.*external:/nowhere/lib\.so: "),
+    ):
+        runtime.model("scale")
+
+
+def test_a_damaged_package_is_refused_as_such(store):
+    """With one device only, its own error is raised: a damaged file is the package's fault."""
+    publish_scale(store, 2, 3.0, content=b"no model")
+    with Runtime.open(store, delegates=["cpu"], **QUIET) as runtime, pytest.raises(EngineFailed, match="scale/2"):
+        runtime.model("scale", version=2)
+    (file,) = (store / "scale" / "1" / "variants").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    with Runtime.open(store, delegates=["cpu"], **QUIET) as runtime, pytest.raises(PackageRefused):
+        runtime.model("scale", version=1)
+
+
+@pytest.mark.slow
+def test_isolated_cpu_that_is_killed_is_replaced(store):
+    """With `isolation="process"` the CPU's worker may be killed: the request fails or waits, and a new one answers."""
+    with Runtime.open(store, isolation="process", delegates=["cpu"], threads=1, **QUIET) as runtime:
+        model = runtime.model("scale")
+        assert model.predict(rows(1)).place == "device:cpu"
+        (slot,) = crew_of(runtime).batcher.slots
+        os.kill(slot.engine._session._worker.pid, 9)
+        with pytest.raises(EngineFailed, match="SIGKILL"):
+            model.predict(rows(1))
+        until(lambda: model.engines[0].state == "ready")
+        np.testing.assert_array_equal(model.predict(rows(1)).outputs["y"], rows(1) * 2)
+        assert runtime.stats().models[0].engines[0].faults.crashed == 1
