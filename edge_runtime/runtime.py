@@ -387,6 +387,7 @@ class Runtime:
             target,
             lambda: stream_engine(loaded, self._hall),
             signature=signature,
+            limit_s=max(self.options.watchdog_min_s, self.options.watchdog_factor * loaded.batcher.costs.seconds(1)),
             current_version=current_version,
             clock=self._clock,
         )

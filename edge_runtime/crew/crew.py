@@ -108,7 +108,7 @@ class Crew:
         return {station.name: station.faults_so_far for station in self._all()}
 
     def start(self) -> None:
-        """Opens what is preferred, and what stands by for it in the background.
+        """Opens what is preferred, and the CPU that stands by for it; the rest in the background.
 
         Raises:
             EngineFailed, PackageRefused: nothing that was wanted can run the version; the text says why not.
@@ -120,8 +120,9 @@ class Crew:
         for station in self._all():
             if station.state != "starting":
                 continue
-            if ready is None or station.rank == ready:
-                if self._open(station):
+            # The CPU too: what is preferred may fail at its first request, which must then be answered at once.
+            if ready is None or station.rank == ready or station.devices[0].kind == "cpu":
+                if self._open(station) and ready is None:
                     ready = station.rank
             else:
                 self._supervisor.start(partial(self._open, station))
@@ -444,4 +445,7 @@ def _explained(station: Station, text: str) -> str:
     from devices import diagnose, probe  # noqa: PLC0415  only when something failed
 
     said = diagnose(text, probe())
-    return text if said.cause.startswith("The error is not one") else f"{text} {said.cause} {said.cure}"
+    raw = " ".join(text.split())
+    if said.cause.startswith("The error is not one") or said.cause in raw:
+        return raw
+    return f"{raw.rstrip('.')}. {said.cause} {said.cure}"

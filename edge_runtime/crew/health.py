@@ -21,7 +21,7 @@ FIRST_DELAY_S = 0.25
 MAX_DELAY_S = 60.0
 """Between tries of a device that never comes back: an attempt may cost seconds of a core."""
 
-MAX_DELAY_USEFUL_S = 1.0
+MAX_DELAY_USEFUL_S = 0.5
 """Between tries of one that crashes now and then and answers in between: it is worth more than the processor that
 stands in for it."""
 

@@ -16,7 +16,6 @@ from edge_runtime.engine.delegates import open_session
 from edge_runtime.engine.engine import Engine, one_row_at_a_time
 from edge_runtime.engine.file_tensors import file_tensors
 from edge_runtime.engine.library import installed
-from edge_runtime.engine.state import FreshSession, is_stateful
 from edge_runtime.environment import EngineKey, Environment
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused
 from edge_runtime.inputs import default_signature, zeros
@@ -233,6 +232,7 @@ class Opener:
             library=self._library(device),
             options=_options(device),
             threads=threads,
+            keeps_state=keeps_state,
             weight_cache=_folder(self._options.cache, "weights") if apart and kind == "cpu" else "",
         )
         content = self._content(file)
@@ -242,19 +242,16 @@ class Opener:
             if not trial.ok:
                 raise EngineFailed(f"{device.string.text}: {trial.error}")
 
-        def make() -> Session:
-            if apart and kind == "cpu":
-                return _AloneInWorker(spec, content, self._clock)
-            if apart:
-                return device.open_in_worker(spec, content, OPEN_LIMIT_S)
-            session = open_session(spec, content)
-            if kind == "cpu":
-                return session
-            # A segment's tensors are asked for by the pipeline; other files have signatures.
-            tensors = None if signatures else file_tensors(content, spec.subject)
-            return _given_up_when_stuck(session, device, tensors)
-
-        return FreshSession(make) if not keeps_state and is_stateful(content) else make()
+        if apart and kind == "cpu":
+            return _AloneInWorker(spec, content, self._clock)
+        if apart:
+            return device.open_in_worker(spec, content, OPEN_LIMIT_S)
+        session = open_session(spec, content)
+        if kind == "cpu":
+            return session
+        # A segment's tensors are asked for by the pipeline; other files have signatures.
+        tensors = None if signatures else file_tensors(content, spec.subject)
+        return _given_up_when_stuck(session, device, tensors)
 
     def _pipeline(self, devices: tuple[Device, ...], variant: Variant) -> Session:
         from edge_runtime.engine.pipeline import PipelineSession  # noqa: PLC0415  only who has several devices pays

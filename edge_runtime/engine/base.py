@@ -29,6 +29,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         library: The delegate's shared library, by name or path; empty where it has none.
         options: What the library is given.
         threads: Of one run.
+        keeps_state: Whether what the file remembers goes from a run to the next, as a stream wants it. Else each run
+            begins anew.
         weight_cache: Where XNNPACK's packed weights are kept; empty for nowhere.
     """
 
@@ -39,6 +41,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     library: str = ""
     options: dict[str, str] = {}
     threads: int = 1
+    keeps_state: bool = False
     weight_cache: str = ""
 
 

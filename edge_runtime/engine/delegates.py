@@ -10,6 +10,7 @@ import msgspec
 from converter.artifact import VARIABLE, Signature
 from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.engine.interpreter import InterpreterSession
+from edge_runtime.engine.state import FreshSession, is_stateful
 from edge_runtime.errors import EngineFailed
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,10 @@ def open_session(spec: SessionSpec, content: bytes) -> Session:
         EngineFailed: the delegate, its device or the file is not to be had.
         PackageRefused: the file's tensors are not what the manifest says.
     """
-    return FACTORIES[spec.delegate](spec, content)
+    factory = FACTORIES[spec.delegate]
+    if not spec.keeps_state and is_stateful(content):
+        return FreshSession(lambda: factory(spec, content))
+    return factory(spec, content)
 
 
 def keeps_weights(spec: SessionSpec, content: bytes) -> bool:
