@@ -49,8 +49,8 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/converter.py
+	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter; do \
+		$(BIN)/python benchmarks/$$each.py || exit 1; done
 
 lock:  ## rewrite the lock files (needs uv)
 	requirements/compile.sh

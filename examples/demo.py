@@ -126,7 +126,7 @@ def serve(output: Path, server: Server, checks: Checks) -> Path:
     with np.load(output / "data" / "test.npz") as test:
         images, labels = test["image"], test["labels"]
     # float32 and one thread: device and server share this machine, and the device must not be the faster of the two.
-    with Runtime.open(store, fallback="mdns", threads=1, variant="float32") as runtime:
+    with Runtime.open(store, fallback="mdns", engines=1, threads=1, variant="float32") as runtime:
         scene = Scene(runtime, server, images, labels, checks)
         answer_locally(scene)
         ask_for_version_2(scene)

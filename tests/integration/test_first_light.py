@@ -107,7 +107,7 @@ def test_killed_and_restarted_server(digits, samples, store, server):
 def test_burst_beyond_the_device_is_accounted_for(samples, store, server):
     """Of a burst beyond the device each request ends once, as its own answer or a named error; both places help."""
     images, _ = samples
-    with Runtime.open(store, fallback=server.address, threads=1, variant="float32") as runtime:
+    with Runtime.open(store, fallback=server.address, engines=1, threads=1, variant="float32") as runtime:
         model = runtime.model("digits")
         expected = scores(model.predict(images))
         rows, deadline_ms = 50, 100.0
