@@ -118,7 +118,7 @@ def window_s(
     engine's time a row, idle while it waits, is then less than that of running now.
 
     Args:
-        rows: Rows that could run now.
+        rows: Rows that wait.
         sizes: Batch sizes that pay, ascending.
         seconds: Seconds that a run of so many rows takes.
         row_every_s: Mean seconds between rows that arrive; infinity where that is not known.
@@ -128,10 +128,11 @@ def window_s(
     size = next((one for one in sizes if one > rows), None)
     if size is None:
         return 0.0
+    now = max(one for one in sizes if one <= rows)
     fill_s = (size - rows) * row_every_s
     full_s = seconds(size)
     bound_s = min(LONGEST_WINDOW_S, seconds(1)) - waited_s
-    if fill_s > bound_s or fill_s + full_s > left_s or (fill_s + full_s) / size >= seconds(rows) / rows:
+    if fill_s > bound_s or fill_s + full_s > left_s or (fill_s + full_s) / size >= seconds(now) / now:
         return 0.0
     return fill_s
 

@@ -3,84 +3,18 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
-from support.clock import FakeClock
-from support.edge_models import rows, scale_signature
+from support.edge_models import rows
+from support.gated_engines import WAIT_S, Setup
 
 from edge_runtime import DeadlineExceeded, EngineFailed, Overloaded, RuntimeClosed
-from edge_runtime.scheduling.batcher import Batcher
-from edge_runtime.scheduling.cost import CostTable
-from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.runs import split
-from edge_runtime.scheduling.slot import Slot
-from edge_runtime.types import InferRequest
-
-WAIT_S = 10
-
-
-class GatedEngine:
-    """Answers 2x once its gate is open; records the rows of each run, and fails on rows that hold a NaN."""
-
-    place = "device:cpu"
-
-    def __init__(self):
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.runs = []
-        self.closed = False
-
-    def run(self, signature, inputs, limit_s=None):
-        self.entered.release()
-        assert self.gate.wait(WAIT_S)
-        self.runs.append(len(inputs["x"]))
-        if np.isnan(inputs["x"]).any():
-            raise EngineFailed("a NaN")
-        return {"y": inputs["x"] * 2}
-
-    def close(self):
-        self.closed = True
-
-
-class Setup:
-    def __init__(self, sizes=(1, 2, 4), max_queued_requests=4):
-        self.clock = FakeClock()
-        self.engine = GatedEngine()
-        self.batcher = Batcher(
-            [scale_signature()],
-            version=3,
-            max_queued_requests=max_queued_requests,
-            max_queued_bytes=2**20,
-            clock=self.clock,
-        )
-        self.costs = CostTable(dict.fromkeys(sizes, 0.01), self.clock)
-        self.batcher.add(Slot(self.engine, Gate(1), self.costs))
-
-    def request(self, count=1, start=0.0, deadline_s=None, priority=1):
-        return InferRequest(
-            model="scale",
-            version=3,
-            signature="serving_default",
-            inputs={"x": rows(count, start)},
-            rows=count,
-            start_s=self.clock(),
-            deadline_s=deadline_s,
-            priority=priority,
-        )
-
-    def occupy(self):
-        """Keeps the engine busy until the gate opens; the future of the request that does so."""
-        self.engine.gate.clear()
-        future = self.batcher.submit(self.request())
-        assert self.engine.entered.acquire(timeout=WAIT_S)
-        return future
 
 
 @pytest.fixture
 def setup():
     made = Setup()
     yield made
-    made.engine.gate.set()
-    made.batcher.close()
+    made.close()
 
 
 def test_idle_engine_answers_in_the_callers_thread(setup):

@@ -73,3 +73,16 @@ def test_large_requests_are_learnt_apart():
     assert costs.row_seconds(8) == pytest.approx(0.020, rel=0.01)
     assert costs.seconds(4) == pytest.approx(0.020)
     assert costs.row_seconds(1) == pytest.approx(0.005)
+
+
+def test_sure_time_follows_the_spread():
+    """A device whose runs differ is trusted for the mean and four mean deviations; a steady one for its mean."""
+    costs = CostTable({1: 0.010}, FakeClock())
+    for _ in range(50):
+        costs.record(1, 0.010)
+    assert costs.sure_seconds(1) == pytest.approx(costs.seconds(1))
+    for _ in range(50):
+        costs.record(1, 0.008)
+        costs.record(1, 0.012)
+    assert costs.sure_seconds(1) - costs.seconds(1) == pytest.approx(4 * 0.002, rel=0.3)
+    assert costs.sure_seconds(3) == pytest.approx(3 * costs.sure_seconds(1), rel=0.5)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.scheduling.policy import Plan, Waiting, form_batch
+from edge_runtime.scheduling.policy import Plan, Waiting, form_batch, may_overtake, window_s
 
 
 def wait(*requests):
@@ -50,3 +50,61 @@ def test_properties(requests, sizes):
         assert len({waiting[i].key for i in plan.run}) == 1
         assert waiting[plan.run[0]].key is not None
         assert sum(waiting[i].rows for i in plan.run) in sizes
+
+
+@pytest.mark.parametrize(
+    ("waiting", "others", "plan"),
+    [
+        (wait(("a", 1, 10.5)), False, Plan((), (), (0,))),
+        (wait(("a", 1, 11.5)), False, Plan((0,), (), ())),
+        (wait(("a", 1, 11.5)), True, Plan((), (), (0,))),
+        (wait(("a", 1, 11.5), ("a", 1, 13.0)), False, Plan((1,), (), (0,))),
+        (wait(("a", 1, 9.0), ("a", 1, 10.5), ("b", 1, INF)), False, Plan((2,), (0,), (1,))),
+        (wait(("a", 1, 13.0), ("a", 1, 14.0)), False, Plan((0,), (), ())),
+        (wait(("a", 1, 14.5), ("a", 1, 15.0)), False, Plan((0, 1), (), ())),
+    ],
+)
+def test_what_would_be_late_does_not_run(waiting, others, plan):
+    """A run takes 1 s a row and surely 2: who is alone may try the mean, and no batch is too slow for its mates."""
+    found = form_batch(
+        waiting, 10.0, (1, 2), seconds=lambda rows: 1.0 * rows, sure_seconds=lambda rows: 2.0 * rows, others=others
+    )
+    assert found == plan
+
+
+TABLE = {1: 0.010, 4: 0.012, 8: 0.090}
+
+
+@pytest.mark.parametrize(
+    ("given", "window"),
+    [
+        ({}, 0.001),
+        ({"rows": 4}, 0.0),
+        ({"rows": 8}, 0.0),
+        ({"row_every_s": INF}, 0.0),
+        ({"row_every_s": 0.002}, 0.002),
+        ({"row_every_s": 0.006}, 0.0),
+        ({"waited_s": 0.0045}, 0.0),
+        ({"left_s": 0.0125}, 0.0),
+        ({"left_s": 0.0135}, 0.001),
+    ],
+)
+def test_window(given, window):
+    """A batch waits only where the next size is soon filled, in time, within 5 ms, and cheaper a row in spite of it."""
+    values = {"rows": 3, "row_every_s": 0.001, "waited_s": 0.0, "left_s": INF} | given
+    assert window_s(sizes=(1, 4, 8), seconds=TABLE.__getitem__, **values) == pytest.approx(window)
+
+
+@pytest.mark.parametrize(
+    ("given", "may"),
+    [
+        ({}, True),
+        ({"run_s": 0.001}, False),
+        ({"waited_s": 0.006}, False),
+        ({"left_s": 0.005}, False),
+        ({"urgent_waits": True}, False),
+    ],
+)
+def test_overtaking(given, may):
+    """Only where runs are short, and those that wait are young, not in a hurry and no more urgent."""
+    assert may_overtake(**({"run_s": 1e-5, "waited_s": 0.0, "left_s": INF, "urgent_waits": False} | given)) is may

@@ -1,0 +1,202 @@
+import threading
+
+import numpy as np
+import pytest
+from support.edge_models import rows
+from support.gated_engines import WAIT_S, Setup
+
+from edge_runtime import DeadlineExceeded, EngineFailed
+from edge_runtime.errors import EngineLost
+from edge_runtime.scheduling.desk import Desk
+from edge_runtime.scheduling.gate import Gate
+from edge_runtime.scheduling.queue import RequestQueue
+from edge_runtime.scheduling.slot import Slot
+
+
+@pytest.fixture
+def setup():
+    made = Setup(sizes=(1,), max_queued_requests=100)
+    yield made
+    made.close()
+
+
+def test_high_priority_runs_first(setup):
+    """Urgent requests run before the others, whatever their deadlines; within a priority the earliest is first."""
+    first = setup.occupy()
+    now_s = setup.clock()
+    asked = [(1.0, now_s + 1, 1), (2.0, None, 0), (3.0, now_s + 2, 1), (4.0, now_s + 3, 0), (5.0, None, 1)]
+    futures = [setup.batcher.submit(setup.request(start=a, deadline_s=b, priority=c)) for a, b, c in asked]
+    setup.engine.gate.set()
+    for future in [first, *futures]:
+        future.result(WAIT_S)
+    assert setup.engine.firsts == [0.0, 4.0, 2.0, 1.0, 3.0, 5.0]
+
+
+def test_what_would_be_late_never_runs(setup):
+    """A request that could not be answered in time any more is refused before it runs, and tells why."""
+    setup.occupy()
+    dead = setup.batcher.submit(setup.request(deadline_s=setup.clock() + 0.005))
+    alive = setup.batcher.submit(setup.request(deadline_s=setup.clock() + 0.05))
+    setup.engine.gate.set()
+    alive.result(WAIT_S)
+    with pytest.raises(DeadlineExceeded, match=r"5\.0 ms left for a run of 7\.5 ms"):
+        dead.result(WAIT_S)
+    assert setup.engine.runs == [1, 1]
+    stats = setup.batcher.stats()
+    assert (stats.dropped, stats.expired) == (1, 0)
+
+
+def test_a_device_that_became_slow_is_tried_by_what_waits(setup):
+    """Where the estimate would refuse every request, one a second runs all the same."""
+    for _ in range(50):
+        setup.costs.record(1, 0.5)
+    setup.clock.advance(2)
+    reply = setup.batcher.submit(setup.request(deadline_s=setup.clock() + 0.05)).result(WAIT_S)
+    assert reply.place == "device:cpu"
+    with pytest.raises(DeadlineExceeded):
+        setup.batcher.submit(setup.request(deadline_s=setup.clock() + 0.05)).result(WAIT_S)
+
+
+def test_a_batch_waits_for_company_that_is_expected():
+    """Where arrivals come fast and a fuller batch pays, a started one waits for it, by the injected clock."""
+    setup = Setup(seconds={1: 0.010, 2: 0.011, 4: 0.012}, max_queued_requests=100)
+    first = setup.occupy()
+    futures = []
+    for i in range(3):
+        setup.clock.advance(0.0001)
+        futures.append(setup.batcher.submit(setup.request(start=i)))
+    setup.engine.gate.set()
+    first.result(WAIT_S)
+    assert not setup.engine.entered.acquire(timeout=0.03)
+    futures.append(setup.batcher.submit(setup.request(start=3)))
+    for i, future in enumerate(futures):
+        np.testing.assert_array_equal(future.result(WAIT_S).outputs["y"], rows(1, i) * 2)
+    assert setup.engine.runs == [1, 4]
+    setup.close()
+
+
+def test_a_batch_does_not_wait_longer_than_expected():
+    """When the company does not come, the batch runs as it is."""
+    setup = Setup(seconds={1: 0.010, 4: 0.012}, max_queued_requests=100)
+    first = setup.occupy()
+    futures = []
+    for i in range(3):
+        setup.clock.advance(0.0001)
+        futures.append(setup.batcher.submit(setup.request(start=i)))
+    setup.engine.gate.set()
+    first.result(WAIT_S)
+    setup.clock.advance(0.006)
+    for future in futures:
+        future.result(WAIT_S)
+    assert setup.engine.runs == [1, 1, 1, 1]
+    setup.close()
+
+
+def test_short_runs_may_overtake_for_a_lease():
+    """Where a run costs less than waking a thread, a caller takes an idle engine past those that wait, for 5 ms."""
+    setup = Setup(seconds={1: 0.00001})
+    desk = Desk({}, RequestQueue(10, 1000), setup.clock)
+    desk.slots.add(slot := Slot(setup.engine, Gate(1), setup.costs))
+    desk.queue.push(setup.request(), None, setup.clock())
+    for _ in range(2):
+        assert desk.take_now(setup.request()) is slot
+        slot.gate.leave(slot.share, 0.0)
+        desk.release(slot, None, 1, 0.0, setup.clock())
+    assert desk.take_now(setup.request(priority=2)) is None
+    setup.clock.advance(0.006)
+    assert desk.take_now(setup.request()) is None
+    setup.close()
+
+
+def test_long_runs_do_not_overtake(setup):
+    """Where a run is long, who waits is first."""
+    setup.batcher._desk.queue.push(setup.request(), None, setup.clock())
+    assert setup.batcher.try_infer(setup.request()) is None
+
+
+def test_sleeping_callers_get_their_own_answers():
+    """Many threads on few slots are each answered with their own rows, however short the runs."""
+    setup = Setup(seconds={1: 0.00001}, max_queued_requests=1000)
+    setup.add()
+    wrong = []
+
+    def ask(base):
+        for i in range(300):
+            value = base * 1000.0 + i
+            if setup.batcher.infer(setup.request(start=value)).outputs["y"][0, 0] != value * 2:
+                wrong.append(value)
+
+    threads = [threading.Thread(target=ask, args=(base,)) for base in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+    stats = setup.batcher.stats()
+    assert (stats.requests, stats.rows, stats.batches) == (2400, 2400, {1: 2400})
+    assert (stats.queued, stats.running) == (0, 0)
+    setup.close()
+
+
+def test_counts(setup):
+    """What was asked, run, cancelled and refused is counted."""
+    first = setup.occupy()
+    gone, stays = setup.batcher.submit(setup.request(2)), setup.batcher.submit(setup.request(3))
+    assert gone.cancel()
+    assert (setup.batcher.stats().queued, setup.batcher.stats().running) == (1, 1)
+    setup.engine.gate.set()
+    first.result(WAIT_S)
+    stays.result(WAIT_S)
+    setup.batcher.infer(setup.request())
+    stats = setup.batcher.stats()
+    assert (stats.requests, stats.rows, stats.cancelled) == (4, 7, 1)
+    assert stats.batches == {1: 2, 3: 1}
+
+
+def test_bulk_is_answered_in_order_and_interrupted_by_what_is_urgent(setup):
+    """Requests of one entry are run in pieces; what is more urgent runs in between."""
+    first = setup.occupy()
+    bulk = setup.batcher.submit_bulk([setup.request(start=i) for i in range(10, 14)])
+    original = setup.engine.run
+
+    def slow(signature, inputs, limit_s):
+        setup.clock.advance(0.01)
+        return original(signature, inputs, limit_s)
+
+    setup.engine.run = slow
+    urgent = setup.batcher.submit(setup.request(start=1, priority=0))
+    setup.engine.gate.set()
+    for future in (first, urgent, bulk):
+        future.result(WAIT_S)
+    assert [reply.outputs["y"][0, 0] for reply in bulk.outcomes] == [20.0, 22.0, 24.0, 26.0]
+    assert setup.engine.firsts == [0.0, 1.0, 10.0, 11.0, 12.0, 13.0]
+
+
+def test_bulk_is_batched_where_that_pays():
+    """A bulk's requests are joined up to the largest size that they fill."""
+    setup = Setup(max_queued_requests=100)
+    bulk = setup.batcher.submit_bulk([setup.request(start=i) for i in range(7)])
+    bulk.result(WAIT_S)
+    assert [reply.outputs["y"][0, 0] for reply in bulk.outcomes] == [2.0 * i for i in range(7)]
+    assert setup.engine.runs == [4, 2, 1]
+    setup.close()
+
+
+def test_bulk_keeps_one_failure_from_the_rest(setup):
+    """One bad request of a bulk fails alone."""
+    bulk = setup.batcher.submit_bulk([setup.request(start=value) for value in (1, np.nan, 3)])
+    bulk.result(WAIT_S)
+    assert [isinstance(outcome, EngineFailed) for outcome in bulk.outcomes] == [False, True, False]
+
+
+def test_bulk_goes_on_elsewhere_when_its_engine_is_lost(setup):
+    """What is left of a bulk runs on the slot that takes over, and without one it ends."""
+    setup.add(rank=1)
+    setup.engine.failure = EngineLost("gone", "crashed")
+    bulk = setup.batcher.submit_bulk([setup.request(start=i) for i in range(3)])
+    bulk.result(WAIT_S)
+    assert [getattr(outcome, "place", None) for outcome in bulk.outcomes] == [None, "device:other", "device:other"]
+    (last,) = setup.batcher.slots
+    last.engine.failure = EngineLost("gone", "crashed")
+    with pytest.raises(EngineFailed):
+        setup.batcher.submit_bulk([setup.request(), setup.request()]).result(WAIT_S)
