@@ -1,0 +1,102 @@
+import asyncio
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from support.edge_models import publish_scale, rows
+
+from edge_runtime import EngineFailed, InvalidInput, Runtime
+
+QUIET = {"threads": 1, "poll_interval_s": 3600.0}
+
+
+@pytest.fixture
+def store(tmp_path):
+    publish_scale(tmp_path, 1, 2.0)
+    return tmp_path
+
+
+def test_priorities(store):
+    """Both priorities are answered by every way to ask."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        for priority in ("high", "normal"):
+            assert model.predict(rows(1), priority=priority).outputs["y"][0, 1] == 2.0
+            assert asyncio.run(model.predict_async(rows(1), priority=priority)).outputs["y"][0, 1] == 2.0
+            assert next(model.predict_many([rows(1)], priority=priority)).outputs["y"][0, 1] == 2.0
+
+
+@pytest.mark.parametrize("priority", ["urgent", 0, None])
+def test_unknown_priorities_are_refused(store, priority):
+    """A priority that there is not is the caller's error, told by every way to ask."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        with pytest.raises(InvalidInput, match="'high' or 'normal'"):
+            model.predict(rows(1), priority=priority)
+        with pytest.raises(InvalidInput, match="'high' or 'normal'"):
+            asyncio.run(model.predict_async(rows(1), priority=priority))
+        with pytest.raises(InvalidInput, match="'high' or 'normal'"):
+            model.predict_many([rows(1)], priority=priority)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_progress_is_shown(store, known):
+    """A progress bar counts the answers, with the total where the requests have a length."""
+    series = [rows(1, i) for i in range(30)]
+    shown = io.StringIO()
+    with Runtime.open(store, **QUIET) as runtime, contextlib.redirect_stderr(shown):
+        replies = list(runtime.model("scale").predict_many(series if known else iter(series), progress=True))
+    assert [float(reply.outputs["y"][0, 0]) for reply in replies] == [2.0 * i for i in range(30)]
+    assert "scale" in shown.getvalue()
+    assert ("30/30" in shown.getvalue()) is known
+
+
+@pytest.mark.parametrize("row_s", [1e-5, 1e-3, 1.0])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 200])
+def test_many_in_order_however_they_are_run(store, row_s, count, monkeypatch):
+    """In the caller's thread, in bulks or one by one: the answers are the same, in order, for any number."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        monkeypatch.setattr(type(model.target.router), "bulk_row_s", row_s)
+        values = [float(reply.outputs["y"][0, 0]) for reply in model.predict_many(rows(1, i) for i in range(count))]
+    assert values == [2.0 * i for i in range(count)]
+
+
+def test_many_of_any_shape(store):
+    """Requests of several rows are answered beside those of one, each with its own rows."""
+    series = [rows(1 + i % 5, i) for i in range(60)]
+    with Runtime.open(store, batch_sizes=[1, 2, 4], **QUIET) as runtime:
+        for x, reply in zip(series, runtime.model("scale").predict_many(series), strict=True):
+            np.testing.assert_array_equal(reply.outputs["y"], x * 2)
+
+
+def test_many_asks_again_for_what_failed_with_others(store):
+    """A run that fails costs its requests a second one, not an error."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        (slot, *_) = model.target.router._device.slots
+        original, failed = slot.engine.run, []
+
+        def run(signature, inputs, limit_s=None):
+            if not failed:
+                failed.append(True)
+                raise EngineFailed("once")
+            return original(signature, inputs, limit_s)
+
+        slot.engine.run = run
+        values = [float(reply.outputs["y"][0, 0]) for reply in model.predict_many(rows(1, i) for i in range(40))]
+    assert failed
+    assert values == [2.0 * i for i in range(40)]
+
+
+def test_many_that_is_abandoned_frees_its_requests(store):
+    """Whoever stops listening leaves nothing behind in the queue."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        replies = model.predict_many(rows(1, i) for i in range(1000))
+        next(replies)
+        replies.close()
+        while model.target.router._device.load.queued_requests:
+            pass
+        assert model.predict(rows(1)).outputs["y"][0, 1] == 2.0
