@@ -47,7 +47,10 @@ class InputCheck:
         only = self._only
         plain = only is not None and self._axis == 0 and VARIABLE not in only.shape[1:] and only.shape[0] == VARIABLE
         self._inner = only.shape[1:] if only is not None and plain else None
-        self._dtype = only.numpy_dtype if only is not None and plain else None
+        # Or one fixed shape, as most bare files have.
+        fixed = only is not None and self._axis is None and VARIABLE not in only.shape
+        self._fixed = only.shape if only is not None and fixed else None
+        self._dtype = only.numpy_dtype if only is not None and (plain or fixed) else None
 
     def __call__(self, inputs: Inputs) -> tuple[Arrays, int]:
         """The arrays by name, and the number of rows.
@@ -59,13 +62,12 @@ class InputCheck:
             only = self._only
             if only is None:
                 raise InvalidInput(f"{self._subject} has the inputs {self._described()}: pass them by name")
-            if (
-                inputs.dtype == self._dtype
-                and inputs.shape[1:] == self._inner
-                and inputs.shape[0] > 0
-                and type(inputs) is np.ndarray
-            ):
-                return {only.name: inputs}, inputs.shape[0]
+            if inputs.dtype == self._dtype and type(inputs) is np.ndarray:
+                shape = inputs.shape
+                if shape == self._fixed:
+                    return {only.name: inputs}, 1
+                if shape and shape[1:] == self._inner and shape[0] > 0:
+                    return {only.name: inputs}, shape[0]
             return self._checked({only.name: inputs})
         if not isinstance(inputs, Mapping):
             raise InvalidInput(

@@ -88,3 +88,11 @@ def test_string_inputs_hold_strings_only():
     """An array of other objects is refused before it reaches an interpreter or the wire."""
     with pytest.raises(InvalidInput, match="must hold bytes or str"):
         InputCheck("m/1", TWO)({"a": np.zeros((2, 2), np.float32), "b": np.array([b"p", 3], dtype=object)})
+
+
+def test_array_without_dimensions_is_refused_where_rows_are_wanted():
+    """A scalar has no rows: it is refused as any other wrong shape, also where a row is a scalar."""
+    one = TensorSpec(name="x", dtype="float32", shape=(-1,))
+    signature = Signature(name="s", inputs=(one,), outputs=(one,), batch_axis=0)
+    with pytest.raises(InvalidInput, match=r"must be float32\[-1\].*got float32\[\]"):
+        InputCheck("m/1", signature)(np.array(1.0, np.float32))
