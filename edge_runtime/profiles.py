@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -60,16 +60,24 @@ class EngineProfile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: Of one run, by rows; 1 is always there. The best of several: noise only adds.
         runs: How many runs it was taken from; 0 where nobody counted.
+        tried: The rows that were to be measured, also those that there was no time for; empty for those in `seconds`.
     """
 
     seconds: dict[int, float]
     runs: int = 0
+    tried: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if 1 not in self.seconds or len(self.seconds) > MAX_ENTRIES or self.runs < 0:
             raise ValueError(f"a profile has 1 to {MAX_ENTRIES} numbers of rows, 1 among them, got {self.seconds}")
         if not all(rows >= 1 and 0 < value < float("inf") for rows, value in self.seconds.items()):
             raise ValueError(f"impossible times: {self.seconds}")
+
+    def of(self, sizes: Collection[int]) -> dict[int, float] | None:
+        """The seconds for these rows and no others; None where some of them were never tried."""
+        if not set(sizes) <= {1, *self.tried, *self.seconds}:
+            return None
+        return {rows: value for rows, value in self.seconds.items() if rows in sizes}
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,7 +258,7 @@ def measure_profile(
 
     # A clock too coarse to see a run would make it free.
     seconds = {rows: max(value, 1e-9) for rows, value in measure(counted, sizes, clock, budget_s).items()}
-    return EngineProfile(seconds=seconds, runs=runs)
+    return EngineProfile(seconds=seconds, runs=runs, tried=tuple(sizes))
 
 
 def choose_threads(medians_s: Mapping[int, float]) -> int:

@@ -113,7 +113,8 @@ class Runtime:
 
     def __repr__(self) -> str:
         state = "closed" if self._stop.is_set() else repr(self._versions)
-        return f"<Runtime {self._store!r}, {state}, {self._remote!r}>"
+        servers = "no fallback" if self._remote is None else repr(self._remote)
+        return f"<Runtime {self._store!r}, {state}, {servers}>"
 
     @property
     def installed(self) -> dict[str, list[int]]:

@@ -8,9 +8,9 @@ Events are ordinary records of the standard `logging`; handlers and levels are t
 
     engine_ready      model, version, device, variant, threads, isolation
     engine_refused    model, version, device, reason
-    engine_lost       device, cause (crashed, stuck, vanished), reason
-    engine_back       device, after_s
-    version_loaded    model, version, variant
+    engine_lost       model, version, device, cause (crashed, stuck, vanished, failed, refused), reason, losses
+    engine_back       model, version, device, variant, threads, after_s
+    version_loaded    model, version
     version_unloaded  model, version
 
     handler = logging.StreamHandler()

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from edge_runtime.crew.device import DeviceTable, cores
 from edge_runtime.crew.opening import Opener
 from edge_runtime.crew.supervisor import Supervisor
 from edge_runtime.engine.engine import Engine
-from edge_runtime.environment import environment
+from edge_runtime.environment import Environment, environment
 from edge_runtime.errors import PackageRefused, RuntimeClosed
 from edge_runtime.pixels import Pixels, pixel_inputs
 from edge_runtime.profiles import ProfileBook
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from edge_runtime.probing import Prober
 
 _log = logging.getLogger(__name__)
+
+_HOST_S = 30.0
+"""How often the clock governor is looked at."""
 
 Stamp = tuple[int, int, int]
 """What tells one publication of a version from another at its place: the manifest's inode, time and size."""
@@ -124,6 +128,10 @@ class Hall:
                 self._match = (found.delegates, found.profile.name if found.profile else None)
             return self._match
 
+    def environment(self) -> Environment:
+        """What measurements depend on besides the engine, as it is now."""
+        return environment(self._root)
+
     def prober(self) -> Prober:
         """What tries libraries, for all versions."""
         from edge_runtime.probing import Prober  # noqa: PLC0415  only who has a delegate's library pays
@@ -157,7 +165,7 @@ def load(store: Store | OneStore, key: Key, hall: Hall) -> Loaded:
         pixels=pixels,
         prober=hall.prober,
         book=ProfileBook(place, package.digest, options.cache),
-        environment=environment,
+        environment=hall.environment,
         clock=hall.clock,
     )
     preferred, target = hall.preferred()
@@ -199,9 +207,10 @@ class LoadedVersions:
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._closed = False
+        self._host: Environment | None = None
 
     def __repr__(self) -> str:
-        return "<LoadedVersions " + ", ".join(str(one.package) for one in list(self._loaded.values())) + ">"
+        return "<LoadedVersions " + ", ".join(repr(one.crew) for one in list(self._loaded.values())) + ">"
 
     @property
     def keys(self) -> list[Key]:
@@ -226,6 +235,7 @@ class LoadedVersions:
             found = self._loaded.get(key)
         if found is not None:
             return found
+        self._look_at_host()
         loaded = load(self._store, key, self._hall)
         with self._lock:
             if not self._closed:
@@ -233,6 +243,19 @@ class LoadedVersions:
                 return loaded
         loaded.close()
         raise RuntimeClosed("the runtime has been closed")
+
+    def _look_at_host(self, *, again: bool = False) -> None:
+        """Has everything measured anew when the clock governor was changed; looked at now and then."""
+        host = self._hall.environment()
+        with self._lock:
+            before, self._host = self._host, host
+            if self._closed or not host.governor or (before is not None and not again):
+                return
+        if before is not None and before != host:
+            _log.info("the clock governor went from %s to %s: times are measured anew", before.governor, host.governor)
+            for loaded in self.all():
+                loaded.crew.renew()
+        self._hall.supervisor.at(self._hall.clock() + _HOST_S, partial(self._look_at_host, again=True))
 
     def retire(self, model: str, keep: Collection[Key]) -> None:
         """Unloads the model's versions that are not in `keep`; each finishes its requests first."""

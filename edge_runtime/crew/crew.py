@@ -93,7 +93,8 @@ class Crew:
         )
 
     def __repr__(self) -> str:
-        return f"<Crew of {self._opener.package}: " + ", ".join(f"{s.name} {s.state}" for s in self._all()) + ">"
+        stations = ", ".join(f"{one.name} {one.state}" for one in self._all())
+        return f"<Crew of {self._opener.package}: {stations}; {self.batcher!r}>"
 
     @property
     def reports(self) -> tuple[EngineReport, ...]:
@@ -146,6 +147,32 @@ class Crew:
         if back:
             for station in self._add_stations(present):
                 self._supervisor.start(partial(self._open, station))
+
+    def renew(self) -> None:
+        """Measures the CPU anew: something that its times depend on has changed. Requests go on meanwhile.
+
+        What an accelerator takes is followed run by run, and measured when it is opened next.
+        """
+        for station in self._all():
+            if station.devices[0].kind != "cpu" or station.state != "ready":
+                continue
+            try:
+                made = self._make(station)
+            except EdgeRuntimeError as error:
+                _log.warning("%s: could not be measured anew: %s", self._opener.package, error)
+                continue
+            with self._lock:
+                usable = station.state == "ready" and not self._is_closed()
+                old = station.slots
+                if usable:
+                    station.slots = {
+                        engine: self._add(station, engine, costs, solo=solo) for engine, costs, solo in made
+                    }
+            if usable:
+                self._retire(station, old)
+            else:
+                for engine, _, _ in made:
+                    engine.close()
 
     def close(self) -> None:
         """Finishes what the batcher took, then frees every engine."""
@@ -391,7 +418,7 @@ class Crew:
             # Said aloud when it happens, not at each try that fails afterwards.
             logging.WARNING if first else logging.INFO,
             "engine_lost",
-            f"{self._opener.package} does not run on {station.name} now ({cause}): {reason} "
+            f"{self._opener.package} does not run on {station.name} now ({cause}): {reason.rstrip('.')}. "
             f"Tried again in {health.retry_s - now_s:.3g} s.",
             **self._subject,
             device=station.name,

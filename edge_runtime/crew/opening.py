@@ -130,17 +130,19 @@ class Opener:
         key = self.key(devices, variant, threads)
         profile = self._book.read(key)
         signature = default_signature(self.package.manifest.signatures)
-        if profile is None:
-            sizes = self._sizes(variant, signature)
+        sizes = self._sizes(variant, signature)
+        seconds = None if profile is None else profile.of(sizes)
+        if seconds is None:
 
             def run(rows: int) -> None:
                 engine.run(signature.name, zeros(signature, rows), FIRST_RUN_LIMIT_S)
 
             profile = measure_profile(run, sizes, self._clock, MEASURE_BUDGET_S)
             self._book.write(key, profile)
+            seconds = dict(profile.seconds)
         else:
             self.warm(engine)
-        return CostTable(dict(profile.seconds), self._clock)
+        return CostTable(seconds, self._clock)
 
     def warm(self, engine: Engine) -> None:
         """The first run plans the graph and touches the weights: no request should pay for that.

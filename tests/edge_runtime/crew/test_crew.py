@@ -4,9 +4,11 @@ import time
 
 import numpy as np
 import pytest
+from support.devices_roots import FakeRoot
 from support.edge_models import publish_scale, rows
 
 from edge_runtime import EngineFailed, PackageRefused, Runtime
+from edge_runtime.config import read_options
 from edge_runtime.crew.device import cores
 from edge_runtime.profiles import EngineProfile
 
@@ -66,7 +68,7 @@ def test_what_was_measured_decides_threads_at_the_next_start(store):
         for threads in crew_of(runtime)._layout.threads:
             key = loaded.opener.key(station.devices, station.variant, threads)
             seconds = 0.004 if threads == many else 0.008
-            loaded.opener._book.write(key, EngineProfile(seconds={1: seconds}))
+            loaded.opener._book.write(key, EngineProfile(seconds={1: seconds}, tried=(1, 2, 4, 8)))
     with Runtime.open(store, **QUIET) as runtime:
         assert runtime.model("scale").engines[0].threads == many
         assert crew_of(runtime).batcher.costs.sizes == (1,)
@@ -105,3 +107,34 @@ def test_isolated_cpu_that_is_killed_is_replaced(store):
         until(lambda: model.engines[0].state == "ready")
         np.testing.assert_array_equal(model.predict(rows(1)).outputs["y"], rows(1) * 2)
         assert runtime.stats().models[0].engines[0].faults.crashed == 1
+
+
+def test_sizes_that_are_not_wanted_are_not_formed_whatever_was_measured(store):
+    """What lies beside the package never adds a batch size, and lacks none that is wanted: it is measured then."""
+    for sizes in [(1, 2), (1,), (1, 4)]:
+        with Runtime.open(store, batch_sizes=sizes, threads=1, **QUIET) as runtime:
+            runtime.model("scale")
+            (slot,) = crew_of(runtime).batcher.slots
+            assert set(slot.costs._seconds) == set(sizes)
+
+
+def test_another_governor_has_the_cpu_measured_anew(store, tmp_path):
+    """When the clock governor is changed under a running application, its interpreters are measured again."""
+    root = FakeRoot(tmp_path / "root")
+    governor = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+    root.write("proc/cpuinfo", "processor\t: 0\n")
+    root.write(governor, "powersave\n")
+    with Runtime(read_options(store, {"delegates": ["cpu"], **QUIET}), root=root.path) as runtime:
+        model = runtime.model("scale")
+        before = crew_of(runtime).batcher.slots
+        runtime._versions._look_at_host(again=True)
+        assert crew_of(runtime).batcher.slots == before
+        root.write(governor, "performance\n")
+        runtime._versions._look_at_host(again=True)
+        after = crew_of(runtime).batcher.slots
+        assert after
+        assert not set(after) & set(before)
+        np.testing.assert_array_equal(model.predict(rows(1)).outputs["y"], rows(1) * 2)
+    text = (store / "scale" / "1.profile.json").read_text()
+    assert "powersave" in text
+    assert "performance" in text
