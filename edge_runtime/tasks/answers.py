@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +54,45 @@ def chosen(answer: Answer, name: str | None) -> tuple[str, Array]:
     return name, found[name]
 
 
+def count_of(name: str, value: Any) -> int:
+    """An option that is a whole number of at least 1.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    number = whole(name, value)
+    if number < 1:
+        raise InvalidInput(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def whole(name: str, value: Any) -> int:
+    """An option that is a whole number.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidInput(f"{name} must be a whole number, got {value!r}") from None
+
+
+def limit_of(name: str, value: Any) -> float:
+    """An option that numbers are compared with; it may be infinite.
+
+    Raises:
+        InvalidInput: it is no number.
+    """
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise InvalidInput(f"{name} must be a number, got {value!r}")
+    return number
+
+
 def row_of(name: str, array: Array, row: int | None) -> Array:
     """The array without its first axis: the row, or the only one.
 
@@ -58,6 +100,7 @@ def row_of(name: str, array: Array, row: int | None) -> Array:
         InvalidInput: there is no first axis or no such row, or there are several rows and none is named.
     """
     rows = array.shape[0] if array.ndim else 0
+    row = None if row is None else whole("row", row)
     if row is None and rows != 1:
         raise InvalidInput(f"output {name!r} {shaped(array)}: {rows} rows, say which with row=")
     if row is not None and not 0 <= row < rows:
@@ -72,8 +115,11 @@ def reals(name: str, array: Array, signature: Signature | None) -> Floats:
     Raises:
         InvalidInput: it holds no numbers; or integers, and nothing says what they stand for.
     """
+    if signature is not None and not isinstance(signature, Signature):
+        raise InvalidInput(f"signature must be a model's, as model.signature, got {type(signature).__name__}")
     if array.dtype.kind == "f":
-        return array.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # What float32 can't hold is infinite in it.
+            return array.astype(np.float32, copy=False)
     if array.dtype.kind not in "iu":
         raise InvalidInput(f"output {name!r} {shaped(array)}: numbers are needed")
     spec = next((spec for spec in (signature.outputs if signature else ()) if spec.name == name), None)
@@ -89,12 +135,27 @@ def reals(name: str, array: Array, signature: Signature | None) -> Floats:
     return spec.quantization.dequantize(array)
 
 
+def ranked(scores: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """The indices of real scores [C], the best first; of equal ones the lower first, and those that are NaN not at all.
+
+    Every list of classes has this order.
+    """
+    there = np.flatnonzero(~np.isnan(scores))
+    return there[np.argsort(-scores[there], kind="stable")]
+
+
 def label_of(labels: Labels | None, number: int) -> str:
-    """The class's name; empty where there is none."""
+    """The class's name; empty where there is none.
+
+    Raises:
+        InvalidInput: they are no labels.
+    """
     if labels is None:
         return ""
     if isinstance(labels, Mapping):
         return labels.get(number, "")
+    if not isinstance(labels, Sequence):
+        raise InvalidInput(f"labels must be a sequence, or names by class id, got {type(labels).__name__}")
     return labels[number] if 0 <= number < len(labels) else ""
 
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from converter.artifact import Signature
 from edge_runtime.errors import InvalidInput
-from edge_runtime.tasks.answers import Answer, Labels, chosen, label_of, reals, row_of, shaped
+from edge_runtime.tasks.answers import (
+    Answer,
+    Labels,
+    chosen,
+    count_of,
+    label_of,
+    limit_of,
+    ranked,
+    reals,
+    row_of,
+    shaped,
+)
 
 
 class Class(NamedTuple):
@@ -48,15 +57,15 @@ def classify(
         signature: What the outputs of a bare quantized file stand for.
 
     Raises:
-        InvalidInput: there are no such scores in the answer; the text says what there is.
+        InvalidInput: there are no such scores in the answer, and the text says what there is; or an option is none.
     """
-    if top_k is not None and top_k < 1:
-        raise InvalidInput(f"top_k must be at least 1, got {top_k}")
+    top_k = None if top_k is None else count_of("top_k", top_k)
+    score_threshold = limit_of("score_threshold", score_threshold)
     name, array = chosen(answer, output)
     one = row_of(name, array, row)
     if one.ndim == 0 or one.size != one.shape[-1]:
         raise InvalidInput(f"output {name!r} {shaped(array)}: scores [N, C] are needed")
     scores = reals(name, one, signature).reshape(-1)
-    order = np.argsort(-scores, kind="stable")
+    order = ranked(scores)
     best = order[scores[order] >= score_threshold][:top_k]
     return [Class(int(index), float(scores[index]), label_of(labels, int(index))) for index in best]

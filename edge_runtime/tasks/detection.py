@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from converter.artifact import Signature
 from edge_runtime.errors import InvalidInput
-from edge_runtime.tasks.answers import Answer, Labels, label_of, outputs
+from edge_runtime.tasks.answers import Answer, Labels, count_of, label_of, limit_of, outputs
 from edge_runtime.tasks.bbox import BBox
 from edge_runtime.tasks.forms import Form, Postprocessed
 from edge_runtime.tasks.nms import nms
@@ -63,13 +64,16 @@ def detect(
         signature: What the outputs of a bare quantized file stand for.
 
     Raises:
-        InvalidInput: the outputs are not of this form; the text says what there is.
+        InvalidInput: the outputs are not of this form, and the text says what there is; or an option is none.
     """
-    form = form or Postprocessed()
-    if max_objects < 1:
-        raise InvalidInput(f"max_objects must be at least 1, got {max_objects}")
+    form = Postprocessed() if form is None else form
+    if isinstance(form, type) or not callable(getattr(form, "read", None)):
+        said = f"the class {form.__name__}" if isinstance(form, type) else repr(form)
+        raise InvalidInput(f'form must be a form that was made, as Yolo(layout="channels_first"), got {said}')
+    scale = _scale(image_scale)
+    max_objects, threshold = count_of("max_objects", max_objects), limit_of("score_threshold", score_threshold)
     found = form.read(outputs(answer), row, signature)
-    passed = np.flatnonzero(found.scores >= score_threshold)
+    passed = np.flatnonzero(found.scores >= threshold)
     boxes, scores, ids = found.boxes[passed], found.scores[passed], found.ids[passed]
     if iou_threshold is None:
         iou_threshold = 1.0 if form.suppressed else _IOU
@@ -81,8 +85,19 @@ def detect(
         classes=None if class_agnostic else ids,
         max_boxes=max_objects,
     )
-    scaled = boxes[kept] * np.asarray([*image_scale, *image_scale], np.float32)
+    scaled = boxes[kept] * np.asarray([*scale, *scale], np.float32)
     return [
         Object(int(number), float(score), BBox(*map(float, box)), label_of(labels, int(number)))
         for number, score, box in zip(ids[kept], scores[kept], scaled, strict=True)
     ]
+
+
+def _scale(given: Any) -> tuple[float, float]:
+    """Raises InvalidInput where it is not two numbers above 0."""
+    try:
+        x, y = (limit_of("image_scale", one) for one in given)
+    except (TypeError, ValueError, InvalidInput):
+        x = y = math.nan
+    if not (0 < x < math.inf and 0 < y < math.inf):
+        raise InvalidInput(f"image_scale must be two numbers above 0, as (width, height), got {given!r}")
+    return x, y

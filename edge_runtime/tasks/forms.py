@@ -27,6 +27,10 @@ _KNOWN = (
 """Names that say what they are: boxes, classes, scores, count. The first are the operator's own."""
 
 
+_MAX_CLASS = 2**31
+"""Class numbers are whole 32-bit numbers, as the operator's own; what lies beyond is no class."""
+
+
 class Candidates(NamedTuple):
     """Boxes before any threshold.
 
@@ -87,8 +91,8 @@ class Postprocessed:
                 + described({name: found[name] for name in names[:3]})
             )
         count = self._count(found, names[3], row, size)
-        if not np.isfinite(classes[:count]).all():
-            raise InvalidInput(f"output {names[1]!r} holds a class that is no number")
+        if not (np.abs(classes[:count]) < _MAX_CLASS).all():
+            raise InvalidInput(f"output {names[1]!r} holds a number that is no class's")
         return Candidates(boxes[:count, [1, 0, 3, 2]], scores[:count], classes[:count].astype(np.int64))
 
     def _names(self, found: dict[str, Array]) -> tuple[str, str, str, str]:
@@ -227,17 +231,17 @@ def _boxes_and_scores(
     sides, points = (_row(found, name, row, signature) for name in (boxes, scores))
     if points.ndim == 1:
         points = points[:, np.newaxis]
-    if sides.ndim != 2 or sides.shape[1] != 4 or points.ndim != 2 or len(points) != len(sides):
+    if sides.ndim != 2 or sides.shape[1] != 4 or points.ndim != 2 or len(points) != len(sides) or not points.shape[1]:
         got = described({name: found[name] for name in (boxes, scores)})
         raise InvalidInput(f"boxes [N, M, 4] and scores [N, M, C] are needed, got {got}")
     return sides, points
 
 
 def _best(boxes: Floats, scores: Floats) -> Candidates:
-    """Of each box the class with the best score."""
+    """Of each box the class with the best score; NaN is no score, and hides no other."""
     if scores.shape[1] == 0:
         raise InvalidInput("there is no class beside the background")
-    ids: npt.NDArray[Any] = scores.argmax(axis=1)
+    ids: npt.NDArray[Any] = np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1)
     return Candidates(boxes, scores[np.arange(len(scores)), ids], ids.astype(np.int64))
 
 
@@ -257,11 +261,13 @@ def _corners(boxes: Floats, order: str) -> Floats:
 def _activated(scores: Floats, activation: str) -> Floats:
     if activation == "none":
         return scores
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if activation == "sigmoid":
             return np.float32(1) / (np.float32(1) + np.exp(-scores))
         if activation == "softmax":
-            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            # NaN is no score: its share is 0, and those of a box without any score are NaN.
+            finite = np.nan_to_num(scores, nan=-np.inf, posinf=float(np.finfo(np.float32).max), neginf=-np.inf)
+            shares = np.exp(finite - finite.max(axis=1, keepdims=True))
             whole: Floats = shares / shares.sum(axis=1, keepdims=True)
             return whole
     raise InvalidInput(f"activation must be none, sigmoid or softmax, got {activation!r}")

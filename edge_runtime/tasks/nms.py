@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import InvalidInput
+from edge_runtime.tasks.answers import count_of, limit_of
 from edge_runtime.types import Array
 
 MAX_CANDIDATES = 16_384
@@ -70,14 +71,17 @@ def _iou(
 
 
 def _check(boxes: Array, scores: Array, iou_threshold: float, classes: Array | None, max_boxes: int) -> None:
+    given = [("boxes", boxes), ("scores", scores), *([] if classes is None else [("classes", classes)])]
+    for name, array in given:
+        if not isinstance(array, np.ndarray):
+            raise InvalidInput(f"{name} must be a numpy array, got {type(array).__name__}")
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "fiu":
         raise InvalidInput(f"boxes must be numbers [N, 4], got {boxes.dtype}{list(boxes.shape)}")
-    for name, array in (("scores", scores), *([] if classes is None else [("classes", classes)])):
+    for name, array in given[1:]:
         if array.shape != (len(boxes),) or array.dtype.kind not in "fiu":
             raise InvalidInput(
                 f"{name} must be numbers [{len(boxes)}], as the boxes, got {array.dtype}{list(array.shape)}"
             )
-    if not 0 <= iou_threshold <= 1:
+    if not 0 <= limit_of("iou_threshold", iou_threshold) <= 1:
         raise InvalidInput(f"iou_threshold must be from 0 to 1, got {iou_threshold}")
-    if max_boxes < 1:
-        raise InvalidInput(f"max_boxes must be at least 1, got {max_boxes}")
+    count_of("max_boxes", max_boxes)

@@ -66,6 +66,12 @@ def test_rows_and_outputs_are_chosen_by_name():
         (np.array([[b"x"]], object), {}, "numbers are needed"),
         (SCORES, {"top_k": 0}, "top_k must be at least 1, got 0"),
         ([0.1, 0.9], {}, "one array is needed, got list"),
+        (SCORES, {"top_k": 2.5}, "top_k must be a whole number, got 2.5"),
+        (SCORES, {"score_threshold": "x"}, "score_threshold must be a number, got 'x'"),
+        (SCORES, {"score_threshold": math.nan}, "score_threshold must be a number, got nan"),
+        (SCORES, {"row": 0.5}, "row must be a whole number, got 0.5"),
+        (SCORES, {"labels": 5}, "labels must be a sequence, or names by class id, got int"),
+        (SCORES, {"signature": "x"}, "signature must be a model's, as model.signature, got str"),
     ],
 )
 def test_what_is_wrong_is_named(answer, options, says):

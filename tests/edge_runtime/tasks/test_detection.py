@@ -136,9 +136,55 @@ def test_plain_boxes_and_scores():
             Ssd(boxes="b", scores="s", anchors=np.zeros((5, 4))),
             r"anchors float32\[5, 4\]: \[2, 4\] are needed",
         ),
+        (
+            {"b": np.zeros((1, 2, 4), np.float32), "s": np.zeros((1, 2, 0), np.float32)},
+            Boxes(boxes="b", scores="s", order="xyxy", activation="softmax"),
+            r"got 'b' float32\[1, 2, 4\], 's' float32\[1, 2, 0\]",
+        ),
+        ({**postprocessed(), f"{OPERATOR}:1": np.full((1, 3), 1e30, np.float32)}, None, "a number that is no class's"),
+        (postprocessed(), Yolo, r"form must be a form that was made, as Yolo\(.*, got the class Yolo"),
+        (postprocessed(), "yolo", "form must be a form .*, got 'yolo'"),
     ],
 )
 def test_outputs_of_another_form_are_named(answer, form, says):
     """The text says what is needed and what there is."""
     with pytest.raises(InvalidInput, match=says):
         detect(answer, form=form)
+
+
+@pytest.mark.parametrize("scale", [5, (1, 2, 3), (np.nan, 1), (0, 1), "ab", (1, "2"), None])
+def test_an_image_scale_is_two_numbers(scale):
+    """Anything else is named."""
+    with pytest.raises(InvalidInput, match="image_scale must be two numbers above 0"):
+        detect(postprocessed(), image_scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_objects": 2.5}, "max_objects must be a whole number"),
+        ({"score_threshold": None}, "score_threshold must be a number, got None"),
+        ({"iou_threshold": "half"}, "iou_threshold must be a number"),
+    ],
+)
+def test_options_that_are_none_are_named(options, says):
+    """As bad input, whatever numpy would raise."""
+    with pytest.raises(InvalidInput, match=says):
+        detect(postprocessed(), **options)
+
+
+@pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
+def test_a_score_that_is_no_number_hides_no_other(activation):
+    """Of a box's scores NaN is none; a box with no other is no object."""
+    answer = {"b": np.ones((1, 2, 4), np.float32), "s": np.full((1, 2, 3), np.nan, np.float32)}
+    answer["s"][0, 0, 1:] = 0.5, 0.9
+    form = Boxes(boxes="b", scores="s", order="xyxy", activation=activation)
+    assert [one.id for one in detect(answer, form=form, score_threshold=0)] == [2]
+    assert [one.id for one in detect(answer, form=form, score_threshold=-np.inf)] == [2]
+
+
+def test_infinite_logits_have_a_share():
+    """The limit of what large ones have."""
+    answer = {"b": np.ones((1, 1, 4), np.float32), "s": np.array([[[0, np.inf, -np.inf]]], np.float32)}
+    (found,) = detect(answer, form=Boxes(boxes="b", scores="s", order="xyxy", activation="softmax"))
+    assert (found.id, found.score) == (1, 1.0)

@@ -57,3 +57,22 @@ def test_masks_are_resized_without_mixing_classes():
         resize_mask(mask, (0, 4))
     with pytest.raises(InvalidInput, match="a mask"):
         resize_mask(np.zeros(3), (4, 4))
+    with pytest.raises(InvalidInput, match=r"size must be two whole numbers, \(width, height\), got 5"):
+        resize_mask(mask, 5)
+    with pytest.raises(InvalidInput, match="size must be two whole numbers"):
+        resize_mask(mask, (2.5, 2))
+
+
+def test_a_score_that_is_no_number_is_none():
+    """NaN hides no other score; a pixel without any has no class, and nothing is made up for it."""
+    scores = SCORES.copy()
+    scores[0, 1, 2, 3] = np.nan
+    without = np.where(np.isnan(scores), -np.inf, scores)
+    assert (segment(scores) == without[0].argmax(axis=-1)).all()
+    scores[0, 0, 0] = np.nan
+    with pytest.raises(InvalidInput, match="1 of 15 pixels have no score but NaN"):
+        segment(scores)
+    with pytest.raises(InvalidInput, match="15 of 15 pixels have no score"):
+        segment(np.full((1, 3, 5, 1), np.nan, np.float32), threshold=0.5)
+    with pytest.raises(InvalidInput, match="threshold must be a number, got 'a'"):
+        segment(np.zeros((1, 3, 5), np.float32), threshold="a")

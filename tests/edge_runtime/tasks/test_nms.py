@@ -76,6 +76,9 @@ def test_the_number_of_candidates_is_bounded():
         (np.zeros((2, 4)), np.zeros(3), {}, r"scores must be numbers \[2\], as the boxes, got float64\[3\]"),
         (np.zeros((2, 4)), np.zeros(2), {"classes": np.zeros(1)}, r"classes must be numbers \[2\]"),
         (np.zeros((2, 4)), np.zeros(2), {"iou_threshold": 1.5}, "iou_threshold must be from 0 to 1, got 1.5"),
+        ([[0, 0, 1, 1]], [1.0], {}, "boxes must be a numpy array, got list"),
+        (np.zeros((1, 4)), [1.0], {}, "scores must be a numpy array, got list"),
+        (np.zeros((2, 4)), np.zeros(2), {"max_boxes": 1.5}, "max_boxes must be a whole number, got 1.5"),
         (np.zeros((2, 4)), np.zeros(2), {"max_boxes": 0}, "max_boxes must be at least 1, got 0"),
     ],
 )
