@@ -29,7 +29,7 @@ from benchmarks.real_models import BATCHED, as_package, bare, model_file  # noqa
 from edge_runtime import Runtime  # noqa: E402
 
 FIVE = ("mobilenet-v2", "mobilenet-v2-int8", "emotion-int8", "face-landmark", "face-detection")
-SHORT = ("digits-cnn", "wake-word")
+SHORT = ("digits-cnn",)
 THREADS = 8
 TARGET = 0.95
 

@@ -151,17 +151,19 @@ class Batcher:
     def try_infer(self, request: InferRequest) -> Reply | None:
         """Answers in this thread if an engine is idle and nobody waits; None if not.
 
-        Where runs are short a caller may overtake those that wait for a few milliseconds: see `policy.LEASE_S`.
+        Where runs are short, who comes back at once is served before those that wait, for some milliseconds: see
+        `leases`.
 
         Raises:
             EngineFailed: there is no slot, or the run failed, and on the other devices too.
             RuntimeClosed: closed meanwhile.
         """
-        desk = self._desk
-        slot = desk.take_now(request)
-        if slot is None:
-            return None
-        clock, rows = self._clock, request.rows
+        slot = self._desk.take_now(request)
+        return None if slot is None else self._run_here(slot, request, counted=False)
+
+    def _run_here(self, slot: Slot, request: InferRequest, *, counted: bool) -> Reply:
+        """Runs a request in this thread on a slot that it has, with its permits."""
+        desk, clock, rows = self._desk, self._clock, request.rows
         failure: Exception | None = None
         before_s = clock()
         try:
@@ -174,7 +176,7 @@ class Batcher:
             if failure is not None:
                 self._tell(slot, failure := named(request, failure))
             slot.gate.leave(slot.share, run_s, slot.permits)
-            sleeper = desk.release(slot, None, rows, run_s, done_s)
+            sleeper = desk.release(slot, (rows,), rows, run_s, done_s, counted=counted)
             if sleeper is not None:
                 sleeper.release()
         if failure is not None:
@@ -243,7 +245,7 @@ class Batcher:
         finally:
             done_s = self._clock()
             slot.gate.leave(slot.share, done_s - before_s, slot.permits)
-            wake(self._desk.release(slot, runs, request.rows, done_s - before_s, done_s))
+            wake(self._desk.release(slot, runs, request.rows, done_s - before_s, done_s, counted=False))
         return True
 
     def close(self) -> None:
@@ -272,17 +274,29 @@ class Batcher:
         request = entry.request
         remaining_s = None if request.deadline_s is None else max(request.deadline_s - self._clock(), 0.0)
         try:
-            reply = entry.wait(remaining_s)
+            outcome = entry.wait(remaining_s)
         except EdgeRuntimeError:
             raise
         except BaseException:  # Ctrl-C: nobody waits for the answer any more.
-            self._desk.give_up(entry, expired=False)
+            self._let_go(self._desk.give_up(entry, expired=False), request)
             raise
-        if reply is None:
-            self._desk.give_up(entry, expired=True)
+        if isinstance(outcome, Reply):
+            return outcome
+        if outcome is None:
+            self._let_go(self._desk.give_up(entry, expired=True), request)
             now_s = self._clock()
             raise late(request, now_s, {_WAITING: (now_s - request.start_s) * 1e3})
-        return reply
+        if not outcome.usable:  # Its engine was lost between the giving and the waking.
+            self._let_go(outcome, request)
+            return self._await(self._put(request, None))
+        if not outcome.gate.try_enter(outcome.share, outcome.permits):
+            outcome.gate.enter(outcome.share, outcome.permits)
+        return self._run_here(outcome, request, counted=True)
+
+    def _let_go(self, slot: Slot | None, request: InferRequest) -> None:
+        """Gives back a slot that a request was given and does not need."""
+        if slot is not None:
+            wake(self._desk.release(slot, (), request.rows, 0.0, self._clock(), counted=True))
 
     def _reply(self, request: InferRequest, outputs: Arrays, slot: Slot, done_s: float) -> Reply:
         return Reply(
@@ -305,10 +319,13 @@ class Batcher:
         """A worker: takes what the desk has for it, until closed and empty."""
         me = allocate_lock()
         me.acquire()
-        while (work := self._desk.next(me)) is not None:
+        slept = False
+        while (work := self._desk.next(me, slept=slept)) is not None:
+            slept = False
             if work.slot is not None:
                 self._lead(work.slot, work.entry)
             elif not me.acquire(timeout=work.nap_s):
+                slept = True
                 self._desk.woke(me)
 
     def _lead(self, slot: Slot, retried: Entry | None) -> None:
@@ -334,8 +351,7 @@ class Batcher:
             finally:
                 run_s = self._clock() - begun_s if batch else 0.0
                 slot.gate.leave(slot.share, run_s, slot.permits)
-                slept = bool(batch) and batch[0].future is None
-                goes_on, sleeper = self._desk.goes_on(slot, runs, batch, run_s, slept=slept)
+                goes_on, sleeper = self._desk.goes_on(slot, runs, batch, run_s)
                 wake(sleeper)
         hand_over(answers)
 

@@ -12,8 +12,10 @@ import msgspec
 
 from converter.artifact import Signature
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, Overloaded, RuntimeClosed
+from edge_runtime.scheduling.arrivals import Arrivals
 from edge_runtime.scheduling.bulk import Bulk
-from edge_runtime.scheduling.policy import LEASE_S, SHORT_RUN_S, form_batch, may_overtake, window_s
+from edge_runtime.scheduling.leases import Leases
+from edge_runtime.scheduling.policy import form_batch
 from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, size_of
 from edge_runtime.scheduling.runs import late
 from edge_runtime.scheduling.slot import Slot
@@ -24,14 +26,8 @@ from edge_runtime.types import InferRequest
 _LOOK_AHEAD = 64
 """Entries that are looked at to form a batch: bounds the work under the lock, and exceeds every useful batch size."""
 
-_ARRIVALS_SMOOTHING = 0.2
-"""Weight of the newest gap in the mean between arrivals: some ten requests tell of a change."""
-
-_YIELD_S = 0.0002
-"""How long a worker leaves its slot to the callers that it has just answered: several times a thread's waking."""
-
-_YIELD_PAUSE = 50
-"""After they did not come back, how many times as long it does not try again: at most 2 % of the time is lost."""
+_CLOSING_S = 0.02
+"""How often workers look whether they are done, once the batcher is closing."""
 
 _PRESSURE_S = 1.0
 """How often it is told at most that all slots are busy."""
@@ -81,16 +77,9 @@ class Desk:
         self._signatures = signatures
         self._clock = clock
         self._settling = 0
-        # Arrivals.
-        self._arrived_s = -math.inf
-        self._row_every_s = math.inf
-        self._window_rows = 0
+        self._arrivals = Arrivals()
+        self._leases = Leases()
         self._pressed_s = -math.inf
-        # Callers that overtake: until when workers let them, and what came of it.
-        self._lenient_until_s = -math.inf
-        self._yield_mark: int | None = None
-        self._yield_again_s = -math.inf
-        self._overtakers = 0
 
     # -- the caller's own thread --
 
@@ -106,10 +95,8 @@ class Desk:
             if self.closed or not slots.all:
                 raise self._unavailable(request)
             if self.queue or self.retries:
-                if not self._may_overtake(request):
-                    return None
-                self._overtakers += 1
-            elif not slots.busy and (solo := slots.solo) is not None and solo.gate.try_enter(solo.share, solo.permits):
+                return self._overtake(request)
+            if not slots.busy and (solo := slots.solo) is not None and solo.gate.try_enter(solo.share, solo.permits):
                 return self._taken(solo, request.rows)
             for slot in slots.crowd:
                 if not slot.busy and slot.gate.try_enter(slot.share, slot.permits):
@@ -133,48 +120,62 @@ class Desk:
                 self.stats.refused += 1
                 raise Overloaded(f"{request.subject}: {nbytes} bytes don't fit into the device's queue: {self.queue!r}")
             now_s = self._clock()
-            self._arrived(now_s, request.rows)
+            self._arrivals.count(now_s, request.rows)
             bulk = future if isinstance(future, Bulk) else None
             entry = self.queue.push(request, None if bulk else self._key(request), now_s, future)
+            if not self._leases.suit(entry, now_s):  # It can't wait for the end of any.
+                for slot in self.slots.crowd:
+                    slot.lease_until_s = min(slot.lease_until_s, now_s)
             self.stats.requests += len(bulk.requests) if bulk else 1
             self.stats.rows += request.rows
-            if self.slots.idle() is None:
+            idle = self.slots.idle()
+            if not idle:
                 pressed = now_s - self._pressed_s >= _PRESSURE_S
                 if pressed:
                     self._pressed_s = now_s
                 return entry, None, pressed
-            wakes = self.sleepers and self.queue.rows >= self._window_rows
+            leased = self._leases.guarded and now_s < idle[0].lease_until_s
+            wakes = self.sleepers and not leased and self.queue.rows >= self._arrivals.wanted_rows
             return entry, self.sleepers.pop() if wakes else None, False
 
-    def give_up(self, entry: Entry, *, expired: bool) -> None:
-        """The caller waits no longer."""
+    def give_up(self, entry: Entry, *, expired: bool) -> Slot | None:
+        """The caller waits no longer; a slot that it was given meanwhile, and must release."""
         with self.lock:
             if not self.queue.drop(entry):
                 if entry not in self.retries:
-                    return
+                    return entry.slot
                 self.retries.remove(entry)
             if expired:
                 self.stats.expired += 1
             else:
                 self.stats.cancelled += 1
+            return None
 
     # -- workers --
 
-    def next(self, me: LockType) -> Work | None:
-        """What a worker does now; None if it is to end. One that is to sleep is entered as a sleeper."""
+    def next(self, me: LockType, *, slept: bool) -> Work | None:
+        """What a worker does now; None if it is to end. One that is to sleep is entered as a sleeper.
+
+        Args:
+            me: What wakes it.
+            slept: Whether it has just slept as long as it was told.
+        """
         with self.lock:
-            work = self._retry() or self._from_queue()
+            self._leases.guarded = False
+            work = self._retry() or self._from_queue(slept=slept)
             if work.slot is None:
                 if self.closed and not self.queue and not self.retries:
                     return None
                 self.sleepers.append(me)
+                if self.closed and work.nap_s < 0:
+                    # Nobody wakes it when the last of those that wait gives up or is answered elsewhere.
+                    work.nap_s = _CLOSING_S
             return work
 
     def woke(self, me: LockType) -> None:
         """A worker's nap is over, by itself: what it napped for counts no more."""
         with self.lock:
-            self._lenient_until_s = -math.inf
-            self._window_rows = 0
+            self._arrivals.wanted_rows = 0
             if me in self.sleepers:
                 self.sleepers.remove(me)
             else:
@@ -226,60 +227,61 @@ class Desk:
         return batch, settled
 
     def goes_on(
-        self, slot: Slot, runs: Sequence[int], batch: Sequence[Entry], run_s: float, *, slept: bool
+        self, slot: Slot, runs: Sequence[int], batch: Sequence[Entry], run_s: float
     ) -> tuple[bool, LockType | None]:
-        """A worker's run ended, and its permits are back: whether it keeps the slot, and a sleeper to wake or None.
+        """A worker's run ended, and its permits are back: whether it keeps the slot, and what to wake or None.
 
         Args:
             slot: What it has.
             runs: The rows of each run.
             batch: What ran, or was to run.
             run_s: For how long.
-            slept: Whether a caller slept on the answer, who may come back at once.
         """
         with self.lock:
-            stats = self.stats
-            stats.run_s += run_s
-            for size in runs:
-                stats.batches[size] = stats.batches.get(size, 0) + 1
+            self._count(runs, run_s)
             self.running_rows -= sum([entry.request.rows for entry in batch])
-            keeps = self.queue and not self.retries and slot.usable and slot in self.slots.crowd
-            if keeps and not (slept and self._yields(slot)) and not self._window(slot):
-                return True, None
-            self._give_back(slot)
-            # This worker looks again itself; a retry may be for another slot, beside what waits.
-            return False, self.sleepers.pop() if self.retries and self.sleepers else None
+            if not self.queue or self.retries or not slot.usable or slot not in self.slots.crowd:
+                self._give_back(slot)
+                # This worker looks again itself; a retry may be for another slot, beside what waits.
+                return False, self.sleepers.pop() if self.retries and self.sleepers else None
+            now_s = self._clock()
+            sleeper = self._hand_on(slot, now_s)
+            if sleeper is not None:
+                return False, sleeper
+            if self._arrivals.window_s(slot, self.queue, now_s):
+                self._give_back(slot)
+                return False, None
+            return True, None
 
-    def release(self, slot: Slot, runs: Sequence[int] | None, rows: int, run_s: float, now_s: float) -> LockType | None:
-        """A caller's own run ended, and its permits are back; a sleeper to wake or None.
+    def release(
+        self, slot: Slot, runs: Sequence[int], rows: int, run_s: float, now_s: float, *, counted: bool
+    ) -> LockType | None:
+        """A caller's own run ended, and its permits are back; what to wake or None.
 
         Args:
             slot: What it had.
-            runs: The rows of each run; None for one of all `rows`.
-            rows: What was counted as running.
+            runs: The rows of each run.
+            rows: Of the request that it took the slot for.
             run_s: For how long.
             now_s: The instant.
+            counted: Whether that was counted when it was queued.
         """
         with self.lock:
-            stats = self.stats
-            stats.run_s += run_s
-            if runs is None:
-                stats.requests += 1
-                stats.rows += rows
-                stats.batches[rows] = stats.batches.get(rows, 0) + 1
-            else:
-                stats.requests += len(runs)
-                stats.rows += sum(runs)
-                for size in runs:
-                    stats.batches[size] = stats.batches.get(size, 0) + 1
+            self._count(runs, run_s)
             self.running_rows -= rows
-            slot.busy = False
-            self.slots.busy -= 1
-            if self._settling:
-                self.settled.notify_all()
-            if (self.queue or self.retries) and self.sleepers and now_s >= self._lenient_until_s:
-                return self.sleepers.pop()
-            return None
+            if not counted:
+                self.stats.requests += len(runs)
+                self.stats.rows += sum(runs)
+            if self.queue and not self.retries and slot.usable and slot in self.slots.crowd:
+                if now_s < slot.lease_until_s or self._opens_lease(slot, now_s):
+                    self._give_back(slot)
+                    return None if self._leases.guarded or not self.sleepers else self.sleepers.pop()
+                sleeper = self._hand_on(slot, now_s)
+                if sleeper is not None:
+                    return sleeper
+            slot.lease_until_s = -math.inf
+            self._give_back(slot)
+            return self.sleepers.pop() if (self.queue or self.retries) and self.sleepers else None
 
     # -- failures and slots --
 
@@ -371,13 +373,11 @@ class Desk:
         if self._settling:
             self.settled.notify_all()
 
-    def _arrived(self, now_s: float, rows: int) -> None:
-        gap_s = (now_s - self._arrived_s) / rows
-        self._arrived_s = now_s
-        if math.isinf(self._row_every_s):
-            self._row_every_s = gap_s
-        else:
-            self._row_every_s += _ARRIVALS_SMOOTHING * (gap_s - self._row_every_s)
+    def _count(self, runs: Sequence[int], run_s: float) -> None:
+        stats = self.stats
+        stats.run_s += run_s
+        for rows in runs:
+            stats.batches[rows] = stats.batches.get(rows, 0) + 1
 
     def _key(self, request: InferRequest) -> object:
         """What requests must share to be joined; None if this one can't be."""
@@ -393,17 +393,39 @@ class Desk:
             shapes.append((array.dtype, array.shape[:axis], array.shape[axis + 1 :]))
         return (request.signature, tuple(shapes))
 
-    def _may_overtake(self, request: InferRequest) -> bool:
-        first = self.queue.first()
-        if first is None or self.retries:
-            return False
+    def _overtake(self, request: InferRequest) -> Slot | None:
+        """An idle slot whose lease runs."""
+        slots = self.slots
+        if self.retries or slots.busy >= len(slots.crowd):
+            return None
         now_s = self._clock()
-        return may_overtake(
-            run_s=self.slots.crowd[0].costs.seconds(1),
-            waited_s=now_s - first.queued_s,
-            left_s=first.waiting.deadline_s - now_s,
-            urgent_waits=first.request.priority < request.priority,
-        )
+        for slot in slots.crowd:
+            if not slot.busy and now_s < slot.lease_until_s and slot.gate.try_enter(slot.share, slot.permits):
+                self._leases.used(slot)
+                return self._taken(slot, request.rows)
+        return None
+
+    def _opens_lease(self, slot: Slot, now_s: float) -> bool:
+        """Whether a lease of the slot begins: with the first run that others wait for."""
+        first = self.queue.first()
+        if first is None or slot.lease_until_s != -math.inf:
+            return False
+        if not self._leases.allowed(self.slots.run_s, first, now_s):
+            return False
+        self._leases.start(slot, now_s)
+        return True
+
+    def _hand_on(self, slot: Slot, now_s: float) -> LockType | None:
+        """A taken slot goes to the first that waits, if that is a sleeping caller and runs are short; what wakes it."""
+        first = self.queue.first()
+        if first is None or first.future is not None or slot not in self.slots.crowd:
+            return None
+        if not self._leases.allowed(self.slots.run_s, first, now_s):
+            return None
+        self.queue.take(first)
+        self.running_rows += first.request.rows
+        self._leases.start(slot, now_s)
+        return first.give(slot)
 
     def _retry(self) -> Work | None:
         for entry in self.retries:
@@ -414,64 +436,26 @@ class Desk:
                 return Work(slot, entry)
         return None
 
-    def _from_queue(self) -> Work:
+    def _from_queue(self, *, slept: bool) -> Work:
         first = self.queue.first()
         if first is None or not self.slots.all:
             return Work()
         now_s = self._clock()
-        if now_s < self._lenient_until_s:
-            return Work(nap_s=self._lenient_until_s - now_s)
-        if self._yield_mark is not None:
-            if self._yield_mark == self._overtakers:  # Nobody came back.
-                self._yield_again_s = now_s + _YIELD_PAUSE * _YIELD_S
-            self._yield_mark = None
-        slot = self.slots.idle()
-        if slot is None:
-            return Work(nap_s=self._lease(first, now_s))
+        idle = self.slots.idle()
+        if self._leases.allowed(self.slots.run_s, first, now_s):
+            slot = self._leases.unclaimed(idle, now_s, slept=slept)
+            if slot is None:
+                return Work(nap_s=self._leases.watch(idle))
+        elif not idle:
+            return Work()
+        else:
+            slot = idle[0]
         if not self.slots.busy and len(self.queue) == 1 and self.slots.solo is not None:
             slot = self.slots.solo
-        elif wait_s := self._window(slot):
+        elif wait_s := self._arrivals.window_s(slot, self.queue, now_s):
             return Work(nap_s=wait_s)
-        self._taken(slot, 0)
-        return Work(slot)
-
-    def _lease(self, first: Entry, now_s: float) -> float:
-        """All slots are busy: how long the worker sleeps without being woken for each that becomes idle."""
-        left_s = LEASE_S - (now_s - first.queued_s)
-        if left_s <= 0 or self.slots.crowd[0].costs.seconds(1) >= SHORT_RUN_S:
-            return -1.0
-        self._lenient_until_s = now_s + left_s
-        return left_s
-
-    def _yields(self, slot: Slot) -> bool:
-        """Whether the worker lets go of the slot for the callers that it has answered: see `LEASE_S`."""
-        now_s = self._clock()
-        first = self.queue.first()
-        if first is None or slot.costs.seconds(1) >= SHORT_RUN_S or now_s < self._yield_again_s:
-            return False
-        if now_s - first.queued_s >= LEASE_S or first.waiting.deadline_s - now_s <= 2 * LEASE_S:
-            return False
-        self._yield_mark = self._overtakers
-        self._lenient_until_s = now_s + _YIELD_S
-        return True
-
-    def _window(self, slot: Slot) -> float:
-        """How long the batch that could run now waits for company."""
-        costs, first = slot.costs, self.queue.first()
-        if costs.largest == 1 or first is None or first.waiting.key is None or self.queue.rows >= costs.largest:
-            return 0.0
-        now_s = self._clock()
-        wait_s = window_s(
-            rows=self.queue.rows,
-            sizes=costs.sizes,
-            seconds=costs.seconds,
-            row_every_s=self._row_every_s,
-            waited_s=now_s - first.queued_s,
-            left_s=first.waiting.deadline_s - now_s,
-        )
-        if wait_s:
-            self._window_rows = next(size for size in costs.sizes if size > self.queue.rows)
-        return wait_s
+        slot.lease_until_s = -math.inf
+        return Work(self._taken(slot, 0))
 
     def _too_late(self, entry: Entry, slot: Slot, now_s: float) -> EdgeRuntimeError:
         waited_ms = (now_s - entry.queued_s) * 1e3

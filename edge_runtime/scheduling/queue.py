@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import heapq
 import math
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterable
 from itertools import count
-from typing import Any
 
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.policy import Waiting
+from edge_runtime.scheduling.slot import Slot
 from edge_runtime.types import InferRequest, Pending, Reply
 
 _SLACK = 64
 """Cancelled entries that may lie in the heap beside as many as wait."""
 
 
+_NOBODY = allocate_lock()
+"""In the place of a sleeping caller's lock, where there is a future."""
+
+
 class Queued(Pending):
     """The future of a request in the queue. Cancelling it frees its place at once."""
 
     stage = "the device's queue"
-    on_cancel: Callable[[], None] | None = None
+    on_cancel: Callable[[], object] | None = None
 
     def cancel(self) -> bool:
         """See `Future.cancel`."""
@@ -43,7 +47,7 @@ class Entry:
         tried: The gates of the devices on which it failed.
         losses: How many engines were lost while they ran it.
         failure: What it failed with on the last of them.
-        batched: Whether it has been run in a batch that failed: then it runs alone.
+        slot: What the sleeping caller was given instead of an answer: it runs its request itself.
     """
 
     __slots__ = (
@@ -60,6 +64,7 @@ class Entry:
         "queued",
         "queued_s",
         "request",
+        "slot",
         "tried",
         "waiting",
     )
@@ -76,11 +81,12 @@ class Entry:
         self.tried: tuple[Gate, ...] = ()
         self.losses = 0
         self.failure: EdgeRuntimeError | None = None
+        self.slot: Slot | None = None
         self._key = (request.priority, deadline_s, order)
         self._claimed = False
         self._reply: Reply | None = None
         self._error: BaseException | None = None
-        self._awake: Any = None
+        self._awake = _NOBODY
         if future is None:
             self._awake = allocate_lock()
             self._awake.acquire()
@@ -111,8 +117,13 @@ class Entry:
         self._error = error
         self._awake.release()
 
-    def wait(self, timeout_s: float | None) -> Reply | None:
-        """Sleeps until the answer is there, and returns it or raises the error; None when the time is over."""
+    def give(self, slot: Slot) -> LockType:
+        """Gives a slot to the sleeping caller; what wakes it."""
+        self.slot = slot
+        return self._awake
+
+    def wait(self, timeout_s: float | None) -> Reply | Slot | None:
+        """Sleeps until there is an answer or a slot, and returns it or raises the error; None when time is over."""
         if not self._awake.acquire(timeout=-1 if timeout_s is None else timeout_s):
             return None
         if self._error is not None:
@@ -120,7 +131,7 @@ class Entry:
                 raise self._error
             finally:
                 self._error = None  # The traceback holds this frame, which holds the entry.
-        return self._reply
+        return self._reply if self.slot is None else self.slot
 
 
 def size_of(request: InferRequest) -> int:
@@ -175,6 +186,10 @@ class RequestQueue:
                 return self._heap[0]
             heapq.heappop(self._heap)
         return None
+
+    def take(self, entry: Entry) -> None:
+        """Removes an entry that waits."""
+        self.drop(entry)
 
     def take_timeless(self) -> Entry | None:
         """Removes and claims the first entry, if it has no deadline and its caller has not given up."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edge_runtime.engine.engine import Engine
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.fairness import Share
@@ -23,6 +25,8 @@ class Slot:
         share: The version's share of the gate; set by the batcher.
         busy: Whether it is taken.
         usable: Whether it belongs to a batcher and its engine is not lost.
+        lease_until_s: When the lease of the caller that has it ends; minus infinity without one.
+        uses: How often callers came back for it: see `leases`.
     """
 
     __slots__ = (
@@ -30,6 +34,7 @@ class Slot:
         "costs",
         "engine",
         "gate",
+        "lease_until_s",
         "limit_factor",
         "limit_min_s",
         "permits",
@@ -37,6 +42,7 @@ class Slot:
         "share",
         "solo",
         "usable",
+        "uses",
     )
 
     def __init__(  # noqa: PLR0917  usually by name
@@ -61,6 +67,8 @@ class Slot:
         self.share: Share = gate.join()
         self.busy = False
         self.usable = False
+        self.lease_until_s = -math.inf
+        self.uses = 0
 
     def __repr__(self) -> str:
         state = ("busy" if self.busy else "idle") if self.usable else "out of use"

@@ -46,12 +46,14 @@ class SlotTable:
         slot.usable = False
         self._arrange([one for one in self.all if one is not slot])
 
-    def idle(self) -> Slot | None:
-        """An idle slot for the queue."""
-        for slot in self.crowd:
-            if not slot.busy:
-                return slot
-        return None
+    @property
+    def run_s(self) -> float:
+        """Seconds that a run of one row takes under load."""
+        return self.crowd[0].costs.seconds(1)
+
+    def idle(self) -> list[Slot]:
+        """The idle slots for the queue."""
+        return [slot for slot in self.crowd if not slot.busy]
 
     def retry(self, entry: Entry) -> Slot | None:
         """An idle slot for a request that failed; of any rank."""

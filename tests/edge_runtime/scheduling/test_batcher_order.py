@@ -1,8 +1,9 @@
 import threading
+from _thread import allocate_lock
 
 import numpy as np
 import pytest
-from support.edge_models import rows
+from support.edge_models import rows, scale_signature
 from support.gated_engines import WAIT_S, Setup
 
 from edge_runtime import DeadlineExceeded, EngineFailed
@@ -92,20 +93,73 @@ def test_a_batch_does_not_wait_longer_than_expected():
     setup.close()
 
 
-def test_short_runs_may_overtake_for_a_lease():
-    """Where a run costs less than waking a thread, a caller takes an idle engine past those that wait, for 5 ms."""
-    setup = Setup(seconds={1: 0.00001})
-    desk = Desk({}, RequestQueue(10, 1000), setup.clock)
-    desk.slots.add(slot := Slot(setup.engine, Gate(1), setup.costs))
-    desk.queue.push(setup.request(), None, setup.clock())
+class Desks:
+    """A desk with one slot whose runs are short, and a caller that sleeps."""
+
+    def __init__(self):
+        self.setup = Setup(seconds={1: 0.00001})
+        self.desk = Desk({"serving_default": scale_signature()}, RequestQueue(10, 1000), self.setup.clock)
+        self.slot = Slot(self.setup.engine, Gate(1), self.setup.costs)
+        self.desk.add(self.slot)
+        self.setup.close()
+
+    def release(self):
+        self.slot.gate.leave(self.slot.share, 0.0)
+        return self.desk.release(self.slot, (1,), 1, 0.0, self.setup.clock(), counted=False)
+
+
+def test_short_runs_are_leased():
+    """Where runs are short, who comes back finds the slot again for 5 ms; then the caller that sleeps is given it."""
+    one = Desks()
+    assert one.desk.take_now(one.setup.request()) is one.slot
+    sleeping, _, _ = one.desk.put(one.setup.request(), None)
     for _ in range(2):
-        assert desk.take_now(setup.request()) is slot
-        slot.gate.leave(slot.share, 0.0)
-        desk.release(slot, None, 1, 0.0, setup.clock())
-    assert desk.take_now(setup.request(priority=2)) is None
-    setup.clock.advance(0.006)
-    assert desk.take_now(setup.request()) is None
-    setup.close()
+        assert one.release() is None
+        assert one.desk.take_now(one.setup.request()) is one.slot
+    one.setup.clock.advance(0.006)
+    one.release().release()
+    assert sleeping.wait(0) is one.slot
+    assert one.desk.take_now(one.setup.request()) is None
+    assert one.desk.running_rows == 1
+
+
+@pytest.mark.parametrize("hurry", [{"priority": 0}, {"deadline_s": 100.008}])
+def test_what_is_urgent_ends_leases(hurry):
+    """A request of high priority or with little time left is not overtaken."""
+    one = Desks()
+    assert one.desk.take_now(one.setup.request()) is one.slot
+    one.desk.put(one.setup.request(), None)
+    assert one.release() is None
+    one.desk.put(one.setup.request(**hurry), None)
+    assert one.desk.take_now(one.setup.request()) is None
+
+
+def test_nobody_waits_for_a_caller_that_has_gone():
+    """A worker takes a leased slot that nobody came back for, and for a while there are no leases."""
+    one = Desks()
+    assert one.desk.take_now(one.setup.request()) is one.slot
+    one.desk.put(one.setup.request(), None)
+    one.release()
+    me = allocate_lock()
+    assert one.desk.next(me, slept=False).slot is None
+    one.desk.woke(me)
+    assert one.desk.next(me, slept=True).slot is one.slot
+    one.slot.gate.try_enter(one.slot.share)
+    one.desk.put(one.setup.request(), None)
+    one.release()
+    assert one.desk.take_now(one.setup.request()) is None
+
+
+def test_whoever_gives_up_hands_its_slot_on():
+    """A caller whose time is over as it is given a slot is told of it, to release it."""
+    one = Desks()
+    assert one.desk.take_now(one.setup.request()) is one.slot
+    sleeping, _, _ = one.desk.put(one.setup.request(), None)
+    one.release()
+    assert one.desk.take_now(one.setup.request()) is one.slot
+    one.setup.clock.advance(0.006)
+    one.release()
+    assert one.desk.give_up(sleeping, expired=True) is one.slot
 
 
 def test_long_runs_do_not_overtake(setup):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.scheduling.policy import Plan, Waiting, form_batch, may_overtake, window_s
+from edge_runtime.scheduling.policy import Plan, Waiting, form_batch, may_be_passed, window_s
 
 
 def wait(*requests):
@@ -95,16 +95,7 @@ def test_window(given, window):
     assert window_s(sizes=(1, 4, 8), seconds=TABLE.__getitem__, **values) == pytest.approx(window)
 
 
-@pytest.mark.parametrize(
-    ("given", "may"),
-    [
-        ({}, True),
-        ({"run_s": 0.001}, False),
-        ({"waited_s": 0.006}, False),
-        ({"left_s": 0.005}, False),
-        ({"urgent_waits": True}, False),
-    ],
-)
-def test_overtaking(given, may):
-    """Only where runs are short, and those that wait are young, not in a hurry and no more urgent."""
-    assert may_overtake(**({"run_s": 1e-5, "waited_s": 0.0, "left_s": INF, "urgent_waits": False} | given)) is may
+@pytest.mark.parametrize(("left_s", "priority", "may"), [(INF, 1, True), (0.009, 1, False), (INF, 0, False)])
+def test_who_may_be_passed(left_s, priority, may):
+    """Callers keep a slot only while who waits is neither in a hurry nor urgent."""
+    assert may_be_passed(left_s, priority) is may
