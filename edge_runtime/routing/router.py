@@ -111,9 +111,10 @@ class Router:
 
     def submit(self, request: InferRequest) -> Pending:
         """See `Executor`."""
-        route = self._choose(request)
-        if self._device is None or route.place is not Place.DEVICE:
-            return self._elsewhere(request, route)
+        if self._device is None or self._remote is not None:
+            route = self._choose(request)
+            if self._device is None or route.place is not Place.DEVICE:
+                return self._elsewhere(request, route)
         try:
             inner = self._device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
