@@ -142,7 +142,11 @@ class Hall:
             return self._prober
 
     def close(self) -> None:
-        """Ends the supervisor and all worker processes."""
+        """Ends the supervisor, trials that are under way, and all worker processes."""
+        with self._lock:
+            prober = self._prober
+        if prober is not None:
+            getattr(prober, "close", lambda: None)()
         self.supervisor.close()
         self.devices.close()
 
@@ -167,6 +171,7 @@ def load(store: Store | OneStore, key: Key, hall: Hall) -> Loaded:
         book=ProfileBook(place, package.digest, options.cache),
         environment=hall.environment,
         clock=hall.clock,
+        locate=lambda device: hall.devices.locate(device, hall.supervisor.present()),
     )
     preferred, target = hall.preferred()
     crew = Crew(
@@ -179,7 +184,7 @@ def load(store: Store | OneStore, key: Key, hall: Hall) -> Loaded:
         cores=hall.cores,
         clock=hall.clock,
     )
-    crew.start()
+    crew.start(patient=bool(options.fallbacks))
     event(_log, logging.INFO, "version_loaded", f"loaded {package}: {crew!r}", model=model, version=version)
     return Loaded(package, crew, key, pixels, opener)
 

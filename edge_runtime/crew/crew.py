@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from edge_runtime.config import ModelOptions, RuntimeOptions
-from edge_runtime.crew.device import DeviceTable
+from edge_runtime.crew.device import Device, DeviceTable
 from edge_runtime.crew.health import Cause, healed, lost, returned
 from edge_runtime.crew.layout import Layout, layout
-from edge_runtime.crew.opening import Opener, isolated
+from edge_runtime.crew.opening import Opener
+from edge_runtime.crew.roster import Roster
 from edge_runtime.crew.station import Station
 from edge_runtime.crew.supervisor import Supervisor
 from edge_runtime.engine.engine import Engine
-from edge_runtime.engine.plan import Placement, plan
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, PackageRefused
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.cost import CostTable
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from devices import EdgeTpu
 
 _log = logging.getLogger(__name__)
+
+PATIENCE_S = 10.0
+"""How long loading waits for a preferred device while another one is ready: an Edge TPU that loads its firmware takes
+some seconds, a library that hangs in its trial half a minute."""
+
+DEATH_S = 0.05
+"""How long after a worker's end whoever ran in it has to say why."""
 
 FAILURES_IN_A_ROW = 3
 """Runs that an accelerator may fail before its engine is replaced: one may be the request's own fault."""
@@ -65,20 +72,16 @@ class Crew:
             cores: The CPU's.
             clock: Monotonic seconds.
         """
-        from devices import device_string  # noqa: PLC0415  when a version is loaded, not at import
-
         manifest = opener.package.manifest
         self._opener = opener
         self._options = options
         self._own: ModelOptions = options.of(manifest.model)
-        self._devices = devices
         self._supervisor = supervisor
-        self._wanted = [device_string(text) for text in delegates]
-        self._target = target
+        self._roster = Roster(manifest, self._own, devices=devices, delegates=delegates, target=target)
         self._layout: Layout = layout(self._own.engines, self._own.threads, cores)
         self._clock = clock
         self._lock = threading.RLock()
-        self._stations: dict[str, Station] = {}
+        self._decided = threading.Condition(self._lock)
         self._closed = False
         self._subject: dict[str, object] = {"model": manifest.model, "version": manifest.version}
         self.batcher = Batcher(
@@ -93,49 +96,68 @@ class Crew:
         )
 
     def __repr__(self) -> str:
-        stations = ", ".join(f"{one.name} {one.state}" for one in self._all())
+        stations = ", ".join(f"{one.name} {one.state}" for one in self._roster.all())
         return f"<Crew of {self._opener.package}: {stations}; {self.batcher!r}>"
 
     @property
     def reports(self) -> tuple[EngineReport, ...]:
         """What runs where, what stands by, and why not elsewhere; in order of preference."""
-        stations = self._all()
+        stations = self._roster.all()
         working = min((station.rank for station in stations if station.state == "ready"), default=None)
         return tuple(station.report(working) for station in stations)
 
     @property
     def faults(self) -> dict[str, EngineFaults]:
         """What went wrong, by device."""
-        return {station.name: station.faults_so_far for station in self._all()}
+        return {station.name: station.faults_so_far for station in self._roster.all()}
 
-    def start(self) -> None:
+    def start(self, *, patient: bool = False) -> None:
         """Opens what is preferred, and the CPU that stands by for it; the rest in the background.
+
+        Args:
+            patient: Whether a version that no device can run now is kept, for one that may come back: there is a
+                server meanwhile.
 
         Raises:
             EngineFailed, PackageRefused: nothing that was wanted can run the version; the text says why not.
         """
-        watches = any(one.delegate.name == "edgetpu" for one in self._wanted)
-        seen = self._supervisor.watch(self) if watches else ()
-        self._add_stations(seen)
-        ready: int | None = None
-        for station in self._all():
-            if station.state != "starting":
-                continue
-            # The CPU too: what is preferred may fail at its first request, which must then be answered at once.
-            if ready is None or station.rank == ready or station.devices[0].kind == "cpu":
-                if self._open(station) and ready is None:
-                    ready = station.rank
-            else:
-                self._supervisor.start(partial(self._open, station))
-        if ready is None:
+        seen = self._supervisor.watch(self) if self._roster.wants_edge_tpus else ()
+        self._join_roster(seen)
+        stations = [station for station in self._roster.all() if station.state == "starting"]
+        here = [station for station in stations if station.devices[0].kind == "cpu"]
+        for station in stations:
+            if station not in here and not self._supervisor.start(partial(self._open, station)):
+                station.state, station.reason = "unhealthy", "the runtime has been closed"
+        # The CPU too, if it is wanted at all: what is preferred may fail at its first request, which must then be
+        # answered at once.
+        for station in here:
+            self._open(station)
+        self._await(stations)
+        ready = any(station.state == "ready" for station in stations)
+        hopeful = patient and any(station.state in ("unhealthy", "starting") for station in stations)
+        if not ready and not hopeful:
             error = self._nothing_runs()
             self.close()
             raise error
 
+    def _await(self, stations: Sequence[Station]) -> None:
+        """Waits until it is known whether what is preferred works; not for ever, where something else does."""
+        until_s = self._clock() + PATIENCE_S
+        with self._lock:
+            while not self._closed and any(station.state == "starting" for station in stations):
+                ready = [station.rank for station in stations if station.state == "ready"]
+                better = [one for one in stations if one.state == "starting" and (not ready or one.rank <= min(ready))]
+                left_s = until_s - self._clock()
+                if not better or (ready and left_s <= 0):
+                    return
+                self._decided.wait(max(left_s, 0.0) if ready else None)
+
     def seen(self, present: tuple[EdgeTpu, ...], gone: frozenset[str], back: frozenset[str]) -> None:
         """See `Watcher`: sticks that were pulled out are used no more, those that return are taken back."""
-        with self._lock:
-            stations = self._all()
+        stations = self._roster.all()
+        for station in stations:
+            if back and station.state != "ready":
+                self._roster.claim(station, present)
         for station in stations:
             places = {device.address for device in station.devices if device.address}
             if places & gone and station.state == "ready":
@@ -145,7 +167,7 @@ class Crew:
                     station.health = returned(station.health, self._clock())
                 self._supervisor.start(partial(self._open, station))
         if back:
-            for station in self._add_stations(present):
+            for station in self._join_roster(present):
                 self._supervisor.start(partial(self._open, station))
 
     def renew(self) -> None:
@@ -153,7 +175,7 @@ class Crew:
 
         What an accelerator takes is followed run by run, and measured when it is opened next.
         """
-        for station in self._all():
+        for station in self._roster.all():
             if station.devices[0].kind != "cpu" or station.state != "ready":
                 continue
             try:
@@ -179,64 +201,27 @@ class Crew:
         self._supervisor.unwatch(self)
         with self._lock:
             already, self._closed = self._closed, True
+            self._decided.notify_all()
         self.batcher.close()
         if already:
             return
-        for station in self._all():
+        for station in self._roster.all():
             with self._lock:
                 engines = list(station.slots)
                 station.slots.clear()
             for engine in engines:
                 engine.close()
             for device in station.devices:
-                device.leave()
+                device.leave(self)
 
-    def _all(self) -> list[Station]:
-        with self._lock:
-            return sorted(self._stations.values(), key=lambda station: station.rank)
-
-    def _add_stations(self, seen: Sequence[EdgeTpu]) -> list[Station]:
+    def _join_roster(self, seen: Sequence[EdgeTpu]) -> list[Station]:
         """Plans for what is attached now; the stations that are new."""
-        from devices import expand  # noqa: PLC0415  likewise
-
-        devices = [one for wanted in self._wanted for one in expand(wanted, seen)]
-        placements = plan(self._opener.package.manifest, devices, self._own.variant, self._target)
-        new = []
         with self._lock:
-            if self._closed:
-                return []
-            self._forget_stale({_name(placement) for placement in placements})
-            for placement in placements:
-                if _name(placement) not in self._stations:
-                    station = self._station(placement, seen)
-                    self._stations[station.name] = station
-                    for device in station.devices:
-                        device.join()
-                    new.append(station)
+            new = [] if self._closed else self._roster.add(seen, self)
+        for station in new:
+            if station.state == "refused":
+                self._tell_refused(station, logging.INFO)
         return new
-
-    def _forget_stale(self, names: set[str]) -> None:
-        """Drops what stood for a stick that nobody had seen: now it has been, and has a name of its own."""
-        for name, station in list(self._stations.items()):
-            if name not in names and station.state == "unhealthy" and not any(one.address for one in station.devices):
-                del self._stations[name]
-                station.state = "refused"  # so that a timer that still runs for it opens nothing
-                for device in station.devices:
-                    device.leave()
-
-    def _station(self, placement: Placement, seen: Sequence[EdgeTpu]) -> Station:
-        devices = tuple(self._devices.get(one, seen) for one in placement.devices)
-        station = Station(
-            name=_name(placement),
-            devices=devices,
-            variant=placement.variant,
-            rank=placement.rank,
-            isolation="process" if isolated(devices[0].kind, self._own.isolation) else "none",
-        )
-        if placement.variant is None:
-            station.state, station.reason = "refused", placement.reason
-            self._tell_refused(station, logging.INFO)
-        return station
 
     def _tell_refused(self, station: Station, level: int) -> None:
         text = f"{self._opener.package} does not run on {station.name}: {station.reason}"
@@ -244,9 +229,9 @@ class Crew:
 
     def _nothing_runs(self) -> EdgeRuntimeError:
         """The error that says why; the one that was raised, where there is only one reason."""
-        reasons = [f"{station.name}: {station.reason}" for station in self._all()]
+        reasons = [f"{station.name}: {station.reason}" for station in self._roster.all()]
         if len(reasons) == 1:
-            station = self._all()[0]
+            station = self._roster.all()[0]
             kind = PackageRefused if station.state == "refused" else EngineFailed
             return kind(station.reason)
         return EngineFailed(f"{self._opener.package} can't run on any of its devices. " + "; ".join(reasons))
@@ -259,12 +244,10 @@ class Crew:
             station.opening = True
         made: list[tuple[Engine, CostTable, bool]] = []
         try:
-            self._check_attached(station)
             made = self._make(station)
-        except EdgeRuntimeError as error:
-            with self._lock:
-                station.opening = False
-            self._not_opened(station, error)
+        except Exception as error:  # noqa: BLE001  whatever it is, whoever waits for the station is told
+            named = error if isinstance(error, EdgeRuntimeError) else EngineFailed(f"{type(error).__name__}: {error}")
+            self._not_opened(station, named)
             return False
         with self._lock:
             station.opening = False
@@ -278,9 +261,12 @@ class Crew:
                 station.failures.clear()
                 for engine, costs, solo in made:
                     station.slots[engine] = self._add(station, engine, costs, solo=solo)
+            self._decided.notify_all()
         if closed:
             for engine, _, _ in made:
                 engine.close()
+            for device in station.devices:
+                device.settle()
             return False
         self._tell_ready(station, after_s)
         return True
@@ -298,12 +284,6 @@ class Crew:
             event(
                 _log, logging.WARNING, "engine_back", f"{text} again, after {after_s:.3g} s", **fields, after_s=after_s
             )
-
-    def _check_attached(self, station: Station) -> None:
-        """A stick that is known to be away is not asked for: the library would wait for it, or take another one."""
-        for device in station.devices:
-            if self._supervisor.is_absent(device.address):
-                raise EngineLost(f"{device.string.text}: nothing is attached at {device.address}", "vanished")
 
     def _make(self, station: Station) -> list[tuple[Engine, CostTable, bool]]:
         """The engines to begin with: each with its costs, and whether it is for requests that are alone."""
@@ -355,17 +335,36 @@ class Crew:
 
     def _not_opened(self, station: Station, error: EdgeRuntimeError) -> None:
         """A package that is at fault is refused for good; a device is tried again."""
-        if isinstance(error, PackageRefused):
-            with self._lock:
+        with self._lock:
+            station.opening = False
+            self._decided.notify_all()
+            if self._closed:
+                for device in station.devices:
+                    device.settle()
+                return
+            if isinstance(error, PackageRefused):
                 station.state, station.reason = "refused", str(error)
+        if station.state == "refused":
             self._tell_refused(station, logging.WARNING)
             return
         cause: Cause = error.cause if isinstance(error, EngineLost) else "refused"
         self._set_lost(station, cause, _explained(station, str(error)), answered=False)
 
+    def device_died(self, device: Device) -> None:
+        """See `User`: what ran there is opened anew before a request has to find out."""
+        for station in self._roster.all():
+            if device in station.devices:
+                # A run that was under way knows better why it ended, and says so first.
+                call = partial(self._lose_dead, station, frozenset(station.slots), device)
+                self._supervisor.at(self._clock() + DEATH_S, call)
+
+    def _lose_dead(self, station: Station, engines: frozenset[Engine], device: Device) -> None:
+        if engines == frozenset(station.slots):
+            self._lose(station, "crashed", f"the worker process of {device.string.text} has ended")
+
     def _on_failure(self, slot: Slot, error: EdgeRuntimeError) -> None:
         """The batcher's word that a run failed. Called by whoever ran it; must return soon."""
-        station = next((one for one in self._all() if slot.engine in one.slots), None)
+        station = next((one for one in self._roster.all() if slot.engine in one.slots), None)
         if station is None:
             return
         if isinstance(error, EngineLost):
@@ -430,13 +429,13 @@ class Crew:
 
     def _on_pressure(self) -> None:
         """The batcher's word that requests wait while all engines run: the CPU may have room for one more."""
-        for station in self._all():
+        for station in self._roster.all():
             with self._lock:
                 solo = any(slot.solo for slots in station.slots.values() for slot in slots)
                 room = self._layout.grows_to + (1 if solo else 0) - len(station.slots)
                 if station.state != "ready" or station.devices[0].kind != "cpu" or station.growing or room <= 0:
                     continue
-                if station.rank > min(one.rank for one in self._all() if one.state == "ready"):
+                if station.rank > min(one.rank for one in self._roster.all() if one.state == "ready"):
                     continue
                 station.growing = True
             self._supervisor.start(partial(self._grow, station))
@@ -459,10 +458,6 @@ class Crew:
                 station.slots[engine] = self._add(station, engine, costs, solo=False)
         if not usable:
             engine.close()
-
-
-def _name(placement: Placement) -> str:
-    return "+".join(one.text for one in placement.devices)
 
 
 def _explained(station: Station, text: str) -> str:

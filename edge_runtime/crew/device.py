@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edge_runtime.engine.base import Session, SessionSpec
-from edge_runtime.errors import EngineFailed
+from edge_runtime.errors import EngineFailed, EngineLost
 from edge_runtime.scheduling.gate import Gate
 
 if TYPE_CHECKING:
@@ -19,27 +19,40 @@ MAX_DEVICES = 64
 """Devices that a runtime knows: what its options name, and every stick that is ever attached."""
 
 
+class User(Protocol):
+    """A version that runs on a device."""
+
+    def device_died(self, device: Device) -> None:
+        """Its worker process has ended of itself. Called in a thread of the worker's; must return soon."""
+        ...
+
+
 class Device:
     """One device. Thread-safe.
 
     Attributes:
         string: What it is called.
         gate: Its permits: one, but for the CPU.
-        address: Where an Edge TPU was seen when it was used first, by bus and place; empty where nothing was seen.
+        exact: Whether the user named this very one, so that no other Edge TPU can stand in for it.
+        address: The place of the Edge TPU that it is, as of `place_of`; empty where none was seen.
     """
 
-    def __init__(self, string: DeviceString, *, capacity: int, address: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, string: DeviceString, *, capacity: int, address: str, exact: bool, clock: Callable[[], float]
+    ) -> None:
         self.string = string
         self.gate = Gate(capacity, string.text)
+        self.exact = exact
         self.address = address
         self._clock = clock
         self._lock = threading.Lock()
         self._worker: WorkerProcess | None = None
-        self._users = 0
+        self._users: set[User] = set()
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Device {self.string.text}, {self._worker!r}, {self.gate!r}>"
+        at = f" at {self.address}" if self.address else ""
+        return f"<Device {self.string.text}{at}, {self._worker!r}, {self.gate!r}>"
 
     @property
     def kind(self) -> str:
@@ -72,16 +85,21 @@ class Device:
         if worker is not None:
             worker.close()
 
-    def join(self) -> None:
+    def join(self, user: User) -> None:
         """One more version uses it."""
         with self._lock:
-            self._users += 1
+            self._users.add(user)
 
-    def leave(self) -> None:
-        """One less; the last one ends the process, so that another program may have the device."""
+    def leave(self, user: User) -> None:
+        """One less; after the last one the process ends, so that another program may have the device."""
         with self._lock:
-            self._users -= 1
-            idle = self._users == 0
+            self._users.discard(user)
+        self.settle()
+
+    def settle(self) -> None:
+        """Ends the process if no version uses the device: one that was being opened may have started it again."""
+        with self._lock:
+            idle = not self._users
         if idle:
             self.drop_worker()
 
@@ -91,9 +109,15 @@ class Device:
             self._closed = True
         self.drop_worker()
 
+    def _died(self) -> None:
+        with self._lock:
+            users = list(self._users)
+        for user in users:
+            user.device_died(self)
+
 
 class DeviceTable:
-    """The devices by their strings. Thread-safe."""
+    """The devices by their strings, and Edge TPUs by their places: two names for one stick are one. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float], *, cpu_permits: int | None = None) -> None:
         """Knows none yet.
@@ -110,27 +134,73 @@ class DeviceTable:
     def __repr__(self) -> str:
         return f"<DeviceTable {list(self._devices.values())}>"
 
-    def get(self, string: DeviceString, seen: Sequence[EdgeTpu] = ()) -> Device:
+    def get(self, string: DeviceString, seen: Sequence[EdgeTpu] = (), *, exact: bool = False) -> Device:
         """The device of that name.
 
         Args:
             string: Its device string, expanded.
             seen: The Edge TPUs that are attached: tells where it sits.
+            exact: Whether the user named this very one.
 
         Raises:
             EngineFailed: there are too many already.
         """
         with self._lock:
             device = self._devices.get(string.text)
-            if device is None:
-                if len(self._devices) >= MAX_DEVICES:
-                    raise EngineFailed(f"{string.text}: a runtime uses at most {MAX_DEVICES} devices")
-                capacity = self._cpu_permits if string.delegate.name == "cpu" else 1
-                device = Device(string, capacity=capacity, address=address_of(string, seen), clock=self._clock)
-                self._devices[string.text] = device
-            elif not device.address:
-                device.address = address_of(string, seen)
+            if device is not None:
+                return device
+            address = address_of(string, seen)
+            there = self._at(address)
+            if there is not None:
+                # The numbers have shifted since, or one was opened before it was seen.
+                free = "" if exact else self._free(string, seen)
+                if not free:
+                    return there
+                address = free
+            if len(self._devices) >= MAX_DEVICES:
+                raise EngineFailed(f"{string.text}: a runtime uses at most {MAX_DEVICES} devices")
+            capacity = self._cpu_permits if string.delegate.name == "cpu" else 1
+            device = Device(string, capacity=capacity, address=address, exact=exact, clock=self._clock)
+            self._devices[string.text] = device
             return device
+
+    def locate(self, device: Device, seen: Sequence[EdgeTpu]) -> str:
+        """Finds the Edge TPU again before it is opened; what the library is to be asked for.
+
+        A stick may come back at another port, and the library numbers those that are attached now.
+
+        Returns:
+            pycoral's device string: `usb:0`; that of the device's own string where nothing can be seen.
+
+        Raises:
+            EngineLost: it is not attached.
+        """
+        if device.kind != "edgetpu" or not seen:
+            if device.address and not seen:
+                raise EngineLost(f"{device.string.text}: nothing is attached at {device.address}", "vanished")
+            return device.string.address
+        with self._lock:
+            places = [place_of(one) for one in seen]
+            if device.exact:
+                device.address = address_of(device.string, seen)
+            elif device.address not in places:
+                device.address = self._free(device.string, seen)
+            address = device.address
+        if address not in places:
+            raise EngineLost(f"{device.string.text}: {len(seen)} attached, and this one is not among them", "vanished")
+        bus, _, _ = address.partition(" ")
+        return f"{bus}:{[place for place in places if place.startswith(f'{bus} ')].index(address)}"
+
+    def _at(self, address: str) -> Device | None:
+        return next((one for one in self._devices.values() if address and one.address == address), None)
+
+    def _free(self, string: DeviceString, seen: Sequence[EdgeTpu]) -> str:
+        """A place on the string's bus where there is an Edge TPU that no device stands for."""
+        bus, _, _ = string.address.partition(":")
+        for one in seen:
+            if (not bus or one.bus == bus) and self._at(place_of(one)) is None:
+                return place_of(one)
+        return ""
 
     def all(self) -> list[Device]:
         """Those that have been used."""

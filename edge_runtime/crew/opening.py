@@ -68,6 +68,7 @@ class Opener:
         book: ProfileBook,
         environment: Callable[[], Environment],
         clock: Callable[[], float],
+        locate: Callable[[Device], str] = lambda device: device.string.address,
     ) -> None:
         """Reads nothing yet.
 
@@ -79,8 +80,10 @@ class Opener:
             book: What was measured of this package.
             environment: What measurements depend on besides the engine.
             clock: Monotonic seconds.
+            locate: What an Edge TPU's library is to be asked for, just before it is opened; EngineLost if it is away.
         """
         self.package = package
+        self._locate = locate
         self._options = options
         self._own = options.of(package.manifest.model)
         self._pixels = pixels
@@ -221,6 +224,13 @@ class Opener:
             return self._options.edgetpu_library or device.string.delegate.library() or ""
         return device.string.library
 
+    def _asked(self, device: Device) -> dict[str, str]:
+        """What the delegate's library is given."""
+        if device.kind != "edgetpu":
+            return dict(device.string.options)
+        located = self._locate(device)
+        return {"device": located} if located else {}
+
     def _session(
         self, device: Device, file: str, signatures: tuple[Signature, ...], threads: int, *, keeps_state: bool = False
     ) -> Session:
@@ -232,7 +242,7 @@ class Opener:
             device=device.string.text,
             signatures=signatures,
             library=self._library(device),
-            options=_options(device),
+            options=self._asked(device),
             threads=threads,
             keeps_state=keeps_state,
             weight_cache=_folder(self._options.cache, "weights") if apart and kind == "cpu" else "",
@@ -310,13 +320,6 @@ class _AloneInWorker:
     def close(self) -> None:
         self._session.close()
         self._worker.close()
-
-
-def _options(device: Device) -> dict[str, str]:
-    """What the delegate's library is given."""
-    if device.kind == "edgetpu":
-        return {"device": device.string.address} if device.string.address else {}
-    return dict(device.string.options)
 
 
 def _folder(cache: Path | None, name: str) -> str:

@@ -72,14 +72,15 @@ class Supervisor:
             self._need_thread()
             self._condition.notify()
 
-    def start(self, call: Callable[[], object]) -> None:
-        """Calls it now, in a thread of its own; not at all once this is closed."""
+    def start(self, call: Callable[[], object]) -> bool:
+        """Calls it now, in a thread of its own; not at all once this is closed. Whether it does."""
         with self._condition:
             if self._closed:
-                return
+                return False
             thread = threading.Thread(target=self._run, args=(call,), name="edge-crew-job", daemon=True)
             self._jobs.add(thread)
             thread.start()
+            return True
 
     def watch(self, watcher: Watcher) -> tuple[EdgeTpu, ...]:
         """From now on it is told of Edge TPUs that come and go; those that are attached now."""
@@ -176,9 +177,13 @@ class Supervisor:
             del self._missing[place]
         return gone, back
 
+    def present(self) -> tuple[EdgeTpu, ...]:
+        """The Edge TPUs that are attached now; none where nothing can be seen."""
+        try:
+            return self._edge_tpus()
+        except OSError:
+            return ()
+
     def is_absent(self, place: str) -> bool:
         """Whether an Edge TPU is not at its place now: looked at when a run has failed."""
-        try:
-            return bool(place) and place not in map(place_of, self._edge_tpus())
-        except OSError:
-            return False
+        return bool(place) and place not in map(place_of, self.present())

@@ -42,7 +42,7 @@ def test_interpreters_are_added_while_requests_wait_and_no_more_than_cores(store
         assert len(crew.batcher.slots) == 1
         for _ in range(cores() + 2):
             crew._on_pressure()
-            until(lambda: not any(station.growing for station in crew._all()))
+            until(lambda: not any(station.growing for station in crew._roster.all()))
         assert len(crew.batcher.slots) == cores()
         for start in range(20):
             np.testing.assert_array_equal(model.predict(rows(1, start)).outputs["y"], rows(1, start) * 2)
@@ -55,7 +55,7 @@ def test_given_engines_are_made_at_once_and_stay(store):
         crew = crew_of(runtime)
         crew._on_pressure()
         assert len(crew.batcher.slots) == 3
-        assert not any(station.growing for station in crew._all())
+        assert not any(station.growing for station in crew._roster.all())
 
 
 def test_what_was_measured_decides_threads_at_the_next_start(store):
@@ -63,7 +63,7 @@ def test_what_was_measured_decides_threads_at_the_next_start(store):
     with Runtime.open(store, **QUIET) as runtime:
         runtime.model("scale")
         (loaded,) = runtime._versions.all()
-        station = crew_of(runtime)._all()[0]
+        station = crew_of(runtime)._roster.all()[0]
         many = crew_of(runtime)._layout.threads[-1]
         for threads in crew_of(runtime)._layout.threads:
             key = loaded.opener.key(station.devices, station.variant, threads)

@@ -3,7 +3,7 @@ import pytest
 from devices import EdgeTpu, device_string
 from edge_runtime.crew import device as devices_of
 from edge_runtime.crew.device import DeviceTable, address_of
-from edge_runtime.errors import EngineFailed
+from edge_runtime.errors import EngineFailed, EngineLost
 
 
 def stick(bus, address):
@@ -40,12 +40,61 @@ def test_a_device_is_one_for_all_versions(tmp_path):
     assert len(table.all()) == 2
 
 
-def test_place_is_learnt_when_it_is_seen_first():
-    """A stick that was not attached at first has a place from the time on at which it is."""
+def test_place_is_learnt_when_it_is_opened():
+    """A stick that was not attached at first has a place from the time on at which it is found."""
     table = DeviceTable(lambda: 0.0)
-    assert table.get(device_string("edgetpu:usb:0")).address == ""
-    assert table.get(device_string("edgetpu:usb:0"), SEEN).address == "usb 1-1"
-    assert table.get(device_string("edgetpu:usb:0"), ()).address == "usb 1-1"
+    device = table.get(device_string("edgetpu"))
+    assert device.address == ""
+    assert table.locate(device, ()) == ""
+    assert table.locate(device, SEEN) == "pci:0"
+    assert device.address == "pci 0000:01:00.0"
+    with pytest.raises(EngineLost, match="nothing is attached at pci"):
+        table.locate(device, ())
+
+
+def test_stick_at_another_port_is_the_same_device():
+    """A stick that comes back elsewhere is taken for the one that went, and the library is asked by the new number."""
+    table = DeviceTable(lambda: 0.0)
+    first = table.get(device_string("edgetpu:usb:0"), SEEN)
+    second = table.get(device_string("edgetpu:usb:1"), SEEN)
+    left = (stick("usb", "2-1"),)
+    assert table.locate(second, left) == "usb:0"
+    with pytest.raises(EngineLost, match="1 attached, and this one is not among them"):
+        table.locate(first, left)
+    moved = (stick("usb", "2-1"), stick("usb", "4-2"))
+    assert (table.locate(first, moved), first.address) == ("usb:1", "usb 4-2")
+    assert table.locate(second, moved) == "usb:0"
+
+
+def test_two_names_for_one_stick_are_one_device():
+    """One that was opened before it was seen is not opened again by the name that it has then."""
+    table = DeviceTable(lambda: 0.0)
+    one = (stick("usb", "1-1"),)
+    generic = table.get(device_string("edgetpu"))
+    table.locate(generic, one)
+    assert table.get(device_string("edgetpu:usb:0"), one) is generic
+    both = (stick("usb", "1-1"), stick("usb", "2-1"))
+    assert table.get(device_string("edgetpu:usb:1"), both).address == "usb 2-1"
+
+
+def test_new_stick_that_shifts_the_numbers_is_found():
+    """A stick that comes before another in the library's order gives the new name to itself, not to the other."""
+    table = DeviceTable(lambda: 0.0)
+    old = table.get(device_string("edgetpu:usb:0"), (stick("usb", "2-1"),))
+    both = (stick("usb", "1-1"), stick("usb", "2-1"))
+    new = table.get(device_string("edgetpu:usb:1"), both)
+    assert (new is old, new.address) == (False, "usb 1-1")
+    assert (table.locate(new, both), table.locate(old, both)) == ("usb:0", "usb:1")
+
+
+def test_no_other_stick_stands_in_for_one_that_the_user_named():
+    """`edgetpu:usb:1` is the second one on USB: the only one that is attached does not pass for it."""
+    table = DeviceTable(lambda: 0.0)
+    one = (stick("usb", "1-1"),)
+    device = table.get(device_string("edgetpu:usb:1"), one, exact=True)
+    with pytest.raises(EngineLost):
+        table.locate(device, one)
+    assert table.locate(device, SEEN) == "usb:1"
 
 
 def test_devices_are_bounded(monkeypatch):
