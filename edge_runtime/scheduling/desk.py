@@ -198,10 +198,11 @@ class Desk:
                     batch = [retried]
                 else:
                     settled.append((retried, self._too_late(retried, slot, now_s)))
-            elif costs.largest == 1 and slot.usable and (only := self.queue.take_timeless()) is not None:
-                batch = [only]  # Nothing to join and no deadline to judge: the usual case under load, made short.
             while retried is None and not batch and self.queue and slot.usable:
-                looked_at = self.queue.head(_LOOK_AHEAD if costs.largest > 1 else 1)
+                if costs.largest == 1:
+                    self._take_one(slot, batch, settled)
+                    continue
+                looked_at = self.queue.head(_LOOK_AHEAD)
                 now_s = self._clock()
                 plan = form_batch(
                     [entry.waiting for entry in looked_at],
@@ -426,6 +427,19 @@ class Desk:
         self.running_rows += first.request.rows
         self._leases.start(slot, now_s)
         return first.give(slot)
+
+    def _take_one(self, slot: Slot, batch: list[Entry], settled: Settled) -> None:
+        """The first that waits runs or is refused: what `form_batch` says where nothing can be joined, made short."""
+        (entry,) = self.queue.head(1)
+        waiting, costs, now_s = entry.waiting, slot.costs, self._clock()
+        left_s = waiting.deadline_s - now_s
+        takes_s = costs.sure_seconds(waiting.rows) if self.queue else costs.seconds(waiting.rows)
+        runs = left_s >= takes_s or (left_s > 0 and costs.probe(waiting.rows, left_s))
+        if entry.claim():
+            if runs:
+                batch.append(entry)
+            else:
+                settled.append((entry, self._too_late(entry, slot, now_s)))
 
     def _retry(self) -> Work | None:
         for entry in self.retries:

@@ -191,15 +191,6 @@ class RequestQueue:
         """Removes an entry that waits."""
         self.drop(entry)
 
-    def take_timeless(self) -> Entry | None:
-        """Removes and claims the first entry, if it has no deadline and its caller has not given up."""
-        entry = self.first()
-        if entry is None or entry.waiting.deadline_s != math.inf:
-            return None
-        heapq.heappop(self._heap)
-        self._forget(entry)
-        return entry if entry.claim() else None
-
     def head(self, limit: int) -> list[Entry]:
         """Removes and returns up to `limit` entries in order, the cancelled ones left out."""
         taken: list[Entry] = []
