@@ -13,18 +13,14 @@ import msgspec
 from converter.artifact import Signature
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, Overloaded, RuntimeClosed
 from edge_runtime.scheduling.arrivals import Arrivals
+from edge_runtime.scheduling.batches import LOOK_AHEAD, take_batch, take_one, too_late
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.leases import Leases
-from edge_runtime.scheduling.policy import form_batch
 from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, size_of
-from edge_runtime.scheduling.runs import late
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.scheduling.slots import SlotTable
 from edge_runtime.scheduling.stats import BatcherStats
 from edge_runtime.types import InferRequest
-
-_LOOK_AHEAD = 64
-"""Entries that are looked at to form a batch: bounds the work under the lock, and exceeds every useful batch size."""
 
 _CLOSING_S = 0.02
 """How often workers look whether they are done, once the batcher is closing."""
@@ -199,31 +195,9 @@ class Desk:
                 else:
                     settled.append((retried, self._too_late(retried, slot, now_s)))
             while retried is None and not batch and self.queue and slot.usable:
-                if costs.largest == 1:
-                    self._take_one(slot, batch, settled)
-                    continue
-                looked_at = self.queue.head(_LOOK_AHEAD)
                 now_s = self._clock()
-                plan = form_batch(
-                    [entry.waiting for entry in looked_at],
-                    now_s,
-                    costs.sizes,
-                    seconds=costs.seconds,
-                    sure_seconds=costs.sure_seconds,
-                    others=bool(self.queue),
-                )
-                run = list(plan.run)
-                for i in plan.late:
-                    waiting = looked_at[i].waiting
-                    if not run and costs.probe(waiting.rows, waiting.deadline_s - now_s):
-                        run = [i]
-                leaving = {*run, *plan.expired, *plan.late}
-                self.queue.put_back(entry for i, entry in enumerate(looked_at) if i not in leaving)
-                # From here on a caller can't cancel any more: what runs is answered.
-                batch = [looked_at[i] for i in run if looked_at[i].claim()]
-                for i in (*plan.expired, *plan.late):
-                    if i not in run and looked_at[i].claim():
-                        settled.append((looked_at[i], self._too_late(looked_at[i], slot, now_s)))
+                batch, refused = (take_one if costs.largest == 1 else take_batch)(self.queue, costs, now_s)
+                settled += [(entry, self._too_late(entry, slot, now_s)) for entry in refused]
             self.running_rows += sum([entry.request.rows for entry in batch])
         return batch, settled
 
@@ -428,19 +402,6 @@ class Desk:
         self._leases.start(slot, now_s)
         return first.give(slot)
 
-    def _take_one(self, slot: Slot, batch: list[Entry], settled: Settled) -> None:
-        """The first that waits runs or is refused: what `form_batch` says where nothing can be joined, made short."""
-        (entry,) = self.queue.head(1)
-        waiting, costs, now_s = entry.waiting, slot.costs, self._clock()
-        left_s = waiting.deadline_s - now_s
-        takes_s = costs.sure_seconds(waiting.rows) if self.queue else costs.seconds(waiting.rows)
-        runs = left_s >= takes_s or (left_s > 0 and costs.probe(waiting.rows, left_s))
-        if entry.claim():
-            if runs:
-                batch.append(entry)
-            else:
-                settled.append((entry, self._too_late(entry, slot, now_s)))
-
     def _retry(self) -> Work | None:
         for entry in self.retries:
             slot = self.slots.retry(entry)
@@ -472,16 +433,11 @@ class Desk:
         return Work(self._taken(slot, 0))
 
     def _too_late(self, entry: Entry, slot: Slot, now_s: float) -> EdgeRuntimeError:
-        waited_ms = (now_s - entry.queued_s) * 1e3
         if entry.waiting.deadline_s <= now_s:
             self.stats.expired += 1
-            return late(
-                entry.request, now_s, {f"in the device's queue, {self.queue.rows} rows still behind": waited_ms}
-            )
-        self.stats.dropped += 1
-        left_ms, run_ms = (entry.waiting.deadline_s - now_s) * 1e3, slot.costs.seconds(entry.waiting.rows) * 1e3
-        stage = f"in the device's queue, with {left_ms:.1f} ms left for a run of {run_ms:.1f} ms,"
-        return late(entry.request, now_s, {stage: waited_ms})
+        else:
+            self.stats.dropped += 1
+        return too_late(entry, self.queue, slot.costs, now_s)
 
     def _homeless(self) -> Settled:
         lost = [entry for entry in self.retries if not self.slots.can_retry(entry)]
@@ -491,7 +447,7 @@ class Desk:
         if not self.slots.all:
             while self.queue:
                 settled += [
-                    (entry, self._unavailable(entry.request)) for entry in self.queue.head(_LOOK_AHEAD) if entry.claim()
+                    (entry, self._unavailable(entry.request)) for entry in self.queue.head(LOOK_AHEAD) if entry.claim()
                 ]
         self.stats.failed += len(settled)
         return settled
