@@ -74,7 +74,7 @@ class Device:
                 self._worker.close()
                 self._worker = None
             if self._worker is None:
-                self._worker = WorkerProcess(self.string.text, clock=self._clock)
+                self._worker = WorkerProcess(self.string.text, clock=self._clock, on_death=self.died)
             worker = self._worker
         return worker.open(spec, content, limit_s)
 
@@ -109,7 +109,8 @@ class Device:
             self._closed = True
         self.drop_worker()
 
-    def _died(self) -> None:
+    def died(self) -> None:
+        """A process that held it has ended of itself: whoever runs on it is told."""
         with self._lock:
             users = list(self._users)
         for user in users:

@@ -255,7 +255,7 @@ class Opener:
                 raise EngineFailed(f"{device.string.text}: {trial.error}")
 
         if apart and kind == "cpu":
-            return _AloneInWorker(spec, content, self._clock)
+            return _AloneInWorker(spec, content, self._clock, device.died)
         if apart:
             return device.open_in_worker(spec, content, OPEN_LIMIT_S)
         session = open_session(spec, content)
@@ -303,10 +303,12 @@ class _AloneInWorker:
 
     slots = 1
 
-    def __init__(self, spec: SessionSpec, content: bytes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, spec: SessionSpec, content: bytes, clock: Callable[[], float], on_death: Callable[[], None]
+    ) -> None:
         from edge_runtime.engine.process import WorkerProcess  # noqa: PLC0415  only who asks for it pays
 
-        self._worker = WorkerProcess(spec.device, clock=clock)
+        self._worker = WorkerProcess(spec.device, clock=clock, on_death=on_death)
         try:
             self._session = self._worker.open(spec, content, OPEN_LIMIT_S)
         except BaseException:
