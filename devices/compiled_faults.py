@@ -11,7 +11,8 @@ _NO_FILE = re.compile(r"Failed to open JSON file (?P<path>\S+)")
 _FEATURE = re.compile(r"Vulkan (?P<feature>.+?) required")
 
 _INSTALL_DRIVER = "install mesa-vulkan-drivers on Debian and Raspberry Pi OS, or what the GPU's maker offers"
-_NOTHING = "Without a GPU nothing needs doing."
+NO_GPU = "Without a GPU nothing needs doing."
+"""The end of a cure, for whoever did not ask for one."""
 
 
 def no_vulkan_loader(machine: Machine) -> tuple[str, str]:
@@ -21,7 +22,7 @@ def no_vulkan_loader(machine: Machine) -> tuple[str, str]:
         f"libvulkan.so.1, the Vulkan loader, is not installed; {nodes}.",
         (
             "To use a GPU install the loader and the GPU's driver: libvulkan1 and mesa-vulkan-drivers on Debian and "
-            f"Raspberry Pi OS. {_NOTHING}"
+            f"Raspberry Pi OS. {NO_GPU}"
         ),
     )
 
@@ -41,7 +42,7 @@ def why_no_gpu(text: str, machine: Machine) -> tuple[str, str]:
                 f"A Vulkan driver is there, and lacks what LiteRT needs: {lacks['feature']}. Mesa's driver for the CPU "
                 "(llvmpipe, lavapipe) is such a one: it is no GPU."
             ),
-            f"Update the GPU's driver: {_INSTALL_DRIVER}; vulkaninfo --summary lists what is found. {_NOTHING}",
+            f"Update the GPU's driver: {_INSTALL_DRIVER}; vulkaninfo --summary lists what is found. {NO_GPU}",
         )
     closed = [node for node in machine.render_nodes if not node.usable]
     if closed:
@@ -57,7 +58,7 @@ def why_no_gpu(text: str, machine: Machine) -> tuple[str, str]:
         )
     return (
         "The Vulkan loader is installed, but no driver finds a GPU, and no render node (/dev/dri/renderD*) is there.",
-        f"In a container or virtual machine pass /dev/dri through. {_NOTHING}",
+        f"In a container or virtual machine pass /dev/dri through. {NO_GPU}",
     )
 
 

@@ -11,18 +11,25 @@ from collections.abc import Callable
 
 import msgspec
 
-from devices.compiled_faults import no_vulkan_loader, why_no_gpu, why_no_npu
-from devices.edgetpu_faults import no_edge_tpu, why_not_loaded
+from devices.compiled_faults import NO_GPU, no_vulkan_loader, why_no_gpu, why_no_npu
+from devices.edgetpu_faults import NO_STICK, no_edge_tpu, why_not_loaded
 from devices.machine import Machine
 
 _Rule = Callable[[re.Match[str], Machine], "Diagnosis"]
 
 
-class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """A cause and a cure, each a sentence or two for whoever sits before the device."""
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A cause and a cure, each a sentence or two for whoever sits before the device.
+
+    Attributes:
+        cause: What is wrong.
+        cure: What to do.
+        unless: What to add for whoever did not ask for the delegate, and may well do without.
+    """
 
     cause: str
     cure: str
+    unless: str = ""
 
 
 def diagnose(error_text: str, machine: Machine) -> Diagnosis:
@@ -50,15 +57,13 @@ def diagnose(error_text: str, machine: Machine) -> Diagnosis:
 def _missing_library(found: re.Match[str], machine: Machine) -> Diagnosis:
     library = found["library"]
     if library.rpartition("/")[2].startswith("libedgetpu"):
-        hint, rest = (
-            ("An Edge TPU is attached and waits for it.", "")
-            if machine.edge_tpus
-            else (no_edge_tpu(machine), " Without an Edge TPU nothing needs doing.")
-        )
+        attached = bool(machine.edge_tpus)
+        hint = "An Edge TPU is attached and waits for it." if attached else no_edge_tpu(machine)
         return Diagnosis(
             cause=f"{library} is not installed, or is where the loader does not look. {hint}",
-            cure="To use an Edge TPU install libedgetpu: the package libedgetpu1-std of Coral's Debian archive, or "
-            "better a build made for a recent LiteRT, since the stock one can crash with it." + rest,
+            cure="Install it: libedgetpu1-std of Coral's Debian archive, or better a build made for a recent LiteRT, "
+            "since the stock one can crash with it.",
+            unless="" if attached else NO_STICK,
         )
     if library.startswith("libvulkan"):
         return _no_loader(found, machine)
@@ -73,13 +78,16 @@ def _missing_library(found: re.Match[str], machine: Machine) -> Diagnosis:
 
 def _no_loader(found: re.Match[str], machine: Machine) -> Diagnosis:
     del found
-    cause, cure = no_vulkan_loader(machine)
-    return Diagnosis(cause=cause, cure=cure)
+    return _gpu(*no_vulkan_loader(machine))
 
 
 def _no_adapter(found: re.Match[str], machine: Machine) -> Diagnosis:
-    cause, cure = why_no_gpu(found.string, machine)
-    return Diagnosis(cause=cause, cure=cure)
+    return _gpu(*why_no_gpu(found.string, machine))
+
+
+def _gpu(cause: str, cure: str) -> Diagnosis:
+    needed = cure.removesuffix(NO_GPU).rstrip()
+    return Diagnosis(cause=cause, cure=needed, unless="" if needed == cure else NO_GPU)
 
 
 def _no_npu(found: re.Match[str], machine: Machine) -> Diagnosis:
@@ -91,7 +99,7 @@ def _no_npu(found: re.Match[str], machine: Machine) -> Diagnosis:
 def _not_loaded(found: re.Match[str], machine: Machine) -> Diagnosis:
     if "edgetpu" in found["library"]:
         cause, cure = why_not_loaded(machine)
-        return Diagnosis(cause=cause, cure=cure)
+        return Diagnosis(cause=cause, cure=cure, unless="" if machine.edge_tpus else NO_STICK)
     said = (found["said"] or "").strip()
     if not said:
         return Diagnosis(

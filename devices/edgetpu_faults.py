@@ -8,6 +8,9 @@ _PI_5_OVERLAYS = "dtoverlay=pciex1-compat-pi5,no-mip and dtoverlay=pcie-32bit-dm
 _PAGE_SIZE_BYTES = 4096
 """The PCIe driver maps memory in pages of this size and refuses larger ones."""
 
+NO_STICK = "Without an Edge TPU nothing needs doing."
+"""For whoever did not ask for one."""
+
 _BUSES = ("/sys/bus/usb/devices", "/sys/bus/pci/devices")
 
 
@@ -39,7 +42,7 @@ def _plug_in(machine: Machine) -> str:
     cure = f"Plug it in and look with lsusb for {USB_ID_BEFORE_INFERENCE}, or with lspci -n for {PCI_ID}."
     if machine.is_raspberry_pi_5:
         cure += f" A card on a Raspberry Pi 5's PCIe appears only with {_PI_5_OVERLAYS} in config.txt."
-    return cure + " In a container or virtual machine, pass the device through. If none is meant to be here, leave it."
+    return cure + " In a container or virtual machine, pass the device through."
 
 
 def _unreachable(edge_tpu: EdgeTpu, machine: Machine) -> tuple[str, str]:

@@ -59,9 +59,35 @@ def open_store(path: Path) -> Store | OneStore:
     """
     if path.suffix == SUFFIX and not path.is_dir():
         return BareStore(path)
-    if (path / _MANIFEST).is_file():
+    if is_package(path):
         return PackageStore(path)
     return Store(path)
+
+
+def is_package(path: Path) -> bool:
+    """Whether it is the directory of one package; else it may be a folder of packages.
+
+    Raises:
+        InvalidConfig: it can be neither: its `manifest.json` is no file, or it holds the versions of one model.
+    """
+    try:
+        if (path / _MANIFEST).is_file():
+            return True
+        if (path / _MANIFEST).exists():
+            raise InvalidConfig(f"{path / _MANIFEST}: not a file")
+        versions = sorted(int(one.name) for one in path.iterdir() if _is_version(one)) if path.is_dir() else []
+    except OSError:  # Whoever opens it says what is wrong with it.
+        return False
+    if versions:
+        raise InvalidConfig(
+            f"{path} holds versions {', '.join(map(str, versions))} of one model: give the folder of packages, "
+            f"{path.parent}, or one version, {path / str(versions[-1])}"
+        )
+    return False
+
+
+def _is_version(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdecimal() and (path / _MANIFEST).is_file()
 
 
 class OneStore:

@@ -11,7 +11,7 @@ from pathlib import Path
 from converter.artifact import VARIABLE, Package, PackageError, Signature
 from converter.artifact.bench import BENCH_FORMAT, Bench, EngineTime, Latency, Refused
 from edge_runtime.bench_bare import bare_call
-from edge_runtime.bench_engines import Candidate, Engines, candidates, single_devices
+from edge_runtime.bench_engines import Candidate, Engines, candidates, single_devices, with_streams
 from edge_runtime.config import MAX_ENGINES
 from edge_runtime.engine.engine import Engine
 from edge_runtime.environment import EngineKey
@@ -45,10 +45,12 @@ class Measured:
     Attributes:
         bench: The bench file.
         profiles: The same for the runtime, by engine.
+        notes: What must be known to read the times, a sentence or two each.
     """
 
     bench: Bench
     profiles: dict[EngineKey, EngineProfile] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def bench(
@@ -88,6 +90,7 @@ def bench(
             raise InvalidConfig(f"variant: {package} has no {name!r}; there are {', '.join(known)}")
     _check(threads, batches, seconds)
     found, refused = candidates(package, single_devices(devices), variants, threads)
+    found = with_streams(package, found)
     run = _Run(package, clock, seconds, progress, refused)
     engines = Engines(package, cache, clock)
     try:
@@ -96,8 +99,17 @@ def bench(
         engines.close()
     if not run.times:
         reasons = "; ".join(f"{' on '.join(filter(None, (one.variant, one.device)))}: {one.reason}" for one in refused)
-        raise EngineFailed(f"{package}: no variant can be timed here: {reasons or 'none runs on a CPU'}")
-    return Measured(_as_bench(package, host, run), run.profiles)
+        hint = "" if all(_kind(one.device) == "cpu" for one in refused) else " (edge-run doctor says what to do)"
+        raise EngineFailed(f"{package}: no variant can be timed here: {reasons or 'no device was given'}{hint}")
+    streamed = sorted({one.variant.name for one in found if one.streamed})
+    return Measured(_as_bench(package, host, run), run.profiles, tuple(map(_stateful_note, streamed)))
+
+
+def _stateful_note(variant: str) -> str:
+    return (
+        f"{variant} keeps state: each run of an engine begins anew, with a fresh interpreter, which costs its loading; "
+        "the bare one goes on. `cpu stream` is what a frame of model.stream() takes, where the state goes on."
+    )
 
 
 def _check(threads: Sequence[int], batches: Sequence[int], seconds: float) -> None:
@@ -170,7 +182,7 @@ class _Run:
                 runs += len(taken_s)
         finally:
             engine.close()
-        if 1 in seconds:
+        if 1 in seconds and not one.streamed:
             self.profiles[engines.key(one)] = EngineProfile(seconds=seconds, runs=runs)
 
     def _time_rows(self, engine: Engine, one: Candidate, rows: int) -> list[float]:
@@ -187,6 +199,8 @@ class _Run:
 
     def _rows(self, one: Candidate, batches: Sequence[int]) -> list[int]:
         """The numbers of rows that the file takes at once."""
+        if one.streamed:
+            return [1]
         own = self._own(one)
         axis = self._signature.batch_axis
         joined = axis is not None and all(spec.shape[axis] == VARIABLE for spec in own.inputs)

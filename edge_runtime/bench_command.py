@@ -11,34 +11,30 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from converter.artifact import Package, PackageNotFound, encode_bench, install
 from devices import Machine, probe
 from edge_runtime import bench as timing
-from edge_runtime.bare import SUFFIX, BareStore
+from edge_runtime.bare import SUFFIX, BareStore, is_package
 from edge_runtime.bench_engines import default_devices
 from edge_runtime.bench_text import ProgressLine, as_text, bars
 from edge_runtime.config import default_cache
 from edge_runtime.crew.layout import MAX_THREADS
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.notes import without_notes
 from edge_runtime.profiles import ProfileBook
 from edge_runtime.store.store import Store
-
-_STDERR = 2
-"""Its descriptor."""
-
-_NOTE = b"INFO: "
 
 
 def bench(arguments: argparse.Namespace) -> str:
     """What the command prints."""
     threads = parse_numbers("threads", arguments.threads) if arguments.threads else default_threads()
     batches = parse_numbers("batch", arguments.batch)
-    quiet = contextlib.nullcontext(sys.stderr) if arguments.debug else without_notes()
+    if arguments.save and 1 not in batches:
+        batches = (1, *batches)  # What a row takes alone is what the runtime compares the rest with.
     cache = default_cache()
     with opened(arguments.package, arguments.store) as (package, place):
-        with quiet as stderr:
+        with without_notes(debug=arguments.debug) as stderr:
             found = timing.bench(
                 package,
                 host=host_text(probe()),
@@ -49,18 +45,20 @@ def bench(arguments: argparse.Namespace) -> str:
                 batches=batches,
                 seconds=arguments.seconds,
                 cache=cache,
-                progress=ProgressLine(stderr),
+                progress=ProgressLine(stderr.stream),
             )
         saved = _save(found, ProfileBook(place, package.digest, cache)) if arguments.save else ""
     if arguments.json:
-        if saved:
-            sys.stderr.write(f"{saved}\n")
+        for said in filter(None, (*found.notes, saved)):
+            sys.stderr.write(f"{said}\n")
         return encode_bench(found.bench).decode().rstrip()
-    return "\n\n".join(filter(None, [as_text(found.bench), _bars(found), saved]))
+    return "\n\n".join(filter(None, [as_text(found.bench), *found.notes, _bars(found), saved]))
 
 
 def _save(found: timing.Measured, book: ProfileBook) -> str:
     """Has the runtime use what was measured; what came of it, in words."""
+    if not found.profiles:
+        return "not saved: no engine that the runtime uses was timed"
     place = book.write_all(found.profiles)
     if place is None:
         places = " or ".join(map(str, book.places))
@@ -92,36 +90,6 @@ def parse_numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def without_notes() -> Iterator[TextIO | None]:
-    """Keeps LiteRT's notes (`INFO: ...`) off stderr; the rest of what is written there comes afterwards.
-
-    Gives stderr itself, for what is to be seen at once; None where it is closed.
-
-    Its C++ writes them to the descriptor, and has no level that could be set. The descriptor is the whole process's:
-    only for a command. Where the process crashes, what was held is lost; `--debug` holds nothing.
-    """
-    try:
-        sys.stderr.flush()
-        kept = os.dup(_STDERR)
-    except (OSError, AttributeError):  # It is closed: nothing can come of it.
-        yield None
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), _STDERR)
-        try:
-            with os.fdopen(kept, "w", errors="replace", closefd=False) as shown:
-                yield shown
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, _STDERR)
-            os.close(kept)
-            held.seek(0)
-            for line in held:
-                if not line.startswith(_NOTE):
-                    sys.stderr.write(line.decode(errors="replace"))
-
-
-@contextlib.contextmanager
 def opened(what: str, store: Path | None) -> Iterator[tuple[Package, Path | None]]:
     """The package with every digest checked, and where its profile belongs; None where it was only unpacked.
 
@@ -131,7 +99,7 @@ def opened(what: str, store: Path | None) -> Iterator[tuple[Package, Path | None
 
     Raises:
         PackageError: there is none, or it is damaged.
-        InvalidConfig, PackageRefused: likewise, in a store.
+        InvalidConfig, PackageRefused: likewise, in a store or of a bare file.
     """
     if store is not None:
         package = _installed(Store(store), what)
@@ -139,6 +107,7 @@ def opened(what: str, store: Path | None) -> Iterator[tuple[Package, Path | None
         return
     path = Path(what)
     if path.is_dir():
+        is_package(path)  # Says which folder to give, where it holds the versions of one model.
         yield Package.open(path), path
         return
     if not path.exists():

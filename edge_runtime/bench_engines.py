@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from converter.artifact import Package, Variant
+from converter.artifact import Package, PackageError, Variant
 from converter.artifact.bench import Refused
 from devices import DeviceString, UnknownDelegate, device_string, expand, find_edge_tpus, load_profiles, match, probe
 from edge_runtime.config import RuntimeOptions
@@ -14,6 +14,7 @@ from edge_runtime.crew.device import Device, DeviceTable
 from edge_runtime.crew.opening import Opener
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.plan import plan
+from edge_runtime.engine.state import is_stateful
 from edge_runtime.environment import EngineKey, environment
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.pixels import pixel_inputs
@@ -29,16 +30,18 @@ class Candidate:
         devices: One, or one for each segment of a variant that is cut.
         variant: What runs there.
         threads: Of one run; 1 on an accelerator.
+        streamed: Whether its state goes from run to run, as in a stream.
     """
 
     devices: tuple[DeviceString, ...]
     variant: Variant
     threads: int
+    streamed: bool = False
 
     @property
     def device(self) -> str:
         """What the devices are called together."""
-        return "+".join(one.text for one in self.devices)
+        return "+".join(one.text for one in self.devices) + (" stream" if self.streamed else "")
 
     @property
     def on_cpu(self) -> bool:
@@ -81,6 +84,12 @@ def candidates(
     for device in devices:
         if device.delegate.name != "cpu":
             continue
+        if not variants and all(variant.delegate != "cpu" for variant in package.manifest.variants):
+            refused += [
+                Refused(device=device.text, variant="", reason=placed.reason)
+                for placed in plan(package.manifest, devices)
+                if device in placed.devices
+            ]
         for variant in package.manifest.variants:
             if variant.delegate == "cpu" and (not variants or variant.name in variants):
                 found += [Candidate((device,), variant, count) for count in threads]
@@ -95,6 +104,23 @@ def candidates(
             else:
                 refused.append(Refused(device=placed.device.text, variant=wanted or "", reason=placed.reason))
     return found, refused
+
+
+def with_streams(package: Package, found: Sequence[Candidate]) -> list[Candidate]:
+    """The engines; behind one on a CPU whose file keeps state, the same as a stream has it."""
+    stateful: dict[str, bool] = {}
+    engines: list[Candidate] = []
+    for one in found:
+        engines.append(one)
+        file = one.variant.file
+        if one.on_cpu and file not in stateful:
+            try:
+                stateful[file] = is_stateful(package.read(file))
+            except PackageError:  # It is told when it is opened.
+                stateful[file] = False
+        if one.on_cpu and stateful[file]:
+            engines.append(replace(one, streamed=True))
+    return engines
 
 
 class Engines:
@@ -128,7 +154,7 @@ class Engines:
             EngineFailed: the device or its delegate is not to be had, or can't run the variant.
             PackageRefused: a file differs from its digest, or its tensors from the manifest.
         """
-        return self._opener.open(self._devices(one), one.variant, one.threads)
+        return self._opener.open(self._devices(one), one.variant, one.threads, keeps_state=one.streamed)
 
     def key(self, one: Candidate) -> EngineKey:
         """What its profile is kept under, and looked for by the runtime."""

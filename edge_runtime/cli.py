@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converter.artifact import PackageError, install
-from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput
+from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput, PackageRefused
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 _EXAMPLES = """examples:
   edge-run doctor                                     what this machine is, and which delegates load
@@ -31,7 +32,7 @@ _EXAMPLES = """examples:
   edge-run bench digits --store packages/ --save      and have the runtime use what was measured
   edge-run bench digits --store packages/ --json      as a file, for edge-convert inspect
 
-exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input
+exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input, 130 interrupted
 """
 
 
@@ -41,10 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         return int(arguments.run(arguments))
-    except (InvalidConfig, InvalidInput, PackageError, NotADirectoryError) as error:
+    except (InvalidConfig, InvalidInput, PackageError, PackageRefused, NotADirectoryError) as error:
         return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
     except (EdgeRuntimeError, OSError) as error:
         return _fail(error, EXIT_FAILED, debug=arguments.debug)
+    except KeyboardInterrupt:
+        print("edge-run: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _fail(error: Exception, code: int, *, debug: bool) -> int:
@@ -212,10 +216,17 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from edge_runtime.notes import without_notes  # noqa: PLC0415  with what follows
     from edge_runtime.predict_command import predict  # noqa: PLC0415  loads numpy and the interpreter
 
-    for text in predict(arguments):
-        print(text, flush=True)
+    with without_notes(debug=arguments.debug) as stderr:
+        try:
+            for text in predict(arguments):
+                stderr.show()
+                print(text, flush=True)
+        except EdgeRuntimeError as error:
+            stderr.drop(str(error))
+            raise
     return EXIT_DONE
 
 

@@ -83,7 +83,11 @@ class DelegateReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that `examine` found."""
+    """All that `examine` found.
+
+    Attributes:
+        asked: The names of the delegates that were asked for.
+    """
 
     machine: Machine
     match: Match
@@ -91,11 +95,22 @@ class Report:
     delegates: tuple[DelegateReport, ...]
     temperatures: tuple[Temperature, ...]
     throttled: Throttled | None
+    asked: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> bool:
+        """Whether models run here, that is at least on the CPU."""
+        return any(found.name == "cpu" and found.state == "runs" for found in self.delegates)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What was asked for and fails."""
+        return tuple(found.name for found in self.delegates if found.name in self.asked and found.state == "fails")
 
     @property
     def exit_code(self) -> int:
-        """0 if models can run here, that is at least on the CPU; else 1."""
-        return 0 if any(found.name == "cpu" and found.state == "runs" for found in self.delegates) else 1
+        """0 if models run here, and every delegate that was asked for works; else 1."""
+        return 0 if self.runs and not self.missing else 1
 
 
 def examine(
@@ -139,6 +154,7 @@ def examine(
         ),
         temperatures=read_temperatures(root),
         throttled=read_throttled() if root == Path("/") else None,
+        asked=tuple(dict.fromkeys(device.text for device in asked_for)),
     )
 
 
@@ -250,8 +266,11 @@ def render(report: Report) -> str:
         lines += _row(found.name, f"{found.state}: {found.detail.splitlines()[0] if found.detail else ''}")
         if found.diagnosis:
             lines += _row("", f"why: {found.diagnosis.cause}")
-            lines += _row("", f"do: {found.diagnosis.cure}")
-    verdict = "Models run here." if report.exit_code == 0 else "No model runs here: not even the CPU's delegate works."
+            unless = "" if found.name in report.asked else found.diagnosis.unless
+            lines += _row("", f"do: {found.diagnosis.cure} {unless}".rstrip())
+    verdict = "Models run here." if report.runs else "No model runs here: not even the CPU's delegate works."
+    if report.missing:
+        verdict += f" What was asked for fails: {', '.join(report.missing)}."
     return "\n".join([*lines, "", verdict])
 
 

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from converter.artifact import install
-from edge_runtime.bare import SUFFIX
-from edge_runtime.errors import InvalidConfig, InvalidInput
+from edge_runtime.bare import SUFFIX, is_package, open_store
+from edge_runtime.errors import EngineFailed, InvalidConfig, InvalidInput, PackageRefused, VersionNotAvailable
 from edge_runtime.inputs import Inputs
 from edge_runtime.model import Model
 from edge_runtime.runtime import Runtime
 from edge_runtime.tasks import read_labels
+from edge_runtime.tasks.answers import ranked
 from edge_runtime.types import Array, Reply
 
 Labels = Sequence[str] | Mapping[int, str]
@@ -61,15 +62,45 @@ def predict(arguments: argparse.Namespace) -> Iterator[str]:
                 f"{source} is a store of packages: after it come the MODEL and its INPUT, got {name!r} only"
             )
         with Runtime.open(source, **options) as runtime:
-            model = runtime.model(name, version=arguments.version, label=arguments.label)
+            model = _model(runtime, name, version=arguments.version, label=arguments.label)
             yield _from_store(model, arguments, items, labels)
         return
     if arguments.label is not None:
         raise InvalidConfig(f"--label: {source} is one package; labels are a store's")
     with _unpacked(source) as package, Runtime.open(package, **options) as runtime:
         ((name, versions),) = runtime.installed.items()
-        model = runtime.model(name, version=arguments.version or versions[-1])
-        yield from _from_package(model, arguments, labels)
+        version = versions[-1] if arguments.version is None else arguments.version
+        yield from _from_package(_model(runtime, name, version=version), arguments, labels)
+
+
+def _model(runtime: Runtime, name: str, *, version: int | None = None, label: str | None = None) -> Model:
+    """The model.
+
+    Raises:
+        InvalidInput: there is no such model or version here, and no server to be asked; or it is damaged.
+        EngineFailed: it is sound, and nothing here can run it.
+        EdgeRuntimeError: see `Runtime.model`.
+    """
+    try:
+        return runtime.model(name, version=version, label=label)
+    except VersionNotAvailable as error:
+        if runtime.options.fallbacks:
+            raise
+        raise InvalidInput(str(error)) from error
+    except PackageRefused as error:
+        versions = runtime.installed.get(name, []) if version is None else [version]
+        if any(_opens(runtime, name, one) for one in versions):
+            raise EngineFailed(str(error)) from error
+        raise InvalidInput(str(error)) from error
+
+
+def _opens(runtime: Runtime, name: str, version: int) -> bool:
+    """Whether a package is as it was published, so that its refusal says something of this machine."""
+    try:
+        open_store(runtime.options.store).open(name, version)
+    except (InvalidConfig, PackageRefused):
+        return False
+    return True
 
 
 def is_store(source: Path) -> bool:
@@ -78,11 +109,11 @@ def is_store(source: Path) -> bool:
     A package is a directory that holds a `manifest.json`, or a file; a store is any other directory.
 
     Raises:
-        InvalidConfig: there is nothing.
+        InvalidConfig: there is nothing, or a directory that can be neither.
     """
     try:
         if source.is_dir():
-            return not (source / "manifest.json").exists()
+            return not is_package(source)
         if not source.exists():
             raise InvalidConfig(f"{source}: no such directory or file")
     except OSError as error:
@@ -315,6 +346,8 @@ def _row(row: Array, labels: Labels, top: int) -> str:
     if row.ndim != 1 or row.dtype.kind not in "biuf" or not labels or not fit:
         return np.array2string(row, threshold=16, precision=4)
     scores = row.astype(np.float64)
-    best = [int(place) for place in np.argsort(scores)[::-1][:top]]
+    best = [int(place) for place in ranked(scores)[:top]]
+    if not best:
+        return "no class: every score is NaN"
     names = labels if isinstance(labels, Mapping) else dict(enumerate(labels))
     return "  ".join(f"{names.get(place, place)} {scores[place]:.4f}" for place in best)

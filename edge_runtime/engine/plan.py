@@ -45,6 +45,10 @@ class _Refused(Exception):
     """Nothing in the package is for the device; the text says why."""
 
 
+class _OnlyCompiled(_Refused):
+    """Every variant is compiled for an Edge TPU."""
+
+
 def plan(
     manifest: Manifest, devices: Sequence[DeviceString], wanted: str | None = None, target: str | None = None
 ) -> tuple[Placement, ...]:
@@ -68,9 +72,22 @@ def plan(
         try:
             variant, reason = _CHOICES[group[0].delegate.name](manifest, wanted, target)
             found.append(Placement(rank=rank, devices=group, variant=variant, reason=reason))
+        except _OnlyCompiled:
+            found.append(Placement(rank=rank, devices=group, variant=None, reason=_only_compiled(manifest, unique)))
         except _Refused as refused:
             found.append(Placement(rank=rank, devices=group, variant=None, reason=str(refused)))
     return tuple(found)
+
+
+def _only_compiled(manifest: Manifest, devices: Sequence[DeviceString]) -> str:
+    """Why a package without another variant runs on nothing but an Edge TPU, and what to do where none is there."""
+    said = f"{manifest.model} is compiled for an Edge TPU, and runs on nothing else"
+    if any(device.delegate.name == "edgetpu" for device in devices):
+        return said
+    return (
+        f"{said}; the devices that it may use here are {', '.join(map(str, devices))}: no Edge TPU was found, or asked "
+        'for. Ask for it (--delegate edgetpu, delegates=["edgetpu"]); `edge-run doctor` says what it lacks'
+    )
 
 
 def _groups(devices: Sequence[DeviceString]) -> Iterator[tuple[DeviceString, ...]]:
@@ -100,7 +117,7 @@ def _chosen(manifest: Manifest, target: str | None) -> Variant:
                 return variant
     if plain:
         return plain[0]
-    raise _Refused("the package holds only variants that are compiled for an Edge TPU")
+    raise _OnlyCompiled
 
 
 def _plain(manifest: Manifest, wanted: str | None, target: str | None, device: str) -> tuple[Variant, str]:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.edge_models import publish_scale, scale_model, scale_signature
+from support.edgetpu_models import edgetpu_model
+from support.stateful_models import counting_model
 
 from converter.artifact import Manifest, Source, Variant, archive_path, decode_bench, publish
 from converter.artifact.digest import file_entry
@@ -241,7 +243,8 @@ def test_the_table_has_a_line_for_each_time(packages, capsys):
         (["{package}", "--variant", "int4"], 2, "there are float32, broken, int8-edgetpu"),
         (["{package}", "--variant", "int8-edgetpu"], 1, "needs the delegate 'edgetpu'"),
         (["{package}", "--variant", "broken"], 1, "no variant can be timed here: broken on cpu: "),
-        (["{bare}"], 1, "no TFLite file"),
+        (["{bare}"], 2, "no TFLite file"),
+        (["{packages}/scale"], 2, "holds versions 1, 2 of one model: give the folder of packages"),
     ],
 )
 def test_what_cannot_be_timed_is_one_line_with_an_exit_code(packages, mixed, capsys, arguments, code, said):
@@ -316,3 +319,47 @@ def test_json_goes_through_the_usual_tools(packages, capsys):
     """It is one JSON object on stdout, and nothing else is."""
     assert main(["bench", "scale/1", "--store", str(packages), "--json", *FAST]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == 1
+
+
+def test_what_is_saved_has_always_one_row(packages, capsys):
+    """The runtime compares the rest with it: it is timed also where it was not asked for."""
+    arguments = ["--threads", "1", "--batch", "2", "--seconds", "0.001"]
+    assert main(["bench", "scale/1", "--store", str(packages), *arguments, "--save", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [one.rows for one in times(out)[0].engines] == [1, 2]
+    assert "saved for the runtime: " in err
+    (entry,) = json.loads((packages / "scale" / "1.profile.json").read_text())["entries"]
+    assert sorted(entry["profile"]["seconds"]) == ["1", "2"]
+    assert main(["bench", "scale/1", "--store", str(packages), *arguments, "--json"]) == 0
+    assert [one.rows for one in times(capsys.readouterr().out)[0].engines] == [2]
+
+
+def test_a_model_that_keeps_state_is_timed_as_a_stream_too(tmp_path, capsys):
+    """A line says why the engine's own time is so long; what the runtime uses is the engine's."""
+    path = tmp_path / "count.tflite"
+    path.write_bytes(counting_model())
+    assert main(["bench", str(path), *FAST, "--save"]) == 0
+    out = capsys.readouterr().out
+    assert "count keeps state: each run of an engine begins anew, with a fresh interpreter" in out
+    assert main(["bench", str(path), *FAST, "--json"]) == 0
+    found, threads = times(capsys.readouterr().out)
+    assert [(one.device, one.variant, one.rows) for one in found.engines] == [
+        ("cpu", "count", 1),
+        ("cpu stream", "count", 1),
+    ]
+    assert threads == {"count": [1]}
+    anew, streamed = found.engines
+    assert found.variants["count"][0].median_us == anew.median_us
+    assert streamed.bare_median_us
+    entries = json.loads((tmp_path / "count.tflite.profile.json").read_text())["entries"]
+    assert [one["key"]["device"] for one in entries] == ["cpu"]
+
+
+def test_a_file_for_an_edge_tpu_says_what_it_needs(tmp_path, capsys):
+    """Where no Edge TPU is among the devices."""
+    path = tmp_path / "scale_edgetpu.tflite"
+    path.write_bytes(edgetpu_model(2.0))
+    assert main(["bench", str(path), "--delegate", "cpu", *FAST]) == 1
+    err = capsys.readouterr().err
+    assert "no variant can be timed here: cpu: scale_edgetpu is compiled for an Edge TPU, and runs on nothing el" in err
+    assert "Ask for it (--delegate edgetpu" in err

@@ -1,6 +1,12 @@
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +59,12 @@ def test_predict_raw_and_json(packages, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["predict", "{packages}", "scale", "{x}", "--version", "9"], 1, "version 9 is not available"),
-        (["predict", "{packages}", "other", "{x}"], 1, "'other'"),
+        (["predict", "{packages}", "scale", "{x}", "--version", "9"], 2, "version 9 is not available"),
+        (["predict", "{packages}", "other", "{x}"], 2, "'other'"),
+        (["predict", "{packages}", "other", "{x}", "--fallback", "127.0.0.1:9"], 1, "'other'"),
+        (["predict", "{packages}/scale", "{x}"], 2, "holds versions 1 of one model: give the folder of packages"),
+        (["predict", "{packages}/scale/1", "{x}", "--version", "0"], 2, "version 0"),
+        (["predict", "{packages}/scale/1", "{x}", "--version", "7"], 2, "version 7"),
         (["predict", "{packages}", "scale", "{packages}/none.npy"], 2, "can't be read"),
         (["predict", "{packages}/none", "scale", "{x}"], 2, "no such directory"),
         (["install", "{packages}/none.tar.gz", "--store", "{packages}"], 2, "no such file"),
@@ -178,3 +188,68 @@ def test_doctor_looks_for_room_at_the_store(tmp_path, capsys):
     main(["doctor", "--json", "--store", str(tmp_path / "store")])
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["disk"]["detail"].endswith(f"free at {tmp_path}")
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "edge_runtime.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.slow
+def test_predict_has_no_notes_of_litert_on_stderr(packages, tmp_path):
+    """Unless they are asked for."""
+    x = tmp_path / "x.npy"
+    np.save(x, rows(1))
+    with run("predict", packages, "scale", x) as quiet, run("--debug", "predict", packages, "scale", x) as loud:
+        assert (quiet.communicate(timeout=60)[1], quiet.returncode) == ("", 0)
+        assert "INFO: Created TensorFlow Lite XNNPACK delegate" in loud.communicate(timeout=60)[1]
+
+
+@pytest.mark.slow
+def test_warnings_come_before_the_answer_and_once(packages, tmp_path):
+    """What was passed over is told where another version answers; where none does, it is the error, and told once."""
+    publish_scale(packages, 2, 2.0)
+    x = tmp_path / "x.npy"
+    np.save(x, rows(1))
+    file = next((packages / "scale" / "2").rglob("*.tflite"))
+    file.write_bytes(bytes(file.stat().st_size))
+    with run("predict", packages, "scale", x) as passed, run("predict", packages / "scale" / "2", x) as refused:
+        out, err = passed.communicate(timeout=60)
+        assert out.startswith("version 1")
+        assert err.startswith("WARNING scale/2 can't be loaded and is passed over: ")
+        out, err = refused.communicate(timeout=60)
+    assert (out, err.count("\n"), refused.returncode) == ("", 1, 2)
+    assert err.startswith("edge-run: scale/2: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict", "bench"])
+def test_an_interrupt_is_a_line_and_a_code(packages, tmp_path, command):
+    """130 and no traceback, whatever the command was at."""
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    package = packages / "scale" / "1"
+    arguments = {"predict": [package, pipe], "bench": [package, "--seconds", "60", "--delegate", "cpu"]}[command]
+    with run(command, *arguments, cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}) as process:
+        if command == "predict":
+            writing = os.open(pipe, os.O_WRONLY)  # until it reads from the pipe
+        else:
+            await_threads(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    if command == "predict":
+        os.close(writing)
+    assert (err, process.returncode) == ("edge-run: interrupted\n", 130)
+
+
+def await_threads(pid):
+    """Until the interpreter is loaded: LiteRT's library is mapped."""
+    while "libLiteRt" not in Path(f"/proc/{pid}/maps").read_text():
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_what_was_asked_for_and_fails_is_the_doctors_code(capsys):
+    """Models run on the CPU all the same, and the report says both."""
+    assert main(["doctor", "--delegate", "external:/none.so"]) == 1
+    assert "Models run here. What was asked for fails: external:/none.so." in capsys.readouterr().out

@@ -184,6 +184,18 @@ def test_the_text_fits_a_terminal_and_is_aligned(tmp_path):
     assert lines[-1].startswith("No model runs here")
 
 
+def test_what_was_asked_for_must_work(tmp_path):
+    """Whoever asks for a delegate is told by the code that it fails, and not that it may be left alone."""
+    found = Diagnosis(cause="It is so.", cure="Do that.", unless="Without one nothing needs doing.")
+    failing = DelegateReport(name="edgetpu", state="fails", detail="gone", diagnosis=found)
+    unasked, asked = report(tmp_path, CPU, failing), report(tmp_path, CPU, failing, asked=("edgetpu",))
+    assert (unasked.exit_code, asked.exit_code) == (0, 1)
+    assert "do: Do that. Without one nothing needs doing." in " ".join(render(unasked).split())
+    assert "nothing needs doing" not in render(asked)
+    assert render(asked).endswith("Models run here. What was asked for fails: edgetpu.")
+    assert report(tmp_path, CPU, asked=("cpu",)).exit_code == 0
+
+
 def test_the_report_is_json(tmp_path):
     """Plain values only, the exit code among them."""
     root = FakeRoot(tmp_path)

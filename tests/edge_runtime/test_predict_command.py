@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from support.edge_folded_models import publish_folded
 from support.edge_models import publish_scale, scale_model
+from support.edgetpu_models import edgetpu_model
 from support.preprocess_cases import encoded, wav
 
 from converter.artifact import InputPreprocess, Preprocess, TableField, archive_path
-from edge_runtime import InvalidInput
+from edge_runtime import InvalidConfig, InvalidInput, Runtime
 from edge_runtime.cli import main
 from edge_runtime.predict_command import named_files, plain, read_raw
 
@@ -200,3 +201,47 @@ def test_what_can_not_be_is_one_line(package, inputs, store, tmp_path, capsys, a
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_classes_have_one_order_everywhere(package, tmp_path, capsys):
+    """As `tasks.classify` has them: of equal scores the lower id first, and NaN is none's."""
+    x = tmp_path / "x.npy"
+    np.save(x, np.array([[np.nan, 1, 2, 2], [1, 1, 1, 1], [np.nan] * 4], np.float32))
+    assert main(["predict", str(package.path), str(x)]) == 0
+    assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "c 4.0000  d 4.0000  b 2.0000",
+        "a 2.0000  b 2.0000  c 2.0000  d 2.0000",
+        "no class: every score is NaN",
+    ]
+
+
+def test_a_file_for_an_edge_tpu_says_what_it_needs(tmp_path, inputs, capsys):
+    """It is sound: the machine lacks what it is for, and the text says what to ask for."""
+    model = tmp_path / "scale_edgetpu.tflite"
+    model.write_bytes(edgetpu_model(2.0))
+    assert main(["predict", str(model), str(inputs[0]), "--delegate", "cpu"]) == 1
+    err = capsys.readouterr().err
+    assert "scale_edgetpu is compiled for an Edge TPU, and runs on nothing else" in err
+    assert "may use here are cpu: no Edge TPU was found, or asked for. Ask for it (--delegate edgetpu" in err
+    assert "`edge-run doctor` says what it lacks" in err
+
+
+def test_damage_is_bad_input(tmp_path, inputs, capsys, store):
+    """In a bare file as in a store."""
+    model = tmp_path / "damaged.tflite"
+    model.write_bytes(scale_model(2.0)[:200])
+    assert main(["predict", str(model), str(inputs[0])]) == 2
+    assert "damaged.tflite: can't be used as a model" in capsys.readouterr().err
+    next((store / "scale" / "1").rglob("*.tflite")).write_bytes(b"damaged")
+    assert main(["predict", str(store), "scale", str(inputs[0])]) == 2
+    assert main(["predict", str(store), "scale", str(inputs[0]), "--version", "1"]) == 2
+
+
+def test_a_manifest_that_is_no_file_is_named(tmp_path, inputs, capsys):
+    """The folder is then neither a package nor a store, whichever command looks."""
+    (tmp_path / "odd" / "manifest.json").mkdir(parents=True)
+    for arguments in (["predict", str(tmp_path / "odd"), str(inputs[0])], ["bench", str(tmp_path / "odd")]):
+        assert main(arguments) == 2
+        assert "manifest.json: not a file" in capsys.readouterr().err
+    with pytest.raises(InvalidConfig, match=r"manifest\.json: not a file"):
+        Runtime.open(tmp_path / "odd")
