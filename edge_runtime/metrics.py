@@ -13,6 +13,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -22,7 +23,7 @@ from edge_runtime.errors import EdgeRuntimeError, InvalidConfig
 from edge_runtime.telemetry import BUCKETS_S, Answers, EngineStats, Histogram, ModelStats, RuntimeStats
 
 if TYPE_CHECKING:
-    from socketserver import TCPServer
+    from edge_runtime.metrics_server import Server
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -32,9 +33,6 @@ STATES = ("ready", "standby", "starting", "unhealthy", "refused")
 _log = logging.getLogger(__name__)
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
-
-_REQUEST_LIMIT_S = 5.0
-"""A scraper sends its few lines at once; whoever keeps silent so long is cut off, for others wait behind it."""
 
 Labels = Mapping[str, str]
 
@@ -241,13 +239,13 @@ def _number(value: float) -> str:
 
 
 class MetricsServer:
-    """Answers scrapes at `/metrics`, one after another, on a thread of its own. Made by `serve_metrics`.
+    """Answers scrapes at `/metrics`, on threads of its own: a few at once, each for 2 s. Made by `serve_metrics`.
 
     Attributes:
         address: `host:port`; the port that was found where 0 was asked for.
     """
 
-    def __init__(self, server: TCPServer, host: str) -> None:
+    def __init__(self, server: Server, host: str) -> None:
         """Takes a bound server, and starts the thread."""
         self.address = f"{host}:{server.server_address[1]}"
         self._server = server
@@ -270,14 +268,14 @@ class MetricsServer:
         self.close()
 
     def close(self) -> None:
-        """Frees the port, after the scrape that is being answered."""
+        """Frees the port, after the scrapes that are being answered. Takes a second at most: the silent are cut off."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._server.shutdown()
-            self._server.server_close()
             self._thread.join()
+            self._server.finish()
 
 
 def serve_metrics(runtime: HasStats, address: str = "127.0.0.1:9101") -> MetricsServer:
@@ -294,47 +292,14 @@ def serve_metrics(runtime: HasStats, address: str = "127.0.0.1:9101") -> Metrics
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match["port"]) > 65_535:
         raise InvalidConfig(f"metrics: 'host:port' with a port from 0 to 65535 is expected, got {address!r}")
+    from edge_runtime.metrics_server import Server  # noqa: PLC0415  15 ms that a runtime without metrics does not pay
+
     host = match["v6"] or match["host"]
     try:
-        server = _server(runtime, host, int(match["port"]), v6=match["v6"] is not None)
+        server = Server(host, int(match["port"]), partial(_answer, runtime), CONTENT_TYPE, v6=match["v6"] is not None)
     except OSError as error:
         raise InvalidConfig(f"metrics: {address} can't be listened on: {error.strerror or error}") from error
     return MetricsServer(server, f"[{host}]" if match["v6"] else host)
-
-
-def _server(runtime: HasStats, host: str, port: int, *, v6: bool) -> TCPServer:
-    # 15 ms that a runtime without metrics does not pay.
-    import socket  # noqa: PLC0415
-    from http.server import BaseHTTPRequestHandler  # noqa: PLC0415
-    from socketserver import TCPServer  # noqa: PLC0415
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _REQUEST_LIMIT_S
-
-        def do_GET(self) -> None:
-            status, body = _answer(runtime, self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815  http.server's name
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  likewise
-            _log.debug("metrics: " + format, *args)
-
-    # Not http.server's own: it asks the name service who it is, which can take seconds.
-    class Server(TCPServer):
-        allow_reuse_address = True
-        address_family = socket.AF_INET6 if v6 else socket.AF_INET
-
-        def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002  socketserver's
-            """A scraper that went away: nobody's trouble but its own."""
-            _log.debug("metrics: a scrape from %s broke off", client_address, exc_info=True)
-
-    return Server((host, port), Handler)
 
 
 def _answer(runtime: HasStats, path: str) -> tuple[int, bytes]:

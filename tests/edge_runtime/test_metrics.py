@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime import metrics
+from edge_runtime import metrics, metrics_server
 from edge_runtime.errors import InvalidConfig, RuntimeClosed
 from edge_runtime.metrics import prometheus_text, serve_metrics
 from edge_runtime.scheduling.stats import BatcherStats
@@ -148,7 +148,7 @@ def test_a_scrape_is_answered_until_it_is_closed():
     server.close()
     with pytest.raises(ConnectionRefusedError):
         asked(server.address)
-    assert all(thread.name != "edge-metrics" for thread in threading.enumerate())
+    assert not any(thread.name.startswith("edge-metrics") for thread in threading.enumerate())
 
 
 def test_what_goes_wrong_at_a_scrape_ends_no_server(caplog):
@@ -165,13 +165,31 @@ def test_what_goes_wrong_at_a_scrape_ends_no_server(caplog):
         assert asked(server.address)[0] == 200
 
 
-def test_a_silent_client_does_not_hold_up_the_others(monkeypatch):
-    """It is cut off when its time is over."""
-    monkeypatch.setattr(metrics, "_REQUEST_LIMIT_S", 0.05)
+def connected(server):
+    host, port = server.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def test_silent_clients_do_not_hold_up_the_others(monkeypatch):
+    """Nor the closing: however many there are, the next scrape is answered before the time of any is over."""
+    monkeypatch.setattr(metrics_server, "REQUEST_LIMIT_S", 1e9)
     with serve_metrics(Fixed(), "127.0.0.1:0") as server:
-        host, port = server.address.split(":")
-        with socket.create_connection((host, int(port))):
-            assert asked(server.address)[0] == 200
+        silent = [connected(server) for _ in range(3 * metrics_server.MAX_CONNECTIONS)]
+        assert asked(server.address)[0] == 200
+        assert silent[0].recv(1) == b""
+        server.close()
+        assert silent[-1].recv(1) == b""
+        for one in silent:
+            one.close()
+    assert not any(thread.name.startswith("edge-metrics") for thread in threading.enumerate())
+
+
+def test_a_slow_client_is_cut_off(monkeypatch):
+    """When its time is over, also one that says something now and then."""
+    monkeypatch.setattr(metrics_server, "REQUEST_LIMIT_S", 0.05)
+    with serve_metrics(Fixed(), "127.0.0.1:0") as server, connected(server) as slow:
+        slow.sendall(b"GET /metrics")
+        assert slow.recv(1) == b""
 
 
 @pytest.mark.parametrize("address", ["9101", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:-1", "", "[::1:9101"])
