@@ -2,7 +2,8 @@
 
 What a library did is kept by its digest, so that a new build of it is probed again: in memory, and where there is a
 folder for it also for the next start of the application. A good outcome is kept for good, a crash or a hang for a
-while. That a device was missing, busy or closed is no fault of the library's and is not kept.
+while. That a device was missing, busy or closed, or that somebody ended the trial, is no fault of the library's and is
+not kept.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Literal
 import msgspec
 
 from devices import DeviceString
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EngineFailed
-from edge_runtime.trial import TRIAL_LIMIT_S, Trial, try_delegate
+from edge_runtime.trial import CALLED_OFF, TRIAL_LIMIT_S, Trial, Trials, try_delegate
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +92,8 @@ class Prober:
         self._folder = None if cache is None else cache / _FOLDER
         self._limit_s = limit_s
         self._wall_clock = wall_clock
+        self._origin = Origin()
+        self._trials = Trials()
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, ...], Kept] = {}
         self._pending: dict[tuple[str, ...], Future[Trial]] = {}
@@ -108,15 +112,20 @@ class Prober:
             library: The library, by name or path; that of the device string if empty.
 
         Returns:
-            The outcome; its `library` is the path of what was tried, where it was found.
+            The outcome; its `library` is the path of what was tried, where it was found. After `close`, and in a
+            forked process, it is always refused.
         """
         if device.delegate.kind == "builtin":
             return Trial(name=device.delegate.name, ok=True, detail="it comes with the interpreter")
+        if not self._origin.is_here:
+            return _refused(device, self._origin.refusal)
         path = self.find(library or device.library) if device.delegate.kind == "external" else ""
         digest = self.digest(path)
         key = (device.delegate.name, digest or path, *_flat(device.options), *_interpreter())
         while True:
             with self._lock:
+                if self._trials.called_off:
+                    return _refused(device, CALLED_OFF)
                 kept = self._kept.get(key)
                 if kept is not None and still_holds(kept, self._wall_clock()):
                     return _trial(kept, path)
@@ -134,6 +143,14 @@ class Prober:
                 del self._pending[key]
             mine.cancel()  # does nothing to one that is done
         return trial
+
+    def close(self) -> None:
+        """Kills and reaps the trials that are under way; whoever waits for them is told at once. Again: does nothing.
+
+        In a forked process: does nothing, since they are the parent's.
+        """
+        if self._origin.is_here:
+            self._trials.call_off()
 
     def find(self, library: str) -> str:
         """The path of a library that is given by name, as the loader would find it; the name where it is not found."""
@@ -180,10 +197,11 @@ class Prober:
             self._remember(key, read)
             return _trial(read, path)
         try:
-            trial = try_delegate(device.delegate.name, library=path, options=device.options, limit_s=self._limit_s)
+            trial = try_delegate(
+                device.delegate.name, library=path, options=device.options, limit_s=self._limit_s, trials=self._trials
+            )
         except OSError as error:
-            text = f"no process can be started to probe in: {error.strerror}"
-            trial = Trial(name=device.delegate.name, ok=False, error=text, failure="refused", library=path)
+            trial = _refused(device, f"no process can be started to probe in: {error.strerror}", path)
         _log.info("probed %s: %s", device, trial.detail if trial.ok else trial.error.partition("\n")[0])
         if is_kept(trial):
             kept = Kept(
@@ -254,6 +272,10 @@ def _trial(kept: Kept, path: str) -> Trial:
         failure=kept.failure,
         library=path,
     )
+
+
+def _refused(device: DeviceString, text: str, path: str = "") -> Trial:
+    return Trial(name=device.delegate.name, ok=False, error=text, failure="refused", library=path)
 
 
 def _file_name(key: tuple[str, ...]) -> str:

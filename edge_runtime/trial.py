@@ -11,7 +11,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -24,6 +26,17 @@ TRIAL_LIMIT_S = 30.0
 
 _REAP_LIMIT_S = 2.0
 """A killed process ends at once unless a driver holds it in the kernel; then it is left behind."""
+
+_LOOK_S = 0.25
+"""How often to look whether a trial is called off whose killed process does not end."""
+
+_OWN_DEATHS = frozenset(
+    (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
+)
+"""Signals that a process brings upon itself. Any other one came from somebody: a user, a service manager, the kernel
+that was out of memory; it says nothing of the library."""
+
+CALLED_OFF = "the runtime was closed"
 
 _MAX_TAIL_BYTES = 2**14
 _MAX_PRINTED_CHARACTERS = 2000
@@ -51,6 +64,7 @@ class Trial:
         detail: What was done; empty unless `ok`.
         error: The raw text, with what the library printed; empty if `ok`.
         failure: How it failed: `refused` with an error, `crashed` its process, `stuck` past the limit; empty if `ok`.
+            A process that was ended from outside counts as refused: nobody is to blame for it.
         library: The library that was tried, as it was named; empty for a delegate that has none.
     """
 
@@ -86,6 +100,7 @@ def try_delegate(
     library: str | None = None,
     options: Mapping[str, str] | None = None,
     limit_s: float = TRIAL_LIMIT_S,
+    trials: Trials | None = None,
 ) -> Trial:
     """Loads a delegate in a child process. Takes half a second; blocks the calling thread only.
 
@@ -95,8 +110,12 @@ def try_delegate(
         library: The shared library, by name or path; only `edgetpu` and `external` have one.
         options: What the library is given.
         limit_s: How long the child may take before it is killed.
+        trials: Where it can be called off, by another thread; None for nowhere.
+
+    Raises:
+        OSError: no process can be started.
     """
-    answer = ask_child(name, library=library or "", options=options or {}, limit_s=limit_s)
+    answer = ask_child(name, library=library or "", options=options or {}, limit_s=limit_s, trials=trials)
     library = library or ""
     if answer.failure:
         error = f"{answer.error}\n{answer.printed}".strip() or "refused without a text"
@@ -109,45 +128,109 @@ def try_delegate(
     return Trial(name=name, ok=True, ran_model=ran_model, detail=detail, library=library)
 
 
+class Trials:
+    """The children that are under way, to be called off together. Thread-safe."""
+
+    def __init__(self) -> None:
+        """Knows none yet."""
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self.called_off = False
+
+    def __repr__(self) -> str:
+        return f"<Trials {len(self._children)} under way{', called off' if self.called_off else ''}>"
+
+    def call_off(self) -> None:
+        """Kills and reaps all, and those that would begin later. Their callers are told at once."""
+        with self._lock:
+            self.called_off = True
+            children = list(self._children)
+        for child in children:
+            child.kill()
+        for child in children:
+            _reap(child)
+
+    @contextlib.contextmanager
+    def holding(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Knows a child meanwhile; one that comes too late is not waited for."""
+        with self._lock:
+            self._children.add(child)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._children.discard(child)
+
+
 def ask_child(
-    what: str, *, library: str = "", options: Mapping[str, str] | None = None, limit_s: float = TRIAL_LIMIT_S
+    what: str,
+    *,
+    library: str = "",
+    options: Mapping[str, str] | None = None,
+    limit_s: float = TRIAL_LIMIT_S,
+    trials: Trials | None = None,
 ) -> Answer:
-    """Has a child process do what may end it.
+    """Has a child process do what may end it. It ends with this thread at the latest.
 
     Args:
         what: One of those that `trial_child` knows.
         library: For it.
         options: Likewise.
         limit_s: How long it may take before it is killed.
+        trials: Where it can be called off; None for nowhere.
+
+    Raises:
+        OSError: no process can be started.
     """
     import subprocess  # noqa: PLC0415  with tempfile 10 ms, which an application without an accelerator need not pay
     import tempfile  # noqa: PLC0415  likewise
 
-    request = {"what": what, "library": library, "options": dict(options or {}), "limit_s": limit_s}
+    trials = trials or Trials()
+    request = {
+        "what": what,
+        "library": library,
+        "options": dict(options or {}),
+        "limit_s": limit_s,
+        "parent": os.getpid(),
+    }
     child_file = str(Path(__file__).resolve().with_name("trial_child.py"))
     command = [sys.executable, "-P", child_file, json.dumps(request)]
     # The child finds the interpreter wherever the parent found it.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}  # noqa: PTH100 - "" means the current directory here
     # Files, not pipes: a library's own child that lives on would keep a pipe open.
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment)
-        status = _wait(child, limit_s)
+        # A group of its own: Ctrl-C in the application's terminal is for the application.
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment, process_group=0
+        )
+        status = _wait(child, limit_s, trials)
+        if trials.called_off:
+            return Answer(fields={}, failure="refused", error=CALLED_OFF, printed="")
         return _answer(status, limit_s, said=_end_of(stdout), printed=_telling(_end_of(stderr), what))
 
 
-def _wait(child: subprocess.Popen[bytes], limit_s: float) -> int | None:
+def _wait(child: subprocess.Popen[bytes], limit_s: float, trials: Trials) -> int | None:
     """The exit status, negative for a signal; None for a child that had to be killed."""
     from subprocess import TimeoutExpired  # noqa: PLC0415  loaded by now
 
+    until_s = time.monotonic() + limit_s
     try:
-        return child.wait(limit_s)
-    except TimeoutExpired:
+        with trials.holding(child):
+            while not trials.called_off and (left_s := until_s - time.monotonic()) > 0:
+                with contextlib.suppress(TimeoutExpired):
+                    return child.wait(min(left_s, _LOOK_S))
         return None
     finally:  # also when the wait is interrupted
         if child.returncode is None:
             child.kill()
-            with contextlib.suppress(TimeoutExpired):
-                child.wait(_REAP_LIMIT_S)
+            _reap(child)
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    from subprocess import TimeoutExpired  # noqa: PLC0415  likewise
+
+    with contextlib.suppress(TimeoutExpired):
+        child.wait(_REAP_LIMIT_S)
 
 
 def _end_of(file: IO[bytes]) -> str:
@@ -170,6 +253,11 @@ def _telling(printed: str, what: str) -> str:
 def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> Answer:
     if status is None:
         return Answer(fields={}, failure="stuck", error=f"no answer within {limit_s:g} s", printed=printed)
+    if status == -signal.SIGALRM:  # its own, past the limit: this process was stopped meanwhile
+        return Answer(fields={}, failure="stuck", error=f"no answer within {limit_s:g} s", printed=printed)
+    if status < 0 and -status not in _OWN_DEATHS:
+        error = f"ended from outside, by {_signal_name(-status)}, before it had an answer"
+        return Answer(fields={}, failure="refused", error=error, printed=printed)
     if status < 0:
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import resource
 import signal
@@ -27,6 +28,8 @@ stands, since tflite_runtime has no schema to make it with."""
 
 _SECONDS_TO_BE_KILLED_IN = 5.0
 """Past its limit the parent kills this process; a parent that is dead does not."""
+
+_PR_SET_PDEATHSIG = 1
 
 _MAX_ERROR_CHARACTERS = 1500
 
@@ -150,8 +153,21 @@ def _text_of(error: Exception) -> str:
     return "\n".join(filter(None, lines))
 
 
+def _end_with(parent: int) -> None:
+    """Ends with the process that waits for the answer, which may be killed: the device is held no longer then."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415  only here
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked to tell
+        sys.exit(1)
+    # Whoever sends it does not mean the library, which would be blamed for an exception in the midst of it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _child(request: dict[str, Any]) -> int:
     """Does what is asked, and answers."""
+    _end_with(request["parent"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here, and its memory image of no use
     sys.unraisablehook = lambda _: None  # a delegate that was not made can't be unmade either, and says so at length
     signal.setitimer(signal.ITIMER_REAL, request["limit_s"] + _SECONDS_TO_BE_KILLED_IN)

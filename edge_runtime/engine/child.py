@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ class Child:
     pid: int = 0
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], descriptors: Sequence[int], on_end: Callable[[], None]
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        descriptors: Sequence[int],
+        on_end: Callable[[], Callable[[], None] | None],
     ) -> None:
         """Starts `python -P -m MODULE ARGUMENTS...`, with this process's environment and module path.
 
@@ -54,7 +60,8 @@ class Child:
             module: What is run.
             arguments: What it is given.
             descriptors: What it inherits, under the same numbers; nothing else is inherited.
-            on_end: Called in the child's thread when it has ended and was reaped; returns quickly.
+            on_end: Called in the child's thread when it has ended and was reaped; returns quickly. What it returns is
+                called next, and nobody waits for that.
 
         Raises:
             EngineFailed: no process can be started.
@@ -65,10 +72,12 @@ class Child:
         self._command = [sys.executable, "-P", "-m", module, *arguments]
         self._descriptors = tuple(descriptors)
         self._on_end = on_end
+        self._origin = Origin()
         self._printed = b""
         self._process: subprocess.Popen[bytes] | None = None
         self._error: Exception | None = None
-        self._started, self._ended = threading.Event(), threading.Event()
+        self._started, self._ended, self._told = threading.Event(), threading.Event(), threading.Event()
+        self._tells_more = False
         self._watcher = threading.Thread(target=self._watch, name=f"edge-worker-{name}", daemon=True)
         self._watcher.start()
         self._started.wait()
@@ -81,8 +90,8 @@ class Child:
         return not self._ended.is_set()
 
     def kill(self) -> None:
-        """Ends it with SIGKILL, and returns at once."""
-        if self._process is not None:
+        """Ends it with SIGKILL, and returns at once. In a forked process: does nothing."""
+        if self._process is not None and self._origin.is_here:
             self._process.kill()
 
     def wait(self, limit_s: float) -> bool:
@@ -90,8 +99,12 @@ class Child:
 
         A killed process ends at once unless a driver holds it in the kernel.
         """
-        self._watcher.join(limit_s)
-        return not self._watcher.is_alive()
+        if not self._told.wait(limit_s):
+            return False
+        # What is called last may be what waits here, or wait for a lock that who waits here has.
+        if not self._tells_more:
+            self._watcher.join()
+        return True
 
     def ending(self, doing: str = "") -> str:
         """How it ended, and the end of what it printed, in one line: `was killed by SIGABRT; it printed: ...`.
@@ -123,7 +136,13 @@ class Child:
             assert process.stdout is not None
             self._read_to_its_end(process, process.stdout.fileno())
         self._ended.set()
-        self._on_end()
+        on_end, self._on_end = self._on_end, _nothing  # Whoever gave it has this child: neither would be freed.
+        more = on_end()
+        del on_end
+        self._tells_more = more is not None
+        self._told.set()
+        if more is not None:
+            more()
 
     def _popen(self) -> subprocess.Popen[bytes]:
         import subprocess  # noqa: PLC0415  for applications whose engines run apart only
@@ -169,6 +188,10 @@ class Child:
             if line.strip():
                 _log.debug("%s (worker process %d): %s", self._name, self.pid, line.decode("utf-8", errors="replace"))
         return content[end:]
+
+
+def _nothing() -> None:
+    """In place of what has been called."""
 
 
 def _read(pipe: int) -> bytes:

@@ -72,12 +72,19 @@ class Exchange:
         self.known = self.number > 0
         return taken(self.results, self.views)
 
+    def let_go(self) -> None:
+        """Drops the views, whoever keeps this: the memory goes with the last of them, and its descriptor with that."""
+        self.arrays.clear()
+        self.views.clear()
+        self.inbox_generation = self.outbox_generation = 0
+
 
 class Exchanges:
     """The exchanges of one session. One caller at a time."""
 
     def __init__(self) -> None:
         self._known: dict[object, Exchange] = {}
+        self._passing: Exchange | None = None
 
     def find(self, signature: str, inputs: Arrays) -> tuple[Exchange, list[bytes | None] | None]:
         """The exchange for these inputs, and the bytes of those that are strings; None where there are none.
@@ -91,8 +98,14 @@ class Exchanges:
             return one, None
         layout, contents = lay_out(inputs)
         if not layout.fixed:
-            return Exchange(0, signature, layout), contents
+            self._passing = Exchange(0, signature, layout)
+            return self._passing, contents
         if len(self._known) >= MAX_EXCHANGES:
             self._known.clear()
         one = self._known[key] = Exchange(len(self._known) + 1, signature, layout)
         return one, None
+
+    def let_go(self) -> None:
+        """Drops all views of the arenas, also of exchanges that the traceback of an error still holds."""
+        for one in (*self._known.values(), *filter(None, (self._passing,))):
+            one.let_go()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from converter.artifact import Signature
 from edge_runtime.engine.base import Session
+from edge_runtime.engine.origin import Origin
 from edge_runtime.engine.wiring import wiring
 from edge_runtime.errors import EngineFailed, EngineLost, PackageRefused
 from edge_runtime.types import Arrays
@@ -25,7 +26,8 @@ class PipelineSession:
     callers came. So a request changes threads nowhere, and what waits is bounded by the callers.
 
     A run that fails on a device fails its caller alone. A device that is lost loses the pipeline: whoever waits in it
-    is told at once, whoever runs on another device when that run has ended.
+    is told at once, whoever runs on another device when that run has ended. In a forked process each run raises
+    EngineLost: the parent's callers may be in the queues there.
 
     Attributes:
         slots: The devices, and `PLACES_BETWEEN` them.
@@ -54,6 +56,7 @@ class PipelineSession:
         self._signature = signatures[0].name
         self._stages = tuple(_Stage(session) for session in sessions)
         self._loss: tuple[str, Literal["crashed", "stuck", "vanished"]] | None = None
+        self._origin = Origin()
         self.slots = len(sessions) + PLACES_BETWEEN * (len(sessions) - 1)
 
     def __repr__(self) -> str:
@@ -65,6 +68,7 @@ class PipelineSession:
 
         The limit is that of each device's run; the time that a request waits for its turn is not counted.
         """
+        self._origin.check(self._subject)
         if signature != self._signature:
             raise EngineFailed(f"{self._subject}: has the signature {self._signature!r}, not {signature!r}")
         tensors = {tensor: inputs[name] for name, tensor in self._wiring.inputs.items()}
@@ -90,7 +94,9 @@ class PipelineSession:
         return {name: tensors[tensor] for name, tensor in self._wiring.outputs.items()}
 
     def close(self) -> None:
-        """See `Session`; closes the segments' sessions."""
+        """See `Session`; closes the segments' sessions. In a forked process: does nothing."""
+        if not self._origin.is_here:
+            return
         self._lose(f"{self._subject}: the pipeline was closed", "vanished")
         for stage in self._stages:
             stage.session.close()

@@ -69,6 +69,9 @@ class PlannedSession(ABC):
                 else:
                     return call(inputs)
             return self._planned(signature, tuple([inputs[name].shape for name in self.inputs[signature]]))(inputs)
+        except KeyError as error:
+            text = self._missing(signature, inputs) or explained(error)
+            raise EngineFailed(f"{self.spec.subject}, signature {signature!r}: {text}") from error
         except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
             # What failed may be left half way: the next run plans anew.
             shapes = tuple([inputs[name].shape for name in self.inputs[signature]])
@@ -104,6 +107,14 @@ class PlannedSession(ABC):
         self._signature, self._call = signature, call
         self._shapes = tuple(zip(self.inputs[signature], shapes, strict=True))
         return call
+
+    def _missing(self, signature: str, inputs: Arrays) -> str:
+        """Which name there is not, among those that there are; empty if none is missing."""
+        names = self.inputs.get(signature)
+        if names is None:
+            return f"there is none of that name, but {', '.join(map(repr, self.inputs))}"
+        missing = ", ".join(repr(name) for name in names if name not in inputs)
+        return f"input {missing} is missing; given: {', '.join(map(repr, inputs)) or 'none'}" if missing else ""
 
     def _forget(self, signature: str, shapes: Shapes) -> None:
         self._calls.pop((signature, shapes), None)

@@ -11,7 +11,6 @@ worker answers its first request after 0.37 s.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import logging
 import math
@@ -30,7 +29,8 @@ from edge_runtime.engine import wire
 from edge_runtime.engine.base import SessionSpec
 from edge_runtime.engine.child import Child
 from edge_runtime.engine.exchanges import Exchanges
-from edge_runtime.engine.shared import Arena
+from edge_runtime.engine.origin import Origin
+from edge_runtime.engine.shared import Arena, sealed
 from edge_runtime.errors import EngineFailed, EngineLost
 from edge_runtime.types import Arrays
 
@@ -42,8 +42,6 @@ START_LIMIT_S = 60.0
 _END_LIMIT_S = 2.0
 """A killed process ends at once unless a driver holds it in the kernel; then it is left behind."""
 
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
 _Cause = Literal["crashed", "stuck", "vanished"]
 
 
@@ -52,10 +50,18 @@ class WorkerProcess:
 
     One call at a time is served. When a run takes too long the process is killed, and with it every session: each
     raises EngineLost at its next run. Then it is closed, and another one takes its place.
+
+    It belongs to the process that started it. A process forked from that one is refused whatever it asks, and closes
+    nothing.
     """
 
     def __init__(
-        self, name: str, *, clock: Callable[[], float] = time.monotonic, start_limit_s: float = START_LIMIT_S
+        self,
+        name: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        start_limit_s: float = START_LIMIT_S,
+        on_death: Callable[[], None] | None = None,
     ) -> None:
         """Starts the process, and returns before it is ready.
 
@@ -63,6 +69,9 @@ class WorkerProcess:
             name: What logs and errors call it: the device string.
             clock: Monotonic seconds.
             start_limit_s: Seconds from now in which it must be ready; the first `open` waits for that.
+            on_death: Called once if the process ends before `close` was called: by itself, or killed because a run
+                took too long. In the thread that watches it, which holds no lock; `close` may be called from there,
+                and does not wait for it elsewhere. A process that ends at once may do so before this returns.
 
         Raises:
             EngineFailed: no process can be started.
@@ -70,6 +79,8 @@ class WorkerProcess:
         self._name = name
         self._clock = clock
         self._start_limit_s = start_limit_s
+        self._on_death = on_death
+        self._origin = Origin()
         self._ready_by_s = clock() + start_limit_s
         self._ready = False
         self._lock = threading.Lock()
@@ -79,6 +90,7 @@ class WorkerProcess:
         self._sequence = 0
         self._numbers = itertools.count(1)
         self._to_close: list[int] = []
+        self._exchanges: dict[int, Exchanges] = {}
         self._inbox, self._outbox = Arena.make("edge-inbox"), Arena.make("edge-outbox")
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._poll = select.poll()
@@ -86,21 +98,22 @@ class WorkerProcess:
         descriptors = (other.fileno(), self._inbox.descriptor, self._outbox.descriptor)
         arguments = [*map(str, descriptors), str(os.getpid())]
         try:
-            self._child = Child(name, "edge_runtime.engine.worker", arguments, descriptors, self._hang_up)
+            self._child = Child(name, "edge_runtime.engine.worker", arguments, descriptors, self._ended)
         except BaseException:
+            self._closed = True
             self._free()
             raise
         finally:
             other.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "alive" if self.alive else "lost"
+        state = "closed" if self._closed else "alive" if self.alive else "lost" if self._origin.is_here else "inherited"
         return f"<WorkerProcess {self._name}, process {self.pid}, {state}>"
 
     @property
     def alive(self) -> bool:
-        """Whether it can be used: it was neither closed nor given up, and its process has not ended."""
-        return self._loss is None and self._child.alive
+        """Whether it can be used here: it was neither closed nor given up, and its process has not ended."""
+        return self._loss is None and self._child.alive and self._origin.is_here
 
     @property
     def pid(self) -> int:
@@ -121,6 +134,7 @@ class WorkerProcess:
             EngineLost: the process has ended, or was stuck and is killed.
             PackageRefused: the file's tensors are not what the manifest says.
         """
+        self._origin.check(spec.subject)
         with self._lock:
             self._check(spec.subject)
             self._await_ready(spec.subject)
@@ -128,26 +142,27 @@ class WorkerProcess:
             self._inbox.reserve(len(table))
             self._inbox.write(0, table)
             question = self._question(wire.OPEN, next(self._numbers), table_bytes=len(table))
-            answer = self._ask(question, spec.subject, None, limit_s, _sealed(content))
+            answer = self._ask(question, spec.subject, None, limit_s, sealed(content))
             opened = wire.decode(self._table(answer), wire.Opened)
+            self._exchanges[question.session] = Exchanges()
         return ProcessSession(self, question.session, spec, opened.tensors)
 
-    def run(
-        self, number: int, subject: str, exchanges: Exchanges, signature: str, inputs: Arrays, *, limit_s: float | None
-    ) -> Arrays:
+    def run(self, number: int, subject: str, signature: str, inputs: Arrays, *, limit_s: float | None) -> Arrays:
         """Runs a session's signature, for the session.
 
         Args:
             number: The session's.
             subject: What errors call it.
-            exchanges: The session's.
             signature: See `Session.run`.
             inputs: Likewise.
             limit_s: Likewise; counts from when the run's turn has come.
         """
+        self._origin.check(subject)
         try:
             with self._lock:
                 self._check(subject)
+                if (exchanges := self._exchanges.get(number)) is None:  # Closed while it waited for its turn.
+                    raise EngineLost(f"{subject}: the session was closed", "vanished")
                 try:
                     exchange, contents = exchanges.find(signature, inputs)
                     at, length = exchange.put(self._inbox, inputs, contents)
@@ -166,11 +181,18 @@ class WorkerProcess:
 
     def forget(self, number: int) -> None:
         """Closes a session: now, or when the call that is being served has ended. Does not wait for that."""
+        if not self._origin.is_here:
+            return
         self._to_close.append(number)
         self._close_sessions()
 
     def close(self) -> None:
-        """Kills and reaps the process; runs that go on raise EngineLost. Never takes long. Again: does nothing."""
+        """Kills and reaps the process; runs that go on raise EngineLost. Never takes long. Again: does nothing.
+
+        In a forked process: does nothing, since the worker is the parent's.
+        """
+        if not self._origin.is_here:
+            return
         self._closed = True
         self._give_up(f"{self._process} was closed", "vanished")
         if not self._child.wait(_END_LIMIT_S):
@@ -295,11 +317,19 @@ class WorkerProcess:
         while self._to_close and self._lock.acquire(blocking=False):
             try:
                 while self._to_close:
-                    question = self._question(wire.CLOSE, self._to_close.pop())
+                    number = self._to_close.pop()
+                    if exchanges := self._exchanges.pop(number, None):
+                        exchanges.let_go()
+                    question = self._question(wire.CLOSE, number)
                     with contextlib.suppress(OSError):  # It has ended, or been closed: so have its sessions.
                         self._send(question)
             finally:
                 self._lock.release()
+
+    def _ended(self) -> Callable[[], None] | None:
+        """Called in the child's thread; what it returns is called last."""
+        self._hang_up()
+        return None if self._closed else self._on_death
 
     def _hang_up(self) -> None:
         """Wakes who waits for an answer."""
@@ -307,6 +337,9 @@ class WorkerProcess:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _free(self) -> None:
+        for exchanges in self._exchanges.values():
+            exchanges.let_go()
+        self._exchanges.clear()
         self._socket.close()
         self._inbox.close()
         self._outbox.close()
@@ -328,7 +361,6 @@ class ProcessSession:
         self._worker = worker
         self._number = number
         self._subject = spec.subject
-        self._exchanges = Exchanges()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -342,26 +374,10 @@ class ProcessSession:
         """
         if self._closed:
             raise EngineLost(f"{self._subject}: the session was closed", "vanished")
-        return self._worker.run(self._number, self._subject, self._exchanges, signature, inputs, limit_s=limit_s)
+        return self._worker.run(self._number, self._subject, signature, inputs, limit_s=limit_s)
 
     def close(self) -> None:
         """See `Session`. The worker goes on."""
         if not self._closed:
             self._closed = True
-            self._exchanges = Exchanges()  # Their views keep the worker's memory.
             self._worker.forget(self._number)
-
-
-def _sealed(content: bytes) -> int:
-    """A descriptor of memory that holds the content and can't be changed."""
-    descriptor = os.memfd_create("edge-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        at = 0
-        while at < len(content):
-            # Not at the file's position: the worker reads from there, and shares it.
-            at += os.pwrite(descriptor, memoryview(content)[at:], at)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -37,6 +37,8 @@ _KINDS = frozenset("biufcSU")
 
 _LENGTH = np.dtype("<u4")
 
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """Where an array lies.
@@ -173,6 +175,21 @@ class Arena:
         self._map = mmap.mmap(self.descriptor, size)
         self._size = size
         self.generation += 1
+
+
+def sealed(content: bytes) -> int:
+    """A descriptor of memory that holds the content and can't be changed."""
+    descriptor = os.memfd_create("edge-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        at = 0
+        while at < len(content):
+            # Not at the file's position: the worker reads from there, and shares it.
+            at += os.pwrite(descriptor, memoryview(content)[at:], at)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def lay_out(arrays: Arrays) -> tuple[Layout, list[bytes | None]]:

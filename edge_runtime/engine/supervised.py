@@ -7,6 +7,7 @@ from queue import SimpleQueue
 
 from converter.artifact import Signature
 from edge_runtime.engine.base import Session
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EngineFailed, EngineLost
 from edge_runtime.types import Arrays
 
@@ -47,7 +48,8 @@ class ThreadSession:
 
     The hand-over adds 25 to 30 us to the median run (two shared x86-64 cores, `benchmarks/isolation.py`). The library
     must let go of the interpreter's lock while it runs, or else nothing in this process goes on: LiteRT's classic
-    interpreter does, its CompiledModel does not.
+    interpreter does, its CompiledModel does not. In a forked process, where the thread does not run, each run raises
+    EngineLost.
 
     Attributes:
         slots: 1.
@@ -78,6 +80,7 @@ class ThreadSession:
         self._runs: SimpleQueue[_Run | None] = SimpleQueue()
         self._loss = ""
         self._closed = False
+        self._origin = Origin()
         self._thread = threading.Thread(target=self._serve, name=f"edge-device-{name}", daemon=True)
         self._thread.start()
 
@@ -87,6 +90,7 @@ class ThreadSession:
 
     def run(self, signature: str, inputs: Arrays, limit_s: float | None = None) -> Arrays:
         """See `Session`. The limit also counts the run of another caller that goes on."""
+        self._origin.check(self._name)
         if self._closed or self._loss:
             raise self._lost()
         run = _Run(signature, inputs)
@@ -100,7 +104,7 @@ class ThreadSession:
 
     def close(self) -> None:
         """See `Session`. Waits shortly for the device to be let go, unless it is stuck. Again: does nothing."""
-        if self._closed:
+        if self._closed or not self._origin.is_here:
             return
         self._closed = True
         self._runs.put(None)

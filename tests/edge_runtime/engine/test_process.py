@@ -120,7 +120,7 @@ def test_more_shapes_than_are_remembered(shared_worker, monkeypatch):
     session = scale(shared_worker)
     for count in (*range(1, 9), 2, 7, *range(1, 9)):
         np.testing.assert_array_equal(doubled(session, count), rows(count) * 2)
-    assert len(session._exchanges._known) <= 3
+    assert len(shared_worker._exchanges[session._number]._known) <= 3
     session.close()
 
 
