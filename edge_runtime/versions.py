@@ -146,7 +146,7 @@ class Hall:
         with self._lock:
             prober = self._prober
         if prober is not None:
-            getattr(prober, "close", lambda: None)()
+            prober.close()
         self.supervisor.close()
         self.devices.close()
 

@@ -34,6 +34,10 @@ PATIENCE_S = 10.0
 """How long loading waits for a preferred device while another one is ready: an Edge TPU that loads its firmware takes
 some seconds, a library that hangs in its trial half a minute."""
 
+HOLD_S = 5.0
+"""How long requests wait for the last device that a version had: a worker that crashed is back in one to three seconds.
+What waits has deadlines of its own."""
+
 DEATH_S = 0.05
 """How long after a worker's end whoever ran in it has to say why."""
 
@@ -133,8 +137,10 @@ class Crew:
         for station in here:
             self._open(station)
         self._await(stations)
+        self._hope()
         ready = any(station.state == "ready" for station in stations)
-        hopeful = patient and any(station.state in ("unhealthy", "starting") for station in stations)
+        # What the CPU can't load is no matter of a device that may come back.
+        hopeful = patient and any(one.state in ("unhealthy", "starting") for one in stations if one not in here)
         if not ready and not hopeful:
             error = self._nothing_runs()
             self.close()
@@ -262,6 +268,7 @@ class Crew:
                 for engine, costs, solo in made:
                     station.slots[engine] = self._add(station, engine, costs, solo=solo)
             self._decided.notify_all()
+        self._hope()
         if closed:
             for engine, _, _ in made:
                 engine.close()
@@ -326,6 +333,7 @@ class Crew:
                 solo=solo,
                 limit_factor=self._options.watchdog_factor,
                 limit_min_s=self._options.watchdog_min_s,
+                left=station.isolation == "process" or station.devices[0].kind != "cpu",
             )
             for _ in range(engine.slots)
         ]
@@ -393,6 +401,18 @@ class Crew:
             self._set_lost(station, cause, reason, answered=answered)
         # A run that is under way may take until the watchdog ends it, and a process its time: nobody waits for that.
         self._supervisor.start(partial(self._retire, station, engines))
+        self._supervisor.at(self._clock() + (0.0 if cause == "vanished" else HOLD_S), self._hope)
+
+    def _hope(self) -> None:
+        """Whether requests may wait for a device to come back: while one works, that is, and a while after its loss."""
+        with self._lock:
+            stations = self._roster.all()
+            ready = any(station.state == "ready" for station in stations)
+            # The CPU in this process can't be lost.
+            lasting = all(one.isolation == "none" and one.devices[0].kind == "cpu" for one in stations)
+            slots = ready and not lasting and not self._closed
+        if not self._closed:
+            self.batcher.expect(slots=slots)
 
     def _retire(self, station: Station, engines: dict[Engine, list[Slot]]) -> None:
         """Frees a lost station's engines, and the process that holds what is left of its device."""

@@ -148,6 +148,15 @@ class Batcher:
         if not lost:
             self._desk.wait_until_idle((slot,))
 
+    def expect(self, *, slots: bool) -> None:
+        """Whether a slot is on its way where there is none, or where the last one gets lost.
+
+        If so, requests wait for it, each at most until its deadline, also those that a lost engine did not answer. If
+        not, or no more, they get EngineFailed at once.
+        """
+        for entry, error in self._desk.expect(slots=slots):
+            entry.fail(error)
+
     def try_infer(self, request: InferRequest) -> Reply | None:
         """Answers in this thread if an engine is idle and nobody waits; None if not.
 
@@ -250,7 +259,10 @@ class Batcher:
 
     def close(self) -> None:
         """Refuses new requests, finishes those that it took, then closes the engines of the slots that it has."""
-        for sleeper in self._desk.close():
+        settled, sleepers = self._desk.close()
+        for entry, error in settled:
+            entry.fail(error)
+        for sleeper in sleepers:
             sleeper.release()
         with self._changing:
             workers = list(self._workers)

@@ -18,7 +18,7 @@ from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.leases import Leases
 from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, size_of
 from edge_runtime.scheduling.slot import Slot
-from edge_runtime.scheduling.slots import SlotTable
+from edge_runtime.scheduling.slots import MAX_LOSSES, SlotTable
 from edge_runtime.scheduling.stats import BatcherStats
 from edge_runtime.types import InferRequest
 
@@ -56,6 +56,7 @@ class Desk:
         stats: The counts.
         running_rows: Rows that run now.
         closed: Whether it refuses.
+        expecting: Whether requests wait where there is no slot, since one is being made.
         sleepers: The bare locks of the workers that sleep; releasing one wakes it.
     """
 
@@ -69,6 +70,7 @@ class Desk:
         self.stats = BatcherStats()
         self.running_rows = 0
         self.closed = False
+        self.expecting = False
         self.sleepers: list[LockType] = []
         self._signatures = signatures
         self._clock = clock
@@ -88,8 +90,10 @@ class Desk:
         """
         with self.lock:
             slots = self.slots
-            if self.closed or not slots.all:
+            if self.closed or not self._hopes:
                 raise self._unavailable(request)
+            if not slots.all or (slots.left and request.deadline_s is not None):
+                return None
             if self.queue or self.retries:
                 return self._overtake(request)
             if not slots.busy and (solo := slots.solo) is not None and solo.gate.try_enter(solo.share, solo.permits):
@@ -110,7 +114,7 @@ class Desk:
             EngineFailed, RuntimeClosed: as in `take_now`.
         """
         with self.lock:
-            if self.closed or not self.slots.all:
+            if self.closed or not self._hopes:
                 raise self._unavailable(request)
             if not self.queue.has_room(nbytes := size_of(request)):
                 self.stats.refused += 1
@@ -266,7 +270,7 @@ class Desk:
             entry.failure = error
             entry.tried = (*entry.tried, slot.gate)
             entry.losses += isinstance(error, EngineLost)
-            if entry.waiting.deadline_s <= self._clock() or not self.slots.can_retry(entry):
+            if entry.waiting.deadline_s <= self._clock() or not self._can_retry(entry):
                 self.stats.failed += 1
                 return False, None
             self.stats.retried += 1
@@ -296,17 +300,24 @@ class Desk:
     def put_back(self, entry: Entry) -> EdgeRuntimeError | None:
         """A bulk waits for its next turn; an error if there is no slot for it any more."""
         with self.lock:
-            if not self.slots.all:
+            if not self._hopes:
                 self.stats.failed += 1
                 return self._unavailable(entry.request)
             self.queue.put_back([entry])
             return None
 
-    def close(self) -> list[LockType]:
-        """Refuses from now on; the sleepers to wake."""
+    def expect(self, *, slots: bool) -> Settled:
+        """Whether a slot is to be waited for where there is none; who need not wait any more."""
+        with self.lock:
+            self.expecting = slots
+            return self._homeless()
+
+    def close(self) -> tuple[Settled, list[LockType]]:
+        """Refuses from now on; who can't be answered any more, and the sleepers to wake."""
         with self.lock:
             self.closed = True
-            return self._all_sleepers()
+            self.expecting = False
+            return self._homeless(), self._all_sleepers()
 
     def wait_until_idle(self, slots: tuple[Slot, ...]) -> None:
         """Waits until none of the slots is taken."""
@@ -357,7 +368,7 @@ class Desk:
     def _key(self, request: InferRequest) -> object:
         """What requests must share to be joined; None if this one can't be."""
         signature = self._signatures[request.signature]
-        largest = self.slots.crowd[0].costs.largest
+        largest = self.slots.crowd[0].costs.largest if self.slots.crowd else 1
         if signature.batch_axis is None or largest == 1 or request.rows > largest:
             return None
         axis = signature.batch_axis
@@ -439,12 +450,22 @@ class Desk:
             self.stats.dropped += 1
         return too_late(entry, self.queue, slot.costs, now_s)
 
+    @property
+    def _hopes(self) -> bool:
+        """Whether what waits may be answered one day."""
+        return bool(self.slots.all) or self.expecting
+
+    def _can_retry(self, entry: Entry) -> bool:
+        """Whether a request that failed may run again: on a slot, or on one that takes the place of the lost."""
+        replaced = self.expecting and isinstance(entry.failure, EngineLost) and entry.losses < MAX_LOSSES
+        return replaced or self.slots.can_retry(entry)
+
     def _homeless(self) -> Settled:
-        lost = [entry for entry in self.retries if not self.slots.can_retry(entry)]
+        lost = [entry for entry in self.retries if not self._can_retry(entry)]
         for entry in lost:
             self.retries.remove(entry)
         settled: Settled = [(entry, entry.failure or self._unavailable(entry.request)) for entry in lost]
-        if not self.slots.all:
+        if not self._hopes:
             while self.queue:
                 settled += [
                     (entry, self._unavailable(entry.request)) for entry in self.queue.head(LOOK_AHEAD) if entry.claim()

@@ -21,6 +21,7 @@ class Slot:
         costs: What a run takes; slots of the same kind may share a table.
         rank: Only the slots of the lowest rank that has any are used; the others stand by.
         solo: Whether it is for a request that has the device to itself, and not for the queue.
+        left: Whether a caller leaves a run when its deadline has passed, as one that may hang: then a worker makes it.
         permits: Of the gate: all of them for a solo slot, whose threads fill the device; else 1.
         share: The version's share of the gate; set by the batcher.
         busy: Whether it is taken.
@@ -35,6 +36,7 @@ class Slot:
         "engine",
         "gate",
         "lease_until_s",
+        "left",
         "limit_factor",
         "limit_min_s",
         "permits",
@@ -54,6 +56,8 @@ class Slot:
         solo: bool = False,  # noqa: FBT001, FBT002  as the other four, usually by name
         limit_factor: float = 10.0,
         limit_min_s: float = 1.0,
+        *,
+        left: bool = False,
     ) -> None:
         """Takes an engine that is ready, and the factors of `limit_s`."""
         self.engine = engine
@@ -63,6 +67,7 @@ class Slot:
         self.solo = solo
         self.limit_factor = limit_factor
         self.limit_min_s = limit_min_s
+        self.left = left
         self.permits = gate.capacity if solo else 1
         self.share: Share = gate.join()
         self.busy = False

@@ -7,7 +7,7 @@ from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.queue import Entry
 from edge_runtime.scheduling.slot import Slot
 
-_MAX_LOSSES = 2
+MAX_LOSSES = 2
 """Engines that one request may cost: what brings down two is the request's fault more likely than theirs."""
 
 
@@ -19,6 +19,7 @@ class SlotTable:
         crowd: Those of the lowest rank that run the queue: all but the solo ones, unless there are no others.
         solo: The slot of the lowest rank for a request that has the device to itself; None without one.
         busy: How many are taken, of any rank.
+        left: Whether one of those that work is left by callers whose deadline has passed.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class SlotTable:
         self.crowd: tuple[Slot, ...] = ()
         self.solo: Slot | None = None
         self.busy = 0
+        self.left = False
 
     def __repr__(self) -> str:
         working = len(self.crowd) + (self.solo is not None and self.solo not in self.crowd)
@@ -67,7 +69,7 @@ class SlotTable:
         """Whether the request may run there: once on each other device, and beside a lost engine once on its own."""
         if slot.gate not in entry.tried:
             return True
-        return isinstance(entry.failure, EngineLost) and slot.gate is entry.tried[-1] and entry.losses < _MAX_LOSSES
+        return isinstance(entry.failure, EngineLost) and slot.gate is entry.tried[-1] and entry.losses < MAX_LOSSES
 
     def gates(self) -> tuple[Gate, ...]:
         """The devices."""
@@ -78,3 +80,4 @@ class SlotTable:
         working = [slot for slot in self.all if slot.rank == self.all[0].rank]
         self.crowd = tuple(slot for slot in working if not slot.solo) or tuple(working)
         self.solo = next((slot for slot in working if slot.solo), None)
+        self.left = any(slot.left for slot in working)

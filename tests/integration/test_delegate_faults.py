@@ -18,7 +18,7 @@ from support.devices_roots import FakeRoot
 from support.edge_models import publish_scale, rows
 from support.edgetpu_models import publish_edgetpu
 
-from edge_runtime import Model, Reply, Runtime
+from edge_runtime import DeadlineExceeded, Model, Reply, Runtime
 from edge_runtime.config import read_options
 
 pytestmark = [
@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 CPU = "device:cpu"
+WATCHDOG_S = 0.3
 
 
 class _Place:
@@ -55,7 +56,7 @@ class _Place:
             "delegates": delegates,
             "isolation": isolation,
             "threads": 1,
-            "watchdog_min_s": 0.3,
+            "watchdog_min_s": WATCHDOG_S,
             "cache": str(self.path / "cache"),
             "edgetpu_library": str(self.path / "libedgetpu.so.1"),
         }
@@ -189,6 +190,17 @@ def test_a_hanging_device_is_given_up_and_replaced(place, isolation):
         assert "unhealthy" in _said(model)
         place.armed.unlink()
         assert _back(model)
+
+
+@pytest.mark.parametrize("isolation", ["process", "none"])
+def test_a_deadline_holds_on_a_device_that_hangs(place, isolation):
+    """A caller with a deadline leaves a run that hangs at its deadline, not when the watchdog ends it."""
+    with place.open(isolation=isolation, hang_at=1) as runtime:
+        model = _model(runtime)
+        place.armed.touch()
+        with pytest.raises(DeadlineExceeded, match="waiting for"):
+            model.predict(rows(1), deadline_ms=20)
+        assert _ask(model).place == CPU
 
 
 @pytest.mark.parametrize("fault", ["abort_every", "segfault_at"])

@@ -1,13 +1,15 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support import edge_delegates
 from support.devices_roots import FakeRoot
 from support.edge_models import publish_scale, rows
 
-from edge_runtime import EngineFailed, PackageRefused, Runtime
+from edge_runtime import DeadlineExceeded, EngineFailed, PackageRefused, Runtime
 from edge_runtime.config import read_options
 from edge_runtime.crew.device import cores
 from edge_runtime.profiles import EngineProfile
@@ -96,17 +98,46 @@ def test_a_damaged_package_is_refused_as_such(store):
 
 @pytest.mark.slow
 def test_isolated_cpu_that_is_killed_is_replaced(store):
-    """With `isolation="process"` the CPU's worker may be killed: the request fails or waits, and a new one answers."""
+    """With `isolation="process"` the CPU's worker may be killed: requests wait for the new one, within deadlines."""
     with Runtime.open(store, isolation="process", delegates=["cpu"], threads=1, **QUIET) as runtime:
         model = runtime.model("scale")
         assert model.predict(rows(1)).place == "device:cpu"
         (slot,) = crew_of(runtime).batcher.slots
         os.kill(slot.engine._session._worker.pid, 9)
-        with pytest.raises(EngineFailed, match="SIGKILL"):
-            model.predict(rows(1))
+        with pytest.raises(DeadlineExceeded):
+            model.predict(rows(1), deadline_ms=20)
+        with ThreadPoolExecutor(4) as threads:
+            replies = list(threads.map(lambda start: model.predict(rows(1, start)), range(8)))
+        for start, reply in enumerate(replies):
+            np.testing.assert_array_equal(reply.outputs["y"], rows(1, start) * 2)
+        assert model.engines[0].state == "ready"
+        assert runtime.stats().models[0].engines[0].faults.crashed == 1
+
+
+@pytest.mark.slow
+def test_requests_end_when_the_only_device_does_not_come_back(store, tmp_path):
+    """Requests that wait for a device are told when it is given up for now, and at closing."""
+    stick = tmp_path / "stick"
+    stick.touch()
+    library = edge_delegates.build(tmp_path)
+    device = edge_delegates.device(library, vanish_file=stick)
+    options = read_options(store, {"delegates": [device], "threads": 1, **QUIET})
+    with Runtime(options) as runtime:
+        model = runtime.model("scale")
+        assert model.predict(rows(1)).place == f"device:{device}"
+        stick.unlink()
+        for _ in range(3):
+            with pytest.raises(EngineFailed):
+                model.predict(rows(1))
+        until(lambda: model.engines[0].state == "unhealthy")
+        with ThreadPoolExecutor(4) as threads:
+            waiting = [threads.submit(model.predict, rows(1)) for _ in range(4)]
+            for one in waiting:
+                with pytest.raises(EngineFailed):
+                    one.result(LIMIT_S)
+        stick.touch()
         until(lambda: model.engines[0].state == "ready")
         np.testing.assert_array_equal(model.predict(rows(1)).outputs["y"], rows(1) * 2)
-        assert runtime.stats().models[0].engines[0].faults.crashed == 1
 
 
 def test_sizes_that_are_not_wanted_are_not_formed_whatever_was_measured(store):
