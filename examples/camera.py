@@ -13,10 +13,11 @@ within its deadline is given up before it runs.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,19 +25,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
+from camera_sources import Pixels, frames_of
 
 from converter.artifact import InputPreprocess, TensorSpec
-from edge_runtime import DeadlineExceeded, EdgeRuntimeError, Model, Reply, Runtime
+from edge_runtime import DeadlineExceeded, EdgeRuntimeError, InvalidConfig, InvalidInput, Model, Reply, Runtime
 from edge_runtime.tasks import classify, read_labels
-
-Pixels = npt.NDArray[np.uint8]
-"""[height, width, 3], RGB."""
 
 Labels = Sequence[str] | Mapping[int, str]
 """By class."""
-
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 
 
 @dataclass(frozen=True)
@@ -93,6 +89,7 @@ class Count:
         answered: With a result.
         late: Given up at their deadline.
         failed: With another error; the last is in `error`.
+        unreadable: Pictures of a folder that can't be read; they are not among those taken.
         error: Its text.
     """
 
@@ -101,7 +98,18 @@ class Count:
     answered: int = 0
     late: int = 0
     failed: int = 0
+    unreadable: int = 0
     error: str = ""
+
+    def unread(self, why: str) -> None:
+        """A picture of the folder was passed over."""
+        self.unreadable += 1
+        print(why, file=sys.stderr)
+
+    def __str__(self) -> str:
+        became = f"{self.answered} answered, {self.dropped} dropped, {self.late} late, {self.failed} failed"
+        unreadable = f"; {self.unreadable} pictures can't be read" if self.unreadable else ""
+        return f"{self.taken} frames: {became}{unreadable}" + (f" ({self.error})" if self.error else "")
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,14 @@ class Answerer:
     def __init__(
         self, model: Model, *, deadline_ms: float | None = None, labels: Labels | None = None, top: int = 3
     ) -> None:
-        """Takes the model; SystemExit where it takes no pictures, or where nothing says how to make its input."""
+        """Takes the model.
+
+        Raises:
+            InvalidInput: it takes no pictures, nothing says how to make its input, or it gives no scores of classes.
+        """
         self._model, self._deadline_ms, self._labels, self._top = model, deadline_ms, labels or model.labels, top
         self._steps = steps_for(model)
+        check_classifier(model)
 
     def __call__(self, frame: Frame) -> Answer:
         """The answer; raises an EdgeRuntimeError, DeadlineExceeded where the frame has become too old."""
@@ -203,7 +216,10 @@ def steps_for(model: Model) -> tuple[InputPreprocess, TensorSpec] | None:
     """How frames are brought to the model's size, and as what; None where its package does it.
 
     A package that does not resize is given uint8 pixels of the model's size, and scales them. A bare file says nothing
-    of its numbers: only one that takes uint8 takes pixels as they are. SystemExit for any other.
+    of its numbers: only one that takes uint8 takes pixels as they are.
+
+    Raises:
+        InvalidInput: it is any other.
     """
     spec, *others = model.signature.inputs
     package = model.target.package if model.target else None
@@ -212,63 +228,29 @@ def steps_for(model: Model) -> tuple[InputPreprocess, TensorSpec] | None:
         return None
     channels = {1: "gray", 3: "rgb"}
     if others or len(spec.shape) != 4 or min(spec.shape[1:]) < 1 or spec.shape[3] not in channels:
-        raise SystemExit(
+        raise InvalidInput(
             f"{model.name} takes {', '.join(map(str, (spec, *others)))}: no picture [N, height, width, 1 or 3]"
         )
     if step is None and spec.dtype != "uint8":
-        raise SystemExit(f"{model.name} takes {spec}, and nothing says how pixels become that: wrap it into a package")
+        raise InvalidInput(
+            f"{model.name} takes {spec}, and nothing says how pixels become that: wrap it into a package"
+        )
     _, height, width, depth = spec.shape
     resize = InputPreprocess(resize=(height, width), antialias=True, color="gray" if depth == 1 else "rgb")
     return resize, TensorSpec(name=spec.name, dtype="uint8", shape=(1, height, width, depth))
 
 
-def frames_of(source: str, fps: float | None) -> Generator[Pixels, None, None]:
-    """The source's pictures: a folder's, `picamera2`, or whatever OpenCV opens (a number, a file, an address)."""
-    if Path(source).is_dir():
-        return from_folder(Path(source), fps)
-    return from_picamera2() if source == "picamera2" else from_opencv(source)
-
-
-def from_folder(folder: Path, fps: float | None) -> Generator[Pixels, None, None]:
-    """Its pictures by name, so many a second; without `fps` as fast as they can be read."""
-    from PIL import Image  # noqa: PLC0415  only for who uses it
-
-    next_s = time.monotonic()
-    for path in sorted(one for one in folder.iterdir() if one.suffix.lower() in _SUFFIXES):
-        with Image.open(path) as picture:
-            yield np.asarray(picture.convert("RGB"))
-        if fps is not None:
-            next_s += 1 / fps
-            time.sleep(max(next_s - time.monotonic(), 0.0))
-
-
-def from_opencv(source: str) -> Generator[Pixels, None, None]:
-    """A camera by its number, a film or a stream."""
-    import cv2  # noqa: PLC0415  likewise
-
-    camera = cv2.VideoCapture(int(source) if source.isdecimal() else source)
-    try:
-        if not camera.isOpened():
-            raise SystemExit(f"OpenCV can't open {source!r}")
-        while True:
-            taken, pixels = camera.read()
-            if not taken:
-                return
-            yield pixels[..., ::-1]
-    finally:
-        camera.release()
-
-
-def from_picamera2() -> Generator[Pixels, None, None]:
-    """A Raspberry Pi's camera."""
-    from picamera2 import Picamera2  # noqa: PLC0415  likewise
-
-    with Picamera2() as camera:
-        # Its "BGR888" has red first in memory.
-        camera.configure(camera.create_video_configuration(main={"size": (640, 480), "format": "BGR888"}))
-        camera.start()
-        while True:
-            yield camera.capture_array()
+def check_classifier(model: Model) -> None:
+    """Raises InvalidInput where the model gives anything but scores of classes, which is all that is shown here."""
+    outputs = model.signature.outputs
+    shapes = [spec.shape for spec in outputs]
+    if len(shapes) != 1 or len(shapes[0]) < 2 or any(size not in (1, -1) for size in shapes[0][1:-1]):
+        raise InvalidInput(
+            f"{model.name} gives {', '.join(map(str, outputs))}: a classifier is needed, whose one output is scores "
+            "[N, classes]; for a detector see docs/from-pycoral.md"
+        )
+    if not outputs[0].dtype.startswith("float") and outputs[0].quantization is None:
+        raise InvalidInput(f"{model.name} gives {outputs[0]}, and nothing says what these integers stand for")
 
 
 class Window:
@@ -293,27 +275,32 @@ class Window:
         return bool(self._cv2.waitKey(1) & 0xFF != ord("q"))
 
 
-def watch(answer: Callable[[Frame], Answer], source: Iterable[Pixels], *, window: Window | None = None) -> Count:
-    """Puts frames in and prints answers until the source ends; what became of the frames."""
+def watch(
+    answer: Callable[[Frame], Answer], source: Iterable[Pixels], count: Count, *, window: Window | None = None
+) -> None:
+    """Puts frames in and prints answers until the source ends; counts what became of the frames."""
     last: list[Answer] = []
 
     def shown(one: Answer) -> None:
         last[:] = [one]
         print(f"frame {one.frame.number}: {one.text}  ({one.reply.place}, {one.age_s * 1e3:.0f} ms old)", flush=True)
 
-    with Answering(answer, shown) as answering:
-        count, newest = answering.count, answering.newest
+    with Answering(answer, shown, count=count) as answering:
+        newest = answering.newest
         for pixels in source:
             frame = Frame(count.taken, pixels, time.monotonic())
             count.taken += 1
             newest.put(frame)
             if window is not None and not window.show(frame, last[0] if last else None, newest.dropped):
                 break
-    return count
 
 
-def main() -> int:
-    """The command above."""
+def parsed() -> argparse.Namespace:
+    """The command's options.
+
+    Raises:
+        InvalidConfig: one is out of its bounds.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a package's directory, or a bare .tflite that takes uint8 pictures")
     parser.add_argument(
@@ -326,21 +313,46 @@ def main() -> int:
     parser.add_argument("--delegate", action="append", help="where to run: edgetpu, cpu...; may be repeated")
     parser.add_argument("--show", action="store_true", help="a window with the frames, by OpenCV; q ends it")
     arguments = parser.parse_args()
+    for name, value in (("--fps", arguments.fps), ("--deadline-ms", arguments.deadline_ms)):
+        if value is not None and not 0 < value < math.inf:
+            raise InvalidConfig(f"{name}: must be above 0 and finite, got {value:g}")
+    if arguments.top < 1:
+        raise InvalidConfig(f"--top: must be at least 1, got {arguments.top}")
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> Count:
+    """Answers the source's frames until it ends; what became of them.
+
+    Raises:
+        EdgeRuntimeError: the model can't be used, or the source or the labels can't be read.
+        ImportError: what reads the source is not installed.
+    """
     options = {"delegates": arguments.delegate} if arguments.delegate else {}
     labels = None if arguments.labels is None else read_labels(arguments.labels)
+    count = Count()
+    with Runtime.open(arguments.model, **options) as runtime:
+        model = runtime.model()
+        answer = Answerer(model, deadline_ms=arguments.deadline_ms, labels=labels, top=arguments.top)
+        with closing(frames_of(arguments.source, arguments.fps, count.unread)) as source:
+            watch(answer, source, count, window=Window() if arguments.show else None)
+    return count
+
+
+def main() -> int:
+    """The command above: 0 where frames were answered, 1 where none could be, 2 for bad input."""
     try:
-        with Runtime.open(arguments.model, **options) as runtime:
-            model = runtime.model()
-            answer = Answerer(model, deadline_ms=arguments.deadline_ms, labels=labels, top=arguments.top)
-            with closing(frames_of(arguments.source, arguments.fps)) as source:
-                count = watch(answer, source, window=Window() if arguments.show else None)
+        count = run(parsed())
+    except (InvalidConfig, InvalidInput) as error:
+        print(error, file=sys.stderr)
+        return 2
     except (EdgeRuntimeError, ImportError) as error:
-        raise SystemExit(str(error)) from error
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
-    became = f"{count.answered} answered, {count.dropped} dropped, {count.late} late, {count.failed} failed"
-    print(f"{count.taken} frames: {became}" + (f" ({count.error})" if count.error else ""))
-    return 0 if count.answered or not count.taken else 1
+    print(count)
+    return 0 if count.answered or not count.taken + count.unreadable else 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sys
 import time
 import wave
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 from audio_frontend import CHANNELS, SAMPLE_RATE, STEP, Frontend
 
-from converter.artifact import Signature
+from converter.artifact import Signature, TensorSpec
 from edge_runtime import Reply, Runtime
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput
 
 Samples = npt.NDArray[np.int16]
 
@@ -38,6 +38,9 @@ _BLOCK = 3 * STEP
 
 _QUEUED_BLOCKS = 100
 """What a microphone may be ahead, 3 s; older sound than that is dropped and counted."""
+
+_MAX_WINDOW = 1_000
+"""Answers that are averaged: half a minute, and no word takes so long."""
 
 _QUIET_S = 1.0
 """After a word: its end would be heard as the word again."""
@@ -61,18 +64,30 @@ class WakeWord:
 
     @classmethod
     def read(cls, path: Path, cutoff: float | None) -> WakeWord:
-        """From the .json beside a model, or a bare .tflite with a cutoff; SystemExit says what is wrong."""
+        """From the .json beside a model, or a bare .tflite with a cutoff.
+
+        Raises:
+            InvalidConfig: it is no such file, or what it says is impossible.
+        """
+        if cutoff is not None and not 0 <= cutoff <= 1:
+            raise InvalidConfig(f"--cutoff: must be from 0 to 1, got {cutoff:g}")
         if path.suffix != ".json":
             if cutoff is None:
-                raise SystemExit(f"{path}: --cutoff is needed, from the .json that came with the model")
+                raise InvalidConfig(f"{path}: --cutoff is needed, from the .json that came with the model")
             return cls(path.stem, path, cutoff, 5)
         try:
             said = json.loads(path.read_text("utf-8"))
             micro = said["micro"]
             own = float(micro["probability_cutoff"]) if cutoff is None else cutoff
-            return cls(str(said["wake_word"]), path.parent / said["model"], own, int(micro["sliding_window_size"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SystemExit(f"{path}: no microWakeWord model's .json: {error!r}") from error
+            window = int(micro["sliding_window_size"])
+            found = cls(str(said["wake_word"]), path.parent / said["model"], own, window)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise InvalidConfig(f"{path}: no microWakeWord model's .json: {error!r}") from error
+        if not 0 <= own <= 1:
+            raise InvalidConfig(f"{path}: probability_cutoff must be from 0 to 1, got {own:g}")
+        if not 1 <= window <= _MAX_WINDOW:
+            raise InvalidConfig(f"{path}: sliding_window_size must be from 1 to {_MAX_WINDOW}, got {window}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -109,12 +124,17 @@ class Listener:
     """
 
     def __init__(self, stream: Frames, signature: Signature, settings: WakeWord) -> None:
-        """Takes the model's stream and its signature, which says how many frames it takes and how they are stored."""
-        (self._input,), (self._output,) = signature.inputs, signature.outputs
-        if self._input.shape[::2] != (1, CHANNELS) or not self._input.quantization or not self._output.quantization:
-            raise SystemExit(
-                f"{settings.model}: quantized features [1, N, {CHANNELS}] are expected, it takes {self._input}"
+        """Takes the model's stream and its signature, which says how many frames it takes and how they are stored.
+
+        Raises:
+            InvalidInput: it is no microWakeWord model's.
+        """
+        if not _is_wake_word(signature):
+            raise InvalidInput(
+                f"{settings.model}: quantized features [1, N, {CHANNELS}] and one quantized probability are expected; "
+                f"it takes {_described(signature.inputs)} and gives {_described(signature.outputs)}"
             )
+        (self._input,), (self._output,) = signature.inputs, signature.outputs
         self._stride = self._input.shape[1]
         self._stream = stream
         self._settings = settings
@@ -152,15 +172,36 @@ class Listener:
         return float(self._output.quantization.dequantize(answer).reshape(-1)[0])
 
 
+def _is_wake_word(signature: Signature) -> bool:
+    if len(signature.inputs) != 1 or len(signature.outputs) != 1:
+        return False
+    (features,), (probability,) = signature.inputs, signature.outputs
+    shaped = len(features.shape) == 3 and features.shape[::2] == (1, CHANNELS) and features.shape[1] >= 1
+    return shaped and set(probability.shape) <= {1} and None not in (features.quantization, probability.quantization)
+
+
+def _described(specs: Iterable[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec}{'' if spec.quantization else ' (not quantized)'}" for spec in specs)
+
+
 def from_wav(path: Path) -> Iterator[Samples]:
-    """The clip in blocks: 16-bit, the channels' mean, brought to 16 kHz."""
+    """The clip in blocks: 16-bit, the channels' mean, brought to 16 kHz.
+
+    Raises:
+        InvalidInput: it can't be read, or is none.
+    """
     try:
         with wave.open(str(path), "rb") as clip:
             if clip.getsampwidth() != 2:
-                raise SystemExit(f"{path}: 16-bit samples are needed, it has {8 * clip.getsampwidth()}-bit")
+                raise InvalidInput(f"{path}: 16-bit samples are needed, it has {8 * clip.getsampwidth()}-bit")
             raw, channels, rate = clip.readframes(clip.getnframes()), clip.getnchannels(), clip.getframerate()
     except (OSError, EOFError, wave.Error) as error:
-        raise SystemExit(f"{path}: can't be read as WAV: {error}") from error
+        said = getattr(error, "strerror", None) or str(error) or "it ends too early"
+        raise InvalidInput(f"{path}: can't be read as WAV: {said}") from error
+    if rate < 1:
+        raise InvalidInput(f"{path}: can't be read as WAV: {rate} samples a second")
+    if len(raw) % (2 * channels):
+        raise InvalidInput(f"{path}: cut off within a sample: {len(raw)} bytes, of {2 * channels} a sample")
     samples = resampled(np.frombuffer(raw, "<i2").reshape(-1, channels).mean(axis=1), rate)
     for start in range(0, len(samples), _BLOCK):
         yield samples[start : start + _BLOCK]
@@ -210,6 +251,19 @@ def from_microphone() -> Iterator[Samples]:
                 )
 
 
+def sound_of(arguments: argparse.Namespace) -> Iterator[Samples]:
+    """The sound that was asked for.
+
+    Raises:
+        InvalidConfig: two were.
+    """
+    if arguments.wav is None:
+        return from_stdin() if arguments.sound == "-" else from_microphone()
+    if arguments.sound == "-":
+        raise InvalidConfig("- or --wav: one sound can be listened to")
+    return from_wav(arguments.wav)
+
+
 def listen(settings: WakeWord, sound: Iterator[Samples]) -> tuple[int, float]:
     """Prints each word that is heard, until the sound ends; how often, and the highest probability."""
     count = 0
@@ -227,22 +281,21 @@ def listen(settings: WakeWord, sound: Iterator[Samples]) -> tuple[int, float]:
 
 
 def main() -> int:
-    """The command above."""
+    """The command above: 0 when the sound has ended, 1 where the model can't run, 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="the model's .json, or its .tflite with --cutoff")
     parser.add_argument("sound", nargs="?", choices=["-"], help="-: raw 16-bit samples at 16 kHz from stdin")
     parser.add_argument("--wav", type=Path, help="a clip instead of the microphone")
     parser.add_argument("--cutoff", type=float, help="instead of the .json's")
     arguments = parser.parse_args()
-    settings = WakeWord.read(arguments.model, arguments.cutoff)
-    if arguments.wav is not None:
-        sound = from_wav(arguments.wav)
-    else:
-        sound = from_stdin() if arguments.sound == "-" else from_microphone()
     try:
-        listen(settings, sound)
+        listen(WakeWord.read(arguments.model, arguments.cutoff), sound_of(arguments))
+    except (InvalidConfig, InvalidInput) as error:
+        print(error, file=sys.stderr)
+        return 2
     except EdgeRuntimeError as error:
-        raise SystemExit(str(error)) from error
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

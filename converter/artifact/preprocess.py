@@ -199,7 +199,11 @@ class InputPreprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def _values(self, raw: Any, spec: TensorSpec) -> _Array:
         if spec.dtype != "string" and any(is_bytes(one) for one in items_of(raw)[0]):
             raise RawInvalid(f"preprocessing of {spec.name!r}: it takes arrays, got bytes; decode is not set")
-        return np.asarray(raw)
+        values: _Array = np.asarray(raw)
+        # As a number None would be NaN.
+        if values.dtype.kind == "O" and any(one is None for one in values.flat):
+            raise RawInvalid(f"preprocessing of {spec.name!r}: values are needed, got None")
+        return values
 
     def _samples(self, raw: Any, spec: TensorSpec) -> _Array:
         """[rows, ...]: everything before the numeric steps, channels last.

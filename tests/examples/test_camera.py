@@ -8,7 +8,7 @@ import pytest
 from camera import Answer, Answerer, Answering, Frame, Newest
 from PIL import Image
 from support.edge_models import scale_model
-from support.picture_models import brightest_model, publish_file
+from support.picture_models import brightest_model, colours_detector, publish_file
 from support.tflite_files import answers_in_order, shipped
 
 from converter.artifact import InputPreprocess, Preprocess
@@ -146,10 +146,70 @@ def test_models_that_take_no_pictures_are_named(monkeypatch, capsys, tmp_path, p
     """Before the first frame."""
     path = tmp_path / "scale.tflite"
     path.write_bytes(scale_model(2.0))
-    with pytest.raises(SystemExit, match=r"scale takes float32\[-1, 4\]: no picture"):
-        run(monkeypatch, capsys, path, "--source", pictures)
+    assert "scale takes float32[-1, 4]: no picture" in refused(monkeypatch, capsys, path, "--source", pictures)
     if FACES:
-        with pytest.raises(SystemExit, match="nothing says how pixels become that"):
-            run(monkeypatch, capsys, FACES, "--source", pictures)
-    with pytest.raises(SystemExit, match=r"none.tflite: No such"):
-        run(monkeypatch, capsys, tmp_path / "none.tflite", "--source", pictures)
+        assert "nothing says how pixels become that" in refused(monkeypatch, capsys, FACES, "--source", pictures)
+    none = tmp_path / "none.tflite"
+    assert "none.tflite: No such" in refused(monkeypatch, capsys, none, "--source", pictures)
+
+
+def refused(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["camera.py", *map(str, arguments)])
+    assert camera.main() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+def test_models_that_are_no_classifiers_are_named(monkeypatch, capsys, tmp_path, pictures):
+    """With what is needed, before the first frame: not once for each."""
+    path = tmp_path / "colours.tflite"
+    path.write_bytes(colours_detector())
+    said = refused(monkeypatch, capsys, path, "--source", pictures)
+    assert "colours gives float32[1, 4, 4], " in said
+    assert "a classifier is needed, whose one output is scores [N, classes]; for a detector see docs/" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--fps", "0"], "--fps: must be above 0 and finite, got 0"),
+        (["--fps", "nan"], "--fps: must be above 0 and finite, got nan"),
+        (["--deadline-ms", "0"], "--deadline-ms: must be above 0 and finite, got 0"),
+        (["--deadline-ms=-5"], "--deadline-ms: must be above 0 and finite, got -5"),
+        (["--deadline-ms", "nan"], "--deadline-ms: must be above 0 and finite, got nan"),
+        (["--top", "0"], "--top: must be at least 1, got 0"),
+        (["--labels", "nope"], "nope: can't be read: No such file"),
+        (["--source", "{empty}"], "empty: there is no picture in it (.bmp, "),
+    ],
+)
+def test_options_that_are_none_are_one_line(monkeypatch, capsys, tmp_path, pictures, options, says):
+    """On stderr, with the code for bad input, before the first frame."""
+    model, empty = tmp_path / "quarters.tflite", tmp_path / "empty"
+    model.write_bytes(brightest_model())
+    empty.mkdir()
+    filled = [one.format(empty=empty) for one in options]
+    assert says in refused(monkeypatch, capsys, model, "--source", pictures, *filled)
+
+
+def test_a_picture_that_can_not_be_read_ends_nothing(monkeypatch, capsys, tmp_path, pictures):
+    """It is told and counted; where none can be, that is a failure."""
+    model = tmp_path / "quarters.tflite"
+    model.write_bytes(brightest_model())
+    whole = (pictures / "05.png").read_bytes()
+    (pictures / "03.png").write_bytes(b"no picture")
+    (pictures / "05.png").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(sys, "argv", ["camera.py", str(model), "--source", str(pictures)])
+    assert camera.main() == 0
+    out, err = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in err.splitlines()] == [
+        str(pictures / f"{one}.png") for one in ("03", "05")
+    ]
+    *lines, last = out.splitlines()
+    assert last.startswith("10 frames: ")
+    assert last.endswith("; 2 pictures can't be read")
+    assert lines[-1].startswith("frame 9: ")
+    for path in pictures.glob("*.png"):
+        path.write_bytes(b"")
+    assert camera.main() == 1
+    assert capsys.readouterr().out.startswith("0 frames: ")

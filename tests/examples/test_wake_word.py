@@ -6,12 +6,14 @@ import wave
 import numpy as np
 import pytest
 import wake_word
+from support.edge_models import scale_model
+from support.picture_models import colours_detector
 from support.speech import available, say
 from support.tflite_files import shipped
 from wake_word import Listener, WakeWord, from_wav, resampled
 
 from converter.artifact import Quantization, Signature, TensorSpec
-from edge_runtime import Reply
+from edge_runtime import InvalidConfig, Reply
 
 MODEL = shipped("pymicro-wakeword", "alexa.json")
 
@@ -107,10 +109,65 @@ def test_clips_of_other_rates_are_brought_to_16_khz(tmp_path):
 def test_settings_that_are_none_are_named(tmp_path, text, says):
     """The .json must be a microWakeWord model's."""
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(SystemExit, match=says):
+    with pytest.raises(InvalidConfig, match=says):
         WakeWord.read(tmp_path / "a.json", None)
-    with pytest.raises(SystemExit, match="--cutoff is needed"):
+    with pytest.raises(InvalidConfig, match="--cutoff is needed"):
         WakeWord.read(tmp_path / "a.tflite", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sliding_window_size": 0}, "sliding_window_size must be from 1 to 1000, got 0"),
+        ({"sliding_window_size": -3}, "from 1 to 1000, got -3"),
+        ({"sliding_window_size": 1e30}, "from 1 to 1000"),
+        ({"probability_cutoff": float("nan")}, "probability_cutoff must be from 0 to 1, got nan"),
+        ({"probability_cutoff": 2}, "probability_cutoff must be from 0 to 1, got 2"),
+    ],
+)
+def test_settings_that_are_impossible_are_one_line(tmp_path, monkeypatch, capsys, changes, says):
+    """On stderr, with the code for bad input."""
+    micro = {"probability_cutoff": 0.9, "sliding_window_size": 5} | changes
+    (tmp_path / "a.json").write_text(json.dumps({"wake_word": "x", "model": "x.tflite", "micro": micro}))
+    assert says in refused(monkeypatch, capsys, tmp_path / "a.json", "-")
+
+
+def refused(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["wake_word.py", *map(str, arguments)])
+    assert wake_word.main() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+def test_what_can_not_be_listened_to_is_one_line(tmp_path, monkeypatch, capsys):
+    """A cutoff that is none, two sounds, a clip that is cut off, and one that is none."""
+    for cutoff in ("nan", "-0.1", "1.5"):
+        assert "--cutoff: must be from 0 to 1" in refused(monkeypatch, capsys, MODEL, "-", f"--cutoff={cutoff}")
+    clip = tmp_path / "clip.wav"
+    with wave.open(str(clip), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(3200))
+    assert "- or --wav: one sound" in refused(monkeypatch, capsys, MODEL, "-", "--wav", clip)
+    clip.write_bytes(clip.read_bytes()[:-1])
+    assert "clip.wav: cut off within a sample: 3199 bytes, of 2 a sample" in refused(
+        monkeypatch, capsys, MODEL, "--wav", clip
+    )
+    clip.write_bytes(b"")
+    assert "clip.wav: can't be read as WAV: it ends too early" in refused(monkeypatch, capsys, MODEL, "--wav", clip)
+    assert "none.wav: can't be read as WAV: No such" in refused(
+        monkeypatch, capsys, MODEL, "--wav", tmp_path / "none.wav"
+    )
+
+
+@pytest.mark.parametrize("model", [colours_detector, scale_model])
+def test_other_models_are_named(tmp_path, monkeypatch, capsys, model):
+    """With what they take and give, and what is expected; several outputs are no probability."""
+    path = tmp_path / "other.tflite"
+    path.write_bytes(model(*([2.0] if model is scale_model else [])))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    said = refused(monkeypatch, capsys, path, "-", "--cutoff", "0.5")
+    assert "other.tflite: quantized features [1, N, 40] and one quantized probability are expected; it takes " in said
 
 
 def run(monkeypatch, capsys, *arguments):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.artifact import InputPreprocess, ManifestInvalid, Preprocess, TensorSpec
+from converter.artifact import InputPreprocess, ManifestInvalid, Preprocess, RawInvalid, TensorSpec
 
 constants = st.lists(st.floats(0.01, 10), max_size=3).map(tuple)
 steps = st.builds(InputPreprocess, scale=st.floats(0.01, 10), mean=constants, std=constants)
@@ -97,3 +97,11 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_inputs():
     """A TOML file may name them in any order."""
     one, two = InputPreprocess(scale=2.0), InputPreprocess(scale=3.0)
     assert Preprocess(inputs={"a": one, "b": two}).fingerprint == Preprocess(inputs={"b": two, "a": one}).fingerprint
+
+
+@pytest.mark.parametrize("raw", [None, [None, 1.0], np.array([[None]])])
+@pytest.mark.parametrize("step", [InputPreprocess(), InputPreprocess(scale=0.5)])
+def test_nothing_is_no_value(raw, step):
+    """Numpy would make NaN of it, and a model would answer that."""
+    with pytest.raises(RawInvalid, match="preprocessing of 'x': values are needed, got None"):
+        step.apply(raw, TensorSpec(name="x", dtype="float32", shape=(-1, 4)))
