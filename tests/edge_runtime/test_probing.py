@@ -1,10 +1,13 @@
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
-from support import edge_delegates
+from support import delegate_libraries, edge_delegates
 from support.clock import FakeClock
 from support.edge_delegates import COMPILER
+from support.forks import forked
+from support.loops import until
 
 from devices import device_string
 from edge_runtime.probing import BAD_KEPT_S, MAX_KEPT, Kept, Prober, find_library, is_kept, still_holds
@@ -138,6 +141,47 @@ class TestKept:
         monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
         trial = Prober(None).probe(device_string("edgetpu:usb:0"))
         assert (trial.ok, trial.library) == (True, str(library))
+
+
+class TestClosing:
+    pytestmark = built
+
+    def test_who_waits_is_told(self, tmp_path):
+        """Threads that wait for a library that hangs, its trial's own among them, are told, and no child is left."""
+        prober, told = Prober(tmp_path / "cache"), []
+        device = device_string(f"external:{delegate_libraries.build(tmp_path, 'HANG')}")
+        threads = [threading.Thread(target=lambda: told.append(prober.probe(device))) for _ in range(3)]
+        here, before = psutil.Process(), psutil.Process().children()
+        for thread in threads:
+            thread.start()
+        until(lambda: set(here.children()) - set(before))
+        (child,) = set(here.children()) - set(before)
+        forked(prober.close)
+        assert child.status() != psutil.STATUS_ZOMBIE
+        prober.close()
+        for thread in threads:
+            thread.join()
+        assert [(one.failure, one.error) for one in told] == [("refused", "the runtime was closed")] * 3
+        assert not psutil.pid_exists(child.pid)
+        assert not (tmp_path / "cache").exists()
+
+    def test_nothing_is_probed_any_more(self, lab):
+        """Not even what is known is told after it was closed, twice; the CPU needs no telling."""
+        prober = lab.prober()
+        prober.probe(lab.device())
+        prober.close()
+        prober.close()
+        assert (prober.probe(lab.device()).ok, prober.probe(lab.device(delay_ms=1)).ok) == (False, False)
+        assert prober.probe(device_string("cpu")).ok
+        assert lab.loads == 1
+
+    def test_a_forked_process_is_refused(self, lab):
+        """A trial that the parent waits for is never told there."""
+        prober = lab.prober()
+        said = forked(lambda: prober.probe(lab.device()).error)
+        assert "open a Runtime in each process" in said
+        assert lab.loads == 0
+        assert prober.probe(lab.device()).ok
 
 
 def test_the_cpu_is_not_probed(tmp_path):

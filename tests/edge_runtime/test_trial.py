@@ -1,11 +1,18 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 
+import psutil
 import pytest
 from support import edge_delegates, software_gpu
 from support.add_models import add_model
 from support.delegate_libraries import COMPILER, build
+from support.loops import until
 
-from edge_runtime.trial import try_delegate
+from edge_runtime.trial import Trials, try_delegate
 from edge_runtime.trial_child import ADD_MODEL
 
 pytestmark = pytest.mark.slow
@@ -88,6 +95,71 @@ def test_a_library_that_hangs_is_killed_at_the_limit(tmp_path):
     trial = try_delegate("edgetpu", library=build(tmp_path, "HANG"), limit_s=1.5)
     assert time.monotonic() - started_s < 10
     assert (trial.error, trial.failure) == ("no answer within 1.5 s\nwaiting for the device", "stuck")
+
+
+def trial_of(process):
+    """The trial's child of a process once it has the library loaded, where it hangs."""
+    found = []
+
+    def hangs():
+        found[:] = [
+            child
+            for child in psutil.Process(process).children()
+            if any("libedgetpu" in one.path for one in child.memory_maps())
+        ]
+        return found
+
+    until(hangs)
+    return found[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_trial_that_is_ended_from_outside_says_nothing_of_the_library(tmp_path, number):
+    """A user, a service manager or the kernel ended it: that is no crash. Ctrl-C does not reach it at all."""
+    trials = []
+    library = build(tmp_path, "HANG")
+    thread = threading.Thread(target=lambda: trials.append(try_delegate("edgetpu", library=library)))
+    thread.start()
+    child = trial_of(os.getpid())
+    assert os.getpgid(child.pid) != os.getpgid(0)
+    child.send_signal(number)
+    thread.join()
+    assert (trials[0].ok, trials[0].failure) == (False, "refused")
+    assert trials[0].error.startswith(f"ended from outside, by {number.name}")
+
+
+@needs_compiler
+def test_trials_are_called_off(tmp_path):
+    """Their children are killed and reaped, who waits for them is told; one that begins later is called off as well."""
+    off, told, library = Trials(), [], build(tmp_path, "HANG")
+    thread = threading.Thread(target=lambda: told.append(try_delegate("edgetpu", library=library, trials=off)))
+    thread.start()
+    child = trial_of(os.getpid())
+    assert "1 under way" in repr(off)
+    off.call_off()
+    assert not psutil.pid_exists(child.pid)
+    thread.join()
+    told.append(try_delegate("edgetpu", library=library, trials=off))
+    assert [(one.failure, one.error) for one in told] == [("refused", "the runtime was closed")] * 2
+
+
+PARENT = """
+import sys
+sys.path[:0] = {path!r}
+from edge_runtime.trial import try_delegate
+try_delegate("edgetpu", library={library!r})
+"""
+
+
+@needs_compiler
+def test_a_trial_ends_with_the_application(tmp_path):
+    """When the application is killed its trial goes too, and lets go of the device."""
+    program = PARENT.format(path=sys.path, library=build(tmp_path, "HANG"))
+    with subprocess.Popen([sys.executable, "-c", program]) as application:
+        child = trial_of(application.pid)
+        application.kill()
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_library_that_is_not_there():

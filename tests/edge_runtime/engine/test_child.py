@@ -56,6 +56,21 @@ def test_its_end_is_told_once_and_nothing_is_left():
     assert not [thread for thread in threading.enumerate() if "a device" in thread.name]
 
 
+def test_what_is_called_last_is_waited_for_by_nobody():
+    """Who waits for the end goes on while what `on_end` returned still runs."""
+    held, entered = threading.Event(), threading.Event()
+
+    def last():
+        entered.set()
+        assert held.wait(LIMIT_S)
+
+    one = child(0, "exit", on_end=lambda: last)
+    assert one.wait(LIMIT_S)
+    assert entered.wait(LIMIT_S)
+    held.set()
+    one._watcher.join()
+
+
 def test_it_outlives_the_thread_that_asked_for_it():
     """Linux ends a process with the thread that started it, if so asked: the child has a thread that stays."""
     made = []

@@ -50,6 +50,18 @@ def test_shapes_kept_are_bounded(engine):
     assert len(engine._calls) <= 4
 
 
+def test_a_name_that_there_is_not_is_told(engine):
+    """A signature or an input of another name fails the run with those that there are; the next one is answered."""
+    with pytest.raises(
+        EngineFailed, match="scale/1, signature 'other': there is none of that name, but 'serving_default'"
+    ):
+        engine.run("other", {"x": rows(1)})
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match=r"signature 'serving_default': input 'x' is missing; given: 'z'"):
+            engine.run("serving_default", {"z": rows(1)})
+        np.testing.assert_array_equal(engine.run("serving_default", {"x": rows(1)})["y"], rows(1) * 2)
+
+
 def test_repr_shows_state(engine):
     """The repr says for which shapes it is ready."""
     engine.run("serving_default", {"x": rows(2)})
