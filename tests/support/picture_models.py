@@ -33,10 +33,13 @@ QUARTERS = np.array([[y, x, 0.5, 0.5] for y in (0.25, 0.75) for x in (0.25, 0.75
 """The detector's anchors: centre y, centre x, height, width of a picture's quarters."""
 
 
-def colours_detector() -> bytes:
+def colours_detector(*, compiled: bool = False) -> bytes:
     """A detector: `image` uint8 [1, 2, 2, 3] -> the four outputs of the real operator TFLite_Detection_PostProcess.
 
     Each pixel is a quarter of the picture; green is class 0, blue is class 1, both in 0..1 as the score. No signature.
+
+    Args:
+        compiled: Whether an Edge TPU's operator comes before the others, as the compiler leaves a detector's.
     """
     kinds = schema.TensorType
     constants = [np.array([1, 4, 3], np.int32), np.zeros((1, 4, 4), np.float32), QUARTERS]
@@ -57,6 +60,12 @@ def colours_detector() -> bytes:
     operators[2].customOptions = list(_postprocessing())
     codes = [_code(schema.BuiltinOperator.DEQUANTIZE), _code(schema.BuiltinOperator.RESHAPE)]
     codes.append(_code(schema.BuiltinOperator.CUSTOM, name))
+    if compiled:
+        tensors.append(_tensor("computed", [1, 2, 2, 3], kinds.UINT8, 0, scale=1 / 256))
+        operators[0].inputs = [10]
+        operators.insert(0, _operator(3, [0], [10]))
+        operators[0].customOptions = list(np.float32(1).tobytes())
+        codes.append(_code(schema.BuiltinOperator.CUSTOM, "edgetpu-custom-op"))
     return _packed(tensors, [0], [6, 7, 8, 9], operators, codes, constants)
 
 
