@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from converter.artifact import PackageError, install
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput, PackageRefused
@@ -16,6 +20,8 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+_BAD_INPUT = (InvalidConfig, InvalidInput, PackageError, PackageRefused, NotADirectoryError)
 
 _EXAMPLES = """examples:
   edge-run doctor                                     what this machine is, and which delegates load
@@ -40,15 +46,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s %(message)s")
+    interrupts: list[int] = []
     try:
-        return int(arguments.run(arguments))
-    except (InvalidConfig, InvalidInput, PackageError, PackageRefused, NotADirectoryError) as error:
-        return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
-    except (EdgeRuntimeError, OSError) as error:
-        return _fail(error, EXIT_FAILED, debug=arguments.debug)
+        with _noting(interrupts):
+            return int(arguments.run(arguments))
     except KeyboardInterrupt:
-        print("edge-run: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _interrupted()
+    except Exception as error:
+        # What is interrupted while it is imported says that it can't be loaded, and not why.
+        if interrupts:
+            return _interrupted()
+        if isinstance(error, _BAD_INPUT):
+            return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
+        if isinstance(error, EdgeRuntimeError | OSError):
+            return _fail(error, EXIT_FAILED, debug=arguments.debug)
+        raise
+
+
+@contextlib.contextmanager
+def _noting(interrupts: list[int]) -> Iterator[None]:
+    """Notes each SIGINT, which raises KeyboardInterrupt as ever."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted() -> int:
+    print("edge-run: interrupted", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _fail(error: Exception, code: int, *, debug: bool) -> int:

@@ -14,7 +14,7 @@ from support.edge_models import publish_scale, rows
 from support.privileges import unprivileged
 
 from converter.artifact import InputPreprocess, Preprocess, archive_path
-from edge_runtime import InvalidInput
+from edge_runtime import EngineFailed, InvalidInput, cli
 from edge_runtime.cli import main
 from edge_runtime.predict_command import as_json, as_text, read
 from edge_runtime.types import Reply
@@ -229,12 +229,16 @@ def test_an_interrupt_is_a_line_and_a_code(packages, tmp_path, command):
     pipe = tmp_path / "pipe.npy"
     os.mkfifo(pipe)
     package = packages / "scale" / "1"
-    arguments = {"predict": [package, pipe], "bench": [package, "--seconds", "60", "--delegate", "cpu"]}[command]
-    with run(command, *arguments, cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}) as process:
+    arguments = {
+        "predict": [package, pipe],
+        "bench": [package, "--seconds", "60", "--delegate", "cpu", "--threads", "2"],
+    }[command]
+    quiet = {"XDG_CACHE_HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with run(command, *arguments, cwd=tmp_path, env=os.environ | quiet) as process:
         if command == "predict":
             writing = os.open(pipe, os.O_WRONLY)  # until it reads from the pipe
         else:
-            await_threads(process.pid)
+            await_second_thread(process.pid)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     if command == "predict":
@@ -242,10 +246,25 @@ def test_an_interrupt_is_a_line_and_a_code(packages, tmp_path, command):
     assert (err, process.returncode) == ("edge-run: interrupted\n", 130)
 
 
-def await_threads(pid):
-    """Until the interpreter is loaded: LiteRT's library is mapped."""
-    while "libLiteRt" not in Path(f"/proc/{pid}/maps").read_text():
+def await_second_thread(pid):
+    """Until the interpreter with two threads is made."""
+    while len(list(Path(f"/proc/{pid}/task").iterdir())) < 2:
         time.sleep(0.01)
+
+
+def test_an_interrupt_that_looks_like_a_failure_is_an_interrupt(packages, tmp_path, monkeypatch, capsys):
+    """An extension module that is interrupted while it is imported raises ImportError, which is told as an error."""
+
+    def importing(_arguments):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise EngineFailed("no interpreter library can be loaded") from None
+
+    monkeypatch.setattr(cli, "_list", importing)
+    assert main(["list", str(packages)]) == 130
+    assert capsys.readouterr().err == "edge-run: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
