@@ -264,7 +264,7 @@ def test_labels_and_preprocessing_travel_with_the_version(tmp_path):
         assert x.dtype == np.float32
         with pytest.raises(InvalidInput, match=r"one input out of \['x'\], got 'z'"):
             model.preprocess(x, input="z")
-        with pytest.raises(InvalidInput, match="can't be preprocessed: .* got None"):
+        with pytest.raises(InvalidInput, match=r"can't be preprocessed: .* got None"):
             model.preprocess(None)
 
 
