@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from converter.artifact import ManifestInvalid, Signature, check_name, check_version
 from edge_runtime.bare import OneStore, open_store
 from edge_runtime.config import MDNS, RuntimeOptions, read_options
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import (
     DeadlineExceeded,
     EdgeRuntimeError,
@@ -84,6 +85,7 @@ class Runtime:
         self._discovery: Discovery | None = None
         self._remote = self._open_remote() if options.fallbacks else None
         self._opened_s = clock()
+        self._origin = Origin()
         self._metrics = self._serve_metrics(options.metrics) if options.metrics else None
         self._watcher = threading.Thread(target=self._watch, name="edge-store-watch", daemon=True)
         self._watcher.start()
@@ -197,8 +199,11 @@ class Runtime:
     def close(self) -> None:
         """Finishes what was accepted on the device, then closes everything. Later calls raise RuntimeClosed.
 
-        Called again, or by another thread meanwhile, it returns when everything is closed.
+        Called again, or by another thread meanwhile, it returns when everything is closed. In a process that was forked
+        from the one that opened it, it does nothing: everything is the other's.
         """
+        if not self._origin.is_here:
+            return
         with self._closing:
             with self._lock:
                 if self._stop.is_set():

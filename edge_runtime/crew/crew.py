@@ -38,6 +38,9 @@ HOLD_S = 5.0
 """How long requests wait for the last device that a version had: a worker that crashed is back in one to three seconds.
 What waits has deadlines of its own."""
 
+CLOSED_S = 0.2
+"""How often loading looks whether the runtime is being closed."""
+
 DEATH_S = 0.05
 """How long after a worker's end whoever ran in it has to say why."""
 
@@ -150,13 +153,18 @@ class Crew:
         """Waits until it is known whether what is preferred works; not for ever, where something else does."""
         until_s = self._clock() + PATIENCE_S
         with self._lock:
-            while not self._closed and any(station.state == "starting" for station in stations):
+            while (
+                not self._closed
+                and not self._supervisor.closed
+                and any(station.state == "starting" for station in stations)
+            ):
                 ready = [station.rank for station in stations if station.state == "ready"]
                 better = [one for one in stations if one.state == "starting" and (not ready or one.rank <= min(ready))]
                 left_s = until_s - self._clock()
                 if not better or (ready and left_s <= 0):
                     return
-                self._decided.wait(max(left_s, 0.0) if ready else None)
+                # Nobody tells of the closing of a runtime that does not know this version yet.
+                self._decided.wait(min(max(left_s, 0.0), CLOSED_S) if ready else CLOSED_S)
 
     def seen(self, present: tuple[EdgeTpu, ...], gone: frozenset[str], back: frozenset[str]) -> None:
         """See `Watcher`: sticks that were pulled out are used no more, those that return are taken back."""

@@ -177,6 +177,11 @@ class Supervisor:
             del self._missing[place]
         return gone, back
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is started any more."""
+        return self._closed
+
     def present(self) -> tuple[EdgeTpu, ...]:
         """The Edge TPUs that are attached now; none where nothing can be seen."""
         try:

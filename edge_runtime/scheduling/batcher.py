@@ -12,6 +12,7 @@ from itertools import count
 import msgspec
 
 from converter.artifact import Signature
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost
 from edge_runtime.scheduling.bulk import Bulk, run_piece
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
@@ -92,6 +93,7 @@ class Batcher:
         self._costs: CostTable | DeviceCosts = CostTable({1: 0.0}, clock)
         self._workers: list[threading.Thread] = []
         self._names = count()
+        self._origin = Origin()
         self._changing = threading.Lock()
 
     def __repr__(self) -> str:
@@ -189,7 +191,10 @@ class Batcher:
             if sleeper is not None:
                 sleeper.release()
         if failure is not None:
-            return self._again(slot, request, failure)
+            try:
+                return self._again(slot, request, failure)
+            finally:
+                failure = None  # its traceback holds this frame, which would hold it
         slot.costs.record(rows, run_s, done_s)
         if request.deadline_s is not None and done_s > request.deadline_s:
             desk.stats.expired += 1
@@ -276,6 +281,7 @@ class Batcher:
             engine.close()
 
     def _put(self, request: InferRequest, future: Queued | None) -> Entry:
+        self._origin.check(request.subject)
         entry, sleeper, pressed = self._desk.put(request, future)
         wake(sleeper)
         if pressed:
@@ -415,7 +421,7 @@ class Batcher:
 
     def _again(self, slot: Slot, request: InferRequest, failure: Exception) -> Reply:
         """A run in the caller's thread failed: another device answers, if there is one."""
-        if not isinstance(failure, EngineFailed):
+        if not isinstance(failure, EngineFailed) or not self._origin.is_here:
             raise failure
         entry = self._desk.queue.entry(request, None, self._clock())
         self._failed(slot, entry, failure)

@@ -169,3 +169,22 @@ def test_another_governor_has_the_cpu_measured_anew(store, tmp_path):
     text = (store / "scale" / "1.profile.json").read_text()
     assert "powersave" in text
     assert "performance" in text
+
+
+@pytest.mark.slow
+def test_a_forked_child_is_refused_and_harms_nothing(store):
+    """After a fork the child's requests that need a thread or a worker are refused at once, and the parent goes on."""
+    with Runtime.open(store, isolation="process", delegates=["cpu"], threads=1, **QUIET) as runtime:
+        model = runtime.model("scale")
+        model.predict(rows(1))
+        child = os.fork()
+        if child == 0:
+            try:
+                with runtime:
+                    model.predict(rows(1))
+            except EngineFailed as error:
+                os._exit(7 if "after the fork" in str(error) else 8)
+            finally:
+                os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        np.testing.assert_array_equal(model.predict(rows(1, 5)).outputs["y"], rows(1, 5) * 2)
