@@ -14,7 +14,7 @@ from edge_runtime.crew.health import Cause, healed, lost, returned
 from edge_runtime.crew.layout import Layout, layout
 from edge_runtime.crew.opening import Opener
 from edge_runtime.crew.roster import Roster
-from edge_runtime.crew.station import Station
+from edge_runtime.crew.station import Station, explained
 from edge_runtime.crew.supervisor import Supervisor
 from edge_runtime.engine.engine import Engine
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, PackageRefused
@@ -153,11 +153,7 @@ class Crew:
         """Waits until it is known whether what is preferred works; not for ever, where something else does."""
         until_s = self._clock() + PATIENCE_S
         with self._lock:
-            while (
-                not self._closed
-                and not self._supervisor.closed
-                and any(station.state == "starting" for station in stations)
-            ):
+            while not (self._closed or self._supervisor.closed):
                 ready = [station.rank for station in stations if station.state == "ready"]
                 better = [one for one in stations if one.state == "starting" and (not ready or one.rank <= min(ready))]
                 left_s = until_s - self._clock()
@@ -364,7 +360,7 @@ class Crew:
             self._tell_refused(station, logging.WARNING)
             return
         cause: Cause = error.cause if isinstance(error, EngineLost) else "refused"
-        self._set_lost(station, cause, _explained(station, str(error)), answered=False)
+        self._set_lost(station, cause, explained(station, str(error)), answered=False)
 
     def device_died(self, device: Device) -> None:
         """See `User`: what ran there is opened anew before a request has to find out."""
@@ -486,16 +482,3 @@ class Crew:
                 station.slots[engine] = self._add(station, engine, costs, solo=False)
         if not usable:
             engine.close()
-
-
-def _explained(station: Station, text: str) -> str:
-    """A raw error with its cause on this machine, where that is known."""
-    if station.devices[0].kind == "cpu":
-        return text
-    from devices import diagnose, probe  # noqa: PLC0415  only when something failed
-
-    said = diagnose(text, probe())
-    raw = " ".join(text.split())
-    if said.cause.startswith("The error is not one") or said.cause in raw:
-        return raw
-    return f"{raw.rstrip('.')}. {said.cause} {said.cure}"

@@ -78,3 +78,16 @@ class Station:
         count = count + 1 if runs == engine.runs else 1
         self.failures[engine] = (count, engine.runs)
         return count
+
+
+def explained(station: Station, text: str) -> str:
+    """A raw error with its cause on this machine, where that is known."""
+    if station.devices[0].kind == "cpu":
+        return text
+    from devices import diagnose, probe  # noqa: PLC0415  only when something failed
+
+    said = diagnose(text, probe())
+    raw = " ".join(text.split())
+    if said.cause.startswith("The error is not one") or said.cause in raw:
+        return raw
+    return f"{raw.rstrip('.')}. {said.cause} {said.cure}"
