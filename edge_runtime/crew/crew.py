@@ -414,9 +414,9 @@ class Crew:
             ready = any(station.state == "ready" for station in stations)
             # The CPU in this process can't be lost.
             lasting = all(one.isolation == "none" and one.devices[0].kind == "cpu" for one in stations)
-            slots = ready and not lasting and not self._closed
-        if not self._closed:
-            self.batcher.expect(slots=slots)
+            if not self._closed:
+                # Under the lock: of two that decide, the later one's word holds.
+                self.batcher.expect(slots=ready and not lasting)
 
     def _retire(self, station: Station, engines: dict[Engine, list[Slot]]) -> None:
         """Frees a lost station's engines, and the process that holds what is left of its device."""

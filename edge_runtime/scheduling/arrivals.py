@@ -35,6 +35,7 @@ class Arrivals:
 
     def window_s(self, slot: Slot, queue: RequestQueue, now_s: float) -> float:
         """How long the batch that could run now on a slot waits for company."""
+        self.wanted_rows = 0  # What was napped for before counts no more.
         costs, first = slot.costs, queue.first()
         if costs.largest == 1 or first is None or first.waiting.key is None or queue.rows >= costs.largest:
             return 0.0

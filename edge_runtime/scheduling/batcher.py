@@ -272,11 +272,13 @@ class Batcher:
         with self._changing:
             workers = list(self._workers)
         for worker in workers:
-            worker.join()
+            if worker is not threading.current_thread():
+                worker.join()
         slots = self.slots
         self._desk.wait_until_idle(slots)
         for slot in slots:
-            self._desk.remove(slot)
+            for entry, error in self._desk.remove(slot)[0]:
+                entry.fail(error)
         for engine in dict.fromkeys(slot.engine for slot in slots):
             engine.close()
 
@@ -327,10 +329,10 @@ class Batcher:
 
     def _recost(self) -> None:
         """What the router sees follows the slots; without any the last figures stay."""
-        slots = self._desk.slots
-        if slots.all:
-            loaded = slots.crowd[0].costs
-            alone = loaded if slots.solo is None else slots.solo.costs
+        crowd, solo = self._desk.slots.crowd, self._desk.slots.solo
+        if crowd:
+            loaded = crowd[0].costs
+            alone = loaded if solo is None else solo.costs
             self._costs = loaded if alone is loaded else DeviceCosts(alone, loaded)
 
     def _serve(self) -> None:
@@ -340,6 +342,8 @@ class Batcher:
         slept = False
         while (work := self._desk.next(me, slept=slept)) is not None:
             slept = False
+            for entry, error in work.settled:
+                entry.fail(error)
             if work.slot is not None:
                 self._lead(work.slot, work.entry)
             elif not me.acquire(timeout=work.nap_s):
@@ -349,14 +353,12 @@ class Batcher:
     def _lead(self, slot: Slot, retried: Entry | None) -> None:
         """Runs what waits on a slot that is taken, batch after batch, until it is to be given back."""
         answers: list[tuple[Entry, Reply]] = []
-        goes_on = True
-        while goes_on:
-            if not slot.gate.try_enter(slot.share, slot.permits):
-                hand_over(answers)
-                slot.gate.enter(slot.share, slot.permits)
+        slot.gate.enter(slot.share, slot.permits)
+        while True:
             begun_s = self._clock()
             runs: list[int] = []
             batch: list[Entry] = []
+            goes_on, sleeper = False, None
             try:
                 batch, settled = self._desk.take_batch(slot, retried)
                 retried = None
@@ -368,9 +370,16 @@ class Batcher:
                     runs = self._run(slot, batch, begun_s, answers)
             finally:
                 run_s = self._clock() - begun_s if batch else 0.0
-                slot.gate.leave(slot.share, run_s, slot.permits)
                 goes_on, sleeper = self._desk.goes_on(slot, runs, batch, run_s)
+                if not goes_on:
+                    slot.gate.leave(slot.share, run_s, slot.permits)
                 wake(sleeper)
+            if not goes_on:
+                break
+            turn = slot.gate.turn(slot.share, run_s, slot.permits)
+            if turn is not None:
+                hand_over(answers)
+                slot.gate.wait(turn)
         hand_over(answers)
 
     def _run(self, slot: Slot, batch: list[Entry], begun_s: float, answers: list[tuple[Entry, Reply]]) -> list[int]:

@@ -17,6 +17,7 @@ from edge_runtime.scheduling.batches import LOOK_AHEAD, take_batch, take_one, to
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.leases import Leases
 from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, size_of
+from edge_runtime.scheduling.runs import late
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.scheduling.slots import MAX_LOSSES, SlotTable
 from edge_runtime.scheduling.stats import BatcherStats
@@ -39,11 +40,13 @@ class Work(msgspec.Struct, gc=False):
         slot: Where; taken.
         entry: A request that is tried again; None for what waits in the queue.
         nap_s: Without a slot: how long to sleep at most; -1 until woken.
+        settled: Who is told an error before that.
     """
 
     slot: Slot | None = None
     entry: Entry | None = None
     nap_s: float = -1.0
+    settled: list[tuple[Entry, EdgeRuntimeError]] = []
 
 
 class Desk:
@@ -133,7 +136,9 @@ class Desk:
                 pressed = now_s - self._pressed_s >= _PRESSURE_S
                 if pressed:
                     self._pressed_s = now_s
-                return entry, None, pressed
+                # Without any slot a worker looks after the deadlines.
+                alone = not self.slots.all and self.sleepers
+                return entry, self.sleepers.pop() if alone else None, pressed
             leased = self._leases.guarded and now_s < idle[0].lease_until_s
             wakes = self.sleepers and not leased and self.queue.rows >= self._arrivals.wanted_rows
             return entry, self.sleepers.pop() if wakes else None, False
@@ -164,7 +169,8 @@ class Desk:
             self._leases.guarded = False
             work = self._retry() or self._from_queue(slept=slept)
             if work.slot is None:
-                if self.closed and not self.queue and not self.retries:
+                # A run that is under way may fail, and then be for another slot.
+                if self.closed and not self.queue and not self.retries and not self.slots.busy:
                     return None
                 self.sleepers.append(me)
                 if self.closed and work.nap_s < 0:
@@ -309,7 +315,7 @@ class Desk:
     def expect(self, *, slots: bool) -> Settled:
         """Whether a slot is to be waited for where there is none; who need not wait any more."""
         with self.lock:
-            self.expecting = slots
+            self.expecting = slots and not self.closed
             return self._homeless()
 
     def close(self) -> tuple[Settled, list[LockType]]:
@@ -424,9 +430,11 @@ class Desk:
 
     def _from_queue(self, *, slept: bool) -> Work:
         first = self.queue.first()
-        if first is None or not self.slots.all:
+        if first is None:
             return Work()
         now_s = self._clock()
+        if not self.slots.all:
+            return self._expired(now_s)
         idle = self.slots.idle()
         if self._leases.allowed(self.slots.run_s, first, now_s):
             slot = self._leases.unclaimed(idle, now_s, slept=slept)
@@ -440,8 +448,22 @@ class Desk:
             slot = self.slots.solo
         elif wait_s := self._arrivals.window_s(slot, self.queue, now_s):
             return Work(nap_s=wait_s)
+        self._arrivals.wanted_rows = 0
         slot.lease_until_s = -math.inf
         return Work(self._taken(slot, 0))
+
+    def _expired(self, now_s: float) -> Work:
+        """Where there is no slot: those whose deadline has passed, and until when to sleep for the next."""
+        work = Work(settled=[])
+        while (first := self.queue.first()) is not None and first.waiting.deadline_s <= now_s:
+            self.queue.take(first)
+            if first.claim():
+                self.stats.expired += 1
+                spent_ms = {"waiting for a device that is being opened anew": (now_s - first.queued_s) * 1e3}
+                work.settled.append((first, late(first.request, now_s, spent_ms)))
+        if first is not None and first.waiting.deadline_s < math.inf:
+            work.nap_s = first.waiting.deadline_s - now_s
+        return work
 
     def _too_late(self, entry: Entry, slot: Slot, now_s: float) -> EdgeRuntimeError:
         if entry.waiting.deadline_s <= now_s:

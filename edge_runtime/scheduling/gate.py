@@ -8,17 +8,24 @@ from itertools import count
 from edge_runtime.scheduling.fairness import Share
 
 
-class _Waiter:
-    """A thread that waits for permits."""
+class Waiter:
+    """A thread that waits for permits.
 
-    __slots__ = ("granted", "order", "permits", "share")
+    Attributes:
+        share: Whose run it is.
+        permits: How many.
+        given: Whether it has them.
+    """
+
+    __slots__ = ("awake", "given", "order", "permits", "share")
 
     def __init__(self, share: Share, permits: int, order: int) -> None:
         self.share = share
         self.permits = permits
         self.order = order
-        self.granted = allocate_lock()
-        self.granted.acquire()
+        self.given = False
+        self.awake = allocate_lock()
+        self.awake.acquire()
 
     @property
     def place(self) -> tuple[float, int]:
@@ -44,8 +51,9 @@ class Gate:
         self.name = name
         self.capacity = capacity
         self._free = capacity
-        self._virtual_s = 0.0
-        self._waiting: list[_Waiter] = []
+        self._floor_s = 0.0
+        self._users: dict[Share, None] = {}
+        self._waiting: list[Waiter] = []
         self._order = count()
         self._lock = allocate_lock()
 
@@ -61,24 +69,27 @@ class Gate:
         with self._lock:
             if self._waiting or self._free < permits:
                 return False
+            self._come(share)
+            share.start(permits)
             self._free -= permits
-            self._virtual_s = share.start(self._virtual_s)
             return True
 
     def enter(self, share: Share, permits: int = 1) -> None:
         """Takes the permits; waits for its turn."""
         with self._lock:
-            share.start(self._virtual_s)
+            self._come(share)
             if not self._waiting and self._free >= permits:
+                share.start(permits)
                 self._free -= permits
-                self._virtual_s = share.start(self._virtual_s)
                 return
-            waiter = _Waiter(share, min(permits, self.capacity), next(self._order))
-            self._waiting.append(waiter)
-        waiter.granted.acquire()
+            waiter = self._queue(share, permits)
+        self.wait(waiter)
 
-    def leave(self, share: Share, run_s: float, permits: int = 1) -> None:
-        """Gives the permits back, and lets in whose turn it is.
+    def turn(self, share: Share, run_s: float, permits: int = 1) -> Waiter | None:
+        """Ends a run and asks for the next one: None if it may begin, else what to `wait` for.
+
+        Whoever runs on and on competes with those that wait for its permits, as if it had waited with them: its weight
+        would count for nothing if they were given away before it asks again.
 
         Args:
             share: As in `enter`.
@@ -86,14 +97,66 @@ class Gate:
             permits: As in `enter`.
         """
         with self._lock:
-            share.end(run_s * permits)
+            share.end(run_s, permits)
+            if not self._waiting:
+                share.start(permits)
+                return None
+            self._free += permits
+            waiter = self._queue(share, permits)
+            granted = self._grant()
+        for one in granted:
+            if one is not waiter:
+                one.awake.release()
+        return None if waiter.given else waiter
+
+    def wait(self, waiter: Waiter) -> None:
+        """Waits until its turn has come. An interrupted caller leaves its place, and what it was given."""
+        try:
+            waiter.awake.acquire()
+        except BaseException:
+            with self._lock:
+                if waiter.given:
+                    self._free += waiter.permits
+                    waiter.share.end(0.0, waiter.permits)
+                else:
+                    self._waiting.remove(waiter)
+                self._go(waiter.share)
+                granted = self._grant()
+            for one in granted:
+                one.awake.release()
+            raise
+
+    def leave(self, share: Share, run_s: float, permits: int = 1) -> None:
+        """Gives the permits back, and lets in whose turn it is; the arguments are as in `turn`."""
+        with self._lock:
+            share.end(run_s, permits)
+            self._go(share)
             self._free += permits
             granted = self._grant() if self._waiting else ()
         for waiter in granted:
-            waiter.granted.release()
+            waiter.awake.release()
 
-    def _grant(self) -> list[_Waiter]:
-        """Those that may go in, in turn. Who needs more than is free holds up those behind it, or would starve."""
+    def _come(self, share: Share) -> None:
+        if not share.active:
+            share.come(min([one.began_s for one in self._users], default=self._floor_s))
+            self._users[share] = None
+        else:
+            share.active += 1
+
+    def _go(self, share: Share) -> None:
+        share.go()
+        if not share.active:
+            del self._users[share]
+            # Who comes when nobody is left starts where the last one stopped.
+            self._floor_s = max(self._floor_s, share.tag_s)
+
+    def _queue(self, share: Share, permits: int) -> Waiter:
+        waiter = Waiter(share, min(permits, self.capacity), next(self._order))
+        self._waiting.append(waiter)
+        return waiter
+
+    def _grant(self) -> list[Waiter]:
+        """Those that may go in, in turn. One that needs more than is free holds up those behind it: it would starve."""
         granted = []
         while self._waiting:
             first = min(self._waiting, key=lambda one: one.place)
@@ -101,6 +164,7 @@ class Gate:
                 break
             self._waiting.remove(first)
             self._free -= first.permits
-            self._virtual_s = first.share.start(self._virtual_s)
+            first.share.start(first.permits)
+            first.given = True
             granted.append(first)
         return granted

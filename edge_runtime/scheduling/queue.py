@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import math
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterable
@@ -13,6 +14,8 @@ from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.policy import Waiting
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.types import InferRequest, Pending, Reply
+
+_log = logging.getLogger(__name__)
 
 _SLACK = 64
 """Cancelled entries that may lie in the heap beside as many as wait."""
@@ -104,7 +107,10 @@ class Entry:
     def succeed(self, reply: Reply) -> None:
         """Hands the answer over; once, and after `claim`."""
         if self.future is not None:
-            self.future.set_result(reply)
+            try:
+                self.future.set_result(reply)
+            except BaseException as error:  # noqa: BLE001  a callback that ends its thread must not end an engine's
+                _log.error("a callback of %s failed", self.request.subject, exc_info=error)
             return
         self._reply = reply
         self._awake.release()
@@ -112,7 +118,10 @@ class Entry:
     def fail(self, error: BaseException) -> None:
         """Hands an error over; once, and after `claim`."""
         if self.future is not None:
-            self.future.set_exception(error)
+            try:
+                self.future.set_exception(error)
+            except BaseException as other:  # noqa: BLE001  likewise
+                _log.error("a callback of %s failed", self.request.subject, exc_info=other)
             return
         self._error = error
         self._awake.release()

@@ -1,10 +1,10 @@
+import heapq
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.scheduling.fairness import Share
 from edge_runtime.scheduling.gate import Gate
 
 WAIT_S = 10
@@ -115,22 +115,98 @@ def test_who_needs_all_permits_is_not_starved():
     assert users.join() == "ws"
 
 
+def kept_busy(gate, users, turns):
+    """Device seconds of users (weight, run seconds) that ask again when a run ends, with a slot for each permit."""
+    shares = [gate.join(weight, str(i)) for i, (weight, _) in enumerate(users)]
+    used, running, waiting, now_s = [0.0] * len(users), [], {}, 0.0
+    for i, share in enumerate(shares):
+        for _ in range(gate.capacity):
+            if gate.try_enter(share):
+                heapq.heappush(running, (users[i][1], i))
+            else:
+                with gate._lock:
+                    gate._come(share)
+                    waiting[gate._queue(share, 1)] = i
+    for _ in range(turns):
+        now_s, i = heapq.heappop(running)
+        used[i] += users[i][1]
+        waiter = gate.turn(shares[i], users[i][1])
+        if waiter is None:
+            heapq.heappush(running, (now_s + users[i][1], i))
+        else:
+            waiting[waiter] = i
+        for one in [one for one in waiting if one.given]:
+            i = waiting.pop(one)
+            heapq.heappush(running, (now_s + users[i][1], i))
+        assert len(running) == gate.capacity
+    return used
+
+
 @given(
-    st.lists(st.tuples(st.floats(0.5, 4.0), st.floats(0.01, 1.0)), min_size=2, max_size=4),
-    st.integers(50, 200),
+    st.lists(st.tuples(st.floats(0.5, 10.0), st.floats(0.01, 1.0)), min_size=2, max_size=4),
+    st.integers(100, 300),
 )
 def test_backlogged_users_get_time_by_weight(users, turns):
-    """However long their runs, users that always wait differ by no more than a run a unit of weight."""
-    shares = [Share(weight) for weight, _ in users]
-    used = [0.0] * len(users)
-    virtual_s = 0.0
-    for _ in range(turns):
-        i = min(range(len(users)), key=lambda i: shares[i].tag_s)
-        virtual_s = shares[i].start(virtual_s)
-        shares[i].end(users[i][1])
-        used[i] += users[i][1]
+    """However long their runs, users that always want the device differ by a few runs a unit of weight at most."""
+    used = kept_busy(Gate(1), users, turns)
     per_weight = [time / weight for time, (weight, _) in zip(used, users, strict=True)]
-    assert max(per_weight) - min(per_weight) <= 2 * max(run_s / weight for weight, run_s in users) + 1e-9
+    assert max(per_weight) - min(per_weight) <= 4 * max(run_s / weight for weight, run_s in users) + 1e-9
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 4])
+def test_weights_hold_with_several_permits(capacity):
+    """With several permits, and runs of different lengths, time is shared by weight as well."""
+    light, heavy = kept_busy(Gate(capacity), [(1.0, 0.02), (4.0, 0.013)], 4000)
+    assert 3.5 < heavy / light < 4.5
+
+
+def test_weight_counts_for_who_runs_on_and_on():
+    """A user that asks again as soon as its run ends is let in ten times as often as one of a tenth of its weight."""
+    gate = Gate(1)
+    light, heavy = gate.join(1.0, "l"), gate.join(10.0, "h")
+    assert gate.try_enter(light)
+    with gate._lock:
+        gate._come(heavy)
+        waiting = {gate._queue(heavy, 1): heavy}
+    order, running = "", light
+    for _ in range(110):
+        order += running.name
+        waiter = gate.turn(running, 0.01)
+        if waiter is not None:
+            waiting[waiter] = running
+            (next_one,) = [one for one in waiting if one.given]
+            running = waiting.pop(next_one)
+    assert 95 <= order.count("h") <= 101
+
+
+def test_interrupted_waiter_leaves_its_place_and_what_it_was_given():
+    """A caller that is interrupted while it waits holds up nobody, whether its turn had come or not."""
+    gate = Gate(1)
+    one, other = gate.join(name="a"), gate.join(name="b")
+    for has_come in (False, True):
+        assert gate.try_enter(one)
+        with gate._lock:
+            gate._come(other)
+            waiter = gate._queue(other, 1)
+        if has_come:
+            gate.leave(one, 0.1)
+            assert waiter.given
+        waiter.awake = Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            gate.wait(waiter)
+        if not has_come:
+            gate.leave(one, 0.1)
+        assert (gate._free, gate._waiting, gate._users) == (1, [], {})
+
+
+class Interrupted:
+    """A lock whose owner is interrupted while it waits for it."""
+
+    def acquire(self):
+        raise KeyboardInterrupt
+
+    def release(self):
+        pass
 
 
 def test_impossible_values_are_refused():
