@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from _thread import LockType, allocate_lock
+from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
@@ -17,7 +17,7 @@ from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost
 from edge_runtime.scheduling.bulk import Bulk, run_piece
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
 from edge_runtime.scheduling.desk import Desk
-from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue
+from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, hand_over, wake
 from edge_runtime.scheduling.runs import late, named, run_joined
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.scheduling.stats import BatcherStats
@@ -44,6 +44,10 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     running_rows: int
     engines: int
     full: bool
+
+
+INTERRUPTS = (KeyboardInterrupt, SystemExit)
+"""What a signal's handler raises in the main thread, between any two steps."""
 
 
 def _ignore_failure(slot: Slot, error: EdgeRuntimeError) -> None:
@@ -144,7 +148,7 @@ class Batcher:
             settled, sleepers = self._desk.remove(slot)
             self._recost()
         for sleeper in sleepers:
-            sleeper.release()
+            wake(sleeper)
         for entry, error in settled:
             entry.fail(error)
         if not lost:
@@ -169,8 +173,12 @@ class Batcher:
             EngineFailed: there is no slot, or the run failed, and on the other devices too.
             RuntimeClosed: closed meanwhile.
         """
-        slot = self._desk.take_now(request)
-        return None if slot is None else self._run_here(slot, request, counted=False)
+        try:
+            slot = self._desk.take_now(request)
+            return None if slot is None else self._run_here(slot, request, counted=False)
+        except INTERRUPTS:
+            self._recover()
+            raise
 
     def _run_here(self, slot: Slot, request: InferRequest, *, counted: bool) -> Reply:
         """Runs a request in this thread on a slot that it has, with its permits."""
@@ -186,10 +194,11 @@ class Batcher:
             run_s = done_s - before_s
             if failure is not None:
                 self._tell(slot, failure := named(request, failure))
-            slot.gate.leave(slot.share, run_s, slot.permits)
+            slot.gate.leave(slot.share, run_s, slot.permits, slot)
             sleeper = desk.release(slot, (rows,), rows, run_s, done_s, counted=counted)
             if sleeper is not None:
-                sleeper.release()
+                wake(sleeper)
+                desk.handed()
         if failure is not None:
             try:
                 return self._again(slot, request, failure)
@@ -208,6 +217,19 @@ class Batcher:
             latency_ms=(done_s - request.start_s) * 1e3,
         )
 
+    def _recover(self) -> None:
+        """A caller was interrupted (Ctrl-C) wherever it was: what it had is given back.
+
+        Raises:
+            KeyboardInterrupt: interrupted again; then at the next one.
+        """
+        known = self._desk.known
+        mine, sleepers = self._desk.recover()
+        for gate in dict.fromkeys(slot.gate for slot in known):
+            gate.recover([slot for slot in mine if slot.gate is gate])
+        for sleeper in sleepers:
+            wake(sleeper)
+
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`. Waits in the queue if no engine is idle, at most until the deadline."""
         reply = self.try_infer(request)
@@ -220,7 +242,11 @@ class Batcher:
             Overloaded: the queue is full.
             DeadlineExceeded, EngineFailed, RuntimeClosed: see `edge_runtime.errors`.
         """
-        return self._await(self._put(request, None))
+        try:
+            return self._await(self._put(request, None))
+        except INTERRUPTS:
+            self._recover()
+            raise
 
     def submit(self, request: InferRequest) -> Queued:
         """See `Executor`."""
@@ -246,6 +272,13 @@ class Batcher:
         Raises:
             EngineFailed, RuntimeClosed: as in `try_infer`.
         """
+        try:
+            return self._piece(bulk)
+        except INTERRUPTS:
+            self._recover()
+            raise
+
+    def _piece(self, bulk: Bulk) -> bool:
         request = bulk.requests[0]
         slot = self._desk.take_now(request)
         if slot is None:
@@ -258,7 +291,7 @@ class Batcher:
                 self._tell(slot, error)
         finally:
             done_s = self._clock()
-            slot.gate.leave(slot.share, done_s - before_s, slot.permits)
+            slot.gate.leave(slot.share, done_s - before_s, slot.permits, slot)
             wake(self._desk.release(slot, runs, request.rows, done_s - before_s, done_s, counted=False))
         return True
 
@@ -268,7 +301,7 @@ class Batcher:
         for entry, error in settled:
             entry.fail(error)
         for sleeper in sleepers:
-            sleeper.release()
+            wake(sleeper)
         with self._changing:
             workers = list(self._workers)
         for worker in workers:
@@ -309,8 +342,8 @@ class Batcher:
         if not outcome.usable:  # Its engine was lost between the giving and the waking.
             self._let_go(outcome, request)
             return self._await(self._put(request, None))
-        if not outcome.gate.try_enter(outcome.share, outcome.permits):
-            outcome.gate.enter(outcome.share, outcome.permits)
+        if not outcome.gate.try_enter(outcome.share, outcome.permits, outcome):
+            outcome.gate.enter(outcome.share, outcome.permits, outcome)
         return self._run_here(outcome, request, counted=True)
 
     def _let_go(self, slot: Slot | None, request: InferRequest) -> None:
@@ -339,6 +372,7 @@ class Batcher:
         """A worker: takes what the desk has for it, until closed and empty."""
         me = allocate_lock()
         me.acquire()
+        self._desk.workers.append(me)
         slept = False
         while (work := self._desk.next(me, slept=slept)) is not None:
             slept = False
@@ -353,7 +387,7 @@ class Batcher:
     def _lead(self, slot: Slot, retried: Entry | None) -> None:
         """Runs what waits on a slot that is taken, batch after batch, until it is to be given back."""
         answers: list[tuple[Entry, Reply]] = []
-        slot.gate.enter(slot.share, slot.permits)
+        slot.gate.enter(slot.share, slot.permits, slot)
         while True:
             begun_s = self._clock()
             runs: list[int] = []
@@ -372,11 +406,11 @@ class Batcher:
                 run_s = self._clock() - begun_s if batch else 0.0
                 goes_on, sleeper = self._desk.goes_on(slot, runs, batch, run_s)
                 if not goes_on:
-                    slot.gate.leave(slot.share, run_s, slot.permits)
+                    slot.gate.leave(slot.share, run_s, slot.permits, slot)
                 wake(sleeper)
             if not goes_on:
                 break
-            turn = slot.gate.turn(slot.share, run_s, slot.permits)
+            turn = slot.gate.turn(slot.share, run_s, slot.permits, slot)
             if turn is not None:
                 hand_over(answers)
                 slot.gate.wait(turn)
@@ -458,16 +492,3 @@ class Batcher:
             self._on_failure(slot, failure)
         except Exception:  # noqa: BLE001  a supervisor's fault must not end the engine's worker
             _log.exception("%r: the handler of its failure failed", slot)
-
-
-def hand_over(answers: list[tuple[Entry, Reply]]) -> None:
-    """Gives the answers to who waits for them, and forgets them."""
-    for entry, reply in answers:
-        entry.succeed(reply)
-    answers.clear()
-
-
-def wake(sleeper: LockType | None) -> None:
-    """Lets a worker go on that sleeps."""
-    if sleeper is not None:
-        sleeper.release()

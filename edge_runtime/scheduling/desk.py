@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-import threading
-from _thread import LockType
-from collections import deque
-from collections.abc import Callable, Sequence
+from _thread import LockType, get_ident
+from collections.abc import Sequence
 
 import msgspec
 
-from converter.artifact import Signature
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, Overloaded, RuntimeClosed
-from edge_runtime.scheduling.arrivals import Arrivals
 from edge_runtime.scheduling.batches import LOOK_AHEAD, take_batch, take_one, too_late
 from edge_runtime.scheduling.bulk import Bulk
-from edge_runtime.scheduling.leases import Leases
-from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, size_of
+from edge_runtime.scheduling.ledger import Ledger
+from edge_runtime.scheduling.queue import Entry, Queued, size_of
 from edge_runtime.scheduling.runs import late
 from edge_runtime.scheduling.slot import Slot
-from edge_runtime.scheduling.slots import MAX_LOSSES, SlotTable
-from edge_runtime.scheduling.stats import BatcherStats
+from edge_runtime.scheduling.slots import MAX_LOSSES
 from edge_runtime.types import InferRequest
 
 _CLOSING_S = 0.02
@@ -49,38 +44,8 @@ class Work(msgspec.Struct, gc=False):
     settled: list[tuple[Entry, EdgeRuntimeError]] = []
 
 
-class Desk:
-    """Queue, slots and counts of a batcher. Thread-safe; it runs nothing itself.
-
-    Attributes:
-        lock: Guards everything here.
-        slots: The slots. Its tuples are swapped whole, so that they may be read without the lock.
-        queue: What waits.
-        stats: The counts.
-        running_rows: Rows that run now.
-        closed: Whether it refuses.
-        expecting: Whether requests wait where there is no slot, since one is being made.
-        sleepers: The bare locks of the workers that sleep; releasing one wakes it.
-    """
-
-    def __init__(self, signatures: dict[str, Signature], queue: RequestQueue, clock: Callable[[], float]) -> None:
-        """Takes what the batcher was given."""
-        self.lock = threading.Lock()
-        self.settled = threading.Condition(self.lock)
-        self.slots = SlotTable()
-        self.queue = queue
-        self.retries: deque[Entry] = deque()
-        self.stats = BatcherStats()
-        self.running_rows = 0
-        self.closed = False
-        self.expecting = False
-        self.sleepers: list[LockType] = []
-        self._signatures = signatures
-        self._clock = clock
-        self._settling = 0
-        self._arrivals = Arrivals()
-        self._leases = Leases()
-        self._pressed_s = -math.inf
+class Desk(Ledger):
+    """The ledger, changed under its lock in short steps. Thread-safe; it runs nothing itself."""
 
     # -- the caller's own thread --
 
@@ -99,14 +64,11 @@ class Desk:
                 return None
             if self.queue or self.retries:
                 return self._overtake(request)
-            if not slots.busy and (solo := slots.solo) is not None and solo.gate.try_enter(solo.share, solo.permits):
+            if not slots.busy and (solo := slots.solo) is not None and self._enter(solo):
                 return self._taken(solo, request.rows)
             for slot in slots.crowd:
-                if not slot.busy and slot.gate.try_enter(slot.share, slot.permits):
-                    slot.busy = True
-                    slots.busy += 1
-                    self.running_rows += request.rows
-                    return slot
+                if not slot.busy and self._enter(slot):
+                    return self._taken(slot, request.rows)
             return None
 
     def put(self, request: InferRequest, future: Queued | None) -> tuple[Entry, LockType | None, bool]:
@@ -172,7 +134,8 @@ class Desk:
                 # A run that is under way may fail, and then be for another slot.
                 if self.closed and not self.queue and not self.retries and not self.slots.busy:
                     return None
-                self.sleepers.append(me)
+                if me not in self.sleepers:
+                    self.sleepers.append(me)
                 if self.closed and work.nap_s < 0:
                     # Nobody wakes it when the last of those that wait gives up or is answered elsewhere.
                     work.nap_s = _CLOSING_S
@@ -286,6 +249,7 @@ class Desk:
     def add(self, slot: Slot) -> LockType | None:
         """Takes a slot into use; a sleeper to wake or None."""
         with self.lock:
+            self.known = [one for one in self.known if one.usable or one.busy] + [slot]
             self.slots.add(slot)
             return self.sleepers.pop() if self.sleepers and (self.queue or self.retries) else None
 
@@ -325,51 +289,12 @@ class Desk:
             self.expecting = False
             return self._homeless(), self._all_sleepers()
 
-    def wait_until_idle(self, slots: tuple[Slot, ...]) -> None:
-        """Waits until none of the slots is taken."""
-        with self.lock:
-            self._settling += 1
-            self.settled.wait_for(lambda: not any(slot.busy for slot in slots))
-            self._settling -= 1
-
-    def snapshot(self) -> BatcherStats:
-        """A copy of the counts, with the present state."""
-        with self.lock:
-            return msgspec.structs.replace(
-                self.stats,
-                batches=dict(self.stats.batches),
-                queued=len(self.queue),
-                queued_rows=self.queue.rows,
-                queued_bytes=self.queue.nbytes,
-                running=self.slots.busy,
-                slots=len(self.slots.all) - self.slots.standby,
-                standby=self.slots.standby,
-            )
-
     # -- under the lock --
 
     def _unavailable(self, request: InferRequest) -> EdgeRuntimeError:
         if self.closed:
             return RuntimeClosed(f"{request.subject} has been unloaded")
         return EngineFailed(f"{request.subject}: no engine is in use: all that there were have failed or are starting")
-
-    def _taken(self, slot: Slot, rows: int) -> Slot:
-        slot.busy = True
-        self.slots.busy += 1
-        self.running_rows += rows
-        return slot
-
-    def _give_back(self, slot: Slot) -> None:
-        slot.busy = False
-        self.slots.busy -= 1
-        if self._settling:
-            self.settled.notify_all()
-
-    def _count(self, runs: Sequence[int], run_s: float) -> None:
-        stats = self.stats
-        stats.run_s += run_s
-        for rows in runs:
-            stats.batches[rows] = stats.batches.get(rows, 0) + 1
 
     def _key(self, request: InferRequest) -> object:
         """What requests must share to be joined; None if this one can't be."""
@@ -392,7 +317,7 @@ class Desk:
             return None
         now_s = self._clock()
         for slot in slots.crowd:
-            if not slot.busy and now_s < slot.lease_until_s and slot.gate.try_enter(slot.share, slot.permits):
+            if not slot.busy and now_s < slot.lease_until_s and self._enter(slot):
                 self._leases.used(slot)
                 return self._taken(slot, request.rows)
         return None
@@ -417,6 +342,8 @@ class Desk:
         self.queue.take(first)
         self.running_rows += first.request.rows
         self._leases.start(slot, now_s)
+        slot.holder = first.owner
+        self._handed[get_ident()] = first
         return first.give(slot)
 
     def _retry(self) -> Work | None:

@@ -1,8 +1,14 @@
-"""The permits of one device, shared fairly by the versions that run on it."""
+"""The permits of one device, shared fairly by the versions that run on it.
+
+An interrupt (Ctrl-C) may end a caller between any two steps here, also within the lock. So who has permits is written
+down, and `recover` counts everything else anew from that.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from _thread import allocate_lock
+from collections.abc import Collection
 from itertools import count
 
 from edge_runtime.scheduling.fairness import Share
@@ -14,15 +20,17 @@ class Waiter:
     Attributes:
         share: Whose run it is.
         permits: How many.
+        token: Who is to have them.
         given: Whether it has them.
     """
 
-    __slots__ = ("awake", "given", "order", "permits", "share")
+    __slots__ = ("awake", "given", "order", "permits", "share", "token")
 
-    def __init__(self, share: Share, permits: int, order: int) -> None:
+    def __init__(self, share: Share, permits: int, order: int, token: object) -> None:
         self.share = share
         self.permits = permits
         self.order = order
+        self.token = token
         self.given = False
         self.awake = allocate_lock()
         self.awake.acquire()
@@ -51,6 +59,7 @@ class Gate:
         self.name = name
         self.capacity = capacity
         self._free = capacity
+        self._held: dict[object, tuple[Share, int]] = {}
         self._floor_s = 0.0
         self._users: dict[Share, None] = {}
         self._waiting: list[Waiter] = []
@@ -64,50 +73,52 @@ class Gate:
         """A new user's share. It needs no leaving: one that never enters costs nothing."""
         return Share(weight, name)
 
-    def try_enter(self, share: Share, permits: int = 1) -> bool:
-        """Takes the permits if they are free and nobody waits; whether it did. Never blocks."""
+    def try_enter(self, share: Share, permits: int = 1, token: object = None) -> bool:
+        """Takes the permits if they are free and nobody waits; whether it did. Never blocks.
+
+        Args:
+            share: Whose run it is.
+            permits: How many it needs.
+            token: Who has them until it leaves: the slot; None for the share itself.
+        """
         with self._lock:
             if self._waiting or self._free < permits:
                 return False
             self._come(share)
-            share.start(permits)
-            self._free -= permits
+            self._take(share, permits, share if token is None else token)
             return True
 
-    def enter(self, share: Share, permits: int = 1) -> None:
+    def enter(self, share: Share, permits: int = 1, token: object = None) -> None:
         """Takes the permits; waits for its turn."""
         with self._lock:
             self._come(share)
             if not self._waiting and self._free >= permits:
-                share.start(permits)
-                self._free -= permits
+                self._take(share, permits, share if token is None else token)
                 return
-            waiter = self._queue(share, permits)
+            waiter = self._queue(share, permits, token)
         self.wait(waiter)
 
-    def turn(self, share: Share, run_s: float, permits: int = 1) -> Waiter | None:
+    def turn(self, share: Share, run_s: float, permits: int = 1, token: object = None) -> Waiter | None:
         """Ends a run and asks for the next one: None if it may begin, else what to `wait` for.
 
         Whoever runs on and on competes with those that wait for its permits, as if it had waited with them: its weight
         would count for nothing if they were given away before it asks again.
 
         Args:
-            share: As in `enter`.
+            share: As in `try_enter`.
             run_s: What the run took: seconds, 0 if nothing ran.
-            permits: As in `enter`.
+            permits: As in `try_enter`.
+            token: Likewise.
         """
         with self._lock:
             share.end(run_s, permits)
             if not self._waiting:
                 share.start(permits)
                 return None
-            self._free += permits
-            waiter = self._queue(share, permits)
-            granted = self._grant()
-        for one in granted:
-            if one is not waiter:
-                one.awake.release()
-        return None if waiter.given else waiter
+            self._drop(permits, share if token is None else token)
+            waiter = self._queue(share, permits, token)
+            self._grant()
+            return None if waiter.given else waiter
 
     def wait(self, waiter: Waiter) -> None:
         """Waits until its turn has come. An interrupted caller leaves its place, and what it was given."""
@@ -116,55 +127,89 @@ class Gate:
         except BaseException:
             with self._lock:
                 if waiter.given:
-                    self._free += waiter.permits
+                    self._drop(waiter.permits, waiter.token)
                     waiter.share.end(0.0, waiter.permits)
                 else:
                     self._waiting.remove(waiter)
                 self._go(waiter.share)
-                granted = self._grant()
-            for one in granted:
-                one.awake.release()
+                self._grant()
             raise
 
-    def leave(self, share: Share, run_s: float, permits: int = 1) -> None:
+    def leave(self, share: Share, run_s: float, permits: int = 1, token: object = None) -> None:
         """Gives the permits back, and lets in whose turn it is; the arguments are as in `turn`."""
         with self._lock:
             share.end(run_s, permits)
+            self._drop(permits, share if token is None else token)
             self._go(share)
-            self._free += permits
-            granted = self._grant() if self._waiting else ()
-        for waiter in granted:
-            waiter.awake.release()
+            if self._waiting:
+                self._grant()
+
+    def recover(self, gone: Collection[object]) -> None:
+        """After an interrupt: what these tokens have is free, and everything is counted anew.
+
+        Args:
+            gone: The tokens of the caller that was interrupted.
+        """
+        with self._lock:
+            for token in gone:
+                self._held.pop(token, None)
+            for waiter in list(self._waiting):
+                if waiter.given or waiter.token in gone:
+                    self._waiting.remove(waiter)
+                    waiter.given = True
+                    with contextlib.suppress(RuntimeError):  # It is awake already.
+                        waiter.awake.release()
+            self._free = self.capacity - sum(permits for _, permits in self._held.values())
+            shares = [share for share, _ in self._held.values()] + [waiter.share for waiter in self._waiting]
+            for share in dict.fromkeys([*self._users, *shares]):
+                share.active = shares.count(share)
+                if share.active:
+                    self._users[share] = None
+                else:
+                    self._users.pop(share, None)
+            self._grant()
 
     def _come(self, share: Share) -> None:
-        if not share.active:
-            share.come(min([one.began_s for one in self._users], default=self._floor_s))
-            self._users[share] = None
-        else:
+        if share.active:
             share.active += 1
+            return
+        users = self._users
+        share.come(min([one.began_s for one in users]) if users else self._floor_s)
+        users[share] = None
 
     def _go(self, share: Share) -> None:
         share.go()
         if not share.active:
-            del self._users[share]
+            self._users.pop(share, None)
             # Who comes when nobody is left starts where the last one stopped.
             self._floor_s = max(self._floor_s, share.tag_s)
 
-    def _queue(self, share: Share, permits: int) -> Waiter:
-        waiter = Waiter(share, min(permits, self.capacity), next(self._order))
+    def _take(self, share: Share, permits: int, token: object) -> None:
+        share.start(permits)
+        held = self._held
+        held[token] = (share, permits + held[token][1]) if token in held else (share, permits)
+        self._free -= permits
+
+    def _drop(self, permits: int, token: object) -> None:
+        share, held = self._held[token]
+        if held == permits:
+            del self._held[token]
+        else:
+            self._held[token] = (share, held - permits)
+        self._free += permits
+
+    def _queue(self, share: Share, permits: int, token: object = None) -> Waiter:
+        waiter = Waiter(share, min(permits, self.capacity), next(self._order), share if token is None else token)
         self._waiting.append(waiter)
         return waiter
 
-    def _grant(self) -> list[Waiter]:
-        """Those that may go in, in turn. One that needs more than is free holds up those behind it: it would starve."""
-        granted = []
+    def _grant(self) -> None:
+        """Lets in who may, in turn. One that needs more than is free holds up those behind it: it would starve."""
         while self._waiting:
             first = min(self._waiting, key=lambda one: one.place)
             if first.permits > self._free:
                 break
-            self._waiting.remove(first)
-            self._free -= first.permits
-            first.share.start(first.permits)
+            self._take(first.share, first.permits, first.token)
             first.given = True
-            granted.append(first)
-        return granted
+            first.awake.release()
+            self._waiting.remove(first)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import math
-from _thread import LockType, allocate_lock
+from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -50,20 +51,22 @@ class Entry:
         tried: The gates of the devices on which it failed.
         losses: How many engines were lost while they ran it.
         failure: What it failed with on the last of them.
+        owner: The thread that made it.
         slot: What the sleeping caller was given instead of an answer: it runs its request itself.
     """
 
     __slots__ = (
-        "_awake",
         "_claimed",
         "_error",
         "_key",
         "_reply",
+        "awake",
         "failure",
         "future",
         "losses",
         "nbytes",
         "order",
+        "owner",
         "queued",
         "queued_s",
         "request",
@@ -79,6 +82,7 @@ class Entry:
         self.future = future
         self.queued_s = queued_s
         self.order = order
+        self.owner = get_ident()
         self.queued = False
         self.waiting = Waiting(key, request.rows, deadline_s)
         self.tried: tuple[Gate, ...] = ()
@@ -89,10 +93,10 @@ class Entry:
         self._claimed = False
         self._reply: Reply | None = None
         self._error: BaseException | None = None
-        self._awake = _NOBODY
+        self.awake = _NOBODY
         if future is None:
-            self._awake = allocate_lock()
-            self._awake.acquire()
+            self.awake = allocate_lock()
+            self.awake.acquire()
 
     def __lt__(self, other: Entry) -> bool:
         return self._key < other._key
@@ -113,7 +117,7 @@ class Entry:
                 _log.error("a callback of %s failed", self.request.subject, exc_info=error)
             return
         self._reply = reply
-        self._awake.release()
+        self.awake.release()
 
     def fail(self, error: BaseException) -> None:
         """Hands an error over; once, and after `claim`."""
@@ -124,16 +128,16 @@ class Entry:
                 _log.error("a callback of %s failed", self.request.subject, exc_info=other)
             return
         self._error = error
-        self._awake.release()
+        self.awake.release()
 
     def give(self, slot: Slot) -> LockType:
         """Gives a slot to the sleeping caller; what wakes it."""
         self.slot = slot
-        return self._awake
+        return self.awake
 
     def wait(self, timeout_s: float | None) -> Reply | Slot | None:
         """Sleeps until there is an answer or a slot, and returns it or raises the error; None when time is over."""
-        if not self._awake.acquire(timeout=-1 if timeout_s is None else timeout_s):
+        if not self.awake.acquire(timeout=-1 if timeout_s is None else timeout_s):
             return None
         if self._error is not None:
             try:
@@ -221,6 +225,15 @@ class RequestQueue:
             heapq.heapify(self._heap)
         return True
 
+    def recount(self) -> None:
+        """Counts anew what waits, after an interrupt between two steps."""
+        waiting = [entry for entry in self._heap if entry.queued]
+        heapq.heapify(waiting)
+        self._heap = waiting
+        self._alive = len(waiting)
+        self.rows = sum(entry.request.rows for entry in waiting)
+        self.nbytes = sum(entry.nbytes for entry in waiting)
+
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Returns entries that were looked at and are not to run yet; they keep their order."""
         for entry in entries:
@@ -238,3 +251,17 @@ class RequestQueue:
         self._alive -= 1
         self.rows -= entry.request.rows
         self.nbytes -= entry.nbytes
+
+
+def hand_over(answers: list[tuple[Entry, Reply]]) -> None:
+    """Gives the answers to who waits for them, and forgets them."""
+    for entry, reply in answers:
+        entry.succeed(reply)
+    answers.clear()
+
+
+def wake(sleeper: LockType | None) -> None:
+    """Lets a worker go on that sleeps."""
+    if sleeper is not None:
+        with contextlib.suppress(RuntimeError):  # It is awake already.
+            sleeper.release()

@@ -25,6 +25,7 @@ class Slot:
         permits: Of the gate: all of them for a solo slot, whose threads fill the device; else 1.
         share: The version's share of the gate; set by the batcher.
         busy: Whether it is taken.
+        holder: The thread that has it for its own request, or is about to; 0 for none.
         usable: Whether it belongs to a batcher and its engine is not lost.
         lease_until_s: When the lease of the caller that has it ends; minus infinity without one.
         uses: How often callers came back for it: see `leases`.
@@ -35,6 +36,7 @@ class Slot:
         "costs",
         "engine",
         "gate",
+        "holder",
         "lease_until_s",
         "left",
         "limit_factor",
@@ -71,6 +73,7 @@ class Slot:
         self.permits = gate.capacity if solo else 1
         self.share: Share = gate.join()
         self.busy = False
+        self.holder = 0
         self.usable = False
         self.lease_until_s = -math.inf
         self.uses = 0

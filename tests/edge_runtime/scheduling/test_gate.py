@@ -215,3 +215,21 @@ def test_impossible_values_are_refused():
         Gate(0)
     with pytest.raises(ValueError, match="weight"):
         Gate(1).join(0.0)
+
+
+def test_recovery_counts_from_who_has_permits():
+    """After an interrupt anywhere, what the interrupted caller had is free; others keep theirs, and who waits goes on."""
+    gate = Gate(2)
+    one, other = gate.join(name="a"), gate.join(name="b")
+    assert gate.try_enter(one, 1, "mine")
+    assert gate.try_enter(other, 1, "theirs")
+    with gate._lock:
+        gate._come(other)
+        waiter = gate._queue(other, 1, "next")
+    gate._free, one.active = -7, 5
+    gate.recover(["mine"])
+    assert waiter.given
+    assert (gate._free, one.active, other.active) == (0, 0, 2)
+    gate.leave(other, 0.1, 1, "theirs")
+    gate.leave(other, 0.1, 1, "next")
+    assert (gate._free, gate._users) == (2, {})
