@@ -218,7 +218,7 @@ def test_impossible_values_are_refused():
 
 
 def test_recovery_counts_from_who_has_permits():
-    """After an interrupt anywhere, what the interrupted caller had is free; others keep theirs, and who waits goes on."""
+    """After an interrupt what the interrupted caller had is free; others keep theirs, and who waits goes on."""
     gate = Gate(2)
     one, other = gate.join(name="a"), gate.join(name="b")
     assert gate.try_enter(one, 1, "mine")
