@@ -112,7 +112,7 @@ class Executor(Protocol):
     def submit(self, request: InferRequest) -> Future[Reply]:
         """Takes the request and returns at once; what goes wrong is in the future. Cancelling it frees its place.
 
-        The future's callbacks run in an engine's thread, which has the device meanwhile: they must not wait for anything.
+        The future's callbacks run in an engine's thread, which has the device meanwhile: they must wait for nothing.
 
         Raises:
             Overloaded, RuntimeClosed: it was not taken.

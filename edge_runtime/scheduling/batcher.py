@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 
-import msgspec
-
 from converter.artifact import Signature
 from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost
@@ -20,30 +18,12 @@ from edge_runtime.scheduling.desk import Desk
 from edge_runtime.scheduling.queue import Entry, Queued, RequestQueue, hand_over, wake
 from edge_runtime.scheduling.runs import late, named, run_joined
 from edge_runtime.scheduling.slot import Slot
-from edge_runtime.scheduling.stats import BatcherStats
+from edge_runtime.scheduling.stats import BatcherStats, Load
 from edge_runtime.types import Arrays, InferRequest, Reply
 
 _log = logging.getLogger(__name__)
 
 _WAITING = "waiting for the device's queue"
-
-
-class Load(msgspec.Struct, frozen=True, gc=False):
-    """How busy a batcher is: what the router predicts from.
-
-    Attributes:
-        queued_requests: Requests that wait.
-        queued_rows: Their rows.
-        running_rows: Rows that run now.
-        engines: Slots that serve the queue; 0 where none is left.
-        full: Whether the queue refuses.
-    """
-
-    queued_requests: int
-    queued_rows: int
-    running_rows: int
-    engines: int
-    full: bool
 
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
@@ -243,7 +223,8 @@ class Batcher:
             DeadlineExceeded, EngineFailed, RuntimeClosed: see `edge_runtime.errors`.
         """
         try:
-            return self._await(self._put(request, None))
+            slot = self._desk.take_idle(request)
+            return self._await(self._put(request, None)) if slot is None else self._at_the_gate(slot, request)
         except INTERRUPTS:
             self._recover()
             raise
@@ -345,6 +326,21 @@ class Batcher:
         if not outcome.gate.try_enter(outcome.share, outcome.permits, outcome):
             outcome.gate.enter(outcome.share, outcome.permits, outcome)
         return self._run_here(outcome, request, counted=True)
+
+    def _at_the_gate(self, slot: Slot, request: InferRequest) -> Reply:
+        """Runs a request in this thread on a slot that it has, as soon as the other versions let the device go."""
+        left_s = None
+        if request.deadline_s is not None:
+            left_s = request.deadline_s - self._clock() - slot.costs.seconds(request.rows)
+        if not slot.gate.enter(slot.share, slot.permits, slot, left_s):
+            wake(self._desk.release(slot, (), request.rows, 0.0, self._clock(), counted=False))
+            now_s = self._clock()
+            raise late(request, now_s, {_WAITING: (now_s - request.start_s) * 1e3})
+        if not slot.usable:  # Its engine was lost meanwhile.
+            slot.gate.leave(slot.share, 0.0, slot.permits, slot)
+            wake(self._desk.release(slot, (), request.rows, 0.0, self._clock(), counted=False))
+            return self._await(self._put(request, None))
+        return self._run_here(slot, request, counted=False)
 
     def _let_go(self, slot: Slot | None, request: InferRequest) -> None:
         """Gives back a slot that a request was given and does not need."""

@@ -71,6 +71,26 @@ class Desk(Ledger):
                     return self._taken(slot, request.rows)
             return None
 
+    def take_idle(self, request: InferRequest) -> Slot | None:
+        """An idle slot for a caller that waits for the device's permits itself: no worker has to wake for that.
+
+        Only where nothing can be joined meanwhile, and nobody else waits.
+
+        Raises:
+            EngineFailed, RuntimeClosed: as in `take_now`.
+        """
+        with self.lock:
+            slots = self.slots
+            if self.closed or not self._hopes:
+                raise self._unavailable(request)
+            if self.queue or self.retries or (slots.left and request.deadline_s is not None):
+                return None
+            for slot in slots.crowd:
+                if not slot.busy and slot.costs.largest == 1:
+                    slot.holder = get_ident()
+                    return self._taken(slot, request.rows)
+            return None
+
     def put(self, request: InferRequest, future: Queued | None) -> tuple[Entry, LockType | None, bool]:
         """Queues a request: its entry, a sleeper to wake or None, and whether the pressure is to be told.
 

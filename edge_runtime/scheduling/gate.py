@@ -88,15 +88,15 @@ class Gate:
             self._take(share, permits, share if token is None else token)
             return True
 
-    def enter(self, share: Share, permits: int = 1, token: object = None) -> None:
-        """Takes the permits; waits for its turn."""
+    def enter(self, share: Share, permits: int = 1, token: object = None, timeout_s: float | None = None) -> bool:
+        """Takes the permits; waits for its turn, at most so many seconds. Whether it has them."""
         with self._lock:
             self._come(share)
             if not self._waiting and self._free >= permits:
                 self._take(share, permits, share if token is None else token)
-                return
+                return True
             waiter = self._queue(share, permits, token)
-        self.wait(waiter)
+        return self.wait(waiter, timeout_s)
 
     def turn(self, share: Share, run_s: float, permits: int = 1, token: object = None) -> Waiter | None:
         """Ends a run and asks for the next one: None if it may begin, else what to `wait` for.
@@ -120,10 +120,20 @@ class Gate:
             self._grant()
             return None if waiter.given else waiter
 
-    def wait(self, waiter: Waiter) -> None:
-        """Waits until its turn has come. An interrupted caller leaves its place, and what it was given."""
+    def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
+        """Waits until its turn has come, at most so many seconds; whether it has.
+
+        An interrupted caller leaves its place, and what it was given.
+        """
         try:
-            waiter.awake.acquire()
+            if waiter.awake.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0.0)):
+                return True
+            with self._lock:
+                if not waiter.given:
+                    self._waiting.remove(waiter)
+                    self._go(waiter.share)
+                    self._grant()
+                return waiter.given
         except BaseException:
             with self._lock:
                 if waiter.given:

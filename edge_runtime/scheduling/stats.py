@@ -1,4 +1,4 @@
-"""What a batcher has done so far."""
+"""What a batcher has done so far, and how busy it is."""
 
 from __future__ import annotations
 
@@ -43,3 +43,21 @@ class BatcherStats(msgspec.Struct, kw_only=True):
     running: int = 0
     slots: int = 0
     standby: int = 0
+
+
+class Load(msgspec.Struct, frozen=True, gc=False):
+    """How busy a batcher is: what the router predicts from.
+
+    Attributes:
+        queued_requests: Requests that wait.
+        queued_rows: Their rows.
+        running_rows: Rows that run now.
+        engines: Slots that serve the queue; 0 where none is left.
+        full: Whether the queue refuses.
+    """
+
+    queued_requests: int
+    queued_rows: int
+    running_rows: int
+    engines: int
+    full: bool

@@ -6,8 +6,8 @@ from support.edge_models import rows
 
 from edge_runtime import EngineFailed, InvalidInput, Overloaded, Reply, ServerFailed, VersionNotAvailable
 from edge_runtime.routing.router import Router, timed_out
-from edge_runtime.scheduling.batcher import Load
 from edge_runtime.scheduling.cost import CostTable
+from edge_runtime.scheduling.stats import Load
 from edge_runtime.types import InferRequest
 
 

@@ -202,7 +202,7 @@ def test_interrupted_waiter_leaves_its_place_and_what_it_was_given():
 class Interrupted:
     """A lock whose owner is interrupted while it waits for it."""
 
-    def acquire(self):
+    def acquire(self, timeout):
         raise KeyboardInterrupt
 
     def release(self):
@@ -233,3 +233,14 @@ def test_recovery_counts_from_who_has_permits():
     gate.leave(other, 0.1, 1, "theirs")
     gate.leave(other, 0.1, 1, "next")
     assert (gate._free, gate._users) == (2, {})
+
+
+def test_whoever_waits_in_vain_leaves_its_place():
+    """A wait that is over before the turn comes leaves nothing behind; a turn that has just come is taken."""
+    gate = Gate(1)
+    one, other = gate.join(name="a"), gate.join(name="b")
+    assert gate.try_enter(one)
+    assert not gate.enter(other, timeout_s=0.0)
+    gate.leave(one, 0.1)
+    assert (gate._free, gate._waiting, gate._users) == (1, [], {})
+    assert gate.enter(other, timeout_s=0.0)
