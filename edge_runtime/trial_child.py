@@ -162,7 +162,9 @@ def _end_with(parent: int) -> None:
     if os.getppid() != parent:  # it ended before the kernel was asked to tell
         sys.exit(1)
     # Whoever sends it does not mean the library, which would be blamed for an exception in the midst of it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # An application may ignore these, as under nohup; a trial must end by them all the same.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _child(request: dict[str, Any]) -> int:
