@@ -28,7 +28,6 @@ from edge_runtime.telemetry import event
 from edge_runtime.types import EngineReport
 
 if TYPE_CHECKING:
-    from devices import EdgeTpu
     from edge_runtime.probing import Prober
 
 _log = logging.getLogger(__name__)
@@ -101,6 +100,7 @@ class Hall:
             clock: Monotonic seconds.
             root: Where the machine's file system begins.
         """
+        from devices import find_edge_tpus  # noqa: PLC0415  likewise
         from edge_runtime.engine.enumeration import edge_tpus  # noqa: PLC0415  no cost for who imports only
 
         self.options = options
@@ -108,8 +108,7 @@ class Hall:
         self.cores = cores()
         engines = [options.engines or 0, *(own.engines or 0 for own in options.models.values())]
         self.devices = DeviceTable(clock, cpu_permits=max(self.cores, *engines))
-        self._edge_tpus: Callable[[], tuple[EdgeTpu, ...]] = lambda: edge_tpus(root)
-        self.supervisor = Supervisor(clock, self._edge_tpus)
+        self.supervisor = Supervisor(clock, lambda: find_edge_tpus(root), lambda: edge_tpus(root))
         self._prober: Prober | None = None
         self._root = root
         self._lock = threading.Lock()

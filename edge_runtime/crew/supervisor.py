@@ -41,15 +41,22 @@ class Watcher(Protocol):
 class Supervisor:
     """Timers, background jobs and looks at the bus. Thread-safe. Its thread starts with the first need of it."""
 
-    def __init__(self, clock: Callable[[], float], edge_tpus: Callable[[], tuple[EdgeTpu, ...]]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        edge_tpus: Callable[[], tuple[EdgeTpu, ...]],
+        in_order: Callable[[], tuple[EdgeTpu, ...]] | None = None,
+    ) -> None:
         """Starts nothing.
 
         Args:
             clock: Monotonic seconds.
-            edge_tpus: The Edge TPUs that are attached now.
+            edge_tpus: The Edge TPUs that are attached now; asked once a second, and when a run has failed.
+            in_order: The same in the library's order, which may take a second; asked when it matters.
         """
         self._clock = clock
         self._edge_tpus = edge_tpus
+        self._in_order = in_order or edge_tpus
         self._condition = threading.Condition()
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
@@ -84,11 +91,11 @@ class Supervisor:
 
     def watch(self, watcher: Watcher) -> tuple[EdgeTpu, ...]:
         """From now on it is told of Edge TPUs that come and go; those that are attached now."""
-        present = self._edge_tpus()
+        present = self._in_order()
         with self._condition:
             self._watchers.add(watcher)
             if self._known is None:
-                self._known = frozenset(map(place_of, present))
+                self._known = frozenset(map(place_of, self._edge_tpus()))
             if not self._closed:
                 self._need_thread()
                 self._condition.notify()
@@ -156,13 +163,13 @@ class Supervisor:
         if not watchers:
             return
         try:
-            present = self._edge_tpus()
+            places = frozenset(map(place_of, self._edge_tpus()))
         except Exception as error:  # noqa: BLE001  a bus that can't be read now is read at the next look
             _log.warning("the Edge TPUs can't be looked for: %s", error)
             return
-        places = frozenset(map(place_of, present))
         gone, back = self.compare(places)
         if gone or back:
+            present = self.present()
             for watcher in watchers:
                 watcher.seen(present, gone, back)
 
@@ -185,10 +192,15 @@ class Supervisor:
     def present(self) -> tuple[EdgeTpu, ...]:
         """The Edge TPUs that are attached now; none where nothing can be seen."""
         try:
-            return self._edge_tpus()
+            return self._in_order()
         except OSError:
             return ()
 
     def is_absent(self, place: str) -> bool:
         """Whether an Edge TPU is not at its place now: looked at when a run has failed."""
-        return bool(place) and place not in map(place_of, self.present())
+        try:
+            # pycoral may list what sysfs hides: only what was seen there can be missing there.
+            seen = self._known is None or place in self._known
+            return bool(place) and seen and place not in map(place_of, self._edge_tpus())
+        except OSError:
+            return False
