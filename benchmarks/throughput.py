@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import random
 import statistics
 import sys
 import tempfile
@@ -102,15 +103,18 @@ def measure(name: str, rounds: int, seconds: float, options: dict[str, object]) 
             for each in (model, unbatched):  # Under load the runtime makes the engines that it needs.
                 rate([lambda each=each: each.predict(inputs)] * THREADS, 1.5)
             found: dict[str, list[tuple[float, float]]] = {}
+            ways: list[tuple[str, Callable[[], tuple[float, float]]]] = [
+                ("bare", lambda: rate(calls[:1], seconds)),
+                ("bare-threads", lambda: rate(calls, seconds)),
+                ("predict", lambda: rate([lambda: model.predict(inputs)] * THREADS, seconds)),
+                ("unbatched", lambda: rate([lambda: unbatched.predict(inputs)] * THREADS, seconds)),
+                ("many", lambda: many(model, inputs, seconds)),
+            ]
+            # Each comes first, and after each of the others: what came before is felt in caches and clock rates.
+            order = random.Random(0)
             for _ in range(rounds):
-                for key, value in (
-                    ("bare", rate(calls[:1], seconds)),
-                    ("bare-threads", rate(calls, seconds)),
-                    ("predict", rate([lambda: model.predict(inputs)] * THREADS, seconds)),
-                    ("unbatched", rate([lambda: unbatched.predict(inputs)] * THREADS, seconds)),
-                    ("many", many(model, inputs, seconds)),
-                ):
-                    found.setdefault(key, []).append(value)
+                for key, way in order.sample(ways, len(ways)):
+                    found.setdefault(key, []).append(way())
             result = {key: statistics.median(value for value, _ in values) for key, values in found.items()}
             result |= {f"{key}-cpu": statistics.median(value for _, value in values) for key, values in found.items()}
             result["bare-us"], result["predict-us"] = alone_us(calls[0]), alone_us(lambda: model.predict(inputs))
