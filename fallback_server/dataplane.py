@@ -15,6 +15,7 @@ from fallback_server.core.errors import ExecutionFailed, InvalidInput, ModelNotF
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.manager import Manager
 from fallback_server.core.servable import ServableId, ServableState
+from fallback_server.core.target import ModelTarget
 from fallback_server.served_model import ServedModel
 from fallback_server.validation import check_inputs, check_output_filter
 
@@ -22,21 +23,6 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
 """What an empty signature name means."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelTarget:
-    """Which version a request means.
-
-    Attributes:
-        name: The model.
-        version: None for the latest that answers.
-        label: A movable name in place of a version.
-    """
-
-    name: str
-    version: int | None = None
-    label: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,3 +14,6 @@ lock requirements/all.txt --all-extras --constraint requirements/device.txt pypr
 # tflite-runtime has wheels up to Python 3.11 only, and needs numpy 1.
 "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
     --output-file requirements/tflite-runtime.txt requirements/tflite-runtime.in
+# Nor do other people's clients agree with our versions.
+"${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+    --output-file requirements/clients.txt requirements/clients.in

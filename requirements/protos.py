@@ -10,7 +10,10 @@ import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).parents[1]
-PROTOS = ("fallback_server/protocol/proto/tensor.proto", "fallback_server/protocol/proto/serving.proto")
+PROTOS = tuple(
+    f"fallback_server/protocol/proto/{name}.proto"
+    for name in ("tensor", "example", "model_config", "serving", "inference", "edge")
+)
 
 
 def compile_into(folder: Path) -> None:

@@ -4,7 +4,8 @@
 #   - Fashion-MNIST, out of the system's package registry (Debian, Ubuntu), unpacked without installing anything;
 #   - a browser for the report, which only root can install;
 #   - a GPU in software;
-#   - an environment of its own for tflite-runtime, which has wheels up to Python 3.11.
+#   - an environment of its own for tflite-runtime, which has wheels up to Python 3.11;
+#   - another for clients of other servers, which hold libraries to other versions than ours.
 # What can't be had is said and passed over: the tests that need it are skipped then.
 set -eu
 cd "$(dirname "$0")/.."
@@ -37,15 +38,18 @@ browser() {
     apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null 2>&1
 }
 
-old_interpreter() {
-    target=.venv/share/tflite-runtime
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11))' || return 1
-    cmp -s requirements/tflite-runtime.txt "$target/.made-of" && return
+environment() {
+    target=.venv/share/$1
+    cmp -s "requirements/$1.txt" "$target/.made-of" && return
     rm -rf "$target"
     .venv/bin/python -m venv "$target" &&
         "$target/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
-            -r requirements/tflite-runtime.txt &&
-        cp requirements/tflite-runtime.txt "$target/.made-of"
+            -r "requirements/$1.txt" &&
+        cp "requirements/$1.txt" "$target/.made-of"
+}
+
+old_interpreter() {
+    .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] > (3, 11))' && environment tflite-runtime
 }
 
 wake_words || echo "no wake words, or no voice, for this system: tests of models with a state are skipped" >&2
@@ -53,3 +57,4 @@ clothes || echo "no Fashion-MNIST (apt install dataset-fashion-mnist): tests tha
 browser || echo "no browser (apt install chromium): tests that look at the report are skipped" >&2
 devices/fetch-swiftshader.sh >/dev/null || echo "no GPU in software: tests that run on one are skipped" >&2
 old_interpreter || echo "no tflite-runtime for this Python: tests with it are skipped" >&2
+environment clients || echo "no tritonclient and ovmsclient: tests that call the server with them are skipped" >&2

@@ -1,7 +1,7 @@
-"""The RPCs: TensorFlow Serving's paths with our message classes.
+"""The RPCs: TensorFlow Serving's, the Open Inference Protocol's and our own paths, with our message classes.
 
-The stubs carry our package's name, the paths TensorFlow Serving's; so the calls are bound here by hand instead of by
-a generated service.
+The stubs carry our package's name, the paths the others'; so the calls are bound here by hand instead of by a generated
+service.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import inference_pb2 as oip
 from fallback_server.protocol.proto import serving_pb2 as pb
 
 Request = TypeVar("Request", bound=Message)
@@ -20,19 +22,23 @@ Response = TypeVar("Response", bound=Message)
 
 @dataclass(frozen=True)
 class Method(Generic[Request, Response]):
-    """One unary RPC.
+    """One RPC.
 
     Attributes:
         service: Its full service name, as on the wire.
         name: Its name in the service.
         request: The message class that goes.
         response: The message class that comes.
+        streams_requests: Whether several may go in one call.
+        streams_responses: Whether several may come.
     """
 
     service: str
     name: str
     request: type[Request]
     response: type[Response]
+    streams_requests: bool = False
+    streams_responses: bool = False
 
     @property
     def path(self) -> str:
@@ -49,12 +55,47 @@ class Method(Generic[Request, Response]):
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+CATALOG_SERVICE = "edge.v1.Catalog"
+OPERATOR_SERVICE = "edge.v1.Operator"
 
 PREDICT = Method(PREDICTION_SERVICE, "Predict", pb.PredictRequest, pb.PredictResponse)
+CLASSIFY = Method(PREDICTION_SERVICE, "Classify", pb.ClassificationRequest, pb.ClassificationResponse)
+REGRESS = Method(PREDICTION_SERVICE, "Regress", pb.RegressionRequest, pb.RegressionResponse)
+MULTI_INFERENCE = Method(PREDICTION_SERVICE, "MultiInference", pb.MultiInferenceRequest, pb.MultiInferenceResponse)
 GET_MODEL_METADATA = Method(
     PREDICTION_SERVICE, "GetModelMetadata", pb.GetModelMetadataRequest, pb.GetModelMetadataResponse
 )
 GET_MODEL_STATUS = Method(MODEL_SERVICE, "GetModelStatus", pb.GetModelStatusRequest, pb.GetModelStatusResponse)
+RELOAD_CONFIG = Method(MODEL_SERVICE, "HandleReloadConfigRequest", pb.ReloadConfigRequest, pb.ReloadConfigResponse)
+
+SERVER_LIVE = Method(INFERENCE_SERVICE, "ServerLive", oip.ServerLiveRequest, oip.ServerLiveResponse)
+SERVER_READY = Method(INFERENCE_SERVICE, "ServerReady", oip.ServerReadyRequest, oip.ServerReadyResponse)
+MODEL_READY = Method(INFERENCE_SERVICE, "ModelReady", oip.ModelReadyRequest, oip.ModelReadyResponse)
+SERVER_METADATA = Method(INFERENCE_SERVICE, "ServerMetadata", oip.ServerMetadataRequest, oip.ServerMetadataResponse)
+MODEL_METADATA = Method(INFERENCE_SERVICE, "ModelMetadata", oip.ModelMetadataRequest, oip.ModelMetadataResponse)
+MODEL_INFER = Method(INFERENCE_SERVICE, "ModelInfer", oip.ModelInferRequest, oip.ModelInferResponse)
+MODEL_STREAM_INFER = Method(
+    INFERENCE_SERVICE,
+    "ModelStreamInfer",
+    oip.ModelInferRequest,
+    oip.ModelStreamInferResponse,
+    streams_requests=True,
+    streams_responses=True,
+)
+REPOSITORY_INDEX = Method(INFERENCE_SERVICE, "RepositoryIndex", oip.RepositoryIndexRequest, oip.RepositoryIndexResponse)
+REPOSITORY_MODEL_LOAD = Method(
+    INFERENCE_SERVICE, "RepositoryModelLoad", oip.RepositoryModelLoadRequest, oip.RepositoryModelLoadResponse
+)
+REPOSITORY_MODEL_UNLOAD = Method(
+    INFERENCE_SERVICE, "RepositoryModelUnload", oip.RepositoryModelUnloadRequest, oip.RepositoryModelUnloadResponse
+)
+
+CATALOG_GET = Method(CATALOG_SERVICE, "Get", edge.CatalogRequest, edge.CatalogUpdate)
+CATALOG_WATCH = Method(CATALOG_SERVICE, "Watch", edge.CatalogRequest, edge.CatalogUpdate, streams_responses=True)
+SET_LABEL = Method(OPERATOR_SERVICE, "SetLabel", edge.SetLabelRequest, edge.SetLabelResponse)
+ROLLBACK = Method(OPERATOR_SERVICE, "Rollback", edge.RollbackRequest, edge.RollbackResponse)
+RELOAD = Method(OPERATOR_SERVICE, "Reload", edge.ReloadRequest, edge.ReloadResponse)
 
 SIGNATURE_DEF_FIELD = "signature_def"
 """The only metadata field there is."""

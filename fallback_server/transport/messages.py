@@ -8,7 +8,8 @@ import grpc
 
 from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId, ServableState
-from fallback_server.dataplane import ModelTarget, PredictCall, PredictReply
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError, decode, encode

@@ -17,7 +17,8 @@ from fallback_server.core.errors import (
 from fallback_server.core.manager import Manager, ManagerOptions
 from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import AspiredVersion
-from fallback_server.dataplane import DataPlane, ModelTarget, PredictCall
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import DataPlane, PredictCall
 from fallback_server.served_model import ServedModel
 
 OPTIONS = BatchingOptions(max_batch_size_rows=4, max_enqueued_batches=1)

@@ -22,12 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from fallback_server.protocol.proto import example_pb2 as fallback__server_dot_protocol_dot_proto_dot_example__pb2
+from fallback_server.protocol.proto import model_config_pb2 as fallback__server_dot_protocol_dot_proto_dot_model__config__pb2
 from fallback_server.protocol.proto import tensor_pb2 as fallback__server_dot_protocol_dot_proto_dot_tensor__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fallback_server/protocol/proto/serving.proto\x12\tedge.wire\x1a+fallback_server/protocol/proto/tensor.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xcf\x01\n\x0ePredictRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x35\n\x06inputs\x18\x02 \x03(\x0b\x32%.edge.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1a\x45\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.edge.wire.TensorProto:\x02\x38\x01\"\xbd\x01\n\x0fPredictResponse\x12\x38\n\x07outputs\x18\x01 \x03(\x0b\x32\'.edge.wire.PredictResponse.OutputsEntry\x12(\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x1a\x46\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.edge.wire.TensorProto:\x02\x38\x01\"[\n\x17GetModelMetadataRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xd0\x01\n\x18GetModelMetadataResponse\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x43\n\x08metadata\x18\x02 \x03(\x0b\x32\x31.edge.wire.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"A\n\x15GetModelStatusRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xd6\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.edge.wire.ModelVersionStatus.State\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.edge.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"U\n\x16GetModelStatusResponse\x12;\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x1d.edge.wire.ModelVersionStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,fallback_server/protocol/proto/serving.proto\x12\tedge.wire\x1a,fallback_server/protocol/proto/example.proto\x1a\x31\x66\x61llback_server/protocol/proto/model_config.proto\x1a+fallback_server/protocol/proto/tensor.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xe2\x01\n\x0ePredictRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x35\n\x06inputs\x18\x02 \x03(\x0b\x32%.edge.wire.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x12\x11\n\tclient_id\x18\x06 \x01(\x0c\x1a\x45\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.edge.wire.TensorProto:\x02\x38\x01\"\xbd\x01\n\x0fPredictResponse\x12\x38\n\x07outputs\x18\x01 \x03(\x0b\x32\'.edge.wire.PredictResponse.OutputsEntry\x12(\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x1a\x46\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.edge.wire.TensorProto:\x02\x38\x01\"\x87\x01\n\x05Input\x12.\n\x0c\x65xample_list\x18\x01 \x01(\x0b\x32\x16.edge.wire.ExampleListH\x00\x12\x46\n\x19\x65xample_list_with_context\x18\x02 \x01(\x0b\x32!.edge.wire.ExampleListWithContextH\x00\x42\x06\n\x04kind\"3\n\x0b\x45xampleList\x12$\n\x08\x65xamples\x18\x01 \x03(\x0b\x32\x12.edge.wire.Example\"c\n\x16\x45xampleListWithContext\x12$\n\x08\x65xamples\x18\x01 \x03(\x0b\x32\x12.edge.wire.Example\x12#\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x12.edge.wire.Example\"b\n\x15\x43lassificationRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x1f\n\x05input\x18\x02 \x01(\x0b\x32\x10.edge.wire.Input\"%\n\x05\x43lass\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"4\n\x0f\x43lassifications\x12!\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x10.edge.wire.Class\"K\n\x14\x43lassificationResult\x12\x33\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x1a.edge.wire.Classifications\"s\n\x16\x43lassificationResponse\x12/\n\x06result\x18\x01 \x01(\x0b\x32\x1f.edge.wire.ClassificationResult\x12(\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x14.edge.wire.ModelSpec\"^\n\x11RegressionRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x1f\n\x05input\x18\x02 \x01(\x0b\x32\x10.edge.wire.Input\"\x1b\n\nRegression\x12\r\n\x05value\x18\x01 \x01(\x02\">\n\x10RegressionResult\x12*\n\x0bregressions\x18\x01 \x03(\x0b\x32\x15.edge.wire.Regression\"k\n\x12RegressionResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x1b.edge.wire.RegressionResult\x12(\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x14.edge.wire.ModelSpec\"N\n\rInferenceTask\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x13\n\x0bmethod_name\x18\x02 \x01(\t\"\xc1\x01\n\x0fInferenceResult\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12@\n\x15\x63lassification_result\x18\x02 \x01(\x0b\x32\x1f.edge.wire.ClassificationResultH\x00\x12\x38\n\x11regression_result\x18\x03 \x01(\x0b\x32\x1b.edge.wire.RegressionResultH\x00\x42\x08\n\x06result\"a\n\x15MultiInferenceRequest\x12\'\n\x05tasks\x18\x01 \x03(\x0b\x32\x18.edge.wire.InferenceTask\x12\x1f\n\x05input\x18\x02 \x01(\x0b\x32\x10.edge.wire.Input\"E\n\x16MultiInferenceResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.edge.wire.InferenceResult\"[\n\x17GetModelMetadataRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xd0\x01\n\x18GetModelMetadataResponse\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\x12\x43\n\x08metadata\x18\x02 \x03(\x0b\x32\x31.edge.wire.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"A\n\x15GetModelStatusRequest\x12(\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x14.edge.wire.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xd6\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.edge.wire.ModelVersionStatus.State\x12&\n\x06status\x18\x03 \x01(\x0b\x32\x16.edge.wire.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"U\n\x16GetModelStatusResponse\x12;\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x1d.edge.wire.ModelVersionStatus\"Y\n\x13ReloadConfigRequest\x12,\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1c.edge.wire.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"H\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x14int64_value_increase\x18\x02 \x01(\x03H\x00\x42\x10\n\x0evalue_increase\"a\n\x14ReloadConfigResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.edge.wire.StatusProto\x12!\n\x06metric\x18\x02 \x03(\x0b\x32\x11.edge.wire.Metric\"u\n\x0b\x43lassifyLog\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .edge.wire.ClassificationRequest\x12\x33\n\x08response\x18\x02 \x01(\x0b\x32!.edge.wire.ClassificationResponse\"l\n\nRegressLog\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.edge.wire.RegressionRequest\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1d.edge.wire.RegressionResponse\"f\n\nPredictLog\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.edge.wire.PredictRequest\x12,\n\x08response\x18\x02 \x01(\x0b\x32\x1a.edge.wire.PredictResponse\"{\n\x11MultiInferenceLog\x12\x31\n\x07request\x18\x01 \x01(\x0b\x32 .edge.wire.MultiInferenceRequest\x12\x33\n\x08response\x18\x02 \x01(\x0b\x32!.edge.wire.MultiInferenceResponse\"\xe4\x01\n\rPredictionLog\x12.\n\x0c\x63lassify_log\x18\x02 \x01(\x0b\x32\x16.edge.wire.ClassifyLogH\x00\x12,\n\x0bregress_log\x18\x03 \x01(\x0b\x32\x15.edge.wire.RegressLogH\x00\x12;\n\x13multi_inference_log\x18\x04 \x01(\x0b\x32\x1c.edge.wire.MultiInferenceLogH\x00\x12,\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\x15.edge.wire.PredictLogH\x00\x42\n\n\x08log_typeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,30 +42,78 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSPEC']._serialized_start=164
-  _globals['_MODELSPEC']._serialized_end=304
-  _globals['_PREDICTREQUEST']._serialized_start=307
-  _globals['_PREDICTREQUEST']._serialized_end=514
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=445
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=514
-  _globals['_PREDICTRESPONSE']._serialized_start=517
-  _globals['_PREDICTRESPONSE']._serialized_end=706
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=636
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=706
-  _globals['_GETMODELMETADATAREQUEST']._serialized_start=708
-  _globals['_GETMODELMETADATAREQUEST']._serialized_end=799
-  _globals['_GETMODELMETADATARESPONSE']._serialized_start=802
-  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1010
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=941
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1010
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1012
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1077
-  _globals['_STATUSPROTO']._serialized_start=1079
-  _globals['_STATUSPROTO']._serialized_end=1135
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1138
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1352
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1269
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1352
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1354
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1439
+  _globals['_MODELSPEC']._serialized_start=261
+  _globals['_MODELSPEC']._serialized_end=401
+  _globals['_PREDICTREQUEST']._serialized_start=404
+  _globals['_PREDICTREQUEST']._serialized_end=630
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=561
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=630
+  _globals['_PREDICTRESPONSE']._serialized_start=633
+  _globals['_PREDICTRESPONSE']._serialized_end=822
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=752
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=822
+  _globals['_INPUT']._serialized_start=825
+  _globals['_INPUT']._serialized_end=960
+  _globals['_EXAMPLELIST']._serialized_start=962
+  _globals['_EXAMPLELIST']._serialized_end=1013
+  _globals['_EXAMPLELISTWITHCONTEXT']._serialized_start=1015
+  _globals['_EXAMPLELISTWITHCONTEXT']._serialized_end=1114
+  _globals['_CLASSIFICATIONREQUEST']._serialized_start=1116
+  _globals['_CLASSIFICATIONREQUEST']._serialized_end=1214
+  _globals['_CLASS']._serialized_start=1216
+  _globals['_CLASS']._serialized_end=1253
+  _globals['_CLASSIFICATIONS']._serialized_start=1255
+  _globals['_CLASSIFICATIONS']._serialized_end=1307
+  _globals['_CLASSIFICATIONRESULT']._serialized_start=1309
+  _globals['_CLASSIFICATIONRESULT']._serialized_end=1384
+  _globals['_CLASSIFICATIONRESPONSE']._serialized_start=1386
+  _globals['_CLASSIFICATIONRESPONSE']._serialized_end=1501
+  _globals['_REGRESSIONREQUEST']._serialized_start=1503
+  _globals['_REGRESSIONREQUEST']._serialized_end=1597
+  _globals['_REGRESSION']._serialized_start=1599
+  _globals['_REGRESSION']._serialized_end=1626
+  _globals['_REGRESSIONRESULT']._serialized_start=1628
+  _globals['_REGRESSIONRESULT']._serialized_end=1690
+  _globals['_REGRESSIONRESPONSE']._serialized_start=1692
+  _globals['_REGRESSIONRESPONSE']._serialized_end=1799
+  _globals['_INFERENCETASK']._serialized_start=1801
+  _globals['_INFERENCETASK']._serialized_end=1879
+  _globals['_INFERENCERESULT']._serialized_start=1882
+  _globals['_INFERENCERESULT']._serialized_end=2075
+  _globals['_MULTIINFERENCEREQUEST']._serialized_start=2077
+  _globals['_MULTIINFERENCEREQUEST']._serialized_end=2174
+  _globals['_MULTIINFERENCERESPONSE']._serialized_start=2176
+  _globals['_MULTIINFERENCERESPONSE']._serialized_end=2245
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=2247
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=2338
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=2341
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=2549
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=2480
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=2549
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=2551
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=2616
+  _globals['_STATUSPROTO']._serialized_start=2618
+  _globals['_STATUSPROTO']._serialized_end=2674
+  _globals['_MODELVERSIONSTATUS']._serialized_start=2677
+  _globals['_MODELVERSIONSTATUS']._serialized_end=2891
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=2808
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=2891
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=2893
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=2978
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=2980
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=3069
+  _globals['_METRIC']._serialized_start=3071
+  _globals['_METRIC']._serialized_end=3143
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=3145
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=3242
+  _globals['_CLASSIFYLOG']._serialized_start=3244
+  _globals['_CLASSIFYLOG']._serialized_end=3361
+  _globals['_REGRESSLOG']._serialized_start=3363
+  _globals['_REGRESSLOG']._serialized_end=3471
+  _globals['_PREDICTLOG']._serialized_start=3473
+  _globals['_PREDICTLOG']._serialized_end=3575
+  _globals['_MULTIINFERENCELOG']._serialized_start=3577
+  _globals['_MULTIINFERENCELOG']._serialized_end=3700
+  _globals['_PREDICTIONLOG']._serialized_start=3703
+  _globals['_PREDICTIONLOG']._serialized_end=3931
 # @@protoc_insertion_point(module_scope)

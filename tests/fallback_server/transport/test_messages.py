@@ -3,7 +3,8 @@ import pytest
 
 from fallback_server.core.errors import InvalidInput, QueueFull
 from fallback_server.core.servable import ServableId, ServableState, State
-from fallback_server.dataplane import ModelTarget, PredictReply
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import PredictReply
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.status import Fault
 from fallback_server.protocol.tensors import decode, encode

@@ -1,0 +1,126 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CatalogRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CatalogUpdate(_message.Message):
+    __slots__ = ("server_id", "revision", "models")
+    SERVER_ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    server_id: str
+    revision: int
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, server_id: _Optional[str] = ..., revision: _Optional[int] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "versions", "labels", "default_version", "traffic")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class TrafficEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    versions: _containers.RepeatedCompositeFieldContainer[Version]
+    labels: _containers.ScalarMap[str, int]
+    default_version: int
+    traffic: _containers.ScalarMap[int, float]
+    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_version: _Optional[int] = ..., traffic: _Optional[_Mapping[int, float]] = ...) -> None: ...
+
+class Version(_message.Message):
+    __slots__ = ("version", "state", "error", "package_fingerprint", "preprocessing_fingerprint", "queued_rows", "expected_wait_ms")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNKNOWN: _ClassVar[Version.State]
+        START: _ClassVar[Version.State]
+        LOADING: _ClassVar[Version.State]
+        AVAILABLE: _ClassVar[Version.State]
+        UNLOADING: _ClassVar[Version.State]
+        END: _ClassVar[Version.State]
+    UNKNOWN: Version.State
+    START: Version.State
+    LOADING: Version.State
+    AVAILABLE: Version.State
+    UNLOADING: Version.State
+    END: Version.State
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    state: Version.State
+    error: str
+    package_fingerprint: str
+    preprocessing_fingerprint: str
+    queued_rows: int
+    expected_wait_ms: float
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[Version.State, str]] = ..., error: _Optional[str] = ..., package_fingerprint: _Optional[str] = ..., preprocessing_fingerprint: _Optional[str] = ..., queued_rows: _Optional[int] = ..., expected_wait_ms: _Optional[float] = ...) -> None: ...
+
+class SetLabelRequest(_message.Message):
+    __slots__ = ("model", "label", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    label: str
+    version: int
+    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class SetLabelResponse(_message.Message):
+    __slots__ = ("previous",)
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    previous: int
+    def __init__(self, previous: _Optional[int] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("model", "label")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    label: str
+    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
+
+class RollbackResponse(_message.Message):
+    __slots__ = ("from_version", "to_version", "label")
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    from_version: int
+    to_version: int
+    label: str
+    def __init__(self, from_version: _Optional[int] = ..., to_version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class ReloadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, models: _Optional[_Iterable[str]] = ...) -> None: ...
