@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -43,7 +42,9 @@ class Asker(Protocol):
         ...
 
 
-def answers(asker: Asker, requests: Iterable[Inputs], signature: str | None, priority: int) -> Iterator[Reply]:
+def answers(
+    asker: Asker, requests: Iterable[Inputs], signature: str | None, priority: int, clock: Callable[[], float]
+) -> Iterator[Reply]:
     """The answers in order, while at most so many requests are under way.
 
     Where the device's runs are short, requests are handed over some at a time, so that what a request costs beside its
@@ -57,7 +58,7 @@ def answers(asker: Asker, requests: Iterable[Inputs], signature: str | None, pri
     count = 0
     try:
         while True:
-            part = _read(asker, source, signature, priority)
+            part = _read(asker, source, signature, priority, clock)
             if part is None:
                 break
             while (started := _start(part, wait=not under_way)) is None:
@@ -141,10 +142,12 @@ class _Bulk:
             raise self._error
 
 
-def _read(asker: Asker, source: Iterator[Inputs], signature: str | None, priority: int) -> _Part | None:
+def _read(
+    asker: Asker, source: Iterator[Inputs], signature: str | None, priority: int, clock: Callable[[], float]
+) -> _Part | None:
     """The next requests, checked and copied; None at the end of the source."""
     part = _Part(None)
-    size, until_s = 1, time.monotonic() + _BULK_S
+    size, until_s = 1, clock() + _BULK_S
     for inputs in source:
         try:
             if part.target is None:
@@ -152,13 +155,13 @@ def _read(asker: Asker, source: Iterator[Inputs], signature: str | None, priorit
                 row_s = part.target.router.bulk_row_s
                 if row_s is not None:
                     size = min(_BULK, int(_BULK_S / max(row_s, 1e-9)))
-            request = part.target.request(inputs, signature, time.monotonic(), None)
+            request = part.target.request(inputs, signature, clock(), None)
         except EdgeRuntimeError as error:
             part.error = error
             return part
         request.inputs.update({name: np.array(array) for name, array in request.inputs.items()})
         part.requests.append(request if priority == request.priority else replace(request, priority=priority))
-        if len(part.requests) >= size or time.monotonic() >= until_s:
+        if len(part.requests) >= size or clock() >= until_s:
             return part
     return part if part.requests else None
 

@@ -210,7 +210,7 @@ class Model:
         Raises:
             EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
         """
-        replies = answers(self, requests, signature, _rank(priority))
+        replies = answers(self, requests, signature, _rank(priority), self._clock)
         return _shown(replies, self.name, requests) if progress else replies
 
     def stream(self, *, signature: str | None = None) -> Stream:

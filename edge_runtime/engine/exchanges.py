@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from edge_runtime.engine import wire
-from edge_runtime.engine.shared import Arena, Layout, fill, lay_out, taken
+from edge_runtime.engine.shared import Arena, Lane, Layout, fill, lay_out, taken
 from edge_runtime.types import Arrays
 
 MAX_EXCHANGES = 16
 """Combinations of shapes that both sides remember of a session; more begin anew. A batch size is one."""
 
 
-@dataclass
 class Exchange:
     """Runs with the same shapes: where their inputs lie in the inbox, and their results in the outbox.
 
     Attributes:
         number: What both sides call it; 0 for one that is used once, since it has strings.
         signature: The signature's name.
-        inputs: Where the inputs lie.
-        arrays: The same as views of the inbox.
-        inbox_generation: The inbox's, when they were made.
-        known: Whether the worker remembers it.
-        results: Where the results lie; None before the first run.
-        views: The same as views of the outbox.
-        outbox_generation: The outbox's, when they were made.
     """
 
-    number: int
-    signature: str
-    inputs: Layout
-    arrays: Arrays = field(default_factory=dict)
-    inbox_generation: int = 0
-    known: bool = False
-    results: Layout | None = None
-    views: Arrays = field(default_factory=dict)
-    outbox_generation: int = 0
+    def __init__(self, number: int, signature: str, inputs: Layout) -> None:
+        self.number = number
+        self.signature = signature
+        self._inputs = Lane(inputs)
+        self._results: Lane | None = None
+        self._known = False  # Whether the worker remembers it.
 
     def put(self, inbox: Arena, inputs: Arrays, contents: list[bytes | None] | None) -> tuple[int, int]:
         """Copies the inputs into the inbox; returns where the table lies that the worker needs, and its length or 0.
@@ -45,14 +32,13 @@ class Exchange:
             ValueError: they are more than an arena may have.
         """
         at, length = 0, 0
-        if not self.known:
-            table = wire.encode(wire.Call(self.signature, self.inputs, keep=self.number > 0))
-            at, length = self.inputs.end, len(table)
+        if not self._known:
+            layout = self._inputs.layout
+            table = wire.encode(wire.Call(self.signature, layout, keep=self.number > 0))
+            at, length = layout.end, len(table)
             inbox.reserve(at + length)
             inbox.write(at, table)
-        if self.inbox_generation != inbox.generation:
-            self.arrays, self.inbox_generation = inbox.views(self.inputs), inbox.generation
-        fill(self.arrays, inputs, contents)
+        fill(self._inputs.views(inbox), inputs, contents)
         return at, length
 
     def take(self, outbox: Arena, answer: wire.Header) -> Arrays:
@@ -63,20 +49,18 @@ class Exchange:
         """
         outbox.reach(answer.arena_bytes)
         if answer.table_bytes:
-            self.results = wire.decode(outbox.read(answer.table_at, answer.table_bytes), Layout)
-            self.outbox_generation = 0
-        if self.results is None:
+            self._results = Lane(wire.decode(outbox.read(answer.table_at, answer.table_bytes), Layout))
+        if self._results is None:
             raise ValueError("results without a layout")
-        if self.outbox_generation != outbox.generation:
-            self.views, self.outbox_generation = outbox.views(self.results), outbox.generation
-        self.known = self.number > 0
-        return taken(self.results, self.views)
+        views = self._results.views(outbox)
+        self._known = self.number > 0
+        return taken(self._results.layout, views)
 
     def let_go(self) -> None:
-        """Drops the views, whoever keeps this: the memory goes with the last of them, and its descriptor with that."""
-        self.arrays.clear()
-        self.views.clear()
-        self.inbox_generation = self.outbox_generation = 0
+        """Drops the views of both arenas."""
+        self._inputs.let_go()
+        if self._results is not None:
+            self._results.let_go()
 
 
 class Exchanges:

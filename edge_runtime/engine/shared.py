@@ -177,6 +177,32 @@ class Arena:
         self.generation += 1
 
 
+class Lane:
+    """Where a set of arrays lies in an arena, and views of them, which are made anew when the arena has grown.
+
+    Attributes:
+        layout: Where they lie.
+    """
+
+    __slots__ = ("_generation", "_views", "layout")
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._views: Arrays = {}
+        self._generation = 0
+
+    def views(self, arena: Arena) -> Arrays:
+        """The arrays, in the arena's memory as it is now."""
+        if self._generation != arena.generation:
+            self._views, self._generation = arena.views(self.layout), arena.generation
+        return self._views
+
+    def let_go(self) -> None:
+        """Drops the views, whoever keeps this: the memory goes with the last of them, and its descriptor with that."""
+        self._views.clear()
+        self._generation = 0
+
+
 def sealed(content: bytes) -> int:
     """A descriptor of memory that holds the content and can't be changed."""
     descriptor = os.memfd_create("edge-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -22,7 +22,7 @@ from edge_runtime.engine import wire
 from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.engine.delegates import open_session
 from edge_runtime.engine.file_tensors import file_tensors
-from edge_runtime.engine.shared import Arena, Layout, fill, given, lay_out
+from edge_runtime.engine.shared import Arena, Lane, fill, given, lay_out
 from edge_runtime.errors import EngineFailed
 from edge_runtime.types import Arrays
 
@@ -36,23 +36,15 @@ class _Exchange:
 
     Attributes:
         signature: The signature's name.
-        inputs: Where the inputs lie.
-        arrays: The inputs as views of the inbox.
-        inbox_generation: The inbox's, when they were made.
+        inputs: In the inbox.
+        results: In the outbox; None before the first run.
         shapes: Names, shapes and dtypes of the last results; None if the next ones must be laid out anew.
-        results: Where those went.
-        views: The same as views of the outbox.
-        outbox_generation: The outbox's, when they were made.
     """
 
     signature: str
-    inputs: Layout
-    arrays: Arrays = field(default_factory=dict)
-    inbox_generation: int = 0
+    inputs: Lane
+    results: Lane | None = None
     shapes: object = None
-    results: Layout | None = None
-    views: Arrays = field(default_factory=dict)
-    outbox_generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,16 +100,13 @@ class Worker:
         held = self._sessions[question.session]
         if question.table_bytes:
             call = wire.decode(self._inbox.read(question.table_at, question.table_bytes), wire.Call)
-            exchange = _Exchange(call.signature, call.inputs)
+            exchange = _Exchange(call.signature, Lane(call.inputs))
             if call.keep:
                 held.exchanges[question.exchange] = exchange
         else:
             exchange = held.exchanges[question.exchange]
-        if exchange.inbox_generation != self._inbox.generation:
-            exchange.arrays, exchange.inbox_generation = self._inbox.views(exchange.inputs), self._inbox.generation
-        return self._hand_over(
-            question, exchange, held.session.run(exchange.signature, given(exchange.inputs, exchange.arrays))
-        )
+        arrays = given(exchange.inputs.layout, exchange.inputs.views(self._inbox))
+        return self._hand_over(question, exchange, held.session.run(exchange.signature, arrays))
 
     def _hand_over(self, question: wire.Header, exchange: _Exchange, results: Arrays) -> wire.Header:
         shapes = [(name, array.shape, array.dtype) for name, array in results.items()]
@@ -125,13 +114,11 @@ class Worker:
             layout, contents = lay_out(results)
             table = wire.encode(layout)
             self._outbox.reserve(layout.end + len(table))
-            fill(self._outbox.views(layout), results, contents)
+            exchange.results, exchange.shapes = Lane(layout), shapes if layout.fixed else None
+            fill(exchange.results.views(self._outbox), results, contents)
             self._outbox.write(layout.end, table)
-            exchange.results, exchange.shapes, exchange.outbox_generation = layout, shapes if layout.fixed else None, 0
             return self._header(question, wire.RAN, table_at=layout.end, table_bytes=len(table))
-        if exchange.outbox_generation != self._outbox.generation:
-            exchange.views, exchange.outbox_generation = self._outbox.views(exchange.results), self._outbox.generation
-        fill(exchange.views, results)
+        fill(exchange.results.views(self._outbox), results)
         return self._header(question, wire.RAN)
 
     def _with_table(self, question: wire.Header, kind: int, table: bytes) -> wire.Header:
