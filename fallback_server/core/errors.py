@@ -2,7 +2,12 @@
 
 ServerError
 ├── InvalidInput          the request is at fault: a name, dtype, shape, value or label
+│   └── ConfigRefused     a configuration that can't be served: nothing of it was applied
 ├── SignatureNotFound     the version has no such signature
+├── PreconditionFailed    the request is sound, and does not fit what is loaded here
+│   └── LabelRefused      a label can't be moved there
+├── PermissionDenied      the operator of this server does not allow it from outside
+├── Unimplemented         the server has no such thing
 ├── ModelNotFound         no such model or version here, or nothing of it could be loaded
 ├── NotReady              it will serve, or has served: wait or go elsewhere
 │   ├── VersionNotReady   the version is loading or unloading
@@ -12,6 +17,7 @@ ServerError
 ├── RequestCancelled      the caller is gone; nobody reads the answer
 ├── ExecutionFailed       the model failed on its own; the cause is in the log
 └── LoadFailed            a version can't be loaded; seen in its status
+    └── NoMemory          it would not fit into memory
 """
 
 
@@ -23,8 +29,28 @@ class InvalidInput(ServerError):
     """The same request would fail anywhere."""
 
 
+class ConfigRefused(InvalidInput):
+    """The text names the model and the setting."""
+
+
 class SignatureNotFound(ServerError):
     """The caller believes in a signature that this version doesn't have."""
+
+
+class PreconditionFailed(ServerError):
+    """The text names what is loaded."""
+
+
+class LabelRefused(PreconditionFailed):
+    """The text names label, version and model."""
+
+
+class PermissionDenied(ServerError):
+    """The text names the flag that would allow it."""
+
+
+class Unimplemented(ServerError):
+    """The text names what was asked for."""
 
 
 class ModelNotFound(ServerError):
@@ -61,3 +87,7 @@ class ExecutionFailed(ServerError):
 
 class LoadFailed(ServerError):
     """The text says which file or part is at fault."""
+
+
+class NoMemory(LoadFailed):
+    """The text says how much is needed, and how much there is."""

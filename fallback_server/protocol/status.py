@@ -22,6 +22,8 @@ class Fault(enum.Enum):
     """Too late. The device raises."""
     PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
     """Preprocessing, package digest or signature differ from what the caller believes. The device raises."""
+    PERMISSION = grpc.StatusCode.PERMISSION_DENIED
+    """The server's operator does not allow it from outside. The caller raises."""
     UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
     """The other end has no such call."""
     INTERNAL = grpc.StatusCode.INTERNAL

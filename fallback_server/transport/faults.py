@@ -12,6 +12,9 @@ _log = logging.getLogger(__name__)
 _FAULTS: dict[type[Exception], Fault] = {
     errors.InvalidInput: Fault.INVALID_INPUT,
     errors.SignatureNotFound: Fault.PRECONDITION,
+    errors.PreconditionFailed: Fault.PRECONDITION,
+    errors.PermissionDenied: Fault.PERMISSION,
+    errors.Unimplemented: Fault.UNIMPLEMENTED,
     errors.ModelNotFound: Fault.NOT_FOUND,
     errors.VersionNotReady: Fault.NOT_READY,
     errors.ServerStopping: Fault.NOT_READY,
@@ -32,7 +35,7 @@ def translate(error: Exception) -> tuple[Fault, str]:
 
     What is no named error is logged, and its text kept from the caller.
     """
-    fault = _FAULTS.get(type(error))
+    fault = next((_FAULTS[kind] for kind in type(error).__mro__ if kind in _FAULTS), None)
     if fault is not None:
         return fault, _cut(str(error))
     _log.error("an error that has no name", exc_info=error)
