@@ -1,0 +1,25 @@
+"""What a source tells of a version that should be served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+"""Relative path, size in bytes and mtime in ns of everything in a version's tree, sorted; of its archive alone where it
+came in one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AspiredVersion:
+    """Where a version stands, and as what it was found.
+
+    Attributes:
+        path: Its folder.
+        fingerprint: Tells one content from another at the same place.
+        archive: What the folder is to be unpacked from, or was; None where it came as a folder.
+    """
+
+    path: Path
+    fingerprint: Fingerprint = field(repr=False)
+    archive: Path | None = field(default=None, compare=False)

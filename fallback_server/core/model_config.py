@@ -1,0 +1,165 @@
+"""What a model is configured with: where it stands, which of its versions are served, and who gets which."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fallback_server.core.errors import ConfigRefused
+
+PLATFORMS = ("tensorflow",)
+"""As TensorFlow Serving names them."""
+
+MAX_MODELS = 10_000
+"""More are a mistake: each is looked at on disk at every poll."""
+
+MAX_ENTRIES = 1_000
+"""Labels, shares of the traffic, or versions by number, of one model."""
+
+MAX_VERSION = 2**63 - 1
+"""A version travels as an int64."""
+
+
+class PolicyKind(enum.Enum):
+    """How the versions to be served are chosen of those that are there."""
+
+    LATEST = "latest"
+    ALL = "all"
+    SPECIFIC = "specific"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionPolicy:
+    """Which versions of a model are served.
+
+    Attributes:
+        kind: How they are chosen.
+        num_versions: How many of the highest, for LATEST.
+        versions: Which, for SPECIFIC.
+
+    Raises:
+        ConfigRefused: a number is out of its bounds, or SPECIFIC names none.
+    """
+
+    kind: PolicyKind = PolicyKind.LATEST
+    num_versions: int = 1
+    versions: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.num_versions < 1:
+            raise ConfigRefused(f"num_versions must be at least 1, got {self.num_versions}")
+        if self.kind is PolicyKind.SPECIFIC and not self.versions:
+            raise ConfigRefused("the specific version policy names no version")
+        if len(self.versions) > MAX_ENTRIES:
+            raise ConfigRefused(f"at most {MAX_ENTRIES} specific versions can be named, got {len(self.versions)}")
+        for version in self.versions:
+            _check_version(version, "specific version")
+
+    def select(self, available: Collection[int]) -> frozenset[int]:
+        """Those of the available versions that are to be served."""
+        if self.kind is PolicyKind.LATEST:
+            return frozenset(sorted(available)[-self.num_versions :])
+        if self.kind is PolicyKind.SPECIFIC:
+            return frozenset(self.versions).intersection(available)
+        return frozenset(available)
+
+    def __str__(self) -> str:
+        if self.kind is PolicyKind.LATEST:
+            return f"latest({self.num_versions})"
+        if self.kind is PolicyKind.SPECIFIC:
+            return f"specific({', '.join(map(str, self.versions))})"
+        return "all"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shadow:
+    """A second version that runs requests too; its answers are compared, and thrown away.
+
+    Attributes:
+        version: Which.
+        share: The part of the model's requests that it gets as well, in (0, 1].
+    """
+
+    version: int
+    share: float
+
+    def __post_init__(self) -> None:
+        _check_version(self.version, "shadow version")
+        if not 0 < self.share <= 1:
+            raise ConfigRefused(f"the shadow's share must be over 0 and at most 1, got {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """One model.
+
+    Attributes:
+        name: What requests call it.
+        base_path: Holds a folder or an archive for each version, named by its number.
+        platform: One of `PLATFORMS`.
+        version_policy: Which of them are served.
+        labels: Label -> version.
+        traffic: Version -> weight, for requests that name neither version nor label; empty: the highest answers.
+        shadow: A version that is tried beside those that answer; None for none.
+
+    Raises:
+        ConfigRefused: a value is out of its bounds.
+    """
+
+    name: str
+    base_path: Path
+    platform: str = "tensorflow"
+    version_policy: VersionPolicy = field(default_factory=VersionPolicy)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    traffic: Mapping[int, float] = field(default_factory=dict)
+    shadow: Shadow | None = None
+
+    def __post_init__(self) -> None:
+        for what, entries in (("labels", self.labels), ("traffic", self.traffic)):
+            if len(entries) > MAX_ENTRIES:
+                raise ConfigRefused(f"model {self.name} has {len(entries)} {what}; at most {MAX_ENTRIES} are allowed")
+        for label, version in self.labels.items():
+            if not label:
+                raise ConfigRefused(f"model {self.name} has a version label without a name")
+            _check_version(version, f"label {label} of model {self.name}")
+        for version, weight in self.traffic.items():
+            _check_version(version, f"traffic of model {self.name}")
+            if not 0 <= weight < math.inf:
+                raise ConfigRefused(f"traffic of model {self.name}: version {version} has the weight {weight}")
+        if self.traffic and not any(self.traffic.values()):
+            raise ConfigRefused(f"traffic of model {self.name}: no version has a weight over 0")
+
+
+def check_configs(configs: Sequence[ModelConfig]) -> None:
+    """Whether a complete set of models can be served together; touches no disk.
+
+    Raises:
+        ConfigRefused: with TensorFlow Serving's text where it has one.
+    """
+    if len(configs) > MAX_MODELS:
+        raise ConfigRefused(f"at most {MAX_MODELS} models can be listed, got {len(configs)}")
+    seen: set[str] = set()
+    for config in configs:
+        if not config.name:
+            raise ConfigRefused(f"a model of the config list has no name; its base_path is {config.base_path}")
+        if "/" in config.name:
+            raise ConfigRefused(f"the name of model {config.name} must not hold a slash")
+        if config.name in seen:
+            raise ConfigRefused(f"Illegal to list model {config.name} multiple times in config list")
+        seen.add(config.name)
+        if not config.base_path.is_absolute():
+            raise ConfigRefused(
+                f"Expected model {config.name} to have an absolute path or URI; got base_path()={config.base_path}"
+            )
+        if config.platform not in PLATFORMS:
+            raise ConfigRefused(
+                f"model {config.name}: platform {config.platform!r} is not one of {', '.join(PLATFORMS)}"
+            )
+
+
+def _check_version(version: int, what: str) -> None:
+    if not 0 <= version <= MAX_VERSION:
+        raise ConfigRefused(f"{what}: a version must be from 0 to {MAX_VERSION}, got {version}")
