@@ -1,4 +1,4 @@
-"""Runs one batch: merges, splits, and sees that no request harms its batch-mates."""
+"""Runs one batch: merges, pads, splits, and sees that no request harms its batch-mates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from fallback_server.batching.policy import padded_rows
 from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, InvalidInput, RequestCancelled, ServerError
 
@@ -39,8 +40,7 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
         try:
             return outcomes + _merged(queue, wanted)
         except _RowsNotKept as error:
-            queue.merges = False
-            _log.warning("%s: %s: its requests are run one by one from now on", queue.name, error)
+            _stop_merging(queue, error)
         except Exception as error:  # noqa: BLE001  one of them is at fault: found by running each alone
             _log.info("%s: a batch of %d failed, each is run alone: %s", queue.name, len(wanted), _first_line(error))
     return outcomes + [(task, _alone(queue, task, clock())) for task in wanted]
@@ -61,7 +61,11 @@ def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | Se
     if refusal is not None:
         return refusal
     try:
-        return queue.run(task.inputs)
+        try:
+            return _run(queue, [task.inputs], task.rows)
+        except _RowsNotKept as error:
+            _stop_merging(queue, error)
+            return queue.run(task.inputs)
     except InvalidInput as error:
         return error
     except Exception:  # noqa: BLE001  whatever a model does, its thread lives on
@@ -70,9 +74,9 @@ def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | Se
 
 
 def _merged(queue: BatchQueue, tasks: Sequence[Task]) -> list[Outcome]:
-    inputs = {name: np.concatenate([task.inputs[name] for task in tasks]) for name in tasks[0].inputs}
-    outputs = queue.run(inputs)
-    _check_rows(outputs, sum(task.rows for task in tasks))
+    rows = sum(task.rows for task in tasks)
+    outputs = _run(queue, [task.inputs for task in tasks], rows)
+    _check_rows(outputs, rows)
     outcomes: list[Outcome] = []
     begin = 0
     for task in tasks:
@@ -80,6 +84,35 @@ def _merged(queue: BatchQueue, tasks: Sequence[Task]) -> list[Outcome]:
         outcomes.append((task, {name: array[begin:end] for name, array in outputs.items()}))
         begin = end
     return outcomes
+
+
+def _run(queue: BatchQueue, parts: Sequence[Mapping[str, Array]], rows: int) -> dict[str, Array]:
+    """Runs parts as one, padded up to an allowed size; what the padding gave is cut off again.
+
+    The padding repeats the first row: a row that a caller has sent is one that the model can take.
+
+    Raises:
+        _RowsNotKept: it was padded, and so can't be cut.
+    """
+    size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
+    if size == rows:
+        if len(parts) == 1:
+            return queue.run(parts[0])
+        return queue.run({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    inputs: dict[str, Array] = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        first = next(array for array in arrays if len(array))
+        padding = np.broadcast_to(first[:1], (size - rows, *first.shape[1:]))
+        inputs[name] = np.concatenate([*arrays, padding])
+    outputs = queue.run(inputs)
+    _check_rows(outputs, size)
+    return {name: array[:rows] for name, array in outputs.items()}
+
+
+def _stop_merging(queue: BatchQueue, why: _RowsNotKept) -> None:
+    queue.merges = False
+    _log.warning("%s: %s: its requests are run one by one from now on", queue.name, why)
 
 
 def _check_rows(outputs: Mapping[str, Array], rows: int) -> None:

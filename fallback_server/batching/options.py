@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 MAX_BATCH_TIMEOUT_US = 3_600_000_000
@@ -9,6 +10,9 @@ MAX_BATCH_TIMEOUT_US = 3_600_000_000
 
 MAX_THREADS = 1024
 """More than any machine runs at a time."""
+
+MAX_ALLOWED_SIZES = 64
+"""Each is a shape that a model is warmed up with when it is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,10 @@ class BatchingOptions:
         max_enqueued_batches: How many full batches may wait in one queue.
         max_enqueued_bytes: How many bytes of input may wait in all queues together.
         num_batch_threads: How many batches run at the same time; one more where a queue has none running.
+        allowed_batch_sizes: The numbers of rows that a model is run with, ascending, the last of them
+            `max_batch_size_rows`: a batch between two of them is padded up. Empty: any number.
+        per_model: Whether a version's own `batching_params.pbtxt` is read.
+        thread_pool_name: Begins the names of the batch threads.
     """
 
     enabled: bool = True
@@ -30,6 +38,9 @@ class BatchingOptions:
     max_enqueued_batches: int = 256
     max_enqueued_bytes: int = 2**30
     num_batch_threads: int = 2
+    allowed_batch_sizes: tuple[int, ...] = ()
+    per_model: bool = False
+    thread_pool_name: str = "batch"
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size_rows", "max_enqueued_batches", "max_enqueued_bytes", "num_batch_threads"):
@@ -41,6 +52,7 @@ class BatchingOptions:
             raise ValueError(f"batch_timeout_us must be at least 0, got {self.batch_timeout_us}")
         if self.batch_timeout_us > MAX_BATCH_TIMEOUT_US:
             raise ValueError(f"batch_timeout_us must be at most {MAX_BATCH_TIMEOUT_US}, got {self.batch_timeout_us}")
+        self._check_allowed_sizes()
 
     @property
     def batch_timeout_s(self) -> float:
@@ -51,3 +63,16 @@ class BatchingOptions:
     def max_enqueued_rows(self) -> int:
         """How many rows may wait in one queue."""
         return self.max_batch_size_rows * self.max_enqueued_batches
+
+    def _check_allowed_sizes(self) -> None:
+        sizes = self.allowed_batch_sizes
+        if not sizes:
+            return
+        if sizes[0] < 1 or any(one >= other for one, other in itertools.pairwise(sizes)):
+            raise ValueError(f"allowed_batch_sizes must be ascending and at least 1, got {list(sizes)}")
+        if len(sizes) > MAX_ALLOWED_SIZES:
+            raise ValueError(f"allowed_batch_sizes must be at most {MAX_ALLOWED_SIZES}, got {len(sizes)}")
+        if sizes[-1] != self.max_batch_size_rows:
+            raise ValueError(
+                f"allowed_batch_sizes must end with max_batch_size = {self.max_batch_size_rows}, got {list(sizes)}"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def due_at_s(*, oldest_s: float, rows: int, max_rows: int, timeout_s: float) -> float:
@@ -31,3 +31,11 @@ def take(waiting_rows: Iterable[int], *, max_rows: int) -> int:
 def admits(*, rows: int, queued_rows: int, max_queued_rows: int) -> bool:
     """Whether a request may wait: while the bound holds, and in an empty queue however large it is."""
     return queued_rows == 0 or queued_rows + rows <= max_queued_rows
+
+
+def padded_rows(rows: int, allowed: Sequence[int]) -> int:
+    """How many rows a model is run with for so many: the next size that is allowed.
+
+    As they are: where any size is allowed, no row that could be repeated, and more than the largest size.
+    """
+    return next((size for size in allowed if size >= rows), rows) if rows else rows

@@ -54,7 +54,7 @@ class BatchScheduler:
     def start(self) -> None:
         """Starts the threads."""
         for index in range(self._options.num_batch_threads + 1):
-            thread = threading.Thread(target=self._work, name=f"batch-{index}", daemon=True)
+            thread = threading.Thread(target=self._work, name=f"{self._options.thread_pool_name}-{index}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
