@@ -1,0 +1,1 @@
+"""HTTP: TensorFlow Serving's REST interface and the Open Inference Protocol's, on one port."""
