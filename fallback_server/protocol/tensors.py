@@ -1,13 +1,17 @@
 """numpy arrays to and from TensorProto: every dtype that TensorFlow Serving takes but quantized and resource ones.
 
 Arrays leave as `tensor_content` (one copy); what comes in may be `tensor_content` or typed values, and fewer typed
-values than elements are filled up with the last, as TensorFlow does. Strings are `object` arrays of bytes.
+values than elements are filled up with the last, as TensorFlow does. Strings are `object` arrays of bytes. bfloat16,
+float8 and int4 are there where `ml_dtypes` is, which TensorFlow brings.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +19,7 @@ import numpy.typing as npt
 from fallback_server.protocol.proto import tensor_pb2 as pb
 
 Array = npt.NDArray[np.generic]
+Buffer = bytes | bytearray | memoryview
 
 MAX_ELEMENTS = 2**31 - 1
 """No message can hold more than 2 GiB; a shape that claims more is refused before anything is allocated."""
@@ -48,10 +53,52 @@ _NUMPY: dict[int, np.dtype[np.generic]] = {
 }
 _WIRE = {dtype: number for number, dtype in _NUMPY.items()}
 
+_ML_DTYPES = {
+    int(pb.DT_BFLOAT16): "bfloat16",
+    24: "float8_e5m2",
+    25: "float8_e4m3fn",
+    26: "float8_e4m3fnuz",
+    27: "float8_e4m3b11fnuz",
+    28: "float8_e5m2fnuz",
+    29: "int4",
+    30: "uint4",
+    31: "int2",
+    32: "uint2",
+    33: "float4_e2m1fn",
+}
+"""What numpy alone can't hold: TensorFlow's number -> the name in ml_dtypes, of which an old one lacks the last."""
+
+_REFUSED = {
+    11: "qint8",
+    12: "quint8",
+    13: "qint32",
+    15: "qint16",
+    16: "quint16",
+    20: "resource",
+    21: "variant",
+}
+"""What no array can hold: TensorFlow's number -> its name, for the refusal."""
+
+
+class Bounds(Protocol):
+    """As numpy's iinfo and that of ml_dtypes have them."""
+
+    @property
+    def min(self) -> int: ...  # noqa: D102  told above
+
+    @property
+    def max(self) -> int: ...  # noqa: D102  told above
+
+
 _VALUES = {
     pb.DT_FLOAT: "float_val",
     pb.DT_DOUBLE: "double_val",
     pb.DT_HALF: "half_val",
+    pb.DT_BFLOAT16: "half_val",
+    29: "int_val",
+    30: "int_val",
+    31: "int_val",
+    32: "int_val",
     pb.DT_INT8: "int_val",
     pb.DT_INT16: "int_val",
     pb.DT_INT32: "int_val",
@@ -65,7 +112,8 @@ _VALUES = {
     pb.DT_COMPLEX128: "dcomplex_val",
 }
 
-_BFLOAT16_ON_THE_WIRE = "bfloat16 has no numpy dtype here; send float32 or float16"
+_TENSOR_CONTENT_TAG = b"\x22"
+"""Field 4, length-delimited."""
 
 
 def wire_dtype(dtype: np.dtype[np.generic]) -> int:
@@ -76,10 +124,12 @@ def wire_dtype(dtype: np.dtype[np.generic]) -> int:
     """
     if dtype.kind in "OSU":
         return int(pb.DT_STRING)
-    number = _WIRE.get(dtype.newbyteorder("="))
+    number = _WIRE.get(dtype) or _WIRE.get(dtype.newbyteorder("="))
+    if number is None:
+        number = next((number for number, extended in _extended().items() if extended == dtype), None)
     if number is None:
         raise TensorCodecError(f"dtype {dtype} has no wire form")
-    return number
+    return int(number)
 
 
 def numpy_dtype(number: int) -> np.dtype[np.generic]:
@@ -91,11 +141,26 @@ def numpy_dtype(number: int) -> np.dtype[np.generic]:
     if number == pb.DT_STRING:
         return np.dtype(object)
     dtype = _NUMPY.get(number)
-    if dtype is None:
-        if number == pb.DT_BFLOAT16:
-            raise TensorCodecError(_BFLOAT16_ON_THE_WIRE)
+    if dtype is not None:
+        return dtype
+    if number in _REFUSED:
+        raise TensorCodecError(f"dtype {_REFUSED[number]} is not supported")
+    if number not in _ML_DTYPES:
         raise TensorCodecError(f"dtype {number} is unknown or not supported")
+    dtype = _extended().get(number)
+    if dtype is None:
+        raise TensorCodecError(f"{_ML_DTYPES[number]} has no numpy dtype here; send float32, or install ml_dtypes")
     return dtype
+
+
+@functools.cache
+def _extended() -> Mapping[int, np.dtype[np.generic]]:
+    """Loads ml_dtypes when the first of its dtypes is met: a device has it only where something else brings it."""
+    try:
+        module = import_module("ml_dtypes")
+    except ImportError:
+        return {}
+    return {number: np.dtype(getattr(module, name)) for number, name in _ML_DTYPES.items() if hasattr(module, name)}
 
 
 def dtype_name(number: int) -> str:
@@ -110,23 +175,61 @@ def encode(array: npt.ArrayLike) -> pb.TensorProto:
         TensorCodecError: the dtype has no wire form, or an object array holds anything but bytes and str.
     """
     values = np.asarray(array)
+    proto = _header(values)
+    if proto.dtype == pb.DT_STRING:
+        proto.string_val.extend(_to_bytes(item) for item in values.reshape(-1).tolist())
+    else:
+        proto.tensor_content = _little(values).tobytes()
+    return proto
+
+
+def encode_parts(array: npt.ArrayLike) -> list[Buffer]:
+    """As `encode`, but the TensorProto's bytes, in pieces that follow each other: the array itself is not copied.
+
+    The last piece reads the array's memory, which must not change until it is used.
+
+    Raises:
+        TensorCodecError: as `encode`.
+    """
+    values = np.asarray(array)
+    if values.dtype.kind in "OSU":
+        return [encode(values).SerializeToString()]
+    header = _header(values).SerializeToString()
+    if not values.nbytes:
+        return [header]
+    data = np.ascontiguousarray(_little(values)).reshape(-1).view(np.uint8).data
+    return [header + _TENSOR_CONTENT_TAG + varint(data.nbytes), data]
+
+
+def _header(values: Array) -> pb.TensorProto:
+    """The dtype and the shape."""
     number = wire_dtype(values.dtype)
     shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in values.shape])
-    if number == pb.DT_STRING:
-        flat = [_to_bytes(item) for item in values.reshape(-1).tolist()]
-        return pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape, string_val=flat)
-    if values.dtype.byteorder == ">":
-        values = values.astype(values.dtype.newbyteorder("<"))
-    return pb.TensorProto(dtype=number, tensor_shape=shape, tensor_content=values.tobytes())  # type: ignore[arg-type]
+    return pb.TensorProto(dtype=number, tensor_shape=shape)  # type: ignore[arg-type]
 
 
-def decode(proto: pb.TensorProto, *, max_bytes: int | None = None) -> Array:
+def _little(values: Array) -> Array:
+    return values.astype(values.dtype.newbyteorder("<")) if values.dtype.byteorder == ">" else values
+
+
+def varint(value: int) -> bytes:
+    """A number of at least 0 as protobuf writes lengths and tags: 7 bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, content: Buffer = b"") -> Array:
     """TensorProto -> array. With `tensor_content` it is read-only, and takes one copy out of the message.
 
     Args:
         proto: What came.
         max_bytes: The largest array that is made. None sets no bound but `MAX_ELEMENTS`, and `MAX_FILLED_BYTES` for
             one that the message doesn't hold in full.
+        content: The `tensor_content` where it was cut out of the message before that was parsed; read in place.
 
     Raises:
         TensorCodecError: unknown dtype, unknown or impossible shape, values that don't fit the shape, or too large.
@@ -141,7 +244,7 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None) -> Array:
         raise TensorCodecError(f"{dtype} of shape {list(shape)} takes {size} bytes, at most {max_bytes} are allowed")
     if dtype.kind == "O":
         return _strings(proto, shape, count)
-    content = proto.tensor_content  # once: every look at the field makes another copy of it
+    content = content or proto.tensor_content  # once: every look at the field makes another copy of it
     if content:
         expected = count * dtype.itemsize
         if len(content) != expected:
@@ -153,24 +256,29 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None) -> Array:
 
 
 def _typed(proto: pb.TensorProto, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
+    if proto.dtype not in _VALUES:
+        if count:
+            raise TensorCodecError(f"{dtype} comes as tensor_content alone")
+        return np.zeros(shape, dtype=dtype)
     field = getattr(proto, _VALUES[proto.dtype])
     if dtype.kind == "c":
         parts = np.array(field, dtype=np.float32 if dtype.itemsize == 8 else np.float64)
         if len(parts) % 2:
             raise TensorCodecError(f"{len(parts)} numbers can't be pairs of real and imaginary parts")
         values: Array = parts.view(dtype)
-    elif proto.dtype == pb.DT_HALF:
-        values = _integers(field, np.dtype(np.uint16)).view(np.float16)
+    elif proto.dtype in (pb.DT_HALF, pb.DT_BFLOAT16):
+        values = _integers(field, np.dtype(np.uint16), np.iinfo(np.uint16)).view(dtype)
     elif dtype.kind in "iu":
-        values = _integers(field, dtype)
+        values = _integers(field, dtype, np.iinfo(dtype))  # type: ignore[type-var]
+    elif proto.dtype in _ML_DTYPES:
+        values = _integers(field, dtype, import_module("ml_dtypes").iinfo(dtype))
     else:
         values = np.array(field, dtype=dtype)
     return _fill(values, dtype, shape, count)
 
 
-def _integers(field: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
+def _integers(field: Sequence[int], dtype: np.dtype[np.generic], bounds: Bounds) -> Array:
     wide = np.array(field, dtype=np.uint64 if dtype == np.uint64 else np.int64)
-    bounds = np.iinfo(dtype)  # type: ignore[type-var]
     if wide.size and (int(wide.min()) < bounds.min or int(wide.max()) > bounds.max):
         raise TensorCodecError(f"a value is out of {dtype}'s range, {bounds.min} to {bounds.max}")
     return wide.astype(dtype)

@@ -1,16 +1,19 @@
 import contextlib
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fallback_server.protocol import tensors
 from fallback_server.protocol.proto import tensor_pb2 as pb
-from fallback_server.protocol.tensors import TensorCodecError, decode, dtype_name, encode
+from fallback_server.protocol.tensors import TensorCodecError, decode, dtype_name, encode, encode_parts
 
 NUMBERS = ["float16", "float32", "float64", "int8", "int16", "int32", "int64"]
 NUMBERS += ["uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128"]
+EXTENDED = ["bfloat16", "float8_e5m2", "float8_e4m3fn", "int4", "uint4"]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
@@ -20,7 +23,7 @@ def typed(array):
     proto.ClearField("tensor_content")
     flat = array.reshape(-1)
     match array.dtype.name:
-        case "float16":
+        case "float16" | "bfloat16":
             proto.half_val.extend(flat.view(np.uint16).tolist())
         case "float32":
             proto.float_val.extend(flat.tolist())
@@ -54,6 +57,36 @@ def test_round_trip_of_every_dtype(data, dtype):
         assert back.shape == array.shape
         assert back.tobytes() == array.tobytes()
     assert dtype_name(encode(array).dtype) == dtype
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_what_numpy_alone_lacks(name):
+    """bfloat16, float8 and int4 kinds go and come bit for bit; those that TensorFlow also writes typed, typed too."""
+    array = np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, name))
+    protos = [encode(array)] if "float8" in name else [encode(array), typed(array)]
+    for proto in protos:
+        back = decode(proto)
+        assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    assert dtype_name(encode(array).dtype) == name
+
+
+def test_without_ml_dtypes_the_dtype_is_refused_by_name(monkeypatch):
+    """A device that has no ml_dtypes is told which dtype it can't hold."""
+    monkeypatch.setattr(tensors, "_extended", dict)
+    with pytest.raises(TensorCodecError, match="bfloat16 has no numpy dtype here"):
+        decode(pb.TensorProto(dtype=pb.DT_BFLOAT16, tensor_shape=shape(0)))
+
+
+@given(st.data(), st.sampled_from([*NUMBERS, "object"]))
+def test_parts_are_the_message(data, dtype):
+    """The pieces follow each other to the same message as `encode` makes, and the array is read in place."""
+    elements = st.binary(max_size=8) if dtype == "object" else None
+    array = data.draw(hnp.arrays(dtype, SHAPES, elements=elements))
+    assert pb.TensorProto.FromString(b"".join(encode_parts(array))) == encode(array)
+    base = np.zeros(8, np.float32)
+    parts = encode_parts(base)
+    base[0] = 1
+    assert decode(pb.TensorProto.FromString(b"".join(parts)))[0] == 1
 
 
 @given(hnp.arrays(object, SHAPES, elements=st.binary(max_size=8)))
@@ -109,7 +142,11 @@ def shape(*sizes, **more):
         (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=shape(1), int_val=[-1]), "out of uint8's range"),
         (pb.TensorProto(dtype=pb.DT_COMPLEX64, tensor_shape=shape(1), scomplex_val=[1]), "pairs"),
         (pb.TensorProto(dtype=pb.DT_INVALID), "unknown or not supported"),
-        (pb.TensorProto(dtype=pb.DT_BFLOAT16, tensor_shape=shape(1)), "bfloat16"),
+        (pb.TensorProto(dtype=99), "dtype 99 is unknown or not supported"),
+        (pb.TensorProto(dtype=11, tensor_shape=shape(1)), "dtype qint8 is not supported"),
+        (pb.TensorProto(dtype=20, tensor_shape=shape()), "dtype resource is not supported"),
+        (pb.TensorProto(dtype=24, tensor_shape=shape(1)), "float8_e5m2 comes as tensor_content alone"),
+        (pb.TensorProto(dtype=29, tensor_shape=shape(1), int_val=[8]), "out of int4's range, -8 to 7"),
         (pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape(1), string_val=[b"a", b"b"]), "2 values"),
     ],
 )
@@ -141,14 +178,22 @@ def test_what_has_no_wire_form_is_refused(array):
 
 
 @pytest.mark.slow
-def test_agrees_with_tensorflow():
-    """TensorFlow reads what we write and we read what it writes, for every dtype and for strings."""
+@given(st.data(), st.sampled_from([*NUMBERS, *EXTENDED, "object"]))
+@settings(deadline=None, max_examples=200)
+def test_agrees_with_tensorflow(data, dtype):
+    """TensorFlow reads what we write and we read what it writes, bit for bit: every dtype, strings, typed values."""
     import tensorflow as tf
     from tensorflow.core.framework import tensor_pb2
 
-    arrays = [np.ones((2, 3), dtype) for dtype in NUMBERS] + [np.array([[b"a", b""]], dtype=object)]
-    for array in arrays:
-        theirs = tensor_pb2.TensorProto.FromString(encode(array).SerializeToString())
-        np.testing.assert_array_equal(tf.make_ndarray(theirs), array)
-        back = pb.TensorProto.FromString(tf.make_tensor_proto(array).SerializeToString())
-        np.testing.assert_array_equal(decode(back), array)
+    if dtype in EXTENDED:
+        array = data.draw(hnp.arrays("uint8", SHAPES, elements=st.integers(0, 7))).astype(getattr(ml_dtypes, dtype))
+    else:
+        array = data.draw(hnp.arrays(dtype, SHAPES, elements=st.binary(max_size=5) if dtype == "object" else None))
+    ours = encode(array).SerializeToString()
+    read = tf.make_ndarray(tensor_pb2.TensorProto.FromString(ours))
+    wire = tf.DType(encode(array).dtype)
+    theirs = tf.make_tensor_proto(array, dtype=wire, shape=array.shape).SerializeToString()
+    typed_float8 = dtype.startswith("float8") and not pb.TensorProto.FromString(theirs).tensor_content
+    for back in (read, array if typed_float8 else decode(pb.TensorProto.FromString(theirs))):
+        assert (back.dtype, back.shape) == (array.dtype, array.shape)
+        assert back.tolist() == array.tolist() if dtype == "object" else back.tobytes() == array.tobytes()
