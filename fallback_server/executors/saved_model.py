@@ -52,10 +52,12 @@ class SavedModelOptions:
     Attributes:
         intra_op_parallelism: Threads that one operation may use; 0 lets TensorFlow choose.
         inter_op_parallelism: Operations that may run at the same time; 0 lets TensorFlow choose.
+        tags: Of the MetaGraph that is served.
     """
 
     intra_op_parallelism: int = 0
     inter_op_parallelism: int = 0
+    tags: tuple[str, ...] = TAGS
 
     def __post_init__(self) -> None:
         for name in ("intra_op_parallelism", "inter_op_parallelism"):
@@ -183,7 +185,7 @@ def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecut
     session = tf.compat.v1.Session(graph=graph, config=config)
     try:
         with graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.loader.load(session, list(TAGS), str(path))
+            meta_graph = tf.compat.v1.saved_model.loader.load(session, list(options.tags), str(path))
         definitions = pb.SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
             # TensorFlow's message class and ours have the same bytes.
