@@ -1,0 +1,112 @@
+import contextlib
+
+import numpy as np
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fallback_server.core.errors import InvalidInput
+from fallback_server.protocol.proto import inference_pb2 as oip
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.tensors import decode, encode, encode_parts
+from fallback_server.transport import large
+
+SIZES = st.integers(0, 40)
+THRESHOLD = 64
+
+
+def cut(data):
+    return large.cut_map(data, field=2, cut=4, threshold=THRESHOLD)
+
+
+@given(st.dictionaries(st.text(max_size=3), SIZES, max_size=4), st.text(max_size=3))
+def test_what_is_cut_and_what_remains_are_the_message(sizes, name):
+    """Tensors of over the threshold come as views, the others stay, and together they are what was sent."""
+    arrays = {key: np.arange(size, dtype=np.float64) for key, size in sizes.items()}
+    inputs = {key: encode(array) for key, array in arrays.items()}
+    sent = pb.PredictRequest(model_spec=pb.ModelSpec(name=name), inputs=inputs, output_filter=["y"], client_id=b"c")
+    rest, contents = cut(sent.SerializeToString())
+    assert set(contents) == {
+        key for key, array in arrays.items() if array.nbytes + 9 >= THRESHOLD and array.nbytes >= THRESHOLD
+    }
+    request = pb.PredictRequest.FromString(rest)
+    assert (request.model_spec.name, list(request.output_filter), request.client_id) == (name, ["y"], b"c")
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(decode(request.inputs[key], content=contents.get(key, b"")), array)
+
+
+def test_views_read_the_message_in_place():
+    """Nothing of what is cut out is copied."""
+    data = pb.PredictRequest(inputs={"x": encode(np.arange(100.0))}).SerializeToString()
+    assert cut(data)[1]["x"].obj is data
+
+
+def test_the_last_of_what_comes_twice_counts():
+    """A key or a tensor_content that comes twice: as protobuf reads it."""
+    first, second = np.zeros(100), np.ones(100)
+    entries = [pb.PredictRequest(inputs={"x": encode(array)}).SerializeToString() for array in (first, second)]
+    rest, contents = cut(b"".join(entries))
+    np.testing.assert_array_equal(decode(pb.PredictRequest.FromString(rest).inputs["x"], content=contents["x"]), second)
+    small = pb.PredictRequest(inputs={"x": encode(np.zeros(1))}).SerializeToString()
+    rest, contents = cut(entries[0] + small)
+    assert not contents.get("x")
+    assert decode(pb.PredictRequest.FromString(rest).inputs["x"]).shape == (1,)
+
+
+def test_beyond_a_bound_of_fields_the_rest_is_left_to_protobuf():
+    """A message of countless small fields is not walked through in Python."""
+    names = [str(number) for number in range(10_000)]
+    sent = pb.PredictRequest(output_filter=names, inputs={"x": encode(np.zeros(100))})
+    rest, contents = cut(sent.SerializeToString())
+    request = pb.PredictRequest.FromString(rest)
+    assert list(request.output_filter) == names
+    assert decode(request.inputs["x"], content=contents.get("x", b"")).shape == (100,)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300)
+def test_any_bytes_are_read_as_protobuf_reads_them_or_refused(data):
+    """What protobuf parses is cut into the same message; what is malformed is the caller's fault."""
+    with contextlib.suppress(InvalidInput, DecodeError):
+        rest, contents = large.cut_map(data, field=2, cut=4, threshold=1)
+        request = pb.PredictRequest.FromString(rest)
+        for key, content in contents.items():
+            if key in request.inputs:
+                request.inputs[key].tensor_content = bytes(content)
+        whole = pb.PredictRequest.FromString(data)
+        assert request.model_spec == whole.model_spec
+        assert set(request.inputs) == set(whole.inputs)
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 10, b"\x12\x50abc", b"\x13", b"\x09123", b"\x12"])
+def test_malformed_bytes(data):
+    """Endless numbers, lengths beyond the end, groups, and halves of fields."""
+    with pytest.raises(InvalidInput, match="no message"):
+        cut(data)
+
+
+@given(st.lists(SIZES, max_size=5))
+def test_repeated_items_keep_their_places(sizes):
+    """Raw contents over the threshold come as views by position, with nothing left in their place."""
+    items = [bytes([size]) * size * 8 for size in sizes]
+    sent = oip.ModelInferRequest(model_name="m", raw_input_contents=items).SerializeToString()
+    rest, contents = large.cut_repeated(sent, field=7, threshold=THRESHOLD)
+    request = oip.ModelInferRequest.FromString(rest)
+    back = [bytes(contents.get(index, item)) for index, item in enumerate(request.raw_input_contents)]
+    assert (request.model_name, back) == ("m", items)
+
+
+@pytest.mark.parametrize("size", [3, large.LARGE_BYTES // 8 + 3])
+def test_assembled_pieces_are_the_message(size):
+    """Small and large: the bytes are those that protobuf would write, in an object of their own."""
+    array = np.random.default_rng(0).random(size)
+    parts = large.field_parts(1, [*large.field_parts(1, [b"x"]), *large.field_parts(2, encode_parts(array))])
+    data = large.assemble(parts)
+    assert type(data) is bytes
+    assert data == pb.PredictResponse(outputs={"x": encode(array)}).SerializeToString()
+
+
+def test_memory_is_given_back_where_the_allocator_can():
+    """Also where it can't, nothing happens to the caller."""
+    large.give_back_memory()
