@@ -11,9 +11,13 @@ from pathlib import Path
 
 from fallback_server.advertiser import Advertiser
 from fallback_server.config import ServerOptions
+from fallback_server.core.errors import InvalidInput, ModelNotFound
+from fallback_server.core.handle import ServableHandle
+from fallback_server.core.loader import OnLost
 from fallback_server.core.manager import Manager
-from fallback_server.core.servable import ServableId
+from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.source import FileSystemSource
+from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DataPlane
 from fallback_server.executors.registry import Registry, default_registry
 from fallback_server.poller import Poller
@@ -28,6 +32,38 @@ _MDNS_STOP_S = 3.0
 
 _UNLOAD_S = 5.0
 """For threads to end and memory to be freed once nothing is in flight any more."""
+
+
+class PlainVersions:
+    """The manager's versions as they are: no labels, nothing shared out."""
+
+    def __init__(self, manager: Manager[ServedModel]) -> None:
+        self._manager = manager
+
+    def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
+        """See `Versions`."""
+        del client_key
+        if target.label is not None:
+            raise InvalidInput(f"Unrecognized servable version label: {target.label}")
+        return self._manager.acquire(target.name, target.version)
+
+    def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
+        """See `Versions`."""
+        del name, answered
+        return None
+
+    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
+        """See `DataPlane.states`."""
+        if not target.name:
+            raise InvalidInput("ModelSpec has no name specified.")
+        states = self._manager.states(target.name)
+        if target.version is not None:
+            states = tuple(state for state in states if state.servable_id.version == target.version)
+            if not states:
+                raise ModelNotFound(f"Could not find version {target.version} of model {target.name}")
+        if not states:
+            raise ModelNotFound(f"Could not find any versions of model {target.name}")
+        return states
 
 
 class Server:
@@ -45,7 +81,9 @@ class Server:
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._manager: Manager[ServedModel] = Manager(make_loader=self._make_loader, options=options.manager)
-        self._dataplane = DataPlane(manager=self._manager, options=options.batching, clock=time.monotonic)
+        self._dataplane = DataPlane(
+            versions=PlainVersions(self._manager), options=options.batching, clock=time.monotonic
+        )
         self._grpc = GrpcServer(self._dataplane, max_tensor_bytes=options.batching.max_enqueued_bytes)
         self._poller = Poller(
             source=FileSystemSource(
@@ -125,5 +163,8 @@ class Server:
         _log.info("%s", number.name)
         self._stop.set()
 
-    def _make_loader(self, servable_id: ServableId, path: Path) -> ServedModelLoader:
+    def _make_loader(
+        self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]
+    ) -> ServedModelLoader:
+        del on_lost
         return ServedModelLoader(servable_id, path, registry=self._registry, options=self._options.batching)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from fallback_server import classification
 from fallback_server.batching.execution import Outcome
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.batching.scheduler import BatchScheduler
-from fallback_server.core.errors import ExecutionFailed, InvalidInput, ModelNotFound, ServerError, SignatureNotFound
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, ServerError, SignatureNotFound
 from fallback_server.core.handle import ServableHandle
-from fallback_server.core.manager import Manager
 from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
+from fallback_server.executors.base import Signature
 from fallback_server.served_model import ServedModel
+from fallback_server.shadowing import Shadowing
 from fallback_server.validation import check_inputs, check_output_filter
 
 _log = logging.getLogger(__name__)
@@ -25,9 +28,17 @@ DEFAULT_SIGNATURE = "serving_default"
 """What an empty signature name means."""
 
 
+class Verb(enum.Enum):
+    """What is asked of a signature."""
+
+    PREDICT = "Predict"
+    CLASSIFY = "Classify"
+    REGRESS = "Regress"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictReply:
-    """What a prediction gave, and who gave it."""
+    """What a run gave, and who gave it."""
 
     outputs: Mapping[str, Array]
     servable_id: ServableId
@@ -35,7 +46,7 @@ class PredictReply:
 
 
 class PredictCall:
-    """One prediction that is asked for.
+    """One run that is asked for.
 
     Attributes:
         target: Which version.
@@ -43,45 +54,95 @@ class PredictCall:
         inputs: By name; not yet checked.
         output_filter: The outputs that are wanted; empty for all.
         deadline_s: The instant, of the data plane's clock, after which the answer is worthless; None for none.
+        verb: What is asked: the rules for signature and outputs follow from it.
+        examples: Serialized Examples in place of inputs, for CLASSIFY and REGRESS.
+        client_key: Who asks: where traffic is split, equal keys get the same version. Empty: nobody in particular.
+        entrypoint: For the metrics: "GRPC" or "REST".
+        started_s: When it came to the data plane.
         cancelled: Set by the transport when nobody waits any more.
     """
 
-    __slots__ = ("cancelled", "deadline_s", "inputs", "output_filter", "signature", "target")
+    __slots__ = (
+        "cancelled",
+        "client_key",
+        "deadline_s",
+        "entrypoint",
+        "examples",
+        "inputs",
+        "output_filter",
+        "signature",
+        "started_s",
+        "target",
+        "verb",
+    )
 
     def __init__(
         self,
         *,
         target: ModelTarget,
         signature: str = "",
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array] | None = None,
         output_filter: Sequence[str] = (),
         deadline_s: float | None = None,
+        verb: Verb = Verb.PREDICT,
+        examples: Sequence[bytes] | None = None,
+        client_key: bytes = b"",
+        entrypoint: str = "GRPC",
     ) -> None:
         self.target = target
         self.signature = signature
-        self.inputs = inputs
+        self.inputs: Mapping[str, Array] = inputs or {}
         self.output_filter = output_filter
         self.deadline_s = deadline_s
+        self.verb = verb
+        self.examples = examples
+        self.client_key = client_key
+        self.entrypoint = entrypoint
+        self.started_s = 0.0
         self.cancelled = False
+
+
+Answer = PredictReply | ServerError
 
 
 class Settle(Protocol):
     """Takes answers back to a transport, in any thread; several at once where a batch gave several."""
 
-    def __call__(self, answers: Sequence[tuple[PredictCall, PredictReply | ServerError]], /) -> None:
+    def __call__(self, answers: Sequence[tuple[PredictCall, Answer]], /) -> None:
         """Must not raise, and must not block."""
+
+
+Observe = Callable[[PredictCall, ServableId | None, Answer, float], None]
+"""Is told of each call that was settled: the version that had it, if one had; the answer; the seconds that it took."""
+
+
+class Versions(Protocol):
+    """The versions that may answer; see `Control`."""
+
+    def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
+        """Holds the version that a request means."""
+        ...
+
+    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
+        """The states of a model's versions, the highest first; of one alone, where the target names it."""
+        ...
+
+    def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
+        """A second version that a request is also to run on, unseen; None for most."""
+        ...
 
 
 class _Admitted:
     """A call that waits or runs: what is needed to settle it. The task's `Caller`."""
 
-    __slots__ = ("call", "handle", "settle", "signature")
+    __slots__ = ("call", "comparison", "handle", "settle", "signature")
 
     def __init__(self, call: PredictCall, handle: ServableHandle[ServedModel], signature: str, settle: Settle) -> None:
         self.call = call
         self.handle = handle
         self.signature = signature
         self.settle = settle
+        self.comparison: Callable[[Mapping[str, Array] | None], None] | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -97,10 +158,30 @@ class _Admitted:
 
 
 class DataPlane:
-    """Answers predictions and questions about models. Every method may be called from any thread, and none blocks."""
+    """Answers requests and questions about models. Every method may be called from any thread, and none blocks."""
 
-    def __init__(self, *, manager: Manager[ServedModel], options: BatchingOptions, clock: Callable[[], float]) -> None:
-        self._manager = manager
+    def __init__(
+        self,
+        *,
+        versions: Versions,
+        options: BatchingOptions,
+        clock: Callable[[], float],
+        check_method_names: bool = False,
+        observe: Observe | None = None,
+    ) -> None:
+        """Makes the scheduler, which is started and stopped by whoever made this.
+
+        Args:
+            versions: Who answers.
+            options: How requests are merged.
+            clock: Monotonic seconds.
+            check_method_names: Whether Classify and Regress refuse signatures that don't say that they are for them.
+            observe: Is told of each call. Must not raise, and must not block.
+        """
+        self._versions = versions
+        self._check_method_names = check_method_names
+        self._observe = observe
+        self._shadowing = Shadowing()
         self.clock = clock
         self.scheduler = BatchScheduler(options=options, on_done=self._done, clock=clock)
 
@@ -109,58 +190,69 @@ class DataPlane:
 
         A transport that gets several calls at a time should hand them over together: one lock for all of them.
         """
-        answers: list[tuple[PredictCall, PredictReply | ServerError]] = []
+        refused: list[tuple[PredictCall, Answer]] = []
         items: list[tuple[BatchQueue, Task]] = []
         admitted: list[_Admitted] = []
+        now_s = self.clock()
         for call in calls:
+            call.started_s = now_s
             try:
                 caller, queue, task = self._admit(call, settle)
             except ServerError as error:
-                answers.append((call, error))
+                refused.append((call, error))
+                self._tell(call, None, error)
             else:
                 admitted.append(caller)
                 items.append((queue, task))
+                if (shadow := self._shadow(caller)) is not None:
+                    admitted.append(shadow[0])
+                    items.append(shadow[1])
         if items:
             for caller, refusal in zip(admitted, self.scheduler.submit(items), strict=True):
                 if refusal is not None:
-                    caller.handle.close()
-                    answers.append((caller.call, refusal))
-        if answers:
-            settle(answers)
+                    caller.settle([(caller.call, refusal)])
+                    self._let_go(caller, refusal)
+        if refused:
+            settle(refused)
+
+    def multi(self, calls: Sequence[PredictCall], settle: Settle) -> None:
+        """Queues calls of one model that must all be answered by one version; each is settled as in `predict`."""
+        try:
+            # Held until all are queued: what the first gets the others get.
+            with self._acquire(calls[0]) as handle:
+                for call in calls:
+                    call.target = ModelTarget(name=call.target.name, version=handle.servable_id.version)
+                self.predict(calls, settle)
+        except ServerError as error:
+            settle([(call, error) for call in calls])
+
+    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
+        """See `Versions.states`."""
+        return self._versions.states(target)
 
     def signature_defs(self, target: ModelTarget) -> tuple[ServableId, bytes]:
         """The version that answers, and its serialized SignatureDefMap.
 
         Raises:
-            ServerError: as `Manager.acquire` says, or the target is at fault.
+            ServerError: as `Versions.acquire` says, or the target is at fault.
         """
-        with self._acquire(target) as handle:
+        with self._versions.acquire(target) as handle:
             return handle.servable_id, handle.servable.executor.signature_defs
 
-    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
-        """The states of a model's versions, the highest first; of one alone, when the target names it.
+    def signatures(self, target: ModelTarget) -> tuple[ServableId, Mapping[str, Signature], str]:
+        """The version that answers, its signatures by name, and its platform.
 
         Raises:
-            InvalidInput: no name, or an unknown label.
-            ModelNotFound: nothing is known of the model, or of the version.
+            ServerError: as in `signature_defs`.
         """
-        _check_target(target)
-        states = self._manager.states(target.name)
-        if target.version is not None:
-            states = tuple(state for state in states if state.servable_id.version == target.version)
-            if not states:
-                raise ModelNotFound(f"Could not find version {target.version} of model {target.name}")
-        if not states:
-            raise ModelNotFound(f"Could not find any versions of model {target.name}")
-        return states
+        with self._versions.acquire(target) as handle:
+            return handle.servable_id, handle.servable.signatures, handle.servable.platform
 
     def _admit(self, call: PredictCall, settle: Settle) -> tuple[_Admitted, BatchQueue, Task]:
-        handle = self._acquire(call.target)
+        handle = self._acquire(call)
         try:
             name = call.signature or DEFAULT_SIGNATURE
-            signature = handle.servable.signatures.get(name)
-            if signature is None:
-                raise SignatureNotFound(f'Serving signature key "{name}" not found.')  # noqa: TRY301  one exit for all
+            signature = self._signature(handle.servable, name, call)
             rows = check_inputs(signature, call.inputs)
             check_output_filter(signature, call.output_filter)
         except BaseException:
@@ -170,23 +262,85 @@ class DataPlane:
         task = Task(caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows)
         return caller, handle.servable.queues[name], task
 
-    def _acquire(self, target: ModelTarget) -> ServableHandle[ServedModel]:
-        _check_target(target)
-        return self._manager.acquire(target.name, target.version)
+    def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:
+        """The signature, which suits the verb; the call gets the inputs and outputs that the verb means."""
+        signature = servable.signatures.get(name)
+        if call.verb is Verb.PREDICT:
+            if signature is None:
+                raise SignatureNotFound(f'Serving signature key "{name}" not found.')
+            return signature
+        if signature is None:
+            raise InvalidInput(f"No signature was found with the name: {name}")
+        reads = classification.classify_outputs if call.verb is Verb.CLASSIFY else classification.regress_outputs
+        call.output_filter = reads(signature, check_method=self._check_method_names)
+        call.inputs = classification.example_inputs(call.examples or ())
+        return signature
+
+    def _acquire(self, call: PredictCall) -> ServableHandle[ServedModel]:
+        if not call.target.name:
+            raise InvalidInput("ModelSpec has no name specified.")
+        return self._versions.acquire(call.target, call.client_key)
+
+    def _shadow(self, caller: _Admitted) -> tuple[_Admitted, tuple[BatchQueue, Task]] | None:
+        """The same request for a second version, whose answer is compared and seen by nobody."""
+        call = caller.call
+        if call.target.version is not None or call.target.label is not None:
+            return None
+        handle = self._versions.shadow(call.target.name, caller.handle.servable_id.version)
+        if handle is None:
+            return None
+        signature = handle.servable.signatures.get(caller.signature)
+        try:
+            rows = 0 if signature is None else check_inputs(signature, call.inputs)
+        except InvalidInput:
+            signature = None
+        compare = None if signature is None else self._shadowing.begin(caller.handle.servable, handle.servable)
+        if compare is None:
+            handle.close()
+            return None
+        ghost = _Admitted(
+            PredictCall(target=call.target, inputs=call.inputs, verb=call.verb), handle, caller.signature, _nobody
+        )
+        caller.comparison, ghost.comparison = compare.primary, compare.shadow
+        ghost.call.started_s = call.started_s
+        shadow = Task(caller=ghost, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows)
+        return ghost, (handle.servable.queues[caller.signature], shadow)
 
     def _done(self, outcomes: Sequence[Outcome]) -> None:
         """A batch has run: lets its version go, and hands the answers to whoever asked."""
-        answers: dict[Settle, list[tuple[PredictCall, PredictReply | ServerError]]] = {}
+        answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
+        settled: list[tuple[_Admitted, Answer]] = []
         for task, outcome in outcomes:
             caller = task.caller
             assert isinstance(caller, _Admitted)
-            answers.setdefault(caller.settle, []).append((caller.call, _answer(caller, outcome)))
-            caller.handle.close()
-        for settle, settled in answers.items():
-            settle(settled)
+            answer = _answer(caller, outcome)
+            answers.setdefault(caller.settle, []).append((caller.call, answer))
+            settled.append((caller, answer))
+        for settle, group in answers.items():
+            settle(group)
+        for caller, answer in settled:
+            self._let_go(caller, answer)
+
+    def _let_go(self, caller: _Admitted, answer: Answer) -> None:
+        """A call has been settled: its version is told, compared, and let go."""
+        if caller.settle is not _nobody:
+            self._tell(caller.call, caller.handle.servable_id, answer)
+        took_s = self.clock() - caller.call.started_s
+        caller.handle.servable.statistics.settled(answer if isinstance(answer, ServerError) else None, took_s)
+        if caller.comparison is not None:
+            caller.comparison(answer.outputs if isinstance(answer, PredictReply) else None)
+        caller.handle.close()
+
+    def _tell(self, call: PredictCall, servable_id: ServableId | None, answer: Answer) -> None:
+        if self._observe is not None:
+            self._observe(call, servable_id, answer, self.clock() - call.started_s)
 
 
-def _answer(caller: _Admitted, outcome: dict[str, Array] | ServerError) -> PredictReply | ServerError:
+def _nobody(answers: Sequence[tuple[PredictCall, Answer]]) -> None:
+    """Who waits for the answer of a shadow."""
+
+
+def _answer(caller: _Admitted, outcome: dict[str, Array] | ServerError) -> Answer:
     if isinstance(outcome, ServerError):
         return outcome
     try:
@@ -194,10 +348,3 @@ def _answer(caller: _Admitted, outcome: dict[str, Array] | ServerError) -> Predi
     except KeyError as error:
         _log.exception("%s: the model left out an output that its signature has", caller.handle)
         return ExecutionFailed(f"the model gave no output {error.args[0]!r}")
-
-
-def _check_target(target: ModelTarget) -> None:
-    if not target.name:
-        raise InvalidInput("ModelSpec has no name specified.")
-    if target.label is not None:
-        raise InvalidInput(f"Unrecognized servable version label: {target.label}")

@@ -11,6 +11,7 @@ from fallback_server.batching.queue import BatchQueue
 from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import Executor, Signature
 from fallback_server.executors.registry import Registry
+from fallback_server.statistics import VersionStatistics
 
 
 class ServedModel:
@@ -19,10 +20,12 @@ class ServedModel:
     Attributes:
         executor: Runs it.
         queues: Signature name -> where its requests wait.
+        statistics: What it has answered.
     """
 
     def __init__(self, servable_id: ServableId, executor: Executor, options: BatchingOptions) -> None:
         self.executor = executor
+        self.statistics = VersionStatistics()
         self.queues: Mapping[str, BatchQueue] = {
             name: BatchQueue(
                 name=f"{servable_id.name}/{servable_id.version}:{name}",
@@ -38,6 +41,11 @@ class ServedModel:
         """What can be called, by name."""
         return self.executor.signatures
 
+    @property
+    def platform(self) -> str:
+        """What runs it, as TensorFlow Serving names platforms."""
+        return getattr(self.executor, "platform", "tensorflow")
+
     def close(self) -> None:
         """Frees the executor's memory."""
         self.executor.close()
@@ -51,6 +59,15 @@ class ServedModelLoader:
         self._path = path
         self._registry = registry
         self._options = options
+
+    @property
+    def retriable(self) -> bool:
+        """See `Loader`."""
+        return True
+
+    def estimated_bytes(self) -> int:
+        """See `Loader.estimated_bytes`."""
+        return 0
 
     def load(self) -> ServedModel:
         """See `Loader.load`."""

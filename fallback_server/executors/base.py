@@ -56,6 +56,7 @@ class Signature:
         name: What a request calls it.
         inputs: By name.
         outputs: By name.
+        method: What it says that it is for, such as `tensorflow/serving/predict`; empty where it says nothing.
         mixes_rows: Whether a trial showed that a row's answer depends on the rows beside it.
         batches: Whether every input and output has a variable first dimension, and no trial showed that rows mix: then
             requests may be merged.
@@ -64,6 +65,7 @@ class Signature:
     name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+    method: str = ""
     mixes_rows: bool = False
     batches: bool = field(init=False)
 

@@ -3,9 +3,11 @@ import time
 import numpy as np
 import pytest
 from support.clock import FakeClock
-from support.fallback_fakes import FakeExecutor, GatedLoader
+from support.fallback_fakes import FakeExecutor, GatedLoader, signature
 
+from fallback_server.app import PlainVersions
 from fallback_server.batching.options import BatchingOptions
+from fallback_server.classification import classes, regressions
 from fallback_server.core.errors import (
     ExecutionFailed,
     InvalidInput,
@@ -18,10 +20,19 @@ from fallback_server.core.manager import Manager, ManagerOptions
 from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import AspiredVersion
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DataPlane, PredictCall
+from fallback_server.dataplane import DataPlane, PredictCall, Verb
 from fallback_server.served_model import ServedModel
 
 OPTIONS = BatchingOptions(max_batch_size_rows=4, max_enqueued_batches=1)
+
+
+class Shadowed(PlainVersions):
+    """The versions as they are, and a shadow that the test names."""
+
+    shadowed = None
+
+    def shadow(self, name, answered):
+        return None if self.shadowed in (None, answered) else self._manager.acquire(name, self.shadowed)
 
 
 class Stand:
@@ -30,17 +41,33 @@ class Stand:
     def __init__(self, tmp_path):
         self.executors = {1: FakeExecutor(factor=1), 2: FakeExecutor(factor=2, poison=13)}
         self.manager = Manager(make_loader=self.loader, options=ManagerOptions())
-        self.plane = DataPlane(manager=self.manager, options=OPTIONS, clock=FakeClock())
-        version = AspiredVersion(path=tmp_path, fingerprint=())
-        self.manager.set_aspired({ServableId("m", number): version for number in self.executors})
-        assert self.manager.wait_idle(timeout_s=10)
+        self.versions = Shadowed(self.manager)
+        self.observed = []
+        self.plane = DataPlane(
+            versions=self.versions,
+            options=OPTIONS,
+            clock=FakeClock(),
+            observe=lambda _, servable_id, answer, __: self.observed.append((servable_id, answer)),
+        )
+        self.path = tmp_path
+        self.serve(1, self.executors[1])
         self.answers = {}
         self.settled = []
 
-    def loader(self, servable_id, _):
+    def loader(self, servable_id, *_):
         loader = GatedLoader(ServedModel(servable_id, self.executors[servable_id.version], OPTIONS))
         loader.gate.set()
         return loader
+
+    def serve(self, number, executor):
+        self.executors[number] = executor
+        version = AspiredVersion(path=self.path, fingerprint=())
+        self.manager.set_aspired({ServableId("m", number): version for number in self.executors})
+        assert self.manager.wait_idle(timeout_s=10)
+
+    def figures(self, version):
+        with self.manager.acquire("m", version) as handle:
+            return handle.servable.statistics.figures()
 
     def settle(self, answers):
         self.settled.append(len(answers))
@@ -142,3 +169,102 @@ def test_metadata_and_states(stand):
         stand.plane.states(ModelTarget(name="m", version=5))
     with pytest.raises(ModelNotFound, match=r"^Could not find any versions of model q$"):
         stand.plane.states(ModelTarget(name="q"))
+
+
+class ExampleExecutor(FakeExecutor):
+    """A classifier and a regression of serialized Examples: what they say is the length of each."""
+
+    def __init__(self):
+        super().__init__()
+        strings = ((-1,), object)
+        self.signatures = {
+            "serving_default": signature({"inputs": strings}, {"scores": (-1, 1)}),
+            "regress": signature({"inputs": strings}, {"outputs": (-1,)}, name="regress"),
+        }
+
+    def run(self, name, inputs):
+        lengths = np.array([len(each) for each in inputs["inputs"]], np.float32)
+        self.batches.append(name)
+        return {"outputs": lengths} if name == "regress" else {"scores": lengths[:, np.newaxis]}
+
+
+def examples(*texts, verb=Verb.CLASSIFY, **options):
+    return PredictCall(target=ModelTarget(name="m"), verb=verb, examples=[text.encode() for text in texts], **options)
+
+
+def test_examples_are_classified_and_regressed(stand):
+    """Serialized Examples go in as they are, and only the outputs that the verb reads come back."""
+    stand.serve(3, ExampleExecutor())
+    one, two = stand.predict(examples("abc", "d"), examples("ab", verb=Verb.REGRESS, signature="regress"))
+    assert classes(one.outputs, 2) == [[("", 3.0)], [("", 1.0)]]
+    assert regressions(two.outputs, 1) == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        (examples("a", signature="nope"), InvalidInput, "No signature was found with the name: nope"),
+        (examples("a"), InvalidInput, "No classification inputs found"),
+        (examples("a", verb=Verb.REGRESS), InvalidInput, "No regression inputs found"),
+    ],
+)
+def test_examples_for_a_signature_that_takes_none_are_refused(stand, wrong, error, text):
+    """The signature is held against the verb before anything is queued."""
+    (answer,) = stand.predict(wrong)
+    assert isinstance(answer, error)
+    assert text in str(answer)
+
+
+def test_several_calls_can_be_held_to_one_version(stand):
+    """Calls of one question get one version, whichever answers when the first is admitted."""
+    calls = [call(1), call(2, version=1)]
+    stand.plane.multi(calls, stand.settle)
+    while stand.plane.scheduler.step():
+        pass
+    assert {stand.answers[one].servable_id.version for one in calls} == {2}
+    lost = [call(1, name="q"), call(2, name="q")]
+    stand.plane.multi(lost, stand.settle)
+    assert all(isinstance(stand.answers[one], ModelNotFound) for one in lost)
+
+
+def test_a_shadow_answers_nobody_and_is_compared(stand):
+    """The second version runs the same request; the caller gets the first one's answer, and the figures both."""
+    stand.versions.shadowed = 1
+    (reply,) = stand.predict(call(3))
+    assert reply.servable_id.version == 2
+    assert reply.outputs["y"][0, 0] == 6
+    assert stand.executors[1].batches == [1]
+    assert stand.figures(1).compared == 1
+    assert stand.figures(1).diverged == 1
+    assert stand.figures(2).compared == 0
+    assert [stand.figures(version).requests for version in (1, 2)] == [1, 1]
+    assert len(stand.observed) == 1
+
+
+def test_a_request_that_names_its_version_has_no_shadow(stand):
+    """Whoever asks for a version is no sample of the traffic."""
+    stand.versions.shadowed = 1
+    stand.predict(call(3, version=2))
+    assert stand.executors[1].batches == []
+
+
+def test_a_shadow_that_fails_harms_nobody(stand):
+    """Its error is counted, and the caller does not hear of it."""
+    stand.executors[1].poison = 3
+    stand.versions.shadowed = 1
+    (reply,) = stand.predict(call(3))
+    assert reply.outputs["y"][0, 0] == 6
+    assert stand.figures(1).errors == {"ExecutionFailed": 1}
+    assert stand.figures(1).compared == 0
+
+
+def test_every_call_is_observed_once(stand):
+    """Answers, refusals and failures are told with the version that had them, if one had."""
+    stand.predict(call(1), call(1, name="q"), call(1, version=1, rows=3), call(13))
+    told = [(servable_id and servable_id.version, type(answer).__name__) for servable_id, answer in stand.observed]
+    assert sorted(told, key=str) == [
+        (1, "PredictReply"),
+        (2, "ExecutionFailed"),
+        (2, "PredictReply"),
+        (None, "ModelNotFound"),
+    ]

@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.fallback_fakes import FakeExecutor, GatedLoader
 
+from fallback_server.app import PlainVersions
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.manager import Manager, ManagerOptions
 from fallback_server.core.servable import ServableId
@@ -46,7 +47,9 @@ class Stand:
         self.executor = executor
         self.loader = GatedLoader(ServedModel(ServableId("m", 1), executor, OPTIONS))
         self.manager = Manager(make_loader=lambda *_: self.loader, options=ManagerOptions())
-        self.plane = DataPlane(manager=self.manager, options=OPTIONS, clock=asyncio.get_running_loop().time)
+        self.plane = DataPlane(
+            versions=PlainVersions(self.manager), options=OPTIONS, clock=asyncio.get_running_loop().time
+        )
         self.server = GrpcServer(self.plane, max_tensor_bytes=1000)
         self.manager.set_aspired({ServableId("m", 1): AspiredVersion(path=path, fingerprint=())})
 
