@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from fallback_server.core.harness import Harness
+from fallback_server.core.harness import Harness, Loaded
 from fallback_server.core.loader import Servable
 from fallback_server.core.servable import ServableId
 
@@ -16,16 +16,21 @@ S = TypeVar("S", bound=Servable)
 class ServableHandle(Generic[S]):
     """Keeps a version loaded until it is closed. Closing again does nothing; any thread may close.
 
+    Where the version is lost meanwhile (its process died), the handle keeps what was loaded, though dead.
+
     Attributes:
         servable: What was loaded.
     """
 
-    __slots__ = ("_harness", "_release", "servable")
+    __slots__ = ("_harness", "_loaded", "_release", "servable")
 
-    def __init__(self, harness: Harness[S], servable: S, release: Callable[[Harness[S]], None]) -> None:
-        self.servable = servable
+    def __init__(
+        self, harness: Harness[S], loaded: Loaded[S], release: Callable[[Harness[S], Loaded[S]], None]
+    ) -> None:
+        self.servable = loaded.servable
         self._harness = harness
-        self._release: Callable[[Harness[S]], None] | None = release
+        self._loaded = loaded
+        self._release: Callable[[Harness[S], Loaded[S]], None] | None = release
 
     @property
     def servable_id(self) -> ServableId:
@@ -36,7 +41,7 @@ class ServableHandle(Generic[S]):
         """Lets the version go."""
         release, self._release = self._release, None
         if release is not None:
-            release(self._harness)
+            release(self._harness, self._loaded)
 
     def __enter__(self) -> Self:
         return self

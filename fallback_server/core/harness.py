@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.loader import Servable
 from fallback_server.core.servable import ServableId, ServableState, State
-from fallback_server.core.source import AspiredVersion
 
 S = TypeVar("S", bound=Servable)
 
 _ALLOWED = {
     State.START: (State.LOADING, State.END),
     State.LOADING: (State.AVAILABLE, State.END),
-    State.AVAILABLE: (State.UNLOADING,),
+    State.AVAILABLE: (State.UNLOADING, State.LOADING),
     State.UNLOADING: (State.END,),
     State.END: (State.START,),
 }
@@ -23,55 +24,122 @@ class IllegalTransition(RuntimeError):
     """A step that the state machine doesn't have: a fault of this program, never of a model or request."""
 
 
+class Loaded(Generic[S]):
+    """What one load gave, and how many hold it. It outlives its place in the harness when it is lost.
+
+    Attributes:
+        servable: The loaded version.
+        holders: How many handles are open.
+    """
+
+    __slots__ = ("holders", "servable")
+
+    def __init__(self, servable: S) -> None:
+        self.servable = servable
+        self.holders = 0
+
+    def release(self) -> None:
+        """One holder fewer."""
+        if self.holders == 0:
+            raise IllegalTransition(f"{self.servable}: released by nobody")
+        self.holders -= 1
+
+
 class Harness(Generic[S]):
     """Where one version stands. Guards no threads: whoever owns it calls it under one lock.
 
-    Attributes:
+    Args:
         servable_id: Which version.
         aspired: Where it stands on disk, and as what it was found there.
+        on_move: Called after every change of the state.
+
+    Attributes:
+        servable_id: See above.
+        aspired: See above.
         state: Changed by the methods below alone.
         error: Why the last load failed, in END alone.
-        attempts: How many loads were begun.
+        starved: Whether it failed for want of memory, in END alone.
+        attempts: How many loads were begun since the last that succeeded.
+        losses: How many times in a row what was loaded died.
+        available_since_s: The instant at which the last load succeeded.
         retry_at_s: The instant of the next attempt after a failed load; None when there is none to come.
+        reload_at_s: In LOADING after a loss: the instant at which the load begins; None once it has.
     """
 
-    def __init__(self, servable_id: ServableId, aspired: AspiredVersion) -> None:
+    def __init__(
+        self, servable_id: ServableId, aspired: AspiredVersion, *, on_move: Callable[[], None] | None = None
+    ) -> None:
         self.servable_id = servable_id
         self.aspired = aspired
         self.state = State.START
         self.error: str | None = None
+        self.starved = False
         self.attempts = 0
+        self.losses = 0
+        self.available_since_s = 0.0
         self.retry_at_s: float | None = None
-        self._servable: S | None = None
-        self._holders = 0
+        self.reload_at_s: float | None = None
+        self._loaded: Loaded[S] | None = None
+        self._on_move = on_move
 
     def begin_load(self) -> None:
-        """START to LOADING."""
-        self._move(State.LOADING)
+        """START to LOADING, or the load that a loss calls for."""
+        if self.reload_at_s is None:
+            self._move(State.LOADING, of=State.START)
+        self.reload_at_s = None
         self.attempts += 1
 
-    def loaded(self, servable: S) -> None:
+    def loaded(self, servable: S, *, now_s: float = 0.0) -> None:
         """LOADING to AVAILABLE: handles may be taken."""
-        self._move(State.AVAILABLE)
-        self._servable = servable
+        if self.reload_at_s is not None:
+            raise IllegalTransition(f"{self}: its load has not begun")
+        self._loaded = Loaded(servable)
+        try:
+            self._move(State.AVAILABLE, of=State.LOADING)
+        except IllegalTransition:
+            self._loaded = None
+            raise
+        self.attempts = 0
+        self.available_since_s = now_s
 
-    def load_failed(self, error: str, *, retry_at_s: float | None) -> None:
-        """LOADING to END."""
+    def load_failed(self, error: str, *, retry_at_s: float | None, starved: bool = False) -> None:
+        """LOADING to END. For want of memory it counts as no attempt."""
+        if self.reload_at_s is not None:
+            raise IllegalTransition(f"{self}: its load has not begun")
+        if self.state is State.LOADING:
+            self.error = error
+            self.starved = starved
+            self.retry_at_s = retry_at_s
+            self.attempts -= starved
         self._move(State.END, of=State.LOADING)
-        self.error = error
-        self.retry_at_s = retry_at_s
 
     def abandon(self) -> None:
-        """START to END: not wanted any more before its load began."""
-        self._move(State.END, of=State.START)
+        """To END before its load began: not wanted any more."""
+        if self.reload_at_s is None:
+            self._move(State.END, of=State.START)
+        else:
+            self.reload_at_s = None
+            self._move(State.END, of=State.LOADING)
 
     def retry(self) -> None:
         """END to START, after a failed load alone."""
         if self.error is None:
             raise IllegalTransition(f"{self}: only a failed load can be tried again")
-        self._move(State.START)
         self.error = None
+        self.starved = False
         self.retry_at_s = None
+        self._move(State.START, of=State.END)
+
+    def lose(self, *, reload_at_s: float) -> Loaded[S]:
+        """AVAILABLE to LOADING: what was loaded is dead. Its holders keep it; the caller closes it."""
+        dead, self._loaded = self._loaded, None
+        if self.state is not State.AVAILABLE or dead is None:
+            self._loaded = dead
+            raise IllegalTransition(f"{self}: nothing that answers can be lost")
+        self.losses += 1
+        self.reload_at_s = reload_at_s
+        self._move(State.LOADING)
+        return dead
 
     def begin_unload(self) -> None:
         """AVAILABLE to UNLOADING: no further handles; see `quiescent`."""
@@ -79,45 +147,49 @@ class Harness(Generic[S]):
 
     def unloaded(self) -> None:
         """UNLOADING to END, once quiescent and closed."""
-        if self._holders:
+        if self._loaded is not None and self._loaded.holders:
             raise IllegalTransition(f"{self}: still held")
         self._move(State.END, of=State.UNLOADING)
-        self._servable = None
+        self._loaded = None
 
-    def acquire(self) -> S:
+    def acquire(self) -> Loaded[S]:
         """One more holder, in AVAILABLE alone."""
-        if self.state is not State.AVAILABLE:
+        loaded = self._loaded
+        if self.state is not State.AVAILABLE or loaded is None:
             raise IllegalTransition(f"{self}: can't be held")
-        self._holders += 1
-        return self.servable
+        loaded.holders += 1
+        return loaded
 
-    def release(self) -> None:
-        """One holder fewer."""
-        if self._holders == 0:
-            raise IllegalTransition(f"{self}: released by nobody")
-        self._holders -= 1
+    def holds(self, loaded: Loaded[S]) -> bool:
+        """Whether this is what is loaded now: not lost, nor replaced by another load."""
+        return self._loaded is loaded
 
     @property
     def servable(self) -> S:
         """What was loaded; there from AVAILABLE to UNLOADING."""
-        if self._servable is None:
+        if self._loaded is None:
             raise IllegalTransition(f"{self}: nothing is loaded")
-        return self._servable
+        return self._loaded.servable
 
     @property
     def quiescent(self) -> bool:
         """Whether it is UNLOADING and nobody holds it: its memory may go."""
-        return self.state is State.UNLOADING and self._holders == 0
+        return self.state is State.UNLOADING and (self._loaded is None or self._loaded.holders == 0)
 
     @property
     def snapshot(self) -> ServableState:
         """The state as others may see it."""
-        return ServableState(servable_id=self.servable_id, state=self.state, error=self.error)
+        return ServableState(
+            servable_id=self.servable_id, state=self.state, error=self.error, resource_exhausted=self.starved
+        )
 
     def __repr__(self) -> str:
-        return f"Harness({self.servable_id}, {self.state.name}, {self._holders} holders, {self.attempts} attempts)"
+        holders = 0 if self._loaded is None else self._loaded.holders
+        return f"Harness({self.servable_id}, {self.state.name}, {holders} holders, {self.attempts} attempts)"
 
     def _move(self, to: State, *, of: State | None = None) -> None:
         if to not in _ALLOWED[self.state] or (of is not None and self.state is not of):
             raise IllegalTransition(f"{self}: can't become {to.name}")
         self.state = to
+        if self._on_move is not None:
+            self._on_move()

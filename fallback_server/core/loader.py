@@ -16,11 +16,23 @@ class Servable(Protocol):
         """Frees its memory. Called once, when nobody holds the version any more."""
 
 
+S = TypeVar("S", bound=Servable)
 S_co = TypeVar("S_co", bound=Servable, covariant=True)
 
 
 class Loader(Protocol[S_co]):
-    """Loads one version, in a thread of the manager's own."""
+    """Loads one version, in a thread of the manager's own.
+
+    Attributes:
+        retriable: Whether a load that failed may succeed with the same files; asked after it failed.
+    """
+
+    @property
+    def retriable(self) -> bool: ...  # noqa: D102  told above
+
+    def estimated_bytes(self) -> int:
+        """The memory that the load will take for good; 0 where it can't be told. Asked before `load`."""
+        ...
 
     def load(self) -> S_co:
         """Reads the version into memory, so that it can answer at once. May take minutes.
@@ -31,5 +43,8 @@ class Loader(Protocol[S_co]):
         ...
 
 
-MakeLoader = Callable[[ServableId, Path], Loader[S_co]]
+OnLost = Callable[[S, str], None]
+"""Told, in any thread, that what was loaded is dead, and why. It must not be told before `load` begins."""
+
+MakeLoader = Callable[[ServableId, Path, OnLost[S]], Loader[S]]
 """Makes the loader of a version that stands at a path; does no work yet."""

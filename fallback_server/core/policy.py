@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fallback_server.core.servable import State
+
+FIRST_RELOAD_DELAY_S = 0.5
+"""Between the second death in a row and the load after it; doubled at each that follows."""
+
+MAX_RELOAD_DELAY_S = 60.0
+"""A version that dies again and again costs a load a minute at most."""
+
+STEADY_S = 60.0
+"""A version that answered so long has recovered: its next death is a first one again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +42,10 @@ class Action:
     version: int
 
 
+Transition = Callable[[Sequence[VersionSnapshot]], Action | None]
+"""The next step for one model, or None while there is nothing to do but wait."""
+
+
 def availability_preserving(versions: Sequence[VersionSnapshot]) -> Action | None:
     """The next step for one model, or None while there is nothing to do but wait.
 
@@ -48,3 +61,40 @@ def availability_preserving(versions: Sequence[VersionSnapshot]) -> Action | Non
     if stale and (len(stale) > 1 or not aspired or any(item.state is State.AVAILABLE for item in aspired)):
         return Action(Verb.UNLOAD, min(stale))
     return None
+
+
+def resource_preserving(versions: Sequence[VersionSnapshot]) -> Action | None:
+    """The next step for one model, or None while there is nothing to do but wait.
+
+    Unloads what is not wanted any more, the lowest version first, and loads what is wanted, the highest first, only
+    once the memory of all the others is free. So a model never takes more memory than its wanted versions, and has no
+    answer between two of them.
+    """
+    stale = [item for item in versions if not item.aspired]
+    answering = [item.version for item in stale if item.state is State.AVAILABLE]
+    if answering:
+        return Action(Verb.UNLOAD, min(answering))
+    if any(item.state in (State.LOADING, State.UNLOADING) for item in stale):
+        return None
+    new = [item.version for item in versions if item.aspired and item.state is State.START]
+    return Action(Verb.LOAD, max(new)) if new else None
+
+
+def worth_reloading(version: int, versions: Sequence[VersionSnapshot]) -> bool:
+    """Whether a version that died is loaded anew: it is wanted, or stands in for wanted ones that don't answer."""
+    aspired = [item for item in versions if item.aspired]
+    if any(item.version == version for item in aspired):
+        return True
+    return bool(aspired) and not any(item.state is State.AVAILABLE for item in aspired)
+
+
+def reload_delay_s(losses: int) -> float:
+    """Seconds between a version's death and its next load.
+
+    Args:
+        losses: How many times in a row it died, this one included.
+    """
+    if losses <= 1:
+        return 0.0
+    # The exponent is bounded as well: 2.0**1024 is an error.
+    return min(MAX_RELOAD_DELAY_S, FIRST_RELOAD_DELAY_S * 2.0 ** min(losses - 2, 16))

@@ -37,9 +37,11 @@ class ServableState:
     Attributes:
         servable_id: Which version.
         state: Where it stands.
-        error: Why its load failed, in END alone; None otherwise.
+        error: Why its load failed, in END alone; in START, what an incomplete version lacks; None otherwise.
+        resource_exhausted: Whether its load failed for want of memory.
     """
 
     servable_id: ServableId
     state: State
     error: str | None = None
+    resource_exhausted: bool = False

@@ -8,26 +8,16 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from fallback_server.core.aspired import AspiredVersion, Fingerprint
 from fallback_server.core.servable import ServableId
 
 _log = logging.getLogger(__name__)
 
 MAX_VERSION = 2**63 - 1
 """A version travels as an int64."""
-
-Fingerprint = tuple[tuple[str, int, int], ...]
-"""Relative path, size in bytes and mtime in ns of everything in a version's tree, sorted."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AspiredVersion:
-    """Where a version stands, and as what it was found."""
-
-    path: Path
-    fingerprint: Fingerprint = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,6 +54,12 @@ class GatedLoader:
         self.gate = threading.Event()
         self.begun = threading.Event()
         self.loads = 0
+        self.retriable = True
+        self.bytes = 0
+        self.on_lost = None
+
+    def estimated_bytes(self):
+        return self.bytes
 
     def load(self):
         self.loads += 1

@@ -2,56 +2,18 @@ import threading
 
 import pytest
 from support.fallback_fakes import FakeExecutor, GatedLoader
+from support.fallback_stages import Stage
 
 from fallback_server.core.errors import ModelNotFound, VersionNotReady
-from fallback_server.core.manager import MAX_REMEMBERED, Manager, ManagerOptions
+from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.servable import ServableId, State
-from fallback_server.core.source import AspiredVersion
-
-
-class Stage:
-    """A manager whose loaders wait for their gates."""
-
-    def __init__(self, tmp_path, **options):
-        self.now_s = 0.0
-        self.loaders = {}
-        self.path = tmp_path
-        self.manager = Manager(
-            make_loader=lambda servable_id, _: self.loaders[servable_id.version],
-            options=ManagerOptions(**({"num_load_threads": 4} | options)),
-            clock=lambda: self.now_s,
-        )
-
-    def aspire(self, *numbers, mark="", open_gates=True):
-        for number in numbers:
-            loader = self.loaders.setdefault(number, GatedLoader(FakeExecutor(factor=number)))
-            if open_gates:
-                loader.gate.set()
-        version = AspiredVersion(path=self.path, fingerprint=((mark, 0, 0),))
-        self.manager.set_aspired({ServableId("m", number): version for number in numbers})
-
-    def settle(self):
-        assert self.manager.wait_idle(timeout_s=10)
-
-    def states(self):
-        return {state.servable_id.version: state.state for state in self.manager.states("m")}
-
-    def until(self, expected):
-        with self.manager._changed:
-            assert self.manager._changed.wait_for(lambda: self._peek() == expected, 10), self._peek()
-
-    def _peek(self):
-        live = self.manager._models.get("m", {}).items()
-        return {number: harness.state for number, harness in live}
+from fallback_server.core.table import MAX_REMEMBERED
 
 
 @pytest.fixture
 def stage(tmp_path):
-    stage = Stage(tmp_path)
-    yield stage
-    for loader in stage.loaders.values():
-        loader.gate.set()
-    stage.manager.stop(timeout_s=5)
+    with Stage(tmp_path) as stage:
+        yield stage
 
 
 def test_the_latest_answers_unless_one_is_named(stage):
@@ -134,7 +96,7 @@ def test_a_failed_load_is_told_retried_a_bounded_number_of_times_and_harms_nobod
     stage.aspire(1, 2)
     assert stage.loaders[2].loads == 1
     for attempt in (2, 3, 3, 3):
-        stage.now_s += 60
+        stage.clock.advance(60)
         stage.aspire(1, 2)
         stage.settle()
         assert stage.loaders[2].loads == attempt
