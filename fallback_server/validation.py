@@ -16,7 +16,7 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Array]) -> int:
     """Checks names, dtypes, ranks, fixed dimensions, and that all inputs have as many rows.
 
     Returns:
-        The number of rows; 1 where the signature has no batch axis.
+        The number of rows, which may be 0; 1 where the signature has no batch axis.
 
     Raises:
         InvalidInput: naming the input, what is expected and what came.
@@ -54,8 +54,6 @@ def _rows(inputs: Mapping[str, Array]) -> int:
     if any(other != count for other in rows.values()):
         told = ", ".join(f"{name!r} has {rows[name]}" for name in sorted(rows))
         raise InvalidInput(f"the inputs must have as many rows as each other: {told}")
-    if count == 0:
-        raise InvalidInput(f"the inputs have no rows: {sorted(rows)}")
     return count
 
 

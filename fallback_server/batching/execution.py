@@ -62,7 +62,7 @@ def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | Se
         return refusal
     try:
         try:
-            return _run(queue, [task.inputs], task.rows)
+            return _run(queue, [task.inputs], task.size)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
             return queue.run(task.inputs)
@@ -74,13 +74,13 @@ def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | Se
 
 
 def _merged(queue: BatchQueue, tasks: Sequence[Task]) -> list[Outcome]:
-    rows = sum(task.rows for task in tasks)
+    rows = sum(task.size for task in tasks)
     outputs = _run(queue, [task.inputs for task in tasks], rows)
     _check_rows(outputs, rows)
     outcomes: list[Outcome] = []
     begin = 0
     for task in tasks:
-        end = begin + task.rows
+        end = begin + task.size
         outcomes.append((task, {name: array[begin:end] for name, array in outputs.items()}))
         begin = end
     return outcomes
@@ -94,7 +94,7 @@ def _run(queue: BatchQueue, parts: Sequence[Mapping[str, Array]], rows: int) -> 
     Raises:
         _RowsNotKept: it was padded, and so can't be cut.
     """
-    size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
+    size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges and rows else rows
     if size == rows:
         if len(parts) == 1:
             return queue.run(parts[0])

@@ -35,18 +35,21 @@ class Task:
         caller: Whom it is for.
         inputs: Checked against the signature. Those of a queue that merges have the same first dimension.
         deadline_s: The instant after which the answer is worthless; None when there is no such instant.
-        rows: The inputs' first dimension in a queue that merges; 1 otherwise.
+        rows: The inputs' first dimension in a queue that merges; 1 otherwise. What it takes of bounds: an empty one
+            takes a turn as well, and so counts as one.
+        size: The same without that: how many rows of the outputs are its own.
         bytes: The inputs' size.
         enqueued_s: When it came.
     """
 
-    __slots__ = ("bytes", "caller", "deadline_s", "enqueued_s", "inputs", "rows")
+    __slots__ = ("bytes", "caller", "deadline_s", "enqueued_s", "inputs", "rows", "size")
 
     def __init__(self, *, caller: Caller, inputs: Mapping[str, Array], deadline_s: float | None, rows: int = 1) -> None:
         self.caller = caller
         self.inputs = inputs
         self.deadline_s = deadline_s
-        self.rows = rows
+        self.rows = max(rows, 1)
+        self.size = rows
         self.bytes = sum(map(_bytes, inputs.values()))
         self.enqueued_s = 0.0
 

@@ -268,3 +268,12 @@ def test_every_call_is_observed_once(stand):
         (2, "PredictReply"),
         (None, "ModelNotFound"),
     ]
+
+
+def test_an_empty_batch_is_answered_by_an_empty_one(stand):
+    """A request without rows is a request: alone, and beside others, whose rows stay their own."""
+    (alone,) = stand.predict(call(1, rows=0))
+    assert alone.outputs["y"].shape == (0, 2)
+    one, none, other = stand.predict(call(1), call(1, rows=0), call(3))
+    assert [each.outputs["y"][:, 0].tolist() for each in (one, none, other)] == [[2.0], [], [6.0]]
+    assert stand.executors[2].batches == [0, 2]

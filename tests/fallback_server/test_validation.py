@@ -22,6 +22,7 @@ def zeros(*shape, dtype=np.float32):
         (TWO, {"a": zeros(4, 2), "b": zeros(4, 2, dtype=np.int32)}, 4),
         (SCALAR, {"a": zeros()}, 1),
         (ANY, {"a": zeros(7, 7, 7)}, 1),
+        (ONE, {"a": zeros(0, 8, 3)}, 0),
     ],
 )
 def test_rows_of_what_fits(spec, inputs, rows):
@@ -36,7 +37,6 @@ def test_rows_of_what_fits(spec, inputs, rows):
         (ONE, {"a": zeros(1, 9, 3)}, "input 'a': expected float32 [-1, 8, -1], got float32 [1, 9, 3]"),
         (ONE, {"a": zeros(1, 8, 3, dtype=np.float64)}, "expected float32 [-1, 8, -1], got float64 [1, 8, 3]"),
         (ONE, {"a": np.full((1, 8, 3), b"", object)}, "expected float32 [-1, 8, -1], got string [1, 8, 3]"),
-        (ONE, {"a": zeros(0, 8, 3)}, "the inputs have no rows: ['a']"),
         (SCALAR, {"a": zeros(1)}, "input 'a': expected float32 [], got float32 [1]"),
         (
             TWO,
