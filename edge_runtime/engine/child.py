@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from edge_runtime.engine.origin import Origin
+from edge_runtime.engine.threads import run
 from edge_runtime.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ _SHOWN_CHARACTERS = 400
 
 _PIPE_BYTES = 2**16
 """What Linux keeps in a pipe: all that a child that has ended can have left there."""
+
+_START_LIMIT_S = 20.0
+"""Until the thread that starts a child has done so: milliseconds, unless memory is short or the machine swaps."""
 
 _LOOK_AGAIN_MS = 500
 """How often to look whether the child has ended, on kernels before 5.3, which have no pidfd."""
@@ -78,9 +82,15 @@ class Child:
         self._error: Exception | None = None
         self._started, self._ended, self._told = threading.Event(), threading.Event(), threading.Event()
         self._tells_more = False
+        self._given_up = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name=f"edge-worker-{name}", daemon=True)
-        self._watcher.start()
-        self._started.wait()
+        try:
+            run(self._watcher, self._started, _START_LIMIT_S)
+        except (RuntimeError, MemoryError) as error:
+            # It may come late: then it starts nothing, or ends what it has started.
+            self._given_up.set()
+            self.kill()
+            raise EngineFailed(f"{name}: no worker can be started: {error or 'memory is short'}") from error
         if self._error is not None:
             raise EngineFailed(f"{name}: no worker can be started: {self._error}") from self._error
 
@@ -123,6 +133,8 @@ class Child:
         return f"{how}{doing}; it printed: {text}" if text else f"{how}{doing}, and printed nothing"
 
     def _watch(self) -> None:
+        if self._given_up.is_set():
+            return
         try:
             process = self._popen()
         except Exception as error:  # noqa: BLE001  it is raised where the child was asked for
@@ -132,6 +144,8 @@ class Child:
             return
         self._process, self.pid = process, process.pid
         self._started.set()
+        if self._given_up.is_set():
+            process.kill()
         with process:
             assert process.stdout is not None
             self._read_to_its_end(process, process.stdout.fileno())
