@@ -16,6 +16,9 @@ import msgspec
 from converter.artifact import Signature
 from edge_runtime.types import Arrays
 
+Loss = tuple[str, Literal["crashed", "stuck", "vanished"]]
+"""Why something can be used no more: in words, and by cause."""
+
 
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All that is needed to open a session of a file, as plain values: it travels to worker processes as it is.
@@ -45,8 +48,29 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     weight_cache: str = ""
 
 
+class Worker(Protocol):
+    """A process that a session runs in, perhaps with others. Thread-safe."""
+
+    @property
+    def loss(self) -> Loss | None:
+        """Why it can be used no more; None while it can."""
+        ...
+
+    def end(self, reason: str, cause: Literal["crashed", "stuck", "vanished"]) -> None:
+        """Kills it with all that runs there, and returns at once; whoever asked to be told of its death is."""
+        ...
+
+    def close(self) -> None:
+        """Kills and reaps it, and frees what it had. Again: does nothing."""
+        ...
+
+
 class Session(Protocol):
-    """A file that is loaded and ready. One caller at a time, unless `slots` says otherwise."""
+    """A file that is loaded and ready. One caller at a time, unless `slots` says otherwise.
+
+    One that runs in worker processes has them as `workers`: it is lost with any of them. Others have no such attribute,
+    and nothing to do with a worker's death.
+    """
 
     @property
     def slots(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from converter.artifact import VARIABLE, Signature, Variant
-from edge_runtime.engine.base import Session
+from edge_runtime.engine.base import Loss, Session, Worker
 from edge_runtime.engine.quantization import Codec, codec
 from edge_runtime.pixels import Pixels
 from edge_runtime.types import Arrays
@@ -18,6 +18,7 @@ class Engine:
         place: What a reply says of it: `device:cpu`, `device:edgetpu:usb:0`.
         slots: How many callers may be in `run` at once.
         runs: How many runs have ended well. A count that callers of several threads may lose one of.
+        workers: The processes that it runs in: several for a pipeline, none for one that runs in this process.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Engine:
         self.place = f"device:{device}"
         self.slots = session.slots
         self.runs = 0
+        self.workers: tuple[Worker, ...] = getattr(session, "workers", ())
         self._name = variant.name
         self._session = session
         self._codecs: dict[str, Codec | None] = {
@@ -58,6 +60,11 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self._name} on {self.place}, {self._session!r}>"
+
+    @property
+    def loss(self) -> Loss | None:
+        """Why it can run no more, where a worker process of its own has ended; else None."""
+        return next((worker.loss for worker in self.workers if worker.loss is not None), None)
 
     def run(self, signature: str, inputs: Arrays, limit_s: float | None = None) -> Arrays:
         """Runs one signature. The outputs are copies: they stay valid after the next run.

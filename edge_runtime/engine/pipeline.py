@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from converter.artifact import Signature
-from edge_runtime.engine.base import Session
+from edge_runtime.engine.base import Session, Worker
 from edge_runtime.engine.origin import Origin
 from edge_runtime.engine.wiring import wiring
 from edge_runtime.errors import EngineFailed, EngineLost, PackageRefused
@@ -31,6 +31,7 @@ class PipelineSession:
 
     Attributes:
         slots: The devices, and `PLACES_BETWEEN` them.
+        workers: The segments' processes, in their order; none where they run in this one.
     """
 
     def __init__(self, sessions: Sequence[Session], signatures: Sequence[Signature], *, subject: str) -> None:
@@ -55,6 +56,7 @@ class PipelineSession:
         self._subject = subject
         self._signature = signatures[0].name
         self._stages = tuple(_Stage(session) for session in sessions)
+        self.workers: tuple[Worker, ...] = tuple(one for each in sessions for one in getattr(each, "workers", ()))
         self._loss: tuple[str, Literal["crashed", "stuck", "vanished"]] | None = None
         self._origin = Origin()
         self.slots = len(sessions) + PLACES_BETWEEN * (len(sessions) - 1)

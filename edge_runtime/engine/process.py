@@ -26,7 +26,7 @@ import msgspec
 
 from converter.artifact import Signature
 from edge_runtime.engine import wire
-from edge_runtime.engine.base import SessionSpec
+from edge_runtime.engine.base import Loss, SessionSpec
 from edge_runtime.engine.child import Child
 from edge_runtime.engine.exchanges import Exchanges
 from edge_runtime.engine.origin import Origin
@@ -69,9 +69,10 @@ class WorkerProcess:
             name: What logs and errors call it: the device string.
             clock: Monotonic seconds.
             start_limit_s: Seconds from now in which it must be ready; the first `open` waits for that.
-            on_death: Called once if the process ends before `close` was called: by itself, or killed because a run
-                took too long. In the thread that watches it, which holds no lock; `close` may be called from there,
-                and does not wait for it elsewhere. A process that ends at once may do so before this returns.
+            on_death: Called once if the process ends otherwise than by a `close` while it was well: by itself, by
+                `end`, or killed because a run took too long. In the thread that watches it, which holds no lock;
+                `close` may be called from there, and does not wait for it elsewhere. A process that ends at once may
+                do so before this returns.
 
         Raises:
             EngineFailed: no process can be started.
@@ -85,26 +86,33 @@ class WorkerProcess:
         self._ready = False
         self._lock = threading.Lock()
         self._in_step = True
-        self._loss: tuple[str, _Cause] | None = None
+        self._loss: Loss | None = None
         self._closed = False
+        self._ends_well = False
         self._sequence = 0
         self._numbers = itertools.count(1)
         self._to_close: list[int] = []
         self._exchanges: dict[int, Exchanges] = {}
-        self._inbox, self._outbox = Arena.make("edge-inbox"), Arena.make("edge-outbox")
-        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-        descriptors = (other.fileno(), self._inbox.descriptor, self._outbox.descriptor)
-        arguments = [*map(str, descriptors), str(os.getpid())]
         try:
-            self._child = Child(name, "edge_runtime.engine.worker", arguments, descriptors, self._ended)
-        except BaseException:
-            self._closed = True
-            self._free()
-            raise
-        finally:
-            other.close()
+            self._begin()
+        except (OSError, MemoryError) as error:
+            said = getattr(error, "strerror", None) or error or "memory is short"
+            raise EngineFailed(f"{name}: no worker can be started: {said}") from error
+
+    def _begin(self) -> None:
+        """Makes what both processes share, and starts the other one; leaves nothing behind if that fails."""
+        with contextlib.ExitStack() as made:
+            self._inbox = made.enter_context(contextlib.closing(Arena.make("edge-inbox")))
+            self._outbox = made.enter_context(contextlib.closing(Arena.make("edge-outbox")))
+            self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            made.enter_context(self._socket)
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
+            with other:
+                descriptors = (other.fileno(), self._inbox.descriptor, self._outbox.descriptor)
+                arguments = [*map(str, descriptors), str(os.getpid())]
+                self._child = Child(self._name, "edge_runtime.engine.worker", arguments, descriptors, self._ended)
+            made.pop_all()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "alive" if self.alive else "lost" if self._origin.is_here else "inherited"
@@ -114,6 +122,13 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether it can be used here: it was neither closed nor given up, and its process has not ended."""
         return self._loss is None and self._child.alive and self._origin.is_here
+
+    @property
+    def loss(self) -> Loss | None:
+        """See `Worker`."""
+        if self._loss is None and not self._child.alive:
+            self._note_end("")
+        return self._loss
 
     @property
     def pid(self) -> int:
@@ -186,6 +201,11 @@ class WorkerProcess:
         self._to_close.append(number)
         self._close_sessions()
 
+    def end(self, reason: str, cause: _Cause) -> None:
+        """See `Worker`. In a forked process: does nothing."""
+        if self._origin.is_here:
+            self._give_up(f"{self._process} was ended: {reason}", cause)
+
     def close(self) -> None:
         """Kills and reaps the process; runs that go on raise EngineLost. Never takes long. Again: does nothing.
 
@@ -193,6 +213,7 @@ class WorkerProcess:
         """
         if not self._origin.is_here:
             return
+        self._ends_well = self._ends_well or self.alive
         self._closed = True
         self._give_up(f"{self._process} was closed", "vanished")
         if not self._child.wait(_END_LIMIT_S):
@@ -329,7 +350,7 @@ class WorkerProcess:
     def _ended(self) -> Callable[[], None] | None:
         """Called in the child's thread; what it returns is called last."""
         self._hang_up()
-        return None if self._closed else self._on_death
+        return None if self._ends_well else self._on_death
 
     def _hang_up(self) -> None:
         """Wakes who waits for an answer."""
@@ -352,12 +373,14 @@ class ProcessSession:
         slots: 1.
         tensors: The file's own tensors in its order, as a signature named "", where the specification has none; else
             None.
+        workers: The process.
     """
 
     slots = 1
 
     def __init__(self, worker: WorkerProcess, number: int, spec: SessionSpec, tensors: Signature | None) -> None:
         self.tensors = tensors
+        self.workers = (worker,)
         self._worker = worker
         self._number = number
         self._subject = spec.subject

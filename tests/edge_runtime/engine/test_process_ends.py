@@ -1,5 +1,6 @@
 import gc
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -121,3 +122,38 @@ def test_workers_need_no_collection():
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 3, 4])
+def test_one_that_can_not_be_started_leaves_no_descriptor(free):
+    """Where the process has hardly a descriptor left, no worker is made, the error is named, and none is lost."""
+    before = descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open("/dev/null", os.O_RDONLY)]
+    try:
+        # New descriptors take the lowest numbers: all gaps are filled first.
+        while held[-1] < max(int(one.name) for one in Path("/proc/self/fd").iterdir()) - 1:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1 + free, limits[1]))
+        with pytest.raises(EngineFailed, match="no worker can be started"):
+            WorkerProcess("cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for one in held:
+            os.close(one)
+    assert descriptors() == before
+
+
+def test_one_that_is_ended_is_told_as_a_death():
+    """Who shares a worker hears that another one has ended it, and why."""
+    told = []
+    worker = WorkerProcess("cpu", on_death=lambda: told.append(worker.loss))
+    session = worker.open(SPEC, scale_model(2.0), LIMIT_S)
+    assert session.workers == (worker,)
+    assert worker.loss is None
+    worker.end("its runs fail", "crashed")
+    worker.close()
+    until(lambda: told)
+    ((text, cause),) = told
+    assert text.endswith("was ended: its runs fail")
+    assert cause == "crashed"
