@@ -124,7 +124,7 @@ def test_refusals(stand, asked, error, text):
 
 def test_a_refused_call_harms_no_other_in_its_list(stand):
     """Good and bad calls in one list: each gets its own answer."""
-    good, bad, poisoned, other = stand.predict(call(1), call(1, rows=0), call(13), call(4))
+    good, bad, poisoned, other = stand.predict(call(1), call(1, output_filter=["q"]), call(13), call(4))
     assert good.outputs["y"].tolist() == [[2, 2]]
     assert isinstance(bad, InvalidInput)
     assert isinstance(poisoned, ExecutionFailed)
