@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import ssl
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.options import MAX_THREADS, BatchingOptions
+from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
+from fallback_server.core.model_config import ModelConfig, check_configs
 from fallback_server.executors.saved_model import SavedModelOptions
+from fallback_server.flag_table import DEFAULT_METRICS_PATH, MAX_MESSAGE_BYTES
 
 DEFAULT_MODEL_NAME = "default"
 """TensorFlow Serving's name for the model of a base path that is given without one."""
@@ -16,9 +22,56 @@ DEFAULT_MODEL_NAME = "default"
 MAX_WAIT_S = 86_400.0
 """A day: the longest that is waited between two looks at the disk, or for what is in flight."""
 
+MIN_MESSAGE_BYTES = 1024
+"""Less holds not even a status."""
 
-class ConfigInvalid(ValueError):
-    """An option is out of its bounds, or names what isn't there. The text is for whoever started the server."""
+
+class ConfigInvalid(ConfigRefused, ValueError):
+    """An option is out of its bounds, or names what isn't there. The text is for whoever runs the server.
+
+    Attributes:
+        faults: All that is wrong, a line each.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """What TLS is spoken with; the content of PEM files, and not their paths.
+
+    Attributes:
+        key_pem: The server's private key.
+        certificate_pem: Its certificate, and those between it and the root.
+        client_ca_pem: Who signs clients' certificates; empty for none.
+        client_verify: Whether a client must show one.
+    """
+
+    key_pem: bytes = field(repr=False)
+    certificate_pem: bytes = field(repr=False)
+    client_ca_pem: bytes = field(default=b"", repr=False)
+    client_verify: bool = False
+
+    def __post_init__(self) -> None:
+        for name, pem in (("server_key", self.key_pem), ("server_cert", self.certificate_pem)):
+            if b"-----BEGIN " not in pem:
+                raise ConfigInvalid(f"--ssl_config_file: {name} must be PEM text")
+        if self.client_ca_pem and b"-----BEGIN CERTIFICATE-----" not in self.client_ca_pem:
+            raise ConfigInvalid("--ssl_config_file: custom_ca must be PEM text")
+        if self.client_verify and not self.client_ca_pem:
+            raise ConfigInvalid("--ssl_config_file: client_verify needs custom_ca, by which clients are verified")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the server's own certificate in DER, in hex; empty where it is no certificate."""
+        first = self.certificate_pem.partition(b"-----END CERTIFICATE-----")[0] + b"-----END CERTIFICATE-----\n"
+        begin = first.find(b"-----BEGIN CERTIFICATE-----")
+        try:
+            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first[max(begin, 0) :].decode("ascii"))).hexdigest()
+        except ValueError:
+            return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +80,60 @@ class NetworkOptions:
 
     Attributes:
         host: Name or address; 0.0.0.0 for all.
-        port: 0 picks a free one.
+        port: Of gRPC; 0 picks a free one.
+        socket_path: A UNIX socket for gRPC beside the port; None for none.
+        rest_port: Of REST; 0 picks a free one, None is for none.
         mdns: Whether it is announced.
-        server_id: In the announcement and the log; made up at each start unless given.
+        mdns_interfaces: Where: `default`, `all`, or names and addresses of interfaces.
+        server_id: In the announcement, the catalog and the log; made up at each start unless given.
+        tls: What gRPC is spoken with; None for plain text.
+        max_message_bytes: The largest message that is taken or sent.
+        cors: Whether pages of other origins may call REST.
+        rest_timeout_s: After which a call of REST is given up.
+        rest_threads: Threads that read and write REST's large messages.
+        grpc_threads: Threads that read and write gRPC's large messages.
+        channel_arguments: Given to gRPC as they are.
+        allow_remote_control: Whether callers may change what is served.
+        transport: What speaks gRPC.
     """
 
     host: str = "127.0.0.1"
     port: int = 8500
+    socket_path: Path | None = None
+    rest_port: int | None = None
     mdns: bool = True
+    mdns_interfaces: tuple[str, ...] = ("default",)
     server_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tls: TlsFiles | None = None
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    cors: bool = False
+    rest_timeout_s: float = 30.0
+    rest_threads: int = 2
+    grpc_threads: int = 2
+    channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    allow_remote_control: bool = True
+    transport: str = "grpcio"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ConfigInvalid(f"--port must be from 0 to 65535, got {self.port}")
+        _bounded("--port", self.port, 0, 65535)
+        if self.rest_port is not None:
+            _bounded("--rest_api_port", self.rest_port, 0, 65535)
+            if self.rest_port and self.rest_port == self.port:
+                raise ConfigInvalid(f"--rest_api_port must be another than --port, both are {self.port}")
         if not self.host:
             raise ConfigInvalid("--host must not be empty")
+        _bounded("--max_message_bytes", self.max_message_bytes, MIN_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
+        _bounded("--rest_api_num_threads", self.rest_threads, 1, MAX_THREADS)
+        _bounded("--grpc_max_threads", self.grpc_threads, 1, MAX_THREADS)
+        if not 0 < self.rest_timeout_s <= MAX_WAIT_S:
+            raise ConfigInvalid(
+                f"--rest_api_timeout_in_ms must be over 0 and at most {MAX_WAIT_S * 1e3:.0f}, "
+                f"got {self.rest_timeout_s * 1e3:.0f}"
+            )
+        if {"default", "all"}.intersection(self.mdns_interfaces) and len(self.mdns_interfaces) > 1:
+            raise ConfigInvalid(
+                f"--mdns_interfaces must be default, all, or names and addresses, got {','.join(self.mdns_interfaces)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,30 +142,43 @@ class SourceOptions:
 
     Attributes:
         repository: Holds NAME/VERSION/saved_model.pb; None for none.
-        models: Model name -> base path, which holds VERSION/saved_model.pb.
+        configs: The models that are listed.
+        config_file: Where they are listed, to be read again; None where they are not in a file.
+        config_poll_s: Time between two looks at that file; 0 for none.
         poll_wait_s: Time between two looks at the disk; 0 looks at the start alone.
+        allow_labels_for_unavailable: Whether a new label may point to a version that is not available yet.
+        unpack_dir: Where archives are unpacked; None for beside them.
+        max_unpacked_bytes: The most that one archive may hold.
     """
 
     repository: Path | None = None
-    models: dict[str, Path] = field(default_factory=dict)
+    configs: tuple[ModelConfig, ...] = ()
+    config_file: Path | None = None
+    config_poll_s: float = 0.0
     poll_wait_s: float = 1.0
+    allow_labels_for_unavailable: bool = False
+    unpack_dir: Path | None = None
+    max_unpacked_bytes: int = 2**34
 
     def __post_init__(self) -> None:
-        if self.repository is None and not self.models:
-            raise ConfigInvalid("nothing to serve: give --model_repository=DIR or --model_base_path=DIR")
-        if self.repository is not None and not self.repository.is_dir():
-            raise ConfigInvalid(f"--model_repository={self.repository} is no directory")
-        for path in self.models.values():
-            if not path.is_dir():
-                raise ConfigInvalid(f"--model_base_path={path} is no directory")
-        if any(not name or "/" in name for name in self.models):
-            raise ConfigInvalid(f"--model_name must be a name without slashes, got {sorted(self.models)}")
-        if not self.poll_wait_s >= 0:
-            raise ConfigInvalid(f"--file_system_poll_wait_seconds must be at least 0, got {self.poll_wait_s}")
-        if self.poll_wait_s > MAX_WAIT_S:
+        if self.repository is None and not self.configs and self.config_file is None:
             raise ConfigInvalid(
-                f"--file_system_poll_wait_seconds must be at most {MAX_WAIT_S:.0f}, got {self.poll_wait_s}"
+                "nothing to serve: give --model_repository=DIR or --model_base_path=DIR, "
+                "or list models in --model_config_file=FILE or --config=FILE"
             )
+        for flag, path in (("--model_repository", self.repository), ("--unpack_dir", self.unpack_dir)):
+            if path is not None and not path.is_dir():
+                raise ConfigInvalid(f"{flag}={path} is no directory")
+        check_configs(self.configs)
+        _bounded("--file_system_poll_wait_seconds", self.poll_wait_s, 0, MAX_WAIT_S)
+        _bounded("--model_config_file_poll_wait_seconds", self.config_poll_s, 0, MAX_WAIT_S)
+        if self.max_unpacked_bytes < 1:
+            raise ConfigInvalid(f"--max_unpacked_bytes must be at least 1, got {self.max_unpacked_bytes}")
+
+    @property
+    def models(self) -> Mapping[str, Path]:
+        """Model name -> base path, of those that are listed."""
+        return {config.name: config.base_path for config in self.configs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +191,8 @@ class ServerOptions:
         manager: How versions are loaded.
         batching: How requests are merged.
         saved_model: How TensorFlow runs.
+        warm_up: Whether versions are run before they serve.
+        metrics_path: Where REST gives the metrics out; None for nowhere.
         grace_s: How long requests in flight have when it stops.
     """
 
@@ -94,10 +201,18 @@ class ServerOptions:
     manager: ManagerOptions = field(default_factory=ManagerOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     saved_model: SavedModelOptions = field(default_factory=SavedModelOptions)
+    warm_up: bool = True
+    metrics_path: str | None = DEFAULT_METRICS_PATH
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if not self.grace_s >= 0:
-            raise ConfigInvalid(f"--grace_s must be at least 0, got {self.grace_s}")
-        if self.grace_s > MAX_WAIT_S:
-            raise ConfigInvalid(f"--grace_s must be at most {MAX_WAIT_S:.0f}, got {self.grace_s}")
+        _bounded("--grace_s", self.grace_s, 0, MAX_WAIT_S)
+        if self.metrics_path is not None and not self.metrics_path.startswith("/"):
+            raise ConfigInvalid(f"--monitoring_config_file: path must begin with a slash, got {self.metrics_path!r}")
+
+
+def _bounded(flag: str, value: float, least: int, most: float) -> None:
+    if not value >= least:
+        raise ConfigInvalid(f"{flag} must be at least {least}, got {value}")
+    if value > most:
+        raise ConfigInvalid(f"{flag} must be at most {most:.0f}, got {value}")

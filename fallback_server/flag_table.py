@@ -1,0 +1,267 @@
+"""The table of flags: what can be set, what it is by default, and which of TensorFlow Serving's are not had."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fallback_server.batching.options import BatchingOptions
+from fallback_server.core.manager import ManagerOptions
+
+Value = bool | int | float | str | None
+
+DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
+"""TensorFlow Serving's."""
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""gRPC frames a message with 32 bits, and its bound is a signed number."""
+
+
+class Group(enum.Enum):
+    """Where a flag stands in the help."""
+
+    MODELS = "Models"
+    LOADING = "Loading"
+    NETWORK = "Network"
+    REST = "REST and metrics"
+    BATCHING = "Batching"
+    TENSORFLOW = "TensorFlow"
+    PROCESS = "Process"
+
+
+class Kind(enum.Enum):
+    """What a flag's value is; in words."""
+
+    BOOL = "true or false"
+    INT = "a whole number"
+    FLOAT = "a number"
+    TEXT = "a text"
+    PATH = "a path"
+    LIST = "a list with commas"
+
+    @property
+    def type(self) -> type[bool | int | float | str]:
+        """The type of its values."""
+        return {Kind.BOOL: bool, Kind.INT: int, Kind.FLOAT: float}.get(self, str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: With underscores.
+        kind: What its value is.
+        default: Its value where it isn't given; None for none, or for one that depends on others.
+        help: What it does.
+        group: Where it stands in the help.
+        metavar: What stands for the value in the help.
+        choices: All values that there are; empty for any.
+        only: The one value that this server can do, and why; for what TensorFlow Serving can turn off.
+        serving: Whether TensorFlow Serving has it, with this meaning.
+        in_file: Whether `--config` may give it.
+    """
+
+    name: str
+    kind: Kind
+    default: Value = None
+    help: str
+    group: Group
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    only: tuple[Value, str] | None = None
+    serving: bool = False
+    in_file: bool = True
+
+    @property
+    def shape(self) -> str:
+        """What stands for the value in the help."""
+        shapes = {Kind.INT: "N", Kind.FLOAT: "X", Kind.TEXT: "TEXT", Kind.PATH: "PATH", Kind.LIST: "A,B"}
+        return self.metavar or "|".join(self.choices) or shapes.get(self.kind, "true|false")
+
+
+_BATCHING = BatchingOptions()
+_MANAGER = ManagerOptions()
+_CPUS = len(os.sched_getaffinity(0))
+
+_BOOL, _INT, _FLOAT, _TEXT, _PATH, _LIST = Kind
+
+_Row = tuple[str, Kind, Value, str, str]
+"""Name, kind, default, what stands for the value in the help, help. A name with a star is TensorFlow Serving's too."""
+
+
+def _flags(group: Group, *rows: _Row) -> list[Flag]:
+    return [
+        Flag(
+            name=name.lstrip("*"),
+            kind=kind,
+            default=default,
+            metavar=metavar,
+            help=text,
+            group=group,
+            serving=name.startswith("*"),
+        )
+        for name, kind, default, metavar, text in rows
+    ]
+
+
+_MODELS = _flags(
+    Group.MODELS,
+    ("model_repository", _PATH, None, "DIR", "holds NAME/VERSION/saved_model.pb: every model below it is served"),
+    ("*model_base_path", _PATH, None, "DIR", "holds VERSION/saved_model.pb of one model"),
+    ("*model_name", _TEXT, None, "NAME", "of --model_base_path; 'default' if left out"),
+    ("model_version_policy", _TEXT, None, "latest(N)|all|N,N", "which versions of --model_base_path; latest(1)"),
+    ("*model_config_file", _PATH, None, "FILE", "the models that are served: a ModelServerConfig as text"),
+    (
+        "*model_config_file_poll_wait_seconds",
+        _FLOAT,
+        0.0,
+        "",
+        "between looks at the file that lists the models; 0: it is read at the start, at SIGHUP and when asked to",
+    ),
+    ("*file_system_poll_wait_seconds", _FLOAT, 1.0, "", "between looks at the disk for versions; 0: look once"),
+    (
+        "*allow_version_labels_for_unavailable_models",
+        _BOOL,
+        False,
+        "",
+        "lets a label that is new point to a version that is not available yet",
+    ),
+    ("unpack_dir", _PATH, None, "DIR", "where archives of versions are unpacked; beside them if left out"),
+    ("max_unpacked_bytes", _INT, 2**34, "", "the most that one archive may hold"),
+)
+
+_LOADING = _flags(
+    Group.LOADING,
+    ("*num_load_threads", _INT, _MANAGER.num_load_threads, "", "versions that load at a time; 0 is as 1"),
+    ("*num_unload_threads", _INT, _MANAGER.num_unload_threads, "", "versions that unload at a time; 0 is as 1"),
+    ("*max_num_load_retries", _INT, _MANAGER.max_num_load_retries, "", "of a load that failed, while its files stay"),
+    (
+        "*load_retry_interval_micros",
+        _INT,
+        int(_MANAGER.load_retry_interval_s * 1e6),
+        "",
+        "between two attempts to load; below 0 is as 0",
+    ),
+    ("*enable_model_warmup", _BOOL, True, "", "runs a version before it serves: on its recorded requests, or on zeros"),
+)
+
+_NETWORK = _flags(
+    Group.NETWORK,
+    ("host", _TEXT, "127.0.0.1", "ADDRESS", "to listen on; 0.0.0.0 for all"),
+    ("*port", _INT, 8500, "", "of gRPC; 0 picks a free one"),
+    ("*grpc_socket_path", _PATH, None, "PATH", "a UNIX socket for gRPC, beside the port"),
+    ("transport", _TEXT, "grpcio", "", "what speaks gRPC"),
+    ("*grpc_max_threads", _INT, max(2, _CPUS), "", "that read and write large messages; one more takes all calls"),
+    ("*grpc_channel_arguments", _LIST, None, "KEY=VALUE,...", "given to gRPC, such as grpc.max_connection_age_ms=2000"),
+    ("max_message_bytes", _INT, MAX_MESSAGE_BYTES, "", "the largest message that is taken or sent"),
+    ("*ssl_config_file", _PATH, None, "FILE", "key and certificate: an SSLConfig as text, with PEM in it"),
+    ("allow_remote_control", _BOOL, True, "", "lets callers load, unload, label, roll back and configure models"),
+    ("mdns", _BOOL, True, "", "announces the server"),
+    ("mdns_interfaces", _LIST, "default", "default|all|NAME,ADDRESS", "that it is announced on"),
+    ("server_id", _TEXT, None, "ID", "in the announcement and the catalog; a random one if left out"),
+    ("*enable_grpc_healthcheck_service", _BOOL, True, "", "the standard health service"),
+    ("*enable_serialization_as_tensor_content", _BOOL, True, "", "answers hold their arrays as bytes"),
+)
+
+_REST = _flags(
+    Group.REST,
+    ("*rest_api_port", _INT, None, "", "of REST; 0: none. 8501 if left out, or with --port=0 a free one"),
+    ("*rest_api_num_threads", _INT, max(2, _CPUS), "", "that read and write large messages"),
+    ("*rest_api_timeout_in_ms", _INT, 30_000, "", "after which a call of REST is given up"),
+    ("*rest_api_enable_cors_support", _BOOL, False, "", "lets pages of other origins call"),
+    ("*monitoring_config_file", _PATH, None, "FILE", f"MonitoringConfig as text; without, {DEFAULT_METRICS_PATH}"),
+)
+
+_BATCHES = _flags(
+    Group.BATCHING,
+    ("*enable_batching", _BOOL, _BATCHING.enabled, "", "runs waiting requests together"),
+    ("*batching_parameters_file", _PATH, None, "FILE", "BatchingParameters as text; the flags below win over it"),
+    (
+        "*enable_per_model_batching_parameters",
+        _BOOL,
+        False,
+        "",
+        "reads batching_params.pbtxt of each version's folder; the threads stay one pool",
+    ),
+    ("max_batch_size", _INT, _BATCHING.max_batch_size_rows, "ROWS", "that are merged; a larger request runs alone"),
+    ("allowed_batch_sizes", _LIST, None, "ROWS,ROWS", "batches are padded up to one of these; the last is the largest"),
+    (
+        "batch_timeout_micros",
+        _INT,
+        _BATCHING.batch_timeout_us,
+        "",
+        "how long a request waits for others; 0: while all batch threads are busy",
+    ),
+    ("max_enqueued_batches", _INT, _BATCHING.max_enqueued_batches, "", "that wait for one signature"),
+    ("max_enqueued_bytes", _INT, _BATCHING.max_enqueued_bytes, "", "of input that wait in all queues"),
+    ("num_batch_threads", _INT, max(1, _CPUS), "", "batches that run at a time"),
+)
+
+_TENSORFLOW = _flags(
+    Group.TENSORFLOW,
+    ("*saved_model_tags", _LIST, "serve", "TAG,TAG", "of the graph in a SavedModel that is served"),
+    ("*tensorflow_session_parallelism", _INT, 0, "", "threads, for both flags below; 0: TensorFlow chooses"),
+    ("*tensorflow_intra_op_parallelism", _INT, 0, "", "threads of one operation; 0: TensorFlow chooses"),
+    ("*tensorflow_inter_op_parallelism", _INT, 0, "", "operations that run at a time; 0: TensorFlow chooses"),
+)
+
+_PROCESS = _flags(
+    Group.PROCESS,
+    ("config", _PATH, None, "FILE", "TOML with any of these flags, and [models.NAME]; the command line wins over it"),
+    ("log_level", _TEXT, "info", "", "what is written to stderr"),
+    ("grace_s", _FLOAT, 30.0, "", "for requests in flight when the server stops"),
+    ("*version", _BOOL, False, "", "prints the version"),
+    ("help", _BOOL, False, "", "prints this"),
+)
+
+_MORE: dict[str, dict[str, Any]] = {
+    "log_level": {"choices": ("debug", "info", "warning", "error")},
+    "transport": {"choices": ("grpcio", "native"), "only": ("grpcio", "gRPC is spoken by grpcio alone so far")},
+    "enable_grpc_healthcheck_service": {"only": (True, "health can always be asked for")},
+    "enable_serialization_as_tensor_content": {"only": (True, "all of TensorFlow's own readers take tensor_content")},
+    "config": {"in_file": False},
+    "version": {"in_file": False},
+    "help": {"in_file": False},
+}
+
+_ALL = (_MODELS, _LOADING, _NETWORK, _REST, _BATCHES, _TENSORFLOW, _PROCESS)
+
+FLAGS: Mapping[str, Flag] = {
+    flag.name: dataclasses.replace(flag, **_MORE.get(flag.name, {})) for flags in _ALL for flag in flags
+}
+"""Every flag of the server, by name."""
+
+_TFLITE = "a version is served from its SavedModel; TensorFlow Lite models run on the devices"
+_GPU = "models run on CPUs here"
+_TPU = "there is no TPU here"
+_SESSION = "TensorFlow's threads are set by --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism"
+
+REFUSED: Mapping[str, str] = {
+    "enable_profiler": "no profiler runs in the server; see its metrics",
+    "enable_signature_method_name_check": "signatures of TensorFlow 2 carry no such names; what Classify and Regress "
+    "need is checked on the signature's outputs",
+    "flush_filesystem_caches": "models live in processes of their own, and the system drops its cache when it needs to",
+    "force_allow_any_version_labels_for_unavailable_models": "a label that answers must not be moved to a version "
+    "that doesn't; --allow_version_labels_for_unavailable_models lets new ones wait",
+    "mixed_precision": "it changes a model's answers; export the model in the precision that is wanted",
+    "num_request_iterations_for_warmup": "each recorded request is run once",
+    "num_tflite_interpreters_per_pool": _TFLITE,
+    "num_tflite_pools": _TFLITE,
+    "per_process_gpu_memory_fraction": _GPU,
+    "platform_config_file": "there is one platform, tensorflow, and flags for what can be set of it",
+    "prefer_tflite_model": _TFLITE,
+    "remove_unused_fields_from_bundle_metagraph": "the server keeps no graph: its signatures alone",
+    "skip_initialize_tpu": _TPU,
+    "tensorflow_session_config_file": _SESSION,
+    "thread_pool_factory_config_file": _SESSION,
+    "use_alts_credentials": "ALTS works on Google's machines alone; --ssl_config_file sets up TLS",
+    "use_tflite_model": _TFLITE,
+    "xla_cpu_compilation_enabled": "graphs are run as they were exported",
+    "xla_gpu_compilation_enabled": _GPU,
+}
+"""TensorFlow Serving's flags that this server doesn't have, and why."""

@@ -1,0 +1,311 @@
+"""What flags and files say, as the server's options. All that is wrong is found, not the first fault alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fallback_server.batching.options import BatchingOptions
+from fallback_server.config import (
+    DEFAULT_MODEL_NAME,
+    ConfigInvalid,
+    NetworkOptions,
+    ServerOptions,
+    SourceOptions,
+    TlsFiles,
+)
+from fallback_server.config_file import (
+    read_batching,
+    read_metrics_path,
+    read_model_configs,
+    read_tls,
+    read_toml,
+    version_policy,
+    with_largest,
+)
+from fallback_server.core.errors import ConfigRefused
+from fallback_server.core.manager import ManagerOptions
+from fallback_server.core.model_config import ModelConfig, VersionPolicy
+from fallback_server.executors.saved_model import SavedModelOptions
+from fallback_server.flag_table import DEFAULT_METRICS_PATH, Value
+from fallback_server.flags import Parsed, Settings
+from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
+
+DEFAULT_REST_PORT = 8501
+"""TensorFlow Serving's, in its container."""
+
+T = TypeVar("T")
+
+_FLAG_NAMES = {
+    "max_batch_size_rows": "max_batch_size",
+    "batch_timeout_us": "batch_timeout_micros",
+    "load_retry_interval_s": "load_retry_interval_micros / 1000000",
+    "intra_op_parallelism": "tensorflow_intra_op_parallelism",
+    "inter_op_parallelism": "tensorflow_inter_op_parallelism",
+}
+"""Options whose flags have another name; the others have the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a command line and its files come to.
+
+    Attributes:
+        settings: The value of every flag.
+        options: None where there are faults.
+        faults: All that is wrong, a line each.
+        configs: The models that are listed, so far as they could be read.
+    """
+
+    settings: Settings
+    options: ServerOptions | None
+    faults: tuple[str, ...]
+    configs: tuple[ModelConfig, ...] = ()
+
+
+def read(parsed: Parsed) -> Reading:
+    """Reads the files that the command line names, and makes the options. Never raises for what they say."""
+    faults = _Faults(parsed.faults)
+    values: Mapping[str, Value] = {}
+    tables: tuple[ModelConfig, ...] | None = None
+    file = Settings(parsed.values).path("config")
+    unread = False
+    if file is not None:
+        found = faults.collect(lambda: read_toml(file))
+        unread = found is None
+        values, tables = found or ({}, None)
+    faults.lines += [f"{argument!r} is no flag; flags begin with --" for argument in parsed.arguments]
+    builder = _Builder(Settings(values, parsed.values), faults, tables=tables, file=file, unread=unread)
+    options = builder.options()
+    return Reading(builder.settings, None if faults.lines else options, tuple(faults.lines), builder.configs)
+
+
+def options_of(parsed: Parsed) -> ServerOptions:
+    """The options that a command line and its files come to.
+
+    Raises:
+        ConfigInvalid: with all that is wrong.
+    """
+    reading = read(parsed)
+    if reading.options is None:
+        raise ConfigInvalid(*reading.faults)
+    return reading.options
+
+
+class _Faults:
+    """Gathers what is wrong, so that one fault doesn't hide the others."""
+
+    def __init__(self, lines: tuple[str, ...]) -> None:
+        self.lines = list(lines)
+
+    def collect(self, make: Callable[[], T]) -> T | None:
+        """What `make` gives; None where it raises, and its faults are gathered."""
+        try:
+            return make()
+        except ConfigInvalid as error:
+            self.lines += error.faults
+        except ConfigRefused as error:
+            self.lines.append(str(error))
+        except AnnouncementInvalid as error:
+            self.lines.append(f"--server_id: {error}")
+        except ValueError as error:
+            self.lines.append(_as_flag(str(error)))
+        return None
+
+
+class _Builder:
+    """Makes the options, group by group."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        faults: _Faults,
+        *,
+        tables: tuple[ModelConfig, ...] | None,
+        file: Path | None,
+        unread: bool,
+    ) -> None:
+        self.settings = settings
+        self.configs: tuple[ModelConfig, ...] = ()
+        self._faults = faults
+        self._tables = tables
+        self._file = file
+        self._unread = unread
+
+    def options(self) -> ServerOptions | None:
+        """All groups; None where one of them is at fault."""
+        collect, settings = self._faults.collect, self.settings
+        network = collect(self._network)
+        source = collect(self._source)
+        manager = collect(self._manager)
+        batching = collect(self._batching)
+        saved_model = collect(self._saved_model)
+        metrics_path = collect(self._metrics_path)
+        if network is None or source is None or manager is None or batching is None or saved_model is None:
+            return None
+        return collect(
+            lambda: ServerOptions(
+                network=network,
+                source=source,
+                manager=manager,
+                batching=batching,
+                saved_model=saved_model,
+                warm_up=settings.switch("enable_model_warmup"),
+                metrics_path=metrics_path,
+                grace_s=settings.number("grace_s"),
+            )
+        )
+
+    def _network(self) -> NetworkOptions:
+        settings = self.settings
+        server_id = settings.text("server_id")
+        if settings.given("server_id"):
+            Announcement(server_id=server_id)
+        port = settings.integer("port")
+        return NetworkOptions(
+            host=settings.text("host"),
+            port=port,
+            socket_path=settings.path("grpc_socket_path"),
+            rest_port=self._rest_port(port),
+            mdns=settings.switch("mdns"),
+            mdns_interfaces=settings.texts("mdns_interfaces") or ("default",),
+            tls=self._tls(),
+            max_message_bytes=settings.integer("max_message_bytes"),
+            cors=settings.switch("rest_api_enable_cors_support"),
+            rest_timeout_s=settings.integer("rest_api_timeout_in_ms") / 1e3,
+            rest_threads=settings.integer("rest_api_num_threads"),
+            grpc_threads=settings.integer("grpc_max_threads"),
+            channel_arguments=self._channel_arguments(),
+            allow_remote_control=settings.switch("allow_remote_control"),
+            transport=settings.text("transport"),
+            **({"server_id": server_id} if server_id else {}),
+        )
+
+    def _rest_port(self, port: int) -> int | None:
+        if not self.settings.given("rest_api_port"):
+            return DEFAULT_REST_PORT if port else 0
+        return self.settings.integer("rest_api_port") or None
+
+    def _tls(self) -> TlsFiles | None:
+        path = self.settings.path("ssl_config_file")
+        return None if path is None else read_tls(path)
+
+    def _channel_arguments(self) -> tuple[tuple[str, int | str], ...]:
+        arguments: list[tuple[str, int | str]] = []
+        for text in self.settings.texts("grpc_channel_arguments"):
+            key, equals, value = text.partition("=")
+            if not (key and equals):
+                raise ConfigInvalid(f"--grpc_channel_arguments must be KEY=VALUE with commas, got {text!r}")
+            arguments.append((key, int(value) if value.removeprefix("-").isdecimal() else value))
+        return tuple(arguments)
+
+    def _source(self) -> SourceOptions | None:
+        settings = self.settings
+        file = settings.path("model_config_file")
+        one = settings.path("model_base_path")
+        sources = {
+            "--model_base_path": one is not None,
+            "--model_config_file": file is not None,
+            f"[models] in {self._file}": self._tables is not None,
+        }
+        given = [name for name, there in sources.items() if there]
+        if len(given) > 1:
+            raise ConfigInvalid(f"{' and '.join(given)} can't be used together: models are listed in one place")
+        if one is not None:
+            self.configs = (self._single(one),)
+        elif file is not None:
+            self.configs = read_model_configs(file)
+        elif self._tables is not None:
+            file, self.configs = self._file, self._tables
+        elif self._unread and settings.path("model_repository") is None:
+            return None  # What is served may well be said in the file that couldn't be read.
+        for name in ("model_name", "model_version_policy"):
+            if one is None and settings.given(name):
+                raise ConfigInvalid(f"--{name} needs --model_base_path=DIR")
+        return SourceOptions(
+            repository=settings.path("model_repository"),
+            configs=self.configs,
+            config_file=file,
+            config_poll_s=settings.number("model_config_file_poll_wait_seconds"),
+            poll_wait_s=settings.number("file_system_poll_wait_seconds"),
+            allow_labels_for_unavailable=settings.switch("allow_version_labels_for_unavailable_models"),
+            unpack_dir=settings.path("unpack_dir"),
+            max_unpacked_bytes=settings.integer("max_unpacked_bytes"),
+        )
+
+    def _single(self, base_path: Path) -> ModelConfig:
+        """The model of `--model_base_path`."""
+        name = self.settings.text("model_name") if self.settings.given("model_name") else DEFAULT_MODEL_NAME
+        if not base_path.is_dir():
+            raise ConfigInvalid(f"--model_base_path={base_path} is no directory")
+        if not name or "/" in name:
+            raise ConfigInvalid(f"--model_name must be a name without slashes, got {name!r}")
+        try:
+            given = self.settings.given("model_version_policy")
+            policy = version_policy(self.settings.text("model_version_policy")) if given else VersionPolicy()
+        except ConfigRefused as error:
+            raise ConfigInvalid(f"--model_version_policy {error}") from error
+        return ModelConfig(name=name, base_path=base_path.absolute(), version_policy=policy)
+
+    def _manager(self) -> ManagerOptions:
+        settings = self.settings
+        return ManagerOptions(
+            # TensorFlow Serving's 0 is "one after another", and a negative interval is none.
+            num_load_threads=settings.integer("num_load_threads") or 1,
+            num_unload_threads=settings.integer("num_unload_threads") or 1,
+            max_num_load_retries=settings.integer("max_num_load_retries"),
+            load_retry_interval_s=max(0, settings.integer("load_retry_interval_micros")) / 1e6,
+        )
+
+    def _batching(self) -> BatchingOptions:
+        settings = self.settings
+        enabled = settings.switch("enable_batching")
+        file = settings.path("batching_parameters_file")
+        if file is not None and not enabled:
+            raise ConfigInvalid("--batching_parameters_file is set without setting --enable_batching to true.")
+        if settings.switch("enable_per_model_batching_parameters") and not enabled:
+            raise ConfigInvalid("--enable_per_model_batching_parameters needs --enable_batching")
+        values: dict[str, Any] = {"num_batch_threads": settings.integer("num_batch_threads")}
+        values |= {} if file is None else read_batching(file)
+        by_flag = {name: _FLAG_NAMES.get(name, name) for name in (field.name for field in fields(BatchingOptions))}
+        for name, flag in by_flag.items():
+            if name == "allowed_batch_sizes" and settings.given(flag):
+                values[name] = self._sizes()
+            elif name.startswith(("max_", "batch_", "num_")) and settings.given(flag):
+                values[name] = settings.integer(flag)
+        per_model = settings.switch("enable_per_model_batching_parameters")
+        return BatchingOptions(enabled=enabled, per_model=per_model, **with_largest(values))
+
+    def _sizes(self) -> tuple[int, ...]:
+        texts = self.settings.texts("allowed_batch_sizes")
+        if not texts or not all(text.isdecimal() for text in texts):
+            raise ConfigInvalid(f"--allowed_batch_sizes must be whole numbers with commas, got {','.join(texts)!r}")
+        return tuple(map(int, texts))
+
+    def _saved_model(self) -> SavedModelOptions:
+        settings = self.settings
+        both = settings.integer("tensorflow_session_parallelism")
+        intra, inter = (settings.integer(f"tensorflow_{kind}_op_parallelism") for kind in ("intra", "inter"))
+        if both and (intra or inter):
+            raise ConfigInvalid(
+                "--tensorflow_session_parallelism sets both --tensorflow_intra_op_parallelism and "
+                "--tensorflow_inter_op_parallelism: give it, or these"
+            )
+        if both < 0:
+            raise ConfigInvalid(f"--tensorflow_session_parallelism must be at least 0, got {both}")
+        tags = settings.texts("saved_model_tags")
+        if not tags:
+            raise ConfigInvalid("--saved_model_tags must name a tag")
+        return SavedModelOptions(intra_op_parallelism=intra or both, inter_op_parallelism=inter or both, tags=tags)
+
+    def _metrics_path(self) -> str | None:
+        path = self.settings.path("monitoring_config_file")
+        return DEFAULT_METRICS_PATH if path is None else read_metrics_path(path)
+
+
+def _as_flag(message: str) -> str:
+    """An option class's refusal begins with the option's name."""
+    name, _, rest = message.partition(" ")
+    return f"--{_FLAG_NAMES.get(name, name)} {rest}"
