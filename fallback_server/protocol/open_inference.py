@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol, version 2: the names of its datatypes, and raw little-endian contents.
+"""Tensors of the Open Inference Protocol, version 2: its datatypes' names, raw little-endian contents, typed values.
 
 Raw BYTES are each four bytes of length, little-endian, and then the bytes; the other datatypes are their numbers in
 row-major order.
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fallback_server.protocol import tensors
+from fallback_server.protocol.proto import inference_pb2 as oip
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import MAX_ELEMENTS, MAX_RANK, TensorCodecError
 
@@ -36,6 +37,22 @@ _NUMPY: dict[str, np.dtype[np.generic]] = {
     "BYTES": np.dtype(object),
 }
 _NAMES = {dtype: name for name, dtype in _NUMPY.items()}
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Where typed values are. FP16 and BF16 have none."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -109,6 +126,11 @@ def write_raw(array: Array) -> bytes:
     Raises:
         TensorCodecError: the protocol has no datatype for it.
     """
+    return bytes(raw_view(array))
+
+
+def raw_view(array: Array) -> Buffer:
+    """As `write_raw`, but the array's own memory where its layout allows; it must not change until that is used."""
     datatype = datatype_of(array.dtype)
     if datatype == "BYTES":
         pieces: list[bytes] = []
@@ -116,9 +138,41 @@ def write_raw(array: Array) -> bytes:
             data = item if isinstance(item, bytes) else str(item).encode()
             pieces += (_LENGTH.pack(len(data)), data)
         return b"".join(pieces)
+    if not array.nbytes:
+        return b""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return array.tobytes()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def read_contents(contents: oip.InferTensorContents, datatype: str, shape: Sequence[int]) -> Array:
+    """Typed values as an array.
+
+    Raises:
+        TensorCodecError: as `read_raw`; or the values are in another datatype's field, out of the datatype's range, or
+            not as many as the shape needs.
+    """
+    dtype = numpy_dtype(datatype)
+    count = check_shape(shape)
+    field = _CONTENTS.get(datatype)
+    if field is None:
+        raise TensorCodecError(f"{datatype} comes as raw contents alone")
+    if foreign := [descriptor.name for descriptor, _ in contents.ListFields() if descriptor.name != field]:
+        raise TensorCodecError(f"{datatype} comes in {field}, got {', '.join(foreign)}")
+    values = getattr(contents, field)
+    if len(values) != count:
+        raise TensorCodecError(f"{len(values)} values for a tensor of shape {list(shape)}, which has {count}")
+    if dtype.kind == "O":
+        full = np.empty(count, object)
+        full[:] = list(values)
+        return full.reshape(shape)
+    if dtype.kind not in "iu":
+        return np.array(values, dtype).reshape(shape)
+    wide = np.array(values, np.uint64 if datatype == "UINT64" else np.int64)
+    bounds = np.iinfo(dtype)  # type: ignore[type-var]
+    if count and (int(wide.min()) < bounds.min or int(wide.max()) > bounds.max):
+        raise TensorCodecError(f"a value is out of {datatype}'s range, {bounds.min} to {bounds.max}")
+    return wide.astype(dtype).reshape(shape)
 
 
 def _read_strings(data: memoryview, count: int, shape: Sequence[int]) -> Array:

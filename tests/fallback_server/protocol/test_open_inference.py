@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from fallback_server.protocol.open_inference import datatype_of, numpy_dtype, read_raw, write_raw
+from fallback_server.protocol.open_inference import (
+    datatype_of,
+    numpy_dtype,
+    raw_view,
+    read_contents,
+    read_raw,
+    write_raw,
+)
+from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError
 
 DTYPES = ["BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"]
@@ -56,3 +64,48 @@ def test_contents_that_do_not_fit_are_refused(data, datatype, shape, text):
     """The text says what came and what the shape needs."""
     with pytest.raises(TensorCodecError, match=text):
         read_raw(data, datatype, shape)
+
+
+FIELDS = {"BOOL": "bool", "FP32": "fp32", "FP64": "fp64", "INT64": "int64", "UINT64": "uint64", "BYTES": "bytes"}
+
+
+def contents(array):
+    name = datatype_of(array.dtype)
+    field = FIELDS.get(name) or ("uint" if name.startswith("U") else "int")
+    return pb.InferTensorContents(**{f"{field}_contents": array.reshape(-1).tolist()})
+
+
+@given(
+    st.sampled_from([name for name in DTYPES if name != "FP16"]).flatmap(
+        lambda name: hn.arrays(numpy_dtype(name), hn.array_shapes(min_dims=0, max_dims=3, min_side=0))
+    )
+)
+def test_typed_values_read_back_as_the_same_array(array):
+    """Every datatype that has typed values, and strings."""
+    back = read_contents(contents(array), datatype_of(array.dtype), array.shape)
+    assert (back.dtype, back.tobytes()) == (array.dtype, array.tobytes())
+    strings = np.array([[b"a", b""]], object)
+    assert read_contents(contents(strings), "BYTES", [1, 2]).tolist() == strings.tolist()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "values", "said"),
+    [
+        ("INT8", [1], {"int_contents": [300]}, "out of INT8's range, -128 to 127"),
+        ("FP32", [2], {"fp32_contents": [1]}, "1 values.*which has 2"),
+        ("FP32", [1], {"fp64_contents": [1]}, "FP32 comes in fp32_contents, got fp64_contents"),
+        ("FP16", [1], {"fp32_contents": [1]}, "FP16 comes as raw contents alone"),
+    ],
+)
+def test_typed_values_that_do_not_fit_are_refused(datatype, shape, values, said):
+    """Values in a foreign field, out of range, of another number, or of a datatype that has none."""
+    with pytest.raises(TensorCodecError, match=said):
+        read_contents(pb.InferTensorContents(**values), datatype, shape)
+
+
+def test_a_view_is_the_arrays_own_memory():
+    """Nothing is copied but what lies in another order."""
+    array = np.arange(6, dtype=np.int32)
+    assert np.shares_memory(np.frombuffer(raw_view(array), np.int32), array)
+    for other in (array[::2], array.reshape(2, 3).T, array.astype(">i4")):
+        np.testing.assert_array_equal(read_raw(raw_view(other), "INT32", other.shape), other)
