@@ -1,35 +1,61 @@
-"""A loaded version as the server holds it: its executor, and a queue for each of its signatures."""
+"""A loaded version as the server holds it: its executor, a queue for each of its signatures, and what it has done."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue
 from fallback_server.core.servable import ServableId
-from fallback_server.executors.base import Executor, Signature
+from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.registry import Registry
+from fallback_server.package_info import PackageInfo, read_package
 from fallback_server.statistics import VersionStatistics
+from fallback_server.warmup import warm_up
+
+_WEIGHT = 0.1
+"""Of the newest run in the mean: some twenty runs tell of a model that has become slower."""
 
 
 class ServedModel:
     """What the manager keeps loaded.
 
+    Args:
+        servable_id: Which version.
+        executor: Runs it.
+        options: How its requests are merged.
+        package: What it was published with.
+        clock: Monotonic seconds.
+
     Attributes:
         executor: Runs it.
         queues: Signature name -> where its requests wait.
         statistics: What it has answered.
+        package: What it was published with; None where nothing says so.
     """
 
-    def __init__(self, servable_id: ServableId, executor: Executor, options: BatchingOptions) -> None:
+    def __init__(
+        self,
+        servable_id: ServableId,
+        executor: Executor,
+        options: BatchingOptions,
+        package: PackageInfo | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.executor = executor
         self.statistics = VersionStatistics()
+        self.package = package
+        self._options = options
+        self._meter = _Meter(clock)
         self.queues: Mapping[str, BatchQueue] = {
             name: BatchQueue(
                 name=f"{servable_id.name}/{servable_id.version}:{name}",
-                run=functools.partial(executor.run, name),
+                run=functools.partial(self._meter.run, functools.partial(executor.run, name)),
                 options=options,
                 merges=signature.batches,
             )
@@ -46,19 +72,95 @@ class ServedModel:
         """What runs it, as TensorFlow Serving names platforms."""
         return getattr(self.executor, "platform", "tensorflow")
 
+    def queued_rows(self) -> int:
+        """How many rows wait, over all signatures."""
+        return sum(queue.rows for queue in self.queues.values())
+
+    def expected_wait_ms(self) -> float:
+        """How long a request of one row that comes now would wait and run; 0 before the first run.
+
+        The batches before it, each as long as runs took of late, shared out among the threads; half a run for each
+        that is under way, since those have run for a while; and its own.
+        """
+        if self._meter.mean_s is None:
+            return 0.0
+        batches = sum(self._batches(queue) for queue in self.queues.values())
+        ahead = (batches + self._meter.running / 2) / self._options.num_batch_threads
+        return (ahead + 1) * self._meter.mean_s * 1e3
+
     def close(self) -> None:
         """Frees the executor's memory."""
         self.executor.close()
 
+    def _batches(self, queue: BatchQueue) -> int:
+        """How many batches the rows that wait make, the new one's own not counted."""
+        return queue.rows // (self._options.max_batch_size_rows if queue.merges else 1)
+
+
+class _Meter:
+    """Times runs.
+
+    Attributes:
+        running: How many are under way.
+        mean_s: How long they took of late; None before the first.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.running = 0
+        self.mean_s: float | None = None
+
+    def run(
+        self, run: Callable[[Mapping[str, Array]], dict[str, Array]], inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        with self._lock:
+            self.running += 1
+        begin_s = self._clock()
+        try:
+            outputs = run(inputs)
+        except BaseException:
+            with self._lock:
+                self.running -= 1
+            raise
+        took_s = self._clock() - begin_s
+        with self._lock:
+            self.running -= 1
+            self.mean_s = took_s if self.mean_s is None else self.mean_s + _WEIGHT * (took_s - self.mean_s)
+        return outputs
+
 
 class ServedModelLoader:
-    """Loads one version with whichever executor knows its files."""
+    """Loads one version with whichever executor knows its files, and warms it up.
 
-    def __init__(self, servable_id: ServableId, path: Path, *, registry: Registry, options: BatchingOptions) -> None:
+    Args:
+        servable_id: Which version.
+        path: Its folder.
+        registry: The executors.
+        options: How its requests are merged.
+        on_lost: Called once, in any thread, with what was loaded and why, when it dies before it is closed.
+        warm: Whether it is warmed up.
+        batching_for: What the version's own folder says of batching; None where that is not asked.
+    """
+
+    def __init__(
+        self,
+        servable_id: ServableId,
+        path: Path,
+        *,
+        registry: Registry,
+        options: BatchingOptions,
+        on_lost: Callable[[ServedModel, str], None] | None = None,
+        warm: bool = True,
+        batching_for: Callable[[Path, BatchingOptions], BatchingOptions] | None = None,
+    ) -> None:
         self._servable_id = servable_id
         self._path = path
         self._registry = registry
         self._options = options
+        self._on_lost = on_lost
+        self._warm = warm
+        self._batching_for = batching_for
 
     @property
     def retriable(self) -> bool:
@@ -67,8 +169,48 @@ class ServedModelLoader:
 
     def estimated_bytes(self) -> int:
         """See `Loader.estimated_bytes`."""
-        return 0
+        return self._registry.estimated_bytes(self._path)
 
     def load(self) -> ServedModel:
         """See `Loader.load`."""
-        return ServedModel(self._servable_id, self._registry.open(self._path), self._options)
+        options = self._options if self._batching_for is None else self._batching_for(self._path, self._options)
+        loss = _Loss(self._on_lost)
+        title = f"{self._servable_id.name}/{self._servable_id.version}"
+        executor = self._registry.open(self._path, loss.tell, title=title)
+        try:
+            warm_up(executor, self._path, options, enabled=self._warm)
+            model = ServedModel(self._servable_id, executor, options, read_package(self._path))
+        except BaseException:
+            executor.close()
+            raise
+        loss.is_of(model)
+        return model
+
+
+class _Loss:
+    """Keeps the word that an executor is dead until there is the model to say it of."""
+
+    def __init__(self, on_lost: Callable[[ServedModel, str], None] | None) -> None:
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._model: ServedModel | None = None
+        self._how: str | None = None
+
+    def tell(self, how: str) -> None:
+        """The executor is dead."""
+        with self._lock:
+            self._how = how
+        self._say()
+
+    def is_of(self, model: ServedModel) -> None:
+        """The model that has the executor."""
+        with self._lock:
+            self._model = model
+        self._say()
+
+    def _say(self) -> None:
+        with self._lock:
+            if self._model is None or self._how is None or self._on_lost is None:
+                return
+            model, how, on_lost, self._on_lost = self._model, self._how, self._on_lost, None
+        on_lost(model, f"the model's process ended ({how})")

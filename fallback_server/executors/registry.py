@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.base import Executor
-from fallback_server.executors.saved_model import SavedModelOptions, open_saved_model
+from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
+from fallback_server.executors.worker.executor import open_in_worker
+from fallback_server.executors.worker.nursery import Nursery
+
+OnGone = Callable[[str], None]
+"""Told, in any thread, that an executor is dead though nobody closed it, and how its process ended."""
+
+
+class Open(Protocol):
+    """Loads a version."""
+
+    def __call__(self, path: Path, *, title: str, on_lost: OnGone) -> Executor:
+        """May import a library of its own; `title` is for logs."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,42 +33,78 @@ class Platform:
     Attributes:
         name: As TensorFlow Serving names platforms.
         files: A folder with one of these is of this kind.
-        open: Loads it; may import a library of its own.
+        open: Loads it.
+        estimated_bytes: The memory that a loaded version takes, told by its files.
     """
 
     name: str
     files: tuple[str, ...]
-    open: Callable[[Path], Executor]
+    open: Open
+    estimated_bytes: Callable[[Path], int]
 
 
 class Registry:
-    """The platforms, the first that fits wins."""
+    """The platforms, the first that fits wins.
 
-    def __init__(self, platforms: Sequence[Platform]) -> None:
+    Args:
+        platforms: In order.
+        start: Begins what loads will need, and returns at once.
+        close: Ends everything that was opened, and the loads under way.
+    """
+
+    def __init__(
+        self,
+        platforms: Sequence[Platform],
+        *,
+        start: Callable[[], None] = lambda: None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
         self._platforms = tuple(platforms)
+        self.start = start
+        self.close = close
 
-    def open(self, path: Path) -> Executor:
+    def open(self, path: Path, on_lost: OnGone = lambda how: None, *, title: str | None = None) -> Executor:  # noqa: ARG005
         """Loads the version that stands at a path.
+
+        Args:
+            path: The version's folder.
+            on_lost: Called once if the executor dies before it is closed.
+            title: For logs; by default the last two folders' names.
 
         Raises:
             LoadFailed: no platform knows the folder's files.
             Exception: as the platform says.
         """
+        title = f"{path.parent.name}/{path.name}" if title is None else title
+        return self._platform(path).open(path, title=title, on_lost=on_lost)
+
+    def estimated_bytes(self, path: Path) -> int:
+        """The memory that the version will take once it is loaded; 0 where that can't be told."""
+        try:
+            return self._platform(path).estimated_bytes(path)
+        except (LoadFailed, OSError):
+            return 0  # The load will say what is wrong.
+
+    def _platform(self, path: Path) -> Platform:
         for platform in self._platforms:
             if any((path / file).is_file() for file in platform.files):
-                return platform.open(path)
+                return platform
         expected = ", ".join(file for platform in self._platforms for file in platform.files)
         raise LoadFailed(f"{path} holds none of the files that make a model: {expected}")
 
 
 def default_registry(saved_model: SavedModelOptions) -> Registry:
-    """All platforms of this server."""
+    """All platforms of this server. Models run in worker processes; `close` ends them."""
+    nursery = Nursery()
     return Registry(
         [
             Platform(
                 name="tensorflow",
                 files=("saved_model.pb", "saved_model.pbtxt"),
-                open=lambda path: open_saved_model(path, saved_model),
+                open=functools.partial(open_in_worker, options=saved_model, nursery=nursery),
+                estimated_bytes=estimated_bytes,
             )
-        ]
+        ],
+        start=nursery.start,
+        close=nursery.close,
     )

@@ -37,6 +37,8 @@ _INTERNAL = "__saved_model"
 _MAX_WARM_UP_BYTES = 2**28
 """Inputs larger than this are not made up: the first request may take longer then."""
 
+_WORKER_BYTES = 2**26
+
 _ROUNDING = 0.01
 """Relative: above what float16 and reordered sums differ by, far below what a foreign row of ones changes."""
 
@@ -90,7 +92,7 @@ class SavedModelExecutor:
     def __init__(self, session: Any, signature_defs: pb.SignatureDefMap) -> None:
         self._session = session
         self._signature_defs = signature_defs.SerializeToString(deterministic=True)
-        self._tf = _tensorflow()
+        self._tf = import_tensorflow()
         self._signatures: dict[str, Signature] = {}
         self._calls: dict[str, _Call] = {}
         for name, definition in sorted(signature_defs.signature_def.items()):
@@ -119,7 +121,7 @@ class SavedModelExecutor:
         try:
             values = call.run(*[inputs[name] for name in call.feeds])
         except self._tf.errors.InvalidArgumentError as error:
-            raise InvalidInput(f"the model refused the values: {_reason(error)}") from error
+            raise InvalidInput(f"the model refused the values: {first_line(error)}") from error
         except UnicodeDecodeError as error:
             # TensorFlow's refusal quotes the request's own bytes, which are no text, and so can't become an exception.
             raise InvalidInput("the model refused the values") from error
@@ -135,7 +137,7 @@ class SavedModelExecutor:
         sort, sum up or normalize over it; merged requests would then get wrong answers, and nobody would know.
         """
         for name, signature in list(self._signatures.items()):
-            zeros = _zeros(signature)
+            zeros = made_up(signature)
             if zeros is None:
                 continue
             try:
@@ -146,7 +148,7 @@ class SavedModelExecutor:
                         "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
                     )
             except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
-                _log.info("signature %r did not run on zeros and ones: %s", name, _reason(error))
+                _log.info("signature %r did not run on zeros and ones: %s", name, first_line(error))
 
     def _mixes_rows(self, name: str, zero: Mapping[str, Array]) -> bool:
         """Whether a row of ones and one of zeros are answered otherwise together than alone.
@@ -176,7 +178,7 @@ def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecut
         LoadFailed: it has no signature that can be called, or no MetaGraph for serving.
         Exception: whatever TensorFlow says of files that are no SavedModel.
     """
-    tf = _tensorflow()
+    tf = import_tensorflow()
     graph = tf.Graph()
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=options.intra_op_parallelism,
@@ -199,6 +201,21 @@ def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecut
     return executor
 
 
+def estimated_bytes(path: Path) -> int:
+    """The memory that a worker with this SavedModel will take: 64 MiB, its variables once, and four times its graph.
+
+    The 64 MiB are what a worker with a tiny model has for itself, and its threads. Variables are read into the memory
+    in which they stay. A graph is there as it was read, as a message, as TensorFlow's own nodes and, where it holds
+    constants, as the tensors that are made of them.
+
+    Raises:
+        OSError: a file can't be looked at.
+    """
+    graphs = sum(file.stat().st_size for file in path.glob("saved_model.pb*"))
+    variables = sum(file.stat().st_size for file in path.glob("variables/*"))
+    return _WORKER_BYTES + variables + 4 * graphs
+
+
 def _check_callable(path: Path, executor: SavedModelExecutor) -> None:
     if not executor.signatures:
         raise LoadFailed(f"{path} has no signature that can be called")
@@ -211,10 +228,14 @@ def _imported() -> Any:
     import tensorflow as tf  # noqa: PLC0415  seconds and 300 MB: only for whoever loads a SavedModel
 
     tf.get_logger().setLevel("ERROR")
+    # Loaded lazily otherwise: by each worker anew.
+    _ = tf.compat.v1.saved_model.loader.load, tf.compat.v1.Session, tf.errors.InvalidArgumentError
+    _callable_options(feed=[], fetch=[])
     return tf
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
+    """TensorFlow, imported with what loading and running needs; seconds the first time."""
     with _import_lock:  # functools.cache would let two load threads both import
         return _imported()
 
@@ -224,12 +245,13 @@ def _signature(name: str, definition: pb.SignatureDef) -> Signature:
         name=name,
         inputs={key: _spec(key, info) for key, info in definition.inputs.items()},
         outputs={key: _spec(key, info) for key, info in definition.outputs.items()},
+        method=definition.method_name,
     )
 
 
 def _spec(name: str, info: pb.TensorInfo) -> TensorSpec:
     if not info.name:
-        raise TensorCodecError(f"tensor {name!r} is no dense tensor")
+        raise TensorCodecError(f"{name!r} is a sparse or composite tensor: only dense tensors can be sent")
     shape = None if info.tensor_shape.unknown_rank else tuple(int(dim.size) for dim in info.tensor_shape.dim)
     return TensorSpec(name=name, dtype=numpy_dtype(info.dtype), shape=shape)
 
@@ -267,7 +289,7 @@ def _alike(one: Array, other: Array) -> bool:
     return bool(np.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True))
 
 
-def _zeros(signature: Signature) -> dict[str, Array] | None:
+def made_up(signature: Signature) -> dict[str, Array] | None:
     """Inputs of zeros, one row each; None where none can be made.
 
     That is for strings, very large shapes, and unknown ranks or sizes: a size that no user would send may end the
@@ -284,7 +306,7 @@ def _zeros(signature: Signature) -> dict[str, Array] | None:
     return zeros
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What TensorFlow said, without the graph's inner names that it tells before and after."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Graph execution error", "Detected at", "[[", "("))]

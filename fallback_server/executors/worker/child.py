@@ -1,0 +1,111 @@
+"""A worker: loads one version, and answers on as many lanes as the server opens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from fallback_server.core.errors import InvalidInput
+from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.executors.saved_model import SavedModelExecutor, SavedModelOptions, first_line, open_saved_model
+from fallback_server.executors.worker.messages import (
+    Entry,
+    Lane,
+    Load,
+    Loaded,
+    LoadRefused,
+    Run,
+    RunRefused,
+    Spec,
+)
+from fallback_server.executors.worker.wire import Closed, Receiver, send, send_ran
+from fallback_server.protocol.tensors import wire_dtype
+
+_log = logging.getLogger(__name__)
+
+
+def work(control: socket.socket) -> None:
+    """Loads what it is told to, then serves until the server closes the control socket, or kills the process."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    receiver = Receiver(control)
+    try:
+        load = receiver.receive().message
+        assert isinstance(load, Load)
+        try:
+            executor = open_saved_model(Path(load.path), _options(load))
+        except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
+            send(control, LoadRefused(first_line(error)))
+            return
+        send(control, Loaded(tuple(map(_entry, executor.signatures.values())), executor.signature_defs))
+        while True:
+            frame = receiver.receive()
+            assert isinstance(frame.message, Lane)
+            lane = socket.socket(fileno=frame.fds[0])
+            threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
+    except Closed:
+        os._exit(0)  # Threads that still run have nobody left to run for.
+
+
+def _answer(executor: SavedModelExecutor, lane: socket.socket) -> None:
+    """Answers what comes on a lane, one after the other, until the server closes it."""
+    receiver = Receiver(lane)
+    try:
+        while True:
+            _answer_one(executor, lane, receiver)
+    except Closed:
+        lane.close()
+    except BaseException:  # noqa: BLE001  the process ends for it
+        # The server waits on this lane: it must see it end, and with it the worker, which is not to be trusted now.
+        _log.exception("a lane failed")
+        os._exit(1)
+
+
+def _answer_one(executor: SavedModelExecutor, lane: socket.socket, receiver: Receiver) -> None:
+    frame = receiver.receive()
+    message = frame.message
+    assert isinstance(message, Run)
+    inputs = frame.tensors(message.tensors)
+    del frame
+    outputs = _run(executor, message.signature, inputs)
+    if isinstance(outputs, RunRefused):
+        send(lane, outputs)
+    else:
+        send_ran(lane, outputs)
+
+
+def _run(executor: SavedModelExecutor, signature: str, inputs: dict[str, Array]) -> Mapping[str, Array] | RunRefused:
+    try:
+        outputs = executor.run(signature, inputs)
+    except InvalidInput as error:
+        return RunRefused(invalid=True, why=str(error))
+    except Exception as error:  # noqa: BLE001  the next request is another's
+        _log.exception("signature %r failed", signature)
+        return RunRefused(invalid=False, why=first_line(error))
+    finally:
+        inputs.clear()  # Before the outputs are copied: the memory of large inputs is free for them.
+    return outputs
+
+
+def _options(load: Load) -> SavedModelOptions:
+    return SavedModelOptions(
+        intra_op_parallelism=load.intra_op_parallelism, inter_op_parallelism=load.inter_op_parallelism
+    )
+
+
+def _entry(signature: Signature) -> Entry:
+    return Entry(
+        name=signature.name,
+        inputs=tuple(map(_spec, signature.inputs.values())),
+        outputs=tuple(map(_spec, signature.outputs.values())),
+        mixes_rows=signature.mixes_rows,
+        method=signature.method,
+    )
+
+
+def _spec(spec: TensorSpec) -> Spec:
+    return Spec(spec.name, wire_dtype(spec.dtype), spec.shape)

@@ -1,0 +1,189 @@
+"""A version in a worker process, as an `Executor`.
+
+Each run goes over a lane: a socket of its own to the worker, which has a thread for it. So runs go side by side, a
+reply wakes the thread that waits for it and no other, and the end of the worker is the end of each lane.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
+from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.executors.saved_model import SavedModelOptions
+from fallback_server.executors.worker.messages import Entry, Lane, Load, Loaded, Ran, RunRefused, Spec
+from fallback_server.executors.worker.nursery import Nursery
+from fallback_server.executors.worker.process import Worker
+from fallback_server.executors.worker.wire import Closed, Receiver, send, send_run
+from fallback_server.protocol.tensors import numpy_dtype
+
+MAX_LANES = 64
+"""How many runs go side by side; further ones wait. More batch threads than that have nothing to gain."""
+
+_STATUS_S = 3.0
+"""How long a held request waits to learn how its worker ended."""
+
+
+class ModelFault(RuntimeError):
+    """The model failed on its own, and its worker lives. One line of what TensorFlow said."""
+
+
+class WorkerExecutor:
+    """A loaded version in a worker process. See `Executor`.
+
+    Attributes:
+        platform: As TensorFlow Serving names it.
+    """
+
+    platform = "tensorflow"
+
+    def __init__(self, worker: Worker, loaded: Loaded) -> None:
+        self._worker = worker
+        self._signature_defs = loaded.signature_defs
+        self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
+        self._idle: list[_Lane] = []
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(MAX_LANES)
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What can be called, by name."""
+        return self._signatures
+
+    @property
+    def signature_defs(self) -> bytes:
+        """All signatures as a serialized SignatureDefMap."""
+        return self._signature_defs
+
+    @property
+    def method_names(self) -> Mapping[str, str]:
+        """Signature name -> its method, such as `tensorflow/serving/classify`."""
+        return {name: signature.method for name, signature in self._signatures.items()}
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs a signature; see `Executor.run`. Large outputs are read-only views of memory shared with nobody else.
+
+        Raises:
+            InvalidInput: the model refused the values.
+            VersionNotReady: the process is gone, and nothing was run.
+            ExecutionFailed: the process ended while it ran this.
+            ModelFault: the model failed on its own.
+        """
+        with self._room:
+            lane = self._take()
+            try:
+                try:
+                    send_run(lane.sock, signature, inputs)
+                except Closed:
+                    raise self._not_ready() from None
+                try:
+                    frame = lane.receiver.receive()
+                except Closed:
+                    raise self._ended_meanwhile() from None
+            except BaseException:
+                lane.sock.close()  # An answer that nobody took would be taken for the next one's.
+                raise
+            with self._lock:
+                self._idle.append(lane)
+        message = frame.message
+        if isinstance(message, RunRefused):
+            if message.invalid:
+                raise InvalidInput(message.why)
+            raise ModelFault(message.why)
+        assert isinstance(message, Ran)
+        return frame.tensors(message.tensors)
+
+    def memory_bytes(self) -> int:
+        """The private memory of its process: what closing frees."""
+        return self._worker.private_bytes()
+
+    def close(self) -> None:
+        """Kills the process, and returns when its memory is free. Also ends a run that hangs."""
+        self._worker.kill()
+        with self._lock:
+            lanes, self._idle = self._idle, []
+        for lane in lanes:
+            lane.sock.close()
+
+    def __repr__(self) -> str:
+        return f"WorkerExecutor({self._worker!r}, {len(self._idle)} lanes idle)"
+
+    def _take(self) -> _Lane:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            # The control socket is closed once the process is gone.
+            with contextlib.suppress(OSError, Closed):
+                send(self._worker.control, Lane(), [theirs.fileno()])
+                return _Lane(ours)
+        finally:
+            theirs.close()
+        ours.close()
+        raise self._not_ready()
+
+    def _not_ready(self) -> VersionNotReady:
+        self._worker.gone.wait(_STATUS_S)
+        return VersionNotReady(f"the model's process ended ({self._worker.how_it_ended()}) and is started anew")
+
+    def _ended_meanwhile(self) -> ExecutionFailed:
+        self._worker.gone.wait(_STATUS_S)
+        return ExecutionFailed(f"the model's process ended ({self._worker.how_it_ended()}) while it ran the request")
+
+
+class _Lane:
+    __slots__ = ("receiver", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.receiver = Receiver(sock)
+
+
+def open_in_worker(
+    path: Path,
+    *,
+    options: SavedModelOptions,
+    nursery: Nursery,
+    title: str,
+    on_lost: Callable[[str], None],
+) -> WorkerExecutor:
+    """Loads the SavedModel in a folder, in a process of its own.
+
+    Args:
+        path: The version's folder.
+        options: How TensorFlow runs.
+        nursery: Starts the process.
+        title: For logs.
+        on_lost: Called once, in any thread, when the process ends without having been closed; with how it ended.
+
+    Raises:
+        LoadFailed: it can't be loaded, or its process ended meanwhile.
+    """
+    worker = nursery.spawn(title)
+    load = Load(str(path.absolute()), options.intra_op_parallelism, options.inter_op_parallelism)
+    try:
+        executor = WorkerExecutor(worker, worker.load(load))
+    except BaseException:
+        worker.kill()
+        raise
+    worker.watch(on_lost)
+    return executor
+
+
+def _signature(entry: Entry) -> Signature:
+    return Signature(
+        name=entry.name,
+        inputs={spec.name: _spec(spec) for spec in entry.inputs},
+        outputs={spec.name: _spec(spec) for spec in entry.outputs},
+        mixes_rows=entry.mixes_rows,
+        method=entry.method,
+    )
+
+
+def _spec(spec: Spec) -> TensorSpec:
+    return TensorSpec(name=spec.name, dtype=numpy_dtype(spec.dtype), shape=spec.shape)

@@ -1,0 +1,145 @@
+"""What the server, the nursery and the workers say to each other, as msgpack; `wire` tells how it travels."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """Where a tensor lies.
+
+    Attributes:
+        name: In the signature.
+        dtype: TensorFlow's number.
+        shape: All sizes known.
+        offset: From the frame's begin.
+        size_bytes: Of the strings' lengths and bytes together, where these are strings.
+    """
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all that is said."""
+
+
+class Spawn(Message, frozen=True):
+    """To the nursery: fork a worker. With the worker's end of its control socket, and where it is to print."""
+
+    worker: int
+    title: str
+
+
+class Spawned(Message, frozen=True):
+    """From the nursery, with a pidfd: the worker's process is there."""
+
+    worker: int
+    pid: int
+
+
+class NotSpawned(Message, frozen=True):
+    """From the nursery: the system refused another process."""
+
+    worker: int
+    why: str
+
+
+class Exited(Message, frozen=True):
+    """From the nursery: a worker has ended.
+
+    Attributes:
+        worker: Which.
+        code: As `Popen.returncode`: below 0 it is a signal's number.
+    """
+
+    worker: int
+    code: int
+
+
+class Imported(Message, frozen=True):
+    """From the nursery: TensorFlow is imported."""
+
+    seconds: float
+
+
+class Load(Message, frozen=True):
+    """To a worker: load this, which is the first that it is told.
+
+    Attributes:
+        path: Absolute.
+        intra_op_parallelism: See `SavedModelOptions`.
+        inter_op_parallelism: See `SavedModelOptions`.
+    """
+
+    path: str
+    intra_op_parallelism: int
+    inter_op_parallelism: int
+
+
+class Spec(msgspec.Struct, frozen=True, array_like=True):
+    """A `TensorSpec`."""
+
+    name: str
+    dtype: int
+    shape: tuple[int, ...] | None
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """A `Signature`."""
+
+    name: str
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    mixes_rows: bool
+    method: str
+
+
+class Loaded(Message, frozen=True):
+    """From a worker: it answers."""
+
+    signatures: tuple[Entry, ...]
+    signature_defs: bytes
+
+
+class LoadRefused(Message, frozen=True):
+    """From a worker, which ends: why it could not load."""
+
+    why: str
+
+
+class Lane(Message, frozen=True):
+    """To a worker, with a socket: answer on it, beside the others."""
+
+
+class Run(Message, frozen=True):
+    """To a worker, on a lane, with the inputs."""
+
+    signature: str
+    tensors: tuple[Tensor, ...]
+
+
+class Ran(Message, frozen=True):
+    """From a worker, on a lane, with the outputs."""
+
+    tensors: tuple[Tensor, ...]
+
+
+class RunRefused(Message, frozen=True):
+    """From a worker, on a lane.
+
+    Attributes:
+        invalid: Whether the request's values are at fault.
+        why: One line.
+    """
+
+    invalid: bool
+    why: str
+
+
+AnyMessage = (
+    Spawn | Spawned | NotSpawned | Exited | Imported | Load | Loaded | LoadRefused | Lane | Run | Ran | RunRefused
+)

@@ -1,0 +1,214 @@
+"""One worker process, seen from the server: what it says, what it prints, and that it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+from fallback_server.core.errors import LoadFailed
+from fallback_server.executors.worker.messages import Load, Loaded, LoadRefused
+from fallback_server.executors.worker.wire import Closed, Receiver, WireError, send
+
+_log = logging.getLogger(__name__)
+
+KEPT_LINES = 5
+"""Of what a worker printed, for the error of one that dies."""
+
+MAX_LINE = 1000
+"""Longer lines are cut."""
+
+_GONE_S = 10.0
+"""For the kernel to free a killed process: a second takes hundreds of GB."""
+
+_READ = 2**16
+
+
+class Worker:
+    """A worker process. `Nursery.spawn` makes it, and calls what is marked so; the rest is for any thread.
+
+    Attributes:
+        title: The model and version, for logs.
+        control: The server's end of its control socket.
+        output: What it prints is read here.
+        gone: Set once it has ended.
+        code: How it ended, once it has: an exit code, or below 0 a signal's number; None where nobody could see it.
+    """
+
+    def __init__(self, title: str, control: socket.socket, output: int) -> None:
+        self.title = title
+        self.control = control
+        self.output = output
+        self.gone = threading.Event()
+        self.code: int | None = None
+        self.pid: int | None = None
+        self._pidfd: int | None = None
+        self._receiver = Receiver(control, wait=False)
+        self._answer: Future[Loaded] = Future()
+        self._why_gone: str | None = None
+        self._killed = False
+        self._on_lost: Callable[[str], None] | None = None
+        self._lock = threading.Lock()
+        self._partial = b""
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+
+    def load(self, load: Load) -> Loaded:
+        """Has it load a version, and waits until it has.
+
+        Raises:
+            LoadFailed: it could not, or its process ended meanwhile; the text says why.
+        """
+        with contextlib.suppress(Closed):  # That is told below, with the reason.
+            send(self.control, load)
+        return self._answer.result()
+
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """Has a function called when the process ends without `kill`; at once, if it has. In any thread."""
+        with self._lock:
+            self._on_lost = on_lost
+            lost = self.gone.is_set() and not self._killed
+        if lost:
+            on_lost(self.how_it_ended())
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it does, and waits until its memory is free. Again: does nothing."""
+        self.kill_soon()
+        if not self.gone.wait(_GONE_S):
+            _log.warning("%s: its process %s is killed, and has not ended in %.0f s", self.title, self.pid, _GONE_S)
+
+    def kill_soon(self) -> None:
+        """Ends it, and waits for nothing."""
+        with self._lock:
+            self._killed = True
+            self._signal(signal.SIGKILL)
+
+    def wait_ended(self, timeout_s: float) -> None:
+        """The nursery's thread: waits for a killed process to end."""
+        if self._pidfd is not None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            poll.poll(timeout_s * 1000)
+
+    def how_it_ended(self) -> str:
+        """`signal 6`, for messages."""
+        if self._why_gone is not None:
+            return self._why_gone
+        if self.code is None:
+            return "nobody saw how"
+        return f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+
+    def private_bytes(self) -> int:
+        """The memory that its end would free; 0 where that can't be read."""
+        if self.pid is None or self.gone.is_set():
+            return 0
+        try:
+            lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return 0
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+    def spawned(self, pid: int, pidfd: int) -> None:
+        """The nursery's thread: it is there."""
+        with self._lock:
+            self.pid, self._pidfd = pid, pidfd
+            if self._killed:
+                self._signal(signal.SIGKILL)
+
+    def read_control(self) -> bool:
+        """The nursery's thread: takes what it says; False when it says no more."""
+        while True:
+            try:
+                message = self._receiver.receive().message
+            except BlockingIOError:
+                return True
+            except (Closed, WireError):
+                return False
+            if isinstance(message, Loaded) and not self._answer.done():
+                self._answer.set_result(message)
+            elif isinstance(message, LoadRefused) and not self._answer.done():
+                self._answer.set_exception(LoadFailed(message.why))
+
+    def read_output(self) -> bool:
+        """The nursery's thread: logs what it printed; False when it prints no more."""
+        while True:
+            try:
+                content = os.read(self.output, _READ)
+            except BlockingIOError:
+                return True
+            if not content:
+                return False
+            *lines, self._partial = (self._partial + content).split(b"\n")
+            self._partial = self._partial[-_READ:]
+            for line in lines:
+                self._printed(line)
+
+    def ended(self, code: int | None, why: str | None = None) -> None:
+        """The nursery's thread: its process is no more.
+
+        Args:
+            code: See the attribute.
+            why: Instead of the code, where there never was a process.
+        """
+        self.read_control()
+        self.read_output()
+        if self._partial:
+            self._printed(self._partial)
+        with self._lock:
+            self.code, self._why_gone = code, why
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+                self._pidfd = None
+            self.gone.set()
+            on_lost = None if self._killed else self._on_lost
+        self.control.close()
+        os.close(self.output)
+        how = self.how_it_ended()
+        if not self._answer.done():
+            told = f"; it printed: {' | '.join(self._lines)}" if self._lines else ""
+            text = "the load was stopped" if self._killed else f"the model's process ended ({how}) while it loaded"
+            self._answer.set_exception(LoadFailed(text + told))
+        if on_lost is not None:
+            _log.error("%s: its process %s ended (%s)", self.title, self.pid, how)
+            try:
+                on_lost(how)
+            except Exception:  # noqa: BLE001  the thread serves other workers too
+                _log.exception("%s: its loss could not be told", self.title)
+
+    def _printed(self, line: bytes) -> None:
+        text = line[:MAX_LINE].decode(errors="replace").rstrip()
+        if text:
+            self._lines.append(text)
+            _log.info("%s: %s", self.title, text)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Under the lock, so that the descriptor is this process's."""
+        if self._pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def __repr__(self) -> str:
+        state = self.how_it_ended() if self.gone.is_set() else "alive"
+        return f"Worker({self.title}, process {self.pid}, {state})"
+
+
+def ended_by(pid: int, *, timeout_s: float) -> int | None:
+    """How an orphan ended, where it became a child of this process; None where it became another's."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        try:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return None

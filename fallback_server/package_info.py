@@ -1,0 +1,71 @@
+"""Which package a version was published with: what the device's router compares before it trusts an answer."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from converter.artifact.errors import PackageError
+from converter.artifact.schema import MANIFEST, MAX_MANIFEST_BYTES, decode
+
+_log = logging.getLogger(__name__)
+
+STATEMENT = "package.json"
+"""Says the two fingerprints where the manifest itself is not there."""
+
+MAX_FINGERPRINT = 256
+"""Characters; ours have 71."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageInfo:
+    """The package that a version belongs to.
+
+    Attributes:
+        fingerprint: `sha256:` and the digest of its manifest, which holds the digests of all its files.
+        preprocessing_fingerprint: How raw values become inputs; empty where that is not said.
+    """
+
+    fingerprint: str
+    preprocessing_fingerprint: str
+
+
+class _Statement(msgspec.Struct, frozen=True):
+    fingerprint: str
+    preprocessing_fingerprint: str = ""
+
+
+def read_package(path: Path) -> PackageInfo | None:
+    """Reads `manifest.json` of a version's folder, else its `package.json`; None where there is neither.
+
+    `package.json` is an object with `fingerprint` and `preprocessing_fingerprint`. One that can't be read is told in
+    the log, and is as none: the model answers without.
+    """
+    try:
+        if (manifest := _content(path / MANIFEST)) is not None:
+            said = decode(manifest).preprocess_fingerprint
+            return PackageInfo(
+                fingerprint=f"sha256:{hashlib.sha256(manifest).hexdigest()}", preprocessing_fingerprint=said
+            )
+        if (statement := _content(path / STATEMENT)) is not None:
+            found = msgspec.json.decode(statement, type=_Statement)
+            if max(len(found.fingerprint), len(found.preprocessing_fingerprint)) > MAX_FINGERPRINT:
+                raise ValueError(f"a fingerprint has at most {MAX_FINGERPRINT} characters")  # noqa: TRY301
+            return PackageInfo(fingerprint=found.fingerprint, preprocessing_fingerprint=found.preprocessing_fingerprint)
+    except (PackageError, ValueError, msgspec.MsgspecError, OSError) as error:
+        _log.warning("%s: its package is not known: %s", path, error)
+    return None
+
+
+def _content(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        content = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_MANIFEST_BYTES} bytes")
+    return content
