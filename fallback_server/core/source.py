@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import stat
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fallback_server.core.aspired import AspiredVersion, Fingerprint
+from fallback_server.core.completeness import has_no_variables, missing, read_num_shards
+from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
+from fallback_server.core.scan import (
+    Entry,
+    Tree,
+    read_archive,
+    read_folders,
+    read_index_head,
+    read_tree,
+    read_versions,
+)
 from fallback_server.core.servable import ServableId
 
 _log = logging.getLogger(__name__)
 
-MAX_VERSION = 2**63 - 1
-"""A version travels as an int64."""
+NO_VARIABLES_S = 30.0
+"""How long a version without any variables must rest: a frozen graph has none, and a copy has none at its beginning."""
+
+
+class Packed(Protocol):
+    """Knows where archives are unpacked; see `Unpacker`."""
+
+    def folder(self, model: str, archive: Path, version: int) -> Path:
+        """Where an archive's version will stand."""
+        ...
+
+    def origin(self, folder: Path) -> tuple[Fingerprint, str] | None:
+        """The fingerprint of the archive that a folder was unpacked from, and the digest of the tree that it gave."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,159 +49,217 @@ class SourceSnapshot:
     Attributes:
         aspired: The complete set of what should be served: what is missing in it should be unloaded.
         unsettled: What stands on disk but may still be being written.
+        incomplete: What of that rests, and what it lacks.
+        generation: How often the configuration had been set when this poll began.
     """
 
     aspired: Mapping[ServableId, AspiredVersion]
     unsettled: frozenset[ServableId]
+    incomplete: Mapping[ServableId, str] = field(default_factory=dict)
+    generation: int = 0
 
 
 class FileSystemSource:
-    """Reads named base paths, and a repository whose children are base paths. One thread polls.
+    """Reads configured base paths, and a repository whose children are base paths. One thread polls.
 
-    A version is taken once its tree has been the same at two polls, or has not changed for `settle_s` by its own
-    times, so that what stood there before the start is taken at the first poll.
+    A version is taken once it is complete, and its tree has been the same at two polls or has not changed for
+    `settle_s` by its own times, so that what stood there before the start is taken at the first poll. Of those that can
+    be taken the model's version policy chooses: a new version that is still being copied displaces none.
 
     What can't be read (a share that is not mounted) unloads nothing: its versions stay as last stated. A model whose
     folder vanished from a repository that can be read is gone, and so are its versions. A version with anything in it
     that can't be read, or is neither file nor folder, is not taken, and a warning says what is in the way.
 
     Args:
-        models: Model name -> base path, which holds a folder for each version, named by its number.
-        repository: Its folders are base paths, and their names the models'. A name in `models` wins.
+        configs: The models. Each has a name of its own.
+        repository: Its folders are base paths, and their names the models'. A configured name wins.
+        repository_policy: Which versions of the repository's models are served.
         settle_s: How long a tree must be unchanged to be taken at first sight.
         wall_clock: Seconds since the epoch: file times are told in no other clock.
+        packed: Where archives are unpacked; None passes archives over.
     """
 
     def __init__(
         self,
         *,
-        models: Mapping[str, Path],
+        configs: Sequence[ModelConfig] = (),
         repository: Path | None = None,
+        repository_policy: VersionPolicy | None = None,
         settle_s: float = 1.0,
         wall_clock: Callable[[], float] = time.time,
+        packed: Packed | None = None,
     ) -> None:
-        self._models = dict(models)
+        self._lock = threading.Lock()
+        self._configs = {config.name: config for config in configs}
+        self._generation = 0
         self._repository = repository
+        self._repository_policy = repository_policy or VersionPolicy(kind=PolicyKind.ALL)
         self._settle_s = settle_s
         self._wall_clock = wall_clock
+        self._packed = packed
         self._repository_models: dict[str, Path] = {}
-        self._last: dict[str, dict[ServableId, AspiredVersion]] = {}
-        self._seen: dict[ServableId, Fingerprint] = {}
-        self._told: dict[str, str] = {}
-        self._told_before: dict[str, str] = {}
-        self._unreadable: dict[ServableId, str] = {}
-        self._unreadable_before: dict[ServableId, str] = {}
+        self._last: dict[str, dict[int, AspiredVersion]] = {}
+        self._seen: dict[Path, Fingerprint] = {}
+        self._look = _Look({}, {})
+
+    def set_configs(self, configs: Sequence[ModelConfig]) -> int:
+        """The complete set of configured models, from the next poll on. Any thread.
+
+        Returns:
+            The generation that a poll's snapshot has when it knows of this.
+        """
+        with self._lock:
+            self._configs = {config.name: config for config in configs}
+            self._generation += 1
+            return self._generation
 
     def poll(self) -> SourceSnapshot:
         """Looks once. Never raises for what it finds on disk."""
-        aspired: dict[ServableId, AspiredVersion] = {}
-        seen: dict[ServableId, Fingerprint] = {}
-        unsettled: set[ServableId] = set()
+        with self._lock:
+            configs, generation = self._configs, self._generation
         last, self._last = self._last, {}
-        self._told_before, self._told = self._told, {}
-        self._unreadable_before, self._unreadable = self._unreadable, {}
-        for name, base_path in self._base_paths().items():
-            found = self._versions(name, base_path)
-            if found is None:
-                kept = last.get(name, {})
-            else:
-                kept = {}
-                for servable_id, path in found.items():
-                    taken = self._settled(servable_id, path, seen)
-                    if taken is None and servable_id in last.get(name, {}):
-                        # Being rewritten under its name: it stays what it was until the writing ends.
-                        taken = last[name][servable_id]
-                    elif taken is None:
-                        unsettled.add(servable_id)
-                    if taken is not None:
-                        kept[servable_id] = taken
+        self._look = look = _Look(self._look.told, self._look.unreadable)
+        aspired: dict[ServableId, AspiredVersion] = {}
+        for name, config in (self._repository_configs() | configs).items():
+            kept = self._poll_model(config, last.get(name, {}))
             self._last[name] = kept
-            aspired.update(kept)
-        self._seen = seen
-        return SourceSnapshot(aspired=aspired, unsettled=frozenset(unsettled))
+            aspired.update({ServableId(name, number): version for number, version in kept.items()})
+        self._seen = look.seen
+        return SourceSnapshot(
+            aspired=aspired,
+            unsettled=frozenset(look.unsettled),
+            incomplete=look.incomplete,
+            generation=generation,
+        )
 
-    def _base_paths(self) -> dict[str, Path]:
-        if self._repository is not None:
-            try:
-                found = {entry.name: Path(entry.path) for entry in _folders(self._repository)}
-            except OSError as error:
-                self._tell("", f"model repository {self._repository} can't be read, nothing changes: {error}")
-            else:
-                self._tell("", "" if found else f"model repository {self._repository} holds no models")
-                self._repository_models = found
-        return self._repository_models | self._models
-
-    def _versions(self, name: str, base_path: Path) -> dict[ServableId, Path] | None:
-        found: dict[ServableId, Path] = {}
+    def _repository_configs(self) -> dict[str, ModelConfig]:
+        if self._repository is None:
+            return {}
         try:
-            for entry in sorted(_folders(base_path), key=lambda entry: entry.name):
-                if entry.name.isascii() and entry.name.isdigit() and int(entry.name) <= MAX_VERSION:
-                    found.setdefault(ServableId(name, int(entry.name)), Path(entry.path))
+            found = {entry.name: Path(entry.path) for entry in read_folders(self._repository)}
         except OSError as error:
-            self._tell(name, f"base path of {name} can't be read, nothing of it is unloaded: {error}")
-            return None
-        hint = f"no versions of {name} under {base_path}: a version is a folder whose name is a number"
-        self._tell(name, "" if found else hint)
-        return found
+            self._look.tell("", f"model repository {self._repository} can't be read, nothing changes: {error}")
+        else:
+            self._look.tell("", "" if found else f"model repository {self._repository} holds no models")
+            self._repository_models = found
+        return {
+            name: ModelConfig(name=name, base_path=path, version_policy=self._repository_policy)
+            for name, path in self._repository_models.items()
+        }
 
-    def _settled(
-        self, servable_id: ServableId, path: Path, seen: dict[ServableId, Fingerprint]
-    ) -> AspiredVersion | None:
+    def _poll_model(self, config: ModelConfig, last: dict[int, AspiredVersion]) -> dict[int, AspiredVersion]:
+        name, policy = config.name, config.version_policy
         try:
-            fingerprint, newest_s = _scan(path)
+            found = read_versions(config.base_path)
+        except OSError as error:
+            self._look.tell(name, f"base path of {name} can't be read, nothing of it is unloaded: {error}")
+            return last
+        self._tell_of(config, found)
+        kept: dict[int, AspiredVersion] = {}
+        for number in sorted(found, reverse=True):
+            if policy.kind is PolicyKind.SPECIFIC and number not in policy.versions:
+                continue
+            if policy.kind is PolicyKind.LATEST and len(kept) == policy.num_versions:
+                break
+            servable_id = ServableId(name, number)
+            # Being rewritten under its name: it stays what it was until the writing ends.
+            taken = self._take(servable_id, found[number]) or last.get(number)
+            if taken is not None:
+                kept[number] = taken
+            elif found[number].folder is not None or self._packed is not None:
+                self._look.unsettled.add(servable_id)
+        return {number: kept[number] for number in policy.select(kept)}
+
+    def _tell_of(self, config: ModelConfig, found: Mapping[int, Entry]) -> None:
+        name, policy = config.name, config.version_policy
+        hint = f"no versions of {name} under {config.base_path}: a version is a folder whose name is a number"
+        self._look.tell(name, "" if found else hint)
+        if found and policy.kind is PolicyKind.SPECIFIC:
+            absent = sorted(set(policy.versions) - set(found))
+            self._look.tell(
+                f"{name} specific",
+                f"{name} is to be served in {policy}, and {config.base_path} has no {absent}" if absent else "",
+            )
+        for number, entry in found.items():
+            for other in entry.others:
+                self._look.tell(
+                    str(other), f"{other} is passed over: version {number} of {name} is {entry.folder or entry.archive}"
+                )
+
+    def _take(self, servable_id: ServableId, entry: Entry) -> AspiredVersion | None:
+        """The version as it should be served; None while it may still be being written."""
+        try:
+            if entry.folder is not None:
+                return self._take_folder(servable_id, entry.folder, entry.archive)
+            if entry.archive is not None and self._packed is not None:
+                return self._take_archive(servable_id, entry.archive, self._packed)
         except OSError as error:
             # Something vanished or moved while it was read: the next poll sees it whole. If not, it must be told.
-            why = self._unreadable[servable_id] = str(error)
-            if self._unreadable_before.get(servable_id) == why:
-                self._tell(str(path), f"{servable_id} at {path} can't be read, and nothing new of it is taken: {why}")
-            return None
-        seen[servable_id] = fingerprint
-        if self._seen.get(servable_id) == fingerprint or newest_s < self._wall_clock() - self._settle_s:
-            return AspiredVersion(path=path, fingerprint=fingerprint)
+            self._look.tell_again(servable_id, str(error), entry.folder or entry.archive)
         return None
 
-    def _tell(self, topic: str, warning: str) -> None:
+    def _take_archive(self, servable_id: ServableId, archive: Path, packed: Packed) -> AspiredVersion | None:
+        fingerprint, newest_s = read_archive(archive)
+        if not self._rests(archive, fingerprint, newest_s):
+            return None
+        folder = packed.folder(servable_id.name, archive, servable_id.version)
+        return AspiredVersion(path=folder, fingerprint=fingerprint, archive=archive)
+
+    def _take_folder(self, servable_id: ServableId, folder: Path, archive: Path | None) -> AspiredVersion | None:
+        tree = read_tree(folder)
+        origin = None if self._packed is None else self._packed.origin(folder)
+        if origin is not None and origin[1] == tree.digest:
+            # It was moved here whole. The archive stands for it, so that a newer one is seen as a change.
+            fingerprint = origin[0]
+            if archive is not None:
+                found, newest_s = read_archive(archive)
+                fingerprint = found if self._rests(archive, found, newest_s) else fingerprint
+            return AspiredVersion(path=folder, fingerprint=fingerprint, archive=archive)
+        if archive is not None and self._packed is not None:
+            self._look.tell(str(archive), f"{archive} is not unpacked: {folder} is there, and not from it")
+        if not self._rests(folder, tree.fingerprint, tree.newest_s):
+            return None
+        if lack := self._lack(folder, tree):
+            self._look.incomplete[servable_id] = lack
+            self._look.tell(str(folder), f"{servable_id} at {folder} is not loaded while it is incomplete: {lack}")
+            return None
+        return AspiredVersion(path=folder, fingerprint=tree.fingerprint)
+
+    def _rests(self, path: Path, fingerprint: Fingerprint, newest_s: float) -> bool:
+        self._look.seen[path] = fingerprint
+        return self._seen.get(path) == fingerprint or newest_s < self._wall_clock() - self._settle_s
+
+    def _lack(self, folder: Path, tree: Tree) -> str | None:
+        lack = missing(tree.files, tree.folders, read_num_shards(read_index_head(folder)))
+        rested_s = self._wall_clock() - tree.newest_s
+        if lack is not None and has_no_variables(tree.files, tree.folders) and rested_s >= NO_VARIABLES_S:
+            # It lacks its variables and nothing else.
+            lack = missing(tree.files, frozenset(), None)
+        return lack
+
+
+class _Look:
+    """What one poll sees and tells; the poll before it is known by what it told."""
+
+    def __init__(self, told_before: Mapping[str, str], unreadable_before: Mapping[ServableId, str]) -> None:
+        self.seen: dict[Path, Fingerprint] = {}
+        self.unsettled: set[ServableId] = set()
+        self.incomplete: dict[ServableId, str] = {}
+        self.told: dict[str, str] = {}
+        self.unreadable: dict[ServableId, str] = {}
+        self._told_before = told_before
+        self._unreadable_before = unreadable_before
+
+    def tell(self, topic: str, warning: str) -> None:
         """Logs a warning when it is new, not at every poll."""
         if not warning:
             return
-        self._told[topic] = warning
+        self.told[topic] = warning
         if self._told_before.get(topic) != warning:
             _log.warning("%s", warning)
 
-
-def _folders(path: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        yield from [entry for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # A link in a circle, or to where this process may not look: it alone is passed over.
-        return False
-
-
-def _scan(path: Path) -> tuple[Fingerprint, float]:
-    """The tree's fingerprint, and its newest time in seconds since the epoch.
-
-    The newest time is of mtime and ctime: a copy that keeps mtimes (`cp -p`, `rsync -t`) can't set ctimes back.
-    """
-    root = path.stat()
-    items = [(".", 0, root.st_mtime_ns)]
-    newest_ns = max(root.st_mtime_ns, root.st_ctime_ns)
-    for folder, folders, files in os.walk(path, onerror=_raise):
-        for name in (*folders, *files):
-            full = Path(folder, name)
-            status = full.stat()
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                # To open a pipe waits for its writer, for ever, and with it the thread that loads.
-                raise OSError(errno.EINVAL, "neither a file nor a folder", str(full))
-            # A folder's size is the file system's own affair.
-            size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-            items.append((full.relative_to(path).as_posix(), size, status.st_mtime_ns))
-            newest_ns = max(newest_ns, status.st_mtime_ns, status.st_ctime_ns)
-    return tuple(sorted(items)), newest_ns / 1e9
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    def tell_again(self, servable_id: ServableId, why: str, path: Path | None) -> None:
+        """Logs what keeps a version from being read once it has done so twice."""
+        self.unreadable[servable_id] = why
+        if self._unreadable_before.get(servable_id) == why:
+            self.tell(str(path), f"{servable_id} at {path} can't be read, and nothing new of it is taken: {why}")

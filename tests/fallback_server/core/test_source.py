@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
 from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
 
@@ -23,8 +24,16 @@ def version(base, number, content=b"x"):
 
 
 def source(tmp_path, wall, **options):
-    defaults = {"models": {"m": tmp_path / "m"}, "settle_s": 1.0, "wall_clock": lambda: wall[0]}
+    defaults = {"configs": [config(tmp_path)], "settle_s": 1.0, "wall_clock": lambda: wall[0]}
     return FileSystemSource(**(defaults | options))
+
+
+def config(tmp_path, name="m", kind=PolicyKind.ALL, **policy):
+    return ModelConfig(name=name, base_path=tmp_path / name, version_policy=VersionPolicy(kind=kind, **policy))
+
+
+def numbers(snapshot):
+    return sorted(servable_id.version for servable_id in snapshot.aspired)
 
 
 def test_what_is_old_is_taken_at_once(tmp_path, wall):
@@ -45,11 +54,11 @@ def test_what_is_being_written_is_taken_once_it_rests(tmp_path, wall):
     wall[0] -= LATER_S
     polled = source(tmp_path, wall)
     assert polled.poll().unsettled == {ServableId("m", 1)}
-    (path / "variables").mkdir()
+    (path / "assets").mkdir()
     assert not polled.poll().aspired
-    (path / "variables" / "data").write_bytes(b"half")
+    (path / "assets" / "words").write_bytes(b"half")
     assert not polled.poll().aspired
-    (path / "variables" / "data").write_bytes(b"whole!")
+    (path / "assets" / "words").write_bytes(b"whole!")
     assert not polled.poll().aspired
     snapshot = polled.poll()
     assert list(snapshot.aspired) == [ServableId("m", 1)]
@@ -96,7 +105,7 @@ def test_repository(tmp_path, wall):
     version(repository / "a", "1")
     version(repository / "b", "3")
     version(repository / ".hidden", "1")
-    polled = source(tmp_path, wall, models={}, repository=repository)
+    polled = source(tmp_path, wall, configs=(), repository=repository)
     assert sorted(polled.poll().aspired) == [ServableId("a", 1), ServableId("b", 3)]
     shutil.rmtree(repository / "a")
     assert sorted(polled.poll().aspired) == [ServableId("b", 3)]
@@ -120,7 +129,7 @@ def test_one_broken_entry_hides_no_other(tmp_path, wall):
     version(tmp_path / "repository" / "m", "1")
     (tmp_path / "repository" / "circle").symlink_to("circle")
     (tmp_path / "repository" / "m" / "2").symlink_to("2")
-    polled = source(tmp_path, wall, models={}, repository=tmp_path / "repository")
+    polled = source(tmp_path, wall, configs=(), repository=tmp_path / "repository")
     assert list(polled.poll().aspired) == [ServableId("m", 1)]
 
 
@@ -132,7 +141,101 @@ def test_a_version_with_a_pipe_or_a_dangling_link_is_not_taken_and_told_of_once(
     polled = source(tmp_path, wall)
     for _ in range(4):
         assert list(polled.poll().aspired) == [ServableId("m", 1)]
-    warnings = [record.getMessage() for record in caplog.records]
+    warnings = sorted(record.getMessage() for record in caplog.records)
     assert len(warnings) == 2
     assert "neither a file nor a folder" in warnings[0]
     assert "No such file or directory" in warnings[1]
+
+
+def test_the_policy_of_each_model_chooses(tmp_path, wall):
+    """The highest two, those that are named, all: each model by its own policy."""
+    for name in ("two", "named", "all"):
+        for number in ("1", "2", "3"):
+            version(tmp_path / name, number)
+    polled = source(
+        tmp_path,
+        wall,
+        configs=[
+            config(tmp_path, "two", PolicyKind.LATEST, num_versions=2),
+            config(tmp_path, "named", PolicyKind.SPECIFIC, versions=(1, 8)),
+            config(tmp_path, "all"),
+        ],
+    )
+    aspired = polled.poll().aspired
+    assert sorted((each.name, each.version) for each in aspired) == [
+        ("all", 1),
+        ("all", 2),
+        ("all", 3),
+        ("named", 1),
+        ("two", 2),
+        ("two", 3),
+    ]
+
+
+def test_a_newer_version_displaces_none_before_it_is_complete(tmp_path, wall):
+    """latest(1): while version 2 is being copied, version 1 stays."""
+    version(tmp_path / "m", "1")
+    polled = source(tmp_path, wall, configs=[config(tmp_path, kind=PolicyKind.LATEST)])
+    assert numbers(polled.poll()) == [1]
+    path = tmp_path / "m" / "2"
+    path.mkdir()
+    for _ in range(3):
+        snapshot = polled.poll()
+        assert numbers(snapshot) == [1]
+    assert snapshot.incomplete == {ServableId("m", 2): "saved_model.pb is missing"}
+    (path / "saved_model.pb").write_bytes(b"x")
+    assert numbers(polled.poll()) == [2]
+
+
+def test_an_incomplete_version_is_told_of_once_and_taken_when_it_is_complete(tmp_path, wall, caplog):
+    """A copy that has stalled rests, and is still not taken: a shard of its variables lacks."""
+    path = version(tmp_path / "m", "1")
+    (path / "variables").mkdir()
+    (path / "variables" / "variables.index").write_bytes(bytes([0, 0, 6, 8, 2, 26, 2, 8, 1]))
+    (path / "variables" / "variables.data-00000-of-00002").write_bytes(b"x")
+    polled = source(tmp_path, wall)
+    for _ in range(3):
+        snapshot = polled.poll()
+        assert not snapshot.aspired
+        assert list(snapshot.unsettled) == [ServableId("m", 1)]
+    assert len(caplog.records) == 1
+    assert f"{{name: m version: 1}} at {path} is not loaded while it is incomplete: " in caplog.text
+    assert "variables/variables.data-00001-of-00002 is missing" in caplog.text
+    (path / "variables" / "variables.data-00001-of-00002").write_bytes(b"y")
+    assert numbers(polled.poll()) == [1]
+
+
+def test_a_frozen_graph_is_taken_once_its_empty_folder_has_rested_long(tmp_path, wall):
+    """An empty folder for variables is a frozen graph's, or the beginning of a copy: only time tells."""
+    path = version(tmp_path / "m", "1")
+    (path / "variables").mkdir()
+    wall[0] = path.stat().st_mtime + 29
+    polled = source(tmp_path, wall)
+    assert polled.poll().incomplete == {ServableId("m", 1): "variables/variables.index is missing"}
+    wall[0] += 2
+    assert numbers(polled.poll()) == [1]
+
+
+def test_the_configuration_can_be_replaced(tmp_path, wall):
+    """The next poll knows the new set, and says so: models come and go, policies change."""
+    for name in ("m", "n"):
+        version(tmp_path / name, "1")
+        version(tmp_path / name, "2")
+    polled = source(tmp_path, wall)
+    assert polled.poll().generation == 0
+    assert polled.set_configs([config(tmp_path, "n", PolicyKind.LATEST)]) == 1
+    snapshot = polled.poll()
+    assert list(snapshot.aspired) == [ServableId("n", 2)]
+    assert snapshot.generation == 1
+
+
+def test_two_folders_of_one_number(tmp_path, wall, caplog):
+    """`007` and `7` are one version: the first is taken, the other told of once."""
+    version(tmp_path / "m", "007")
+    version(tmp_path / "m", "7")
+    polled = source(tmp_path, wall)
+    polled.poll()
+    (aspired,) = polled.poll().aspired.values()
+    assert aspired.path == tmp_path / "m" / "007"
+    assert len(caplog.records) == 1
+    assert "is passed over: version 7 of m is" in caplog.text

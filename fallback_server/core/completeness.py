@@ -1,0 +1,107 @@
+"""Whether a SavedModel's folder holds all of its files: told by their names and sizes, without loading anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
+"""One of them is a SavedModel's graph."""
+
+INDEX = "variables/variables.index"
+
+HEADER_BYTES = 64
+"""More of the index than its header takes."""
+
+_FOLDER = "variables"
+_SHARD = re.compile(r"variables/variables\.data-(\d{5,9})-of-(\d{5,9})")
+_SHOWN = 3
+_MAX_SHARDS = 100_000
+
+
+def missing(files: Mapping[str, int], folders: frozenset[str], num_shards: int | None) -> str | None:
+    """What a SavedModel lacks; None where it is complete.
+
+    Args:
+        files: Path relative to the version's folder, with `/` -> size in bytes.
+        folders: Paths of the folders in it.
+        num_shards: How many shards its index tells of; None where that could not be read, and the shards' own names
+            are believed.
+    """
+    graphs = [files[name] for name in GRAPHS if name in files]
+    if not graphs:
+        return f"{GRAPHS[0]} is missing"
+    if not any(graphs):
+        return f"{GRAPHS[0]} is empty"
+    if _FOLDER not in folders:
+        return None
+    if not files.get(INDEX):
+        return f"{INDEX} is {'empty' if INDEX in files else 'missing'}"
+    return _missing_shards(files, num_shards)
+
+
+def has_no_variables(files: Mapping[str, int], folders: frozenset[str]) -> bool:
+    """Whether the folder for variables is there and empty, as in a frozen graph's SavedModel or a copy's beginning."""
+    return _FOLDER in folders and not any(name.startswith(_FOLDER + "/") for name in files)
+
+
+def read_num_shards(head: bytes) -> int | None:
+    """How many shards an index of variables tells of; None where that can't be read.
+
+    The index is a table of sorted keys and values. Its first key is the empty string, whose value is a
+    `BundleHeaderProto` with num_shards=1; each key and value follow three varints: the bytes that the key shares with
+    the one before, those that it does not, and the value's (tensorflow/core/protobuf/tensor_bundle.proto).
+
+    Args:
+        head: The file's first `HEADER_BYTES` bytes, or more.
+    """
+    try:
+        shared, at = _varint(head, 0)
+        unshared, at = _varint(head, at)
+        size, at = _varint(head, at)
+        if shared or unshared:
+            return None
+        end = at + size
+        while at < end:
+            tag, at = _varint(head, at)
+            if tag & 7:
+                # The header's other fields come after this one, and none has been seen yet.
+                return None
+            value, at = _varint(head, at)
+            if tag >> 3 == 1:
+                return value if 1 <= value <= _MAX_SHARDS else None
+    except IndexError:
+        return None
+    return None
+
+
+def _missing_shards(files: Mapping[str, int], num_shards: int | None) -> str | None:
+    found: dict[int, set[int]] = {}
+    for name in files:
+        if match := _SHARD.fullmatch(name):
+            found.setdefault(int(match[2]), set()).add(int(match[1]))
+    total = num_shards
+    if total is None:
+        if not found:
+            return "variables/variables.data-* is missing"
+        total = max(found)
+        if total > _MAX_SHARDS:
+            return f"variables/variables.data-* tells of {total} shards; at most {_MAX_SHARDS} are believed"
+    absent = [index for index in range(total) if index not in found.get(total, ())]
+    if not absent:
+        return None
+    shown = ", ".join(f"variables/variables.data-{index:05d}-of-{total:05d}" for index in absent[:_SHOWN])
+    more = f" and {len(absent) - _SHOWN} others" if len(absent) > _SHOWN else ""
+    return f"{shown}{more} {'is' if len(absent) == 1 else 'are'} missing"
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A base-128 number and where it ends. IndexError where the data ends first."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError

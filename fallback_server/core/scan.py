@@ -1,0 +1,178 @@
+"""What stands on disk: the folders and archives of a base path, and everything in a version's tree."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fallback_server.core.aspired import Fingerprint
+from fallback_server.core.completeness import HEADER_BYTES, INDEX
+from fallback_server.core.model_config import MAX_VERSION
+
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".zip")
+"""What a version may come packed in."""
+
+MAX_ENTRIES = 1_000_000
+"""A version with more files and folders is not looked at to its end."""
+
+_ARCHIVE = re.compile(r"([0-9]{1,19})(\.tar\.gz|\.tgz|\.tar\.zst|\.zip)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One version number of a base path.
+
+    Attributes:
+        folder: Named by the number; None where there is none.
+        archive: Named by the number and one of `ARCHIVE_SUFFIXES`; None where there is none.
+        others: Further folders and archives of the same number (`007` beside `7`), which are passed over.
+    """
+
+    folder: Path | None = None
+    archive: Path | None = None
+    others: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """What is in a version's folder.
+
+    Attributes:
+        fingerprint: Of everything in it.
+        newest_s: The newest time of anything, in seconds since the epoch.
+        files: Relative path -> size in bytes.
+        folders: Relative paths.
+    """
+
+    fingerprint: Fingerprint = field(repr=False)
+    newest_s: float
+    files: dict[str, int]
+    folders: frozenset[str]
+
+    @property
+    def digest(self) -> str:
+        """One number for the fingerprint, whatever the folder itself is called and when it was moved."""
+        return tree_digest(self.fingerprint)
+
+
+def tree_digest(fingerprint: Fingerprint) -> str:
+    """SHA-256 over all but the folder's own entry, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, size, mtime_ns in fingerprint:
+        if name != ".":
+            digest.update(f"{os.fsencode(name).hex()} {size} {mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def read_versions(base_path: Path) -> dict[int, Entry]:
+    """The versions of a base path: children that are named by a number, leading zeros allowed.
+
+    Raises:
+        OSError: the base path can't be read.
+    """
+    found: dict[int, Entry] = {}
+    with os.scandir(base_path) as entries:
+        children = sorted(entries, key=lambda entry: entry.name)
+    for child in children:
+        path = Path(child.path)
+        if child.name.isascii() and child.name.isdigit() and _is(child, folder=True):
+            number, kind = int(child.name), "folder"
+        elif (match := _ARCHIVE.fullmatch(child.name)) and _is(child, folder=False):
+            number, kind = int(match[1]), "archive"
+        else:
+            continue
+        if number > MAX_VERSION:
+            continue
+        entry = found.get(number, Entry())
+        if getattr(entry, kind) is not None:
+            found[number] = Entry(folder=entry.folder, archive=entry.archive, others=(*entry.others, path))
+        elif kind == "folder":
+            found[number] = Entry(folder=path, archive=entry.archive, others=entry.others)
+        else:
+            found[number] = Entry(folder=entry.folder, archive=path, others=entry.others)
+    return found
+
+
+def read_folders(path: Path) -> Iterator[os.DirEntry[str]]:
+    """The folders in a folder that are not hidden.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with os.scandir(path) as entries:
+        yield from [entry for entry in entries if not entry.name.startswith(".") and _is(entry, folder=True)]
+
+
+def read_tree(path: Path) -> Tree:
+    """Everything in a version's folder, as it is told by the file system: nothing is opened.
+
+    The newest time is of mtime and ctime: a copy that keeps mtimes (`cp -p`, `rsync -t`) can't set ctimes back.
+
+    Raises:
+        OSError: something can't be read, or is neither a file nor a folder.
+    """
+    root = path.stat()
+    items = [(".", 0, root.st_mtime_ns)]
+    sizes: dict[str, int] = {}
+    inside: set[str] = set()
+    newest_ns = max(root.st_mtime_ns, root.st_ctime_ns)
+    for folder, folders, files in os.walk(path, onerror=_raise):
+        for name in (*folders, *files):
+            full = Path(folder, name)
+            status = full.stat()
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                # To open a pipe waits for its writer, for ever, and with it the thread that loads.
+                raise OSError(errno.EINVAL, "neither a file nor a folder", str(full))
+            relative = full.relative_to(path).as_posix()
+            if stat.S_ISDIR(status.st_mode):
+                # A folder's size is the file system's own affair.
+                size = 0
+                inside.add(relative)
+            else:
+                size = sizes[relative] = status.st_size
+            items.append((relative, size, status.st_mtime_ns))
+            newest_ns = max(newest_ns, status.st_mtime_ns, status.st_ctime_ns)
+        if len(items) > MAX_ENTRIES:
+            raise OSError(errno.E2BIG, f"more than {MAX_ENTRIES} files and folders", str(path))
+    return Tree(fingerprint=tuple(sorted(items)), newest_s=newest_ns / 1e9, files=sizes, folders=frozenset(inside))
+
+
+def read_archive(path: Path) -> tuple[Fingerprint, float]:
+    """An archive's fingerprint, and its newest time in seconds since the epoch.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    status = path.stat()
+    newest_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    return ((path.name, status.st_size, status.st_mtime_ns),), newest_ns / 1e9
+
+
+def read_index_head(path: Path) -> bytes:
+    """The first bytes of a version's index of variables; empty where there is none.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    try:
+        with (path / INDEX).open("rb") as file:
+            return file.read(HEADER_BYTES)
+    except FileNotFoundError:
+        return b""
+
+
+def _is(entry: os.DirEntry[str], *, folder: bool) -> bool:
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError:  # A link in a circle, or to where this process may not look: it alone is passed over.
+        return False
+
+
+def _raise(error: OSError) -> None:
+    raise error
