@@ -87,7 +87,7 @@ class Server:
         self._grpc = GrpcServer(self._dataplane, max_tensor_bytes=options.batching.max_enqueued_bytes)
         self._poller = Poller(
             source=FileSystemSource(
-                models=options.source.models,
+                configs=options.source.configs,
                 repository=options.source.repository,
                 settle_s=options.source.poll_wait_s or 1.0,
             ),
@@ -163,8 +163,6 @@ class Server:
         _log.info("%s", number.name)
         self._stop.set()
 
-    def _make_loader(
-        self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]
-    ) -> ServedModelLoader:
+    def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> ServedModelLoader:
         del on_lost
         return ServedModelLoader(servable_id, path, registry=self._registry, options=self._options.batching)
