@@ -9,7 +9,7 @@ import numpy as np
 
 from fallback_server.batching.policy import padded_rows
 from fallback_server.batching.queue import Array, BatchQueue, Task
-from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, InvalidInput, RequestCancelled, ServerError
+from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
             return outcomes + _merged(queue, wanted)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
+        except (ExecutionFailed, NotReady) as error:
+            # What ran it is gone, and runs none of them alone either.
+            return outcomes + [(task, error) for task in wanted]
         except Exception as error:  # noqa: BLE001  one of them is at fault: found by running each alone
             _log.info("%s: a batch of %d failed, each is run alone: %s", queue.name, len(wanted), _first_line(error))
     return outcomes + [(task, _alone(queue, task, clock())) for task in wanted]
@@ -66,7 +69,7 @@ def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | Se
         except _RowsNotKept as error:
             _stop_merging(queue, error)
             return queue.run(task.inputs)
-    except InvalidInput as error:
+    except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  whatever a model does, its thread lives on
         _log.exception("%s: a request failed", queue.name)
