@@ -13,7 +13,21 @@ PROTOCOL_VERSION = 1
 API_TFS_GRPC = "tfs-grpc"
 """TensorFlow Serving's gRPC API on the announced port."""
 
+API_TFS_REST = "tfs-rest"
+"""TensorFlow Serving's REST API, on a port of its own: `tfs-rest=8501`."""
+
+API_OIP_GRPC = "oip-grpc"
+"""The Open Inference Protocol over gRPC, on the announced port."""
+
+API_OIP_REST = "oip-rest"
+"""The Open Inference Protocol over REST, on REST's port: `oip-rest=8501`."""
+
+API_EDGE = "edge-v1"
+"""Our own services, on the announced port."""
+
 _ID = re.compile(r"[A-Za-z0-9-]{1,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_VALUE_BYTES = 200
 
 
@@ -27,28 +41,33 @@ class Announcement:
 
     Attributes:
         server_id: 1 to 63 letters, digits and hyphens; the same over the server's life, another for each server.
-        apis: What is spoken on the port.
-        tls: Whether the port speaks TLS.
+        apis: What is spoken: a name for the announced port, `name=port` for another.
+        tls: Whether the announced port speaks TLS.
         protocol_version: See `PROTOCOL_VERSION`.
+        fingerprint: SHA-256 of the server's certificate in DER, in hex, where TLS is spoken; empty for not told.
     """
 
     server_id: str
     apis: tuple[str, ...] = (API_TFS_GRPC,)
     tls: bool = False
     protocol_version: int = PROTOCOL_VERSION
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.server_id):
             raise AnnouncementInvalid(f"server id {self.server_id!r}: 1 to 63 letters, digits and hyphens are allowed")
+        if self.fingerprint and not (self.tls and _FINGERPRINT.fullmatch(self.fingerprint)):
+            raise AnnouncementInvalid(f"fp={self.fingerprint!r}: 64 hexadecimal digits are expected, and tls=1")
 
     def to_txt(self) -> dict[str, str]:
         """The TXT record's keys and values."""
-        return {
+        txt = {
             "proto": str(self.protocol_version),
             "id": self.server_id,
             "tls": "1" if self.tls else "0",
             "apis": ",".join(self.apis),
         }
+        return {**txt, "fp": self.fingerprint} if self.fingerprint else txt
 
     @classmethod
     def from_txt(cls, txt: Mapping[bytes, bytes | None]) -> Announcement:
@@ -64,12 +83,46 @@ class Announcement:
         if tls not in ("0", "1"):
             raise AnnouncementInvalid(f"TXT tls={tls!r}: 0 or 1 is expected")
         apis = tuple(name for name in _text(txt, "apis").split(",") if name)
-        return cls(server_id=_text(txt, "id"), apis=apis, tls=tls == "1", protocol_version=int(version))
+        return cls(
+            server_id=_text(txt, "id"),
+            apis=apis,
+            tls=tls == "1",
+            protocol_version=int(version),
+            fingerprint="" if txt.get(b"fp") is None else _text(txt, "fp"),
+        )
+
+    def port_of(self, api: str, port: int) -> int | None:
+        """Where an API is spoken: on the announced port, or on one of its own; None where it isn't.
+
+        Args:
+            api: Its name.
+            port: The announced one.
+        """
+        for entry in self.apis:
+            name, equals, number = entry.partition("=")
+            if name != api:
+                continue
+            if not equals:
+                return port
+            if _PORT.fullmatch(number) and int(number) <= 65535:
+                return int(number)
+        return None
 
     @property
     def instance_name(self) -> str:
         """The full mDNS name of this server's service."""
         return f"{self.server_id}.{SERVICE_TYPE}"
+
+
+def apis_of(*, rest_port: int | None) -> tuple[str, ...]:
+    """What a server of this release speaks.
+
+    Args:
+        rest_port: Of REST; None for none.
+    """
+    if rest_port is None:
+        return (API_TFS_GRPC, API_OIP_GRPC, API_EDGE)
+    return (API_TFS_GRPC, f"{API_TFS_REST}={rest_port}", API_OIP_GRPC, f"{API_OIP_REST}={rest_port}", API_EDGE)
 
 
 def _text(txt: Mapping[bytes, bytes | None], key: str) -> str:
