@@ -38,9 +38,11 @@ class Settings:
 
     Args:
         given: Flag name -> value; later mappings win.
+        flags: The table of the flags.
     """
 
-    def __init__(self, *given: Mapping[str, Value]) -> None:
+    def __init__(self, *given: Mapping[str, Value], flags: Mapping[str, Flag] = FLAGS) -> None:
+        self._flags = flags
         self._given = {name: value for values in given for name, value in values.items()}
 
     def given(self, name: str) -> bool:
@@ -78,7 +80,7 @@ class Settings:
         return tuple(part.strip() for part in self.text(name).split(",") if part.strip())
 
     def _value(self, name: str) -> Value:
-        return self._given[name] if name in self._given else FLAGS[name].default
+        return self._given[name] if name in self._given else self._flags[name].default
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value}' for name, value in sorted(self._given.items()))})"

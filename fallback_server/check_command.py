@@ -1,0 +1,243 @@
+"""`fallback-server check`: finds all that is wrong with flags, files, models and the network. Serves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import ssl
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fallback_server.config import NetworkOptions, ServerOptions, TlsFiles
+from fallback_server.core.model_config import MAX_VERSION, ModelConfig, PolicyKind
+from fallback_server.settings import Reading
+from fallback_server.tables import aligned
+
+MAX_SOCKET_PATH_BYTES = 107
+"""What `sockaddr_un` holds on Linux, less the zero at its end."""
+
+_ARCHIVE = re.compile(r"([0-9]{1,19})\.(?:tar\.gz|tgz|tar\.zst|zip)")
+_VERSION = re.compile(r"[0-9]{1,19}")
+_SHARD = re.compile(r"variables\.data-([0-9]{5})-of-([0-9]{5})")
+_TAKEN = "in use"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        lines: What would be served, to be read by a person.
+        faults: All that is wrong.
+    """
+
+    lines: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
+    """The versions below a base path: number -> why it can't be loaded yet, empty if it can."""
+
+    versions: Mapping[int, str] = field(default_factory=dict)
+    fault: str = ""
+
+
+def check(reading: Reading) -> Report:
+    """Looks at everything that the flags and files name."""
+    lines: list[str] = []
+    faults = list(reading.faults)
+    options = reading.options
+    repository = reading.settings.path("model_repository")
+    configs = list(reading.configs)
+    if repository is not None and repository.is_dir():
+        listed = {config.name for config in configs}
+        configs += [config for config in _below(repository) if config.name not in listed]
+        if not configs and options is not None:
+            faults.append(f"--model_repository={repository} holds no folder, and so no model")
+    if options is not None:
+        lines += _network_lines(options)
+        faults += _network_faults(options.network, lines)
+    allow = reading.settings.switch("allow_version_labels_for_unavailable_models")
+    rows: list[tuple[str, ...]] = [("MODEL", "VERSIONS SERVED", "ON DISK", "POLICY", "LABELS", "TRAFFIC", "BASE PATH")]
+    for config in configs:
+        disk = look(config.base_path)
+        faults += model_faults(config, disk.versions, fault=disk.fault, allow_labels=allow)
+        rows.append(_row(config, disk.versions))
+    if configs:
+        lines += ["", *aligned(rows)]
+    return Report(tuple(lines), tuple(faults))
+
+
+def look(base_path: Path) -> _OnDisk:
+    """Which versions stand below a base path, as folders or archives."""
+    versions: dict[int, str] = {}
+    try:
+        for entry in os.scandir(base_path):
+            archive = _ARCHIVE.fullmatch(entry.name)
+            if archive is not None and entry.is_file():
+                versions.setdefault(int(archive[1]), "")
+            elif _VERSION.fullmatch(entry.name) and int(entry.name) <= MAX_VERSION and entry.is_dir():
+                versions[int(entry.name)] = _lacks(Path(entry.path))
+    except OSError as error:
+        return _OnDisk(fault=f"{base_path} can't be read: {error.strerror or error}")
+    return _OnDisk(versions)
+
+
+def model_faults(
+    config: ModelConfig, versions: Mapping[int, str], *, fault: str = "", allow_labels: bool = False
+) -> list[str]:
+    """What is wrong with one model. Pure.
+
+    Args:
+        config: Of the model.
+        versions: On disk: number -> what it lacks.
+        fault: Why its base path can't be read.
+        allow_labels: Whether labels may point to versions that are not there.
+    """
+    model = f"model {config.name}"
+    if fault:
+        return [f"{model}: {fault}"]
+    if not versions:
+        hint = f"a version is a folder or an archive that is named by its number: {config.base_path}/1/saved_model.pb"
+        return [f"{model}: no version in {config.base_path}; {hint}"]
+    served = config.version_policy.select(versions)
+    faults = [f"{model}: version {number} {versions[number]}" for number in sorted(served) if versions[number]]
+    if config.version_policy.kind is PolicyKind.SPECIFIC:
+        missing = sorted(set(config.version_policy.versions) - served)
+        faults += [f"{model}: version {number} is to be served, and is not in {config.base_path}" for number in missing]
+    where = f"which is not served; {_list(served)} would be" if served else "and none is served"
+    if not allow_labels:
+        faults += [
+            f"{model}: label {label} points to version {number}, {where}"
+            for label, number in sorted(config.labels.items())
+            if number not in served
+        ]
+    faults += [f"{model}: traffic names version {number}, {where}" for number in config.traffic if number not in served]
+    if config.shadow is not None and config.shadow.version not in served:
+        faults.append(f"{model}: shadow names version {config.shadow.version}, {where}")
+    return faults
+
+
+def certificate_fault(tls: TlsFiles) -> str:
+    """Why TLS can't be spoken with a key and certificate; empty if it can."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Never on a disk: a file in memory, under a name that is gone with it.
+    descriptor = os.memfd_create("tls")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(tls.certificate_pem + b"\n" + tls.key_pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        if tls.client_ca_pem:
+            context.load_verify_locations(cadata=tls.client_ca_pem.decode("ascii", "replace"))
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        return f"--ssl_config_file: key, certificate and CA don't go together: {reason}"
+    finally:
+        os.close(descriptor)
+    return ""
+
+
+def port_fault(host: str, port: int) -> str:
+    """Why a port can't be listened on; `in use` where only that is in the way, empty if it can."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+    except OSError as error:
+        return _TAKEN if error.errno == errno.EADDRINUSE else f"{host}:{port} can't be listened on: {error.strerror}"
+    return ""
+
+
+def _below(repository: Path) -> list[ModelConfig]:
+    with contextlib.suppress(OSError):
+        folders = sorted(entry for entry in repository.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return [ModelConfig(name=folder.name, base_path=folder.absolute()) for folder in folders]
+    return []
+
+
+def _lacks(path: Path) -> str:
+    """What a version's folder has not; empty if it is complete."""
+    try:
+        if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
+            return f"has no saved_model.pb in {path}"
+        variables = path / "variables"
+        names = {entry.name for entry in variables.iterdir()} if variables.is_dir() else set()
+    except OSError as error:
+        return f"can't be read: {error}"
+    missing = _missing_shards(names)
+    return f"has no {missing} in {variables}" if missing else ""
+
+
+def _missing_shards(names: set[str]) -> str:
+    """Which file of a checkpoint is not among these; empty where all are, and where there is no checkpoint."""
+    if not names:
+        return ""
+    totals = {int(found[2]) for found in map(_SHARD.fullmatch, names) if found} or {1}
+    needed = [f"variables.data-{index:05d}-of-{total:05d}" for total in totals for index in range(total)]
+    return next((name for name in ("variables.index", *needed) if name not in names), "")
+
+
+def _network_lines(options: ServerOptions) -> list[str]:
+    network = options.network
+    rest = "no REST" if network.rest_port is None else f"REST on {network.host}:{network.rest_port or 'any'}"
+    metrics = f", metrics at {options.metrics_path}" if options.metrics_path and network.rest_port is not None else ""
+    secure = "TLS" if network.tls else "plain text"
+    batching = options.batching
+    sizes = f"; in sizes {_list(batching.allowed_batch_sizes)}" if batching.allowed_batch_sizes else ""
+    batches = f"up to {batching.max_batch_size_rows} rows, {batching.num_batch_threads} at a time{sizes}"
+    return [
+        f"gRPC on {network.host}:{network.port or 'any'} ({secure}), {rest}{metrics}",
+        f"batches of {batches}" if batching.enabled else "no batching",
+    ]
+
+
+def _network_faults(network: NetworkOptions, notes: list[str]) -> list[str]:
+    faults = []
+    for flag, port in (("--port", network.port), ("--rest_api_port", network.rest_port)):
+        fault = port_fault(network.host, port) if port is not None else ""
+        if fault == _TAKEN:
+            # A server that is checked while it serves holds its own ports.
+            notes.append(f"note: {flag}={port} is in use at the moment")
+        elif fault:
+            faults.append(f"{flag}: {fault}")
+    if network.tls is not None and (fault := certificate_fault(network.tls)):
+        faults.append(fault)
+    path = network.socket_path
+    if path is not None and len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        faults.append(f"--grpc_socket_path must have at most {MAX_SOCKET_PATH_BYTES} bytes, got {path}")
+    elif path is not None and not path.absolute().parent.is_dir():
+        faults.append(f"--grpc_socket_path={path}: {path.absolute().parent} is no directory")
+    if network.mdns:
+        from fallback_server.advertiser import InterfaceUnknown, interfaces_of  # noqa: PLC0415  zeroconf is slow to load
+
+        try:
+            interfaces_of(network.mdns_interfaces)
+        except InterfaceUnknown as error:
+            faults.append(str(error))
+    return faults
+
+
+def _row(config: ModelConfig, versions: Collection[int]) -> tuple[str, ...]:
+    served = config.version_policy.select(versions)
+    labels = ", ".join(f"{label}={number}" for label, number in sorted(config.labels.items()))
+    traffic = ", ".join(f"{number}={weight:g}" for number, weight in sorted(config.traffic.items()))
+    return (
+        config.name,
+        _list(served) or "none",
+        _list(versions) or "none",
+        str(config.version_policy),
+        labels or "-",
+        traffic or "-",
+        str(config.base_path),
+    )
+
+
+def _list(numbers: Collection[int] | Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))

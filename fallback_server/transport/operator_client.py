@@ -1,0 +1,135 @@
+"""Asks a server, for an operator: what it serves, and that it change it. Synchronous, and one call at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import serving_pb2 as pb
+
+Response = TypeVar("Response", bound=Message)
+
+
+class CallFailed(Exception):
+    """A call was refused, or nobody could be asked. The text is one line for the operator.
+
+    Attributes:
+        unimplemented: Whether the server has no such call: it is another than ours.
+    """
+
+    def __init__(self, text: str, *, unimplemented: bool = False) -> None:
+        super().__init__(text)
+        self.unimplemented = unimplemented
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientTls:
+    """What TLS is spoken with; PEM.
+
+    Attributes:
+        ca: Who has signed the server's certificate.
+        certificate: What the client shows, with its key; None for none.
+        key: Of that certificate.
+    """
+
+    ca: bytes
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+
+class OperatorClient:
+    """Speaks to one server. Close it, or use it with `with`.
+
+    Args:
+        target: `HOST:PORT`, or `unix:PATH`.
+        timeout_s: For each call; a watch has none.
+        tls: None for plain text.
+    """
+
+    def __init__(self, target: str, *, timeout_s: float, tls: ClientTls | None = None) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._tls = tls
+        # A catalog of ten thousand models is larger than the 4 MiB that gRPC takes by itself.
+        options = methods.UNLIMITED_MESSAGES
+        if tls is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+            self._channel = grpc.secure_channel(target, credentials, options=options)
+
+    def catalog(self) -> edge.CatalogUpdate:
+        """All models and versions, with queues and waits. Only our server has it.
+
+        Raises:
+            CallFailed: as all methods.
+        """
+        return self._call(methods.CATALOG_GET, edge.CatalogRequest())
+
+    def watch(self) -> Iterator[edge.CatalogUpdate]:
+        """The catalog now, and again at every change, until the server ends it."""
+        method = methods.CATALOG_WATCH
+        stream = self._channel.unary_stream(
+            method.path,
+            request_serializer=method.request.SerializeToString,
+            response_deserializer=method.response.FromString,
+        )
+        try:
+            yield from stream(edge.CatalogRequest())
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+
+    def status(self, model: str) -> pb.GetModelStatusResponse:
+        """The states of one model's versions, as TensorFlow Serving tells them."""
+        request = pb.GetModelStatusRequest()
+        request.model_spec.name = model
+        return self._call(methods.GET_MODEL_STATUS, request)
+
+    def set_label(self, model: str, label: str, version: int) -> int:
+        """Moves a label, or takes it away with version 0; returns where it pointed, 0 for nowhere."""
+        request = edge.SetLabelRequest(model=model, label=label, version=version)
+        return self._call(methods.SET_LABEL, request).previous
+
+    def rollback(self, model: str, label: str) -> edge.RollbackResponse:
+        """Has requests answered by the version before."""
+        return self._call(methods.ROLLBACK, edge.RollbackRequest(model=model, label=label))
+
+    def reload(self) -> tuple[str, ...]:
+        """Has the server read its configuration again; returns its models."""
+        return tuple(self._call(methods.RELOAD, edge.ReloadRequest()).models)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, method: methods.Method[Any, Response], request: Message) -> Response:
+        try:
+            return method.bind(self._channel)(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Any) -> CallFailed:
+        code, details = error.code(), " ".join((error.details() or "").split())
+        where = self._target
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return CallFailed(f"{where} is no fallback-server: it has no such call", unimplemented=True)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return CallFailed(f"{where} did not answer within {self._timeout_s:g} s")
+        if code is grpc.StatusCode.UNAVAILABLE and ("onnection refused" in details or "No such file" in details):
+            return CallFailed(f"nobody listens at {where}")
+        if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("Servable"):
+            hint = "is the server's certificate signed by that CA?" if self._tls else "does it speak TLS? --tls_ca=FILE"
+            return CallFailed(f"{where} can't be reached: {details}; {hint}")
+        return CallFailed(f"{where} refused: {details or code.name}")

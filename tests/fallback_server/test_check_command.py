@@ -1,0 +1,200 @@
+"""`fallback-server check`: against real files, certificates and ports."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.tls_files import CERTIFICATE, KEY, OTHER_KEY
+
+from fallback_server.check_command import certificate_fault, check, look, model_faults, port_fault
+from fallback_server.cli import main
+from fallback_server.config import TlsFiles
+from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.flags import parse
+from fallback_server.settings import read
+
+
+def version(folder, number, *, files=("saved_model.pb",)):
+    for name in files:
+        path = folder / str(number) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def run(*flags):
+    return check(read(parse(flags)))
+
+
+VARIABLES = ("saved_model.pb", "variables/variables.index")
+
+
+@pytest.mark.parametrize(
+    ("files", "lacks"),
+    [
+        (("saved_model.pb",), ""),
+        (("saved_model.pbtxt",), ""),
+        (("other",), "has no saved_model.pb in "),
+        ((*VARIABLES, "variables/variables.data-00000-of-00001"), ""),
+        (VARIABLES, "has no variables.data-00000-of-00001 in "),
+        (("saved_model.pb", "variables/variables.data-00000-of-00001"), "has no variables.index in "),
+        ((*VARIABLES, "variables/variables.data-00001-of-00002"), "has no variables.data-00000-of-00002 in "),
+        ((*VARIABLES, "variables/variables.data-00000-of-00002"), "has no variables.data-00001-of-00002 in "),
+    ],
+)
+def test_what_a_version_lacks(tmp_path, files, lacks):
+    """The graph, the index, and every shard."""
+    version(tmp_path, 3, files=files)
+    found = look(tmp_path).versions[3]
+    assert found.startswith(lacks)
+    assert bool(found) is bool(lacks)
+
+
+def test_versions_are_numbers_as_folders_or_archives(tmp_path):
+    """Leading zeros are allowed; other names, hidden ones and numbers that no int64 holds are none."""
+    for name in ("1", "002", "x", ".3", "99999999999999999999"):
+        version(tmp_path, name)
+    for name in ("4.tar.gz", "5.zip", "6.tar.zst", "7.tar", "1.tgz"):
+        (tmp_path / name).touch()
+    assert sorted(look(tmp_path).versions) == [1, 2, 4, 5, 6]
+    assert look(tmp_path / "none").fault == f"{tmp_path}/none can't be read: No such file or directory"
+
+
+def config(**changes):
+    return ModelConfig(**{"name": "m", "base_path": Path("/m"), **changes})
+
+
+def specific(*versions):
+    return VersionPolicy(kind=PolicyKind.SPECIFIC, versions=versions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "versions", "faults"),
+    [
+        ({}, {1: ""}, []),
+        ({}, {1: "has no x", 2: ""}, []),
+        ({}, {1: "", 2: "has no x"}, ["model m: version 2 has no x"]),
+        ({}, {}, ["model m: no version in /m; a version is a folder or an archive that is named by its number"]),
+        ({"version_policy": specific(1, 3)}, {1: ""}, ["model m: version 3 is to be served, and is not in /m"]),
+        (
+            {"labels": {"a": 1}},
+            {1: "", 2: ""},
+            ["model m: label a points to version 1, which is not served; 2 would be"],
+        ),
+        ({"traffic": {1: 1.0, 2: 1.0}}, {1: "", 2: ""}, ["model m: traffic names version 1, which is not served"]),
+        ({"shadow": Shadow(version=3, share=1.0)}, {2: ""}, ["model m: shadow names version 3, which is not served"]),
+        (
+            {"version_policy": specific(3), "labels": {"a": 3}},
+            {1: ""},
+            ["model m: version 3 is to be served", "model m: label a points to version 3, and none is served"],
+        ),
+    ],
+)
+def test_faults_of_a_model(changes, versions, faults):
+    """Labels, traffic and shadow must name versions that would be served."""
+    found = model_faults(config(**changes), versions)
+    assert len(found) == len(faults)
+    assert all(one.startswith(text) for one, text in zip(found, faults, strict=True)), found
+
+
+def test_labels_may_wait_where_that_is_allowed():
+    """As the flag says; traffic may not."""
+    both = config(labels={"a": 9}, traffic={9: 1.0})
+    assert len(model_faults(both, {1: ""}, allow_labels=True)) == 1
+
+
+def test_key_and_certificate():
+    """They must belong together; the CA must be one."""
+    assert certificate_fault(TlsFiles(key_pem=KEY, certificate_pem=CERTIFICATE, client_ca_pem=CERTIFICATE)) == ""
+    assert "key values mismatch" in certificate_fault(TlsFiles(key_pem=OTHER_KEY, certificate_pem=CERTIFICATE))
+    bad = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    assert "don't go together" in certificate_fault(TlsFiles(key_pem=KEY, certificate_pem=bad))
+    assert "don't go together" in certificate_fault(
+        TlsFiles(key_pem=KEY, certificate_pem=CERTIFICATE, client_ca_pem=bad)
+    )
+
+
+def test_ports():
+    """Taken by somebody, on an address that is not here, or free."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert port_fault("127.0.0.1", taken.getsockname()[1]) == "in use"
+    assert port_fault("127.0.0.1", 0) == ""
+    assert port_fault("192.0.2.1", 0).startswith("192.0.2.1:0 can't be listened on: ")
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path):
+    """Flags, files, models and network, each fault a line; a port that is in use is but a note."""
+    version(tmp_path / "a", 1, files=("x",))
+    (tmp_path / "models.toml").write_text(f"""
+    [models.a]
+    base_path = "{tmp_path}/a"
+    labels = {{stable = 7}}
+    [models.b]
+    base_path = "{tmp_path}/b"
+    """)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = [f"--port={port}", "--rest_api_port=0", "--mdns_interfaces=nosuch9", "--grpc_socket_path=/nosuch/a"]
+        report = run(f"--config={tmp_path}/models.toml", *flags)
+        assert f"note: --port={port} is in use at the moment" in report.lines
+    texts = [
+        "--grpc_socket_path=/nosuch/a: /nosuch is no directory",
+        "--mdns_interfaces: nosuch9 is no interface or address of this machine",
+        f"model a: version 1 has no saved_model.pb in {tmp_path}/a/1",
+        "model a: label stable points to version 7, which is not served; 1 would be",
+        f"model b: {tmp_path}/b can't be read: No such file or directory",
+    ]
+    assert len(report.faults) == len(texts), report.faults
+    assert all(fault.startswith(text) for fault, text in zip(report.faults, texts, strict=True)), report.faults
+
+
+def test_models_are_looked_at_also_where_flags_are_at_fault(tmp_path):
+    """One fault doesn't hide another."""
+    report = run(f"--model_base_path={tmp_path}", "--max_batch_size=0", "--mixed_precision=x")
+    assert [fault.split()[0] for fault in report.faults] == ["--mixed_precision", "--max_batch_size", "model"]
+
+
+def test_what_would_be_served_is_shown(tmp_path, capsys):
+    """Addresses, batches, and a table of the models; exit code 0."""
+    for number in (1, 2, 3):
+        version(tmp_path / "a", number)
+    version(tmp_path / "b", 7)
+    (tmp_path / "server.toml").write_text(f"""
+    port = 0
+    allowed_batch_sizes = [2, 4]
+    model_repository = "{tmp_path}"
+    [models.a]
+    base_path = "a"
+    version_policy = "latest(2)"
+    labels = {{stable = 2}}
+    traffic = {{2 = 95, 3 = 5}}
+    """)
+    assert main(["check", str(tmp_path / "server.toml")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines() == [
+        "gRPC on 127.0.0.1:any (plain text), REST on 127.0.0.1:any, metrics at /monitoring/prometheus/metrics",
+        f"batches of up to 4 rows, {_threads(out)} at a time; in sizes 2, 4",
+        "",
+        "MODEL  VERSIONS SERVED  ON DISK  POLICY     LABELS    TRAFFIC    BASE PATH",
+        f"a      2, 3             1, 2, 3  latest(2)  stable=2  2=95, 3=5  {tmp_path}/a",
+        f"b      7                7        latest(1)  -         -          {tmp_path}/b",
+    ]
+
+
+def _threads(out):
+    return out.split(" rows, ")[1].split()[0]
+
+
+@pytest.mark.slow
+def test_the_command_loads_neither_tensorflow_nor_grpc(tmp_path):
+    """It is quick, and needs nothing of the extra; exit code 2 with the faults on stderr."""
+    script = (
+        "import sys; from fallback_server.cli import main\n"
+        f"assert main(['check', '--model_base_path={tmp_path}', '--rest_api_port=0', '--port=0']) == 2\n"
+        "assert not {'tensorflow', 'grpc._channel'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("fallback-server: error: model default: no version in ")
