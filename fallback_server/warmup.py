@@ -73,12 +73,14 @@ def warm_up(
         return 0
     end_s = clock() + MAX_S
     file = path / RECORDS
-    samples = _recorded(executor, file) if file.is_file() else _made_up(executor)
     last: dict[str, Inputs] = {}
     count = 0
-    for name, inputs in samples:
-        last[name] = inputs
-        count += 1
+    if file.is_file():
+        for name, inputs in _recorded(executor, file):
+            last[name] = inputs
+            count += 1
+    else:
+        last = _made_up(executor)
     for name, inputs in last.items():
         for size in sizes(executor.signatures[name], inputs, options):
             if clock() >= end_s:
@@ -113,12 +115,10 @@ def sizes(signature: Signature, inputs: Inputs, options: BatchingOptions) -> tup
     return tuple(size for size in wanted if size != rows and size * row_bytes <= MAX_BYTES)
 
 
-def _made_up(executor: Executor) -> Iterator[tuple[str, Inputs]]:
+def _made_up(executor: Executor) -> dict[str, Inputs]:
     """One row of zeros for each signature that takes them; what loaded the model has run it with those."""
-    for name, signature in executor.signatures.items():
-        inputs = made_up(signature)
-        if inputs is not None and signature.batches:
-            yield name, inputs
+    made = {name: made_up(signature) for name, signature in executor.signatures.items()}
+    return {name: inputs for name, inputs in made.items() if inputs is not None}
 
 
 def _recorded(executor: Executor, file: Path) -> Iterator[tuple[str, Inputs]]:

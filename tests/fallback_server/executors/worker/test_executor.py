@@ -1,0 +1,225 @@
+"""Models in worker processes, with real ones."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.fallback_workers import HangingLoad, alive, opened, wait_until
+
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady
+from fallback_server.executors.registry import default_registry
+from fallback_server.executors.saved_model import SavedModelOptions
+from fallback_server.executors.worker.executor import ModelFault
+from fallback_server.executors.worker.nursery import Nursery
+
+pytestmark = pytest.mark.slow
+
+ROW = {"x": np.float32([[1, 2, 3]])}
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    nursery = Nursery()
+    nursery.start()
+    yield nursery
+    nursery.close()
+
+
+def test_runs_answer_by_name(models, nursery):
+    """Signatures, several inputs and outputs, strings, and the model's refusals are those of TensorFlow in process."""
+    many = opened(nursery, models / "many" / "1")
+    assert sorted(many.signatures) == ["gather", "serving_default", "wide"]
+    assert many.method_names["serving_default"] == "tensorflow/serving/predict"
+    assert many.signatures["serving_default"].batches
+    outputs = many.run("serving_default", {"a": np.float32([[1, 2]]), "b": np.int32([[3, 4]])})
+    np.testing.assert_array_equal(outputs["sum"], [[4, 6]])
+    assert outputs["twice"].dtype == np.int32
+    with pytest.raises(InvalidInput, match=r"indices\[1\] = 7 is not in \[0, 3\)"):
+        many.run("gather", {"index": np.int64([1, 7])})
+    assert many.memory_bytes() > 2**20
+    many.close()
+    text = opened(nursery, models / "text" / "1")
+    (out,) = text.run("serving_default", {"s": np.array([b"a", b"\xff"], object)}).values()
+    assert out.tolist() == [b"a!", b"\xff!"]
+    text.close()
+
+
+def test_runs_go_side_by_side_and_keep_their_answers(models, nursery):
+    """Threads that run at the same time each get the answer to what they asked."""
+    executor = opened(nursery, models / "scale" / "2")
+    wrong = []
+
+    def ask(seed):
+        for step in range(50):
+            x = np.full((1 + step % 3, 3), seed * 1000 + step, np.float32)
+            if not np.array_equal(executor.run("serving_default", {"x": x})["y"], x * 2):
+                wrong.append((seed, step))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    executor.close()
+
+
+def test_a_large_result_outlives_its_worker(models, nursery):
+    """It is memory shared with nobody else: closing takes it from no one, and the worker keeps none of it."""
+    executor = opened(nursery, models / "scale" / "2")
+    before = executor.memory_bytes()
+    x = np.ones((12_000_000, 3), np.float32)
+    y = executor.run("serving_default", {"x": x})["y"]
+    wait_until(lambda: executor.memory_bytes() < before + x.nbytes / 4)
+    executor.close()
+    assert (y == 2).all()
+
+
+def test_an_abort_fails_what_it_held_and_harms_no_other(models, nursery, caplog):
+    """A tensor that ends TensorFlow's process: INTERNAL for that request, `on_lost`, and its last words in the log."""
+    other = opened(nursery, models / "scale" / "1")
+    lost = []
+    executor = opened(nursery, models / "conv" / "1", lost.append)
+    with caplog.at_level(logging.INFO), pytest.raises(ExecutionFailed) as failure:
+        executor.run("serving_default", {"image": np.ones((8, 8, 1), np.float32)})
+    assert str(failure.value) == "the model's process ended (signal 6) while it ran the request"
+    wait_until(lambda: lost)
+    assert lost == ["signal 6"]
+    assert any(line.startswith("conv/1: ") and "Check failed" in line for line in caplog.messages)
+    with pytest.raises(VersionNotReady, match=r"signal 6\) and is started anew"):
+        executor.run("serving_default", {"image": np.ones((1, 8, 8, 1), np.float32)})
+    executor.close()
+    assert other.run("serving_default", ROW)["y"].tolist() == [[1, 2, 3]]
+    other.close()
+
+
+def test_a_close_is_no_loss_and_ends_the_process(models, nursery):
+    """`close` returns when the process is gone, and tells nobody of a loss."""
+    lost = []
+    executor = opened(nursery, models / "scale" / "1", lost.append)
+    pid = executor._worker.pid
+    executor.close()
+    assert not alive(pid)
+    assert lost == []
+    executor.close()
+
+
+def test_a_failed_load_says_why(nursery, tmp_path):
+    """Files that are no model: the reason in one line; a worker that ends while it loads: how it ended."""
+    (tmp_path / "saved_model.pb").write_bytes(b"no graph")
+    with pytest.raises(LoadFailed, match=r"(?i)parse"):
+        opened(nursery, tmp_path)
+    load = HangingLoad(nursery, tmp_path / "1")
+    worker = waited_for(nursery)
+    os.kill(worker.pid, signal.SIGKILL)
+    assert str(load.result()).startswith("the model's process ended (signal 9) while it loaded")
+
+
+def waited_for(nursery):
+    """The one worker that a nursery has, once it is there."""
+
+    def workers():
+        return [worker for program in nursery._programs for worker in program.workers.values() if worker.pid]
+
+    wait_until(workers)
+    (worker,) = workers()
+    return worker
+
+
+def test_a_nursery_that_ends_takes_no_worker_along(models):
+    """Its workers answer on, and end with a notice; the next load has another nursery."""
+    nursery = Nursery()
+    lost = []
+    one = opened(nursery, models / "scale" / "1", lost.append)
+    os.kill(nursery._program.process.pid, signal.SIGKILL)
+    wait_until(lambda: not nursery._program.alive)
+    assert one.run("serving_default", ROW)["y"].tolist() == [[1, 2, 3]]
+    other = opened(nursery, models / "scale" / "2")
+    assert other.run("serving_default", ROW)["y"].tolist() == [[2, 4, 6]]
+    os.kill(one._worker.pid, signal.SIGKILL)
+    wait_until(lambda: lost)
+    nursery.close()
+    assert not alive(other._worker.pid)
+
+
+def test_closing_a_nursery_stops_a_load(tmp_path):
+    """A load under way ends with the nursery, and no other begins."""
+    nursery = Nursery()
+    load = HangingLoad(nursery, tmp_path / "1")
+    pid = waited_for(nursery).pid
+    nursery.close()
+    assert str(load.result()) == "the load was stopped"
+    assert not alive(pid)
+    with pytest.raises(LoadFailed, match="the server is stopping"):
+        nursery.spawn("m/1")
+
+
+SERVER = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import fallback_server.app
+from fallback_server.executors.registry import default_registry
+from fallback_server.executors.saved_model import SavedModelOptions
+registry = default_registry(SavedModelOptions())
+model = registry.open(Path(sys.argv[1]))
+y = model.run("serving_default", {"x": np.ones((1, 3), np.float32)})["y"]
+foreign = sorted(name for name in sys.modules if name.partition(".")[0] in ("tensorflow", "keras", "tf_keras"))
+worker = model._worker
+print(json.dumps([y.tolist(), foreign, worker.pid]), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_server_imports_no_tensorflow_and_takes_its_processes_along(models):
+    """A model runs without TensorFlow in the server's process; when that is killed, so are nursery and workers."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, models / "scale" / "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    answer, foreign, worker = json.loads(server.stdout.readline())
+    assert answer == [[1, 1, 1]]
+    assert foreign == []
+    nursery = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    server.kill()
+    server.wait()
+    server.stdin.close()
+    server.stdout.close()
+    wait_until(lambda: not alive(worker) and not alive(nursery))
+
+
+def test_a_model_that_fails_on_its_own_is_told_apart(nursery, models, tmp_path):
+    """A failure that is neither the request's nor the process's end: `ModelFault`, and the worker answers on."""
+    import tensorflow as tf
+
+    table = tf.Module()
+    table.call = tf.function(
+        lambda x: {"y": tf.numpy_function(lambda value: value, [x], tf.float32)},
+        input_signature=[tf.TensorSpec([None], tf.float32, name="x")],
+    )
+    tf.saved_model.save(table, str(tmp_path / "1"), signatures={"serving_default": table.call})
+    executor = opened(nursery, tmp_path / "1")
+    for _ in range(2):
+        with pytest.raises((ModelFault, InvalidInput)):
+            executor.run("serving_default", {"x": np.float32([1])})
+    executor.close()
+
+
+def test_memory_is_estimated_from_the_files(models):
+    """Variables once, the graph four times, and what any worker takes; 0 for what is no model."""
+    registry = default_registry(SavedModelOptions())
+    path = models / "scale" / "1"
+    graph = (path / "saved_model.pb").stat().st_size
+    variables = sum(file.stat().st_size for file in (path / "variables").iterdir())
+    assert registry.estimated_bytes(path) == 2**26 + variables + 4 * graph
+    assert registry.estimated_bytes(models) == 0
+    registry.close()
