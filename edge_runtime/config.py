@@ -138,6 +138,29 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             weight=own.weight,
         )
 
+    def anchored(self) -> RuntimeOptions:
+        """The same with absolute paths, so that they mean the same wherever the application goes to (`os.chdir`).
+
+        Libraries without a slash are names, which the system looks for, and stay.
+
+        Raises:
+            InvalidConfig: a path is relative, and the current directory is gone.
+        """
+        try:
+            return msgspec.structs.replace(
+                self,
+                store=self.store.absolute(),
+                cache=None if self.cache is None else self.cache.absolute(),
+                edgetpu_library=_anchored_library(self.edgetpu_library),
+                delegates=_anchored_devices(self.delegates),
+                models={
+                    name: msgspec.structs.replace(own, delegates=_anchored_devices(own.delegates))
+                    for name, own in self.models.items()
+                },
+            )
+        except OSError as error:
+            raise InvalidConfig(f"store {self.store}: the current directory is gone: {error.strerror}") from error
+
     @property
     def addresses(self) -> tuple[str, ...]:
         """The servers that are given by address."""
@@ -166,6 +189,22 @@ def _check_engines(options: ModelOptions | RuntimeOptions) -> None:
                 raise InvalidConfig(f"delegates: {error}") from error
         if len(set(options.delegates)) != len(options.delegates):
             raise InvalidConfig(f"delegates: each once, got {list(options.delegates)}")
+
+
+def _anchored_library(library: str) -> str:
+    return str(Path(library).absolute()) if "/" in library else library
+
+
+def _anchored_devices(delegates: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if delegates is None else tuple(map(_anchored_device, delegates))
+
+
+def _anchored_device(text: str) -> str:
+    name, _, rest = text.partition(":")
+    library, question_mark, query = rest.partition("?")
+    anchored = _anchored_library(library)
+    # A question mark ends the path: a folder that has one can be reached by a relative path only.
+    return text if name != "external" or "?" in anchored else f"{name}:{anchored}{question_mark}{query}"
 
 
 def _is_address(text: str) -> bool:

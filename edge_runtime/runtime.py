@@ -68,7 +68,7 @@ class Runtime:
             clock: Monotonic seconds.
             root: Where the machine's file system begins: its Edge TPUs and its profile are looked for below it.
         """
-        self.options = options
+        self.options = options = options.anchored()
         self._clock = clock
         self._store = open_store(options.store)
         self._hall = Hall(options, clock, root=root)

@@ -104,3 +104,26 @@ def test_cache_is_in_the_users_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert read_options(tmp_path, {}).cache == tmp_path / "cache" / "edge-runtime"
     assert read_options(tmp_path, {"cache": None}).cache is None
+
+
+def test_relative_paths_are_those_of_the_opening(tmp_path, monkeypatch):
+    """Store, cache and libraries stay where they were when the application changes its directory; names stay names."""
+    monkeypatch.chdir(tmp_path)
+    own = {"delegates": ["external:lib/d.so?level=2", "external:d.so", "cpu"]}
+    given = {"cache": "kept", "edgetpu_library": "./e.so", "models": {"a": own}, **own}
+    options = read_options("store", given).anchored()
+    assert (options.store, options.cache) == (tmp_path / "store", tmp_path / "kept")
+    assert options.edgetpu_library == str(tmp_path / "e.so")
+    assert options.delegates == (f"external:{tmp_path}/lib/d.so?level=2", "external:d.so", "cpu")
+    assert options.models["a"].delegates == options.delegates
+    assert options.anchored() == options
+    assert read_options("/store", {"edgetpu_library": "e.so", "cache": None}).anchored().edgetpu_library == "e.so"
+
+
+def test_a_directory_that_is_gone_is_named(tmp_path, monkeypatch):
+    """A relative path means nothing where the current directory was removed."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InvalidConfig, match="the current directory is gone"):
+        read_options("store", {}).anchored()

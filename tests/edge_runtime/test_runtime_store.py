@@ -48,6 +48,18 @@ def test_what_was_verified_is_what_runs(store, tmp_path):
         assert [answers(model, count) for count in (1, 3)] == [10] * 2
 
 
+def test_an_application_may_go_to_another_directory(store, tmp_path, monkeypatch):
+    """A store that was opened by a relative path is followed also from elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Runtime.open("store", **QUIET) as runtime:
+        model = runtime.model("scale")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        publish_scale(store, 2, 3.0)
+        runtime.refresh()
+        assert answers(model) == 3
+
+
 def test_removed_store_stops_nobody(store):
     """When the folder goes away the loaded version answers on, for batch sizes it has not seen yet too."""
     with Runtime.open(store, **QUIET) as runtime:
