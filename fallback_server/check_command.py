@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import socket
 import ssl
 from collections.abc import Collection, Mapping, Sequence
@@ -13,16 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fallback_server.config import NetworkOptions, ServerOptions, TlsFiles
-from fallback_server.core.model_config import MAX_VERSION, ModelConfig, PolicyKind
+from fallback_server.core.completeness import missing, read_num_shards
+from fallback_server.core.model_config import ModelConfig, PolicyKind
+from fallback_server.core.scan import read_folders, read_index_head, read_tree, read_versions
 from fallback_server.settings import Reading
 from fallback_server.tables import aligned
 
 MAX_SOCKET_PATH_BYTES = 107
 """What `sockaddr_un` holds on Linux, less the zero at its end."""
 
-_ARCHIVE = re.compile(r"([0-9]{1,19})\.(?:tar\.gz|tgz|tar\.zst|zip)")
-_VERSION = re.compile(r"[0-9]{1,19}")
-_SHARD = re.compile(r"variables\.data-([0-9]{5})-of-([0-9]{5})")
 _TAKEN = "in use"
 
 
@@ -40,7 +38,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class _OnDisk:
+class OnDisk:
     """The versions below a base path: number -> why it can't be loaded yet, empty if it can."""
 
     versions: Mapping[int, str] = field(default_factory=dict)
@@ -73,19 +71,13 @@ def check(reading: Reading) -> Report:
     return Report(tuple(lines), tuple(faults))
 
 
-def look(base_path: Path) -> _OnDisk:
+def look(base_path: Path) -> OnDisk:
     """Which versions stand below a base path, as folders or archives."""
-    versions: dict[int, str] = {}
     try:
-        for entry in os.scandir(base_path):
-            archive = _ARCHIVE.fullmatch(entry.name)
-            if archive is not None and entry.is_file():
-                versions.setdefault(int(archive[1]), "")
-            elif _VERSION.fullmatch(entry.name) and int(entry.name) <= MAX_VERSION and entry.is_dir():
-                versions[int(entry.name)] = _lacks(Path(entry.path))
+        entries = read_versions(base_path)
     except OSError as error:
-        return _OnDisk(fault=f"{base_path} can't be read: {error.strerror or error}")
-    return _OnDisk(versions)
+        return OnDisk(fault=f"{base_path} can't be read: {error.strerror or error}")
+    return OnDisk({number: "" if entry.folder is None else _lacks(entry.folder) for number, entry in entries.items()})
 
 
 def model_faults(
@@ -108,8 +100,8 @@ def model_faults(
     served = config.version_policy.select(versions)
     faults = [f"{model}: version {number} {versions[number]}" for number in sorted(served) if versions[number]]
     if config.version_policy.kind is PolicyKind.SPECIFIC:
-        missing = sorted(set(config.version_policy.versions) - served)
-        faults += [f"{model}: version {number} is to be served, and is not in {config.base_path}" for number in missing]
+        absent = sorted(set(config.version_policy.versions) - served)
+        faults += [f"{model}: version {number} is to be served, and is not in {config.base_path}" for number in absent]
     where = f"which is not served; {_list(served)} would be" if served else "and none is served"
     if not allow_labels:
         faults += [
@@ -157,31 +149,19 @@ def port_fault(host: str, port: int) -> str:
 
 def _below(repository: Path) -> list[ModelConfig]:
     with contextlib.suppress(OSError):
-        folders = sorted(entry for entry in repository.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        return [ModelConfig(name=folder.name, base_path=folder.absolute()) for folder in folders]
+        names = sorted(folder.name for folder in read_folders(repository))
+        return [ModelConfig(name=name, base_path=repository.absolute() / name) for name in names]
     return []
 
 
 def _lacks(path: Path) -> str:
-    """What a version's folder has not; empty if it is complete."""
+    """What a version's folder has not; empty if it is complete. An archive shows only when it is unpacked."""
     try:
-        if not any((path / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-            return f"has no saved_model.pb in {path}"
-        variables = path / "variables"
-        names = {entry.name for entry in variables.iterdir()} if variables.is_dir() else set()
+        tree = read_tree(path)
+        lack = missing(tree.files, tree.folders, read_num_shards(read_index_head(path)))
     except OSError as error:
         return f"can't be read: {error}"
-    missing = _missing_shards(names)
-    return f"has no {missing} in {variables}" if missing else ""
-
-
-def _missing_shards(names: set[str]) -> str:
-    """Which file of a checkpoint is not among these; empty where all are, and where there is no checkpoint."""
-    if not names:
-        return ""
-    totals = {int(found[2]) for found in map(_SHARD.fullmatch, names) if found} or {1}
-    needed = [f"variables.data-{index:05d}-of-{total:05d}" for total in totals for index in range(total)]
-    return next((name for name in ("variables.index", *needed) if name not in names), "")
+    return "" if lack is None else f"in {path} is not complete: {lack}"
 
 
 def _network_lines(options: ServerOptions) -> list[str]:

@@ -246,7 +246,7 @@ def _check_words(command: str, parsed: Parsed, settings: Settings) -> None:
     if not re.fullmatch(r"unix:.+|(\[[^\]]+\]|[^:\[\]]+):[0-9]{1,5}", words[0]):
         raise _UsageFault(f"HOST:PORT is expected, got {words[0]!r}")
     if len(words) < least:
-        raise _UsageFault(f"{' and '.join(('MODEL', 'LABEL=VERSION')[len(words) - 1 : least - 1])} is missing")
+        raise _UsageFault(f"{('MODEL', 'LABEL=VERSION')[len(words) - 1]} is missing")
     if most is not None and len(words) > most:
         raise _UsageFault(f"{words[most]!r} is one word too many")
     if command == "label":

@@ -129,6 +129,8 @@ class OperatorClient:
             return CallFailed(f"{where} did not answer within {self._timeout_s:g} s")
         if code is grpc.StatusCode.UNAVAILABLE and ("onnection refused" in details or "No such file" in details):
             return CallFailed(f"nobody listens at {where}")
+        if code is grpc.StatusCode.UNAVAILABLE and ("DNS" in details or "errors resolving" in details):
+            return CallFailed(f"the name of {where} can't be resolved")
         if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("Servable"):
             hint = "is the server's certificate signed by that CA?" if self._tls else "does it speak TLS? --tls_ca=FILE"
             return CallFailed(f"{where} can't be reached: {details}; {hint}")

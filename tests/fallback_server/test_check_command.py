@@ -20,14 +20,11 @@ def version(folder, number, *, files=("saved_model.pb",)):
     for name in files:
         path = folder / str(number) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_text("x")
 
 
 def run(*flags):
     return check(read(parse(flags)))
-
-
-VARIABLES = ("saved_model.pb", "variables/variables.index")
 
 
 @pytest.mark.parametrize(
@@ -35,19 +32,19 @@ VARIABLES = ("saved_model.pb", "variables/variables.index")
     [
         (("saved_model.pb",), ""),
         (("saved_model.pbtxt",), ""),
-        (("other",), "has no saved_model.pb in "),
-        ((*VARIABLES, "variables/variables.data-00000-of-00001"), ""),
-        (VARIABLES, "has no variables.data-00000-of-00001 in "),
-        (("saved_model.pb", "variables/variables.data-00000-of-00001"), "has no variables.index in "),
-        ((*VARIABLES, "variables/variables.data-00001-of-00002"), "has no variables.data-00000-of-00002 in "),
-        ((*VARIABLES, "variables/variables.data-00000-of-00002"), "has no variables.data-00001-of-00002 in "),
+        (("other",), "is not complete: saved_model.pb is missing"),
+        (("saved_model.pb", "variables/variables.data-00000-of-00001"), "variables.index is missing"),
+        (
+            ("saved_model.pb", "variables/variables.index", "variables/variables.data-00001-of-00002"),
+            "variables/variables.data-00000-of-00002 is missing",
+        ),
     ],
 )
 def test_what_a_version_lacks(tmp_path, files, lacks):
     """The graph, the index, and every shard."""
     version(tmp_path, 3, files=files)
     found = look(tmp_path).versions[3]
-    assert found.startswith(lacks)
+    assert lacks in found
     assert bool(found) is bool(lacks)
 
 
@@ -141,7 +138,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     texts = [
         "--grpc_socket_path=/nosuch/a: /nosuch is no directory",
         "--mdns_interfaces: nosuch9 is no interface or address of this machine",
-        f"model a: version 1 has no saved_model.pb in {tmp_path}/a/1",
+        f"model a: version 1 in {tmp_path}/a/1 is not complete: saved_model.pb is missing",
         "model a: label stable points to version 7, which is not served; 1 would be",
         f"model b: {tmp_path}/b can't be read: No such file or directory",
     ]
