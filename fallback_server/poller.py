@@ -1,14 +1,17 @@
-"""Looks at the disk again and again, and tells the manager what it finds."""
+"""Looks at the disk again and again: for versions, and for a configuration file that has changed."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
+from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.servable import ServableId
-from fallback_server.core.source import AspiredVersion, SourceSnapshot
+from fallback_server.core.source import SourceSnapshot
 
 PATIENCE_POLLS = 3
 """How many polls the start waits for versions that are still being written. One settles in two if the writing ended."""
@@ -20,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """States what should be served; see `FileSystemSource`."""
+    """States what should be served; see `FileSystemSource` and `Control`."""
 
     def poll(self) -> SourceSnapshot:
         """Looks once."""
@@ -28,7 +31,7 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Is told what should be served; see `Manager`."""
+    """Is told what should be served; see `Manager` and `Control`."""
 
     def set_aspired(self, aspired: Mapping[ServableId, AspiredVersion]) -> None:
         """The complete set."""
@@ -44,7 +47,7 @@ class Poller:
     Args:
         source: What should be served.
         manager: Is told, and serves it.
-        wait_s: Between two looks; 0 looks until what is there at the start has settled, then no more.
+        wait_s: Between two looks; 0 looks until what is there has settled, then no more until it is woken.
         on_ready: Called once, in the poller's thread, when every version that was there at the start has been loaded,
             or could not be.
     """
@@ -61,39 +64,120 @@ class Poller:
         self._manager = manager
         self._wait_s = wait_s
         self._on_ready = on_ready
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._woken = threading.Event()
         self._thread = threading.Thread(target=self._work, name="poll", daemon=True)
 
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
 
+    def wake(self) -> None:
+        """Has it look at once: what is configured has changed. Any thread."""
+        self._woken.set()
+
     def stop(self, *, timeout_s: float) -> None:
         """Ends it; the manager is told nothing more once this has returned in time."""
-        self._stopped.set()
+        self._stopped = True
+        self._woken.set()
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        self._look()
+        while not self._stopped and not self._manager.wait_idle(timeout_s=_SLICE_S):
+            pass
+        if not self._stopped:
+            self._on_ready()
+        while self._nap(self._wait_s or None):
+            if self._wait_s:
+                self._poll()
+            else:
+                self._look()
+
+    def _look(self) -> None:
+        """Looks until what is there has settled, or is taken for a wreck."""
         wait_s = self._wait_s or 1.0
         settled = self._poll()
         polls = 1
-        while not settled and polls < PATIENCE_POLLS and not self._stopped.wait(wait_s):
+        while not settled and polls < PATIENCE_POLLS and self._nap(wait_s):
             settled = self._poll()
             polls += 1
-        while not self._stopped.is_set() and not self._manager.wait_idle(timeout_s=_SLICE_S):
-            pass
-        if not self._stopped.is_set():
-            self._on_ready()
-        while self._wait_s and not self._stopped.wait(wait_s):
-            self._poll()
+
+    def _nap(self, wait_s: float | None) -> bool:
+        """Waits for the next look; False when there is none."""
+        self._woken.wait(wait_s)
+        if not self._stopped:
+            self._woken.clear()
+        return not self._stopped
 
     def _poll(self) -> bool:
         """Looks once; whether all that was seen has settled."""
         try:
             snapshot = self._source.poll()
-            if not self._stopped.is_set():
+            if not self._stopped:
                 self._manager.set_aspired(snapshot.aspired)
         except Exception:  # noqa: BLE001  without this thread nothing would be loaded any more, and nobody told
             _log.exception("looking for versions failed; the next look is in its time")
             return False
         return not snapshot.unsettled
+
+
+class ConfigWatcher:
+    """A thread that has a configuration file read again when it has changed.
+
+    A file that can't be read or applied changes nothing: that is logged once, and tried again at every look, since
+    what it lacked may have come.
+
+    Args:
+        path: The file.
+        reload: Reads and applies it; see `Control.reload`.
+        wait_s: Between two looks.
+    """
+
+    def __init__(self, path: Path, *, reload: Callable[[], object], wait_s: float) -> None:
+        self._path = path
+        self._reload = reload
+        self._wait_s = wait_s
+        # Not known: what the file held when it was read at the start may be older than what it holds now.
+        self._applied: bytes | None = b""
+        self._refused = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="config", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float) -> None:
+        """Ends it."""
+        self._stopped.set()
+        self._thread.join(timeout_s)
+
+    def look(self) -> None:
+        """Looks once; never raises for what is in the file."""
+        content = _content(self._path)
+        if content == self._applied:
+            return
+        try:
+            self._reload()
+        except Exception as error:  # noqa: BLE001  a mistake in a file must not end what serves
+            if self._refused != (text := str(error)):
+                self._refused = text
+                _log.error("%s has changed and can't be applied; what was, stays: %s", self._path, text)
+            return
+        if self._applied:
+            _log.info("%s has changed and was applied", self._path)
+        self._applied, self._refused = content, ""
+
+    def _work(self) -> None:
+        while not self._stopped.wait(self._wait_s):
+            self.look()
+
+
+def _content(path: Path) -> bytes | None:
+    """A digest of a file; None where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None

@@ -113,6 +113,13 @@ class FileSystemSource:
             self._generation += 1
             return self._generation
 
+    def selected(self, config: ModelConfig) -> frozenset[int]:
+        """The versions that a configuration would serve of what stands on disk, complete or not. Any thread."""
+        try:
+            return config.version_policy.select(read_versions(config.base_path))
+        except OSError:
+            return frozenset()
+
     def poll(self) -> SourceSnapshot:
         """Looks once. Never raises for what it finds on disk."""
         with self._lock:

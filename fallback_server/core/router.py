@@ -1,0 +1,289 @@
+"""Finds the version that a request means, and moves labels and defaults while versions come and go."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from fallback_server.core.errors import (
+    InvalidInput,
+    LabelRefused,
+    ModelNotFound,
+    NotReady,
+    PreconditionFailed,
+    ServerError,
+)
+from fallback_server.core.handle import ServableHandle
+from fallback_server.core.loader import Servable
+from fallback_server.core.manager import Manager
+from fallback_server.core.model_config import MAX_ENTRIES, ModelConfig
+from fallback_server.core.routes import (
+    PLAIN,
+    STABLE,
+    Label,
+    Routes,
+    default_version,
+    rolled_back_default,
+    rolled_back_label,
+    settled,
+    shadowed,
+)
+from fallback_server.core.target import ModelTarget
+
+_log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Servable)
+
+_TRIES = 3
+"""How often a request looks again for a version that left while it was being chosen. Each look knows the newest state;
+to lose three races in a row takes three changes within microseconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollback:
+    """What a rollback did.
+
+    Attributes:
+        from_version: What answered before.
+        to_version: What answers now.
+        label: Whose requests; empty: of those that name neither version nor label.
+    """
+
+    from_version: int
+    to_version: int
+    label: str
+
+
+class Router(Generic[S]):
+    """Holds the routes of all models. Thread-safe; a request takes no lock but the manager's.
+
+    Args:
+        manager: Has the versions.
+        configs: The models at the start; their labels are moved once their versions are available.
+        allow_unavailable: Whether a label that is not in use yet may point to a version that is not available yet.
+        draw: Random numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        manager: Manager[S],
+        configs: Sequence[ModelConfig],
+        *,
+        allow_unavailable: bool = False,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._manager = manager
+        self._allow_unavailable = allow_unavailable
+        self._draw = draw
+        self._lock = threading.Lock()
+        # Replaced whole, never changed: requests read it without a lock.
+        self._routes: Mapping[str, Routes] = {config.name: _first_routes(config) for config in configs}
+        self._silent: frozenset[tuple[str, str, int]] = frozenset()
+
+    def of(self, name: str) -> Routes:
+        """A model's routes as they are now."""
+        return self._routes.get(name, PLAIN)
+
+    def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[S]:
+        """Holds the version that a request means.
+
+        Args:
+            target: The model, and the version or the label that the request names, if any.
+            client_key: Who asks: where traffic is split, one key gets one version. Empty: each request is drawn.
+
+        Raises:
+            InvalidInput: no name, or an unknown label.
+            VersionNotReady: see `Manager.acquire`.
+            ModelNotFound: see `Manager.acquire`; or the label's version is gone.
+        """
+        name = target.name
+        if not name:
+            raise InvalidInput("ModelSpec has no name specified.")
+        if target.version is not None:
+            return self._manager.acquire(name, target.version)
+        if target.label is not None:
+            return self._acquire_label(name, target.label)
+        for _ in range(_TRIES):
+            routes = self._routes.get(name, PLAIN)
+            if routes.latest_answers:
+                break
+            draw = 0.0 if client_key else self._draw()
+            version = default_version(routes, self._manager.available(name), key=client_key, draw=draw)
+            try:
+                return self._manager.acquire(name, version)
+            except (ModelNotFound, NotReady):
+                continue
+        return self._manager.acquire(name)
+
+    def shadow(self, name: str, answered: int) -> ServableHandle[S] | None:
+        """Holds a second version that a request also runs on, its answer unseen; None for most requests.
+
+        Args:
+            name: The model.
+            answered: The version that answers.
+        """
+        routes = self._routes.get(name)
+        if routes is None or routes.shadow is None:
+            return None
+        version = shadowed(routes.shadow, answered, self._draw())
+        if version is None:
+            return None
+        try:
+            return self._manager.acquire(name, version)
+        except (ModelNotFound, NotReady):
+            return None
+
+    def version_of(self, name: str, label: str) -> int:
+        """Where a label points, or will.
+
+        Raises:
+            InvalidInput: the model has no such label.
+        """
+        entry = self.of(name).labels.get(label)
+        version = None if entry is None else entry.pending if entry.version is None else entry.version
+        if version is None:
+            raise InvalidInput(f"Unrecognized servable version label: {label}")
+        return version
+
+    def configure(
+        self, configs: Sequence[ModelConfig], *, before: Collection[str], brought: Mapping[str, frozenset[int]]
+    ) -> None:
+        """Takes the routes of a complete set of models, or changes nothing.
+
+        Args:
+            configs: The models.
+            before: The names of those that were configured until now.
+            brought: Name -> the versions that will be served of it; of those models alone whose configuration is
+                another than before. The others keep what an operator has done to them.
+
+        Raises:
+            LabelRefused: a label would point to a version that is neither available nor brought.
+        """
+        with self._lock:
+            routes = {
+                config.name: self._configured(config, brought[config.name])
+                if config.name in brought
+                else self.of(config.name)
+                for config in configs
+            }
+            # What a repository's models were given by an operator stays; a model that was configured is gone.
+            kept = {name: each for name, each in self._routes.items() if name not in before}
+            self._routes = kept | routes
+
+    def set_label(self, name: str, label: str, version: int | None) -> int:
+        """Moves a label; None takes it away. Returns where it pointed before; 0 for nowhere.
+
+        Raises:
+            InvalidInput: no label, or too many.
+            LabelRefused: the version is not available.
+        """
+        if not label:
+            raise InvalidInput(f"a label of model {name} needs a name")
+        with self._lock:
+            routes = self.of(name)
+            now = routes.labels.get(label)
+            if now is None and len(routes.labels) >= MAX_ENTRIES:
+                raise InvalidInput(f"model {name} has {MAX_ENTRIES} labels already; no more are kept")
+            labels = {other: entry for other, entry in routes.labels.items() if other != label}
+            if version is not None:
+                labels[label] = self._moved(name, label, version, frozenset())
+            self._routes = {**self._routes, name: replace(routes, labels=labels)}
+        return 0 if now is None or now.version is None else now.version
+
+    def rollback(self, name: str, label: str) -> Rollback:
+        """Goes a step back; see `Control.rollback`.
+
+        Raises:
+            InvalidInput: the model has no such label.
+            PreconditionFailed: no earlier version is available.
+        """
+        with self._lock:
+            routes, available = self.of(name), self._manager.available(name)
+            label = label or (STABLE if STABLE in routes.labels else "")
+            done, routes = rolled_back(name, label, routes, available)
+            self._routes = {**self._routes, name: routes}
+        return done
+
+    def follow(self) -> None:
+        """Has labels and defaults follow the versions that are available now, and warns of labels that lead nowhere."""
+        with self._lock:
+            routes = dict(self._routes)
+            silent: set[tuple[str, str, int]] = set()
+            for name, before in self._routes.items():
+                if before.labels or before.hold is not None:
+                    available = self._manager.available(name)
+                    after = routes[name] = settled(before, available)
+                    silent |= {(name, label, to) for label, to in after.points().items() if to not in available}
+            self._routes = routes
+            news, self._silent = silent - self._silent, frozenset(silent)
+        for name, label, version in sorted(news):
+            _log.warning("label %s of model %s points to version %d, which does not answer", label, name, version)
+
+    def forget(self, is_known: Callable[[str], bool]) -> None:
+        """Drops the routes of models of which nothing is known any more."""
+        with self._lock:
+            if not all(map(is_known, self._routes)):
+                self._routes = {name: routes for name, routes in self._routes.items() if is_known(name)}
+
+    def _acquire_label(self, name: str, label: str) -> ServableHandle[S]:
+        refused: ServerError | None = None
+        for _ in range(_TRIES):
+            entry = self.of(name).labels.get(label)
+            if entry is None:
+                raise InvalidInput(f"Unrecognized servable version label: {label}")
+            # One that waits is tried first: the version before it may be unloaded as soon as it is available.
+            for version in (entry.pending, entry.version):
+                if version is not None:
+                    try:
+                        return self._manager.acquire(name, version)
+                    except (ModelNotFound, NotReady) as error:
+                        refused = error
+        if isinstance(refused, NotReady):
+            raise refused
+        raise ModelNotFound(f"Unrecognized servable version label: {label}; {refused}") from refused
+
+    def _configured(self, config: ModelConfig, brought: frozenset[int]) -> Routes:
+        labels = {label: self._moved(config.name, label, version, brought) for label, version in config.labels.items()}
+        return Routes(labels=labels, traffic=dict(config.traffic), shadow=config.shadow)
+
+    def _moved(self, name: str, label: str, version: int, brought: frozenset[int]) -> Label:
+        now = self.of(name).labels.get(label)
+        if version in self._manager.available(name) or (now is not None and now.version == version):
+            return (now or Label()).moved(version)
+        if version in brought or (now is None and self._allow_unavailable):
+            return replace(now or Label(), pending=version)
+        raise LabelRefused(
+            f"Request to assign label to version {version} of model {name}, which is not currently available for "
+            f"inference"
+        )
+
+
+def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int]) -> tuple[Rollback, Routes]:
+    """What a rollback does to a model's routes; see `Router.rollback`."""
+    there = ", ".join(map(str, available)) or "none"
+    if not label:
+        moved = rolled_back_default(routes, available)
+        if moved is None:
+            raise PreconditionFailed(f"model {name} has no earlier version to go back to; available: {there}")
+        before, hold = moved
+        return Rollback(from_version=before, to_version=hold.version, label=""), replace(routes, hold=hold)
+    now = routes.labels.get(label)
+    if now is None:
+        raise InvalidInput(f"Unrecognized servable version label: {label}")
+    back = rolled_back_label(now, available)
+    if back is None or back.version is None:
+        raise PreconditionFailed(
+            f"label {label} of model {name}, at version {now.version}, has no earlier version to go back to; "
+            f"available: {there}"
+        )
+    done = Rollback(from_version=now.version or 0, to_version=back.version, label=label)
+    return done, replace(routes, labels={**routes.labels, label: back})
+
+
+def _first_routes(config: ModelConfig) -> Routes:
+    labels = {label: Label(pending=version) for label, version in config.labels.items()}
+    return Routes(labels=labels, traffic=dict(config.traffic), shadow=config.shadow)

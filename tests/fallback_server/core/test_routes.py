@@ -1,0 +1,135 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallback_server.core.model_config import Shadow
+from fallback_server.core.routes import (
+    MAX_HISTORY,
+    PLAIN,
+    Hold,
+    Label,
+    Routes,
+    default_version,
+    drawn,
+    heaviest,
+    rolled_back_default,
+    rolled_back_label,
+    settled,
+    shadowed,
+    split,
+)
+
+SPLIT = Routes(traffic={1: 95, 2: 5, 3: 0})
+HELD = Routes(hold=Hold(version=2, above=3))
+
+
+@pytest.mark.parametrize(
+    ("routes", "available", "version"),
+    [
+        (PLAIN, [], None),
+        (PLAIN, [1, 3], 3),
+        # a default that was rolled back
+        (HELD, [1, 2, 3], 2),
+        (HELD, [1, 3], 1),
+        (HELD, [3], 3),
+        (HELD, [1, 2, 3, 4], 4),
+        # a split of which one version, or none, is available
+        (SPLIT, [1, 9], 1),
+        (SPLIT, [2, 3], 2),
+        (SPLIT, [3, 9], 9),
+        # a rolled back default is not split
+        (Routes(traffic={1: 5, 3: 95}, hold=Hold(version=2, above=3)), [1, 2, 3], 2),
+    ],
+)
+def test_what_answers_who_names_no_version(routes, available, version):
+    """Each state of a model gives this version."""
+    assert default_version(routes, available, key=b"k") == version
+    assert default_version(routes, available, draw=0.5) == version
+    assert heaviest(routes, available) == (version or 0)
+
+
+@pytest.mark.parametrize("weights", [{1: 95, 2: 5}, {1: 1.0, 2: 1.0}, {1: 0.2, 2: 0.3, 3: 0.5}])
+def test_shares_are_as_the_weights_say(weights):
+    """Over many keys, and over many draws, each version gets its share within two points."""
+    total = sum(weights.values())
+    numbers = random.Random(1)
+    for versions in (
+        [split(weights, b"client-%d" % number) for number in range(20_000)],
+        [drawn(weights, numbers.random()) for _ in range(20_000)],
+    ):
+        for version, weight in weights.items():
+            assert versions.count(version) / len(versions) == pytest.approx(weight / total, abs=0.02)
+
+
+@given(st.binary(min_size=1, max_size=40), st.floats(1, 99), st.floats(1, 99))
+def test_a_key_is_moved_by_a_changed_weight_in_one_direction_alone(key, before, after):
+    """The same key gives the same version; a version whose weight grows loses no key, and wins only what it must."""
+    first, second = split({1: before, 2: 50}, key), split({1: after, 2: 50}, key)
+    assert split({2: 50, 1: before}, key) == first
+    if after >= before and first == 1:
+        assert second == 1
+    if after <= before and first == 2:
+        assert second == 2
+
+
+def test_labels_move_when_their_version_comes_and_a_hold_ends_when_a_higher_one_does():
+    """What waited is applied, with what was in its place remembered; nothing else changes."""
+    routes = Routes(labels={"stable": Label(version=1, pending=3), "canary": Label(pending=4)}, hold=HELD.hold)
+    assert settled(routes, [1, 2]) is routes
+    after = settled(routes, [1, 2, 3])
+    assert after.labels == {"stable": Label(version=3, history=(1,)), "canary": Label(pending=4)}
+    assert after.hold == HELD.hold
+    assert settled(after, [1, 4]).hold is None
+    assert after.points() == {"stable": 3}
+
+
+def test_the_history_of_a_label_is_bounded():
+    """However often it moves."""
+    label = Label()
+    for version in range(100):
+        label = label.moved(version)
+    assert label.history == tuple(range(99 - MAX_HISTORY, 99))
+    assert label.moved(99) == label
+
+
+@pytest.mark.parametrize(
+    ("label", "available", "back"),
+    [
+        (Label(version=3, history=(1, 2)), [1, 2, 3], Label(version=2, history=(1,))),
+        (Label(version=3, history=(1, 2)), [1, 3], Label(version=1)),
+        (Label(version=3, history=(5,)), [3, 5], Label(version=5)),
+        (Label(version=3), [1, 2, 3], Label(version=2)),
+        (Label(version=3), [3, 4], None),
+        (Label(pending=3), [1, 2], None),
+    ],
+)
+def test_a_label_goes_a_step_back(label, available, back):
+    """Where it pointed before, else to the next lower version; None where there is neither."""
+    assert rolled_back_label(label, available) == back
+
+
+@pytest.mark.parametrize(
+    ("routes", "available", "result"),
+    [
+        (PLAIN, [1, 2, 3], (3, Hold(version=2, above=3))),
+        (PLAIN, [3], None),
+        (PLAIN, [], None),
+        (HELD, [1, 2, 3], (2, Hold(version=1, above=3))),
+        (HELD, [2, 3], None),
+        (SPLIT, [1, 2, 3], (2, Hold(version=1, above=3))),
+    ],
+)
+def test_the_default_goes_a_step_back(routes, available, result):
+    """What answered, and the hold that follows; a version passed over earlier does not end it."""
+    assert rolled_back_default(routes, available) == result
+
+
+def test_what_is_shadowed():
+    """A share of the requests, and never on the version that answers them anyway."""
+    shadow = Shadow(version=2, share=0.25)
+    assert shadowed(None, 1, 0.0) is None
+    assert shadowed(shadow, 2, 0.0) is None
+    assert shadowed(shadow, 1, 0.24) == 2
+    assert shadowed(shadow, 1, 0.25) is None
