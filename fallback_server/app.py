@@ -7,6 +7,7 @@ import functools
 import logging
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fallback_server.advertiser import Advertiser
@@ -65,6 +66,19 @@ class PlainVersions:
             raise ModelNotFound(f"Could not find any versions of model {target.name}")
         return states
 
+    def index(self) -> tuple[ServableState, ...]:
+        """Nothing: nobody knows the names."""
+        return ()
+
+    def catalog(self) -> tuple[object, ...]:
+        """Nothing, likewise."""
+        return ()
+
+    def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Nobody tells."""
+        del on_change
+        return lambda: None
+
 
 class Server:
     """One server, in the event loop that makes it.
@@ -81,10 +95,13 @@ class Server:
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._manager: Manager[ServedModel] = Manager(make_loader=self._make_loader, options=options.manager)
-        self._dataplane = DataPlane(
-            versions=PlainVersions(self._manager), options=options.batching, clock=time.monotonic
+        versions = PlainVersions(self._manager)
+        self._dataplane = DataPlane(versions=versions, options=options.batching, clock=time.monotonic)
+        self._grpc = GrpcServer(
+            self._dataplane,
+            versions,  # type: ignore[arg-type]  until the versions are the control's
+            server_id=options.network.server_id,
         )
-        self._grpc = GrpcServer(self._dataplane, max_tensor_bytes=options.batching.max_enqueued_bytes)
         self._poller = Poller(
             source=FileSystemSource(
                 configs=options.source.configs,

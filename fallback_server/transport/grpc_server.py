@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health_pb2_grpc
 
-from fallback_server.core.errors import InvalidInput, ServerError
-from fallback_server.dataplane import DataPlane, PredictCall, PredictReply
-from fallback_server.protocol import methods
-from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.transport import messages
-from fallback_server.transport.faults import translate
+from fallback_server.config import TlsFiles
+from fallback_server.core.errors import ConfigRefused
+from fallback_server.dataplane import DataPlane
+from fallback_server.transport.calls import Calls
+from fallback_server.transport.changes import Changes
+from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
+from fallback_server.transport.model_service import ModelService
+from fallback_server.transport.open_inference import InferenceService
+from fallback_server.transport.prediction import PredictionService
+from fallback_server.transport.reflection import reflection_handlers
+from fallback_server.transport.rpc import MessageThreads, Rpcs
+from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
+from fallback_server.transport.tls import server_credentials
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from fallback_server.control import Control
 
-_OPTIONS = (
-    *methods.UNLIMITED_MESSAGES,
-    # Otherwise a second server on the same port would start, and take a part of the first one's connections.
-    ("grpc.so_reuseport", 0),
-)
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""The largest bound that gRPC takes."""
 
-Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
-Context = grpc.aio.ServicerContext[Any, Any]
-Answer = PredictReply | ServerError
+_DISTRIBUTION = "edge-runtime"
 
 
 class PortUnavailable(Exception):
@@ -39,128 +36,113 @@ class PortUnavailable(Exception):
 
 
 class GrpcServer:
-    """TensorFlow Serving's calls and gRPC's health, on one port. Lives in the event loop that starts it.
+    """TensorFlow Serving's calls, Open Inference, our own, health and reflection, on one port.
+
+    Lives in the event loop that makes it.
 
     Args:
-        dataplane: Answers.
-        max_tensor_bytes: The largest tensor that is unpacked out of a request.
+        dataplane: Answers inference.
+        control: Answers what is asked of the models as a whole.
+        server_id: In the catalog.
+        max_message_bytes: The largest message that is taken or sent; a larger one is RESOURCE_EXHAUSTED.
+        tls: What TLS is spoken with; None for plain text.
+        allow_remote_control: Whether callers may change what is served.
+        message_threads: How many large messages are read and written at a time.
     """
 
-    def __init__(self, dataplane: DataPlane, *, max_tensor_bytes: int) -> None:
-        self._dataplane = dataplane
-        self._max_tensor_bytes = max_tensor_bytes
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._waiting: dict[PredictCall, asyncio.Future[Answer]] = {}
-        self._health = HealthService()
-        self._server = grpc.aio.server(options=_OPTIONS)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._add(methods.PREDICT, self._predict)
-        self._add(methods.GET_MODEL_METADATA, self._get_model_metadata)
-        self._add(methods.GET_MODEL_STATUS, self._get_model_status)
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        control: Control,
+        *,
+        server_id: str = "",
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        tls: TlsFiles | None = None,
+        allow_remote_control: bool = True,
+        message_threads: int = 2,
+    ) -> None:
+        self._tls = tls
+        self._threads = MessageThreads(message_threads)
+        self._changes = Changes(control.watch)
+        self._health = HealthService(control.index, self._changes)
+        self._serving = False
+        self.calls = Calls(dataplane)
+        remote = RemoteControl(allowed=allow_remote_control)
+        rpcs = Rpcs(self._threads)
+        services = (
+            PredictionService(self.calls, max_tensor_bytes=max_message_bytes),
+            ModelService(control, self._changes, remote),
+            InferenceService(
+                self.calls,
+                control,
+                self._changes,
+                self._threads,
+                remote_control=remote,
+                serving=lambda: self._serving,
+                version=_version(),
+            ),
+            CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock),
+            OperatorService(control, remote),
+            self._health,
+        )
+        self._server = grpc.aio.server(options=_options(max_message_bytes))
+        handlers: Handlers = {
+            method: handler for service in services for method, handler in service.handlers(rpcs).items()
+        }
+        self._server.add_generic_rpc_handlers((*generic_handlers(handlers), *reflection_handlers(handlers)))
 
-    async def start(self, *, host: str, port: int) -> int:
+    async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:
         """Listens; returns the port, which is another than the given one when that is 0.
+
+        Args:
+            host: Name or address.
+            port: 0 picks a free one.
+            socket_path: A UNIX socket beside the port, in plain text; None for none.
 
         Raises:
             PortUnavailable: it can't.
         """
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise PortUnavailable(f"can't listen on {address}: {error}") from error
-        await self.set_serving(serving=False)
+        bound = self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls=self._tls)
+        if socket_path is not None:
+            self._listen(f"unix:{socket_path}", tls=None)
         await self._server.start()
         return bound
 
     async def set_serving(self, *, serving: bool) -> None:
         """What health checks hear."""
-        await self._health.set_serving(serving=serving)
+        self._serving = serving
+        self._health.set_serving(serving=serving)
 
     async def stop(self, *, grace_s: float) -> None:
         """Takes nothing more, waits for what is in flight, and gives up on what outlasts the grace."""
-        self._health.close()
+        self._changes.close()
         await self._server.stop(grace_s)
+        self._threads.close()
 
-    def _add(
-        self, method: methods.Method[Request, Response], answer: Callable[[Request, Context], Awaitable[Response]]
-    ) -> None:
-        # No serializers: what they raise would reach the caller past the rim, as UNKNOWN and with its inner names.
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(_guarded(method, answer))
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(method.service, {method.name: handler}),)
-        )
-
-    async def _predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
-        left_s = context.time_remaining()
-        call = messages.read_predict(
-            request,
-            deadline_s=None if left_s is None else self._dataplane.clock() + left_s,
-            max_tensor_bytes=self._max_tensor_bytes,
-        )
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting[call] = future
+    def _listen(self, address: str, *, tls: TlsFiles | None) -> int:
         try:
-            self._dataplane.predict([call], self._settle)
-            answer = await future
-        finally:
-            # Cancelled, or past its deadline: gRPC cancels this coroutine, and the task is skipped in its queue.
-            call.cancelled = True
-            del self._waiting[call]
-        if isinstance(answer, ServerError):
-            raise answer
-        return messages.write_predict(answer)
-
-    async def _get_model_metadata(
-        self, request: pb.GetModelMetadataRequest, context: Context
-    ) -> pb.GetModelMetadataResponse:
-        del context
-        target = messages.read_target(request)
-        messages.check_metadata_fields(request.metadata_field)
-        return messages.write_metadata(*self._dataplane.signature_defs(target))
-
-    async def _get_model_status(self, request: pb.GetModelStatusRequest, context: Context) -> pb.GetModelStatusResponse:
-        del context
-        return messages.write_states(self._dataplane.states(messages.read_target(request)))
-
-    def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-        """In any thread: one hop to the event loop for a whole batch."""
-        if threading.get_ident() == self._thread:
-            self._apply(answers)
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._apply, answers)
-        except RuntimeError:
-            _log.debug("%d answers came after the server had stopped", len(answers))
-
-    def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-        for call, answer in answers:
-            future = self._waiting.get(call)
-            if future is not None and not future.done():
-                future.set_result(answer)
+            if tls is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, server_credentials(tls))
+        except RuntimeError as error:
+            raise PortUnavailable(f"can't listen on {address}: {error}") from error
+        if not bound:
+            raise ConfigRefused(f"can't listen on {address}: gRPC refused the TLS key or certificate")
+        return bound
 
 
-def _guarded(
-    method: methods.Method[Request, Response], answer: Callable[[Request, Context], Awaitable[Response]]
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    """Reads the request, writes the response, and turns whatever is raised into gRPC's status."""
-
-    async def guarded(data: bytes, context: Context) -> bytes:
-        try:
-            response = await answer(_parsed(method, data), context)
-            return response.SerializeToString()
-        except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
-            fault, text = translate(error)
-            _log.debug("%s: %s: %s", method.path, fault.name, text)
-        await context.abort(fault.code, text)
-        raise AssertionError("abort raises")
-
-    return guarded
+def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        # Otherwise a second server on the same port would start, and take a part of the first one's connections.
+        ("grpc.so_reuseport", 0),
+    )
 
 
-def _parsed(method: methods.Method[Request, Response], data: bytes) -> Request:
+def _version() -> str:
     try:
-        return method.request.FromString(data)
-    except DecodeError as error:
-        raise InvalidInput(f"the request is no {method.name}Request") from error
+        return metadata.version(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,46 +1,119 @@
-"""gRPC's health service, whose watchers don't keep the server from ending."""
+"""gRPC's health service: the server, its services, and each model, whose watchers don't keep the server from ending."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
-HEALTH_NAMES = ("", "ModelService", "PredictionService")
-"""The server as a whole, and the names that TensorFlow Serving gives its services."""
+from fallback_server.core.errors import ModelNotFound, QueueFull
+from fallback_server.core.servable import ServableState, State
+from fallback_server.protocol import methods
+from fallback_server.protocol.methods import Method
+from fallback_server.transport.changes import Changes
+from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.services import Handlers
 
-_LAST_WORD_S = 0.2
-"""For NOT_SERVING to reach the watchers before their calls end."""
+HEALTH_SERVICE = "grpc.health.v1.Health"
+CHECK = Method(HEALTH_SERVICE, "Check", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse)
+WATCH = Method(
+    HEALTH_SERVICE, "Watch", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse, streams_responses=True
+)
+
+SERVER_NAMES = (
+    "",
+    "ModelService",
+    "PredictionService",
+    methods.MODEL_SERVICE,
+    methods.PREDICTION_SERVICE,
+    methods.INFERENCE_SERVICE,
+    methods.CATALOG_SERVICE,
+    methods.OPERATOR_SERVICE,
+)
+"""The server as a whole, the names that TensorFlow Serving gives its services, and all services by their full names.
+Whatever else is asked for is a model's name."""
+
+MAX_WATCHERS = 1024
+
+_SERVING: int = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class HealthService(health.aio.HealthServicer):
-    """As gRPC has it; but a Watch ends when the server does, not when its caller leaves: that would be never."""
+def model_statuses(states: Iterable[ServableState]) -> Mapping[str, int]:
+    """A model serves while a version of it is AVAILABLE."""
+    statuses: dict[str, int] = {}
+    for state in states:
+        name = state.servable_id.name
+        if state.state is State.AVAILABLE:
+            statuses[name] = _SERVING
+        else:
+            statuses.setdefault(name, _NOT_SERVING)
+    return statuses
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._closed = asyncio.Event()
 
-    async def set_serving(self, *, serving: bool) -> None:
-        """What health checks hear."""
-        status = health_pb2.HealthCheckResponse
-        for name in HEALTH_NAMES:
-            await self.set(name, status.SERVING if serving else status.NOT_SERVING)
+class HealthService:
+    """Check and Watch.
 
-    def close(self) -> None:
-        """Ends every Watch, those to come too."""
-        self._closed.set()
+    Args:
+        index: The states of all versions of all models.
+        changes: Tells when they have changed.
+    """
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802  gRPC's name
+    def __init__(self, index: Callable[[], Iterable[ServableState]], changes: Changes) -> None:
+        self._index = index
+        self._changes = changes
+        self._serving = False
+        self._watchers = 0
+        self._looked = -1
+        self._models: Mapping[str, int] = {}
+
+    def set_serving(self, *, serving: bool) -> None:
+        """What is told of the server and of its services."""
+        self._serving = serving
+        self._changes.tell()
+
+    def status(self, name: str) -> int:
+        """What is told of that name; SERVICE_UNKNOWN for none."""
+        if name in SERVER_NAMES:
+            return _SERVING if self._serving else _NOT_SERVING
+        if self._looked != self._changes.count:
+            self._looked = self._changes.count
+            self._models = model_statuses(self._index())
+        status = self._models.get(name, _UNKNOWN)
+        return status if self._serving or status == _UNKNOWN else _NOT_SERVING
+
+    def handlers(self, rpcs: Rpcs) -> Handlers:
+        """By method."""
+        return {CHECK: rpcs.message(CHECK, self._check), WATCH: rpcs.responses(WATCH, self._watch)}
+
+    async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        del context
+        status = self.status(request.service)
+        if status == _UNKNOWN:
+            raise ModelNotFound(f"no service and no model is named {request.service}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def _watch(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         """Tells each change until the caller leaves, or the server closes."""
-        watch = asyncio.ensure_future(super().Watch(request, context))
-        closed = asyncio.ensure_future(self._closed.wait())
+        del context
+        if self._watchers >= MAX_WATCHERS:
+            raise QueueFull(f"{self._watchers} calls watch the server's health; no more are taken")
+        self._watchers += 1
         try:
-            await asyncio.wait([watch, closed], return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait([watch], timeout=_LAST_WORD_S)
+            last: int | None = None
+            seen = -1
+            while True:
+                closed = self._changes.closed
+                seen = self._changes.count
+                status = self.status(request.service)
+                if status != last:
+                    yield health_pb2.HealthCheckResponse(status=status)
+                    last = status
+                if closed:
+                    return
+                await self._changes.wait(seen)
         finally:
-            closed.cancel()
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            self._watchers -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import grpc
 
@@ -10,14 +10,32 @@ from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply
+from fallback_server.protocol import methods
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
 from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.protocol.tensors import TensorCodecError, decode, encode
+from fallback_server.protocol.tensors import Buffer, TensorCodecError, decode, encode_parts
+from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, field_parts
+from fallback_server.transport.rpc import parse
 
 _LOAD_FAILED_CODE = int(grpc.StatusCode.INTERNAL.value[0])
 
+_REQUEST_INPUTS = 2
+_RESPONSE_OUTPUTS = 1
+_TENSOR_CONTENT = 4
+"""Field numbers of PredictRequest, PredictResponse and TensorProto."""
 
-def read_target(request: pb.PredictRequest | pb.GetModelMetadataRequest | pb.GetModelStatusRequest) -> ModelTarget:
+
+Request = (
+    pb.PredictRequest
+    | pb.ClassificationRequest
+    | pb.RegressionRequest
+    | pb.InferenceTask
+    | pb.GetModelMetadataRequest
+    | pb.GetModelStatusRequest
+)
+
+
+def read_target(request: Request) -> ModelTarget:
     """Which version a request means.
 
     Raises:
@@ -34,17 +52,21 @@ def read_target(request: pb.PredictRequest | pb.GetModelMetadataRequest | pb.Get
     )
 
 
-def read_predict(request: pb.PredictRequest, *, deadline_s: float | None, max_tensor_bytes: int) -> PredictCall:
-    """A PredictRequest as a call.
+def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
+    """A serialized PredictRequest as a call. The arrays of large tensors read the bytes in place.
 
     Raises:
-        InvalidInput: no model spec, or a tensor that can't be read.
+        InvalidInput: no PredictRequest, no model spec, or a tensor that can't be read.
     """
-    inputs = {}
+    contents: Mapping[str, Buffer] = {}
+    if len(data) >= LARGE_BYTES:
+        data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=_TENSOR_CONTENT)
+    request = parse(methods.PREDICT, data)
     target = read_target(request)
+    inputs = {}
     for name, tensor in request.inputs.items():
         try:
-            inputs[name] = decode(tensor, max_bytes=max_tensor_bytes)
+            inputs[name] = decode(tensor, max_bytes=max_tensor_bytes, content=contents.get(name, b""))
         except TensorCodecError as error:
             raise InvalidInput(f"tensor parsing error: {name}: {error}") from error
     return PredictCall(
@@ -52,16 +74,24 @@ def read_predict(request: pb.PredictRequest, *, deadline_s: float | None, max_te
         signature=request.model_spec.signature_name,
         inputs=inputs,
         output_filter=list(request.output_filter),
-        deadline_s=deadline_s,
+        client_key=request.client_id,
     )
 
 
-def write_predict(reply: PredictReply) -> pb.PredictResponse:
-    """A reply as a PredictResponse; its model spec says which version and signature answered."""
-    response = pb.PredictResponse(outputs={name: encode(array) for name, array in reply.outputs.items()})
-    _write_spec(response.model_spec, reply.servable_id)
-    response.model_spec.signature_name = reply.signature
-    return response
+def write_predict(reply: PredictReply) -> bytes:
+    """A reply as a serialized PredictResponse; its model spec says which version and signature answered."""
+    rest = pb.PredictResponse()
+    write_spec(rest.model_spec, reply)
+    parts: list[Buffer] = []
+    for name, array in reply.outputs.items():
+        entry = [*field_parts(1, [name.encode()]), *field_parts(2, encode_parts(array))]
+        parts += field_parts(_RESPONSE_OUTPUTS, entry)
+    return assemble([*parts, rest.SerializeToString()])
+
+
+def reply_bytes(reply: PredictReply) -> int:
+    """About how many bytes a reply has on the wire."""
+    return sum(array.nbytes for array in reply.outputs.values())
 
 
 def check_metadata_fields(fields: Iterable[str]) -> None:
@@ -81,7 +111,8 @@ def check_metadata_fields(fields: Iterable[str]) -> None:
 def write_metadata(servable_id: ServableId, signature_defs: bytes) -> pb.GetModelMetadataResponse:
     """The signatures, packed under the name that TensorFlow Serving's clients unpack."""
     response = pb.GetModelMetadataResponse()
-    _write_spec(response.model_spec, servable_id)
+    response.model_spec.name = servable_id.name
+    response.model_spec.version.value = servable_id.version
     packed = response.metadata[SIGNATURE_DEF_FIELD]
     packed.type_url = SIGNATURE_DEF_TYPE_URL
     packed.value = signature_defs
@@ -103,6 +134,8 @@ def write_states(states: Iterable[ServableState]) -> pb.GetModelStatusResponse:
     return response
 
 
-def _write_spec(spec: pb.ModelSpec, servable_id: ServableId) -> None:
-    spec.name = servable_id.name
-    spec.version.value = servable_id.version
+def write_spec(spec: pb.ModelSpec, reply: PredictReply) -> None:
+    """Who answered."""
+    spec.name = reply.servable_id.name
+    spec.version.value = reply.servable_id.version
+    spec.signature_name = reply.signature

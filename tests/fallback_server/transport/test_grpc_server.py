@@ -1,93 +1,25 @@
 import asyncio
 import contextlib
-import threading
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.fallback_fakes import FakeExecutor, GatedLoader
+from support.fallback_fakes import FakeExecutor
+from support.grpc_stand import SlowExecutor, code_of, loaded, standing
 
-from fallback_server.app import PlainVersions
-from fallback_server.batching.options import BatchingOptions
-from fallback_server.core.manager import Manager, ManagerOptions
-from fallback_server.core.servable import ServableId
-from fallback_server.core.source import AspiredVersion
-from fallback_server.dataplane import DataPlane
 from fallback_server.protocol.methods import PREDICT
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import decode, encode
-from fallback_server.served_model import ServedModel
+from fallback_server.transport import large
 from fallback_server.transport.grpc_server import GrpcServer, PortUnavailable
 
-OPTIONS = BatchingOptions(max_batch_size_rows=1, max_enqueued_batches=1, num_batch_threads=1)
 CODE = grpc.StatusCode
-
-
-class SlowExecutor(FakeExecutor):
-    """Waits for `gate` at each run."""
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.values = []
-
-    def run(self, name, inputs):
-        self.values.append(float(inputs["x"][0, 0]))
-        self.entered.set()
-        assert self.gate.wait(20)
-        return super().run(name, inputs)
-
-
-class Stand:
-    """A gRPC server on loopback over one fake executor, whose load waits for `loader.gate`."""
-
-    def __init__(self, executor, path):
-        self.executor = executor
-        self.loader = GatedLoader(ServedModel(ServableId("m", 1), executor, OPTIONS))
-        self.manager = Manager(make_loader=lambda *_: self.loader, options=ManagerOptions())
-        self.plane = DataPlane(
-            versions=PlainVersions(self.manager), options=OPTIONS, clock=asyncio.get_running_loop().time
-        )
-        self.server = GrpcServer(self.plane, max_tensor_bytes=1000)
-        self.manager.set_aspired({ServableId("m", 1): AspiredVersion(path=path, fingerprint=())})
-
-    def load(self):
-        self.loader.gate.set()
-        assert self.manager.wait_idle(timeout_s=10)
-
-
-@contextlib.asynccontextmanager
-async def standing(executor, path):
-    stand = Stand(executor, path)
-    port = await stand.server.start(host="127.0.0.1", port=0)
-    stand.plane.scheduler.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stand.channel, stand.port = channel, port
-        stand.predict = channel.unary_unary(
-            PREDICT.path,
-            request_serializer=PREDICT.request.SerializeToString,
-            response_deserializer=PREDICT.response.FromString,
-        )
-        yield stand
-    await stand.server.stop(grace_s=1)
-    assert stand.plane.scheduler.stop(timeout_s=5)
-    stand.loader.gate.set()
-    assert stand.manager.stop(timeout_s=5)
 
 
 def request(value=1.0):
     inputs = {"x": encode(np.full((1, 2), value, np.float32))}
     return pb.PredictRequest(model_spec=pb.ModelSpec(name="m"), inputs=inputs)
-
-
-async def code_of(awaitable):
-    try:
-        await awaitable
-    except grpc.aio.AioRpcError as error:
-        return error.code(), error.details()
-    return CODE.OK, ""
 
 
 def test_a_loading_version_is_unavailable_and_health_follows(tmp_path):
@@ -125,7 +57,7 @@ def test_a_full_queue_is_resource_exhausted_and_a_cancelled_request_is_never_run
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waiting
-            while len(stand.server._waiting) > 1:  # noqa: ASYNC110  the server tells nobody when it hears of it
+            while len(stand.server.calls) > 1:  # noqa: ASYNC110  the server tells nobody when it hears of it
                 await asyncio.sleep(0.01)
             executor.gate.set()
             assert (await running)[0] is CODE.OK
@@ -154,7 +86,7 @@ def test_a_second_server_on_the_same_port_is_refused(tmp_path):
 
     async def story():
         async with standing(FakeExecutor(), tmp_path) as stand:
-            second = GrpcServer(stand.plane, max_tensor_bytes=1000)
+            second = GrpcServer(stand.plane, stand.control)
             with pytest.raises(PortUnavailable, match=f"can't listen on 127.0.0.1:{stand.port}"):
                 await second.start(host="127.0.0.1", port=stand.port)
             await second.stop(grace_s=0)
@@ -163,12 +95,85 @@ def test_a_second_server_on_the_same_port_is_refused(tmp_path):
 
 
 def test_other_calls_are_unimplemented(tmp_path):
-    """Calls of TensorFlow Serving's that this server doesn't have say so."""
+    """A call of TensorFlow Serving's that this server doesn't have says so."""
 
     async def story():
         async with standing(FakeExecutor(), tmp_path) as stand:
-            classify = stand.channel.unary_unary("/tensorflow.serving.PredictionService/Classify")
-            assert (await code_of(classify(b"")))[0] is CODE.UNIMPLEMENTED
+            run = stand.channel.unary_unary("/tensorflow.serving.SessionService/SessionRun")
+            assert (await code_of(run(b"")))[0] is CODE.UNIMPLEMENTED
+
+    asyncio.run(story())
+
+
+def test_a_call_that_ends_before_its_request(tmp_path):
+    """A stream that is closed at once is no request."""
+
+    async def story():
+        async with standing(FakeExecutor(), tmp_path) as stand:
+            call = stand.channel.stream_unary(PREDICT.path)(iter(()))
+            assert await code_of(call) == (CODE.INVALID_ARGUMENT, "the call ended before its PredictRequest")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("way", ["content", "typed"])
+def test_large_tensors_go_and_come(tmp_path, way):
+    """Megabytes in and out, in a thread: the same values, and small calls beside them."""
+
+    async def story():
+        x = np.random.default_rng(0).random((large.LARGE_BYTES // 4, 2), np.float32)
+        asked = pb.PredictRequest(model_spec=pb.ModelSpec(name="m"), inputs={"x": encode(x)})
+        if way == "typed":
+            asked.inputs["x"].ClearField("tensor_content")
+            asked.inputs["x"].float_val.extend(x.reshape(-1).tolist())
+        async with loaded(path=tmp_path) as stand:
+            reply, small = await stand.predict(asked), await stand.predict(request(3))
+            np.testing.assert_array_equal(decode(reply.outputs["y"]), x * 2)
+            assert reply.model_spec.name == "m"
+            assert decode(small.outputs["y"]).tolist() == [[6, 6]]
+
+    asyncio.run(story())
+
+
+def test_a_broken_large_message_is_the_callers_fault(tmp_path):
+    """What is cut by hand is refused by name too."""
+
+    async def story():
+        async with loaded(path=tmp_path) as stand:
+            raw = stand.channel.unary_unary(PREDICT.path)
+            code, text = await code_of(raw(b"\xff" * (large.LARGE_BYTES + 1)))
+            assert (code, text) == (CODE.INVALID_ARGUMENT, "the request is no message of protobuf's wire format")
+
+    asyncio.run(story())
+
+
+def test_the_bound_on_messages_is_told_with_both_figures(tmp_path):
+    """A larger message is RESOURCE_EXHAUSTED, in and out, with value and bound."""
+
+    async def story():
+        async with loaded(path=tmp_path, max_message_bytes=2000) as stand:
+            asked = pb.PredictRequest(model_spec=pb.ModelSpec(name="m"))
+            asked.inputs["x"].CopyFrom(encode(np.zeros((400, 2), np.float32)))
+            code, text = await code_of(stand.predict(asked))
+            assert code is CODE.RESOURCE_EXHAUSTED
+            assert str(asked.ByteSize()) in text
+            assert "2000" in text
+
+    asyncio.run(story())
+
+
+def test_the_client_is_known_by_field_or_header(tmp_path):
+    """The request's own client_id comes before the header, and both before nobody."""
+
+    async def story():
+        async with loaded(path=tmp_path) as stand:
+            asked = request()
+            await stand.predict(asked)
+            await stand.predict(asked, metadata=(("x-client-id", "header"),))
+            asked.client_id = b"field"
+            await stand.predict(asked, metadata=(("x-client-id", "header"),))
+            keys = [key for what, key in stand.control.orders if what == "acquire"]
+            assert keys == [b"", b"header", b"field"]
 
     asyncio.run(story())
 

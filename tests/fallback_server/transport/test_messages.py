@@ -39,31 +39,33 @@ def test_targets(spec, target):
 
 def test_predict_request():
     """Every field arrives, and tensors as arrays."""
-    call = messages.read_predict(request(signature="s"), deadline_s=5.0, max_tensor_bytes=100)
-    assert (call.signature, call.output_filter, call.deadline_s) == ("s", ["y"], 5.0)
+    sent = request(signature="s")
+    sent.client_id = b"c"
+    call = messages.read_predict(sent.SerializeToString(), max_tensor_bytes=100)
+    assert (call.signature, call.output_filter, call.client_key) == ("s", ["y"], b"c")
     np.testing.assert_array_equal(call.inputs["x"], np.float32([[1, 2]]))
 
 
 def test_unreadable_requests():
     """No model spec, a tensor that can't be read, and one that claims more than may be unpacked."""
     with pytest.raises(InvalidInput, match=r"^Missing ModelSpec$"):
-        messages.read_predict(pb.PredictRequest(), deadline_s=None, max_tensor_bytes=100)
+        messages.read_predict(pb.PredictRequest().SerializeToString(), max_tensor_bytes=100)
     broken = request()
     broken.inputs["x"].tensor_content = b"123"
     with pytest.raises(InvalidInput, match=r"^tensor parsing error: x: tensor_content has 3 bytes"):
-        messages.read_predict(broken, deadline_s=None, max_tensor_bytes=100)
+        messages.read_predict(broken.SerializeToString(), max_tensor_bytes=100)
     bomb = request()
     bomb.inputs["x"].ClearField("tensor_content")
     bomb.inputs["x"].float_val.append(1.0)
     bomb.inputs["x"].tensor_shape.dim[0].size = 2**29
     with pytest.raises(InvalidInput, match="takes 4294967296 bytes, at most 100 are allowed"):
-        messages.read_predict(bomb, deadline_s=None, max_tensor_bytes=100)
+        messages.read_predict(bomb.SerializeToString(), max_tensor_bytes=100)
 
 
 def test_predict_response():
     """The outputs, and the version and signature that answered."""
     reply = PredictReply(outputs={"y": np.float32([3])}, servable_id=ServableId("m", 2), signature="s")
-    response = messages.write_predict(reply)
+    response = pb.PredictResponse.FromString(messages.write_predict(reply))
     np.testing.assert_array_equal(decode(response.outputs["y"]), np.float32([3]))
     spec = response.model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("m", 2, "s")

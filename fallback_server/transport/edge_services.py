@@ -1,0 +1,158 @@
+"""Our own services: the catalog, for routers on devices, and what an operator may change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING
+
+from fallback_server.core.errors import InvalidInput, QueueFull
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import edge_pb2 as pb
+from fallback_server.transport.changes import COALESCE_S, Changes
+from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.services import Handlers, RemoteControl
+
+if TYPE_CHECKING:
+    from fallback_server.control import Control, ModelView, VersionView
+
+MAX_WATCHERS = 1024
+
+FIGURES_S = 0.5
+"""Queues and waits change with every request, and nobody tells: watchers look at them so often."""
+
+
+class CatalogService:
+    """Get and Watch.
+
+    A watcher that is slow gets the latest catalog when it can take one, never those that it has missed. All share one
+    catalog, which is made anew at most once per `COALESCE_S`.
+
+    Args:
+        control: What is served.
+        changes: Tells when that has changed.
+        server_id: Which server this is.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, control: Control, changes: Changes, *, server_id: str, clock: Callable[[], float]) -> None:
+        self._control = control
+        self._changes = changes
+        self._clock = clock
+        self._watchers = 0
+        self._current = pb.CatalogUpdate(server_id=server_id, revision=0)
+        self._made_s: float | None = None
+        self._seen = -1
+
+    def handlers(self, rpcs: Rpcs) -> Handlers:
+        """By method."""
+        return {
+            methods.CATALOG_GET: rpcs.message(methods.CATALOG_GET, self._get),
+            methods.CATALOG_WATCH: rpcs.responses(methods.CATALOG_WATCH, self._watch),
+        }
+
+    def current(self) -> pb.CatalogUpdate:
+        """The catalog as it is; the same object as before, where nothing in it has changed."""
+        now_s = self._clock()
+        if self._made_s is not None and self._seen == self._changes.count and now_s - self._made_s < COALESCE_S:
+            return self._current
+        self._made_s, self._seen = now_s, self._changes.count
+        update = pb.CatalogUpdate(
+            server_id=self._current.server_id,
+            revision=self._current.revision,
+            models=[write_model(view) for view in self._control.catalog()],
+        )
+        if update != self._current or not update.revision:
+            update.revision += 1
+            self._current = update
+        return self._current
+
+    async def _get(self, request: pb.CatalogRequest, context: Context) -> pb.CatalogUpdate:
+        del request, context
+        return self.current()
+
+    async def _watch(self, request: pb.CatalogRequest, context: Context) -> AsyncGenerator[pb.CatalogUpdate, None]:
+        del request, context
+        if self._watchers >= MAX_WATCHERS:
+            raise QueueFull(f"{self._watchers} calls watch the catalog; no more are taken")
+        self._watchers += 1
+        try:
+            sent = 0
+            while not self._changes.closed:
+                seen = self._changes.count
+                update = self.current()
+                if update.revision != sent:
+                    sent = update.revision
+                    yield update
+                await self._changes.wait(seen, FIGURES_S)
+        finally:
+            self._watchers -= 1
+
+
+class OperatorService:
+    """SetLabel, Rollback and Reload.
+
+    Args:
+        control: What they change.
+        remote_control: Whether callers may.
+    """
+
+    def __init__(self, control: Control, remote_control: RemoteControl) -> None:
+        self._control = control
+        self._remote_control = remote_control
+
+    def handlers(self, rpcs: Rpcs) -> Handlers:
+        """By method."""
+        return {
+            methods.SET_LABEL: rpcs.message(methods.SET_LABEL, self._set_label),
+            methods.ROLLBACK: rpcs.message(methods.ROLLBACK, self._rollback),
+            methods.RELOAD: rpcs.message(methods.RELOAD, self._reload),
+        }
+
+    async def _set_label(self, request: pb.SetLabelRequest, context: Context) -> pb.SetLabelResponse:
+        del context
+        self._remote_control.check("SetLabel")
+        if not request.model or not request.label:
+            raise InvalidInput("SetLabel needs a model and a label")
+        version = request.version or None
+        return pb.SetLabelResponse(previous=self._control.set_label(request.model, request.label, version))
+
+    async def _rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
+        del context
+        self._remote_control.check("Rollback")
+        if not request.model:
+            raise InvalidInput("Rollback needs a model")
+        done = self._control.rollback(request.model, request.label)
+        return pb.RollbackResponse(from_version=done.from_version, to_version=done.to_version, label=done.label)
+
+    async def _reload(self, request: pb.ReloadRequest, context: Context) -> pb.ReloadResponse:
+        del request, context
+        self._remote_control.check("Reload")
+        return pb.ReloadResponse(models=await asyncio.to_thread(self._control.reload))
+
+
+def write_model(view: ModelView) -> pb.Model:
+    """A model as the catalog has it."""
+    return pb.Model(
+        name=view.name,
+        versions=[write_version(version) for version in view.versions],
+        labels=view.labels,
+        default_version=view.default_version or 0,
+        traffic=view.traffic,
+    )
+
+
+def write_version(view: VersionView) -> pb.Version:
+    """A version as the catalog has it: its state, and where it is loaded its package and its queues."""
+    state = view.state
+    version = pb.Version(version=state.servable_id.version, state=state.state.name, error=state.error or "")
+    if view.servable is None:
+        return version
+    version.queued_rows = view.servable.queued_rows()
+    # To a tenth of a millisecond: beyond that every look would find a change.
+    version.expected_wait_ms = round(view.servable.expected_wait_ms(), 1)
+    package = view.servable.package
+    if package is not None:
+        version.package_fingerprint = package.fingerprint
+        version.preprocessing_fingerprint = package.preprocessing_fingerprint
+    return version

@@ -1,0 +1,158 @@
+"""Classify, Regress and MultiInference: their messages to and from calls, and what answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fallback_server import classification
+from fallback_server.core.errors import InvalidInput, Unimplemented
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, PredictReply, Verb
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.proto.example_pb2 import Example
+from fallback_server.transport.messages import read_target, write_spec
+from fallback_server.transport.rpc import parse
+
+_VERBS = {classification.CLASSIFY_METHOD: Verb.CLASSIFY, classification.REGRESS_METHOD: Verb.REGRESS}
+
+MAX_TASKS = 100
+"""Of one MultiInference: models have a few signatures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A reply, and how many examples it is for."""
+
+    reply: PredictReply
+    rows: int
+
+
+def read_classify(data: bytes) -> PredictCall:
+    """A serialized ClassificationRequest.
+
+    Raises:
+        InvalidInput: no ClassificationRequest, no model spec, or no examples.
+    """
+    request = parse(methods.CLASSIFY, data)
+    return _call(request, Verb.CLASSIFY, request.input)
+
+
+def read_regress(data: bytes) -> PredictCall:
+    """A serialized RegressionRequest; raises as `read_classify`."""
+    request = parse(methods.REGRESS, data)
+    return _call(request, Verb.REGRESS, request.input)
+
+
+def read_multi(data: bytes) -> list[PredictCall]:
+    """A serialized MultiInferenceRequest: one call a task, all of one model and each of another signature.
+
+    Raises:
+        InvalidInput: the tasks don't go together, or as `read_classify`.
+        Unimplemented: a task's method is neither classify nor regress.
+    """
+    request = parse(methods.MULTI_INFERENCE, data)
+    if not 0 < len(request.tasks) <= MAX_TASKS:
+        raise InvalidInput(f"a MultiInferenceRequest must have 1 to {MAX_TASKS} tasks, got {len(request.tasks)}")
+    examples = read_input(request.input)
+    calls: list[PredictCall] = []
+    seen: set[str] = set()
+    for task in request.tasks:
+        target = read_target(task)
+        if calls and target.name != calls[0].target.name:
+            raise InvalidInput("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        signature = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if signature in seen:
+            raise InvalidInput(f"Duplicate evaluation of signature: {signature}")
+        seen.add(signature)
+        verb = _VERBS.get(task.method_name)
+        if verb is None:
+            raise Unimplemented(f"Unsupported signature method_name: {task.method_name}")
+        calls.append(PredictCall(target=target, signature=signature, verb=verb, examples=examples))
+    _check_same_version([call.target for call in calls])
+    return calls
+
+
+def read_input(message: pb.Input) -> list[bytes]:
+    """The serialized Examples; a context's bytes before each, which merges its features into all.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    context = b""
+    examples: Sequence[Example] = message.example_list.examples
+    if message.WhichOneof("kind") == "example_list_with_context":
+        examples = message.example_list_with_context.examples
+        context = message.example_list_with_context.context.SerializeToString()
+    if not examples:
+        raise InvalidInput("Input is empty.")
+    return [context + example.SerializeToString() for example in examples]
+
+
+def write_classify(answered: Answered) -> bytes:
+    """A serialized ClassificationResponse.
+
+    Raises:
+        ExecutionFailed: the model's outputs are no classes.
+    """
+    response = pb.ClassificationResponse(result=_classes(answered))
+    write_spec(response.model_spec, answered.reply)
+    return response.SerializeToString()
+
+
+def write_regress(answered: Answered) -> bytes:
+    """A serialized RegressionResponse.
+
+    Raises:
+        ExecutionFailed: the model's output is no value a row.
+    """
+    response = pb.RegressionResponse(result=_regressions(answered))
+    write_spec(response.model_spec, answered.reply)
+    return response.SerializeToString()
+
+
+def write_multi(results: Sequence[tuple[Verb, Answered]]) -> bytes:
+    """A serialized MultiInferenceResponse, in the order of the tasks; raises as the two above."""
+    response = pb.MultiInferenceResponse()
+    for verb, answered in results:
+        if verb is Verb.CLASSIFY:
+            result = response.results.add(classification_result=_classes(answered))
+        else:
+            result = response.results.add(regression_result=_regressions(answered))
+        write_spec(result.model_spec, answered.reply)
+    return response.SerializeToString()
+
+
+def answered_bytes(answered: Answered) -> int:
+    """About how much work the answer is to write."""
+    return sum(array.nbytes for array in answered.reply.outputs.values())
+
+
+def _call(request: pb.ClassificationRequest | pb.RegressionRequest, verb: Verb, message: pb.Input) -> PredictCall:
+    return PredictCall(
+        target=read_target(request),
+        signature=request.model_spec.signature_name,
+        verb=verb,
+        examples=read_input(message),
+    )
+
+
+def _check_same_version(targets: Sequence[ModelTarget]) -> None:
+    """One version answers all tasks: tasks that name several can't be answered."""
+    if any(target != targets[0] for target in targets):
+        raise InvalidInput("All ModelSpecs in a MultiInferenceRequest must name the same version or label.")
+
+
+def _classes(answered: Answered) -> pb.ClassificationResult:
+    result = pb.ClassificationResult()
+    for row in classification.classes(answered.reply.outputs, answered.rows):
+        classes = result.classifications.add()
+        for label, score in row:
+            classes.classes.add(label=label, score=score)
+    return result
+
+
+def _regressions(answered: Answered) -> pb.RegressionResult:
+    values = classification.regressions(answered.reply.outputs, answered.rows)
+    return pb.RegressionResult(regressions=[pb.Regression(value=value) for value in values])

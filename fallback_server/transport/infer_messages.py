@@ -1,0 +1,251 @@
+"""Open Inference messages to and from what the data plane takes and gives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fallback_server.core.errors import InvalidInput, PreconditionFailed, Unimplemented
+from fallback_server.core.servable import ServableState, State
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, PredictReply
+from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.protocol import methods
+from fallback_server.protocol.open_inference import datatype_of, raw_view, read_contents, read_raw
+from fallback_server.protocol.proto import inference_pb2 as pb
+from fallback_server.protocol.tensors import Buffer, TensorCodecError
+from fallback_server.transport.large import LARGE_BYTES, assemble, cut_repeated, field_parts
+from fallback_server.transport.rpc import parse
+
+SIGNATURE_PARAMETER = "signature_name"
+"""A request's parameter that names a signature: the protocol has no other place for it."""
+
+CLIENT_PARAMETER = "client_id"
+"""A request's parameter that says who calls: where traffic is split, one client gets one version."""
+
+TIMEOUT_PARAMETER = "timeout"
+"""In microseconds; 0 for none."""
+
+_REFUSED = {
+    "shared_memory_region": "tensors in shared memory",
+    "classification": "classification of an output",
+    "sequence_id": "sequences of requests",
+}
+"""Parameters that change what is asked: passing over them would give another answer than was meant."""
+
+_RAW_INPUTS = 7
+_RAW_OUTPUTS = 6
+"""Field numbers of ModelInferRequest and ModelInferResponse."""
+
+_INDEX_STATES = {
+    State.START: "LOADING",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferCall:
+    """A request.
+
+    Attributes:
+        call: What is asked of the data plane.
+        id: Given back as it came.
+        timeout_s: How long the caller waits by its own word; None where it says nothing.
+    """
+
+    call: PredictCall
+    id: str
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferReply:
+    """An answer, and the request's id."""
+
+    reply: PredictReply
+    id: str
+
+
+def read_target(name: str, version: str) -> ModelTarget:
+    """Which version a request means: none, a number, or, as the protocol has no other place for it, a label.
+
+    Raises:
+        InvalidInput: there is no name.
+    """
+    if not name:
+        raise InvalidInput("the request has no model name")
+    if version.isascii() and version.isdecimal():
+        return ModelTarget(name=name, version=int(version))
+    return ModelTarget(name=name, label=version or None)
+
+
+def read_infer(data: bytes) -> InferCall:
+    """A serialized ModelInferRequest. The arrays of large raw tensors read the bytes in place.
+
+    Raises:
+        InvalidInput: no ModelInferRequest, or a tensor that can't be read.
+        Unimplemented: it asks for what this server doesn't do.
+    """
+    contents: Mapping[int, Buffer] = {}
+    if len(data) >= LARGE_BYTES:
+        data, contents = cut_repeated(data, field=_RAW_INPUTS)
+    request = parse(methods.MODEL_INFER, data)
+    parameters = read_parameters(request.parameters)
+    for tensor in request.inputs:
+        read_parameters(tensor.parameters)
+    for output in request.outputs:
+        read_parameters(output.parameters)
+    call = PredictCall(
+        target=read_target(request.model_name, request.model_version),
+        signature=_text(parameters, SIGNATURE_PARAMETER),
+        inputs=_inputs(request, contents),
+        output_filter=[output.name for output in request.outputs],
+        client_key=_text(parameters, CLIENT_PARAMETER).encode(),
+    )
+    return InferCall(call=call, id=request.id, timeout_s=_timeout_s(parameters))
+
+
+def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, object]:
+    """Parameters by name. Those that nobody here knows are passed over later, as other servers do.
+
+    Raises:
+        Unimplemented: one changes what is asked, and is not supported.
+    """
+    values: dict[str, object] = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        values[name] = None if choice is None else getattr(parameter, choice)
+        if name in _REFUSED and values[name]:
+            raise Unimplemented(f"parameter {name}: {_REFUSED[name]} are not supported")
+    return values
+
+
+def write_infer(answered: InferReply) -> bytes:
+    """A serialized ModelInferResponse with raw outputs.
+
+    Raises:
+        InvalidInput: an output's dtype has no form in the protocol.
+    """
+    return assemble(infer_parts(answered))
+
+
+def infer_parts(answered: InferReply) -> list[Buffer]:
+    """As `write_infer`, in pieces that follow each other."""
+    reply = answered.reply
+    response = pb.ModelInferResponse(
+        model_name=reply.servable_id.name, model_version=str(reply.servable_id.version), id=answered.id
+    )
+    # The protocol's place for what has no other: here, that nothing more comes for this request.
+    response.parameters["triton_final_response"].bool_param = True
+    raw: list[Buffer] = []
+    for name, array in reply.outputs.items():
+        try:
+            response.outputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
+            raw += field_parts(_RAW_OUTPUTS, [raw_view(array)])
+        except TensorCodecError as error:
+            raise InvalidInput(f"output {name!r}: {error}") from error
+    return [response.SerializeToString(), *raw]
+
+
+def infer_bytes(answered: InferReply) -> int:
+    """About how many bytes an answer has on the wire."""
+    return sum(array.nbytes for array in answered.reply.outputs.values())
+
+
+def write_stream_infer(answered: InferReply) -> bytes:
+    """As `write_infer`, in a ModelStreamInferResponse."""
+    return assemble(field_parts(2, infer_parts(answered)))
+
+
+def write_stream_error(request_id: str, text: str) -> bytes:
+    """A ModelStreamInferResponse for a request that failed."""
+    response = pb.ModelStreamInferResponse(error_message=text)
+    response.infer_response.id = request_id
+    return response.SerializeToString()
+
+
+def write_metadata(
+    name: str, signatures: Mapping[str, Signature], platform: str, versions: Sequence[int]
+) -> pb.ModelMetadataResponse:
+    """A model's inputs and outputs: those of the default signature, or of the only one.
+
+    Raises:
+        PreconditionFailed: it has several signatures and none is the default.
+    """
+    signature = signatures.get(DEFAULT_SIGNATURE)
+    if signature is None:
+        if len(signatures) != 1:
+            raise PreconditionFailed(
+                f"model {name} has no signature {DEFAULT_SIGNATURE}; "
+                f"name one of {', '.join(sorted(signatures))} in the parameter {SIGNATURE_PARAMETER}"
+            )
+        (signature,) = signatures.values()
+    return pb.ModelMetadataResponse(
+        name=name,
+        versions=[str(version) for version in versions],
+        platform=platform,
+        inputs=[_tensor(spec) for spec in signature.inputs.values()],
+        outputs=[_tensor(spec) for spec in signature.outputs.values()],
+    )
+
+
+def write_index(states: Sequence[ServableState], *, ready: bool) -> pb.RepositoryIndexResponse:
+    """Every model's versions; with `ready` only those that answer."""
+    index = pb.RepositoryIndexResponse()
+    for state in states:
+        if ready and state.state is not State.AVAILABLE:
+            continue
+        index.models.add(
+            name=state.servable_id.name,
+            version=str(state.servable_id.version),
+            state=_INDEX_STATES[state.state],
+            reason=state.error or "",
+        )
+    return index
+
+
+def _inputs(request: pb.ModelInferRequest, contents: Mapping[int, Buffer]) -> dict[str, Array]:
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise InvalidInput(f"{len(raws)} raw_input_contents for {len(request.inputs)} inputs: each must have its own")
+    inputs: dict[str, Array] = {}
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name in inputs:
+            raise InvalidInput(f"input {tensor.name!r} is given twice")
+        if raws and tensor.HasField("contents"):
+            raise InvalidInput(f"input {tensor.name!r} has contents beside the request's raw_input_contents")
+        try:
+            if raws:
+                inputs[tensor.name] = read_raw(contents.get(index) or raws[index], tensor.datatype, tensor.shape)
+            else:
+                inputs[tensor.name] = read_contents(tensor.contents, tensor.datatype, tensor.shape)
+        except TensorCodecError as error:
+            raise InvalidInput(f"input {tensor.name!r}: {error}") from error
+    return inputs
+
+
+def _text(parameters: Mapping[str, object], name: str) -> str:
+    value = parameters.get(name, "")
+    if not isinstance(value, str):
+        raise InvalidInput(f"parameter {name} must be a string, got {value!r}")
+    return value
+
+
+def _timeout_s(parameters: Mapping[str, object]) -> float | None:
+    value = parameters.get(TIMEOUT_PARAMETER, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidInput(f"parameter {TIMEOUT_PARAMETER} must be a number of microseconds, got {value!r}")
+    return value / 1e6 if value else None
+
+
+def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    try:
+        datatype = datatype_of(spec.dtype)
+    except TensorCodecError:
+        datatype = spec.dtype.name  # Told as it is: what can't be sent can at least be seen.
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=datatype, shape=[-1] if spec.shape is None else spec.shape
+    )

@@ -1,0 +1,61 @@
+"""TensorFlow Serving's ModelService: what state versions are in, and another configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fallback_server.config_proto import read_configs
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.transport import messages
+from fallback_server.transport.changes import Changes
+from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.services import Handlers, RemoteControl
+from fallback_server.transport.settling import wait_settled
+
+if TYPE_CHECKING:
+    from fallback_server.control import Control
+
+
+_LOOK_AGAIN_S = 0.5
+"""A thread waits so long at a time: where the caller has left meanwhile, no longer."""
+
+
+class ModelService:
+    """GetModelStatus and HandleReloadConfigRequest.
+
+    Args:
+        control: Answers.
+        changes: Tells when states have changed.
+        remote_control: Whether callers may change the configuration.
+    """
+
+    def __init__(self, control: Control, changes: Changes, remote_control: RemoteControl) -> None:
+        self._control = control
+        self._changes = changes
+        self._remote_control = remote_control
+
+    def handlers(self, rpcs: Rpcs) -> Handlers:
+        """By method."""
+        return {
+            methods.GET_MODEL_STATUS: rpcs.message(methods.GET_MODEL_STATUS, self._status),
+            methods.RELOAD_CONFIG: rpcs.message(methods.RELOAD_CONFIG, self._reload),
+        }
+
+    async def _status(self, request: pb.GetModelStatusRequest, context: Context) -> pb.GetModelStatusResponse:
+        del context
+        return messages.write_states(self._control.states(messages.read_target(request)))
+
+    async def _reload(self, request: pb.ReloadConfigRequest, context: Context) -> pb.ReloadConfigResponse:
+        """Takes the complete new configuration, and answers when each of its models is served, or can't be."""
+        del context
+        self._remote_control.check("HandleReloadConfigRequest")
+        configs = read_configs(request.config)
+        await asyncio.to_thread(self._control.configure, configs)
+        while not self._changes.closed and not await asyncio.to_thread(
+            self._control.wait_configured, timeout_s=_LOOK_AGAIN_S
+        ):
+            pass
+        await wait_settled([config.name for config in configs], self._control.states, self._changes)
+        return pb.ReloadConfigResponse(status=pb.StatusProto())

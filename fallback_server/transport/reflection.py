@@ -1,0 +1,146 @@
+"""gRPC's reflection: the services and messages by the names that their clients know.
+
+Our stubs carry a package name of our own, so that they load beside TensorFlow's and Triton's; what is on the wire has
+theirs. So the descriptors are made anew here, with the names changed, in a pool of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, wrappers_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
+
+from fallback_server.protocol import methods
+from fallback_server.protocol.methods import Method
+from fallback_server.protocol.proto import (
+    edge_pb2,
+    example_pb2,
+    inference_pb2,
+    model_config_pb2,
+    serving_pb2,
+    tensor_pb2,
+)
+
+REFLECTION_SERVICES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+"""The same messages and the same call; clients try the newer name first."""
+
+_TENSORFLOW = "tensorflow"
+_SERVING = "tensorflow.serving"
+_INFERENCE = "inference"
+_SIGNATURE_DEF_MAP = "SignatureDefMap"
+
+_PACKAGES = (
+    (tensor_pb2, _TENSORFLOW),
+    (example_pb2, _TENSORFLOW),
+    (model_config_pb2, _SERVING),
+    (serving_pb2, _SERVING),
+    (inference_pb2, _INFERENCE),
+)
+"""Our stubs, and the package that their messages are in for everybody else."""
+
+_AS_THEY_ARE = (any_pb2, wrappers_pb2, health_pb2, reflection_pb2, edge_pb2)
+
+
+def reflection_handlers(services: Iterable[Method[Any, Any]]) -> list[grpc.GenericRpcHandler]:
+    """The handlers of gRPC's reflection, for what is served.
+
+    Args:
+        services: The methods that it is to tell of.
+    """
+    offered = list(services)
+    names = {method.service for method in offered}
+    servicer = reflection.aio.ReflectionServicer([*names, reflection.SERVICE_NAME], pool=descriptor_set(offered))
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return [
+        grpc.method_handlers_generic_handler(service, {"ServerReflectionInfo": handler})
+        for service in REFLECTION_SERVICES
+    ]
+
+
+def descriptor_set(offered: Sequence[Method[Any, Any]]) -> descriptor_pool.DescriptorPool:
+    """A pool with the genuine names of all messages, and with the services of the methods."""
+    pool = descriptor_pool.DescriptorPool()
+    renamed = _new_names()
+    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    for module in (*_AS_THEY_ARE, *(module for module, _ in _PACKAGES)):
+        file = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        files[file.name] = file
+    for module, package in _PACKAGES:
+        _rename(files[module.DESCRIPTOR.name], package, renamed)
+    _move_signature_def_map(files)
+    files.update(_service_files(offered, renamed))
+    for file in files.values():
+        pool.Add(file)
+    return pool
+
+
+def _new_names() -> Mapping[str, str]:
+    """`.our.Message` -> `.their.Message`, for messages and enums at the top of a file."""
+    names: dict[str, str] = {}
+    for module, package in _PACKAGES:
+        file = module.DESCRIPTOR
+        for name in (*file.message_types_by_name, *file.enum_types_by_name):
+            names[f".{file.package}.{name}"] = f".{package}.{name}"
+    names[f".{tensor_pb2.DESCRIPTOR.package}.{_SIGNATURE_DEF_MAP}"] = f".{_SERVING}.{_SIGNATURE_DEF_MAP}"
+    return names
+
+
+def _renamed(type_name: str, names: Mapping[str, str]) -> str:
+    """A type's new name; of a nested one, that of the message around it counts."""
+    outer, nested = type_name, ""
+    while outer and outer not in names:
+        outer, _, last = outer.rpartition(".")
+        nested = f".{last}{nested}"
+    return names[outer] + nested if outer else type_name
+
+
+def _rename(file: descriptor_pb2.FileDescriptorProto, package: str, names: Mapping[str, str]) -> None:
+    file.package = package
+    pending = list(file.message_type)
+    while pending:
+        message = pending.pop()
+        pending.extend(message.nested_type)
+        for field in message.field:
+            if field.type_name:
+                field.type_name = _renamed(field.type_name, names)
+
+
+def _move_signature_def_map(files: Mapping[str, descriptor_pb2.FileDescriptorProto]) -> None:
+    """It is TensorFlow Serving's, and stands with TensorFlow's messages in our stubs."""
+    source, target = files[tensor_pb2.DESCRIPTOR.name], files[serving_pb2.DESCRIPTOR.name]
+    (index,) = [index for index, each in enumerate(source.message_type) if each.name == _SIGNATURE_DEF_MAP]
+    target.message_type.append(source.message_type.pop(index))
+
+
+def _service_files(
+    offered: Sequence[Method[Any, Any]], names: Mapping[str, str]
+) -> Mapping[str, descriptor_pb2.FileDescriptorProto]:
+    """A file a service, but for those whose stubs define it under its own name."""
+    files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    for method in offered:
+        if method.service in (methods.CATALOG_SERVICE, methods.OPERATOR_SERVICE, "grpc.health.v1.Health"):
+            continue
+        package, _, service = method.service.rpartition(".")
+        path = f"{method.service.replace('.', '/')}.proto"
+        file = files.get(path)
+        if file is None:
+            file = files[path] = descriptor_pb2.FileDescriptorProto(name=path, package=package, syntax="proto3")
+            file.service.add(name=service)
+            file.dependency.append(method.request.DESCRIPTOR.file.name)
+        file.service[0].method.add(
+            name=method.name,
+            input_type=_renamed(f".{method.request.DESCRIPTOR.full_name}", names),
+            output_type=_renamed(f".{method.response.DESCRIPTOR.full_name}", names),
+            client_streaming=method.streams_requests,
+            server_streaming=method.streams_responses,
+        )
+    return files

@@ -1,0 +1,192 @@
+"""One call over gRPC: bytes in, bytes or a status out; what is large is read and written in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from fallback_server.core.errors import InvalidInput, QueueFull
+from fallback_server.protocol.methods import Method
+from fallback_server.transport.faults import translate
+from fallback_server.transport.large import LARGE_BYTES, give_back_memory
+
+_log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+MAX_LARGE_WAITING = 256
+"""Large messages that wait for a thread; each of them holds its bytes."""
+
+_GIVE_BACK_BYTES = 2**24
+"""Messages of this size leave enough freed memory behind to be worth the milliseconds that giving it back takes."""
+
+
+class MessageThreads:
+    """Reads and writes messages: small ones at once, large ones in threads. Lives in the event loop.
+
+    Args:
+        threads: How many large messages are worked on at a time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="message")
+        self._waiting = 0
+        self._giving_back = False
+
+    async def run(self, work: Callable[[Asked], Answered], what: Asked, *, size: int) -> Answered:
+        """The work's result; in a thread where the message is large.
+
+        Raises:
+            QueueFull: `MAX_LARGE_WAITING` wait already.
+            Exception: what the work raises.
+        """
+        if size < LARGE_BYTES:
+            return work(what)
+        if self._waiting >= MAX_LARGE_WAITING:
+            raise QueueFull(f"{self._waiting} messages of over {LARGE_BYTES} bytes wait to be read or written")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, what)
+        finally:
+            self._waiting -= 1
+
+    def give_back(self, size: int) -> None:
+        """Returns to the system what a message of that size has left behind; returns before that is done."""
+        if size < _GIVE_BACK_BYTES or self._giving_back:
+            return
+        self._giving_back = True
+        with contextlib.suppress(RuntimeError):  # The threads have ended: so will the process.
+            self._pool.submit(self._give_back)
+
+    def close(self) -> None:
+        """Takes no more; what is under way goes on."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _give_back(self) -> None:
+        self._giving_back = False  # Before: what is freed meanwhile may need another turn.
+        give_back_memory()
+
+
+class Rpcs:
+    """Makes gRPC's handlers, and turns whatever is raised in them into gRPC's status.
+
+    No handler has gRPC's own serializers: what those raise would reach the caller past the rim, as UNKNOWN and with its
+    inner names. And none takes its request as an argument: gRPC would hold its bytes until the answer is sent. So the
+    unary ones are handlers of a stream too, which is the same on the wire, and read the one request that comes.
+    """
+
+    def __init__(self, threads: MessageThreads) -> None:
+        self._threads = threads
+
+    def unary(
+        self,
+        method: Method[Any, Any],
+        answer: Callable[[Asked, Context], Awaitable[Answered]],
+        *,
+        read: Callable[[bytes], Asked],
+        write: Callable[[Answered], bytes],
+        weigh: Callable[[Answered], int],
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A call of one request and one response.
+
+        Args:
+            method: Which.
+            answer: Runs in the event loop.
+            read: Reads the request; in any thread.
+            write: Writes what `answer` gave; in any thread.
+            weigh: About how many bytes it will have.
+        """
+
+        async def handle(_requests: object, context: Context) -> bytes:
+            try:
+                # Nothing of these may stay in a variable: the arrays live as long as somebody holds them.
+                return await self._written(write, weigh, await answer(await self._read(method, read, context), context))
+            except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
+                fault, text = translate(error)
+                _log.debug("%s: %s: %s", method.path, fault.name, text)
+            return await context.abort(fault.code, text)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def message(
+        self, method: Method[Request, Response], answer: Callable[[Request, Context], Awaitable[Response]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A unary call whose messages are protobuf's as they are."""
+        return self.unary(method, answer, read=reader(method), write=serialize, weigh=_message_bytes)
+
+    def responses(
+        self, method: Method[Request, Response], answer: Callable[[Request, Context], AsyncGenerator[Response, None]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A call of one request and a stream of responses."""
+
+        async def handle(_requests: object, context: Context) -> None:
+            try:
+                request = await self._read(method, reader(method), context)
+                async with contextlib.aclosing(answer(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(serialize(response))
+            except Exception as error:  # noqa: BLE001  as in unary
+                fault, text = translate(error)
+                _log.debug("%s: %s: %s", method.path, fault.name, text)
+            else:
+                return
+            await context.abort(fault.code, text)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def _read(self, method: Method[Any, Any], read: Callable[[bytes], Asked], context: Context) -> Asked:
+        data = await context.read()
+        if not isinstance(data, bytes):
+            raise InvalidInput(f"the call ended before its {method.name}Request")
+        size = len(data)
+        if size < LARGE_BYTES:
+            return read(data)
+        context.add_done_callback(functools.partial(self._give_back, size))  # type: ignore[arg-type]  # takes any callable
+        self._threads.give_back(size)
+        return await self._threads.run(read, data, size=size)
+
+    def _give_back(self, size: int, _context: object) -> None:
+        self._threads.give_back(size)
+
+    async def _written(
+        self, write: Callable[[Answered], bytes], weigh: Callable[[Answered], int], answered: Answered
+    ) -> bytes:
+        return await self._threads.run(write, answered, size=weigh(answered))
+
+
+def reader(method: Method[Request, Any]) -> Callable[[bytes], Request]:
+    """Parses the method's request. It raises InvalidInput for bytes that are none."""
+    return lambda data: parse(method, data)
+
+
+def parse(method: Method[Request, Any], data: bytes) -> Request:
+    """The method's request.
+
+    Raises:
+        InvalidInput: the bytes are none.
+    """
+    try:
+        return method.request.FromString(data)
+    except DecodeError as error:
+        raise InvalidInput(f"the request is no {method.name}Request") from error
+
+
+def serialize(message: Message) -> bytes:
+    """A message's bytes."""
+    return message.SerializeToString()
+
+
+def _message_bytes(message: Message) -> int:
+    return message.ByteSize()
