@@ -72,7 +72,11 @@ def still_holds(kept: Kept, now_s: float) -> bool:
 
 
 class Prober:
-    """Probes and remembers. Thread-safe; whoever asks for what is being probed waits for that outcome."""
+    """Probes and remembers. Thread-safe; whoever asks for what is being probed waits for that outcome.
+
+    Attributes:
+        trials: What is under way, and called off by `close`; others may add theirs.
+    """
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class Prober:
         self._limit_s = limit_s
         self._wall_clock = wall_clock
         self._origin = Origin()
-        self._trials = Trials()
+        self.trials = Trials()
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, ...], Kept] = {}
         self._pending: dict[tuple[str, ...], Future[Trial]] = {}
@@ -124,7 +128,7 @@ class Prober:
         key = (device.delegate.name, digest or path, *_flat(device.options), *_interpreter())
         while True:
             with self._lock:
-                if self._trials.called_off:
+                if self.trials.called_off:
                     return _refused(device, CALLED_OFF)
                 kept = self._kept.get(key)
                 if kept is not None and still_holds(kept, self._wall_clock()):
@@ -150,7 +154,7 @@ class Prober:
         In a forked process: does nothing, since they are the parent's.
         """
         if self._origin.is_here:
-            self._trials.call_off()
+            self.trials.call_off()
 
     def find(self, library: str) -> str:
         """The path of a library that is given by name, as the loader would find it; the name where it is not found."""
@@ -198,7 +202,7 @@ class Prober:
             return _trial(read, path)
         try:
             trial = try_delegate(
-                device.delegate.name, library=path, options=device.options, limit_s=self._limit_s, trials=self._trials
+                device.delegate.name, library=path, options=device.options, limit_s=self._limit_s, trials=self.trials
             )
         except OSError as error:
             trial = _refused(device, f"no process can be started to probe in: {error.strerror}", path)

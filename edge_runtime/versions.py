@@ -108,7 +108,8 @@ class Hall:
         self.cores = cores()
         engines = [options.engines or 0, *(own.engines or 0 for own in options.models.values())]
         self.devices = DeviceTable(clock, cpu_permits=max(self.cores, *engines))
-        self.supervisor = Supervisor(clock, lambda: find_edge_tpus(root), lambda: edge_tpus(root))
+        in_order = partial(edge_tpus, root, lambda: self.prober().trials)
+        self.supervisor = Supervisor(clock, lambda: find_edge_tpus(root), in_order)
         self._prober: Prober | None = None
         self._root = root
         self._lock = threading.Lock()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devices import EdgeTpu, find_edge_tpus
+
+if TYPE_CHECKING:
+    from edge_runtime.trial import Trials
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +23,7 @@ _said: set[str] = set()
 """What has been logged: the reasons are few, and each is worth one line."""
 
 
-def edge_tpus(root: Path = Path("/")) -> tuple[EdgeTpu, ...]:
+def edge_tpus(root: Path = Path("/"), trials: Callable[[], Trials] | None = None) -> tuple[EdgeTpu, ...]:
     """Asks pycoral where a board's image brings it, else reads sysfs.
 
     pycoral loads libedgetpu, so that it is asked in a child process, which takes up to a second. Whoever only wants to
@@ -27,13 +31,17 @@ def edge_tpus(root: Path = Path("/")) -> tuple[EdgeTpu, ...]:
 
     Args:
         root: As for `devices.probe`; pycoral is asked for this machine only.
+        trials: Gives where asking pycoral can be called off, by another thread; then sysfs is read. None for nowhere.
     """
     seen = find_edge_tpus(root)
     if root != Path("/") or not _has_pycoral():
         return seen
     from edge_runtime.trial import ask_child  # noqa: PLC0415  subprocess and tempfile, on boards with pycoral only
 
-    answer = ask_child("list_edge_tpus", limit_s=_PYCORAL_LIMIT_S)
+    asked_in = trials() if trials is not None else None
+    answer = ask_child("list_edge_tpus", limit_s=_PYCORAL_LIMIT_S, trials=asked_in)
+    if asked_in is not None and asked_in.called_off:
+        return seen
     if answer.failure:
         reason = f"{answer.error}\n{answer.printed}".strip().splitlines()
         _say(f"pycoral can't list the Edge TPUs, so that sysfs is read: {reason[0] if reason else answer.failure}")

@@ -1,11 +1,14 @@
 import logging
+import threading
 
 import pytest
 from support.devices_roots import FakeRoot
+from support.loops import until
 
 from devices import EdgeTpu, Node
 from edge_runtime.engine import enumeration
 from edge_runtime.engine.enumeration import edge_tpus, in_order
+from edge_runtime.trial import Trials
 
 PCI = EdgeTpu(
     bus="pci",
@@ -80,3 +83,17 @@ def test_what_pycoral_lists_is_found_in_sysfs(listed, expected):
     """By the node on PCIe and by the port on USB; what sysfs hides is believed."""
     parts = [one.split() for one in listed]
     assert list(in_order([{"type": bus, "path": path} for bus, path in parts], [PCI, OTHER_STICK, STICK])) == expected
+
+
+@pytest.mark.slow
+def test_asking_pycoral_can_be_called_off(pycoral, caplog, tmp_path):
+    """One that hangs is left when the runtime is closed, without a word: sysfs is read."""
+    pycoral(f"open({str(tmp_path / 'asked')!r}, 'w'); import time; time.sleep(100)")
+    trials, found = Trials(), []
+    asking = threading.Thread(target=lambda: found.append(edge_tpus(trials=lambda: trials)))
+    asking.start()
+    until((tmp_path / "asked").exists)
+    trials.call_off()
+    asking.join()
+    assert found == [()]
+    assert not caplog.records
