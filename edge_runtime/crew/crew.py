@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from edge_runtime.config import ModelOptions, RuntimeOptions
 from edge_runtime.crew.device import Device, DeviceTable
 from edge_runtime.crew.health import Cause, healed, lost, returned
+from edge_runtime.crew.journal import Journal
 from edge_runtime.crew.layout import Layout, layout
-from edge_runtime.crew.opening import Opener
+from edge_runtime.crew.opening import Made, Opener
 from edge_runtime.crew.roster import Roster
 from edge_runtime.crew.station import Station, explained
 from edge_runtime.crew.supervisor import Supervisor
+from edge_runtime.crew.supply import Supply
 from edge_runtime.engine.engine import Engine
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, PackageRefused
 from edge_runtime.scheduling.batcher import Batcher
-from edge_runtime.scheduling.cost import CostTable
-from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.slot import Slot
-from edge_runtime.telemetry import EngineFaults, event
+from edge_runtime.telemetry import EngineFaults
 from edge_runtime.types import EngineReport
 
 if TYPE_CHECKING:
     from devices import EdgeTpu
-
-_log = logging.getLogger(__name__)
 
 PATIENCE_S = 10.0
 """How long loading waits for a preferred device while another one is ready: an Edge TPU that loads its firmware takes
@@ -81,7 +80,6 @@ class Crew:
         """
         manifest = opener.package.manifest
         self._opener = opener
-        self._options = options
         self._own: ModelOptions = options.of(manifest.model)
         self._supervisor = supervisor
         self._roster = Roster(manifest, self._own, devices=devices, delegates=delegates, target=target)
@@ -90,7 +88,8 @@ class Crew:
         self._lock = threading.RLock()
         self._decided = threading.Condition(self._lock)
         self._closed = False
-        self._subject: dict[str, object] = {"model": manifest.model, "version": manifest.version}
+        self._origin = Origin()
+        self._journal = Journal(opener.package)
         self.batcher = Batcher(
             manifest.signatures,
             version=manifest.version,
@@ -101,6 +100,7 @@ class Crew:
             on_failure=self._on_failure,
             on_pressure=self._on_pressure,
         )
+        self._supply = Supply(self.batcher, options)
 
     def __repr__(self) -> str:
         stations = ", ".join(f"{one.name} {one.state}" for one in self._roster.all())
@@ -131,6 +131,8 @@ class Crew:
         seen = self._supervisor.watch(self) if self._roster.wants_edge_tpus else ()
         self._join_roster(seen)
         stations = [station for station in self._roster.all() if station.state == "starting"]
+        if any(not station.lasting for station in stations):
+            self._supervisor.attend()
         here = [station for station in stations if station.devices[0].kind == "cpu"]
         for station in stations:
             if station not in here and not self._supervisor.start(partial(self._open, station)):
@@ -164,21 +166,21 @@ class Crew:
 
     def seen(self, present: tuple[EdgeTpu, ...], gone: frozenset[str], back: frozenset[str]) -> None:
         """See `Watcher`: sticks that were pulled out are used no more, those that return are taken back."""
-        stations = self._roster.all()
-        for station in stations:
-            if back and station.state != "ready":
-                self._roster.claim(station, present)
-        for station in stations:
-            places = {device.address for device in station.devices if device.address}
-            if places & gone and station.state == "ready":
-                self._lose(station, "vanished", f"the Edge TPU at {', '.join(sorted(places & gone))} was pulled out")
-            elif back and station.state == "unhealthy" and station.devices[0].kind == "edgetpu":
+        for station in self._roster.all():
+            away = [device for device in station.devices if device.address in gone]
+            if away and station.state == "ready":
+                places = ", ".join(sorted(device.address for device in away))
+                self._lose(station, [*station.slots], "vanished", f"the Edge TPU at {places} was pulled out", away)
+        if not back:
+            return
+        coming = self._join_roster(present)
+        for station in self._roster.all():
+            if station.state == "unhealthy" and station.devices[0].kind == "edgetpu":
                 with self._lock:
                     station.health = returned(station.health, self._clock())
-                self._supervisor.start(partial(self._open, station))
-        if back:
-            for station in self._join_roster(present):
-                self._supervisor.start(partial(self._open, station))
+                coming.append(station)
+        for station in coming:
+            self._supervisor.start(partial(self._open, station))
 
     def renew(self) -> None:
         """Measures the CPU anew: something that its times depend on has changed. Requests go on meanwhile.
@@ -188,23 +190,25 @@ class Crew:
         for station in self._roster.all():
             if station.devices[0].kind != "cpu" or station.state != "ready":
                 continue
+            assert station.variant is not None
+            made, added = list[Made](), dict[Engine, list[Slot]]()
             try:
-                made = self._make(station)
-            except EdgeRuntimeError as error:
-                _log.warning("%s: could not be measured anew: %s", self._opener.package, error)
+                made = self._opener.first(station.devices, station.variant, self._layout)
+                with self._lock:
+                    usable = station.state == "ready" and not self._closed
+                    if usable:
+                        self._supply.give(station, made, added)
+                        old, station.slots = station.slots, added
+                        station.threads = made[0].threads
+                        self._supply.withdraw(old)
+            except Exception as error:  # noqa: BLE001  what runs goes on
+                self._supply.discard(made, added)
+                self._journal.not_renewed(error)
                 continue
-            with self._lock:
-                usable = station.state == "ready" and not self._is_closed()
-                old = station.slots
-                if usable:
-                    station.slots = {
-                        engine: self._add(station, engine, costs, solo=solo) for engine, costs, solo in made
-                    }
             if usable:
-                self._retire(station, old)
+                self._supply.retire(old)
             else:
-                for engine, _, _ in made:
-                    engine.close()
+                self._supply.discard(made, added)
 
     def close(self) -> None:
         """Finishes what the batcher took, then frees every engine."""
@@ -217,10 +221,10 @@ class Crew:
             return
         for station in self._roster.all():
             with self._lock:
-                engines = list(station.slots)
+                self._supply.withdraw(station.slots)
                 station.slots.clear()
-            for engine in engines:
-                engine.close()
+        self._supply.close()
+        for station in self._roster.all():
             for device in station.devices:
                 device.leave(self)
 
@@ -230,12 +234,8 @@ class Crew:
             new = [] if self._closed else self._roster.add(seen, self)
         for station in new:
             if station.state == "refused":
-                self._tell_refused(station, logging.INFO)
+                self._journal.refused(station, logging.INFO)
         return new
-
-    def _tell_refused(self, station: Station, level: int) -> None:
-        text = f"{self._opener.package} does not run on {station.name}: {station.reason}"
-        event(_log, level, "engine_refused", text, **self._subject, device=station.name, reason=station.reason)
 
     def _nothing_runs(self) -> EdgeRuntimeError:
         """The error that says why; the one that was raised, where there is only one reason."""
@@ -249,236 +249,232 @@ class Crew:
     def _open(self, station: Station) -> bool:
         """Opens a station's first engines; whether it is ready. What goes wrong is its state. One thread at a time."""
         with self._lock:
-            if self._closed or station.opening or station.state in ("ready", "refused"):
+            begins = self._is_wanted(station) and not station.opening and station.state in ("starting", "unhealthy")
+            if not begins:
                 return False
             station.opening = True
-        made: list[tuple[Engine, CostTable, bool]] = []
+        assert station.variant is not None
+        made, added = list[Made](), dict[Engine, list[Slot]]()
         try:
-            made = self._make(station)
+            made = self._opener.first(station.devices, station.variant, self._layout)
+            with self._lock:
+                usable = self._is_wanted(station)
+                if usable:
+                    self._supply.give(station, made, added)
+                    after_s = self._set_ready(station, made[0].threads, added)
+                station.opening = False
+                self._decided.notify_all()
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits for the station is told
+            self._supply.discard(made, added)
             named = error if isinstance(error, EdgeRuntimeError) else EngineFailed(f"{type(error).__name__}: {error}")
             self._not_opened(station, named)
             return False
-        with self._lock:
-            station.opening = False
-            closed = self._is_closed()
-            if not closed:
-                after_s = None if station.lost_s is None else self._clock() - station.lost_s
-                station.lost_s = None
-                station.faults["restarts"] += after_s is not None
-                station.state, station.reason = "ready", ""
-                station.health = healed(station.health, self._clock())
-                station.failures.clear()
-                for engine, costs, solo in made:
-                    station.slots[engine] = self._add(station, engine, costs, solo=solo)
-            self._decided.notify_all()
         self._hope()
-        if closed:
-            for engine, _, _ in made:
-                engine.close()
-            for device in station.devices:
-                device.settle()
-            return False
-        self._tell_ready(station, after_s)
-        return True
-
-    def _is_closed(self) -> bool:
-        return self._closed
-
-    def _tell_ready(self, station: Station, after_s: float | None) -> None:
-        variant = station.variant.name if station.variant else ""
-        text = f"{self._opener.package}, variant {variant}, runs on {station.name}"
-        fields = {**self._subject, "device": station.name, "variant": variant, "threads": station.threads}
-        if after_s is None:
-            event(_log, logging.INFO, "engine_ready", text, **fields, isolation=station.isolation)
+        if usable:
+            self._journal.ready(station, after_s)
         else:
-            event(
-                _log, logging.WARNING, "engine_back", f"{text} again, after {after_s:.3g} s", **fields, after_s=after_s
-            )
+            self._supply.discard(made, added)
+            self._settle(station)
+        return usable
 
-    def _make(self, station: Station) -> list[tuple[Engine, CostTable, bool]]:
-        """The engines to begin with: each with its costs, and whether it is for requests that are alone."""
-        assert station.variant is not None
-        device, variant, plan_ = station.devices[0], station.variant, self._layout
-        if device.kind != "cpu":
-            engine = self._opener.open(station.devices, variant)
-            return [(engine, self._measured(engine, station, 1), False)]
-        engine, costs, threads = self._opener.first_on_cpu(device, variant, plan_)
+    def _is_wanted(self, station: Station) -> bool:
+        """Under the lock: whether it is still to be used."""
+        return not self._closed and self._roster.has(station)
+
+    def _settle(self, station: Station) -> None:
+        for device in station.devices:
+            device.settle()
+
+    def _set_ready(self, station: Station, threads: int, added: dict[Engine, list[Slot]]) -> float | None:
+        """Under the lock: it is used from now on; the seconds since it was lost."""
+        now_s = self._clock()
+        after_s = None if station.lost_s is None else now_s - station.lost_s
+        station.lost_s = None
+        station.faults["restarts"] += after_s is not None
         station.threads = threads
-        made = [(engine, costs, plan_.solo and threads > plan_.grown_threads)]
-        try:
-            for _ in range(plan_.engines - 1):
-                more = self._opener.open(station.devices, variant, plan_.grown_threads)
-                made.append((more, costs, False))
-                self._opener.warm(more)
-        except BaseException:
-            for one, _, _ in made:
-                one.close()
-            raise
-        return made
-
-    def _measured(self, engine: Engine, station: Station, threads: int) -> CostTable:
-        assert station.variant is not None
-        try:
-            return self._opener.costs(engine, station.devices, station.variant, threads)
-        except BaseException:
-            engine.close()
-            raise
-
-    def _add(self, station: Station, engine: Engine, costs: CostTable, *, solo: bool) -> list[Slot]:
-        """Gives the batcher an engine: one slot for each caller that may be in it."""
-        gate = station.devices[0].gate if engine.slots == 1 else Gate(engine.slots, station.name)
-        slots = [
-            Slot(
-                engine,
-                gate=gate,
-                costs=costs,
-                rank=station.rank,
-                solo=solo,
-                limit_factor=self._options.watchdog_factor,
-                limit_min_s=self._options.watchdog_min_s,
-                left=station.isolation == "process" or station.devices[0].kind != "cpu",
-            )
-            for _ in range(engine.slots)
-        ]
-        for slot in slots:
-            self.batcher.add(slot)
-        return slots
+        station.slots = added
+        station.state, station.reason = "ready", ""
+        station.health = healed(station.health, now_s)
+        station.failures.clear()
+        return after_s
 
     def _not_opened(self, station: Station, error: EdgeRuntimeError) -> None:
         """A package that is at fault is refused for good; a device is tried again."""
+        refused = isinstance(error, PackageRefused)
+        cause: Cause = error.cause if isinstance(error, EngineLost) else "refused"
+        reason = str(error) if refused else explained(station, str(error))
         with self._lock:
             station.opening = False
             self._decided.notify_all()
-            if self._closed:
-                for device in station.devices:
-                    device.settle()
-                return
-            if isinstance(error, PackageRefused):
-                station.state, station.reason = "refused", str(error)
-        if station.state == "refused":
-            self._tell_refused(station, logging.WARNING)
-            return
-        cause: Cause = error.cause if isinstance(error, EngineLost) else "refused"
-        self._set_lost(station, cause, explained(station, str(error)), answered=False)
+            wanted = self._is_wanted(station)
+            if wanted and refused:
+                station.state, station.reason = "refused", reason
+            elif wanted:
+                self._set_lost(station, cause, reason, answered=False)
+        if not wanted:
+            self._settle(station)
+        elif refused:
+            self._journal.refused(station, logging.WARNING)
 
-    def device_died(self, device: Device) -> None:
+    def worker_ended(self, device: Device) -> None:
         """See `User`: what ran there is opened anew before a request has to find out."""
         for station in self._roster.all():
-            if device in station.devices:
+            if device in station.devices and not station.lasting:
                 # A run that was under way knows better why it ended, and says so first.
-                call = partial(self._lose_dead, station, frozenset(station.slots), device)
-                self._supervisor.at(self._clock() + DEATH_S, call)
+                self._supervisor.at(self._clock() + DEATH_S, partial(self._lose_dead, station))
 
-    def _lose_dead(self, station: Station, engines: frozenset[Engine], device: Device) -> None:
-        if engines == frozenset(station.slots):
-            self._lose(station, "crashed", f"the worker process of {device.string.text} has ended")
+    def _lose_dead(self, station: Station) -> None:
+        """Takes those of a station's engines out of use whose own worker has ended."""
+        with self._lock:
+            engines = list(station.slots)
+        losses = {engine: loss for engine in engines if (loss := engine.loss) is not None}
+        for text, cause in list(losses.values())[:1]:
+            self._lose(station, list(losses), cause, text)
 
     def _on_failure(self, slot: Slot, error: EdgeRuntimeError) -> None:
         """The batcher's word that a run failed. Called by whoever ran it; must return soon."""
-        station = next((one for one in self._roster.all() if slot.engine in one.slots), None)
+        if not self._origin.is_here:
+            return  # In a forked process, where every run fails: the devices are the parent's.
+        with self._lock:  # An engine that fails at once may not be its station's yet.
+            station = next((one for one in self._roster.all() if slot.engine in one.slots), None)
         if station is None:
             return
         if isinstance(error, EngineLost):
-            self._lose(station, error.cause, str(error))
+            self._lose(station, [slot.engine], error.cause, str(error))
             return
         with self._lock:
             station.faults["failed"] += 1
         if station.devices[0].kind == "cpu":
             return  # The request's own fault, or the model's: another interpreter would fail as well.
-        absent = [device.address for device in station.devices if self._supervisor.is_absent(device.address)]
+        absent = [device for device in station.devices if self._supervisor.is_absent(device.address)]
         if absent:
-            self._lose(station, "vanished", f"nothing is attached at {absent[0]} any more ({error})")
+            text = f"nothing is attached at {absent[0].address} any more ({error})"
+            self._lose(station, [*station.slots], "vanished", text, absent)
             return
         with self._lock:
             in_a_row = station.failed_again(slot.engine)
         if in_a_row >= FAILURES_IN_A_ROW:
-            self._lose(station, "failed", f"{in_a_row} runs in a row failed, the last with: {error}")
+            text = f"{in_a_row} runs in a row failed, the last with: {error}"
+            self._lose(station, [slot.engine], "failed", text, station.devices)
 
-    def _lose(self, station: Station, cause: Literal["crashed", "stuck", "vanished", "failed"], reason: str) -> None:
-        """Takes a station's engines out of use, and has them tried again. Once for each loss, whoever notices."""
+    def _lose(
+        self,
+        station: Station,
+        engines: Sequence[Engine],
+        cause: Literal["crashed", "stuck", "vanished", "failed"],
+        reason: str,
+        at_fault: Collection[Device] = (),
+    ) -> None:
+        """Takes engines of a station out of use, and has others made. Once for each, whoever notices.
+
+        Args:
+            station: Whose they are. If they are its last ones it is unhealthy.
+            engines: What is lost.
+            cause: Why.
+            reason: In words.
+            at_fault: Devices whose process must end with them: whoever runs there, too, begins anew in another one.
+        """
         with self._lock:
-            if station.state != "ready" or self._closed:
+            lost_ones = {engine: station.slots.pop(engine) for engine in engines if engine in station.slots}
+            if not lost_ones or self._closed:
+                station.slots |= lost_ones
                 return
-            engines, station.slots = station.slots, {}
-            answered = any(engine.runs > 1 for engine in engines)
-            self._set_lost(station, cause, reason, answered=answered)
+            self._supply.withdraw(lost_ones)
+            answered = any(engine.runs > 1 for engine in lost_ones)
+            now_s = self._clock()
+            if station.slots:
+                self._set_missing(station, lost_ones, cause, reason, answered=answered)
+            else:
+                station.hold_s = now_s + (0.0 if cause == "vanished" else HOLD_S)
+                station.missing.clear()
+                self._set_lost(station, cause, reason, answered=answered)
+        # At once, and not when they are retired: nothing may be opened there any more.
+        for engine in lost_ones:
+            for device, worker in zip(station.devices, engine.workers, strict=False):
+                if device in at_fault:
+                    worker.end(reason, "vanished" if cause == "vanished" else "crashed")
         # A run that is under way may take until the watchdog ends it, and a process its time: nobody waits for that.
-        self._supervisor.start(partial(self._retire, station, engines))
-        self._supervisor.at(self._clock() + (0.0 if cause == "vanished" else HOLD_S), self._hope)
+        self._supervisor.start(partial(self._supply.retire, lost_ones))
+        self._supervisor.at(max(station.hold_s, now_s), self._hope)
 
     def _hope(self) -> None:
         """Whether requests may wait for a device to come back: while one works, that is, and a while after its loss."""
         with self._lock:
-            stations = self._roster.all()
-            ready = any(station.state == "ready" for station in stations)
-            # The CPU in this process can't be lost.
-            lasting = all(one.isolation == "none" and one.devices[0].kind == "cpu" for one in stations)
+            stations, now_s = self._roster.all(), self._clock()
+            # Where nothing can be lost nothing is waited for.
+            losable = any(not station.lasting for station in stations)
+            ready = losable and any(station.state == "ready" for station in stations)
+            held = any(station.state != "ready" and now_s < station.hold_s for station in stations)
             if not self._closed:
                 # Under the lock: of two that decide, the later one's word holds.
-                self.batcher.expect(slots=ready and not lasting)
-
-    def _retire(self, station: Station, engines: dict[Engine, list[Slot]]) -> None:
-        """Frees a lost station's engines, and the process that holds what is left of its device."""
-        if station.isolation == "process":
-            for device in station.devices:
-                device.drop_worker()
-        for engine, slots in engines.items():
-            for slot in slots:
-                self.batcher.remove(slot)
-            engine.close()
+                self.batcher.expect(slots=ready or held)
 
     def _set_lost(self, station: Station, cause: Cause, reason: str, *, answered: bool) -> None:
-        with self._lock:
-            now_s = self._clock()
-            first = station.lost_s is None
-            station.lost_s = now_s if first else station.lost_s
-            station.faults[cause] += cause != "failed"  # each failed run was counted by itself
-            station.state, station.reason = "unhealthy", reason
-            station.health = health = lost(station.health, now_s, cause, reason, answered=answered)
-        event(
-            _log,
-            # Said aloud when it happens, not at each try that fails afterwards.
-            logging.WARNING if first else logging.INFO,
-            "engine_lost",
-            f"{self._opener.package} does not run on {station.name} now ({cause}): {reason.rstrip('.')}. "
-            f"Tried again in {health.retry_s - now_s:.3g} s.",
-            **self._subject,
-            device=station.name,
-            cause=cause,
-            reason=reason,
-            losses=health.losses,
-        )
+        """Under the lock: it is out of use, and tried again."""
+        now_s = self._clock()
+        first = station.lost_s is None
+        station.lost_s = now_s if first else station.lost_s
+        station.faults[cause] += cause != "failed"  # each failed run was counted by itself
+        station.state, station.reason = "unhealthy", reason
+        station.health = health = lost(station.health, now_s, cause, reason, answered=answered)
         self._supervisor.at(health.retry_s, partial(self._open, station))
+        self._journal.lost(station, cause, health, first=first)
+
+    def _set_missing(
+        self, station: Station, engines: Mapping[Engine, list[Slot]], cause: Cause, reason: str, *, answered: bool
+    ) -> None:
+        """Under the lock: some of a station's engines are lost, and the others go on meanwhile."""
+        station.missing += [any(slot.solo for slot in slots) for slots in engines.values()]
+        station.faults[cause] += 1
+        station.growth = lost(station.growth, self._clock(), cause, reason, answered=answered)
+        self._supervisor.at(station.growth.retry_s, partial(self._grow_soon, station))
+        self._journal.lost_one(station, cause, station.growth, len(station.slots))
 
     def _on_pressure(self) -> None:
         """The batcher's word that requests wait while all engines run: the CPU may have room for one more."""
-        for station in self._roster.all():
-            with self._lock:
-                solo = any(slot.solo for slots in station.slots.values() for slot in slots)
-                room = self._layout.grows_to + (1 if solo else 0) - len(station.slots)
-                if station.state != "ready" or station.devices[0].kind != "cpu" or station.growing or room <= 0:
-                    continue
-                if station.rank > min(one.rank for one in self._roster.all() if one.state == "ready"):
-                    continue
-                station.growing = True
-            self._supervisor.start(partial(self._grow, station))
+        if not self._origin.is_here:
+            return
+        stations = self._roster.all()
+        best = min((one.rank for one in stations if one.state == "ready"), default=None)
+        for station in stations:
+            if station.rank == best and self._layout.grows_to + station.solo > len(station.slots):
+                self._grow_soon(station)
+
+    def _grow_soon(self, station: Station) -> None:
+        """Has one more interpreter made on the CPU, unless one is being made, or the last try is not long ago."""
+        with self._lock:
+            early = self._clock() < station.growth.retry_s
+            if station.state != "ready" or station.devices[0].kind != "cpu" or station.growing or early:
+                return
+            station.growing = True
+        self._supervisor.start(partial(self._grow, station))
 
     def _grow(self, station: Station) -> None:
-        """Makes one more interpreter, with one thread, and gives it to the batcher."""
+        """Makes one more interpreter, of the kind that is missing, else of one thread, and gives it to the batcher."""
         assert station.variant is not None
-        threads = self._layout.grown_threads
+        solo = any(station.missing[:1])
+        threads = station.threads if solo else self._layout.grown_threads
+        made, added = list[Made](), dict[Engine, list[Slot]]()
         try:
-            engine = self._opener.open(station.devices, station.variant, threads)
-            costs = self._measured(engine, station, threads)
-        except EdgeRuntimeError as error:
-            # What runs goes on; for want of memory, say, no more are made.
-            _log.warning("%s: no further interpreter could be made: %s", self._opener.package, error)
-            return
-        with self._lock:
-            station.growing = False
-            usable = station.state == "ready" and not self._closed
-            if usable:
-                station.slots[engine] = self._add(station, engine, costs, solo=False)
-        if not usable:
-            engine.close()
+            made = [self._opener.one(station.devices, station.variant, threads, solo=solo)]
+            with self._lock:
+                usable = station.state == "ready" and not self._closed
+                if usable:
+                    self._supply.give(station, made, added)
+                    station.slots |= added
+                    station.growth = healed(station.growth, self._clock())
+                    station.faults["restarts"] += bool(station.missing)
+                    del station.missing[:1]
+        except Exception as error:  # noqa: BLE001  what runs goes on: for want of memory, say, no more are made just now
+            self._supply.discard(made, added)
+            with self._lock:
+                station.growth = lost(station.growth, self._clock(), "refused", str(error), answered=False)
+            self._journal.not_grown(error)
+        else:
+            if not usable:
+                self._supply.discard(made, added)
+        finally:
+            with self._lock:
+                station.growing = False
+                if station.missing:
+                    self._supervisor.at(station.growth.retry_s, partial(self._grow_soon, station))

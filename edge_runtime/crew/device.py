@@ -22,8 +22,11 @@ MAX_DEVICES = 64
 class User(Protocol):
     """A version that runs on a device."""
 
-    def device_died(self, device: Device) -> None:
-        """Its worker process has ended of itself. Called in a thread of the worker's; must return soon."""
+    def worker_ended(self, device: Device) -> None:
+        """A worker process of the device has ended, perhaps one that the version's engines run in: they know.
+
+        Called in a thread of the worker's; must return soon.
+        """
         ...
 
 
@@ -59,6 +62,11 @@ class Device:
         """Its delegate's name."""
         return self.string.delegate.name
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a version runs on it."""
+        return bool(self._users)
+
     def open_in_worker(self, spec: SessionSpec, content: bytes, limit_s: float) -> Session:
         """A session in the device's one process, which is started for the first of them and after it was lost.
 
@@ -71,19 +79,13 @@ class Device:
             if self._closed:
                 raise EngineFailed(f"{self.string.text}: the runtime has been closed")
             if self._worker is not None and not self._worker.alive:
+                # Whoever ran in it is told of its end: see `worker_ended`. Two processes can't hold the device.
                 self._worker.close()
                 self._worker = None
             if self._worker is None:
-                self._worker = WorkerProcess(self.string.text, clock=self._clock, on_death=self.died)
+                self._worker = WorkerProcess(self.string.text, clock=self._clock, on_death=self.worker_ended)
             worker = self._worker
         return worker.open(spec, content, limit_s)
-
-    def drop_worker(self) -> None:
-        """Ends the process, if there is one: with it everything that runs on the device."""
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.close()
 
     def join(self, user: User) -> None:
         """One more version uses it."""
@@ -98,23 +100,27 @@ class Device:
 
     def settle(self) -> None:
         """Ends the process if no version uses the device: one that was being opened may have started it again."""
-        with self._lock:
-            idle = not self._users
-        if idle:
-            self.drop_worker()
+        if not self.in_use:
+            self._end_worker()
 
     def close(self) -> None:
         """Ends the process for good."""
         with self._lock:
             self._closed = True
-        self.drop_worker()
+        self._end_worker()
 
-    def died(self) -> None:
-        """A process that held it has ended of itself: whoever runs on it is told."""
+    def worker_ended(self) -> None:
+        """A process that held it has ended: whoever runs on it looks whether that was the own one."""
         with self._lock:
             users = list(self._users)
         for user in users:
-            user.device_died(self)
+            user.worker_ended(self)
+
+    def _end_worker(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
 
 class DeviceTable:
@@ -151,7 +157,7 @@ class DeviceTable:
             if device is not None:
                 return device
             address = address_of(string, seen)
-            there = self._at(address)
+            there = self._owner(address, seen)
             if there is not None:
                 # The numbers have shifted since, or one was opened before it was seen.
                 free = "" if exact else self._free(string, seen)
@@ -183,7 +189,7 @@ class DeviceTable:
         with self._lock:
             places = [place_of(one) for one in seen]
             if device.exact:
-                device.address = address_of(device.string, seen)
+                device.address = self._claimed(device, seen)
             elif device.address not in places:
                 device.address = self._free(device.string, seen)
             address = device.address
@@ -192,14 +198,32 @@ class DeviceTable:
         bus, _, _ = address.partition(" ")
         return f"{bus}:{[place for place in places if place.startswith(f'{bus} ')].index(address)}"
 
+    def _claimed(self, device: Device, seen: Sequence[EdgeTpu]) -> str:
+        """The place that a device's number stands for now, if no other device has it."""
+        address = address_of(device.string, seen)
+        there = self._at(address)
+        if there is None or there is device:
+            return address
+        if there.in_use:
+            raise EngineLost(f"{device.string.text}: the one at {address} is in use as {there.string.text}", "vanished")
+        there.address = ""
+        return address
+
     def _at(self, address: str) -> Device | None:
         return next((one for one in self._devices.values() if address and one.address == address), None)
+
+    def _owner(self, address: str, seen: Sequence[EdgeTpu]) -> Device | None:
+        """The device at a place, or the one that the user gave the place's number and that has not been opened yet."""
+        exact = (one for one in self._devices.values() if one.exact and not one.address)
+        return self._at(address) or next(
+            (one for one in exact if address and address_of(one.string, seen) == address), None
+        )
 
     def _free(self, string: DeviceString, seen: Sequence[EdgeTpu]) -> str:
         """A place on the string's bus where there is an Edge TPU that no device stands for."""
         bus, _, _ = string.address.partition(":")
         for one in seen:
-            if (not bus or one.bus == bus) and self._at(place_of(one)) is None:
+            if (not bus or one.bus == bus) and self._owner(place_of(one), seen) is None:
                 return place_of(one)
         return ""
 

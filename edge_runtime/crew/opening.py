@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from converter.artifact import Package, PackageError, Signature, Variant
 from edge_runtime.config import Isolation, RuntimeOptions
@@ -53,6 +53,22 @@ def isolated(kind: str, isolation: Isolation | None) -> bool:
     if isolation in (None, "auto"):
         return kind != "cpu"
     return isolation == "process"
+
+
+class Made(NamedTuple):
+    """An engine that is ready for a batcher.
+
+    Attributes:
+        engine: It.
+        costs: What its runs take.
+        threads: Of one run.
+        solo: Whether it is for requests that are alone.
+    """
+
+    engine: Engine
+    costs: CostTable
+    threads: int = 1
+    solo: bool = False
 
 
 class Opener:
@@ -123,6 +139,40 @@ class Opener:
             raise PackageRefused(f"{self.package}: {error}") from error
         except Exception as error:  # whatever a damaged file does to LiteRT is that package's fault, not the store's
             raise EngineFailed(f"{self.package}, variant {variant.name!r}: {type(error).__name__}: {error}") from error
+
+    def first(self, devices: tuple[Device, ...], variant: Variant, layout: Layout) -> list[Made]:
+        """The engines to begin with: one on an accelerator, as many as the layout says on the CPU.
+
+        Raises:
+            EngineFailed, PackageRefused: as `open`.
+        """
+        if devices[0].kind != "cpu":
+            return [self.one(devices, variant)]
+        engine, costs, threads = self.first_on_cpu(devices[0], variant, layout)
+        made = [Made(engine, costs, threads, layout.solo and threads > layout.grown_threads)]
+        try:
+            for _ in range(layout.engines - 1):
+                more = self.open(devices, variant, layout.grown_threads)
+                made.append(Made(more, costs, layout.grown_threads))
+                self.warm(more)
+        except BaseException:
+            for one in made:
+                one.engine.close()
+            raise
+        return made
+
+    def one(self, devices: tuple[Device, ...], variant: Variant, threads: int = 1, *, solo: bool = False) -> Made:
+        """One engine, measured.
+
+        Raises:
+            EngineFailed, PackageRefused: as `open`.
+        """
+        engine = self.open(devices, variant, threads)
+        try:
+            return Made(engine, self.costs(engine, devices, variant, threads), threads, solo)
+        except BaseException:
+            engine.close()
+            raise
 
     def costs(self, engine: Engine, devices: tuple[Device, ...], variant: Variant, threads: int) -> CostTable:
         """What runs on the engine cost: from an earlier measurement on this device, else from one made now.
@@ -255,7 +305,7 @@ class Opener:
                 raise EngineFailed(f"{device.string.text}: {trial.error}")
 
         if apart and kind == "cpu":
-            return _AloneInWorker(spec, content, self._clock, device.died)
+            return _AloneInWorker(spec, content, self._clock, device.worker_ended)
         if apart:
             return device.open_in_worker(spec, content, OPEN_LIMIT_S)
         session = open_session(spec, content)
@@ -299,6 +349,7 @@ class _AloneInWorker:
 
     Attributes:
         slots: 1.
+        workers: The process.
     """
 
     slots = 1
@@ -315,6 +366,7 @@ class _AloneInWorker:
             self._worker.close()
             raise
         self.run = self._session.run
+        self.workers = (self._worker,)
 
     def __repr__(self) -> str:
         return repr(self._worker)

@@ -52,6 +52,11 @@ class Roster:
         with self._lock:
             return sorted(self._stations.values(), key=lambda station: station.rank)
 
+    def has(self, station: Station) -> bool:
+        """Whether it is still one of them."""
+        with self._lock:
+            return self._stations.get(station.name) is station
+
     def add(self, seen: Sequence[EdgeTpu], user: User) -> list[Station]:
         """Plans for what is attached now; the stations that are new.
 
@@ -61,8 +66,11 @@ class Roster:
         """
         from devices import expand  # noqa: PLC0415  likewise
 
-        devices = [one for wanted in self._wanted for one in expand(wanted, seen)]
+        expanded = [(wanted, expand(wanted, seen)) for wanted in self._wanted]
+        self._forget_stand_ins({wanted.text for wanted, found in expanded if found != (wanted,)}, user)
+        self._claim(seen)
         new = []
+        devices = [one for _, found in expanded for one in found]
         for placement in plan(self._manifest, devices, self._options.variant, self._target):
             station = self._station(placement, seen)
             with self._lock:
@@ -77,11 +85,24 @@ class Roster:
             new.append(station)
         return new
 
-    def claim(self, station: Station, seen: Sequence[EdgeTpu]) -> None:
+    def _claim(self, seen: Sequence[EdgeTpu]) -> None:
         """Takes a stick that has come for a station whose own was away, before another one is made for it."""
-        for device in station.devices:
-            with contextlib.suppress(EngineLost):
-                self._devices.locate(device, seen)
+        for station in self.all():
+            if station.state != "ready":
+                for device in station.devices:
+                    with contextlib.suppress(EngineLost):
+                        self._devices.locate(device, seen)
+
+    def _forget_stand_ins(self, names: set[str], user: User) -> None:
+        """Drops the stations of device strings that stood for themselves: where sticks are seen, these are used.
+
+        One that works, because the library saw what sysfs hides, stays.
+        """
+        with self._lock:
+            names = {name for name in names & set(self._stations) if self._stations[name].state != "ready"}
+            left = [device for name in names for device in self._stations.pop(name).devices]
+        for device in left:
+            device.leave(user)
 
     def _forget_refused(self, devices: set[Device], user: User) -> None:
         """Drops what was refused for want of further sticks: now there are enough."""

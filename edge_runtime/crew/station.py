@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -34,9 +35,13 @@ class Station:
         slots: By engine, what the batcher was given.
         failures: By engine, the failures in a row and how many runs had ended well before the first of them.
         lost_s: The instant of the last loss; None if there was none.
+        hold_s: Until when requests wait for it to come back from its last loss.
         faults: How often what went wrong: the fields of `EngineFaults`.
         opening: Whether a thread is at it.
         growing: Whether a thread makes one more engine.
+        missing: For each engine that was lost beside others and is to be made again: whether it was for requests that
+            are alone.
+        growth: When one more engine may be made: after one that was lost beside others, or could not be made, later.
     """
 
     name: str
@@ -51,9 +56,12 @@ class Station:
     slots: dict[Engine, list[Slot]] = field(default_factory=dict)
     failures: dict[Engine, tuple[int, int]] = field(default_factory=dict)
     lost_s: float | None = None
+    hold_s: float = -math.inf
     faults: Counter[str] = field(default_factory=Counter)
     opening: bool = False
     growing: bool = False
+    missing: list[bool] = field(default_factory=list)
+    growth: Health = field(default_factory=Health)
 
     def report(self, working_rank: int | None) -> EngineReport:
         """What is said of it."""
@@ -72,6 +80,16 @@ class Station:
         """The same as a struct."""
         return EngineFaults(**{name: self.faults[name] for name in EngineFaults.__struct_fields__})
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it can't be lost: the CPU in this process."""
+        return self.isolation == "none" and self.devices[0].kind == "cpu"
+
+    @property
+    def solo(self) -> bool:
+        """Whether one of its engines is for requests that are alone."""
+        return any(slot.solo for slots in self.slots.values() for slot in slots)
+
     def failed_again(self, engine: Engine) -> int:
         """Counts one more failed run; how many there were in a row."""
         count, runs = self.failures.get(engine, (0, engine.runs))
@@ -84,10 +102,13 @@ def explained(station: Station, text: str) -> str:
     """A raw error with its cause on this machine, where that is known."""
     if station.devices[0].kind == "cpu":
         return text
-    from devices import diagnose, probe  # noqa: PLC0415  only when something failed
-
-    said = diagnose(text, probe())
     raw = " ".join(text.split())
+    try:
+        from devices import diagnose, probe  # noqa: PLC0415  only when something failed
+
+        said = diagnose(text, probe())
+    except Exception:  # noqa: BLE001  without memory or descriptors the machine can't be looked at: the error itself stays
+        return raw
     if said.cause.startswith("The error is not one") or said.cause in raw:
         return raw
     return f"{raw.rstrip('.')}. {said.cause} {said.cure}"

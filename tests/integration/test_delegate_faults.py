@@ -5,6 +5,7 @@ The device is a real shared library that LiteRT loads as a delegate; see `suppor
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -47,11 +48,11 @@ class _Place:
         device = edge_delegates.device(self.external, when_file=self.armed, **faults)
         return self._open([device, "cpu"], isolation)
 
-    def open_edgetpu(self, *delegates: str) -> Runtime:
+    def open_edgetpu(self, *delegates: str, models: dict[str, object] | None = None) -> Runtime:
         """A runtime with the Edge TPUs of `root`; their faults are in the environment."""
-        return self._open(list(delegates or ("edgetpu", "cpu")), "process")
+        return self._open(list(delegates or ("edgetpu", "cpu")), "process", models or {})
 
-    def _open(self, delegates: list[str], isolation: str) -> Runtime:
+    def _open(self, delegates: list[str], isolation: str, models: dict[str, object] | None = None) -> Runtime:
         options = {
             "delegates": delegates,
             "isolation": isolation,
@@ -59,6 +60,7 @@ class _Place:
             "watchdog_min_s": WATCHDOG_S,
             "cache": str(self.path / "cache"),
             "edgetpu_library": str(self.path / "libedgetpu.so.1"),
+            "models": models or {},
         }
         return Runtime(read_options(self.store, options), root=self.root.path)
 
@@ -322,6 +324,55 @@ def test_a_pulled_out_stick_comes_back(edge_tpus, monkeypatch):
         edge_tpus.stick.touch()
         (edge_tpus.path / "drawer").rename(port)
         assert _back(model)
+
+
+def _unplug(place: _Place) -> Path:
+    """Leaves no stick on the bus; where the one at 2-1 lies meanwhile."""
+    place.stick.unlink(missing_ok=True)
+    devices, drawer = place.root.path / "sys/bus/usb/devices", place.path / "drawer"
+    (devices / "2-1").rename(drawer)
+    shutil.rmtree(devices / "2-2", ignore_errors=True)
+    return drawer
+
+
+def _plug(place: _Place, drawer: Path) -> None:
+    place.stick.touch()
+    drawer.rename(place.root.path / "sys/bus/usb/devices/2-1")
+
+
+def test_a_version_that_was_loaded_while_a_stick_was_away_for_a_moment_takes_it(edge_tpus, monkeypatch):
+    """An absence too short to be one for others is all that a new version has seen: it is told of the stick."""
+    publish_edgetpu(edge_tpus.store, 3, 2.0)
+    edge_tpus.stick.touch()
+    monkeypatch.setenv("FAKE_EDGETPU", edge_delegates.environment(vanish_file=edge_tpus.stick))
+    shutil.rmtree(edge_tpus.root.path / "sys/bus/usb/devices/2-2")
+    with edge_tpus.open_edgetpu() as runtime:
+        first = _model(runtime, 3)
+        assert _ask(first).place == "device:edgetpu:usb:0"
+        drawer = _unplug(edge_tpus)
+        publish_edgetpu(edge_tpus.store, 4, 3.0)
+        model = _model(runtime, 4)
+        assert _ask(model, factor=3.0).place == CPU
+        _plug(edge_tpus, drawer)
+        assert _until(lambda: _ask(model, factor=3.0).place == "device:edgetpu:usb:0")
+        assert [(one.device, one.state) for one in model.engines] == [("edgetpu:usb:0", "ready"), ("cpu", "standby")]
+
+
+@pytest.mark.parametrize("order", ["any first", "named first"])
+def test_a_stick_that_comes_is_one_device_under_its_names(edge_tpus, monkeypatch, order):
+    """One version takes any Edge TPU and another this very one: when it comes both run in one worker, whoever asks."""
+    for model in ("any", "named"):
+        publish_edgetpu(edge_tpus.store, 3, 2.0, model=model)
+    drawer = _unplug(edge_tpus)
+    monkeypatch.setenv("FAKE_EDGETPU", edge_delegates.environment(vanish_file=edge_tpus.stick, lock_dir=edge_tpus.path))
+    delegates = {"any": ["edgetpu", "cpu"], "named": ["edgetpu:usb:0", "cpu"]}
+    with edge_tpus.open_edgetpu(models={name: {"delegates": one} for name, one in delegates.items()}) as runtime:
+        models = [runtime.model(name) for name in sorted(delegates, reverse=order == "named first")]
+        assert {_ask(model).place for model in models} == {CPU}
+        _plug(edge_tpus, drawer)
+        for model in models:
+            assert _until(lambda model=model: _ask(model).place == "device:edgetpu:usb:0")
+            assert [one.device for one in model.engines] == ["edgetpu:usb:0", "cpu"]
 
 
 def test_a_pipeline_of_segments_keeps_the_order(edge_tpus):

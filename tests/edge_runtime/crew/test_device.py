@@ -105,3 +105,35 @@ def test_devices_are_bounded(monkeypatch):
     table.get(device_string("edgetpu:usb:1"))
     with pytest.raises(EngineFailed, match="at most 2 devices"):
         table.get(device_string("edgetpu:usb:2"))
+
+
+class Version:
+    """A user of devices."""
+
+    def worker_ended(self, device):
+        pass
+
+
+def test_the_stick_that_the_user_named_is_left_to_that_name():
+    """One that any name could take is not taken while a version waits for it by its number: there is one device."""
+    table = DeviceTable(lambda: 0.0)
+    any_one, named = table.get(device_string("edgetpu")), table.get(device_string("edgetpu:usb:0"), exact=True)
+    one = (stick("usb", "1-1"),)
+    with pytest.raises(EngineLost):
+        table.locate(any_one, one)
+    assert table.locate(named, one) == "usb:0"
+    both = (*one, stick("usb", "2-1"))
+    assert table.locate(any_one, both) == "usb:1"
+
+
+def test_a_stick_that_is_in_use_is_not_opened_by_another_name():
+    """A number that now stands for a stick that another device has is refused, until nobody uses that one."""
+    table = DeviceTable(lambda: 0.0)
+    first, second = stick("usb", "1-1"), stick("usb", "2-1")
+    named = table.get(device_string("edgetpu:usb:0"), (first, second), exact=True)
+    other, version = table.get(device_string("edgetpu:usb:1"), (first, second)), Version()
+    other.join(version)
+    with pytest.raises(EngineLost, match=r"the one at usb 2-1 is in use as edgetpu:usb:1"):
+        table.locate(named, (second,))
+    other.leave(version)
+    assert table.locate(named, (second,)) == "usb:0"
