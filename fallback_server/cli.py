@@ -19,7 +19,16 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 PROGRAM = "fallback-server"
 
 _DISTRIBUTION = "edge-runtime"
-_EXTRA = ("grpc_health", "tensorflow")
+_EXTRA = (
+    "grpc_health",
+    "grpc_reflection",
+    "orjson",
+    "prometheus_client",
+    "starlette",
+    "tensorflow",
+    "uvicorn",
+    "zstandard",
+)
 """What the extra `server` brings."""
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"

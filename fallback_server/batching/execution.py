@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from fallback_server.batching.policy import padded_rows
-from fallback_server.batching.queue import Array, BatchQueue, Task
+from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
             outcomes.append((task, refusal))
     if len(wanted) > 1:
         try:
-            return outcomes + _merged(queue, wanted)
+            return outcomes + _merged(queue, wanted, clock)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
         except (ExecutionFailed, NotReady) as error:
@@ -46,7 +46,7 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
             return outcomes + [(task, error) for task in wanted]
         except Exception as error:  # noqa: BLE001  one of them is at fault: found by running each alone
             _log.info("%s: a batch of %d failed, each is run alone: %s", queue.name, len(wanted), _first_line(error))
-    return outcomes + [(task, _alone(queue, task, clock())) for task in wanted]
+    return outcomes + [(task, _alone(queue, task, clock)) for task in wanted]
 
 
 def unwanted(task: Task, now_s: float) -> ServerError | None:
@@ -59,13 +59,13 @@ def unwanted(task: Task, now_s: float) -> ServerError | None:
     return None
 
 
-def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | ServerError:
-    refusal = unwanted(task, now_s)
+def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[str, Array] | ServerError:
+    refusal = unwanted(task, clock())
     if refusal is not None:
         return refusal
     try:
         try:
-            return _run(queue, [task.inputs], task.size)
+            return _run(queue, [task], clock)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
             return queue.run(task.inputs)
@@ -76,10 +76,9 @@ def _alone(queue: BatchQueue, task: Task, now_s: float) -> dict[str, Array] | Se
         return ExecutionFailed("the model failed to run")
 
 
-def _merged(queue: BatchQueue, tasks: Sequence[Task]) -> list[Outcome]:
-    rows = sum(task.size for task in tasks)
-    outputs = _run(queue, [task.inputs for task in tasks], rows)
-    _check_rows(outputs, rows)
+def _merged(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -> list[Outcome]:
+    outputs = _run(queue, tasks, clock)
+    _check_rows(outputs, sum(task.size for task in tasks))
     outcomes: list[Outcome] = []
     begin = 0
     for task in tasks:
@@ -89,28 +88,42 @@ def _merged(queue: BatchQueue, tasks: Sequence[Task]) -> list[Outcome]:
     return outcomes
 
 
-def _run(queue: BatchQueue, parts: Sequence[Mapping[str, Array]], rows: int) -> dict[str, Array]:
-    """Runs parts as one, padded up to an allowed size; what the padding gave is cut off again.
+def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -> dict[str, Array]:
+    """Runs tasks as one, padded up to an allowed size; what the padding gave is cut off again.
 
     The padding repeats the first row: a row that a caller has sent is one that the model can take.
 
     Raises:
         _RowsNotKept: it was padded, and so can't be cut.
     """
-    size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges and rows else rows
+    rows = sum(task.size for task in tasks)
+    size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
+    inputs = _joined([task.inputs for task in tasks], padding=size - rows)
+    if queue.on_run is None:
+        outputs = queue.run(inputs)
+    else:
+        begin_s = clock()
+        outputs = queue.run(inputs)
+        queued_s = tuple(begin_s - task.enqueued_s for task in tasks)
+        queue.on_run(BatchRun(rows=rows, padded_rows=size, queued_s=queued_s, run_s=clock() - begin_s))
     if size == rows:
-        if len(parts) == 1:
-            return queue.run(parts[0])
-        return queue.run({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    inputs: dict[str, Array] = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
-        first = next(array for array in arrays if len(array))
-        padding = np.broadcast_to(first[:1], (size - rows, *first.shape[1:]))
-        inputs[name] = np.concatenate([*arrays, padding])
-    outputs = queue.run(inputs)
+        return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
+
+
+def _joined(parts: Sequence[Mapping[str, Array]], *, padding: int) -> Mapping[str, Array]:
+    """The parts' rows one after another, and the first of them again `padding` times."""
+    if len(parts) == 1 and not padding:
+        return parts[0]
+    joined: dict[str, Array] = {}
+    for name in parts[0]:
+        arrays = [part[name] for part in parts]
+        if padding:
+            first = next(array for array in arrays if len(array))
+            arrays.append(np.broadcast_to(first[:1], (padding, *first.shape[1:])))
+        joined[name] = np.concatenate(arrays)
+    return joined
 
 
 def _stop_merging(queue: BatchQueue, why: _RowsNotKept) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,23 @@ class Caller(Protocol):
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchRun:
+    """One run that has ended well.
+
+    Attributes:
+        rows: That were asked for.
+        padded_rows: That were run, with what was added to reach an allowed size.
+        queued_s: How long each of its requests had waited.
+        run_s: How long the run took.
+    """
+
+    rows: int
+    padded_rows: int
+    queued_s: tuple[float, ...]
+    run_s: float
 
 
 class Task:
@@ -66,14 +84,24 @@ class BatchQueue:
         options: Its bounds.
         merges: Whether several tasks may run as one. Turned off for good when the model turns out not to keep rows.
         rows: How many rows wait.
+        on_run: Told of every run that has ended well, in the thread that ran it; must not raise. None for nobody.
     """
 
-    def __init__(self, *, name: str, run: Run, options: BatchingOptions, merges: bool) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        run: Run,
+        options: BatchingOptions,
+        merges: bool,
+        on_run: Callable[[BatchRun], None] | None = None,
+    ) -> None:
         self.name = name
         self.run = run
         self.options = options
         self.merges = merges and options.enabled
         self.rows = 0
+        self.on_run = on_run
         self._groups: dict[InnerShapes, _Group] = {}
 
     def admits(self, rows: int) -> bool:

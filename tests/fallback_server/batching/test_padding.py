@@ -10,7 +10,7 @@ from support.fallback_fakes import FakeExecutor, caller
 from fallback_server.batching import policy
 from fallback_server.batching.execution import execute
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.queue import BatchQueue, BatchRun, Task
 from fallback_server.core.errors import ExecutionFailed
 
 ALLOWED = (2, 4, 8)
@@ -98,6 +98,26 @@ def test_when_a_padded_batch_fails_each_runs_alone_and_padded():
     assert (good["y"].tolist(), last["y"].tolist()) == ([[1, 1]], [[2, 2]])
     assert isinstance(bad, ExecutionFailed)
     assert executor.batches == [4, 2, 2, 2]
+
+
+def test_every_run_that_ends_well_is_told():
+    """Its rows as asked and as run, how long each request waited and how long it took; a failed run is not."""
+    clock, runs = FakeClock(), []
+
+    def run(inputs):
+        clock.advance(0.5)
+        if (inputs["x"] == 7).any():
+            raise ValueError
+        return {"y": inputs["x"]}
+
+    queue = queue_of(run)
+    queue.on_run = runs.append
+    tasks = tasks_of([[1, 1]], [[2, 2], [3, 3]], [[7, 7]])
+    tasks[1].enqueued_s = clock() - 2.0
+    tasks[0].enqueued_s = tasks[2].enqueued_s = clock()
+    execute(queue, tasks[:2], clock=clock)
+    execute(queue, tasks[2:], clock=clock)
+    assert runs == [BatchRun(rows=3, padded_rows=4, queued_s=(0.0, 2.0), run_s=0.5)]
 
 
 @pytest.mark.parametrize(
