@@ -191,9 +191,8 @@ def _predictions(outputs: Mapping[str, Array]) -> Json:
 def _row_values(name: str, array: Array) -> Sequence[Json]:
     """An output's rows, each as what `dump` takes."""
     if array.ndim > 1 or array.dtype.kind == "O":
-        return [column(name, array[index]) for index in range(len(array))]
-    texts = _text(_plain(array))[1:-1].split(b",") if len(array) else []
-    return [orjson.Fragment(text) for text in texts]
+        return [column(name, array[index, ...]) for index in range(len(array))]  # the dots keep scalars arrays
+    return _fragments(_plain(array))
 
 
 def column(name: str, array: Array) -> Json:
@@ -218,9 +217,15 @@ def dump(value: Json) -> bytes:
     return orjson.dumps(value, option=_OPTIONS)
 
 
-def floats(values: Sequence[float]) -> Json:
-    """Numbers of float32, as what `dump` takes."""
-    return column("", np.array(values, np.float32))
+def write_classes(results: Sequence[Sequence[tuple[str, float]]]) -> bytes:
+    """Classify's answer: for each example its [label, score] pairs. Scores are float32."""
+    scores = iter(_fragments(np.array([score for row in results for _, score in row], np.float32)))
+    return dump({"results": [[[label, next(scores)] for label, _ in row] for row in results]})
+
+
+def write_regressions(values: Sequence[float]) -> bytes:
+    """Regress's answer: for each example its value, a float32."""
+    return dump({"results": column("", np.array(values, np.float32))})
 
 
 def _plain(array: Array) -> Array:
@@ -230,6 +235,11 @@ def _plain(array: Array) -> Array:
     if array.dtype.kind not in "fiub":
         raise InvalidInput(f"Failed to write JSON value for tensor type: {dtype_name(array.dtype)}")
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+
+
+def _fragments(array: Array) -> list[Json]:
+    """Each number of a one-dimensional array."""
+    return [orjson.Fragment(text) for text in _text(array)[1:-1].split(b",")] if len(array) else []
 
 
 def _text(array: Array) -> bytes:

@@ -69,8 +69,8 @@ REFUSED = [
         {"instances": [{"z": 1}]},
         ONE,
         (
-            "Failed to process element: 0 key: z of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not have "
-            "named input: z"
+            "Failed to process element: 0 key: z of 'instances' list. Error: INVALID_ARGUMENT: "
+            "JSON object: does not have named input: z"
         ),
     ),
     (

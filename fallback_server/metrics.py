@@ -1,0 +1,368 @@
+"""Metrics in Prometheus' text format: TensorFlow Serving's names, labels and units, and beside them our own.
+
+What is told by TensorFlow Serving's names is a model's; versions stand side by side under `edge_fallback_...`. States,
+queues and divergences are read from the catalog when somebody asks. Labels are bounded: a model that is not known
+is counted as `model_name=""`, and of a model's versions the latest `MAX_VERSIONS` are kept.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from fallback_server.core.errors import ServerError
+from fallback_server.core.servable import ServableId
+
+if TYPE_CHECKING:
+    from fallback_server.control import ModelView, VersionView
+    from fallback_server.dataplane import Answer, Observe, PredictCall
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+DEFAULT_PATH = "/monitoring/prometheus/metrics"
+"""TensorFlow Serving's."""
+
+MAX_MODELS = 10_000
+"""As many as can be configured; what comes beyond is counted as no model in particular."""
+
+MAX_VERSIONS = 32
+"""Of one model; counters of older ones are dropped."""
+
+REQUEST_US = tuple(10 * 1.8**step for step in range(33))
+"""TensorFlow Serving's buckets of request and run latency: from 10 us on, each 1.8 times the one before."""
+
+QUEUE_US = tuple(100 * 1.2**step for step in range(52))
+"""Likewise of the time in a queue."""
+
+SIZES = tuple(float(2**step) for step in range(15))
+"""Of batches, in rows."""
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+_TFS = ":tensorflow:serving:"
+_OWN = "edge_fallback_"
+_BATCHING = f"{_TFS}batching_session:"
+
+
+class _Histogram:
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
+        count = 0
+        for bound, here in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            count += here
+            yield Sample(f"{name}_bucket", {**labels, "le": "+Inf" if bound == float("inf") else f"{bound:g}"}, count)
+        yield Sample(f"{name}_sum", dict(labels), self.total)
+        yield Sample(f"{name}_count", dict(labels), count)
+
+
+class _Model:
+    """Of one model, in TensorFlow Serving's terms."""
+
+    __slots__ = ("codes", "latency", "loads", "runs", "versions")
+
+    def __init__(self) -> None:
+        self.codes: Counter[str] = Counter()
+        self.latency: dict[tuple[str, str], _Histogram] = {}
+        self.runs = _Histogram(REQUEST_US)
+        self.loads: Counter[str] = Counter()
+        self.versions: dict[int, _Version] = {}
+
+
+class _Version:
+    __slots__ = ("codes", "latency", "load_s", "rows", "runs")
+
+    def __init__(self) -> None:
+        self.codes: Counter[tuple[str, str]] = Counter()
+        self.latency = _Histogram(SECONDS)
+        self.rows = _Histogram(SIZES)
+        self.runs = _Histogram(SECONDS)
+        self.load_s = 0.0
+
+
+class Metrics(Collector):
+    """Counts. Any thread may tell it; each call takes a lock for about a microsecond.
+
+    Args:
+        catalog: The models as they are, asked at each scrape; None leaves out what only it knows.
+        registry: Where others may add metrics of theirs; by default an own one that tells of this process.
+    """
+
+    def __init__(
+        self, catalog: Callable[[], Sequence[ModelView]] | None = None, registry: CollectorRegistry | None = None
+    ) -> None:
+        self._catalog = catalog
+        self._lock = threading.Lock()
+        self._models: dict[str, _Model] = {"": _Model()}
+        self._queued = _Histogram(QUEUE_US)
+        self._sizes = {name: _Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
+        self._batches = 0
+        if registry is None:
+            registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
+        self.registry = registry
+        registry.register(self)
+
+    def request(
+        self,
+        *,
+        model: str,
+        version: int | None,
+        verb: str,
+        entrypoint: str,
+        code: str,
+        latency_s: float,
+    ) -> None:
+        """A request was settled.
+
+        Args:
+            model: As the caller named it.
+            version: Which had it; None where none had, and then the model may be any text.
+            verb: "Predict", "Classify" or "Regress".
+            entrypoint: "GRPC" or "REST".
+            code: gRPC's name of what came of it, such as "OK".
+            latency_s: How long it took.
+        """
+        # TensorFlow Serving's own spelling: what came over REST is told in the path's letters.
+        key = (verb.lower() if entrypoint == "REST" else verb, entrypoint)
+        with self._lock:
+            cell = self._model(model, known=version is not None)
+            cell.codes[code] += 1
+            if code == "OK":
+                latency = cell.latency.get(key)
+                if latency is None:
+                    latency = cell.latency[key] = _Histogram(REQUEST_US)
+                latency.add(latency_s * 1e6)
+            if version is not None:
+                of_version = self._version(cell, version)
+                of_version.codes[verb, code] += 1
+                if code == "OK":
+                    of_version.latency.add(latency_s)
+
+    def batch(
+        self, *, model: str, version: int, rows: int, padded_rows: int, queued_s: Iterable[float], run_s: float
+    ) -> None:
+        """A batch has run.
+
+        Args:
+            model: Whose.
+            version: Which of its versions.
+            rows: That were asked for.
+            padded_rows: That were run, with what was added to reach an allowed size.
+            queued_s: How long each of its requests waited.
+            run_s: How long the run took.
+        """
+        with self._lock:
+            cell = self._model(model, known=True)
+            cell.runs.add(run_s * 1e6)
+            of_version = self._version(cell, version)
+            of_version.rows.add(rows)
+            of_version.runs.add(run_s)
+            self._batches += 1
+            self._sizes["input_batch_size"].add(rows)
+            self._sizes["processed_batch_size"].add(padded_rows)
+            self._sizes["padding_size"].add(padded_rows - rows)
+            for waited_s in queued_s:
+                self._queued.add(waited_s * 1e6)
+
+    def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
+        """A load has ended."""
+        with self._lock:
+            cell = self._model(model, known=True)
+            cell.loads["success" if ok else "fail"] += 1
+            self._version(cell, version).load_s = seconds
+
+    def render(self) -> tuple[bytes, str]:
+        """All metrics as text, and its content type. A hundred models of two versions take some 50 ms."""
+        return "".join(_text(self.registry.collect())).encode(), CONTENT_TYPE
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        yield from (*self._requests(), *self._batching(), *self._versions())
+        if self._catalog is not None:
+            yield from _catalog_families(self._catalog())
+
+    def describe(self) -> Iterable[Metric]:
+        """For the registry: nothing, so that making one asks no catalog."""
+        return ()
+
+    def _model(self, name: str, *, known: bool) -> _Model:
+        """A model's cell; under the lock. Only what is known may make a new one."""
+        cell = self._models.get(name)
+        if cell is not None:
+            return cell
+        if not known or len(self._models) > MAX_MODELS:
+            return self._models[""]
+        cell = self._models[name] = _Model()
+        return cell
+
+    @staticmethod
+    def _version(cell: _Model, version: int) -> _Version:
+        found = cell.versions.get(version)
+        if found is None:
+            found = cell.versions[version] = _Version()
+            if len(cell.versions) > MAX_VERSIONS:
+                del cell.versions[next(iter(cell.versions))]
+        return found
+
+    def _requests(self) -> Iterator[Metric]:
+        count = Metric(f"{_TFS}request_count", "The number of requests.", "counter")
+        latency = Metric(f"{_TFS}request_latency", "Microseconds that answered requests took.", "histogram")
+        runs = Metric(f"{_TFS}runtime_latency", "Microseconds that runs of the model took.", "histogram")
+        loads = Metric(f"{_OWN}loads", "Loads that have ended.", "counter")
+        for name, model in list(self._models.items()):
+            with self._lock:  # for one model at a time: requests wait for it
+                for code, value in sorted(model.codes.items()):
+                    count.add_sample(count.name, {"model_name": name, "status": code}, value)
+                for (api, entrypoint), histogram in sorted(model.latency.items()):
+                    labels = {"model_name": name, "API": api, "entrypoint": entrypoint}
+                    latency.samples += histogram.samples(latency.name, labels)
+                if name:
+                    labels = {"model_name": name, "API": "Predict", "runtime": "TF1"}
+                    runs.samples += model.runs.samples(runs.name, labels)
+                for ended, value in sorted(model.loads.items()):
+                    loads.add_sample(f"{loads.name}_total", {"model_name": name, "status": ended}, value)
+        return iter((count, latency, runs, loads))
+
+    def _batching(self) -> Iterator[Metric]:
+        queued = Metric(f"{_BATCHING}queuing_latency", "Microseconds that requests waited in a queue.", "histogram")
+        batches = Metric(f"{_BATCHING}wrapped_run_count", "The number of batches.", "counter")
+        sizes = {
+            name: Metric(f"{_BATCHING}{name}", f"Rows: {name.replace('_', ' ')}.", "histogram") for name in self._sizes
+        }
+        with self._lock:
+            queued.samples += self._queued.samples(queued.name, {"thread_pool_name": "batch"})
+            batches.add_sample(batches.name, {}, self._batches)
+            for name, family in sizes.items():
+                family.samples += self._sizes[name].samples(family.name, {})
+        return iter((queued, batches, *sizes.values()))
+
+    def _versions(self) -> Iterator[Metric]:
+        count = Metric(f"{_OWN}requests", "Requests that a version had.", "counter")
+        latency = Metric(f"{_OWN}request_seconds", "How long a version's answers took.", "histogram")
+        rows = Metric(f"{_OWN}batch_rows", "Rows that were run at a time.", "histogram")
+        runs = Metric(f"{_OWN}run_seconds", "How long a version's runs took.", "histogram")
+        loads = Metric(f"{_OWN}load_seconds", "How long a version's last load took.", "gauge")
+        for name, model in list(self._models.items()):
+            with self._lock:
+                for number, version in model.versions.items():
+                    labels = {"model_name": name, "version": str(number)}
+                    for (verb, code), value in sorted(version.codes.items()):
+                        count.add_sample(f"{count.name}_total", {**labels, "verb": verb, "code": code}, value)
+                    latency.samples += version.latency.samples(latency.name, labels)
+                    rows.samples += version.rows.samples(rows.name, labels)
+                    runs.samples += version.runs.samples(runs.name, labels)
+                    loads.add_sample(loads.name, labels, version.load_s)
+        return iter((count, latency, rows, runs, loads))
+
+
+def observer(metrics: Metrics, code_of: Callable[[ServerError], str]) -> Observe:
+    """What tells the metrics of each call that the data plane settles.
+
+    Args:
+        metrics: Told.
+        code_of: gRPC's name of the code that an error travels as.
+    """
+
+    def observe(call: PredictCall, servable_id: ServableId | None, answer: Answer, took_s: float) -> None:
+        metrics.request(
+            model=call.target.name,
+            version=None if servable_id is None else servable_id.version,
+            verb=call.verb.value,
+            entrypoint=call.entrypoint,
+            code=code_of(answer) if isinstance(answer, ServerError) else "OK",
+            latency_s=took_s,
+        )
+
+    return observe
+
+
+_GAUGES = {
+    "model_version_state": "1 for the state that a version is in.",
+    "queued_rows": "Rows that wait, over all of a version's signatures.",
+    "expected_wait_ms": "How long a request that comes now is expected to wait and run.",
+    "label": "1 for each label, at the version that it names.",
+    "traffic_weight": "A version's weight where traffic is split.",
+    "default_version": "The version that answers a request which names none.",
+    "shadow_mean_divergence": "Over compared answers, how far they were apart.",
+}
+_COUNTERS = {
+    "shadow_compared": "Answers that were compared with another version's.",
+    "shadow_diverged": "Those of them that differed by more than the tolerance.",
+}
+
+
+def _catalog_families(models: Iterable[ModelView]) -> Iterator[Metric]:
+    gauges = {name: Metric(_OWN + name, text, "gauge") for name, text in _GAUGES.items()}
+    counters = {name: Metric(_OWN + name, text, "counter") for name, text in _COUNTERS.items()}
+
+    def gauge(name: str, value: float, **labels: str) -> None:
+        gauges[name].add_sample(_OWN + name, labels, value)
+
+    for model in models:
+        gauge("default_version", model.default_version or 0, model_name=model.name)
+        for label, number in sorted(model.labels.items()):
+            gauge("label", 1, model_name=model.name, label=label, version=str(number))
+        for number, weight in sorted(model.traffic.items()):
+            gauge("traffic_weight", weight, model_name=model.name, version=str(number))
+        for version in model.versions:
+            _add_version(version, gauge, counters)
+    yield from gauges.values()
+    yield from counters.values()
+
+
+def _add_version(version: VersionView, gauge: Callable[..., None], counters: Mapping[str, Metric]) -> None:
+    state = version.state
+    labels = {"model_name": state.servable_id.name, "version": str(state.servable_id.version)}
+    gauge("model_version_state", 1, **labels, state=state.state.name)
+    if version.servable is None:
+        return
+    gauge("queued_rows", version.servable.queued_rows(), **labels)
+    gauge("expected_wait_ms", version.servable.expected_wait_ms(), **labels)
+    figures = version.servable.statistics.figures()
+    gauge("shadow_mean_divergence", figures.mean_divergence, **labels)
+    for name, value in (("shadow_compared", figures.compared), ("shadow_diverged", figures.diverged)):
+        counters[name].add_sample(f"{_OWN}{name}_total", labels, value)
+
+
+def _text(families: Iterable[Metric]) -> Iterator[str]:
+    """Prometheus' text format, version 0.0.4.
+
+    Not the library's own writer: that appends `_total` to every counter, which TensorFlow Serving's don't have.
+    """
+    for family in families:
+        kind = "untyped" if family.type == "unknown" else family.type
+        name = family.samples[0].name if kind == "counter" and family.samples else family.name
+        documentation = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        yield f"# HELP {name} {documentation}\n# TYPE {name} {kind}\n"
+        for sample in family.samples:
+            labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
+            yield f"{sample.name}{'{' + labels + '}' if labels else ''} {_number(sample.value)}\n"
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -1,0 +1,213 @@
+"""The ASGI application: finds the route, bounds the time, and turns whatever is raised into a response."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fallback_server.core.errors import DeadlineExceeded, RequestCancelled, ServerStopping
+from fallback_server.metrics import Metrics
+from fallback_server.transport.rest import openapi
+from fallback_server.transport.rest.backend import Backend
+from fallback_server.transport.rest.exchange import CLIENT_HEADER, Exchange, json_answer
+from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
+from fallback_server.transport.rest.json_codec import dump
+from fallback_server.transport.rest.open_inference import NAME, OpenInference
+from fallback_server.transport.rest.refusals import CLIENT_GONE, HttpRefused, refusal
+from fallback_server.transport.rest.routes import Route, Routes
+from fallback_server.transport.rest.tensorflow_serving import TensorFlowServing
+
+_log = logging.getLogger(__name__)
+
+_LINGER_S = 2.0
+"""How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
+
+_PREDICTS = {"predict": "run a signature", "classify": "label examples", "regress": "give each example a number"}
+_VERSIONS = ("", "/versions/{version}", "/labels/{label}")
+_RUN_FAULTS = (400, 404, 413, 415, 429, 500, 501, 503, 504)
+
+
+class RestApp:
+    """Answers HTTP requests.
+
+    Args:
+        backend: What handlers work with.
+        metrics: Served at `metrics_path`.
+        metrics_path: None serves none.
+        timeout_s: How long a request may take, its body's arrival included; None for ever.
+        allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        metrics_path: str | None,
+        timeout_s: float | None,
+        allow_remote_control: bool,
+    ) -> None:
+        self._backend = backend
+        self._metrics = metrics
+        self._metrics_path = metrics_path
+        self._timeout_s = timeout_s
+        serving = TensorFlowServing(backend)
+        inference = OpenInference(backend, version=package_version(), allow_remote_control=allow_remote_control)
+        self.routes = Routes([*self._own(), *_serving(serving), *_inference(inference)])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            response = await self._answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._dispatch(request)
+        except (ClientDisconnect, RequestCancelled):
+            return Response(status_code=CLIENT_GONE)
+        except TimeoutError:
+            assert self._timeout_s is not None
+            return refusal(DeadlineExceeded(f"the request took longer than {self._timeout_s * 1e3:.0f} ms"))
+        except asyncio.CancelledError:
+            # Only a server that stops cancels a request: its grace is over, and the caller should hear of it.
+            return refusal(ServerStopping("the server is stopping"))
+        except HttpRefused as error:
+            if error.status == 413:
+                await _drop(request)
+            return refusal(error)
+        except Exception as error:  # noqa: BLE001  no fault of one request may go further than its response
+            return refusal(error)
+
+    async def _dispatch(self, request: Request) -> Response:
+        path = request.scope.get("raw_path", b"").decode("latin-1") or request.scope["path"]
+        route, params = self.routes.find(request.method, path)
+        clock = self._backend.dataplane.clock
+        deadline_s = None if self._timeout_s is None else clock() + self._timeout_s
+        exchange = Exchange(request, params, self._backend, deadline_s=deadline_s)
+        try:
+            return await route.handler(exchange)
+        finally:
+            exchange.close()
+
+    def _own(self) -> list[Route]:
+        routes = [
+            Route(method="GET", path="/", handler=self._root, summary="What this is", answer="Root"),
+            Route(method="GET", path="/openapi.json", handler=self._openapi, summary="This document", answer="Any"),
+        ]
+        if self._metrics_path is not None:
+            summary = "Metrics in Prometheus' text format"
+            routes.append(Route(method="GET", path=self._metrics_path, handler=self._scrape, summary=summary))
+        return routes
+
+    async def _root(self, exchange: Exchange) -> Response:
+        del exchange
+        links = {"openapi": "/openapi.json", "tensorflow_serving": "/v1/models/{model}", "open_inference": "/v2"}
+        if self._metrics_path is not None:
+            links["metrics"] = self._metrics_path
+        return json_answer(dump({"name": NAME, "version": package_version(), "links": links}))
+
+    async def _openapi(self, exchange: Exchange) -> Response:
+        del exchange
+        return json_answer(dump(openapi.document(self.routes.routes, version=package_version())))
+
+    async def _scrape(self, exchange: Exchange) -> Response:
+        del exchange
+        body, content_type = await asyncio.to_thread(self._metrics.render)
+        return Response(body, headers={"content-type": content_type})
+
+
+def with_cors(app: ASGIApp) -> ASGIApp:
+    """The application as pages of any origin may use it."""
+    return CORSMiddleware(
+        app,
+        allow_origins=["*"],
+        allow_methods=["GET", "POST"],
+        allow_headers=["Content-Type", "Content-Encoding", HEADER_LENGTH, CLIENT_HEADER],
+        expose_headers=[HEADER_LENGTH],
+    )
+
+
+def package_version() -> str:
+    """The version that is installed; `0` out of a bare source tree."""
+    try:
+        return importlib.metadata.version("edge-runtime")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+async def _drop(request: Request) -> None:
+    if "expect" in request.headers:
+        return  # This client waits to be told, and has sent nothing.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while (await request.receive()).get("more_body", False):
+                pass
+
+
+def _serving(handlers: TensorFlowServing) -> list[Route]:
+    routes = [
+        Route(
+            method="POST",
+            path=f"/v1/models/{{model}}{version}:{verb}",
+            handler=getattr(handlers, verb),
+            summary=f"TensorFlow Serving: {what}",
+            request=f"{verb.capitalize()}Request",
+            answer=f"{verb.capitalize()}Answer",
+            faults=_RUN_FAULTS,
+        )
+        for verb, what in _PREDICTS.items()
+        for version in _VERSIONS
+    ]
+    for version in _VERSIONS:
+        path = f"/v1/models/{{model}}{version}"
+        summary = "TensorFlow Serving: the states of a model's versions"
+        routes += [
+            Route(
+                method="GET", path=path, handler=handlers.status, summary=summary, answer="Status", faults=(400, 404)
+            ),
+            Route(
+                method="GET",
+                path=path + "/metadata",
+                handler=handlers.metadata,
+                summary="TensorFlow Serving: a version's signatures",
+                answer="Metadata",
+                faults=(400, 404, 503),
+            ),
+        ]
+    summary = "TensorFlow Serving: refused, as a model must be named"
+    return [*routes, Route(method="GET", path="/v1/models", handler=handlers.nameless, summary=summary, faults=(400,))]
+
+
+def _inference(handlers: OpenInference) -> list[Route]:
+    def route(method: str, path: str, name: str, summary: str, **schemas: str) -> Route:
+        faults: tuple[int, ...] = _RUN_FAULTS if name == "infer" else (400, 404, 503) if "{model}" in path else ()
+        if "repository" in path:
+            faults += (403,)
+        text = f"Open Inference: {summary}"
+        return Route(method=method, path=path, handler=getattr(handlers, name), summary=text, faults=faults, **schemas)
+
+    routes = [
+        route("GET", "/v2", "server", "what this server is", answer="ServerMetadata"),
+        route("GET", "/v2/health/live", "live", "whether the server runs", answer="Live"),
+        route("GET", "/v2/health/ready", "ready", "whether it takes requests", answer="Ready"),
+        route("POST", "/v2/repository/index", "index", "all versions and their states", answer="Index"),
+        route("POST", "/v2/repository/models/{model}/load", "load", "take a model back into service"),
+        route("POST", "/v2/repository/models/{model}/unload", "unload", "take a model out of service"),
+    ]
+    for version in ("", "/versions/{version}"):
+        path = "/v2/models/{model}" + version
+        routes += [
+            route("GET", path, "model", "what a model takes and gives", answer="ModelMetadata"),
+            route("GET", path + "/ready", "model_ready", "whether a model answers", answer="ModelReady"),
+            route("POST", path + "/infer", "infer", "run a model", request="InferRequest", answer="InferAnswer"),
+        ]
+    return routes

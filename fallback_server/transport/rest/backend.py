@@ -1,0 +1,168 @@
+"""What every REST handler works with: the data plane as a coroutine, and threads for large messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, Protocol, TypeVar
+
+from starlette.requests import Request
+
+from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError
+from fallback_server.core.handle import ServableHandle
+from fallback_server.core.servable import ServableState
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
+from fallback_server.served_model import ServedModel
+from fallback_server.transport.changes import Changes
+from fallback_server.transport.settling import wait_settled
+
+_log = logging.getLogger(__name__)
+
+LARGE_BYTES = 2**20
+"""Work on more than this goes to a thread: the event loop has other callers."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Models(Protocol):
+    """What REST asks of the set of models; see `Control`."""
+
+    def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
+        """Holds the version that a request means."""
+        ...
+
+    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
+        """The states of a model's versions, the highest first."""
+        ...
+
+    def index(self) -> tuple[ServableState, ...]:
+        """Every model's every version."""
+        ...
+
+    def load(self, name: str) -> None:
+        """Takes a model back into service."""
+
+    def unload(self, name: str) -> None:
+        """Takes a model out of service."""
+
+    def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Calls a function after each change, in any thread; the result ends that."""
+        ...
+
+
+class Backend:
+    """Lives in the event loop that makes it.
+
+    Args:
+        dataplane: Runs.
+        models: Knows who may.
+        threads: How many large messages are read or written at a time.
+        max_body_bytes: The largest body of a request.
+        max_held_bytes: The most bytes of all requests' bodies together; at least one of the largest fits.
+    """
+
+    def __init__(
+        self, dataplane: DataPlane, models: Models, *, threads: int, max_body_bytes: int, max_held_bytes: int = 2**31
+    ) -> None:
+        self.dataplane = dataplane
+        self.models = models
+        self.max_body_bytes = max_body_bytes
+        self.serving = False
+        self._max_held_bytes = max(max_held_bytes, max_body_bytes)
+        self._held_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rest")
+        self._waiting: dict[PredictCall, asyncio.Future[PredictReply]] = {}
+        self._changes: Changes | None = None
+
+    async def work(self, size_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a function: here where it has little to do, in a thread where the message is large."""
+        if size_bytes <= LARGE_BYTES:
+            return function(*args, **kwargs)
+        return await self._loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    async def predict(self, call: PredictCall, request: Request) -> PredictReply:
+        """Runs a call; it is cancelled when the client leaves, or this coroutine is.
+
+        Raises:
+            ServerError: as the data plane says; RequestCancelled when the client has left.
+        """
+        future: asyncio.Future[PredictReply] = self._loop.create_future()
+        self._waiting[call] = future
+        self.dataplane.predict([call], self._settle)
+        call.inputs = {}  # The task has them, and frees them when they have run.
+        watch = None if future.done() else asyncio.ensure_future(_watch(request, future))
+        try:
+            return await future
+        finally:
+            call.cancelled = True
+            del self._waiting[call]
+            if watch is not None:
+                watch.cancel()
+
+    async def settled(self, name: str) -> None:
+        """Waits until nothing of a model is on its way any more.
+
+        Raises:
+            VersionNotReady: none of its versions could be loaded.
+        """
+        if self._changes is None:
+            self._changes = Changes(self.models.watch)
+        await wait_settled([name], self.models.states, self._changes)
+
+    def hold(self, size_bytes: int) -> None:
+        """Counts bytes of a body; they must be given back by `let_go`.
+
+        Raises:
+            QueueFull: the bodies that are held are too many.
+        """
+        if self._held_bytes + size_bytes > self._max_held_bytes:
+            raise QueueFull(
+                f"the bodies of all requests take {self._held_bytes + size_bytes} bytes, "
+                f"at most {self._max_held_bytes} are held"
+            )
+        self._held_bytes += size_bytes
+
+    def let_go(self, size_bytes: int) -> None:
+        """Gives back what `hold` has counted."""
+        self._held_bytes -= size_bytes
+
+    def close(self) -> None:
+        """Ends the threads once their work is done, without waiting."""
+        if self._changes is not None:
+            self._changes.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
+        """In any thread: one hop to the event loop for a whole batch."""
+        if threading.get_ident() == self._thread:
+            self._apply(answers)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._apply, answers)
+        except RuntimeError:
+            _log.debug("%d answers came after the server had stopped", len(answers))
+
+    def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
+        for call, answer in answers:
+            future = self._waiting.get(call)
+            if future is None or future.done():
+                continue
+            if isinstance(answer, ServerError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+async def _watch(request: Request, future: asyncio.Future[PredictReply]) -> None:
+    """Waits for the client to leave. The body was read: nothing else can come."""
+    receive: Callable[[], Awaitable[object]] = request.receive
+    await receive()
+    if not future.done():
+        future.set_exception(RequestCancelled("the client is gone"))

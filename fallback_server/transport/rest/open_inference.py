@@ -1,0 +1,201 @@
+"""The Open Inference Protocol, version 2, over HTTP, with Triton's repository calls and binary tensors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from fallback_server.core.errors import InvalidInput, PermissionDenied, PreconditionFailed
+from fallback_server.core.servable import ServableState, State
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall
+from fallback_server.executors.base import VARIABLE, Signature, TensorSpec
+from fallback_server.protocol.open_inference import datatype_of
+from fallback_server.protocol.tensors import TensorCodecError
+from fallback_server.transport.rest import inference_codec as codec
+from fallback_server.transport.rest.backend import Backend
+from fallback_server.transport.rest.exchange import Exchange, json_answer
+from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
+from fallback_server.transport.rest.json_codec import dump, parse
+from fallback_server.transport.rest.tensorflow_serving import ENTRYPOINT, size_of
+
+NAME = "edge-fallback-server"
+
+EXTENSIONS = ("model_repository", "binary_tensor_data", "parameters")
+
+_MAX_VERSION = 2**63 - 1
+
+_STATES = {
+    State.START: "LOADING",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
+"""As Triton names them."""
+
+
+class OpenInference:
+    """The handlers of `/v2`.
+
+    Args:
+        backend: What they work with.
+        version: The server's, as it is told.
+        allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
+    """
+
+    def __init__(self, backend: Backend, *, version: str, allow_remote_control: bool) -> None:
+        self._backend = backend
+        self._version = version
+        self._allow_remote_control = allow_remote_control
+
+    async def server(self, exchange: Exchange) -> Response:
+        """What this server is."""
+        del exchange
+        return json_answer(dump({"name": NAME, "version": self._version, "extensions": EXTENSIONS}))
+
+    async def live(self, exchange: Exchange) -> Response:
+        """Whether the server runs: it does."""
+        del exchange
+        return json_answer(dump({"live": True}))
+
+    async def ready(self, exchange: Exchange) -> Response:
+        """Whether the server takes requests."""
+        del exchange
+        ready = self._backend.serving
+        return json_answer(dump({"ready": ready}), 200 if ready else 503)
+
+    async def model(self, exchange: Exchange) -> Response:
+        """The inputs and outputs of a version's signature, and the versions that answer."""
+        target = _target(exchange.params)
+        with self._backend.models.acquire(target) as handle:
+            signature = _default(handle.servable.signatures)
+            platform = handle.servable.platform
+        states = self._backend.models.states(ModelTarget(name=target.name))
+        versions = [str(state.servable_id.version) for state in reversed(states) if state.state is State.AVAILABLE]
+        return json_answer(
+            dump(
+                {
+                    "name": target.name,
+                    "versions": versions,
+                    "platform": platform,
+                    "inputs": [_tensor(spec) for spec in signature.inputs.values()],
+                    "outputs": [_tensor(spec) for spec in signature.outputs.values()],
+                }
+            )
+        )
+
+    async def model_ready(self, exchange: Exchange) -> Response:
+        """Whether a model, or a version of it, answers."""
+        target = _target(exchange.params)
+        states = self._backend.models.states(target)
+        ready = any(state.state is State.AVAILABLE for state in states)
+        return json_answer(dump({"name": target.name, "ready": ready}), 200 if ready else 503)
+
+    async def infer(self, exchange: Exchange) -> Response:
+        """Runs a model."""
+        target = _target(exchange.params)
+        body = await exchange.body()
+        length = exchange.request.headers.get(HEADER_LENGTH)
+        request = await self._backend.work(len(body), codec.read_request, body, length)
+        del body
+        client_key = request.client_key or exchange.client_key
+        name = request.signature
+        if not name:
+            with self._backend.models.acquire(target, client_key) as handle:
+                name = _default(handle.servable.signatures).name
+        call = PredictCall(
+            target=target,
+            signature=name,
+            inputs=request.inputs,
+            output_filter=[output.name for output in request.outputs],
+            deadline_s=self._deadline_s(exchange, request.timeout_s),
+            client_key=client_key,
+            entrypoint=ENTRYPOINT,
+        )
+        reply = await exchange.predict(call)
+        head, tensors = await self._backend.work(size_of(reply.outputs), codec.write_reply, reply, request)
+        if not tensors:
+            return json_answer(head)
+        response = json_answer(b"".join([head, *tensors]))
+        response.headers["content-type"] = "application/octet-stream"
+        response.headers[HEADER_LENGTH] = str(len(head))
+        return response
+
+    async def index(self, exchange: Exchange) -> Response:
+        """All versions and their states; those that answer alone, where the request says `ready`."""
+        body = await exchange.body()
+        only_ready = bool(body) and parse(body).get("ready") is True
+        states = self._backend.models.index()
+        return json_answer(
+            dump([_index(state) for state in states if state.state is State.AVAILABLE or not only_ready])
+        )
+
+    async def load(self, exchange: Exchange) -> Response:
+        """Takes a model back into service; answers when it is loaded, or can't be."""
+        self._check_control()
+        name = exchange.params["model"]
+        await asyncio.to_thread(self._backend.models.load, name)
+        await self._backend.settled(name)
+        return Response(status_code=200)
+
+    async def unload(self, exchange: Exchange) -> Response:
+        """Takes a model out of service; answers at once, and what is in flight is finished first."""
+        self._check_control()
+        await asyncio.to_thread(self._backend.models.unload, exchange.params["model"])
+        return Response(status_code=200)
+
+    def _check_control(self) -> None:
+        if not self._allow_remote_control:
+            raise PermissionDenied("this server is not controlled from outside: --allow_remote_control is false")
+
+    def _deadline_s(self, exchange: Exchange, timeout_s: float | None) -> float | None:
+        if timeout_s is None:
+            return exchange.deadline_s
+        end_s = self._backend.dataplane.clock() + timeout_s
+        return end_s if exchange.deadline_s is None else min(end_s, exchange.deadline_s)
+
+
+def _target(params: Mapping[str, str]) -> ModelTarget:
+    """A version that is no number is a label."""
+    version = params.get("version")
+    if version is None:
+        return ModelTarget(name=params["model"])
+    if not (version.isascii() and version.isdecimal()):
+        return ModelTarget(name=params["model"], label=version)
+    if len(version) > 19 or int(version) > _MAX_VERSION:
+        raise InvalidInput(f"version {version} is larger than {_MAX_VERSION}")
+    return ModelTarget(name=params["model"], version=int(version))
+
+
+def _default(signatures: Mapping[str, Signature]) -> Signature:
+    """The protocol knows one entry point: the default one, or the only one there is."""
+    if DEFAULT_SIGNATURE in signatures:
+        return signatures[DEFAULT_SIGNATURE]
+    if len(signatures) == 1:
+        return next(iter(signatures.values()))
+    raise PreconditionFailed(
+        f"the model has no signature {DEFAULT_SIGNATURE!r}: name one of {sorted(signatures)} in the parameter "
+        f"{codec.SIGNATURE_PARAMETER!r}"
+    )
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    try:
+        datatype = datatype_of(spec.dtype)
+    except TensorCodecError:
+        datatype = spec.dtype.name  # Told as it is: what can't be sent can at least be seen.
+    shape: Sequence[int] = [VARIABLE] if spec.shape is None else spec.shape
+    return {"name": spec.name, "datatype": datatype, "shape": list(shape)}
+
+
+def _index(state: ServableState) -> dict[str, str]:
+    return {
+        "name": state.servable_id.name,
+        "version": str(state.servable_id.version),
+        "state": _STATES[state.state],
+        "reason": state.error or "",
+    }

@@ -1,0 +1,51 @@
+"""The rim towards HTTP: faults become status codes and bodies of `{"error": "<text>"}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.responses import Response
+
+from fallback_server.protocol.status import Fault
+from fallback_server.transport.faults import translate
+from fallback_server.transport.rest.json_codec import dump
+
+JSON = "application/json"
+
+HTTP_CODES: dict[Fault, int] = {
+    Fault.INVALID_INPUT: 400,
+    Fault.PRECONDITION: 400,
+    Fault.PERMISSION: 403,
+    Fault.NOT_FOUND: 404,
+    Fault.QUEUE_FULL: 429,
+    Fault.INTERNAL: 500,
+    Fault.UNIMPLEMENTED: 501,
+    Fault.NOT_READY: 503,
+    Fault.DEADLINE: 504,
+}
+"""As TensorFlow Serving maps them. Stated for itself: what HTTP says of a fault follows from no other table."""
+
+CLIENT_GONE = 499
+"""Nobody reads it; it is for whoever counts."""
+
+
+class HttpRefused(Exception):
+    """What HTTP itself refuses, before it is a request of ours.
+
+    Attributes:
+        status: The HTTP code.
+        headers: That the code asks for.
+    """
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers
+
+
+def refusal(error: Exception) -> Response:
+    """The response that tells of an error. What has no name is logged, and its text kept back."""
+    if isinstance(error, HttpRefused):
+        return Response(dump({"error": str(error)}), error.status, dict(error.headers or {}), JSON)
+    fault, text = translate(error)
+    return Response(dump({"error": text}), HTTP_CODES[fault], media_type=JSON)

@@ -1,0 +1,141 @@
+"""TensorFlow Serving's REST interface: predict, classify, regress, status and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format
+from starlette.responses import Response
+
+from fallback_server import classification
+from fallback_server.core.errors import InvalidInput
+from fallback_server.core.servable import ServableId, ServableState
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, Verb
+from fallback_server.executors.base import Array, Signature
+from fallback_server.protocol.proto import tensor_pb2 as pb
+from fallback_server.transport.rest import json_codec
+from fallback_server.transport.rest.backend import Backend
+from fallback_server.transport.rest.examples import read_examples
+from fallback_server.transport.rest.exchange import Exchange, json_answer
+
+ENTRYPOINT = "REST"
+
+_TRIES = 3
+"""A version may go while a request for it is read: then it is read again for the one that has come."""
+
+
+class TensorFlowServing:
+    """The handlers of `/v1`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def predict(self, exchange: Exchange) -> Response:
+        """Runs a signature on instances or inputs."""
+        work = self._backend.work
+        body = await exchange.body()
+        size_bytes = len(body)
+        document = await work(size_bytes, json_codec.parse, body)
+        del body
+        name = json_codec.signature_name(document)
+        target, client_key = exchange.target(), exchange.client_key
+        for left in reversed(range(_TRIES)):
+            servable_id, signature = self._signature(target, client_key, name)
+            inputs, rows = await work(size_bytes, json_codec.read_inputs, document, signature)
+            call = PredictCall(
+                target=target,
+                signature=name,
+                inputs=inputs,
+                deadline_s=exchange.deadline_s,
+                client_key=client_key,
+                entrypoint=ENTRYPOINT,
+            )
+            try:
+                reply = await exchange.predict(call)
+            except InvalidInput:
+                # The request may have been read for the signature of a version that has gone since.
+                if not left or self._signature(target, client_key, name)[0] == servable_id:
+                    raise
+            else:
+                break
+        del document, inputs, call
+        text = await work(size_of(reply.outputs), json_codec.write_outputs, reply.outputs, rows=rows)
+        return json_answer(text)
+
+    async def classify(self, exchange: Exchange) -> Response:
+        """Labels and scores for examples."""
+        outputs, rows = await self._examples(exchange, Verb.CLASSIFY)
+        return json_answer(json_codec.write_classes(classification.classes(outputs, rows)))
+
+    async def regress(self, exchange: Exchange) -> Response:
+        """A number for each example."""
+        outputs, rows = await self._examples(exchange, Verb.REGRESS)
+        return json_answer(json_codec.write_regressions(classification.regressions(outputs, rows)))
+
+    async def status(self, exchange: Exchange) -> Response:
+        """The states of a model's versions, or of the one that is named."""
+        states = self._backend.models.states(exchange.target())
+        return json_answer(json_codec.dump({"model_version_status": [_status(state) for state in states]}))
+
+    async def metadata(self, exchange: Exchange) -> Response:
+        """A version's signatures, as protobuf's JSON."""
+        with self._backend.models.acquire(exchange.target()) as handle:
+            servable_id, defs = handle.servable_id, handle.servable.executor.signature_defs
+        document = json_format.MessageToDict(
+            pb.SignatureDefMap.FromString(defs),
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        spec = {"name": servable_id.name, "signature_name": "", "version": str(servable_id.version)}
+        return json_answer(json_codec.dump({"model_spec": spec, "metadata": {"signature_def": document}}))
+
+    async def nameless(self, exchange: Exchange) -> Response:
+        """The status of nothing in particular, which TensorFlow Serving doesn't tell either."""
+        del exchange
+        raise InvalidInput("Missing model name in request.")
+
+    async def _examples(self, exchange: Exchange, verb: Verb) -> tuple[Mapping[str, Array], int]:
+        body = await exchange.body()
+        document, examples = await self._backend.work(len(body), _read_examples, body)
+        call = PredictCall(
+            target=exchange.target(),
+            signature=json_codec.signature_name(document),
+            examples=examples,
+            deadline_s=exchange.deadline_s,
+            verb=verb,
+            client_key=exchange.client_key,
+            entrypoint=ENTRYPOINT,
+        )
+        reply = await exchange.predict(call)
+        return reply.outputs, len(examples)
+
+    def _signature(self, target: ModelTarget, client_key: bytes, name: str) -> tuple[ServableId, Signature]:
+        """Whose dtypes a request's values are read as."""
+        with self._backend.models.acquire(target, client_key) as handle:
+            name = name or DEFAULT_SIGNATURE
+            signature = handle.servable.signatures.get(name)
+            if signature is None:
+                raise InvalidInput(f'Serving signature name: "{name}" not found in signature def')
+            return handle.servable_id, signature
+
+
+def size_of(arrays: Mapping[str, Array]) -> int:
+    """The bytes that arrays take, of strings their pointers alone."""
+    return sum(array.nbytes for array in arrays.values())
+
+
+def _read_examples(body: bytearray) -> tuple[dict[str, Any], list[bytes]]:
+    document = json_codec.parse(body)
+    json_codec.signature_name(document)
+    return document, read_examples(document)
+
+
+def _status(state: ServableState) -> dict[str, Any]:
+    failed = state.error is not None
+    return {
+        "version": str(state.servable_id.version),
+        "state": state.state.name,
+        "status": {"error_code": "INTERNAL" if failed else "OK", "error_message": state.error or ""},
+    }

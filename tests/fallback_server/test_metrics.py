@@ -1,0 +1,156 @@
+import re
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+from support.fallback_fakes import FakeExecutor
+
+from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.queue import Task
+from fallback_server.core.errors import QueueFull
+from fallback_server.core.servable import ServableId, ServableState, State
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import PredictCall, PredictReply, Verb
+from fallback_server.metrics import MAX_VERSIONS, Metrics, observer
+from fallback_server.served_model import ServedModel
+
+US = ":tensorflow:serving:"
+
+
+LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def samples(metrics):
+    text, content_type = metrics.render()
+    assert content_type.startswith("text/plain; version=0.0.4")
+    assert list(text_string_to_metric_families(text.decode()))  # Prometheus reads it
+    found = [LINE.fullmatch(line) for line in text.decode().splitlines() if not line.startswith("#")]
+    return {(one[1], frozenset(LABEL.findall(one[2] or ""))): float(one[3]) for one in found}
+
+
+def value(metrics, name, **labels):
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+def request(metrics, *, model="m", version=1, verb="Predict", entrypoint="GRPC", code="OK", latency_s=0.001):
+    metrics.request(model=model, version=version, verb=verb, entrypoint=entrypoint, code=code, latency_s=latency_s)
+
+
+def test_requests_stand_under_tensorflow_servings_names():
+    """Counted by model and code; timed in microseconds by model, API and entry point, as it spells them."""
+    metrics = Metrics()
+    request(metrics)
+    request(metrics, verb="Predict", entrypoint="REST", latency_s=0.5)
+    request(metrics, code="INVALID_ARGUMENT")
+    assert value(metrics, f"{US}request_count", model_name="m", status="OK") == 2
+    assert value(metrics, f"{US}request_count", model_name="m", status="INVALID_ARGUMENT") == 1
+    grpc = {"model_name": "m", "API": "Predict", "entrypoint": "GRPC"}
+    rest = {"model_name": "m", "API": "predict", "entrypoint": "REST"}
+    assert value(metrics, f"{US}request_latency_sum", **grpc) == 1000
+    assert value(metrics, f"{US}request_latency_count", **rest) == 1
+    assert value(metrics, f"{US}request_latency_bucket", **rest, le="393464") == 0
+    assert value(metrics, f"{US}request_latency_bucket", **rest, le="708235") == 1
+    assert value(metrics, f"{US}request_latency_bucket", **rest, le="+Inf") == 1
+
+
+def test_the_text_is_what_tensorflow_serving_writes():
+    """Counters without `_total`, labels in its order, whole numbers without a fraction, quotes escaped."""
+    metrics = Metrics()
+    request(metrics, model='a"b\\')
+    lines = metrics.render()[0].decode().splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    assert r':tensorflow:serving:request_count{model_name="a\"b\\",status="OK"} 1' in lines
+    assert "# TYPE :tensorflow:serving:request_latency histogram" in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+
+
+def test_versions_stand_side_by_side():
+    """What a canary is judged by: requests by code, and latency, for each version."""
+    metrics = Metrics()
+    request(metrics, version=12)
+    request(metrics, version=13, code="INTERNAL")
+    ours = {"model_name": "m", "verb": "Predict"}
+    assert value(metrics, "edge_fallback_requests_total", **ours, version="12", code="OK") == 1
+    assert value(metrics, "edge_fallback_requests_total", **ours, version="13", code="INTERNAL") == 1
+    assert value(metrics, "edge_fallback_request_seconds_count", model_name="m", version="12") == 1
+    assert value(metrics, "edge_fallback_request_seconds_count", model_name="m", version="13") == 0
+
+
+def test_batches_and_loads_are_counted():
+    """Rows, padding, waiting and runs; how long loads took, and how many failed."""
+    metrics = Metrics()
+    metrics.batch(model="m", version=1, rows=3, padded_rows=4, queued_s=[0.0005, 0.5], run_s=0.002)
+    metrics.load(model="m", version=1, seconds=2.5, ok=True)
+    metrics.load(model="m", version=2, seconds=1.0, ok=False)
+    assert value(metrics, f"{US}runtime_latency_sum", model_name="m", API="Predict", runtime="TF1") == 2000
+    batching = f"{US}batching_session:"
+    assert value(metrics, f"{batching}queuing_latency_count", thread_pool_name="batch") == 2
+    assert value(metrics, f"{batching}padding_size_sum") == 1
+    assert value(metrics, f"{batching}wrapped_run_count") == 1
+    assert value(metrics, "edge_fallback_batch_rows_sum", model_name="m", version="1") == 3
+    assert value(metrics, "edge_fallback_load_seconds", model_name="m", version="1") == 2.5
+    assert value(metrics, "edge_fallback_loads_total", model_name="m", status="fail") == 1
+
+
+def test_names_that_callers_make_up_make_no_series():
+    """A request that no version had counts for its model only when that is known; of versions the latest are kept."""
+    metrics = Metrics()
+    for number in range(100):
+        request(metrics, model=f"made-up-{number}", version=None, code="NOT_FOUND")
+        request(metrics, model="real", version=number)
+    request(metrics, model="real", version=None, code="NOT_FOUND")
+    count = f"{US}request_count"
+    assert value(metrics, count, model_name="", status="NOT_FOUND") == 100
+    assert value(metrics, count, model_name="real", status="NOT_FOUND") == 1
+    versions = {
+        dict(labels)["version"] for name, labels in samples(metrics) if name == "edge_fallback_request_seconds_count"
+    }
+    assert versions == {str(number) for number in range(100 - MAX_VERSIONS, 100)}
+
+
+def test_the_catalog_is_read_when_somebody_asks():
+    """States, labels, traffic and the default version; queues, and how far a shadow's answers were off."""
+    servable = ServedModel(ServableId("m", 2), FakeExecutor(), BatchingOptions())
+    servable.statistics.compared(diverged=True, difference=0.5)
+    task = Task(caller=SimpleNamespace(cancelled=False), inputs={"x": np.zeros((3, 2))}, deadline_s=None, rows=3)
+    servable.queues["serving_default"].put(task)
+    versions = [
+        SimpleNamespace(state=ServableState(servable_id=ServableId("m", 2), state=State.AVAILABLE), servable=servable),
+        SimpleNamespace(state=ServableState(servable_id=ServableId("m", 1), state=State.END), servable=None),
+    ]
+    model = SimpleNamespace(name="m", versions=versions, labels={"stable": 2}, default_version=2, traffic={2: 0.95})
+    metrics = Metrics(catalog=lambda: [model])
+    assert value(metrics, "edge_fallback_model_version_state", model_name="m", version="1", state="END") == 1
+    assert value(metrics, "edge_fallback_queued_rows", model_name="m", version="2") == 3
+    assert value(metrics, "edge_fallback_expected_wait_ms", model_name="m", version="2") == 0
+    assert value(metrics, "edge_fallback_label", model_name="m", label="stable", version="2") == 1
+    assert value(metrics, "edge_fallback_traffic_weight", model_name="m", version="2") == 0.95
+    assert value(metrics, "edge_fallback_default_version", model_name="m") == 2
+    assert value(metrics, "edge_fallback_shadow_diverged_total", model_name="m", version="2") == 1
+    assert value(metrics, "edge_fallback_shadow_mean_divergence", model_name="m", version="2") == 0.5
+
+
+def test_the_data_planes_calls_are_observed():
+    """With the version that had it, and the code that the error travels as."""
+    metrics = Metrics()
+    observe = observer(metrics, lambda error: type(error).__name__)
+    call = PredictCall(target=ModelTarget(name="m"), verb=Verb.CLASSIFY, entrypoint="REST")
+    observe(call, ServableId("m", 4), QueueFull("full"), 0.1)
+    reply = PredictReply(outputs={}, servable_id=ServableId("m", 4), signature="s")
+    observe(call, ServableId("m", 4), reply, 0.1)
+    assert value(metrics, f"{US}request_count", model_name="m", status="QueueFull") == 1
+    assert value(metrics, f"{US}request_latency_count", model_name="m", API="classify", entrypoint="REST") == 1
+
+
+def test_threads_lose_no_count():
+    """Many tell at once, while another reads."""
+    metrics = Metrics()
+    threads = [threading.Thread(target=lambda: [request(metrics) for _ in range(500)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    samples(metrics)
+    for thread in threads:
+        thread.join()
+    assert value(metrics, f"{US}request_count", model_name="m", status="OK") == 2000

@@ -1,0 +1,184 @@
+import json
+import subprocess
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from support.rest_stand import NumpyExecutor, halves, several, standing, strings
+
+from fallback_server.core.errors import LoadFailed
+
+CLIENTS = Path(__file__).parents[4] / ".venv" / "share" / "clients" / "bin" / "python"
+SCRIPT = Path(__file__).parents[3] / "support" / "clients" / "triton_http.py"
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory):
+    other = NumpyExecutor(
+        one=({"x": (-1,)}, {"y": (-1,)}, lambda x: {"y": x * np.float32(np.nan)}),
+        two=({"x": (-1,)}, {"y": ((-1,), object)}, lambda x: {"y": strings(*[b"\xff" for _ in x])}),
+    )
+    models = {
+        ("half", 1): halves(0.5),
+        ("half", 3): halves(1.5),
+        ("several", 1): several(),
+        ("other", 1): other,
+        ("broken", 1): LoadFailed("no saved_model.pb"),
+    }
+    with standing(models, tmp_path_factory.mktemp("model")) as stand:
+        stand.models.labels = {("half", "stable"): 1}
+        yield stand
+
+
+@pytest.fixture(scope="module")
+def client(stand):
+    with httpx.Client(base_url=stand.url) as client:
+        yield client
+
+
+def tensor(name, data, shape, datatype="FP32", **parameters):
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data, "parameters": parameters}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIENTS.exists(), reason="tritonclient is not installed")
+def test_tritonclient_works(stand):
+    """Every call that tritonclient has for inference, metadata, health and the repository, binary and JSON."""
+    run = subprocess.run(
+        [CLIENTS, SCRIPT, f"127.0.0.1:{stand.port}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    seen = json.loads(run.stdout)
+    assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, [True, False])
+    assert seen["server"]["name"] == "edge-fallback-server"
+    assert {"name": "s", "datatype": "BYTES", "shape": [-1]} in seen["metadata"]["inputs"]
+    assert seen["half_True"] == seen["half_False"] == seen["gzip"] == [[1.5, 3.0], [4.5, 6.0]]
+    assert seen["version_1"] == [[0.5, 1.0], [1.5, 2.0]]
+    expected = {"id": "r1", "model_name": "half", "model_version": "3"}
+    assert seen["response_True"] == seen["response_False"] == expected
+    assert seen["text_True"] == seen["text_False"] == ["hi!", "yo!"]
+    assert seen["twice_True"] == seen["twice_False"] == [2.0, 4.0]
+    assert seen["refused"][0] == "400"
+    assert "expected float32 [-1, 2], got float32 [1, 3]" in seen["refused"][1]
+    assert [verb for verb, name in stand.models.loaded if name == "half"] == ["load", "unload"]
+    assert {"name": "half", "version": "3", "state": "READY", "reason": ""} in seen["index"]
+    (broken,) = [item for item in seen["index"] if item["name"] == "broken"]
+    assert (broken["state"], broken["reason"]) == ("UNAVAILABLE", "LoadFailed: no saved_model.pb")
+
+
+def test_json_tensors_may_be_flat_or_nested(client):
+    """What counts is the shape; a version that is no number is a label."""
+    for data in ([1, 2, 3, 4], [[1, 2], [3, 4]]):
+        body = {"inputs": [tensor("x", data, [2, 2])]}
+        answer = client.post("/v2/models/half/versions/stable/infer", json=body).json()
+        assert answer == {
+            "model_name": "half",
+            "model_version": "1",
+            "outputs": [{"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [0.5, 1.0, 1.5, 2.0]}],
+        }
+
+
+def test_a_signature_may_be_named(client):
+    """The protocol has no place for it but a parameter; a model without a default one needs it."""
+    body = {"inputs": [tensor("x", [1], [1])], "parameters": {"signature_name": "one", "anything": 5}}
+    assert client.post("/v2/models/other/infer", json=body).text.endswith('"data":[NaN]}]}')
+    del body["parameters"]
+    answer = client.post("/v2/models/other/infer", json=body)
+    assert answer.status_code == 400
+    assert "name one of ['one', 'two'] in the parameter 'signature_name'" in answer.json()["error"]
+
+
+REFUSED = [
+    ({}, 400, "the request has no inputs"),
+    ({"inputs": 1}, 400, "'inputs' must be a list of objects"),
+    ({"inputs": [tensor("x", [1], [2])]}, 400, "input 'x': 1 values for the 2 elements of shape [2]"),
+    ({"inputs": [tensor("x", ["a"], [1])]}, 400, "input 'x': JSON Value: \"a\" Type: String is not of"),
+    ({"inputs": [tensor("x", [1], [1], "FP33")]}, 400, "input 'x': datatype 'FP33' is none of"),
+    ({"inputs": [tensor("x", [1], ["a"])]}, 400, "input 'x': the shape must be a list of integers"),
+    ({"inputs": [tensor("x", [1], [1])] * 2}, 400, "input 'x' is given twice"),
+    ({"inputs": [tensor("x", [1], [1], binary_data_size=4)]}, 400, "input 'x': binary_data_size is 4, and 0 bytes"),
+    ({"inputs": [tensor("x", [1], [1], shared_memory_region="r")]}, 501, "parameter 'shared_memory_region'"),
+    ({"parameters": {"sequence_id": 1}}, 501, "parameter 'sequence_id': this server has no sequences"),
+    ({"parameters": {"timeout": "x"}}, 400, "'timeout' must be microseconds"),
+    ({"parameters": 5}, 400, "'parameters' must be an object"),
+    ({"id": 5}, 400, "'id' must be a string"),
+    ({"inputs": [tensor("x", [1, 2], [1, 2])], "outputs": [{"name": "z"}]}, 400, "output tensor alias not found"),
+]
+
+
+@pytest.mark.parametrize(("body", "code", "text"), REFUSED)
+def test_what_is_not_understood_is_refused(client, body, code, text):
+    """The text names the input, what came and what was expected."""
+    answer = client.post("/v2/models/half/infer", json=body)
+    assert (answer.status_code, answer.json()["error"][: len(text)]) == (code, text)
+
+
+def test_the_length_of_the_json_part_must_be_in_the_body(client):
+    """What follows it must be what the inputs say."""
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "parameters": {}}]}).encode()
+    for header, content, text in (
+        ("x", body, "Inference-Header-Content-Length is 'x'"),
+        (str(len(body) + 1), body, "and the body has"),
+        (str(len(body)), body, "neither data nor binary_data_size"),
+    ):
+        headers = {"Inference-Header-Content-Length": header}
+        answer = client.post("/v2/models/half/infer", content=content, headers=headers)
+        assert answer.status_code == 400
+        assert text in answer.json()["error"]
+    whole = json.dumps({"inputs": [tensor("x", [1, 2], [1, 2])]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(whole))}
+    answer = client.post("/v2/models/half/infer", content=whole + b"abc", headers=headers)
+    assert answer.json()["error"] == "3 bytes are left in the body after all inputs"
+
+
+def test_strings_that_are_no_text_must_be_asked_for_as_bytes(client):
+    """JSON has no form for them in this protocol."""
+    body = {"inputs": [tensor("x", [1], [1])], "parameters": {"signature_name": "two"}}
+    answer = client.post("/v2/models/other/infer", json=body)
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        "output 'y' has strings that are no UTF-8: ask for it as binary data",
+    )
+    body["parameters"]["binary_data_output"] = True
+    answer = client.post("/v2/models/other/infer", json=body)
+    assert answer.content.endswith(b"\x01\0\0\0\xff")
+
+
+def test_a_callers_timeout_bounds_the_request(client):
+    """A microsecond is over before anything runs."""
+    body = {"inputs": [tensor("x", [1, 2], [1, 2])], "parameters": {"timeout": 1}}
+    assert client.post("/v2/models/half/infer", json=body).status_code == 504
+
+
+def test_readiness_is_the_http_code(stand, client):
+    """Of the server, of a model and of a version; an unknown model is not found."""
+    stand.call(stand.server.set_serving(serving=False))
+    assert client.get("/v2/health/ready").status_code == 503
+    stand.call(stand.server.set_serving(serving=True))
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    assert client.get("/v2/models/broken/ready").status_code == 503
+    assert client.get("/v2/models/none/ready").status_code == 404
+    assert client.get("/v2/models/half/versions/3/ready").json() == {"name": "half", "ready": True}
+
+
+def test_the_index_may_leave_out_what_is_not_ready(client):
+    """As Triton's does."""
+    names = {item["name"] for item in client.post("/v2/repository/index", json={"ready": True}).json()}
+    assert names == {"half", "several", "other"}
+
+
+def test_a_model_that_could_not_be_loaded_is_told_so(client):
+    """Load answers when nothing of the model is on its way any more."""
+    answer = client.post("/v2/repository/models/broken/load", content=b"{}")
+    assert answer.status_code == 503
+    assert "no saved_model.pb" in answer.json()["error"]
+
+
+def test_remote_control_may_be_refused(tmp_path):
+    """Then nobody who can connect takes a model away."""
+    with standing({("half", 1): halves()}, tmp_path, allow_remote_control=False) as stand:
+        for verb in ("load", "unload"):
+            answer = httpx.post(f"{stand.url}/v2/repository/models/half/{verb}", content=b"{}")
+            assert answer.status_code == 403
+        assert stand.models.loaded == []
