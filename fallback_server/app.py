@@ -99,7 +99,7 @@ class Server:
         self._dataplane = DataPlane(versions=versions, options=options.batching, clock=time.monotonic)
         self._grpc = GrpcServer(
             self._dataplane,
-            versions,  # type: ignore[arg-type]  until the versions are the control's
+            versions,  # type: ignore[arg-type]
             server_id=options.network.server_id,
         )
         self._poller = Poller(

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING
 
+from fallback_server.control import Control, ModelView, VersionView
 from fallback_server.core.errors import InvalidInput, QueueFull
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.changes import COALESCE_S, Changes
 from fallback_server.transport.rpc import Context, Rpcs
 from fallback_server.transport.services import Handlers, RemoteControl
-
-if TYPE_CHECKING:
-    from fallback_server.control import Control, ModelView, VersionView
 
 MAX_WATCHERS = 1024
 

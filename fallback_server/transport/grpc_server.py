@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 import grpc
 
 from fallback_server.config import TlsFiles
+from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.transport.calls import Calls
@@ -21,9 +21,6 @@ from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MessageThreads, Rpcs
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
-
-if TYPE_CHECKING:
-    from fallback_server.control import Control
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """The largest bound that gRPC takes."""

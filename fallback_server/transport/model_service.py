@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from fallback_server.config_proto import read_configs
+from fallback_server.control import Control
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import messages
@@ -13,10 +13,6 @@ from fallback_server.transport.changes import Changes
 from fallback_server.transport.rpc import Context, Rpcs
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
-
-if TYPE_CHECKING:
-    from fallback_server.control import Control
-
 
 _LOOK_AGAIN_S = 0.5
 """A thread waits so long at a time: where the caller has left meanwhile, no longer."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import grpc
 
+from fallback_server.control import Control
 from fallback_server.core.errors import ModelNotFound, NotReady, Unimplemented
 from fallback_server.core.servable import State
 from fallback_server.protocol import methods
@@ -21,9 +21,6 @@ from fallback_server.transport.infer_messages import InferCall, InferReply
 from fallback_server.transport.rpc import Context, MessageThreads, Rpcs
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
-
-if TYPE_CHECKING:
-    from fallback_server.control import Control
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,137 @@
+import asyncio
+
+import grpc
+import pytest
+from support.fallback_fakes import FakeExecutor
+from support.grpc_stand import code_of, loaded, standing
+
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import edge_pb2 as pb
+from fallback_server.transport import edge_services
+
+CODE = grpc.StatusCode
+WAIT_S = 30
+
+
+def watch(stand):
+    return stand.channel.unary_stream(
+        methods.CATALOG_WATCH.path,
+        request_serializer=pb.CatalogRequest.SerializeToString,
+        response_deserializer=pb.CatalogUpdate.FromString,
+    )(pb.CatalogRequest())
+
+
+async def read(call):
+    return await asyncio.wait_for(call.read(), WAIT_S)
+
+
+async def read_until(call, condition):
+    while not condition(update := await read(call)):
+        pass
+    return update
+
+
+def test_the_catalog_as_it_is(tmp_path):
+    """Models, versions with states and fingerprints, labels and default."""
+
+    async def story():
+        async with loaded(path=tmp_path) as stand:
+            stand.control.set_label("m", "stable", 1)
+            stand.control.figures.queued_rows = 3
+            stand.control.figures.expected_wait_ms = 1.26
+            (model,) = (await stand.unary(methods.CATALOG_GET)(pb.CatalogRequest())).models
+            (version,) = model.versions
+            assert (model.name, dict(model.labels), model.default_version) == ("m", {"stable": 1}, 1)
+            assert (version.version, version.state) == (1, pb.Version.AVAILABLE)
+            assert (version.package_fingerprint, version.preprocessing_fingerprint) == ("f1", "p1")
+            assert (version.queued_rows, round(version.expected_wait_ms, 3)) == (3, 1.3)
+
+    asyncio.run(story())
+
+
+def test_a_watch_hears_of_states_labels_and_figures(tmp_path):
+    """One update at once, then a complete one for each change, with a revision that grows; none without a change."""
+
+    async def story():
+        async with standing(FakeExecutor(), tmp_path) as stand:
+            call = watch(stand)
+            first = await read(call)
+            assert (first.server_id, first.models[0].versions[0].state) == ("s1", pb.Version.LOADING)
+            await asyncio.to_thread(stand.load)
+            loaded_ = await read_until(call, lambda update: update.models[0].versions[0].state == pb.Version.AVAILABLE)
+            stand.control.set_label("m", "stable", 1)
+            labelled = await read_until(call, lambda update: dict(update.models[0].labels) == {"stable": 1})
+            stand.control.figures.queued_rows = 7
+            queued = await read_until(call, lambda update: update.models[0].versions[0].queued_rows == 7)
+            assert first.revision < loaded_.revision < labelled.revision < queued.revision
+            stand.control.changed()
+            again = await stand.unary(methods.CATALOG_GET)(pb.CatalogRequest())
+            assert again.revision == queued.revision
+            call.cancel()
+
+    asyncio.run(story())
+
+
+def test_watchers_are_bounded_and_leave_room_when_they_go(tmp_path, monkeypatch):
+    """One too many is refused; when one leaves, its place is free; at the end all are let go."""
+    monkeypatch.setattr(edge_services, "MAX_WATCHERS", 1)
+
+    async def story():
+        async with loaded(path=tmp_path) as stand:
+            first = watch(stand)
+            await read(first)
+            code, _ = await code_of(watch(stand).read())
+            assert code is CODE.RESOURCE_EXHAUSTED
+            first.cancel()
+            while True:
+                second = watch(stand)
+                if (await code_of(second.read()))[0] is CODE.OK:
+                    break
+            await asyncio.wait_for(stand.server.stop(grace_s=60), WAIT_S)
+            assert await read(second) is grpc.aio.EOF
+
+    asyncio.run(story())
+
+
+def test_an_operators_calls(tmp_path):
+    """Labels are moved and taken away, a rollback says from where to where, a reload what is served."""
+
+    async def story():
+        async with loaded(path=tmp_path) as stand:
+            label = stand.unary(methods.SET_LABEL)
+            assert (await label(pb.SetLabelRequest(model="m", label="stable", version=1))).previous == 0
+            assert (await label(pb.SetLabelRequest(model="m", label="stable"))).previous == 1
+            assert stand.control.labels == {}
+            code, text = await code_of(label(pb.SetLabelRequest(model="m", label="stable", version=7)))
+            assert (code, text) == (CODE.FAILED_PRECONDITION, "Request to assign label to version 7 of model m")
+            done = await stand.unary(methods.ROLLBACK)(pb.RollbackRequest(model="m", label="stable"))
+            assert (done.from_version, done.to_version, done.label) == (2, 1, "stable")
+            assert list((await stand.unary(methods.RELOAD)(pb.ReloadRequest())).models) == ["m", "n"]
+            code, _ = await code_of(label(pb.SetLabelRequest(model="m")))
+            assert code is CODE.INVALID_ARGUMENT
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        methods.SET_LABEL,
+        methods.ROLLBACK,
+        methods.RELOAD,
+        methods.RELOAD_CONFIG,
+        methods.REPOSITORY_MODEL_LOAD,
+        methods.REPOSITORY_MODEL_UNLOAD,
+    ],
+)
+def test_without_remote_control_nothing_is_changed(tmp_path, method):
+    """Every call that changes what is served is refused, and says by which flag."""
+
+    async def story():
+        async with loaded(path=tmp_path, allow_remote_control=False) as stand:
+            code, text = await code_of(stand.unary(method)(method.request()))
+            assert code is CODE.PERMISSION_DENIED
+            assert "--allow_remote_control=false" in text
+            assert not stand.control.orders
+
+    asyncio.run(story())

@@ -1,0 +1,174 @@
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from support.fallback_fakes import FakeExecutor, signature
+from support.grpc_stand import code_of, loaded
+
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.proto.example_pb2 import Example
+from fallback_server.transport.examples import read_input
+
+CODE = grpc.StatusCode
+CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
+
+
+class ExampleExecutor(FakeExecutor):
+    """Classifies and regresses by the length of the Examples' bytes."""
+
+    def __init__(self):
+        super().__init__()
+        strings = ((-1,), object)
+        self.signatures = {
+            "classify": signature({"inputs": strings}, {"classes": ((-1, -1), object), "scores": (-1, -1)}, "classify"),
+            "regress": signature({"inputs": strings}, {"outputs": (-1, 1)}, "regress"),
+        }
+        self.seen = []
+
+    def run(self, name, inputs):
+        rows = inputs["inputs"]
+        self.seen.extend(rows.tolist())
+        lengths = np.float32([[len(row)] for row in rows])
+        if name == "regress":
+            return {"outputs": lengths}
+        return {
+            "classes": np.array([[b"short", b"long"]] * len(rows), object),
+            "scores": np.concatenate([lengths, -lengths], axis=1),
+        }
+
+
+def example(**features):
+    message = Example()
+    for name, value in features.items():
+        message.features.feature[name].int64_list.value.append(value)
+    return message
+
+
+ONE, TWO = example(a=1), example(a=1, b=2)
+SIZES = [len(each.SerializeToString()) for each in (ONE, TWO)]
+INPUT = pb.Input(example_list=pb.ExampleList(examples=[ONE, TWO]))
+
+
+def spec(signature_name="", name="m"):
+    return pb.ModelSpec(name=name, signature_name=signature_name)
+
+
+def told(story, tmp_path):
+    async def run():
+        executor = ExampleExecutor()
+        async with loaded(executor, tmp_path) as stand:
+            await story(stand, executor)
+
+    asyncio.run(run())
+
+
+def test_classify_and_regress(tmp_path):
+    """Each Example's classes or value, and who answered."""
+
+    async def story(stand, executor):
+        reply = await stand.unary(methods.CLASSIFY)(pb.ClassificationRequest(model_spec=spec("classify"), input=INPUT))
+        rows = [[(each.label, each.score) for each in row.classes] for row in reply.result.classifications]
+        assert rows == [[("short", size), ("long", -size)] for size in SIZES]
+        assert (reply.model_spec.version.value, reply.model_spec.signature_name) == (1, "classify")
+        reply = await stand.unary(methods.REGRESS)(pb.RegressionRequest(model_spec=spec("regress"), input=INPUT))
+        assert [each.value for each in reply.result.regressions] == SIZES
+        assert reply.model_spec.name == "m"
+
+    told(story, tmp_path)
+
+
+def test_a_context_is_merged_into_each_example():
+    """Its bytes come before each Example's: features of both, and the Example's own where both have one."""
+    message = pb.Input()
+    message.example_list_with_context.context.CopyFrom(example(c=3, a=9))
+    message.example_list_with_context.examples.extend([ONE, TWO])
+    merged = [Example.FromString(data) for data in read_input(message)]
+    assert merged == [example(c=3, a=1), example(c=3, a=1, b=2)]
+
+
+def test_multi_inference(tmp_path):
+    """One result a task, in their order."""
+
+    async def story(stand, executor):
+        tasks = [
+            pb.InferenceTask(model_spec=spec("regress"), method_name=REGRESS),
+            pb.InferenceTask(model_spec=spec("classify"), method_name=CLASSIFY),
+        ]
+        reply = await stand.unary(methods.MULTI_INFERENCE)(pb.MultiInferenceRequest(tasks=tasks, input=INPUT))
+        first, second = reply.results
+        assert [each.value for each in first.regression_result.regressions] == SIZES
+        assert second.classification_result.classifications[1].classes[0].score == SIZES[1]
+        assert [each.model_spec.signature_name for each in reply.results] == ["regress", "classify"]
+        assert {each.model_spec.version.value for each in reply.results} == {1}
+
+    told(story, tmp_path)
+
+
+def task(method=CLASSIFY, **options):
+    return pb.InferenceTask(model_spec=spec(**options), method_name=method)
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code", "text"),
+    [
+        (methods.CLASSIFY, pb.ClassificationRequest(model_spec=spec()), CODE.INVALID_ARGUMENT, "Input is empty."),
+        (methods.CLASSIFY, pb.ClassificationRequest(input=INPUT), CODE.INVALID_ARGUMENT, "Missing ModelSpec"),
+        (
+            methods.REGRESS,
+            pb.RegressionRequest(model_spec=spec("x"), input=INPUT),
+            CODE.INVALID_ARGUMENT,
+            "No signature was found with the name: x",
+        ),
+        (
+            methods.MULTI_INFERENCE,
+            pb.MultiInferenceRequest(tasks=[task(), task(name="n")], input=INPUT),
+            CODE.INVALID_ARGUMENT,
+            "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
+        ),
+        (
+            methods.MULTI_INFERENCE,
+            pb.MultiInferenceRequest(tasks=[task(signature_name="s"), task(signature_name="s")], input=INPUT),
+            CODE.INVALID_ARGUMENT,
+            "Duplicate evaluation of signature: s",
+        ),
+        (
+            methods.MULTI_INFERENCE,
+            pb.MultiInferenceRequest(tasks=[task("tensorflow/serving/predict")], input=INPUT),
+            CODE.UNIMPLEMENTED,
+            "Unsupported signature method_name: tensorflow/serving/predict",
+        ),
+        (
+            methods.MULTI_INFERENCE,
+            pb.MultiInferenceRequest(input=INPUT),
+            CODE.INVALID_ARGUMENT,
+            "a MultiInferenceRequest must have 1 to 100 tasks, got 0",
+        ),
+        (
+            methods.GET_MODEL_METADATA,
+            pb.GetModelMetadataRequest(model_spec=spec()),
+            CODE.INVALID_ARGUMENT,
+            "GetModelMetadataRequest must specify at least one metadata_field",
+        ),
+    ],
+)
+def test_refusals(tmp_path, method, request_, code, text):
+    """TensorFlow Serving's codes and texts."""
+
+    async def story(stand, executor):
+        assert await code_of(stand.unary(method)(request_)) == (code, text)
+
+    told(story, tmp_path)
+
+
+def test_metadata(tmp_path):
+    """The signatures as the executor has them, and the version that they are of."""
+
+    async def story(stand, executor):
+        asked = pb.GetModelMetadataRequest(model_spec=spec(), metadata_field=["signature_def"])
+        reply = await stand.unary(methods.GET_MODEL_METADATA)(asked)
+        assert reply.metadata["signature_def"].value == b"signatures"
+        assert reply.model_spec.version.value == 1
+
+    told(story, tmp_path)
