@@ -1,0 +1,232 @@
+"""`fallback-server status|reload|label|rollback`, over real gRPC."""
+
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import threading
+
+import grpc
+import pytest
+from support.operator_servers import OperatorServer
+from support.tls_files import CERTIFICATE, KEY
+
+from fallback_server.cli import main
+from fallback_server.operator_command import catalog_lines
+from fallback_server.protocol.proto import edge_pb2 as edge
+
+
+def a_catalog():
+    half = edge.Model(name="half", labels={"stable": 12, "canary": 13}, default_version=13, traffic={12: 95, 13: 5})
+    half.versions.add(version=12, state=30, package_fingerprint="sha256:0123456789abcdef")
+    half.versions.add(version=13, state=30, queued_rows=7, expected_wait_ms=12.34)
+    whole = edge.Model(name="whole", default_version=1)
+    whole.versions.add(version=1, state=30)
+    whole.versions.add(version=2, state=50, error="LoadFailed: no signature")
+    return edge.CatalogUpdate(server_id="s-1", revision=3, models=[half, whole])
+
+
+TABLE = [
+    "MODEL  VERSION  STATE      LABELS  TRAFFIC   QUEUE     WAIT  PACKAGE",
+    "half        13  AVAILABLE  canary      5 %  7 rows  12.3 ms  -",
+    "half        12  AVAILABLE  stable     95 %       -        -  0123456789ab",
+    "whole        2  END        -             -       -        -  -",
+    "whole        1  AVAILABLE  -         100 %       -        -  -",
+    "whole 2: LoadFailed: no signature",
+]
+
+
+@pytest.fixture
+def server():
+    with OperatorServer() as one:
+        one.catalog = a_catalog()
+        yield one
+
+
+def run(capsys, *words):
+    code = main(list(words))
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err.strip()
+
+
+def test_status_is_a_table(server, capsys):
+    """A line for each version, newest first, and why loads have failed below."""
+    assert run(capsys, "status", server.address) == (0, TABLE, "")
+    assert run(capsys, "status", server.address, "whole")[1] == [
+        "MODEL  VERSION  STATE      LABELS  TRAFFIC  QUEUE  WAIT  PACKAGE",
+        "whole        2  END        -             -      -     -  -",
+        "whole        1  AVAILABLE  -         100 %      -     -  -",
+        TABLE[-1],
+    ]
+    server.catalog = edge.CatalogUpdate(server_id="s-1")
+    assert run(capsys, "status", server.address)[1] == ["s-1 serves no model"]
+
+
+def test_status_as_json(server, capsys):
+    """For programs: numbers as numbers."""
+    code, (line,), _ = run(capsys, "status", server.address, "half", "--json")
+    shown = json.loads(line)
+    assert (code, shown["server_id"], shown["revision"]) == (0, "s-1", 3)
+    (model,) = shown["models"]
+    assert (model["labels"], model["traffic"]) == ({"canary": 13, "stable": 12}, {"12": 95.0, "13": 5.0})
+    assert model["versions"][1] == {
+        "version": 13,
+        "state": "AVAILABLE",
+        "error": "",
+        "package_fingerprint": "",
+        "preprocessing_fingerprint": "",
+        "queued_rows": 7,
+        "expected_wait_ms": 12.34,
+    }
+
+
+def test_colours_are_for_terminals_alone():
+    """They take no room in the table; a pipe has none."""
+    coloured = catalog_lines(a_catalog(), colours=True)
+    assert "\x1b[32mAVAILABLE\x1b[0m" in coloured[1]
+    assert "\x1b[31mEND\x1b[0m      " in coloured[3]
+    assert catalog_lines(a_catalog(), colours=False) == TABLE
+
+
+def test_what_the_changes_say(server, capsys):
+    """What has changed, from what to what; and the requests that went."""
+    where = server.address
+    assert run(capsys, "label", where, "half", "stable=13")[:2] == (
+        0,
+        ["half: label stable points to version 13; before: 12"],
+    )
+    assert run(capsys, "label", where, "half", "stable=")[1] == ["half: label stable is taken away; before: 12"]
+    assert run(capsys, "rollback", where, "half", "--label=stable")[1] == ["half: label stable: version 13 -> 12"]
+    assert run(capsys, "reload", where)[1] == ["reloaded: a, b"]
+    assert server.asked == [
+        edge.SetLabelRequest(model="half", label="stable", version=13),
+        edge.SetLabelRequest(model="half", label="stable"),
+        edge.RollbackRequest(model="half", label="stable"),
+        edge.ReloadRequest(),
+    ]
+    assert json.loads(run(capsys, "rollback", where, "half", "--json")[1][0])["to_version"] == 12
+    assert json.loads(run(capsys, "reload", where, "--json")[1][0]) == {"models": ["a", "b"]}
+
+
+def test_refusals_are_one_line(server, capsys):
+    """The server's own text, and exit code 1."""
+    text = "Request to assign label to version 14 of model half, which is not currently available for inference"
+    server.refuse_with = (grpc.StatusCode.FAILED_PRECONDITION, text)
+    for words in (["label", server.address, "half", "stable=14"], ["rollback", server.address, "half"]):
+        assert run(capsys, *words) == (1, [], f"fallback-server: error: {server.address} refused: {text}")
+    expected = "fallback-server: error: no model none here; there is: half, whole"
+    assert run(capsys, "status", server.address, "none") == (1, [], expected)
+
+
+def test_nobody_listens(capsys):
+    """Said at once, in one line."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        address = f"127.0.0.1:{one.getsockname()[1]}"
+    for command in (["status", address], ["reload", address]):
+        assert run(capsys, *command) == (1, [], f"fallback-server: error: nobody listens at {address}")
+
+
+def test_a_server_that_does_not_answer(capsys):
+    """It is given up after the timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        code, _, err = run(capsys, "status", address, "--timeout_s=0.2")
+    assert (code, err) == (1, f"fallback-server: error: {address} did not answer within 0.2 s")
+
+
+def test_status_of_a_plain_tensorflow_serving(capsys):
+    """Models that are named have their states; what it doesn't tell is said to be unknown."""
+    with OperatorServer(ours=False) as plain:
+        plain.states = {"half": {2: (30, ""), 1: (50, "no memory")}}
+        code, lines, _ = run(capsys, "status", plain.address, "half")
+        assert (code, lines[:4]) == (
+            0,
+            [
+                "MODEL  VERSION  STATE",
+                "half         2  AVAILABLE",
+                "half         1  END",
+                "half 1: no memory",
+            ],
+        )
+        assert lines[4].startswith("the server tells states alone, as TensorFlow Serving does")
+        shown = json.loads(run(capsys, "status", plain.address, "half", "--json")[1][0])
+        assert shown["models"][0]["versions"][1] == {"version": 1, "state": "END", "error": "no memory"}
+        assert "name them: status HOST:PORT MODEL" in run(capsys, "status", plain.address)[2]
+        assert "refused: Could not find any versions of model x" in run(capsys, "status", plain.address, "x")[2]
+        assert "is no fallback-server" in run(capsys, "rollback", plain.address, "half")[2]
+
+
+def test_tls(tmp_path, capsys):
+    """With the CA it is spoken; without, or with another, one line says what may be amiss."""
+    (tmp_path / "ca.pem").write_bytes(CERTIFICATE)
+    credentials = grpc.ssl_server_credentials([(KEY, CERTIFICATE)])
+    with OperatorServer(credentials=credentials) as server:
+        code, lines, _ = run(capsys, "status", server.address, f"--tls_ca={tmp_path}/ca.pem")
+        assert (code, lines) == (0, ["s-1 serves no model"])
+        code, _, err = run(capsys, "status", server.address)
+        assert (code, err.endswith("does it speak TLS? --tls_ca=FILE")) == (1, True)
+    with OperatorServer() as server:
+        code, _, err = run(capsys, "status", server.address, f"--tls_ca={tmp_path}/ca.pem")
+        assert (code, err.endswith("is the server's certificate signed by that CA?")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["status"], "HOST:PORT is missing"),
+        (["status", "host"], "HOST:PORT is expected, got 'host'"),
+        (["label", "a:1"], "MODEL is missing"),
+        (["label", "a:1", "m"], "LABEL=VERSION is missing"),
+        (["label", "a:1", "m", "stable"], "LABEL=VERSION is expected, got 'stable'"),
+        (["label", "a:1", "m", "stable=x"], "LABEL=VERSION is expected, got 'stable=x'"),
+        (["label", "a:1", "m", "stable=0"], "a label can't point to version 0"),
+        (["rollback", "a:1"], "MODEL is missing"),
+        (["rollback", "a:1", "m", "n"], "'n' is one word too many"),
+        (["reload", "a:1", "--watch"], "--watch belongs to status"),
+        (["status", "a:1", "--label=x"], "--label belongs to rollback"),
+        (["status", "a:1", "--timeout_s=0"], "--timeout_s must be over 0 and at most 86400, got 0.0"),
+        (["status", "a:1", "--jsn"], "--jsn is no flag; did you mean --json?"),
+        (["status", "a:1", "--tls_ca=/nonexistent"], "--tls_ca=/nonexistent: No such file or directory"),
+        (["status", "a:1", "--tls_key=/dev/null"], "TLS needs --tls_ca"),
+    ],
+)
+def test_command_lines_that_cannot_be_meant(words, text, capsys):
+    """Exit code 2, before anybody is asked."""
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, [])
+    assert text in err
+
+
+def test_help(capsys):
+    """Of all commands."""
+    code, out, _ = run(capsys, "rollback", "--help")
+    assert code == 0
+    assert any("--label=LABEL" in line for line in out)
+
+
+@pytest.mark.slow
+def test_watch_redraws_a_terminal_and_ends_with_the_server(server):
+    """The whole table at every change, the screen cleared; exit code 1 when the server goes."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "fallback_server.cli", "status", server.address, "whole", "--watch"]
+    process = subprocess.Popen(command, stdout=slave, stderr=subprocess.PIPE, text=True)
+    os.close(slave)
+    shown = b""
+    killer = threading.Timer(60, process.kill)
+    killer.start()
+    while b"no signature" not in shown:
+        shown += os.read(master, 4096)
+    changed = a_catalog()
+    changed.models[1].versions[1].error = "mended soon"
+    server.publish(changed)
+    while b"mended soon" not in shown:
+        shown += os.read(master, 4096)
+    server.end_watches()
+    assert process.wait(30) == 1
+    assert process.stderr.read() == "fallback-server: error: the server has ended the watch\n"
+    assert shown.count(b"\x1b[H\x1b[2J") == 2
+    assert b"\x1b[31mEND\x1b[0m" in shown
+    killer.cancel()
+    os.close(master)
