@@ -17,7 +17,8 @@ ServerError
 ├── RequestCancelled      the caller is gone; nobody reads the answer
 ├── ExecutionFailed       the model failed on its own; the cause is in the log
 └── LoadFailed            a version can't be loaded; seen in its status
-    └── NoMemory          it would not fit into memory
+    ├── NoMemory          it would not fit into memory
+    └── ArchiveRefused    its archive is damaged, unsafe or no version; the same bytes would fail again
 """
 
 
@@ -91,3 +92,7 @@ class LoadFailed(ServerError):
 
 class NoMemory(LoadFailed):
     """The text says how much is needed, and how much there is."""
+
+
+class ArchiveRefused(LoadFailed):
+    """The text says which archive, and what in it is at fault."""
