@@ -109,12 +109,12 @@ class FakeControl:
 class Stand:
     """A server over one executor, whose load waits for `loader.gate`."""
 
-    def __init__(self, executor, path, **options):
+    def __init__(self, executor, path, *, batching=OPTIONS, **options):
         self.executor = executor
-        self.loader = GatedLoader(ServedModel(ServableId("m", 1), executor, OPTIONS))
+        self.loader = GatedLoader(ServedModel(ServableId("m", 1), executor, batching))
         self.manager = Manager(make_loader=lambda *_: self.loader, options=ManagerOptions(max_num_load_retries=0))
         self.control = FakeControl(self.manager, path)
-        self.plane = DataPlane(versions=self.control, options=OPTIONS, clock=asyncio.get_running_loop().time)
+        self.plane = DataPlane(versions=self.control, options=batching, clock=asyncio.get_running_loop().time)
         self.server = GrpcServer(self.plane, self.control, **{"server_id": "s1", **options})
         self.manager.set_aspired({ServableId("m", 1): AspiredVersion(path=path, fingerprint=())})
 

@@ -1,0 +1,182 @@
+import asyncio
+import json
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from support.fallback_fakes import FakeExecutor
+from support.grpc_stand import code_of, loaded
+
+from fallback_server.batching.options import BatchingOptions
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import inference_pb2 as pb
+from fallback_server.transport import large
+from fallback_server.transport.infer_messages import read_infer
+
+CODE = grpc.StatusCode
+CLIENTS = Path(__file__).parents[3] / ".venv" / "share" / "clients" / "bin" / "python"
+SCRIPT = Path(__file__).parents[2] / "support" / "clients" / "triton_grpc.py"
+
+
+def request(x, *, typed=False, **options):
+    x = np.asarray(x, np.float32)
+    message = pb.ModelInferRequest(model_name="m", **options)
+    tensor = message.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    if typed:
+        tensor.contents.fp32_contents.extend(x.reshape(-1).tolist())
+    else:
+        message.raw_input_contents.append(x.tobytes())
+    return message
+
+
+def told(story, tmp_path, **options):
+    async def run():
+        async with loaded(FakeExecutor(factor=2), tmp_path, **options) as stand:
+            stand.control.labels["stable"] = 1
+            await story(stand)
+
+    asyncio.run(run())
+
+
+def floats(response):
+    return np.frombuffer(response.raw_output_contents[0], np.float32).tolist()
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_inference(tmp_path, typed):
+    """Raw and typed values in, raw out; id, version and datatype in the answer."""
+
+    async def story(stand):
+        reply = await stand.unary(methods.MODEL_INFER)(request([[1, 2]], typed=typed, id="7"))
+        assert (reply.id, reply.model_name, reply.model_version) == ("7", "m", "1")
+        (output,) = reply.outputs
+        assert (output.name, output.datatype, list(output.shape)) == ("y", "FP32", [1, 2])
+        assert floats(reply) == [2, 4]
+
+    told(story, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "text"),
+    [
+        ({"model_name": ""}, CODE.INVALID_ARGUMENT, "the request has no model name"),
+        ({"model_version": "canary"}, CODE.INVALID_ARGUMENT, "Unrecognized servable version label: canary"),
+        ({"model_version": "5"}, CODE.NOT_FOUND, "Servable not found for request: Specific(m, 5)"),
+        (
+            {"raw_input_contents": [b"", b""]},
+            CODE.INVALID_ARGUMENT,
+            "2 raw_input_contents for 1 inputs: each must have its own",
+        ),
+        (
+            {"raw_input_contents": [b"123"]},
+            CODE.INVALID_ARGUMENT,
+            "input 'x': 3 raw bytes, FP32 of shape [1, 2] needs 8",
+        ),
+        (
+            {"outputs": [pb.ModelInferRequest.InferRequestedOutputTensor(name="q")]},
+            CODE.INVALID_ARGUMENT,
+            "output tensor alias not found in signature: q Outputs expected to be in the set {y}.",
+        ),
+        (
+            {"parameters": {"sequence_id": pb.InferParameter(int64_param=3)}},
+            CODE.UNIMPLEMENTED,
+            "parameter sequence_id: sequences of requests are not supported",
+        ),
+        (
+            {"parameters": {"timeout": pb.InferParameter(string_param="soon")}},
+            CODE.INVALID_ARGUMENT,
+            "parameter timeout must be a number of microseconds, got 'soon'",
+        ),
+        (
+            {"parameters": {"signature_name": pb.InferParameter(string_param="q")}},
+            CODE.FAILED_PRECONDITION,
+            'Serving signature key "q" not found.',
+        ),
+    ],
+)
+def test_refusals(tmp_path, change, code, text):
+    """What is asked for wrongly is named, with what was expected."""
+
+    async def story(stand):
+        asked = request([[1, 2]])
+        for name in change:
+            asked.ClearField(name)
+        asked.MergeFrom(pb.ModelInferRequest(**change))
+        assert await code_of(stand.unary(methods.MODEL_INFER)(asked)) == (code, text)
+
+    told(story, tmp_path)
+
+
+def test_parameters():
+    """The timeout becomes a wait, signature and client are taken, a priority and what nobody knows is passed over."""
+    parameters = {
+        "timeout": pb.InferParameter(int64_param=1500),
+        "signature_name": pb.InferParameter(string_param="s"),
+        "client_id": pb.InferParameter(string_param="c"),
+        "priority": pb.InferParameter(uint64_param=2),
+        "mood": pb.InferParameter(bool_param=True),
+    }
+    asked = read_infer(request([[1, 2]], parameters=parameters).SerializeToString())
+    assert (asked.timeout_s, asked.call.signature, asked.call.client_key) == (0.0015, "s", b"c")
+
+
+def test_large_raw_tensors_are_read_in_place():
+    """Every raw item keeps its place beside a large one, which is not copied."""
+    big = np.random.default_rng(0).random(large.LARGE_BYTES, np.float32)
+    message = request(big)
+    message.inputs.add(name="s", datatype="INT8", shape=[1])
+    message.raw_input_contents.append(b"\x05")
+    inputs = read_infer(message.SerializeToString()).call.inputs
+    np.testing.assert_array_equal(inputs["x"], big)
+    assert inputs["x"].base is not None
+    assert inputs["s"].tolist() == [5]
+
+
+def test_the_repository(tmp_path):
+    """The index in the protocol's words; load and unload go to the control."""
+
+    async def story(stand):
+        (model,) = (await stand.unary(methods.REPOSITORY_INDEX)(pb.RepositoryIndexRequest(ready=True))).models
+        assert (model.name, model.version, model.state) == ("m", "1", "READY")
+        await stand.unary(methods.REPOSITORY_MODEL_UNLOAD)(pb.RepositoryModelUnloadRequest(model_name="m"))
+        await stand.unary(methods.REPOSITORY_MODEL_LOAD)(pb.RepositoryModelLoadRequest(model_name="m"))
+        assert stand.control.orders == [("unload", "m"), ("load", "m")]
+        asked = pb.RepositoryModelLoadRequest(model_name="m")
+        asked.parameters["config"].string_param = "{}"
+        code, text = await code_of(stand.unary(methods.REPOSITORY_MODEL_LOAD)(asked))
+        assert (code, text) == (CODE.UNIMPLEMENTED, "load parameters are not supported: config")
+
+    told(story, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIENTS.exists(), reason="the clients' own environment is not there: make clients")
+def test_tritons_own_client(tmp_path):
+    """Everything that tritonclient does over gRPC, streams and large tensors too."""
+
+    async def story(stand):
+        client = await asyncio.create_subprocess_exec(
+            CLIENTS, SCRIPT, f"127.0.0.1:{stand.port}", "m", stdout=asyncio.subprocess.PIPE
+        )
+        printed, _ = await asyncio.wait_for(client.communicate(), 120)
+        assert client.returncode == 0
+        seen = json.loads(printed)
+        doubled = [[2.0, 4.0], [6.0, 8.0]]
+        assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, [True, True, False])
+        assert seen["server"]["name"] == "edge-fallback-server"
+        assert seen["metadata"]["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "2"]}]
+        assert (seen["metadata"]["versions"], seen["metadata"]["platform"]) == (["1"], "tensorflow")
+        assert seen["response"] == ["7", "m", "1"]
+        assert [seen[key] for key in ("y", "version", "label", "timeout")] == [doubled] * 4
+        assert seen["large"] is True
+        stream = seen["stream"]
+        assert {key: stream[key] for key in "012"} == {"0": [[0, 0]], "1": [[2, 2]], "2": [[4, 4]]}
+        assert stream["error"].startswith("[INVALID_ARGUMENT] input 'x': expected float32 [-1, 2]")
+        assert seen["wrong_name"][0] == "StatusCode.INVALID_ARGUMENT"
+        assert seen["wrong_version"] == ["StatusCode.NOT_FOUND", "Servable not found for request: Specific(m, 5)"]
+        assert seen["unknown"][0] == "StatusCode.NOT_FOUND"
+        assert seen["sequence"][0] == "StatusCode.UNIMPLEMENTED"
+        assert seen["index"]["models"] == [{"name": "m", "version": "1", "state": "READY"}]
+
+    told(story, tmp_path, batching=BatchingOptions())
