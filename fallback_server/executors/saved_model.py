@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,14 @@ _WORKER_BYTES = 2**26
 _ROUNDING = 0.01
 """Relative: above what float16 and reordered sums differ by, far below what a foreign row of ones changes."""
 
+_CALLERS, _SHARED = -1, 0
+"""Numbers of thread pools, as RunOptions has them: a negative one is the calling thread."""
+
+_TRIALS = 5
+_TRIALS_S = 0.5
+_CLEARLY = 0.8
+"""Of the time: a lesser gain of one request is lost again when several run at once."""
+
 _import_lock = threading.Lock()
 
 Callable_ = Callable[..., list[Any]]
@@ -53,7 +63,8 @@ class SavedModelOptions:
 
     Attributes:
         intra_op_parallelism: Threads that one operation may use; 0 lets TensorFlow choose.
-        inter_op_parallelism: Operations that may run at the same time; 0 lets TensorFlow choose.
+        inter_op_parallelism: Operations of one request that may run at the same time; 0: one, or as many as TensorFlow
+            likes where a trial shows that this is clearly faster.
         tags: Of the MetaGraph that is served.
     """
 
@@ -69,7 +80,7 @@ class SavedModelOptions:
                 raise ValueError(f"{name} must be at most {MAX_PARALLELISM}, got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Call:
     """One signature, ready to run.
 
@@ -89,8 +100,10 @@ class _Call:
 class SavedModelExecutor:
     """A SavedModel in a session of its own. See `Executor`."""
 
-    def __init__(self, session: Any, signature_defs: pb.SignatureDefMap) -> None:
+    def __init__(self, session: Any, signature_defs: pb.SignatureDefMap, options: SavedModelOptions) -> None:
         self._session = session
+        self._definitions = signature_defs.signature_def
+        self._options = options
         self._signature_defs = signature_defs.SerializeToString(deterministic=True)
         self._tf = import_tensorflow()
         self._signatures: dict[str, Signature] = {}
@@ -103,7 +116,7 @@ class SavedModelExecutor:
             except TensorCodecError as error:
                 _log.warning("signature %r can't be called from outside: %s", name, error)
                 continue
-            self._calls[name] = _call(session, definition)
+            self._calls[name] = _call(session, definition, pool=options.inter_op_parallelism > 1)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -142,6 +155,8 @@ class SavedModelExecutor:
                 continue
             try:
                 self.run(name, zeros)
+                if self._options.inter_op_parallelism == 0:
+                    self._choose_threads(name, zeros)
                 if signature.batches and self._mixes_rows(name, zeros):
                     self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
                     _log.warning(
@@ -149,6 +164,26 @@ class SavedModelExecutor:
                     )
             except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
                 _log.info("signature %r did not run on zeros and ones: %s", name, first_line(error))
+
+    def _choose_threads(self, name: str, inputs: Mapping[str, Array]) -> None:
+        """Has the calling thread run the signature's operations, unless the session's threads are clearly faster.
+
+        To wake a thread takes longer than most operations of a small model; a large one of parallel branches gains.
+        """
+        own = self._calls[name]
+        pool = _call(self._session, self._definitions[name], pool=True)
+        values = [inputs[feed] for feed in own.feeds]
+        fastest_s = dict.fromkeys((own, pool), math.inf)
+        begin_s = time.perf_counter()
+        for _ in range(_TRIALS):
+            for call in (own, pool):
+                before_s = time.perf_counter()
+                call.run(*values)
+                fastest_s[call] = min(fastest_s[call], time.perf_counter() - before_s)
+            if time.perf_counter() - begin_s > _TRIALS_S:
+                break
+        if fastest_s[pool] < _CLEARLY * fastest_s[own]:
+            self._calls[name] = pool
 
     def _mixes_rows(self, name: str, zero: Mapping[str, Array]) -> bool:
         """Whether a row of ones and one of zeros are answered otherwise together than alone.
@@ -192,7 +227,7 @@ def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecut
         for name, definition in meta_graph.signature_def.items():
             # TensorFlow's message class and ours have the same bytes.
             definitions.signature_def[name].MergeFromString(definition.SerializeToString())
-        executor = SavedModelExecutor(session, definitions)
+        executor = SavedModelExecutor(session, definitions, options)
         _check_callable(path, executor)
         executor.warm_up()
     except BaseException:
@@ -230,7 +265,7 @@ def _imported() -> Any:
     tf.get_logger().setLevel("ERROR")
     # Loaded lazily otherwise: by each worker anew.
     _ = tf.compat.v1.saved_model.loader.load, tf.compat.v1.Session, tf.errors.InvalidArgumentError
-    _callable_options(feed=[], fetch=[])
+    _callable_options(feed=[], fetch=[], pool=False)
     return tf
 
 
@@ -256,14 +291,21 @@ def _spec(name: str, info: pb.TensorInfo) -> TensorSpec:
     return TensorSpec(name=name, dtype=numpy_dtype(info.dtype), shape=shape)
 
 
-def _call(session: Any, definition: pb.SignatureDef) -> _Call:
-    """Prepares a signature's run. A session refuses to fetch what it is fed, so that is passed on here."""
+def _call(session: Any, definition: pb.SignatureDef, *, pool: bool) -> _Call:
+    """Prepares a signature's run. A session refuses to fetch what it is fed, so that is passed on here.
+
+    Args:
+        session: Has the graph.
+        definition: The signature.
+        pool: Whether operations go to the session's threads, or are run by the thread that calls.
+    """
     feeds = tuple(sorted(definition.inputs))
     fed = {definition.inputs[name].name: name for name in feeds}
     fetches = tuple(name for name in sorted(definition.outputs) if definition.outputs[name].name not in fed)
     options = _callable_options(
         feed=[definition.inputs[name].name for name in feeds],
         fetch=[definition.outputs[name].name for name in fetches],
+        pool=pool,
     )
     # make_callable, the public form, goes through a feed dictionary at each call and takes twice as long.
     run = session._make_callable_from_options(options)  # noqa: SLF001  TensorFlow is held below 2.22
@@ -273,10 +315,11 @@ def _call(session: Any, definition: pb.SignatureDef) -> _Call:
     return _Call(run=run, feeds=feeds, fetches=fetches, passed=passed)
 
 
-def _callable_options(*, feed: list[str], fetch: list[str]) -> Any:
+def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:
     from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415  as in _imported
 
-    return config_pb2.CallableOptions(feed=feed, fetch=fetch)
+    run_options = config_pb2.RunOptions(inter_op_thread_pool=_SHARED if pool else _CALLERS)
+    return config_pb2.CallableOptions(feed=feed, fetch=fetch, run_options=run_options)
 
 
 def _alike(one: Array, other: Array) -> bool:
