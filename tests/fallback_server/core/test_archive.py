@@ -1,0 +1,210 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.converter_packages import publish_toy
+from support.fallback_archives import SAVED_MODEL, write
+
+from fallback_server.core.archive import NOTES, Unpacker
+from fallback_server.core.errors import ArchiveRefused, LoadFailed
+from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
+from fallback_server.core.servable import ServableId
+from fallback_server.core.source import FileSystemSource
+
+LATER_S = 3600.0
+M7 = ServableId("m", 7)
+
+
+class Place:
+    """A base path, and a source that looks at it an hour later."""
+
+    def __init__(self, tmp_path, **options):
+        self.base = tmp_path / "m"
+        self.base.mkdir()
+        self.unpacker = Unpacker(**options)
+        config = ModelConfig(name="m", base_path=self.base, version_policy=VersionPolicy(kind=PolicyKind.ALL))
+        self.source = FileSystemSource(configs=[config], packed=self.unpacker, wall_clock=lambda: time.time() + LATER_S)
+
+    def poll(self):
+        return self.source.poll().aspired
+
+    def prepare(self, aspired=None):
+        aspired = (aspired or self.poll())[M7]
+        self.unpacker.prepare(M7, aspired)
+        return aspired
+
+    def files(self):
+        return sorted(path.name for path in self.base.iterdir() if path.name != NOTES)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("top", ["", "7/", "007/", "m/", "m-7/", "m/7/", "./"])
+def test_a_version_comes_out_of_its_archive(place, top):
+    """With or without a folder that is named for it; the source states the same version before, after and later."""
+    write(place.base / "7.tar.gz", {top + name: data for name, data in SAVED_MODEL.items()})
+    aspired = place.prepare()
+    assert aspired.archive == place.base / "7.tar.gz"
+    assert (aspired.path / "saved_model.pb").read_bytes() == b"graph"
+    assert place.files() == ["7", "7.tar.gz"]
+    assert place.poll()[M7] == aspired
+    place.prepare()
+    (place.base / "7.tar.gz").unlink()
+    assert place.poll()[M7] == aspired
+    assert not list((place.base / NOTES).glob("staging*"))
+
+
+def test_a_bad_archive_fails_until_it_changes_and_leaves_nothing(place):
+    """No version appears; a mended archive is another version's content, and comes out whole."""
+    write(place.base / "7.zip", {"words": b"x"})
+    before = place.poll()
+    with pytest.raises(ArchiveRefused, match=r"7\.zip: saved_model\.pb is missing"):
+        place.prepare(before)
+    assert place.files() == ["7.zip"]
+    write(place.base / "7.zip", SAVED_MODEL)
+    after = place.poll()
+    assert after != before
+    place.prepare(after)
+    assert place.files() == ["7", "7.zip"]
+
+
+def test_a_folder_of_another_name_is_refused(place):
+    """An archive of version 6 must not become version 7."""
+    write(place.base / "7.zip", {"6/" + name: data for name, data in SAVED_MODEL.items()})
+    with pytest.raises(ArchiveRefused, match="holds a folder '6'; the version's files, or a folder called 7, m or m-7"):
+        place.prepare()
+
+
+def test_a_folder_that_is_there_already_wins_and_that_is_said_once(place, caplog):
+    """Somebody's own version is never overwritten."""
+    (place.base / "7").mkdir()
+    (place.base / "7" / "saved_model.pb").write_bytes(b"own")
+    write(place.base / "7.zip", SAVED_MODEL)
+    for _ in range(3):
+        assert place.prepare().archive is None
+    assert (place.base / "7" / "saved_model.pb").read_bytes() == b"own"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{place.base / '7.zip'} is not unpacked: {place.base / '7'} is there, and not from it"
+    ]
+
+
+def test_a_newer_archive_replaces_what_came_out_of_the_older(place):
+    """But not what somebody has changed since."""
+    write(place.base / "7.zip", SAVED_MODEL)
+    first = place.prepare()
+    write(place.base / "7.zip", SAVED_MODEL | {"more": b"more"})
+    second = place.prepare()
+    assert second != first
+    assert (place.base / "7" / "more").read_bytes() == b"more"
+    (place.base / "7" / "more").write_bytes(b"changed by hand")
+    write(place.base / "7.zip", SAVED_MODEL)
+    assert place.prepare().archive is None
+    assert (place.base / "7" / "more").read_bytes() == b"changed by hand"
+
+
+def test_an_archive_that_changes_meanwhile_is_not_believed(place):
+    """What was unpacked may be half of each."""
+    write(place.base / "7.zip", SAVED_MODEL)
+    aspired = place.poll()
+    write(place.base / "7.zip", SAVED_MODEL | {"more": b"more"})
+    with pytest.raises(LoadFailed, match="changed while it was unpacked"):
+        place.prepare(aspired)
+    assert place.files() == ["7.zip"]
+
+
+def test_a_folder_of_its_own_for_what_is_unpacked(tmp_path):
+    """For base paths that can't be written: nothing appears beside the archive, and it is found again."""
+    place = Place(tmp_path, unpack_dir=tmp_path / "state")
+    write(place.base / "7.tar.zst", SAVED_MODEL)
+    aspired = place.prepare()
+    assert aspired.path == tmp_path / "state" / "m" / "7"
+    assert place.files() == ["7.tar.zst"]
+    assert place.poll()[M7] == aspired
+    mtime_ns = (aspired.path / "saved_model.pb").stat().st_mtime_ns
+    place.prepare()
+    assert (aspired.path / "saved_model.pb").stat().st_mtime_ns == mtime_ns
+    assert Unpacker(unpack_dir=tmp_path).folder("..", place.base / "7.zip", 7) == tmp_path / "_.." / "7"
+
+
+def test_a_package_is_verified(place, tmp_path):
+    """A package of the converter's whose file was altered is no version."""
+    package = publish_toy(tmp_path / "files", tmp_path / "store")
+    members = {path.relative_to(package.path).as_posix(): path.read_bytes() for path in package.path.rglob("*.*")}
+    sound = members | SAVED_MODEL
+    write(place.base / "7.zip", sound)
+    place.prepare()
+    shutil.rmtree(place.base / "7")
+    name = next(name for name in members if name.endswith(".tflite"))
+    write(place.base / "7.zip", sound | {name: bytes(len(members[name]))})
+    with pytest.raises(ArchiveRefused, match="SHA-256"):
+        place.prepare()
+    assert place.files() == ["7.zip"]
+
+
+def test_an_archive_that_is_being_copied_is_not_taken(tmp_path):
+    """It has to rest, as a folder has."""
+    place = Place(tmp_path)
+    place.source = FileSystemSource(
+        configs=[ModelConfig(name="m", base_path=place.base)], packed=place.unpacker, wall_clock=time.time, settle_s=60
+    )
+    write(place.base / "7.zip", SAVED_MODEL)
+    assert not place.poll()
+    (place.base / "7.zip").write_bytes((place.base / "7.zip").read_bytes() + b"more")
+    assert not place.poll()
+    assert list(place.poll()) == [M7]
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from fallback_server.core import archive, unpacking
+from fallback_server.core.aspired import AspiredVersion
+from fallback_server.core.scan import read_archive
+from fallback_server.core.servable import ServableId
+base = Path(sys.argv[1])
+step = sys.argv[2]
+def hang(*_, **__):
+    print("there", flush=True)
+    time.sleep(600)
+if step == "writing":
+    unpacking._Unpacking._make_links = hang
+elif step == "noting":
+    archive._write_note = hang
+elif step == "moving":
+    archive.sync_folder_before, archive._write_note = archive._write_note, None
+    archive._write_note = lambda *args: (archive.sync_folder_before(*args), hang())
+fingerprint, _ = read_archive(base / "7.zip")
+version = AspiredVersion(path=base / "7", fingerprint=fingerprint, archive=base / "7.zip")
+archive.Unpacker().prepare(ServableId("m", 7), version)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["writing", "noting", "moving"])
+def test_a_kill_at_any_point_leaves_no_half_version(place, step):
+    """Killed by force in the middle: no folder is there; the next start unpacks anew, and clears up."""
+    write(place.base / "7.zip", SAVED_MODEL)
+    root = str(Path(__file__).parents[3])
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD.format(path=[root]), str(place.base), step], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "there\n"
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(30)
+        child.stdout.close()
+    assert place.files() == ["7.zip"]
+    assert list((place.base / NOTES).glob("staging*"))
+    place.prepare()
+    assert place.files() == ["7", "7.zip"]
+    assert not list((place.base / NOTES).glob("staging*"))
