@@ -147,7 +147,7 @@ def test_an_enumeration_that_hangs_holds_up_no_timer():
     def in_order():
         asked.append(1)
         if len(asked) > 1:
-            hanging.wait(WAIT_S)
+            hanging.wait(3 * WAIT_S)
         return bus()
 
     one = Supervisor(time.monotonic, bus, in_order)
