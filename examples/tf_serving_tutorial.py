@@ -131,7 +131,7 @@ class Server:
         """Starts it and waits until it is ready."""
         command = [
             *(sys.executable, "-m", "fallback_server.cli"),
-            *("--port=0", "--rest_api_port=0", "--no-mdns"),
+            *("--port=0", "--no-mdns"),
             *("--model_name=fashion_model", f"--model_base_path={base_path}"),
         ]
         with log.open("w") as file:

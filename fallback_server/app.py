@@ -7,24 +7,28 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from fallback_server.advertiser import Advertiser
 from fallback_server.config import ServerOptions
-from fallback_server.core.errors import InvalidInput, ModelNotFound
-from fallback_server.core.handle import ServableHandle
+from fallback_server.config_file import batching_for, read_model_configs
+from fallback_server.control import Control
+from fallback_server.core.errors import ServerError
 from fallback_server.core.loader import OnLost
 from fallback_server.core.manager import Manager
-from fallback_server.core.servable import ServableId, ServableState
+from fallback_server.core.resources import MemoryBudget
+from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
-from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DataPlane
+from fallback_server.dataplane import Answer, DataPlane, PredictCall
 from fallback_server.executors.registry import Registry, default_registry
-from fallback_server.poller import Poller
-from fallback_server.protocol.mdns import Announcement
+from fallback_server.metrics import Metrics
+from fallback_server.poller import ConfigWatcher, Poller
+from fallback_server.protocol.mdns import Announcement, apis_of
 from fallback_server.served_model import ServedModel, ServedModelLoader
+from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
+from fallback_server.transport.rest.server import RestServer
 
 _log = logging.getLogger(__name__)
 
@@ -35,49 +39,11 @@ _UNLOAD_S = 5.0
 """For threads to end and memory to be freed once nothing is in flight any more."""
 
 
-class PlainVersions:
-    """The manager's versions as they are: no labels, nothing shared out."""
+class Ports(NamedTuple):
+    """Where the server listens; REST's is None where there is none."""
 
-    def __init__(self, manager: Manager[ServedModel]) -> None:
-        self._manager = manager
-
-    def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
-        """See `Versions`."""
-        del client_key
-        if target.label is not None:
-            raise InvalidInput(f"Unrecognized servable version label: {target.label}")
-        return self._manager.acquire(target.name, target.version)
-
-    def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
-        """See `Versions`."""
-        del name, answered
-        return None
-
-    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
-        """See `DataPlane.states`."""
-        if not target.name:
-            raise InvalidInput("ModelSpec has no name specified.")
-        states = self._manager.states(target.name)
-        if target.version is not None:
-            states = tuple(state for state in states if state.servable_id.version == target.version)
-            if not states:
-                raise ModelNotFound(f"Could not find version {target.version} of model {target.name}")
-        if not states:
-            raise ModelNotFound(f"Could not find any versions of model {target.name}")
-        return states
-
-    def index(self) -> tuple[ServableState, ...]:
-        """Nothing: nobody knows the names."""
-        return ()
-
-    def catalog(self) -> tuple[object, ...]:
-        """Nothing, likewise."""
-        return ()
-
-    def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
-        """Nobody tells."""
-        del on_change
-        return lambda: None
+    grpc: int
+    rest: int | None
 
 
 class Server:
@@ -90,46 +56,102 @@ class Server:
 
     def __init__(self, options: ServerOptions, registry: Registry | None = None) -> None:
         self._options = options
+        network, source = options.network, options.source
         self._registry = default_registry(options.saved_model) if registry is None else registry
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
-        self._manager: Manager[ServedModel] = Manager(make_loader=self._make_loader, options=options.manager)
-        versions = PlainVersions(self._manager)
-        self._dataplane = DataPlane(versions=versions, options=options.batching, clock=time.monotonic)
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._manager: Manager[ServedModel] = Manager(
+            make_loader=self._make_loader, options=options.manager, budget=MemoryBudget()
+        )
+        self.control = Control(
+            manager=self._manager,
+            source=FileSystemSource(
+                configs=source.configs, repository=source.repository, settle_s=source.poll_wait_s or 1.0
+            ),
+            configs=source.configs,
+            repository=source.repository,
+            allow_labels_for_unavailable=source.allow_labels_for_unavailable,
+            read_configs=functools.partial(read_model_configs, source.config_file) if source.config_file else None,
+        )
+        self._metrics = Metrics(self.control.catalog)
+        self._dataplane = DataPlane(
+            versions=self.control,
+            options=options.batching,
+            clock=time.monotonic,
+            check_method_names=options.check_method_names,
+            observe=self._observe,
+        )
         self._grpc = GrpcServer(
             self._dataplane,
-            versions,  # type: ignore[arg-type]
-            server_id=options.network.server_id,
+            self.control,
+            server_id=network.server_id,
+            max_message_bytes=network.max_message_bytes,
+            tls=network.tls,
+            allow_remote_control=network.allow_remote_control,
+            message_threads=network.grpc_threads,
+            channel_arguments=network.channel_arguments,
         )
+        self._rest: RestServer | None = None
+        if network.rest_port is not None:
+            self._rest = RestServer(
+                self._dataplane,
+                self.control,
+                self._metrics,
+                cors=network.cors,
+                timeout_s=network.rest_timeout_s,
+                metrics_path=options.metrics_path,
+                max_body_bytes=network.max_message_bytes,
+                threads=network.rest_threads,
+                allow_remote_control=network.allow_remote_control,
+            )
         self._poller = Poller(
-            source=FileSystemSource(
-                configs=options.source.configs,
-                repository=options.source.repository,
-                settle_s=options.source.poll_wait_s or 1.0,
-            ),
-            manager=self._manager,
-            wait_s=options.source.poll_wait_s,
+            source=self.control,
+            manager=self.control,
+            wait_s=source.poll_wait_s,
             on_ready=functools.partial(self._loop.call_soon_threadsafe, self._ready.set),
         )
+        self.control.wake = self._poller.wake
+        self._config_watcher: ConfigWatcher | None = None
+        if source.config_file is not None and source.config_poll_s:
+            self._config_watcher = ConfigWatcher(
+                source.config_file, reload=self.control.reload, wait_s=source.config_poll_s
+            )
         self._advertiser: Advertiser | None = None
 
-    async def start(self) -> int:
-        """Listens and begins to load; returns the port. SIGTERM and SIGINT stop the server from now on.
+    async def start(self) -> Ports:
+        """Listens and begins to load. SIGTERM and SIGINT stop the server from now on, SIGHUP has it configured anew.
 
         Raises:
             PortUnavailable: it can't listen there.
         """
         network = self._options.network
-        port = await self._grpc.start(host=network.host, port=network.port)
+        self._registry.start()
+        socket_path = None if network.socket_path is None else str(network.socket_path)
+        port = await self._grpc.start(host=network.host, port=network.port, socket_path=socket_path)
+        rest_port = None
+        if self._rest is not None and network.rest_port is not None:
+            rest_port = await self._rest.start(host=network.host, port=network.rest_port)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._dataplane.scheduler.start()
         self._poller.start()
+        if self._config_watcher is not None:
+            self._config_watcher.start()
         if network.mdns:
-            announcement = Announcement(server_id=network.server_id)
-            self._advertiser = Advertiser(announcement, host=network.host, port=port)
-        return port
+            fingerprint = "" if network.tls is None else network.tls.fingerprint
+            announcement = Announcement(
+                server_id=network.server_id,
+                apis=apis_of(rest_port=rest_port),
+                tls=network.tls is not None,
+                fingerprint=fingerprint,
+            )
+            self._advertiser = Advertiser(
+                announcement, host=network.host, port=port, interfaces=network.mdns_interfaces
+            )
+        return Ports(port, rest_port)
 
     async def wait_ready(self) -> bool:
         """Waits until what was on disk at the start is loaded, or could not be, and only then begins to announce.
@@ -143,7 +165,7 @@ class Server:
             wait.cancel()
         if self._stop.is_set():
             return False
-        await self._grpc.set_serving(serving=True)
+        await self._set_serving(serving=True)
         if self._advertiser is not None:
             self._advertiser.start()
         return True
@@ -153,26 +175,42 @@ class Server:
         await self._stop.wait()
         _log.info("stopping: requests in flight have %.1f s", self._options.grace_s)
         self._stop.clear()
-        await self._grpc.set_serving(serving=False)
+        await self._set_serving(serving=False)
         if self._advertiser is not None:
             await asyncio.to_thread(self._advertiser.stop, timeout_s=_MDNS_STOP_S)
         await self._drain()
         return await asyncio.to_thread(self._stop_threads)
 
+    async def _set_serving(self, *, serving: bool) -> None:
+        await self._grpc.set_serving(serving=serving)
+        if self._rest is not None:
+            await self._rest.set_serving(serving=serving)
+
     async def _drain(self) -> None:
         """Finishes what is in flight; a second signal cuts the grace short."""
-        draining = asyncio.ensure_future(self._grpc.stop(grace_s=self._options.grace_s))
+        draining = asyncio.ensure_future(self._stop_transports(self._options.grace_s))
         hurry = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
             _log.warning("stopping at once: a second signal came")
-            await self._grpc.stop(grace_s=0)
+            await self._stop_transports(0)
         hurry.cancel()
         await draining
 
+    async def _stop_transports(self, grace_s: float) -> None:
+        stops = [self._grpc.stop(grace_s=grace_s)]
+        if self._rest is not None:
+            stops.append(self._rest.stop(grace_s=grace_s))
+        await asyncio.gather(*stops)
+
     def _stop_threads(self) -> bool:
+        if self._config_watcher is not None:
+            self._config_watcher.stop(timeout_s=_UNLOAD_S)
         self._poller.stop(timeout_s=_UNLOAD_S)
         batches = self._dataplane.scheduler.stop(timeout_s=_UNLOAD_S)
+        # Nothing is wanted any more: what ends now is not loaded anew.
+        self._manager.set_aspired({})
+        self._registry.close()
         loads = self._manager.stop(timeout_s=_UNLOAD_S)
         return batches and loads
 
@@ -180,6 +218,39 @@ class Server:
         _log.info("%s", number.name)
         self._stop.set()
 
+    def _on_hangup(self) -> None:
+        task = asyncio.ensure_future(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        _log.info("SIGHUP: the configuration is read again")
+        try:
+            names = await asyncio.to_thread(self.control.reload)
+        except Exception as error:  # noqa: BLE001  a mistake in a file must not end what serves
+            _log.error("the configuration can't be applied; what was, stays: %s", error)
+        else:
+            _log.info("the configuration was applied: %s", ", ".join(names) or "no models")
+
     def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> ServedModelLoader:
-        del on_lost
-        return ServedModelLoader(servable_id, path, registry=self._registry, options=self._options.batching)
+        options = self._options.batching
+        return ServedModelLoader(
+            servable_id,
+            path,
+            registry=self._registry,
+            options=options,
+            on_lost=on_lost,
+            warm=self._options.warm_up,
+            batching_for=batching_for if options.per_model else None,
+            observer=self._metrics,
+        )
+
+    def _observe(self, call: PredictCall, servable_id: ServableId | None, answer: Answer, latency_s: float) -> None:
+        self._metrics.request(
+            model=call.target.name,
+            version=None if servable_id is None else servable_id.version,
+            verb=call.verb.value,
+            entrypoint=call.entrypoint,
+            code=code_of(answer) if isinstance(answer, ServerError) else "OK",
+            latency_s=latency_s,
+        )

@@ -94,10 +94,11 @@ async def _serve(options: ServerOptions) -> bool:
 
     server = Server(options)
     network = options.network
-    port = await server.start()
+    ports = await server.start()
     if await server.wait_ready():
         host = f"[{network.host}]" if ":" in network.host else network.host
-        print(f"{PROGRAM} listening on {host}:{port} (id {network.server_id})", flush=True)
+        rest = "" if ports.rest is None else f", REST on {host}:{ports.rest}"
+        print(f"{PROGRAM} listening on {host}:{ports.grpc} (id {network.server_id}){rest}", flush=True)
     return await server.run_until_stopped()
 
 

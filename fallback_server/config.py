@@ -192,6 +192,7 @@ class ServerOptions:
         batching: How requests are merged.
         saved_model: How TensorFlow runs.
         warm_up: Whether versions are run before they serve.
+        check_method_names: Whether Classify and Regress look at a signature's method name.
         metrics_path: Where REST gives the metrics out; None for nowhere.
         grace_s: How long requests in flight have when it stops.
     """
@@ -202,6 +203,7 @@ class ServerOptions:
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     saved_model: SavedModelOptions = field(default_factory=SavedModelOptions)
     warm_up: bool = True
+    check_method_names: bool = False
     metrics_path: str | None = DEFAULT_METRICS_PATH
     grace_s: float = 30.0
 

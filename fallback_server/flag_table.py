@@ -205,6 +205,13 @@ _BATCHES = _flags(
 _TENSORFLOW = _flags(
     Group.TENSORFLOW,
     ("*saved_model_tags", _LIST, "serve", "TAG,TAG", "of the graph in a SavedModel that is served"),
+    (
+        "*enable_signature_method_name_check",
+        _BOOL,
+        False,
+        "",
+        "refuses Classify and Regress of signatures that don't say that they are for them",
+    ),
     ("*tensorflow_session_parallelism", _INT, 0, "", "threads, for both flags below; 0: TensorFlow chooses"),
     ("*tensorflow_intra_op_parallelism", _INT, 0, "", "threads of one operation; 0: TensorFlow chooses"),
     ("*tensorflow_inter_op_parallelism", _INT, 0, "", "operations that run at a time; 0: TensorFlow chooses"),
@@ -243,8 +250,6 @@ _SESSION = "TensorFlow's threads are set by --tensorflow_intra_op_parallelism an
 
 REFUSED: Mapping[str, str] = {
     "enable_profiler": "no profiler runs in the server; see its metrics",
-    "enable_signature_method_name_check": "signatures of TensorFlow 2 carry no such names; what Classify and Regress "
-    "need is checked on the signature's outputs",
     "flush_filesystem_caches": "models live in processes of their own, and the system drops its cache when it needs to",
     "force_allow_any_version_labels_for_unavailable_models": "a label that answers must not be moved to a version "
     "that doesn't; --allow_version_labels_for_unavailable_models lets new ones wait",

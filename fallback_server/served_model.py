@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.batching.queue import BatchQueue
+from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.registry import Registry
@@ -21,6 +22,18 @@ _WEIGHT = 0.1
 """Of the newest run in the mean: some twenty runs tell of a model that has become slower."""
 
 
+class Observer(Protocol):
+    """Is told what versions do; see `Metrics`. Must not raise, and must not block."""
+
+    def batch(
+        self, *, model: str, version: int, rows: int, padded_rows: int, queued_s: Iterable[float], run_s: float
+    ) -> None:
+        """A batch has run."""
+
+    def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
+        """A load has ended."""
+
+
 class ServedModel:
     """What the manager keeps loaded.
 
@@ -29,6 +42,7 @@ class ServedModel:
         executor: Runs it.
         options: How its requests are merged.
         package: What it was published with.
+        on_run: Told of every run that has ended well.
         clock: Monotonic seconds.
 
     Attributes:
@@ -45,6 +59,7 @@ class ServedModel:
         options: BatchingOptions,
         package: PackageInfo | None = None,
         *,
+        on_run: Callable[[BatchRun], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.executor = executor
@@ -58,6 +73,7 @@ class ServedModel:
                 run=functools.partial(self._meter.run, functools.partial(executor.run, name)),
                 options=options,
                 merges=signature.batches,
+                on_run=on_run,
             )
             for name, signature in executor.signatures.items()
         }
@@ -141,6 +157,8 @@ class ServedModelLoader:
         on_lost: Called once, in any thread, with what was loaded and why, when it dies before it is closed.
         warm: Whether it is warmed up.
         batching_for: What the version's own folder says of batching; None where that is not asked.
+        observer: Is told of loads and runs.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -153,6 +171,8 @@ class ServedModelLoader:
         on_lost: Callable[[ServedModel, str], None] | None = None,
         warm: bool = True,
         batching_for: Callable[[Path, BatchingOptions], BatchingOptions] | None = None,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._servable_id = servable_id
         self._path = path
@@ -161,6 +181,8 @@ class ServedModelLoader:
         self._on_lost = on_lost
         self._warm = warm
         self._batching_for = batching_for
+        self._observer = observer
+        self._clock = clock
 
     @property
     def retriable(self) -> bool:
@@ -173,18 +195,43 @@ class ServedModelLoader:
 
     def load(self) -> ServedModel:
         """See `Loader.load`."""
+        begin_s, ok = self._clock(), False
+        try:
+            model = self._load()
+            ok = True
+        finally:
+            if self._observer is not None:
+                key = self._servable_id
+                seconds = self._clock() - begin_s
+                self._observer.load(model=key.name, version=key.version, seconds=seconds, ok=ok)
+        return model
+
+    def _load(self) -> ServedModel:
         options = self._options if self._batching_for is None else self._batching_for(self._path, self._options)
         loss = _Loss(self._on_lost)
         title = f"{self._servable_id.name}/{self._servable_id.version}"
         executor = self._registry.open(self._path, loss.tell, title=title)
         try:
             warm_up(executor, self._path, options, enabled=self._warm)
-            model = ServedModel(self._servable_id, executor, options, read_package(self._path))
+            model = ServedModel(
+                self._servable_id, executor, options, read_package(self._path), on_run=self._ran, clock=self._clock
+            )
         except BaseException:
             executor.close()
             raise
         loss.is_of(model)
         return model
+
+    def _ran(self, run: BatchRun) -> None:
+        if self._observer is not None:
+            self._observer.batch(
+                model=self._servable_id.name,
+                version=self._servable_id.version,
+                rows=run.rows,
+                padded_rows=run.padded_rows,
+                queued_s=run.queued_s,
+                run_s=run.run_s,
+            )
 
 
 class _Loss:

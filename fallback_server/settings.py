@@ -153,6 +153,7 @@ class _Builder:
                 batching=batching,
                 saved_model=saved_model,
                 warm_up=settings.switch("enable_model_warmup"),
+                check_method_names=settings.switch("enable_signature_method_name_check"),
                 metrics_path=metrics_path,
                 grace_s=settings.number("grace_s"),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from fallback_server.core import errors
+from fallback_server.core.errors import ServerError
 from fallback_server.protocol.status import Fault
 
 _log = logging.getLogger(__name__)
@@ -30,16 +31,26 @@ name in it that the caller made long, would cost the caller the code too."""
 INTERNAL_TEXT = "internal error; the server's log tells more"
 
 
+def code_of(error: ServerError) -> str:
+    """The name that gRPC has for a fault, for metrics."""
+    fault = _fault_of(error)
+    return (Fault.INTERNAL if fault is None else fault).code.name
+
+
 def translate(error: Exception) -> tuple[Fault, str]:
     """The fault and the text for the caller, cut where it would be too long to travel.
 
     What is no named error is logged, and its text kept from the caller.
     """
-    fault = next((_FAULTS[kind] for kind in type(error).__mro__ if kind in _FAULTS), None)
+    fault = _fault_of(error)
     if fault is not None:
         return fault, _cut(str(error))
     _log.error("an error that has no name", exc_info=error)
     return Fault.INTERNAL, INTERNAL_TEXT
+
+
+def _fault_of(error: Exception) -> Fault | None:
+    return next((_FAULTS[kind] for kind in type(error).__mro__ if kind in _FAULTS), None)
 
 
 def _cut(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 
 import grpc
@@ -45,6 +46,7 @@ class GrpcServer:
         tls: What TLS is spoken with; None for plain text.
         allow_remote_control: Whether callers may change what is served.
         message_threads: How many large messages are read and written at a time.
+        channel_arguments: Given to gRPC as they are; they win over ours.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class GrpcServer:
         tls: TlsFiles | None = None,
         allow_remote_control: bool = True,
         message_threads: int = 2,
+        channel_arguments: Sequence[tuple[str, int | str]] = (),
     ) -> None:
         self._tls = tls
         self._threads = MessageThreads(message_threads)
@@ -82,7 +85,7 @@ class GrpcServer:
             OperatorService(control, remote),
             self._health,
         )
-        self._server = grpc.aio.server(options=_options(max_message_bytes))
+        self._server = grpc.aio.server(options=(*_options(max_message_bytes), *channel_arguments))
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }

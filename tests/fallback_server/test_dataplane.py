@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support.clock import FakeClock
 from support.fallback_fakes import FakeExecutor, GatedLoader, signature
+from support.fallback_versions import PlainVersions
 
-from fallback_server.app import PlainVersions
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.classification import classes, regressions
 from fallback_server.core.errors import (

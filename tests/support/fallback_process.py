@@ -11,7 +11,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from fallback_server.protocol.methods import UNLIMITED_MESSAGES
 
-READY = re.compile(r"fallback-server listening on (\S+):(\d+) \(id ([A-Za-z0-9-]+)\)")
+READY = re.compile(r"fallback-server listening on (\S+):(\d+) \(id ([A-Za-z0-9-]+)\)(?:, REST on (\S+))?")
 READY_S = 90.0
 
 
@@ -37,6 +37,7 @@ class ServerProcess:
         assert found, f"no ready line, {self.ready_line!r}; log: {''.join(self.log)}"
         self.port, self.server_id = int(found[2]), found[3]
         self.address = f"127.0.0.1:{self.port}"
+        self.rest = found[4]
 
     def _read(self):
         for line in self.process.stderr:
