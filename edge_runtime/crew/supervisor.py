@@ -248,6 +248,8 @@ class Supervisor:
     def _tell(self, places: frozenset[str]) -> None:
         try:
             present = self.present()
+            # One that has left meanwhile is not told: the list lacks it, and nobody would be told when it is back.
+            places &= frozenset(map(place_of, self._edge_tpus()))
             with self._condition:
                 watchers = dict(self._watchers)
             for watcher, shown in watchers.items():

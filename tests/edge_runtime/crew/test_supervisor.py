@@ -122,6 +122,19 @@ def test_who_came_while_a_stick_was_away_for_a_moment_hears_of_it():
     assert (bus.told, late.told) == ([], [([], ["usb 1-1"])])
 
 
+def test_a_stick_that_leaves_while_it_is_asked_for_is_told_when_it_is_back():
+    """What the list lacks, since it took a second to make, has not been shown to anybody."""
+    bus = Bus()
+    lists = [bus, lambda: setattr(bus, "addresses", ()) or (), bus]
+    one = Supervisor(FakeClock(), bus, lambda: (lists.pop(0) if lists else bus)())
+    one.watch(bus)
+    for _ in range(2):
+        bus.addresses = ("1-1",)
+        look(one)
+    one.close()
+    assert bus.told == [([], ["usb 1-1"])]
+
+
 def test_a_watcher_that_fails_hears_of_it_again_and_so_do_the_others(caplog):
     """What one could not go by, for want of memory, is told at the next look; the other is told once."""
     bus, other = Bus(), Bus()
