@@ -60,7 +60,7 @@ class RestApp:
         self._timeout_s = timeout_s
         serving = TensorFlowServing(backend)
         inference = OpenInference(backend, version=package_version(), allow_remote_control=allow_remote_control)
-        self.routes = Routes([*self._own(), *_serving(serving), *_inference(inference)])
+        self.routes = Routes([*_serving(serving), *_inference(inference), *self._own()])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -22,8 +22,8 @@ from fallback_server.transport.settling import wait_settled
 
 _log = logging.getLogger(__name__)
 
-LARGE_BYTES = 2**20
-"""Work on more than this goes to a thread: the event loop has other callers."""
+LARGE_BYTES = 2**17
+"""Work on more than this goes to a thread: the event loop has other callers, and JSON takes some 20 ns a byte."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

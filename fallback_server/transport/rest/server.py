@@ -130,14 +130,24 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         PortUnavailable: the address is taken, or none of this machine's.
     """
+    flags = socket.AI_PASSIVE
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.create_server(
-            address, family=family, backlog=_BACKLOG, dualstack_ipv6=family == socket.AF_INET6 and host in {"", "::"}
-        )
+        family, kind, proto, _, address = socket.getaddrinfo(host or "::", port, type=socket.SOCK_STREAM, flags=flags)[
+            0
+        ]
+        # With its protocol: asyncio turns Nagle's delay off only on sockets that say they are TCP's.
+        listener = socket.socket(family, kind, proto)
     except (OSError, OverflowError) as error:
+        raise PortUnavailable(f"can't listen on {host}:{port} for REST: {error}") from error
+    try:
+        # A restarted server need not wait for old connections; a second one is refused all the same.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
         raise PortUnavailable(f"can't listen on {host}:{port} for REST: {error}") from error
     listener.setblocking(False)
     return listener

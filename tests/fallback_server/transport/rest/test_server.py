@@ -197,3 +197,12 @@ def test_the_root_says_where_to_go(gated):
     root = httpx.get(gated.url).json()
     assert root["name"] == "edge-fallback-server"
     assert root["links"]["openapi"] == "/openapi.json"
+
+
+def test_answers_leave_at_once(gated):
+    """Connections have no Nagle's delay: head and body are two writes, and the second would wait for the client."""
+    with httpx.Client(base_url=gated.url) as client:
+        client.get("/v2/health/live")
+        (connection,) = gated.server._uvicorn.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
