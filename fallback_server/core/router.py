@@ -111,7 +111,7 @@ class Router(Generic[S]):
             routes = self._routes.get(name, PLAIN)
             if routes.latest_answers:
                 break
-            draw = 0.0 if client_key else self._draw()
+            draw = self._draw() if routes.hold is None and not client_key else 0.0
             version = default_version(routes, self._manager.available(name), key=client_key, draw=draw)
             try:
                 return self._manager.acquire(name, version)

@@ -1,7 +1,10 @@
 import threading
 
+from support.fallback_stages import soon
+
+from fallback_server.core.servable import ServableId
 from fallback_server.core.source import SourceSnapshot
-from fallback_server.poller import Poller
+from fallback_server.poller import PATIENCE_POLLS, ConfigWatcher, Poller
 
 
 class FailingSource:
@@ -44,3 +47,83 @@ def test_a_look_that_fails_ends_nothing(caplog):
     poller.stop(timeout_s=10)
     assert len(target.told) <= source.polls - 1
     assert "looking for versions failed" in caplog.text
+
+
+class CountingSource:
+    """Counts its looks; one version never settles."""
+
+    def __init__(self, unsettled=()):
+        self.polls = 0
+        self.unsettled = frozenset(unsettled)
+
+    def poll(self):
+        self.polls += 1
+        return SourceSnapshot(aspired={}, unsettled=self.unsettled)
+
+
+def test_a_poller_that_looks_once_looks_again_when_it_is_woken():
+    """With a wait of 0 the configuration's changes are looked at all the same."""
+    source, ready = CountingSource(), threading.Event()
+    poller = Poller(source=source, manager=Target(), wait_s=0, on_ready=ready.set)
+    poller.start()
+    assert ready.wait(30)
+    assert source.polls == 1
+    poller.wake()
+    soon(lambda: source.polls == 2)
+    poller.stop(timeout_s=30)
+    assert source.polls == 2
+
+
+def test_a_long_wait_between_looks_is_cut_short_by_a_wake_and_by_the_end():
+    """Neither an operator nor a stop waits for the next look."""
+    source, ready = CountingSource(), threading.Event()
+    poller = Poller(source=source, manager=Target(), wait_s=3600, on_ready=ready.set)
+    poller.start()
+    assert ready.wait(30)
+    poller.wake()
+    soon(lambda: source.polls == 2)
+    poller.stop(timeout_s=30)
+    assert not poller._thread.is_alive()
+
+
+def test_what_never_settles_holds_up_the_start_for_a_few_polls_alone():
+    """A copy that has stalled is no reason to serve nothing."""
+    source, ready = CountingSource({ServableId("m", 1)}), threading.Event()
+    poller = Poller(source=source, manager=Target(), wait_s=0.001, on_ready=ready.set)
+    poller.start()
+    assert ready.wait(30)
+    assert source.polls >= PATIENCE_POLLS
+    poller.stop(timeout_s=30)
+
+
+def test_a_configuration_file_is_read_again_when_its_content_has_changed(tmp_path, caplog):
+    """Also where its time and size are as before; a mistake is told once, tried again, and what was, stays."""
+    file = tmp_path / "models.config"
+    file.write_text("one")
+    applied, refused = [], []
+
+    def reload():
+        if refused:
+            raise ValueError(refused[0])
+        applied.append(file.read_text())
+
+    watcher = ConfigWatcher(file, reload=reload, wait_s=0.001)
+    watcher.look()
+    watcher.look()
+    assert applied == ["one"], "once: it may have changed since it was read at the start"
+    file.write_text("two")
+    watcher.look()
+    assert applied == ["one", "two"]
+    refused.append("line 3: no such field")
+    file.write_text("bad")
+    for _ in range(3):
+        watcher.look()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert told == [f"{file} has changed and can't be applied; what was, stays: line 3: no such field"]
+    refused.clear()
+    watcher.look()
+    assert applied[-1] == "bad"
+    file.write_text("three")
+    watcher.start()
+    soon(lambda: applied[-1] == "three")
+    watcher.stop(timeout_s=30)

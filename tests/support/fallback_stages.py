@@ -1,6 +1,7 @@
 """A manager with loaders that a test holds in its hands."""
 
 import threading
+import time
 
 from support.clock import FakeClock
 from support.fallback_fakes import FakeExecutor, GatedLoader
@@ -72,3 +73,11 @@ class Stage:
         for loader in self.loaders.values():
             loader.gate.set()
         self.manager.stop(timeout_s=5)
+
+
+def soon(condition):
+    """Waits for what another thread brings about."""
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.002)

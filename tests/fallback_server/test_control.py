@@ -1,0 +1,394 @@
+import threading
+from pathlib import Path
+
+import pytest
+from support.clock import FakeClock
+from support.fallback_fakes import FakeExecutor, GatedLoader
+from support.fallback_stages import soon
+
+from fallback_server.control import Control
+from fallback_server.core.errors import (
+    ConfigRefused,
+    InvalidInput,
+    LabelRefused,
+    ModelNotFound,
+    PreconditionFailed,
+    VersionNotReady,
+)
+from fallback_server.core.manager import Manager, ManagerOptions
+from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.core.servable import ServableId, State
+from fallback_server.core.source import FileSystemSource
+from fallback_server.core.target import ModelTarget
+
+ALL = VersionPolicy(kind=PolicyKind.ALL)
+AVAILABLE, START, END = State.AVAILABLE, State.START, State.END
+
+
+def specific(*versions):
+    return VersionPolicy(kind=PolicyKind.SPECIFIC, versions=versions)
+
+
+class Server:
+    """A control over real folders and fake loaders; polled by the test."""
+
+    def __init__(self, tmp_path, *configs, folders=("m/1", "m/2", "m/3"), **options):
+        self.root = tmp_path
+        self.clock = FakeClock()
+        self.gates = {}
+        self.draws = iter([])
+        for folder in folders:
+            self.add(folder)
+        self.manager = Manager(
+            make_loader=self.make_loader, options=ManagerOptions(num_load_threads=4), clock=self.clock
+        )
+        repository = options.get("repository")
+        source = FileSystemSource(configs=configs, repository=repository, wall_clock=lambda: 4e9)
+        self.control = Control(
+            manager=self.manager,
+            source=source,
+            configs=configs,
+            clock=self.clock,
+            draw=lambda: next(self.draws),
+            **options,
+        )
+
+    def add(self, folder):
+        (self.root / folder).mkdir(parents=True)
+        (self.root / folder / "saved_model.pb").write_bytes(b"x")
+
+    def make_loader(self, servable_id, path, on_lost):
+        loader = GatedLoader(FakeExecutor(factor=servable_id.version))
+        gate = self.gates.get(servable_id.version)
+        loader.gate = gate or loader.gate
+        if gate is None:
+            loader.gate.set()
+        return loader
+
+    def poll(self, *, settle=True):
+        self.control.set_aspired(self.control.poll().aspired)
+        if settle:
+            assert self.control.wait_idle(timeout_s=30)
+            soon(lambda: all(state.state in (AVAILABLE, END, START) for state in self.control.index()))
+
+    def version(self, name="m", key=b"", **target):
+        with self.control.acquire(ModelTarget(name=name, **target), key) as handle:
+            return handle.servable_id.version
+
+    def states(self, name="m", **target):
+        states = self.control.states(ModelTarget(name=name, **target))
+        return {state.servable_id.version: state.state for state in states}
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Makes a server; stopped after the test."""
+    servers = []
+
+    def make(*configs, **options):
+        servers.append(Server(tmp_path, *configs, **options))
+        servers[-1].poll()
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        for gate in server.gates.values():
+            gate.set()
+        server.manager.stop(timeout_s=10)
+
+
+def config(tmp_path, name="m", policy=ALL, **options):
+    return ModelConfig(name=name, base_path=tmp_path / name, version_policy=policy, **options)
+
+
+def test_versions_labels_and_the_latest(serve, tmp_path):
+    """By number, by label, or the highest; what isn't there is named with TensorFlow Serving's texts."""
+    server = serve(config(tmp_path, labels={"stable": 2}))
+    assert (server.version(), server.version(version=1), server.version(label="stable")) == (3, 1, 2)
+    with pytest.raises(InvalidInput, match=r"^Unrecognized servable version label: canary$"):
+        server.version(label="canary")
+    with pytest.raises(InvalidInput, match=r"^ModelSpec has no name specified\.$"):
+        server.version(name="")
+    with pytest.raises(ModelNotFound, match=r"Specific\(m, 9\)"):
+        server.version(version=9)
+    assert server.states(label="stable") == {2: AVAILABLE}
+    with pytest.raises(ModelNotFound, match=r"^Could not find version 9 of model m$"):
+        server.states(version=9)
+    with pytest.raises(ModelNotFound, match=r"^Could not find any versions of model q$"):
+        server.states("q")
+    with pytest.raises(InvalidInput, match="label: canary"):
+        server.states(label="canary")
+
+
+def test_a_label_of_the_start_waits_for_its_version(serve, tmp_path):
+    """Until that is loaded its requests are told to wait; then it answers."""
+    server = Server(tmp_path, config(tmp_path, policy=specific(2), labels={"stable": 2}))
+    server.gates[2] = threading.Event()
+    server.poll(settle=False)
+    with pytest.raises(VersionNotReady, match="version 2 is"):
+        server.version(label="stable")
+    server.gates[2].set()
+    assert server.control.wait_idle(timeout_s=30)
+    assert server.version(label="stable") == 2
+    soon(lambda: server.control.catalog()[0].labels == {"stable": 2})
+    server.manager.stop(timeout_s=10)
+
+
+def test_labels_are_moved_to_available_versions_alone(serve, tmp_path):
+    """The refusal is TensorFlow Serving's; a move answers where it pointed before, and takes effect at once."""
+    server = serve(config(tmp_path))
+    assert server.control.set_label("m", "stable", 1) == 0
+    assert server.version(label="stable") == 1
+    assert server.control.set_label("m", "stable", 3) == 1
+    assert server.version(label="stable") == 3
+    text = r"^Request to assign label to version 9 of model m, which is not currently available for inference$"
+    with pytest.raises(LabelRefused, match=text):
+        server.control.set_label("m", "stable", 9)
+    assert server.version(label="stable") == 3
+    assert server.control.set_label("m", "stable", None) == 3
+    with pytest.raises(InvalidInput, match="label: stable"):
+        server.version(label="stable")
+    with pytest.raises(ModelNotFound):
+        server.control.set_label("q", "stable", 1)
+    with pytest.raises(InvalidInput, match="needs a name"):
+        server.control.set_label("m", "", 1)
+
+
+def test_unused_labels_for_unavailable_versions_where_that_is_allowed(serve, tmp_path):
+    """A new label may wait for its version; one in use may still not be moved to nowhere."""
+    server = serve(config(tmp_path), allow_labels_for_unavailable=True)
+    server.control.set_label("m", "next", 4)
+    with pytest.raises(ModelNotFound, match=r"Unrecognized servable version label: next; .*Specific\(m, 4\)"):
+        server.version(label="next")
+    server.add("m/4")
+    server.poll()
+    assert server.version(label="next") == 4
+    with pytest.raises(LabelRefused):
+        server.control.set_label("m", "next", 5)
+
+
+def test_a_version_that_leaves_takes_its_labels_answers_with_it(serve, tmp_path, caplog):
+    """NOT_FOUND, and said once in the log."""
+    server = serve(config(tmp_path, policy=specific(1, 2), labels={"stable": 1}))
+    server.control.configure([config(tmp_path, policy=specific(2), labels={"stable": 1})])
+    server.poll()
+    soon(lambda: server.manager.available("m") == (2,))
+    with pytest.raises(ModelNotFound, match="Unrecognized servable version label: stable"):
+        server.version(label="stable")
+    server.poll()
+    told = [record for record in caplog.records if "label stable of model m points to version 1" in record.message]
+    assert len(told) == 1
+
+
+def test_a_configuration_brings_versions_with_their_labels(serve, tmp_path):
+    """A label moves when its version, which the same configuration brings, is available: no request fails meanwhile."""
+    server = serve(config(tmp_path, policy=specific(1), labels={"stable": 1}))
+    failures, seen, done = [], set(), threading.Event()
+
+    def call():
+        while not done.is_set():
+            try:
+                seen.add(server.version(label="stable"))
+            except Exception as error:  # noqa: BLE001  whatever it is, the test tells it
+                failures.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    for version in (2, 3, 1, 2, 3):
+        server.gates[version] = threading.Event()
+        server.control.configure([config(tmp_path, policy=specific(version), labels={"stable": version})])
+        server.poll(settle=False)
+        server.gates.pop(version).set()
+        soon(lambda version=version: server.manager.available("m") == (version,))
+    done.set()
+    caller.join()
+    assert failures == []
+    assert seen == {1, 2, 3}
+
+
+def test_a_configuration_is_applied_whole_or_not_at_all(serve, tmp_path):
+    """A label that can't be, or a set that can't be, changes nothing."""
+    server = serve(config(tmp_path, policy=specific(1)))
+    before = server.control.configs()
+    other = config(tmp_path, "n")
+    with pytest.raises(LabelRefused, match="version 9 of model m"):
+        server.control.configure([other, config(tmp_path, labels={"stable": 9})])
+    with pytest.raises(LabelRefused, match="version 3 of model m"):
+        server.control.configure([config(tmp_path, policy=specific(1), labels={"stable": 3})])
+    with pytest.raises(ConfigRefused, match="multiple times"):
+        server.control.configure([other, other])
+    assert server.control.configs() == before
+    server.poll()
+    assert server.states() == {1: AVAILABLE}
+
+
+def test_models_come_and_go_with_the_configuration(serve, tmp_path):
+    """What is left out is unloaded; what is new is looked for at once; the wait ends when it answers."""
+    woken = threading.Event()
+    server = serve(config(tmp_path), folders=("m/1", "n/5"))
+    server.control.wake = woken.set
+    server.control.configure([config(tmp_path, "n", labels={"stable": 5})])
+    assert woken.is_set()
+    assert not server.control.wait_configured(timeout_s=0)
+    server.poll()
+    assert server.control.wait_configured(timeout_s=30)
+    assert server.version("n", label="stable") == 5
+    soon(lambda: server.states() == {1: END})
+
+
+def test_reload(serve, tmp_path):
+    """The file is read again; without one there is nothing to read; a repository is looked at."""
+    found = [config(tmp_path, policy=specific(2))]
+    server = serve(config(tmp_path), read_configs=lambda: found)
+    assert server.control.reload() == ("m",)
+    server.poll()
+    soon(lambda: server.manager.available("m") == (2,))
+    found.append(config(tmp_path, "relative").__class__(name="r", base_path=Path("r")))
+    with pytest.raises(ConfigRefused, match="absolute path"):
+        server.control.reload()
+    with pytest.raises(PreconditionFailed, match="no configuration file"):
+        serve(config(tmp_path), folders=("x/1",)).control.reload()
+
+
+def test_what_an_operator_did_outlives_a_reload_that_says_nothing_new(serve, tmp_path):
+    """An unchanged configuration undoes no rollback; a changed one does."""
+    server = serve(config(tmp_path), folders=("m/1", "m/2", "m/3", "n/1"))
+    server.control.rollback("m")
+    server.control.set_label("m", "canary", 1)
+    server.control.configure([config(tmp_path), config(tmp_path, "n")])
+    server.poll()
+    assert (server.version(), server.version(label="canary")) == (2, 1)
+    server.control.configure([config(tmp_path, labels={"stable": 1}), config(tmp_path, "n")])
+    assert (server.version(), server.version(label="stable")) == (3, 1)
+    with pytest.raises(InvalidInput):
+        server.version(label="canary")
+
+
+def test_rollback_of_the_default(serve, tmp_path):
+    """The next lower version answers at once, again the next; until a version comes that is higher than all."""
+    server = serve(config(tmp_path))
+    done = server.control.rollback("m")
+    assert (done.from_version, done.to_version, done.label) == (3, 2, "")
+    assert server.version() == 2
+    assert server.control.catalog()[0].default_version == 2
+    assert server.control.rollback("m").to_version == 1
+    with pytest.raises(PreconditionFailed, match=r"has no earlier version to go back to; available: 1, 2, 3$"):
+        server.control.rollback("m")
+    assert server.version() == 1
+    assert server.version(version=3) == 3
+    server.add("m/4")
+    server.poll()
+    assert server.version() == 4
+
+
+def test_rollback_of_a_label(serve, tmp_path):
+    """`stable` where the model has it: back to where it pointed, then to the next lower version."""
+    server = serve(config(tmp_path))
+    server.control.set_label("m", "stable", 2)
+    server.control.set_label("m", "stable", 3)
+    done = server.control.rollback("m")
+    assert (done.from_version, done.to_version, done.label) == (3, 2, "stable")
+    assert server.control.rollback("m").to_version == 1
+    with pytest.raises(PreconditionFailed, match="label stable of model m, at version 1"):
+        server.control.rollback("m")
+    assert server.version() == 3
+    with pytest.raises(InvalidInput, match="label: canary"):
+        server.control.rollback("m", "canary")
+    with pytest.raises(ModelNotFound):
+        server.control.rollback("q")
+
+
+def test_traffic_is_split_by_client_and_a_rollback_ends_that(serve, tmp_path):
+    """One client gets one version; without a key each request is drawn; a version that is gone gets nothing."""
+    server = serve(config(tmp_path, traffic={1: 50, 2: 50}))
+    versions = {number: server.version(key=b"client-%d" % number) for number in range(100)}
+    assert set(versions.values()) == {1, 2}
+    assert versions == {number: server.version(key=b"client-%d" % number) for number in range(100)}
+    server.draws = iter([0.49, 0.51])
+    assert [server.version(), server.version()] == [1, 2]
+    assert server.version(version=3) == 3
+    assert server.control.catalog()[0].traffic == {1: 50, 2: 50}
+    server.control.rollback("m")
+    assert {server.version(key=b"client-%d" % number) for number in range(100)} == {1}
+
+
+def test_shadow(serve, tmp_path):
+    """A share of the requests runs on a second version too; where that is not there, nothing happens."""
+    server = serve(config(tmp_path, shadow=Shadow(version=2, share=0.5)), config(tmp_path, "n"), folders=("m/1", "m/2"))
+    server.draws = iter([0.4, 0.6, 0.4])
+    with server.control.shadow("m", 1) as handle:
+        assert handle.servable_id == ServableId("m", 2)
+    assert server.control.shadow("m", 1) is None
+    assert server.control.shadow("m", 2) is None
+    assert server.control.shadow("n", 1) is None
+    server.control.configure([config(tmp_path, policy=specific(1), shadow=Shadow(version=2, share=1))])
+    server.poll()
+    soon(lambda: server.manager.available("m") == (1,))
+    server.draws = iter([0.4])
+    assert server.control.shadow("m", 1) is None
+
+
+def test_a_model_is_taken_out_of_service_and_back(serve, tmp_path):
+    """Out at once, and through polls; back at once. A failed load is tried again."""
+    server = serve(repository=tmp_path, folders=("m/1", "n/1"))
+    server.control.unload("m")
+    soon(lambda: server.states() == {1: END})
+    server.poll()
+    assert server.states() == {1: END}
+    assert server.version("n") == 1
+    server.control.load("m")
+    soon(lambda: server.manager.available("m") == (1,))
+    for command in (server.control.load, server.control.unload):
+        with pytest.raises(ModelNotFound):
+            command("q")
+
+
+def test_index_and_catalog(serve, tmp_path):
+    """Every model's every version, also of models without one and of versions that are incomplete."""
+    server = serve(config(tmp_path), config(tmp_path, "empty"), folders=("m/1", "m/2", "empty"))
+    (tmp_path / "m" / "9").mkdir()
+    server.poll()
+    assert [(state.servable_id.version, state.state, state.error) for state in server.control.index()] == [
+        (9, START, "saved_model.pb is missing"),
+        (2, AVAILABLE, None),
+        (1, AVAILABLE, None),
+    ]
+    server.control.set_label("m", "stable", 1)
+    empty, full = server.control.catalog()
+    assert (empty.name, empty.versions, empty.default_version) == ("empty", (), 0)
+    assert (full.name, full.default_version, full.labels) == ("m", 2, {"stable": 1})
+    assert [view.servable and view.servable.factor for view in full.versions] == [None, 2, 1]
+
+
+def test_every_change_is_followed_by_a_look_that_shows_it(serve, tmp_path):
+    """Watchers of versions, labels and defaults are told after the change, not before."""
+    server = serve(config(tmp_path))
+    seen = []
+    end = server.control.watch(lambda: seen.append(server.control.catalog()[0]))
+    server.control.set_label("m", "stable", 1)
+    assert seen[-1].labels == {"stable": 1}
+    server.control.set_label("m", "stable", None)
+    server.control.rollback("m")
+    assert (seen[-1].labels, seen[-1].default_version) == ({}, 2)
+    server.add("m/4")
+    server.poll()
+    soon(lambda: seen[-1].default_version == 4)
+    end()
+    count = len(seen)
+    server.control.rollback("m")
+    assert len(seen) == count
+
+
+def test_what_is_remembered_of_a_repository_ends_with_its_models(serve, tmp_path):
+    """Labels of models that are gone for good are not kept for ever."""
+    server = serve(repository=tmp_path, folders=("m/1",))
+    server.control.set_label("m", "stable", 1)
+    assert server.control._router.of("m").labels
+    server.manager._table._ended.clear()
+    (tmp_path / "m" / "1" / "saved_model.pb").unlink()
+    (tmp_path / "m" / "1").rmdir()
+    server.poll()
+    soon(lambda: server.states() == {1: END})
+    server.manager._table._ended.clear()
+    server.poll()
+    assert not server.control._router.of("m").labels
