@@ -139,6 +139,8 @@ class Control:
         if target.label is not None:
             version = self._router.version_of(target.name, target.label)
         states = self._states(target.name)
+        if version == 0 and all(state.servable_id.version for state in states):
+            version = None  # As in `Router.acquire`.
         if version is not None:
             states = tuple(state for state in states if state.servable_id.version == version)
             if not states:

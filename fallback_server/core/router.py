@@ -103,7 +103,8 @@ class Router(Generic[S]):
         name = target.name
         if not name:
             raise InvalidInput("ModelSpec has no name specified.")
-        if target.version is not None:
+        # OpenVINO's client sends 0 for "whichever": it names a version only where there is such a one.
+        if target.version or (target.version == 0 and 0 in self._manager.available(name)):
             return self._manager.acquire(name, target.version)
         if target.label is not None:
             return self._acquire_label(name, target.label)

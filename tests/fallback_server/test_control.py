@@ -120,6 +120,13 @@ def test_versions_labels_and_the_latest(serve, tmp_path):
         server.states(label="canary")
 
 
+def test_version_0_names_none_where_there_is_none(serve, tmp_path):
+    """OpenVINO's client sends it for the latest; a folder called 0 is one all the same."""
+    server = serve(config(tmp_path))
+    assert server.version(version=0) == 3
+    assert set(server.states(version=0)) == {1, 2, 3}
+
+
 def test_a_label_of_the_start_waits_for_its_version(serve, tmp_path):
     """Until that is loaded its requests are told to wait; then it answers."""
     server = Server(tmp_path, config(tmp_path, policy=specific(2), labels={"stable": 2}))
