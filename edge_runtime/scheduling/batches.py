@@ -40,7 +40,7 @@ def take_batch(queue: RequestQueue, costs: CostTable, now_s: float) -> Taken:
 
 def take_one(queue: RequestQueue, costs: CostTable, now_s: float) -> Taken:
     """The same where nothing can be joined, made short: one that runs or is refused."""
-    (entry,) = queue.head(1)
+    entry = queue.head(1)[0]
     rows, left_s = entry.waiting.rows, entry.waiting.deadline_s - now_s
     takes_s = costs.sure_seconds(rows) if queue else costs.seconds(rows)
     runs = left_s >= takes_s or (left_s > 0 and costs.probe(rows, left_s))

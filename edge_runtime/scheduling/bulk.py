@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from converter.artifact import Signature
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.scheduling.queue import Queued
-from edge_runtime.scheduling.runs import named, run_joined
+from edge_runtime.scheduling.runs import foreign, named, replied, run_joined
 from edge_runtime.scheduling.slot import Slot
-from edge_runtime.types import Arrays, InferRequest, Reply
+from edge_runtime.types import InferRequest, Reply
 
 PIECE_S = 0.002
 """How long a piece runs before others are looked at: long beside a thread's waking, short beside a deadline."""
@@ -59,9 +59,19 @@ def run_piece(
     slot: Slot,
     signature: Signature,
     clock: Callable[[], float],
-    reply: Callable[[InferRequest, Arrays, Slot, float], Reply],
+    version: int,
+    *,
+    own_thread: bool = False,
 ) -> tuple[list[int], EdgeRuntimeError | None]:
     """Runs the next requests of a bulk for a few milliseconds, in the batches that pay.
+
+    Args:
+        bulk: What is asked.
+        slot: Where.
+        signature: Of all its requests.
+        clock: Monotonic seconds.
+        version: What replies say.
+        own_thread: Whether this is the caller's thread, in which a signal's handler may raise too: see `foreign`.
 
     Returns:
         The rows of each run, and the error of the last one if it failed: its requests have it as their outcome.
@@ -74,7 +84,10 @@ def run_piece(
         before_s = now_s
         try:
             outputs = run_joined(slot, signature, group)
-        except Exception as error:  # noqa: BLE001  whatever it is belongs to these requests
+        except Exception as error:
+            # Else whatever it is belongs to these requests.
+            if own_thread and foreign(error):
+                raise
             if len(group) == 1:
                 bulk.outcomes.append(failure := named(group[0], error))
                 return runs, failure
@@ -86,7 +99,7 @@ def run_piece(
         slot.costs.record(rows, now_s - before_s)
         runs.append(rows)
         for request, arrays in zip(group, outputs, strict=True):
-            bulk.outcomes.append(reply(request, arrays, slot, now_s))
+            bulk.outcomes.append(replied(request, arrays, slot, version, now_s))
     return runs, None
 
 

@@ -1,39 +1,40 @@
 """The permits of one device, shared fairly by the versions that run on it.
 
-An interrupt (Ctrl-C) may end a caller between any two steps here, also within the lock. So who has permits is written
-down, and `recover` counts everything else anew from that.
+A signal's handler may end a caller between any two steps here, also within the lock. So who has permits is written
+down, and `recover` counts everything else anew from that. CPython looks for signals after calls and at the ends of
+loops only: lines without either, one after the other, are one step.
 """
 
 from __future__ import annotations
 
-import contextlib
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections.abc import Collection
 from itertools import count
 
 from edge_runtime.scheduling.fairness import Share
+from edge_runtime.scheduling.waking import wake
 
 
 class Waiter:
-    """A thread that waits for permits.
+    """Somebody who waits for permits.
 
     Attributes:
         share: Whose run it is.
         permits: How many.
         token: Who is to have them.
-        given: Whether it has them.
+        awake: What is released when they are given.
+        given: Whether they are.
     """
 
     __slots__ = ("awake", "given", "order", "permits", "share", "token")
 
-    def __init__(self, share: Share, permits: int, order: int, token: object) -> None:
+    def __init__(self, share: Share, permits: int, order: int, token: object, awake: LockType) -> None:
         self.share = share
         self.permits = permits
         self.order = order
         self.token = token
+        self.awake = awake
         self.given = False
-        self.awake = allocate_lock()
-        self.awake.acquire()
 
     @property
     def place(self) -> tuple[float, int]:
@@ -42,7 +43,7 @@ class Waiter:
 
 
 class Gate:
-    """So many runs at once on one device. Thread-safe.
+    """So many runs at once on one device. Thread-safe; nothing here blocks.
 
     Between versions only weights count, not the priorities of their requests: a model that calls all of its requests
     urgent would starve its neighbours.
@@ -74,12 +75,12 @@ class Gate:
         return Share(weight, name)
 
     def try_enter(self, share: Share, permits: int = 1, token: object = None) -> bool:
-        """Takes the permits if they are free and nobody waits; whether it did. Never blocks.
+        """Takes the permits if they are free and nobody waits; whether it did.
 
         Args:
             share: Whose run it is.
             permits: How many it needs.
-            token: Who has them until it leaves: the slot; None for the share itself.
+            token: Who has them until it leaves: the slot, which is somebody's for so long; None for the share itself.
         """
         with self._lock:
             if self._waiting or self._free < permits:
@@ -88,18 +89,42 @@ class Gate:
             self._take(share, permits, share if token is None else token)
             return True
 
-    def enter(self, share: Share, permits: int = 1, token: object = None, timeout_s: float | None = None) -> bool:
-        """Takes the permits; waits for its turn, at most so many seconds. Whether it has them."""
+    def ask(self, share: Share, permits: int, token: object, awake: LockType) -> Waiter:
+        """Takes the permits, or a place among those that wait: then `awake` is released when it is given them.
+
+        Args:
+            share: As in `try_enter`.
+            permits: Likewise.
+            token: Likewise.
+            awake: A lock that is held while its owner sleeps.
+        """
         with self._lock:
             self._come(share)
+            waiter = Waiter(share, min(permits, self.capacity), next(self._order), token, awake)
             if not self._waiting and self._free >= permits:
-                self._take(share, permits, share if token is None else token)
-                return True
-            waiter = self._queue(share, permits, token)
-        return self.wait(waiter, timeout_s)
+                self._take(share, permits, token)
+                waiter.given = True
+            else:
+                self._waiting.append(waiter)
+            return waiter
 
-    def turn(self, share: Share, run_s: float, permits: int = 1, token: object = None) -> Waiter | None:
-        """Ends a run and asks for the next one: None if it may begin, else what to `wait` for.
+    def withdraw(self, waiter: Waiter) -> bool:
+        """Leaves the place of one that waits; whether it did: if not, the permits have been given."""
+        with self._lock:
+            if waiter.given:
+                return False
+            self._waiting.remove(waiter)
+            self._go(waiter.share)
+            self._grant()
+            return True
+
+    def wanted(self, share: Share) -> bool:
+        """Whether another user waits. A look without the lock."""
+        waiting = self._waiting
+        return bool(waiting) and any(one.share is not share for one in list(waiting))
+
+    def stays(self, share: Share, run_s: float, permits: int = 1, token: object = None) -> bool:
+        """Ends a run and begins the next one of the same user, if it is its turn; else leaves. Whether it stays.
 
         Whoever runs on and on competes with those that wait for its permits, as if it had waited with them: its weight
         would count for nothing if they were given away before it asks again.
@@ -112,41 +137,16 @@ class Gate:
         """
         with self._lock:
             share.end(run_s, permits)
-            if not self._waiting:
+            if all(share.tag_s < one.share.tag_s for one in self._waiting if one.share is not share):
                 share.start(permits)
-                return None
-            self._drop(permits, share if token is None else token)
-            waiter = self._queue(share, permits, token)
-            self._grant()
-            return None if waiter.given else waiter
-
-    def wait(self, waiter: Waiter, timeout_s: float | None = None) -> bool:
-        """Waits until its turn has come, at most so many seconds; whether it has.
-
-        An interrupted caller leaves its place, and what it was given.
-        """
-        try:
-            if waiter.awake.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0.0)):
                 return True
-            with self._lock:
-                if not waiter.given:
-                    self._waiting.remove(waiter)
-                    self._go(waiter.share)
-                    self._grant()
-                return waiter.given
-        except BaseException:
-            with self._lock:
-                if waiter.given:
-                    self._drop(waiter.permits, waiter.token)
-                    waiter.share.end(0.0, waiter.permits)
-                else:
-                    self._waiting.remove(waiter)
-                self._go(waiter.share)
-                self._grant()
-            raise
+            self._drop(permits, share if token is None else token)
+            self._go(share)
+            self._grant()
+            return False
 
     def leave(self, share: Share, run_s: float, permits: int = 1, token: object = None) -> None:
-        """Gives the permits back, and lets in whose turn it is; the arguments are as in `turn`."""
+        """Gives the permits back, and lets in whose turn it is; the arguments are as in `stays`."""
         with self._lock:
             share.end(run_s, permits)
             self._drop(permits, share if token is None else token)
@@ -155,7 +155,7 @@ class Gate:
                 self._grant()
 
     def recover(self, gone: Collection[object]) -> None:
-        """After an interrupt: what these tokens have is free, and everything is counted anew.
+        """After an interrupt: what these tokens have or wait for is free, and everything is counted anew.
 
         Args:
             gone: The tokens of the caller that was interrupted.
@@ -164,11 +164,10 @@ class Gate:
             for token in gone:
                 self._held.pop(token, None)
             for waiter in list(self._waiting):
-                if waiter.given or waiter.token in gone:
+                if waiter.token in gone:
                     self._waiting.remove(waiter)
-                    waiter.given = True
-                    with contextlib.suppress(RuntimeError):  # It is awake already.
-                        waiter.awake.release()
+                elif waiter.token in self._held:  # It was let in, and perhaps not told.
+                    self._admit(waiter)
             self._free = self.capacity - sum(permits for _, permits in self._held.values())
             shares = [share for share, _ in self._held.values()] + [waiter.share for waiter in self._waiting]
             for share in dict.fromkeys([*self._users, *shares]):
@@ -197,8 +196,8 @@ class Gate:
     def _take(self, share: Share, permits: int, token: object) -> None:
         share.start(permits)
         held = self._held
-        held[token] = (share, permits + held[token][1]) if token in held else (share, permits)
         self._free -= permits
+        held[token] = (share, permits + held[token][1]) if token in held else (share, permits)
 
     def _drop(self, permits: int, token: object) -> None:
         share, held = self._held[token]
@@ -208,10 +207,10 @@ class Gate:
             self._held[token] = (share, held - permits)
         self._free += permits
 
-    def _queue(self, share: Share, permits: int, token: object = None) -> Waiter:
-        waiter = Waiter(share, min(permits, self.capacity), next(self._order), share if token is None else token)
-        self._waiting.append(waiter)
-        return waiter
+    def _admit(self, waiter: Waiter) -> None:
+        waiter.given = True
+        wake(waiter.awake)
+        self._waiting.remove(waiter)
 
     def _grant(self) -> None:
         """Lets in who may, in turn. One that needs more than is free holds up those behind it: it would starve."""
@@ -220,6 +219,4 @@ class Gate:
             if first.permits > self._free:
                 break
             self._take(first.share, first.permits, first.token)
-            first.given = True
-            first.awake.release()
-            self._waiting.remove(first)
+            self._admit(first)

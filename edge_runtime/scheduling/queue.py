@@ -1,12 +1,15 @@
-"""The waiting requests: bounded in number and bytes, urgent ones first, then by deadline. Not thread-safe."""
+"""The waiting requests: bounded in number and bytes, urgent ones first, then by deadline. Not thread-safe.
+
+A signal's handler may end a caller here as in `gate`: the counts are changed in lines without a call, together with
+what they count, so that they are never wrong.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import logging
 import math
-from _thread import LockType, allocate_lock, get_ident
+from _thread import TIMEOUT_MAX, allocate_lock, get_ident
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -14,6 +17,7 @@ from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.policy import Waiting
 from edge_runtime.scheduling.slot import Slot
+from edge_runtime.scheduling.waking import wake
 from edge_runtime.types import InferRequest, Pending, Reply
 
 _log = logging.getLogger(__name__)
@@ -51,14 +55,15 @@ class Entry:
         tried: The gates of the devices on which it failed.
         losses: How many engines were lost while they ran it.
         failure: What it failed with on the last of them.
+        requests: How many it stands for: more than one in a bulk.
         owner: The thread that made it.
-        slot: What the sleeping caller was given instead of an answer: it runs its request itself.
+        queued: Whether it waits in the queue.
+        slot: What the sleeping caller was given instead of an answer, with its permits: it runs its request itself.
     """
 
     __slots__ = (
         "_claimed",
         "_error",
-        "_key",
         "_reply",
         "awake",
         "failure",
@@ -70,6 +75,7 @@ class Entry:
         "queued",
         "queued_s",
         "request",
+        "requests",
         "slot",
         "tried",
         "waiting",
@@ -79,6 +85,7 @@ class Entry:
         deadline_s = math.inf if request.deadline_s is None else request.deadline_s
         self.request = request
         self.nbytes = size_of(request)
+        self.requests = 1
         self.future = future
         self.queued_s = queued_s
         self.order = order
@@ -89,7 +96,6 @@ class Entry:
         self.losses = 0
         self.failure: EdgeRuntimeError | None = None
         self.slot: Slot | None = None
-        self._key = (request.priority, deadline_s, order)
         self._claimed = False
         self._reply: Reply | None = None
         self._error: BaseException | None = None
@@ -98,8 +104,10 @@ class Entry:
             self.awake = allocate_lock()
             self.awake.acquire()
 
-    def __lt__(self, other: Entry) -> bool:
-        return self._key < other._key
+    @property
+    def key(self) -> tuple[int, float, int, Entry]:
+        """What the waiting ones are ordered by; no two orders are equal, so that entries are never compared."""
+        return (self.request.priority, self.waiting.deadline_s, self.order, self)
 
     def claim(self) -> bool:
         """Whether it may run: its caller has not given up. From then on it can't be cancelled."""
@@ -117,7 +125,7 @@ class Entry:
                 _log.error("a callback of %s failed", self.request.subject, exc_info=error)
             return
         self._reply = reply
-        self.awake.release()
+        wake(self.awake)
 
     def fail(self, error: BaseException) -> None:
         """Hands an error over; once, and after `claim`."""
@@ -128,16 +136,11 @@ class Entry:
                 _log.error("a callback of %s failed", self.request.subject, exc_info=other)
             return
         self._error = error
-        self.awake.release()
-
-    def give(self, slot: Slot) -> LockType:
-        """Gives a slot to the sleeping caller; what wakes it."""
-        self.slot = slot
-        return self.awake
+        wake(self.awake)
 
     def wait(self, timeout_s: float | None) -> Reply | Slot | None:
         """Sleeps until there is an answer or a slot, and returns it or raises the error; None when time is over."""
-        if not self.awake.acquire(timeout=-1 if timeout_s is None else timeout_s):
+        if not self.awake.acquire(timeout=-1 if timeout_s is None else min(timeout_s, TIMEOUT_MAX)):
             return None
         if self._error is not None:
             try:
@@ -163,7 +166,8 @@ class RequestQueue:
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
-        self._heap: list[Entry] = []
+        # Of tuples: entries of their own order would be compared by Python code, in which a handler may raise.
+        self._heap: list[tuple[int, float, int, Entry]] = []
         self._order = count()
         self._alive = 0
         self.rows = 0
@@ -194,24 +198,19 @@ class RequestQueue:
 
     def first(self) -> Entry | None:
         """The entry whose turn it is; it stays."""
-        while self._heap:
-            if self._heap[0].queued:
-                return self._heap[0]
-            heapq.heappop(self._heap)
+        heap = self._heap
+        while heap:
+            if heap[0][3].queued:
+                return heap[0][3]
+            heapq.heappop(heap)
         return None
-
-    def take(self, entry: Entry) -> None:
-        """Removes an entry that waits."""
-        self.drop(entry)
 
     def head(self, limit: int) -> list[Entry]:
         """Removes and returns up to `limit` entries in order, the cancelled ones left out."""
         taken: list[Entry] = []
-        while self._heap and len(taken) < limit:
-            entry = heapq.heappop(self._heap)
-            if entry.queued:
-                self._forget(entry)
-                taken.append(entry)
+        while len(taken) < limit and (entry := self.first()) is not None:
+            taken.append(entry)
+            self._forget(entry)
         return taken
 
     def drop(self, entry: Entry) -> bool:
@@ -221,18 +220,16 @@ class RequestQueue:
         self._forget(entry)
         # It stays in the heap until its turn; when most of the heap is such, it is made anew.
         if len(self._heap) > 2 * self._alive + _SLACK:
-            self._heap = [one for one in self._heap if one.queued]
-            heapq.heapify(self._heap)
+            alive = [one for one in self._heap if one[3].queued]
+            heapq.heapify(alive)
+            self._heap = alive
         return True
 
-    def recount(self) -> None:
-        """Counts anew what waits, after an interrupt between two steps."""
-        waiting = [entry for entry in self._heap if entry.queued]
-        heapq.heapify(waiting)
-        self._heap = waiting
-        self._alive = len(waiting)
-        self.rows = sum(entry.request.rows for entry in waiting)
-        self.nbytes = sum(entry.nbytes for entry in waiting)
+    def drop_sleeper(self, thread: int) -> None:
+        """Frees the place of the thread that slept for an answer, and does no more."""
+        for one in list(self._heap):
+            if one[3].owner == thread and one[3].future is None:
+                self.drop(one[3])
 
     def put_back(self, entries: Iterable[Entry]) -> None:
         """Returns entries that were looked at and are not to run yet; they keep their order."""
@@ -240,11 +237,12 @@ class RequestQueue:
             self._add(entry)
 
     def _add(self, entry: Entry) -> None:
+        rows, nbytes = entry.request.rows, entry.nbytes
+        heapq.heappush(self._heap, entry.key)
         entry.queued = True
-        heapq.heappush(self._heap, entry)
         self._alive += 1
-        self.rows += entry.request.rows
-        self.nbytes += entry.nbytes
+        self.rows += rows
+        self.nbytes += nbytes
 
     def _forget(self, entry: Entry) -> None:
         entry.queued = False
@@ -258,10 +256,3 @@ def hand_over(answers: list[tuple[Entry, Reply]]) -> None:
     for entry, reply in answers:
         entry.succeed(reply)
     answers.clear()
-
-
-def wake(sleeper: LockType | None) -> None:
-    """Lets a worker go on that sleeps."""
-    if sleeper is not None:
-        with contextlib.suppress(RuntimeError):  # It is awake already.
-            sleeper.release()

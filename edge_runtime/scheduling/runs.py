@@ -10,9 +10,24 @@ import numpy as np
 from converter.artifact import Signature
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, EngineFailed
 from edge_runtime.scheduling.slot import Slot
-from edge_runtime.types import Arrays, InferRequest
+from edge_runtime.types import Arrays, InferRequest, Reply
 
 _log = logging.getLogger(__name__)
+
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def run_joined(slot: Slot, signature: Signature, requests: Sequence[InferRequest]) -> list[Arrays]:
@@ -46,6 +61,28 @@ def split(outputs: Arrays, rows: Sequence[int], axis: int) -> list[Arrays]:
     ends = np.cumsum(rows)[:-1]
     parts = {name: np.split(array, ends, axis=axis) for name, array in outputs.items()}
     return [{name: parts[name][i] for name in parts} for i in range(len(rows))]
+
+
+def foreign(error: Exception) -> bool:
+    """Whether a run in the caller's own thread raised what is not its engine's: a signal's handler did, or a thread.
+
+    An engine fails with an EdgeRuntimeError, or with what Python and its libraries raise for a fault. Whatever class an
+    application made for itself, and TimeoutError, as `signal.alarm` is used, is the application's.
+    """
+    if isinstance(error, EdgeRuntimeError):
+        return False
+    return isinstance(error, TimeoutError) or not isinstance(error, _FAULTS)
+
+
+def replied(request: InferRequest, outputs: Arrays, slot: Slot, version: int, done_s: float) -> Reply:
+    """The answer of a run that ended at that instant."""
+    return Reply(
+        outputs=outputs,
+        version=version,
+        place=slot.engine.place,
+        reason=request.reason,
+        latency_ms=(done_s - request.start_s) * 1e3,
+    )
 
 
 def named(request: InferRequest, error: Exception) -> EdgeRuntimeError:

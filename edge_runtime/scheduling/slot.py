@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from edge_runtime.engine.engine import Engine
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.fairness import Share
 from edge_runtime.scheduling.gate import Gate
+
+if TYPE_CHECKING:
+    from edge_runtime.scheduling.queue import Entry
+
+ANY_WORKER = -1
+"""The holder of a slot that a caller left to a worker, with its permits."""
 
 
 class Slot:
@@ -24,8 +31,10 @@ class Slot:
         left: Whether a caller leaves a run when its deadline has passed, as one that may hang: then a worker makes it.
         permits: Of the gate: all of them for a solo slot, whose threads fill the device; else 1.
         share: The version's share of the gate; set by the batcher.
-        busy: Whether it is taken.
-        holder: The thread that has it for its own request, or is about to; 0 for none.
+        busy: Whether it is taken. With it go its permits, but while a worker waits for them.
+        holder: The thread that has it, or is about to; 0 for none, `ANY_WORKER` for the worker that comes next.
+        given: The request of the sleeping caller that has it, until that caller is awake.
+        rows: What runs on it.
         usable: Whether it belongs to a batcher and its engine is not lost.
         lease_until_s: When the lease of the caller that has it ends; minus infinity without one.
         uses: How often callers came back for it: see `leases`.
@@ -36,6 +45,7 @@ class Slot:
         "costs",
         "engine",
         "gate",
+        "given",
         "holder",
         "lease_until_s",
         "left",
@@ -43,6 +53,7 @@ class Slot:
         "limit_min_s",
         "permits",
         "rank",
+        "rows",
         "share",
         "solo",
         "usable",
@@ -74,6 +85,8 @@ class Slot:
         self.share: Share = gate.join()
         self.busy = False
         self.holder = 0
+        self.given: Entry | None = None
+        self.rows = 0
         self.usable = False
         self.lease_until_s = -math.inf
         self.uses = 0

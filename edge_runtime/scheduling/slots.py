@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edge_runtime.errors import EngineLost
+from edge_runtime.scheduling.cost import CostTable, DeviceCosts
 from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.queue import Entry
 from edge_runtime.scheduling.slot import Slot
@@ -20,14 +23,16 @@ class SlotTable:
         solo: The slot of the lowest rank for a request that has the device to itself; None without one.
         busy: How many are taken, of any rank.
         left: Whether one of those that work is left by callers whose deadline has passed.
+        costs: What a request costs on them; without any, what it cost on the last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.all: tuple[Slot, ...] = ()
         self.crowd: tuple[Slot, ...] = ()
         self.solo: Slot | None = None
         self.busy = 0
         self.left = False
+        self.costs: CostTable | DeviceCosts = CostTable({1: 0.0}, clock)
 
     def __repr__(self) -> str:
         working = len(self.crowd) + (self.solo is not None and self.solo not in self.crowd)
@@ -57,15 +62,15 @@ class SlotTable:
         """The idle slots for the queue."""
         return [slot for slot in self.crowd if not slot.busy]
 
-    def retry(self, entry: Entry) -> Slot | None:
-        """An idle slot for a request that failed; of any rank."""
-        return next((slot for slot in self.all if not slot.busy and self._may(entry, slot)), None)
+    def retry(self, entry: Entry) -> list[Slot]:
+        """The idle slots for a request that failed; of any rank."""
+        return [slot for slot in self.all if not slot.busy and self.may_retry(entry, slot)]
 
     def can_retry(self, entry: Entry) -> bool:
         """Whether a request that failed may run on any slot, idle or not."""
-        return any(self._may(entry, slot) for slot in self.all)
+        return any(self.may_retry(entry, slot) for slot in self.all)
 
-    def _may(self, entry: Entry, slot: Slot) -> bool:
+    def may_retry(self, entry: Entry, slot: Slot) -> bool:
         """Whether the request may run there: once on each other device, and beside a lost engine once on its own."""
         if slot.gate not in entry.tried:
             return True
@@ -81,3 +86,7 @@ class SlotTable:
         self.crowd = tuple(slot for slot in working if not slot.solo) or tuple(working)
         self.solo = next((slot for slot in working if slot.solo), None)
         self.left = any(slot.left for slot in working)
+        if self.crowd:
+            loaded = self.crowd[0].costs
+            alone = loaded if self.solo is None else self.solo.costs
+            self.costs = loaded if alone is loaded else DeviceCosts(alone, loaded)

@@ -104,8 +104,7 @@ class Desks:
         self.setup.close()
 
     def release(self):
-        self.slot.gate.leave(self.slot.share, 0.0, 1, self.slot)
-        return self.desk.release(self.slot, (1,), 1, 0.0, self.setup.clock(), counted=False)
+        return self.desk.release(self.slot, (1,), 0.0, self.setup.clock(), 1, 1)
 
 
 def test_short_runs_are_leased():
@@ -142,9 +141,7 @@ def test_nobody_waits_for_a_caller_that_has_gone():
     one.release()
     me = allocate_lock()
     assert one.desk.next(me, slept=False).slot is None
-    one.desk.woke(me)
     assert one.desk.next(me, slept=True).slot is one.slot
-    one.slot.gate.try_enter(one.slot.share, 1, one.slot)
     one.desk.put(one.setup.request(), None)
     one.release()
     assert one.desk.take_now(one.setup.request()) is None

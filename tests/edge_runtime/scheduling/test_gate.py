@@ -1,5 +1,6 @@
 import heapq
 import threading
+from _thread import allocate_lock
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,20 @@ from hypothesis import strategies as st
 from edge_runtime.scheduling.gate import Gate
 
 WAIT_S = 10
+
+
+def held():
+    """A lock to sleep on."""
+    lock = allocate_lock()
+    lock.acquire()
+    return lock
+
+
+def enter(gate, share, permits=1):
+    """Takes permits, and sleeps until they are there."""
+    waiter = gate.ask(share, permits, object(), awake := held())
+    assert waiter.given or awake.acquire(timeout=WAIT_S)
+    return waiter.token
 
 
 class Users:
@@ -22,9 +37,9 @@ class Users:
         """Starts a thread that enters, notes its share and leaves; returns when it waits."""
 
         def work():
-            self.gate.enter(share, permits)
+            token = enter(self.gate, share, permits)
             self.entered.append(share.name)
-            self.gate.leave(share, run_s, permits)
+            self.gate.leave(share, run_s, permits, token)
 
         thread = threading.Thread(target=work)
         waiting = len(self.gate._waiting)
@@ -119,25 +134,26 @@ def kept_busy(gate, users, turns):
     """Device seconds of users (weight, run seconds) that ask again when a run ends, with a slot for each permit."""
     shares = [gate.join(weight, str(i)) for i, (weight, _) in enumerate(users)]
     used, running, waiting, now_s = [0.0] * len(users), [], {}, 0.0
-    for i, share in enumerate(shares):
-        for _ in range(gate.capacity):
-            if gate.try_enter(share):
-                heapq.heappush(running, (users[i][1], i))
-            else:
-                with gate._lock:
-                    gate._come(share)
-                    waiting[gate._queue(share, 1)] = i
-    for _ in range(turns):
-        now_s, i = heapq.heappop(running)
-        used[i] += users[i][1]
-        waiter = gate.turn(shares[i], users[i][1])
-        if waiter is None:
-            heapq.heappush(running, (now_s + users[i][1], i))
+
+    def ask(i, token):
+        waiter = gate.ask(shares[i], 1, token, held())
+        if waiter.given:
+            heapq.heappush(running, (now_s + users[i][1], i, token))
         else:
             waiting[waiter] = i
+
+    for token in range(len(users) * gate.capacity):
+        ask(token // gate.capacity, token)
+    for _ in range(turns):
+        now_s, i, token = heapq.heappop(running)
+        used[i] += users[i][1]
+        if gate.stays(shares[i], users[i][1], 1, token):
+            heapq.heappush(running, (now_s + users[i][1], i, token))
+        else:
+            ask(i, token)
         for one in [one for one in waiting if one.given]:
             i = waiting.pop(one)
-            heapq.heappush(running, (now_s + users[i][1], i))
+            heapq.heappush(running, (now_s + users[i][1], i, one.token))
         assert len(running) == gate.capacity
     return used
 
@@ -161,52 +177,30 @@ def test_weights_hold_with_several_permits(capacity):
 
 
 def test_weight_counts_for_who_runs_on_and_on():
-    """A user that asks again as soon as its run ends is let in ten times as often as one of a tenth of its weight."""
+    """A user that goes on where it may is let in ten times as often as one of a tenth of its weight."""
     gate = Gate(1)
     light, heavy = gate.join(1.0, "l"), gate.join(10.0, "h")
     assert gate.try_enter(light)
-    with gate._lock:
-        gate._come(heavy)
-        waiting = {gate._queue(heavy, 1): heavy}
-    order, running = "", light
+    waiter = gate.ask(heavy, 1, heavy, held())
+    order, running, other = "", light, heavy
     for _ in range(110):
         order += running.name
-        waiter = gate.turn(running, 0.01)
-        if waiter is not None:
-            waiting[waiter] = running
-            (next_one,) = [one for one in waiting if one.given]
-            running = waiting.pop(next_one)
+        if not gate.stays(running, 0.01):
+            assert waiter.given
+            waiter = gate.ask(running, 1, running, held())
+            running, other = other, running
     assert 95 <= order.count("h") <= 101
 
 
-def test_interrupted_waiter_leaves_its_place_and_what_it_was_given():
-    """A caller that is interrupted while it waits holds up nobody, whether its turn had come or not."""
+def test_who_stays_is_not_in_its_own_way():
+    """A user goes on though another worker of its own waits, which would only have to be woken for the same."""
     gate = Gate(1)
-    one, other = gate.join(name="a"), gate.join(name="b")
-    for has_come in (False, True):
-        assert gate.try_enter(one)
-        with gate._lock:
-            gate._come(other)
-            waiter = gate._queue(other, 1)
-        if has_come:
-            gate.leave(one, 0.1)
-            assert waiter.given
-        waiter.awake = Interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            gate.wait(waiter)
-        if not has_come:
-            gate.leave(one, 0.1)
-        assert (gate._free, gate._waiting, gate._users) == (1, [], {})
-
-
-class Interrupted:
-    """A lock whose owner is interrupted while it waits for it."""
-
-    def acquire(self, timeout):
-        raise KeyboardInterrupt
-
-    def release(self):
-        pass
+    share = gate.join()
+    assert gate.try_enter(share, 1, "slot")
+    waiter = gate.ask(share, 1, "other", held())
+    assert not gate.wanted(share)
+    assert gate.stays(share, 0.01, 1, "slot")
+    assert not waiter.given
 
 
 def test_impossible_values_are_refused():
@@ -223,24 +217,40 @@ def test_recovery_counts_from_who_has_permits():
     one, other = gate.join(name="a"), gate.join(name="b")
     assert gate.try_enter(one, 1, "mine")
     assert gate.try_enter(other, 1, "theirs")
-    with gate._lock:
-        gate._come(other)
-        waiter = gate._queue(other, 1, "next")
+    waiter = gate.ask(other, 1, "next", held())
     gate._free, one.active = -7, 5
     gate.recover(["mine"])
     assert waiter.given
+    assert not waiter.awake.locked()
     assert (gate._free, one.active, other.active) == (0, 0, 2)
     gate.leave(other, 0.1, 1, "theirs")
     gate.leave(other, 0.1, 1, "next")
     assert (gate._free, gate._users) == (2, {})
 
 
+def test_recovery_tells_who_was_let_in():
+    """Who was let in by a caller that was interrupted before it could say so is told, and counted once."""
+    gate = Gate(1)
+    one, other = gate.join(name="a"), gate.join(name="b")
+    assert gate.try_enter(one, 1, "mine")
+    waiter = gate.ask(other, 1, "next", held())
+    with gate._lock:
+        gate._drop(1, "mine")
+        gate._take(other, 1, "next")
+    gate.recover(["mine"])
+    assert waiter.given
+    assert not waiter.awake.locked()
+    assert (gate._free, gate._waiting) == (0, [])
+
+
 def test_whoever_waits_in_vain_leaves_its_place():
-    """A wait that is over before the turn comes leaves nothing behind; a turn that has just come is taken."""
+    """Who withdraws before its turn has come leaves nothing behind; a turn that has just come is taken."""
     gate = Gate(1)
     one, other = gate.join(name="a"), gate.join(name="b")
     assert gate.try_enter(one)
-    assert not gate.enter(other, timeout_s=0.0)
+    assert gate.withdraw(gate.ask(other, 1, "x", held()))
+    waiter = gate.ask(other, 1, "x", held())
     gate.leave(one, 0.1)
+    assert not gate.withdraw(waiter)
+    gate.leave(other, 0.0, 1, "x")
     assert (gate._free, gate._waiting, gate._users) == (1, [], {})
-    assert gate.enter(other, timeout_s=0.0)
