@@ -5,6 +5,7 @@ Engine pool, batcher, remote client and router are all Executors; each wraps ano
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 from typing import Literal, Protocol
 
@@ -92,6 +93,25 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str = "none"
 
 
+class _Condition(threading.Condition):
+    """A condition whose lock is entered and left in one step.
+
+    `threading.Condition` does so in Python code: a signal's handler that raises in there (Ctrl-C) leaves the lock taken
+    for good, and whoever brings the answer waits for it.
+    """
+
+    __enter__ = property(lambda self: self._lock.__enter__)
+    __exit__ = property(lambda self: self._lock.__exit__)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `threading.Condition.wait`; who is interrupted has the lock, as whoever leaves it expects."""
+        try:
+            return super().wait(timeout)
+        finally:
+            if not self._is_owned():  # type: ignore[attr-defined]
+                self.acquire()
+
+
 class Pending(Future[Reply]):
     """A reply that is to come.
 
@@ -100,6 +120,11 @@ class Pending(Future[Reply]):
     """
 
     stage = "an answer"
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        super().__init__()
+        self._condition.__class__ = _Condition
 
 
 class Executor(Protocol):
