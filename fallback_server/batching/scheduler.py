@@ -186,6 +186,7 @@ class BatchScheduler:
         while (taken := self._next(done)) is not None:
             self._run(*taken)
             done = taken[0]
+            del taken  # Its tasks hold their inputs, which would stay until this thread has something else to do.
 
     def _run(self, queue: BatchQueue, tasks: list[Task]) -> None:
         self._hand_over(queue.name, execute(queue, tasks, clock=self._clock))

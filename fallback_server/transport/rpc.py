@@ -29,7 +29,7 @@ Response = TypeVar("Response", bound=Message)
 MAX_LARGE_WAITING = 256
 """Large messages that wait for a thread; each of them holds its bytes."""
 
-_GIVE_BACK_BYTES = 2**24
+GIVE_BACK_BYTES = 2**24
 """Messages of this size leave enough freed memory behind to be worth the milliseconds that giving it back takes."""
 
 
@@ -64,7 +64,7 @@ class MessageThreads:
 
     def give_back(self, size: int) -> None:
         """Returns to the system what a message of that size has left behind; returns before that is done."""
-        if size < _GIVE_BACK_BYTES or self._giving_back:
+        if size < GIVE_BACK_BYTES or self._giving_back:
             return
         self._giving_back = True
         with contextlib.suppress(RuntimeError):  # The threads have ended: so will the process.
@@ -154,7 +154,8 @@ class Rpcs:
         if size < LARGE_BYTES:
             return read(data)
         context.add_done_callback(functools.partial(self._give_back, size))  # type: ignore[arg-type]  # takes any callable
-        self._threads.give_back(size)
+        if size >= GIVE_BACK_BYTES:
+            read = functools.partial(_freed_and_read, read)
         return await self._threads.run(read, data, size=size)
 
     def _give_back(self, size: int, _context: object) -> None:
@@ -164,6 +165,12 @@ class Rpcs:
         self, write: Callable[[Answered], bytes], weigh: Callable[[Answered], int], answered: Answered
     ) -> bytes:
         return await self._threads.run(write, answered, size=weigh(answered))
+
+
+def _freed_and_read(read: Callable[[bytes], Asked], data: bytes) -> Asked:
+    """Before the tensors are copied anywhere, the pieces go that they came in: they have their size once more."""
+    give_back_memory()
+    return read(data)
 
 
 def reader(method: Method[Request, Any]) -> Callable[[bytes], Request]:
