@@ -14,12 +14,14 @@ from fallback_server.advertiser import Advertiser
 from fallback_server.config import ServerOptions
 from fallback_server.config_file import batching_for, read_model_configs
 from fallback_server.control import Control
+from fallback_server.core.archive import Unpacker
 from fallback_server.core.errors import ServerError
 from fallback_server.core.loader import OnLost
 from fallback_server.core.manager import Manager
 from fallback_server.core.resources import MemoryBudget
 from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
+from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.dataplane import Answer, DataPlane, PredictCall
 from fallback_server.executors.registry import Registry, default_registry
 from fallback_server.metrics import Metrics
@@ -62,13 +64,17 @@ class Server:
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
+        unpacker = Unpacker(unpack_dir=source.unpack_dir, options=UnpackOptions(max_bytes=source.max_unpacked_bytes))
         self._manager: Manager[ServedModel] = Manager(
-            make_loader=self._make_loader, options=options.manager, budget=MemoryBudget()
+            make_loader=self._make_loader, options=options.manager, budget=MemoryBudget(), prepare=unpacker.prepare
         )
         self.control = Control(
             manager=self._manager,
             source=FileSystemSource(
-                configs=source.configs, repository=source.repository, settle_s=source.poll_wait_s or 1.0
+                configs=source.configs,
+                repository=source.repository,
+                settle_s=source.poll_wait_s or 1.0,
+                packed=unpacker,
             ),
             configs=source.configs,
             repository=source.repository,
