@@ -206,8 +206,15 @@ class SavedModelExecutor:
         self._session.close()
 
 
-def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecutor:
+def open_saved_model(
+    path: Path, options: SavedModelOptions, *, on_session: Callable[[], None] = lambda: None
+) -> SavedModelExecutor:
     """Loads the SavedModel in a folder and runs it once. Imports TensorFlow, which takes seconds the first time.
+
+    Args:
+        path: The version's folder.
+        options: How TensorFlow runs.
+        on_session: Called once the session and its threads are made, before anything is read.
 
     Raises:
         LoadFailed: it has no signature that can be called, or no MetaGraph for serving.
@@ -221,8 +228,10 @@ def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecut
     )
     session = tf.compat.v1.Session(graph=graph, config=config)
     try:
+        on_session()
         with graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.loader.load(session, list(options.tags), str(path))
+            loading = _InCallersThread(session)
+            meta_graph = tf.compat.v1.saved_model.loader.load(loading, list(options.tags), str(path))
         definitions = pb.SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
             # TensorFlow's message class and ours have the same bytes.
@@ -234,6 +243,25 @@ def open_saved_model(path: Path, options: SavedModelOptions) -> SavedModelExecut
         session.close()
         raise
     return executor
+
+
+class _InCallersThread:
+    """A session whose runs stay in the thread that calls: variables are read by whoever loads, not by those who serve.
+
+    Reading a large variable is shared out among threads all the same, which that operation makes itself.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def run(self, fetches: Any, feed_dict: Any = None) -> Any:
+        from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415  as in _imported
+
+        options = config_pb2.RunOptions(inter_op_thread_pool=_CALLERS)
+        return self._session.run(fetches, feed_dict, options=options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def estimated_bytes(path: Path) -> int:

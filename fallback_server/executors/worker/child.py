@@ -28,6 +28,9 @@ from fallback_server.protocol.tensors import wire_dtype
 
 _log = logging.getLogger(__name__)
 
+_NICE = 10
+"""A tenth of the processor's time where all of it is asked for, and all of what nobody asks for."""
+
 
 def work(control: socket.socket) -> None:
     """Loads what it is told to, then serves until the server closes the control socket, or kills the process."""
@@ -36,10 +39,9 @@ def work(control: socket.socket) -> None:
     try:
         load = receiver.receive().message
         assert isinstance(load, Load)
-        try:
-            executor = open_saved_model(Path(load.path), _options(load))
-        except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
-            send(control, LoadRefused(first_line(error)))
+        executor = _loaded(load)
+        if isinstance(executor, LoadRefused):
+            send(control, executor)
             return
         send(control, Loaded(tuple(map(_entry, executor.signatures.values())), executor.signature_defs))
         while True:
@@ -49,6 +51,29 @@ def work(control: socket.socket) -> None:
             threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
     except Closed:
         os._exit(0)  # Threads that still run have nobody left to run for.
+
+
+def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
+    """Loads in a thread that steps back for whatever else wants to run: other models, that answer meanwhile.
+
+    A thread of its own, since it can't step forward again: who lets the system decide needs no privilege, who asks for
+    more does. The lanes' threads are not its children, and TensorFlow's pools are made before it steps back.
+    """
+    results: list[SavedModelExecutor | LoadRefused] = []
+
+    def step_back() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+    def run() -> None:
+        try:
+            results.append(open_saved_model(Path(load.path), _options(load), on_session=step_back))
+        except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
+            results.append(LoadRefused(first_line(error)))
+
+    thread = threading.Thread(target=run, name="load")
+    thread.start()
+    thread.join()
+    return results[0]
 
 
 def _answer(executor: SavedModelExecutor, lane: socket.socket) -> None:
@@ -93,7 +118,7 @@ def _run(executor: SavedModelExecutor, signature: str, inputs: dict[str, Array])
 
 def _options(load: Load) -> SavedModelOptions:
     return SavedModelOptions(
-        intra_op_parallelism=load.intra_op_parallelism, inter_op_parallelism=load.inter_op_parallelism
+        intra_op_parallelism=load.intra_op_parallelism, inter_op_parallelism=load.inter_op_parallelism, tags=load.tags
     )
 
 

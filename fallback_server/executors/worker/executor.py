@@ -165,7 +165,7 @@ def open_in_worker(
         LoadFailed: it can't be loaded, or its process ended meanwhile.
     """
     worker = nursery.spawn(title)
-    load = Load(str(path.absolute()), options.intra_op_parallelism, options.inter_op_parallelism)
+    load = Load(str(path.absolute()), options.intra_op_parallelism, options.inter_op_parallelism, options.tags)
     try:
         executor = WorkerExecutor(worker, worker.load(load))
     except BaseException:

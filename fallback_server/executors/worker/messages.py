@@ -73,11 +73,13 @@ class Load(Message, frozen=True):
         path: Absolute.
         intra_op_parallelism: See `SavedModelOptions`.
         inter_op_parallelism: See `SavedModelOptions`.
+        tags: See `SavedModelOptions`.
     """
 
     path: str
     intra_op_parallelism: int
     inter_op_parallelism: int
+    tags: tuple[str, ...]
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
