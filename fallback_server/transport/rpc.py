@@ -58,7 +58,7 @@ class MessageThreads:
             raise QueueFull(f"{self._waiting} messages of over {LARGE_BYTES} bytes wait to be read or written")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, what)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, _worked_off, work, [what])
         finally:
             self._waiting -= 1
 
@@ -165,6 +165,11 @@ class Rpcs:
         self, write: Callable[[Answered], bytes], weigh: Callable[[Answered], int], answered: Answered
     ) -> bytes:
         return await self._threads.run(write, answered, size=weigh(answered))
+
+
+def _worked_off(work: Callable[[Asked], Answered], box: list[Asked]) -> Answered:
+    """The thread keeps its arguments until it has something else to do: so it gets what they are in out of a box."""
+    return work(box.pop())
 
 
 def _freed_and_read(read: Callable[[bytes], Asked], data: bytes) -> Asked:
