@@ -47,7 +47,7 @@ def read_package(path: Path) -> PackageInfo | None:
     """
     try:
         if (manifest := _content(path / MANIFEST)) is not None:
-            said = decode(manifest).preprocess_fingerprint
+            said = decode(manifest).preprocess.fingerprint
             return PackageInfo(
                 fingerprint=f"sha256:{hashlib.sha256(manifest).hexdigest()}", preprocessing_fingerprint=said
             )
