@@ -1,0 +1,116 @@
+"""Other people's clients, each as a program of its own, against one running server."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.fallback_process import ServerProcess
+
+SUPPORT = Path(__file__).parents[1] / "support"
+OTHERS = Path(sys.prefix) / "share" / "clients" / "bin" / "python"
+
+needs_clients = pytest.mark.skipif(
+    not OTHERS.exists() and not os.environ.get("EDGE_TESTS_COMPLETE"), reason="no ovmsclient and tritonclient here"
+)
+pytestmark = pytest.mark.slow
+
+
+def run(*command):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    for script in ("fallback_models.py", "example_models.py"):
+        run(sys.executable, SUPPORT / script, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def listed(repository, tmp_path_factory):
+    """A configuration file that lists three models."""
+    file = tmp_path_factory.mktemp("config") / "models.config"
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{repository / name}" model_platform: "tensorflow" }}\n'
+        for name in ("scale", "text", "examples")
+    )
+    file.write_text(f"model_config_list {{\n{models}}}\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(listed):
+    process = ServerProcess(f"--model_config_file={listed}", "--port=0", "--no-mdns")
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def plain(repository):
+    """The same, with every model, and left as it is by all tests."""
+    process = ServerProcess(f"--model_repository={repository}", "--port=0", "--no-mdns")
+    yield process
+    process.close()
+
+
+def test_tensorflow_servings_own_stubs(server, repository):
+    """Every call of tensorflow-serving-api is answered as TensorFlow Serving answers it."""
+    script = SUPPORT / "clients" / "tfs.py"
+    said = run(sys.executable, script, server.address, repository)
+    seen = json.loads(said[said.index("{") :])  # TensorFlow may write there too.
+    assert seen["before"] == {"3": "AVAILABLE"}
+    assert (seen["reload"], seen["labelled"]) == (0, 0)
+    assert {version: state for version, state in seen["after"].items() if state == "AVAILABLE"} == {
+        "1": "AVAILABLE",
+        "2": "AVAILABLE",
+    }
+    assert seen["latest"] == {"outputs": {"y": [[2, 4, 6]]}, "version": 2, "by": "serving_default"}
+    assert seen["version"]["outputs"] == seen["label"]["outputs"] == {"y": [[1, 2, 3]]}
+    assert seen["empty"]["outputs"] == {"y": []}
+    assert seen["text"] == [b"a!".hex(), b"\xff\0!".hex()]
+    assert seen["classify"] == [[["low", 1], ["high", 2]], [["low", 3], ["high", 4]]]
+    assert seen["context"] == [11, 2]
+    assert seen["multi"] == {"scores": [1, 2], "value": 3, "versions": [1, 1]}
+    assert seen["metadata"] == {
+        "serving_default": "tensorflow/serving/classify",
+        "scores": "tensorflow/serving/classify",
+        "regress": "tensorflow/serving/regress",
+        "predict": "tensorflow/serving/predict",
+    }
+    assert seen["unknown label"] == ["INVALID_ARGUMENT", "Unrecognized servable version label: nope"]
+    assert seen["unknown version"] == ["NOT_FOUND", "Servable not found for request: Specific(scale, 7)"]
+    assert seen["unknown model"] == ["NOT_FOUND", "Servable not found for request: Latest(nope)"]
+
+
+@needs_clients
+def test_openvinos_client(plain):
+    """ovmsclient, whose protocol is TensorFlow Serving's, over gRPC and REST."""
+    seen = json.loads(run(OTHERS, SUPPORT / "clients" / "ovms.py", plain.address, plain.rest))
+    for one in seen.values():
+        assert one["latest"] == [[3, 6, 9]]
+        assert one["status"]["3"] == "AVAILABLE"
+        assert "Servable not found for request: Latest(nope)" in one["refusal"]
+    assert seen["grpc"]["metadata"]["inputs"]["x"]["shape"] == [-1, 3]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_curl(plain):
+    """The lines of TensorFlow Serving's REST documentation."""
+    url = f"http://{plain.rest}/v1/models/scale"
+    status = json.loads(run("curl", "-s", f"{url}/versions/3"))["model_version_status"]
+    assert status == [{"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}]
+    answer = json.loads(run("curl", "-s", "-d", '{"instances": [[1.0, 2.0, 5.0]]}', "-X", "POST", f"{url}:predict"))
+    assert answer == {"predictions": [[3.0, 6.0, 15.0]]}
+    wrong = run("curl", "-s", "-w", "%{http_code}", "-d", '{"instances": [[1.0]]}', f"{url}/versions/3:predict")
+    assert wrong.endswith("400")
+    assert "error" in json.loads(wrong[:-3])
+    lost = run("curl", "-s", "-w", "%{http_code}", "-d", '{"instances": [[1.0]]}', f"{url}/versions/9:predict")
+    assert lost.endswith("404")
+    assert json.loads(lost[:-3]) == {"error": "Servable not found for request: Specific(scale, 9)"}
