@@ -156,7 +156,7 @@ def test_refusals(client, asked, code, text):
 
 @pytest.mark.parametrize(
     "image",
-    [np.zeros((8, 8, 1), "f"), np.zeros((1, 8, 8, 2), "f"), np.zeros((1, 8, 8, 1), "d"), np.zeros((0, 8, 8, 1), "f")],
+    [np.zeros((8, 8, 1), "f"), np.zeros((1, 8, 8, 2), "f"), np.zeros((1, 8, 8, 1), "d")],
 )
 def test_a_wrong_shape_is_refused_and_the_server_lives(server, client, image):
     """What would end TensorFlow's process, or be read wrongly, is the request's fault and nobody else's."""
@@ -165,6 +165,11 @@ def test_a_wrong_shape_is_refused_and_the_server_lives(server, client, image):
     assert "image" in text
     assert predict(client, "conv", image=np.zeros((1, 8, 8, 1), "f"))
     assert server.process.poll() is None
+
+
+def test_no_rows_are_answered_with_none(client):
+    """An empty batch is a batch."""
+    assert values(predict(client, x=np.zeros((0, 3), "f")))["y"].shape == (0, 3)
 
 
 def test_an_unreadable_tensor_and_a_missing_spec(client):
