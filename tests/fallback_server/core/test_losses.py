@@ -41,7 +41,8 @@ def test_a_lost_version_is_loaded_anew_at_once_and_the_others_notice_nothing(sta
     assert stage.states() == {2: LOADING, 1: AVAILABLE}
     with pytest.raises(VersionNotReady, match="version 2 is LOADING"):
         stage.manager.acquire("m", 2)
-    assert stage.manager.acquire("m").servable.factor == 1
+    with stage.manager.acquire("m") as other:
+        assert other.servable.factor == 1
     stage.loaders[2].gate.set()
     stage.until({1: AVAILABLE, 2: AVAILABLE})
     assert handle.servable is dead
