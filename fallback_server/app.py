@@ -15,16 +15,15 @@ from fallback_server.config import ServerOptions
 from fallback_server.config_file import batching_for, read_model_configs
 from fallback_server.control import Control
 from fallback_server.core.archive import Unpacker
-from fallback_server.core.errors import ServerError
 from fallback_server.core.loader import OnLost
 from fallback_server.core.manager import Manager
 from fallback_server.core.resources import MemoryBudget
 from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
 from fallback_server.core.unpacking import UnpackOptions
-from fallback_server.dataplane import Answer, DataPlane, PredictCall
+from fallback_server.dataplane import DataPlane
 from fallback_server.executors.registry import Registry, default_registry
-from fallback_server.metrics import Metrics
+from fallback_server.metrics import Metrics, observer
 from fallback_server.poller import ConfigWatcher, Poller
 from fallback_server.protocol.mdns import Announcement, apis_of
 from fallback_server.served_model import ServedModel, ServedModelLoader
@@ -87,7 +86,7 @@ class Server:
             options=options.batching,
             clock=time.monotonic,
             check_method_names=options.check_method_names,
-            observe=self._observe,
+            observe=observer(self._metrics, code_of),
         )
         self._grpc = GrpcServer(
             self._dataplane,
@@ -249,14 +248,4 @@ class Server:
             warm=self._options.warm_up,
             batching_for=batching_for if options.per_model else None,
             observer=self._metrics,
-        )
-
-    def _observe(self, call: PredictCall, servable_id: ServableId | None, answer: Answer, latency_s: float) -> None:
-        self._metrics.request(
-            model=call.target.name,
-            version=None if servable_id is None else servable_id.version,
-            verb=call.verb.value,
-            entrypoint=call.entrypoint,
-            code=code_of(answer) if isinstance(answer, ServerError) else "OK",
-            latency_s=latency_s,
         )

@@ -6,6 +6,7 @@ import logging
 
 from fallback_server.core import errors
 from fallback_server.core.errors import ServerError
+from fallback_server.core.servable import ServableState, State
 from fallback_server.protocol.status import Fault
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,15 @@ def code_of(error: ServerError) -> str:
     """The name that gRPC has for a fault, for metrics."""
     fault = _fault_of(error)
     return (Fault.INTERNAL if fault is None else fault).code.name
+
+
+def fault_of_state(state: ServableState) -> Fault | None:
+    """What a version's status says: why it was not loaded, or what it waits for; None where all is well."""
+    if state.error is None:
+        return None
+    if state.resource_exhausted:
+        return Fault.QUEUE_FULL
+    return Fault.INTERNAL if state.state is State.END else Fault.NOT_READY
 
 
 def translate(error: Exception) -> tuple[Fault, str]:

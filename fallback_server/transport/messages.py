@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import grpc
-
 from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
@@ -14,10 +12,9 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError, decode, encode_parts
+from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, field_parts
 from fallback_server.transport.rpc import parse
-
-_LOAD_FAILED_CODE = int(grpc.StatusCode.INTERNAL.value[0])
 
 _REQUEST_INPUTS = 2
 _RESPONSE_OUTPUTS = 1
@@ -124,8 +121,8 @@ def write_states(states: Iterable[ServableState]) -> pb.GetModelStatusResponse:
     response = pb.GetModelStatusResponse()
     for state in states:
         status = pb.StatusProto()
-        if state.error is not None:
-            status = pb.StatusProto(error_code=_LOAD_FAILED_CODE, error_message=state.error)
+        if (fault := fault_of_state(state)) is not None:
+            status = pb.StatusProto(error_code=fault.code.value[0], error_message=state.error)
         response.model_version_status.add(
             version=state.servable_id.version,
             state=pb.ModelVersionStatus.State.Value(state.state.name),

@@ -15,6 +15,7 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, Verb
 from fallback_server.executors.base import Array, Signature
 from fallback_server.protocol.proto import tensor_pb2 as pb
+from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.rest import json_codec
 from fallback_server.transport.rest.backend import Backend
 from fallback_server.transport.rest.examples import read_examples
@@ -133,9 +134,9 @@ def _read_examples(body: bytearray) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def _status(state: ServableState) -> dict[str, Any]:
-    failed = state.error is not None
+    fault = fault_of_state(state)
     return {
         "version": str(state.servable_id.version),
         "state": state.state.name,
-        "status": {"error_code": "INTERNAL" if failed else "OK", "error_message": state.error or ""},
+        "status": {"error_code": "OK" if fault is None else fault.code.name, "error_message": state.error or ""},
     }

@@ -95,3 +95,20 @@ def test_faults(caplog):
     assert translate(QueueFull("full")) == (Fault.QUEUE_FULL, "full")
     assert translate(RuntimeError("secret")) == (Fault.INTERNAL, INTERNAL_TEXT)
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ({"state": State.AVAILABLE}, 0),
+        ({"state": State.END}, 0),
+        ({"state": State.END, "error": "broken"}, 13),
+        ({"state": State.END, "error": "too large", "resource_exhausted": True}, 8),
+        ({"state": State.START, "error": "variables/variables.index is missing"}, 14),
+    ],
+)
+def test_a_status_says_whether_it_failed_lacks_memory_or_waits(state, code):
+    """INTERNAL for a load that failed, RESOURCE_EXHAUSTED for want of memory, UNAVAILABLE for what is not complete."""
+    one = ServableState(servable_id=ServableId("m", 1), **state)
+    status = messages.write_states([one]).model_version_status[0].status
+    assert (status.error_code, status.error_message) == (code, state.get("error", ""))
