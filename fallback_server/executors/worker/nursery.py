@@ -71,7 +71,7 @@ class _Program:
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # What the server prints is its product.
                 env=environment,
-                start_new_session=True,
+                process_group=0,  # No session: the scheduler may weigh those alike, however nice they are.
             )
         except BaseException:
             self.sock.close()
