@@ -11,6 +11,7 @@ from support.interrupted import interrupted_at
 
 from edge_runtime import EngineFailed
 from edge_runtime.scheduling.bulk import Bulk
+from edge_runtime.scheduling.waking import wake
 from edge_runtime.types import Pending
 
 SCHEDULING = "/edge_runtime/scheduling/"
@@ -20,6 +21,10 @@ RUN_S = 0.00001
 def predict(setup):
     for _ in range(2):
         setup.batcher.infer(setup.request())
+
+
+def wait(setup):
+    setup.batcher.wait(setup.request())
 
 
 def cancel(setup):
@@ -46,6 +51,7 @@ class Others:
 
     def ask(self, setup, start):
         while not self.stop.is_set():
+            setup.clock.advance(0.001)  # Else the first lease would never end.
             if not np.array_equal(setup.batcher.infer(setup.request(start=start)).outputs["y"], rows(1, start) * 2):
                 self.wrong.append(start)
 
@@ -78,8 +84,17 @@ class Timeout(Exception):
     """What an application's own handler raises."""
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Timeout])
-@pytest.mark.parametrize("call", [predict, cancel, bulk, own_bulk])
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (predict, KeyboardInterrupt),
+        (predict, Timeout),
+        (wait, KeyboardInterrupt),
+        (cancel, KeyboardInterrupt),
+        (bulk, KeyboardInterrupt),
+        (own_bulk, Timeout),
+    ],
+)
 def test_interrupted_anywhere(call, error):
     """Wherever a call is interrupted, others go on, the next ones are answered, and nothing stays taken or counted."""
     point, more = 0, True
@@ -94,6 +109,42 @@ def test_interrupted_anywhere(call, error):
         assert settled(setup) == NOTHING, point
         setup.close()
     assert point > 10
+
+
+def put(setup, entries):
+    """A caller takes its place in the queue."""
+    entries.append(setup.batcher._desk.put(setup.request(), None)[0])
+
+
+def test_interrupted_anywhere_while_a_slot_is_handed_on():
+    """Whoever is to be given a slot has it and is told, or waits still and nobody has it."""
+    point, more = 0, True
+    outcomes = set()
+    while more:
+        point += 1
+        setup = Setup(seconds={1: RUN_S})
+        desk, slot, entries = setup.batcher._desk, setup.slot, []
+        assert desk.take_now(setup.request()) is slot
+        other = threading.Thread(target=put, args=(setup, entries))
+        other.start()
+        other.join(WAIT_S)
+        (entry,) = entries
+        slot.lease_until_s = setup.clock() - 1  # A lease that is over.
+        release = (slot, (1,), RUN_S, setup.clock())
+        more = interrupted_at(point, lambda desk=desk, of=release: wake(desk.release(*of)), SCHEDULING)
+        for sleeper in desk.recover():
+            if sleeper is entry.awake or sleeper not in desk.workers:
+                wake(sleeper)
+        given = entry.slot is slot
+        outcomes.add(given)
+        assert given is (slot.holder == entry.owner) is (not entry.queued), point
+        assert slot.busy is given
+        assert not given or entry.wait(0.0) is slot, point
+        if given:
+            desk.release(slot, (), 0.0, setup.clock())
+        desk.give_up(entry, expired=True)
+        setup.close()
+    assert outcomes == {True, False}
 
 
 @pytest.mark.parametrize("call", ["cancel", "result", "exception"])
