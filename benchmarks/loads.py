@@ -70,9 +70,9 @@ def main() -> None:
             unloading = asked_while(ask, lambda: state() != "END", 1)
             return alone, loading, unloading
 
-        for _ in range(300):
-            ask()
         try:
+            for _ in range(300):
+                ask()
             rounds = [measure_round() for _ in range(arguments.rounds)]
         finally:
             client.close()

@@ -48,9 +48,9 @@ def main() -> None:
             return not available() and len(processes(server.process.pid)) == before
 
         before = len(processes(server.process.pid))
-        sums = [pss_mib(server.process.pid)]
         loaded = []
         try:
+            sums = [pss_mib(server.process.pid)]
             for _ in range(arguments.cycles):
                 hidden.rename(shown)
                 wait_for(available)
