@@ -9,6 +9,9 @@ import sys
 _LOOKS = {"CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"}
 """The instructions after which signals' handlers run."""
 
+_BEGUN = -2
+"""In the place of the offset of a function's first instruction, RESUME, which is not traced."""
+
 
 @functools.cache
 def _names(code):
@@ -23,9 +26,9 @@ def interrupted_at(point, call, *folders, error=KeyboardInterrupt):
     def local(frame, event, arg):
         nonlocal seen, before
         if event != "opcode":
-            before = (None, -1)
+            before = before if event == "line" else (None, -1)
             return local
-        if before[0] is frame and _names(frame.f_code).get(before[1]) in _LOOKS:
+        if before[0] is frame and (before[1] == _BEGUN or _names(frame.f_code).get(before[1]) in _LOOKS):
             seen += 1
             if seen == point:
                 sys.settrace(None)
@@ -35,7 +38,7 @@ def interrupted_at(point, call, *folders, error=KeyboardInterrupt):
 
     def trace(frame, event, arg):
         nonlocal before
-        before = (None, -1)
+        before = (frame, _BEGUN)
         if not any(folder in frame.f_code.co_filename for folder in folders):
             return None
         frame.f_trace_opcodes = True

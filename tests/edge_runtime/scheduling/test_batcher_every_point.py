@@ -219,6 +219,23 @@ def test_recovery_leaves_what_others_run(setup):
     desk.release(setup.slot, (1,), 0.0, setup.clock())
 
 
+def test_recovery_takes_the_callers_request_out_of_the_queue(setup):
+    """Nobody waits for the answer of a caller that was interrupted in its sleep; what others asked for stays."""
+    first = setup.occupy()
+    desk = setup.batcher._desk
+    mine, _, _ = desk.put(setup.request(start=1), None)
+    future = setup.batcher.submit(setup.request(start=2))
+    again = desk.queue.entry(setup.request(start=3), None, setup.clock())
+    desk.retries.append(again)
+    desk.recover()
+    assert not mine.queued
+    assert not desk.retries
+    setup.engine.gate.set()
+    first.result(WAIT_S)
+    future.result(WAIT_S)
+    assert setup.engine.firsts == [0.0, 2.0]
+
+
 def test_a_fault_of_a_worker_does_not_end_it(setup):
     """A worker that fails gives back what it had, tells its callers, and serves on."""
     desk = setup.batcher._desk

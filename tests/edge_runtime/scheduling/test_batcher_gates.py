@@ -114,6 +114,18 @@ def test_a_lost_device_is_waited_for_no_more(setup):
     taken.leave()
 
 
+def test_what_stands_by_takes_over_from_a_lost_device_that_is_not_free(setup):
+    """Who waits for a device that is lost meanwhile is answered by the one that stood by."""
+    taken = Taken(setup.gate)
+    setup.add(rank=1)
+    reply = setup.batcher.submit(setup.request())
+    while not setup.batcher._desk.asking:
+        pass
+    setup.batcher._failures.lost(setup.slot, EngineLost("gone", "vanished"))
+    assert reply.result(WAIT_S).place == "device:other"
+    taken.leave()
+
+
 def test_priorities_hold_at_the_gate(setup):
     """Of those that wait for a device the urgent one runs first, though it came last, also where callers sleep."""
     taken = Taken(setup.gate)
