@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import TIMEOUT_MAX
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -236,7 +237,7 @@ class Router:
         if request.deadline_s is None:
             return pending.result()
         try:
-            return pending.result(max(request.deadline_s - self._clock(), 0.0))
+            return pending.result(min(max(request.deadline_s - self._clock(), 0.0), TIMEOUT_MAX))
         except TimeoutError as error:
             if isinstance(error, EdgeRuntimeError):
                 raise

@@ -1,3 +1,4 @@
+import threading
 from concurrent.futures import CancelledError, Future
 
 import pytest
@@ -230,3 +231,16 @@ def test_a_device_that_became_slow_is_probed(clock):
     clock.advance(2)
     places = [made.infer(request(clock, 0.05)).place for _ in range(3)]
     assert places == ["device:cpu", "server:s:1", "server:s:1"]
+
+
+def test_deadlines_may_be_far(clock):
+    """A deadline beyond what a lock can wait for is no fault where a server is asked."""
+    remote = FakeRemote(None)
+
+    def answer():
+        while remote.future is None:
+            pass
+        remote.future.set_result(reply("server:s:1", "local"))
+
+    threading.Thread(target=answer).start()
+    assert Router(None, remote, installed=list, clock=clock).infer(request(clock, deadline_in_s=1e10)).version == 1
