@@ -269,6 +269,16 @@ def test_what_tensorflow_serving_streams_is_passed_over(tmp_path):
     told(story, tmp_path)
 
 
+def test_there_is_no_profiler(tmp_path):
+    """`tensorflow_model_server` has one unless it is told otherwise."""
+
+    async def story(whole):
+        profile = whole.channel.unary_unary("/tensorflow.ProfilerService/Profile")
+        assert (await code_of(profile(b"")))[0] is CODE.UNIMPLEMENTED
+
+    told(story, tmp_path)
+
+
 def test_a_unix_socket_stands_beside_the_port(tmp_path):
     """`--grpc_socket_path`: the same calls, in plain text."""
 
