@@ -79,6 +79,7 @@ class Runtime:
         self._refused: dict[Key, float] = {}
         self._lock = threading.Lock()
         self._closing = threading.Lock()
+        self._closed = False
         self._name_locks: dict[str, threading.Lock] = {}
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
@@ -205,9 +206,9 @@ class Runtime:
         if not self._origin.is_here:
             return
         with self._closing:
+            if self._closed:
+                return
             with self._lock:
-                if self._stop.is_set():
-                    return
                 self._stop.set()
             if self._metrics is not None:
                 self._metrics.close()
@@ -223,6 +224,8 @@ class Runtime:
                 models = list(self._models.values())
             for model in models:
                 model.retarget(None)
+            # Only now: whoever was interrupted (Ctrl-C) before this closes the rest when it is called again.
+            self._closed = True
 
     def signatures(self, target: Target, start_s: float, deadline_s: float | None) -> dict[str, Signature]:
         """See `edge_runtime.target.Describer`."""

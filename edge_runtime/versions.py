@@ -56,7 +56,7 @@ def stamp_of(store: Store | OneStore, model: str, version: int) -> Stamp:
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """A version that is ready.
 
@@ -211,6 +211,7 @@ class LoadedVersions:
         self._hall = hall
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
+        self._leaving: dict[Loaded, Key] = {}
         self._closed = False
         self._host: Environment | None = None
 
@@ -273,11 +274,18 @@ class LoadedVersions:
         self._unload(self.keys)
 
     def _unload(self, keys: Collection[Key]) -> None:
-        for key in keys:
+        """Unloads these, and what an interrupted call before has left."""
+        with self._lock:
+            for key in keys:
+                if (one := self._loaded.get(key)) is not None:
+                    self._leaving[one] = key
+                    del self._loaded[key]
+            leaving = list(self._leaving.items())
+        for one, key in leaving:
+            one.close()
             with self._lock:
-                one = self._loaded.pop(key, None)
-            if one is not None:
-                one.close()
+                told = self._leaving.pop(one, None) is None
+            if not told:
                 event(_log, logging.INFO, "version_unloaded", f"unloaded {one.package}", model=key[0], version=key[1])
 
 

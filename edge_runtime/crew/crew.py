@@ -211,14 +211,12 @@ class Crew:
                 self._supply.discard(made, added)
 
     def close(self) -> None:
-        """Finishes what the batcher took, then frees every engine."""
+        """Finishes what the batcher took, then frees every engine. Called again, it frees what is left."""
         self._supervisor.unwatch(self)
         with self._lock:
-            already, self._closed = self._closed, True
+            self._closed = True
             self._decided.notify_all()
         self.batcher.close()
-        if already:
-            return
         for station in self._roster.all():
             with self._lock:
                 self._supply.withdraw(station.slots)

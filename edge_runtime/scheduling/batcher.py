@@ -10,6 +10,7 @@ from itertools import count
 from typing import TypeVar
 
 from converter.artifact import Signature
+from edge_runtime.engine import threads
 from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed
 from edge_runtime.scheduling.bulk import Bulk, run_piece
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _WAITING = "waiting for the device's queue"
 
+
+_START_S = 5.0
+"""A thread that does not run by then is not waited for: the system starts none now."""
 
 _ATTEMPTS = 16
 """How often an interrupted caller is put right at most, where that is interrupted too."""
@@ -109,21 +113,36 @@ class Batcher:
         return self._desk.snapshot()
 
     def add(self, slot: Slot) -> None:
-        """Takes a slot into use. One of a rank above the lowest stands by."""
+        """Takes a slot into use. One of a rank above the lowest stands by.
+
+        Raises:
+            EngineFailed: no thread can be started for it now; it is not in use.
+        """
         with self._changing:
             slot.share = next(
                 (one.share for one in self.slots if one.gate is slot.gate),
                 slot.gate.join(self._weight, repr(self._version)),
             )
+            while len(self._workers) <= len(self.slots):
+                self._hire(slot)
             sleepers = self._desk.add(slot)
-            for _ in range(len(self.slots) - len(self._workers)):
-                worker = threading.Thread(
-                    target=self._worker.serve, name=f"edge-engine-{next(self._names)}", daemon=True
-                )
-                self._workers.append(worker)
-                worker.start()
         for sleeper in sleepers:
             wake(sleeper)
+
+    def _hire(self, slot: Slot) -> None:
+        """One more worker, which counts only when it runs: `close` waits for each."""
+        started = threading.Event()
+
+        def serve() -> None:
+            started.set()
+            self._worker.serve()
+
+        worker = threading.Thread(target=serve, name=f"edge-engine-{next(self._names)}", daemon=True)
+        try:
+            threads.run(worker, started, _START_S)
+        except (RuntimeError, MemoryError) as error:
+            raise EngineFailed(f"no thread can be started for {slot!r}: {error}") from error
+        self._workers.append(worker)
 
     def remove(self, slot: Slot) -> None:
         """Takes a slot out of use, and waits until its run has ended; at once if its engine is lost.
@@ -231,11 +250,12 @@ class Batcher:
                 worker.join()
         slots = self.slots
         self._desk.wait_until_idle(slots)
+        # Closed before they are let go of: whoever is interrupted here finds them again.
+        for engine in dict.fromkeys(slot.engine for slot in slots):
+            engine.close()
         for slot in slots:
             for entry, error in self._desk.remove(slot)[0]:
                 entry.fail(error)
-        for engine in dict.fromkeys(slot.engine for slot in slots):
-            engine.close()
 
     # -- in the callers' threads --
 

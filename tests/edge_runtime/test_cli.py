@@ -262,7 +262,11 @@ def test_an_interrupt_that_looks_like_a_failure_is_an_interrupt(packages, tmp_pa
             raise EngineFailed("no interpreter library can be loaded") from None
 
     monkeypatch.setattr(cli, "_list", importing)
-    assert main(["list", str(packages)]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells have background jobs ignore it.
+    try:
+        assert main(["list", str(packages)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "edge-run: interrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

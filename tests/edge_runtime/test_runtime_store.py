@@ -21,6 +21,7 @@ from edge_runtime import (
     RuntimeClosed,
     VersionNotAvailable,
 )
+from edge_runtime.scheduling.batcher import Batcher
 
 QUIET = {"threads": 1, "poll_interval_s": 3600.0}
 
@@ -162,6 +163,32 @@ def test_closing_while_a_model_loads_leaves_nothing_behind(store, monkeypatch):
     opener.join(10)
     assert isinstance(outcome[0], RuntimeClosed)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("edge-engine")]
+
+
+def test_an_interrupted_close_is_finished_by_the_next(store, monkeypatch):
+    """Ctrl-C while it closes leaves versions, engines and threads to whoever closes again."""
+    publish_scale(store, 1, 3.0, model="other")
+    runtime = Runtime.open(store, **QUIET)
+    models = [runtime.model("scale"), runtime.model("other")]
+    crews = [loaded.crew for loaded in runtime._versions.all()]
+    interrupted = []
+    close = Batcher.close
+
+    def interrupt(batcher):
+        if not interrupted:
+            interrupted.append(batcher)
+            raise KeyboardInterrupt
+        close(batcher)
+
+    monkeypatch.setattr(Batcher, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.close()
+    runtime.close()
+    for model in models:
+        with pytest.raises(RuntimeClosed):
+            model.predict(rows(1))
+    assert all(not crew.batcher.slots for crew in crews)
+    assert runtime._hall.supervisor.closed
 
 
 def test_second_close_waits_for_the_first(store):
