@@ -227,6 +227,14 @@ class Desk(Allotment):
                 self.slots.remove(slot)
             return self._homeless(), list(self.workers)
 
+    def lose(self, slot: Slot) -> tuple[Settled, list[LockType]]:
+        """As `remove`, for all slots of a slot's engine: what failed on one of them must not be tried on the others."""
+        with self.lock:
+            for one in self.slots.all:
+                if one.engine is slot.engine:
+                    self.slots.remove(one)
+            return self._homeless(), list(self.workers)
+
     def put_back(self, entry: Entry) -> EdgeRuntimeError | None:
         """A bulk waits for its next turn; an error if there is no slot for it any more."""
         with self.lock:

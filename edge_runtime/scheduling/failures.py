@@ -24,10 +24,10 @@ class Failures:
         self._on_failure = on_failure
 
     def lost(self, slot: Slot, failure: EdgeRuntimeError) -> Settled:
-        """A slot whose engine is lost goes out of use; who can't be answered any more, and is to be told."""
+        """All slots of an engine that is lost go out of use; who can't be answered any more, and is to be told."""
         if not isinstance(failure, EngineLost):
             return []
-        settled, sleepers = self._desk.remove(slot)
+        settled, sleepers = self._desk.lose(slot)
         for sleeper in sleepers:
             wake(sleeper)
         return settled

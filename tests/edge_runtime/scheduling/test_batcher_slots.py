@@ -5,6 +5,7 @@ from support.gated_engines import WAIT_S, Setup
 
 from edge_runtime import EngineFailed
 from edge_runtime.errors import EngineLost
+from edge_runtime.scheduling.slot import Slot
 
 
 @pytest.fixture
@@ -102,6 +103,19 @@ def test_a_request_that_kills_engines_stops_after_two(setup):
     with pytest.raises(EngineLost):
         setup.batcher.infer(setup.request())
     assert len(setup.batcher.slots) == 1
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_an_engine_of_several_slots_is_lost_once(setup, queued):
+    """A lost engine's other slots are out of use with the one that failed: it costs a request one loss, not two."""
+    for _ in range(3):
+        setup.batcher.add(Slot(setup.engine, setup.gate, setup.costs))
+    setup.engine.failure = EngineLost("gone", "crashed")
+    standby = setup.add(rank=1, gate=setup.gate)
+    ask = setup.batcher.wait if queued else setup.batcher.infer
+    assert ask(setup.request()).place == "device:other"
+    assert setup.batcher.slots == (standby,)
+    assert len(setup.engine.runs) == len(setup.failures) == 1
 
 
 def test_without_a_slot(setup):
