@@ -53,7 +53,7 @@ class ModelView:
         versions: All that are known, the highest first.
         labels: Label -> version.
         default_version: What answers requests that name none; 0 where none does; the heaviest where they are split.
-        traffic: Version -> weight, where they are split.
+        traffic: Version -> weight, where they are split; a rollback ends the split.
     """
 
     name: str
@@ -191,7 +191,7 @@ class Control:
             versions=versions,
             labels=routes.points(),
             default_version=heaviest(routes, sorted(loaded)),
-            traffic=dict(routes.traffic),
+            traffic=dict(routes.traffic) if routes.hold is None else {},
         )
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:

@@ -85,7 +85,9 @@ class GrpcServer:
             OperatorService(control, remote),
             self._health,
         )
-        self._server = grpc.aio.server(options=(*_options(max_message_bytes), *channel_arguments))
+        self._server = grpc.aio.server(
+            options=(*channel_arguments, *_options(max_message_bytes))
+        )  # gRPC takes the first of two
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }

@@ -317,6 +317,7 @@ def test_traffic_is_split_by_client_and_a_rollback_ends_that(serve, tmp_path):
     assert server.control.catalog()[0].traffic == {1: 50, 2: 50}
     server.control.rollback("m")
     assert {server.version(key=b"client-%d" % number) for number in range(100)} == {1}
+    assert server.control.catalog()[0].traffic == {}
 
 
 def test_shadow(serve, tmp_path):

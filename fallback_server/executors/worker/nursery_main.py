@@ -32,7 +32,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     lifeline = int(sys.argv[2])
     end_with(lifeline)
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
     begin_s = time.monotonic()
     import_tensorflow()
