@@ -125,15 +125,25 @@ class Allotment(Ledger):
                 return slot
         return None
 
-    def _retry(self, me: LockType) -> Work | None:
+    def _retry(self, me: LockType, until_s: float) -> Work | None:
         for entry in self.retries:
             slots = self.slots.retry(entry)
             for slot in slots:
                 if self._enter(slot):
                     return Work(slot)
-            if slots and ((work := self._ask(me, slots, [], entry.waiting.deadline_s)).slot or me in self.asking):
+            if slots and ((work := self._ask(me, slots, [], until_s)).slot or me in self.asking):
                 return work
         return None
+
+    def _expired_retries(self, now_s: float) -> tuple[Settled, float]:
+        """Of those that failed: those whose deadline has passed meanwhile, and the next one's deadline."""
+        late_ones = [entry for entry in self.retries if entry.waiting.deadline_s <= now_s]
+        for entry in late_ones:
+            self.retries.remove(entry)
+        return (
+            [(entry, self._late(entry, now_s)) for entry in late_ones],
+            min((entry.waiting.deadline_s for entry in self.retries), default=math.inf),
+        )
 
     def _from_queue(self, me: LockType, *, slept: bool) -> Work:
         first = self.queue.first()
@@ -142,7 +152,7 @@ class Allotment(Ledger):
         now_s = self._clock()
         if not self.slots.all:
             settled, until_s = self._expired(now_s)
-            return Work(settled=settled, nap_s=_nap_s(until_s, now_s))
+            return Work(settled=settled, nap_s=nap_s(until_s, now_s))
         idle = self.slots.idle()
         leased = self._may_lease(first, now_s)
         slot = self._leases.unclaimed(idle, now_s, slept=slept) if leased else next(iter(idle), None)
@@ -186,20 +196,27 @@ class Allotment(Ledger):
             return Work(slot, settled=settled)
         self.asking[me] = Asking(slot, waiter, until_s)
         more = any(one.gate is not slot.gate for one in elsewhere) and self.sleepers
-        return Work(nap_s=_nap_s(until_s, now_s), settled=settled, also=self.sleepers.pop() if more else None)
+        return Work(nap_s=nap_s(until_s, now_s), settled=settled, also=self.sleepers.pop() if more else None)
 
     def _expired(self, now_s: float) -> tuple[Settled, float]:
         """Where no slot is to be had: those whose deadline has passed, and the next one's deadline."""
         settled: Settled = []
-        stage = "waiting for the device" if self.slots.all else "waiting for a device that is being opened anew"
         while (first := self.queue.first()) is not None and first.waiting.deadline_s <= now_s:
             self.queue.drop(first)
             if first.claim():
-                self.stats.expired += 1
-                settled.append((first, late(first.request, now_s, {stage: (now_s - first.queued_s) * 1e3})))
+                settled.append((first, self._late(first, now_s)))
         return settled, math.inf if first is None else first.waiting.deadline_s
 
+    def _late(self, entry: Entry, now_s: float, stage: str = "waiting for the device") -> EdgeRuntimeError:
+        """Counts a request whose deadline has passed before it was answered; what it is told, and what it failed on."""
+        self.stats.expired += entry.requests
+        if not self.slots.all:
+            stage = "waiting for a device that is being opened anew"
+        error = late(entry.request, now_s, {stage: (now_s - entry.queued_s) * 1e3})
+        error.__cause__ = entry.failure
+        return error
 
-def _nap_s(until_s: float, now_s: float) -> float:
+
+def nap_s(until_s: float, now_s: float) -> float:
     """How long a worker sleeps at most; -1 until it is woken."""
     return -1.0 if until_s == math.inf else min(max(until_s - now_s, 0.0), TIMEOUT_MAX)

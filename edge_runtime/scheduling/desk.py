@@ -7,7 +7,7 @@ from _thread import LockType
 from collections.abc import Sequence
 
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, Overloaded, RuntimeClosed
-from edge_runtime.scheduling.allotment import Allotment, Settled, Work
+from edge_runtime.scheduling.allotment import Allotment, Settled, Work, nap_s
 from edge_runtime.scheduling.batches import LOOK_AHEAD, take_batch, take_one, too_late
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.queue import Entry, Queued, size_of
@@ -140,7 +140,7 @@ class Desk(Allotment):
             slot = self._allotted(me)
             if slot is not None:
                 return Work(slot)
-            work = self._retry(me) or self._from_queue(me, slept=slept)
+            work = self._waiting_work(me, slept=slept)
             if work.slot is not None or me in self.asking:
                 return work
             # A run that is under way may fail, and then be for another slot.
@@ -151,6 +151,20 @@ class Desk(Allotment):
                 # Nobody wakes it when the last of those that wait gives up or is answered elsewhere.
                 work.nap_s = _CLOSING_S
             return work
+
+    def _waiting_work(self, me: LockType, *, slept: bool) -> Work:
+        """What a worker does for what waits: first for what failed, which it tells that its deadline has passed."""
+        if not self.retries:
+            return self._from_queue(me, slept=slept)
+        now_s = self._clock()
+        settled, until_s = self._expired_retries(now_s)
+        work = self._retry(me, until_s) or self._from_queue(me, slept=slept)
+        if settled:
+            work.settled = [*settled, *work.settled]
+        left_s = nap_s(until_s, now_s)
+        if left_s >= 0 and not 0 <= work.nap_s <= left_s:
+            work.nap_s = left_s
+        return work
 
     def take_batch(self, slot: Slot) -> tuple[list[Entry], Settled]:
         """What runs next on a slot that has its permits, and what is refused instead of it."""
@@ -200,18 +214,21 @@ class Desk(Allotment):
 
     # -- failures and slots --
 
-    def failed(self, slot: Slot, entry: Entry, error: EngineFailed) -> tuple[bool, LockType | None]:
-        """A request failed on a slot: whether it will be tried again, and a sleeper to wake or None."""
+    def failed(self, slot: Slot, entry: Entry, error: EngineFailed) -> tuple[EdgeRuntimeError | None, LockType | None]:
+        """A request failed on a slot: what it ends with, None if it is tried again; and a sleeper to wake or None."""
         with self.lock:
             entry.failure = error
             entry.tried = (*entry.tried, slot.gate)
             entry.losses += isinstance(error, EngineLost)
-            if entry.waiting.deadline_s <= self._clock() or not self._can_retry(entry):
+            now_s = self._clock()
+            if entry.waiting.deadline_s <= now_s:
+                return self._late(entry, now_s, "in the device's queue and in a run that failed"), None
+            if not self._can_retry(entry):
                 self.stats.failed += 1
-                return False, None
+                return error, None
             self.stats.retried += 1
             self.retries.append(entry)
-            return True, self.sleepers.pop() if self.sleepers else None
+            return None, self.sleepers.pop() if self.sleepers else None
 
     def add(self, slot: Slot) -> list[LockType]:
         """Takes a slot into use; the workers to wake, also those that ask for another one."""

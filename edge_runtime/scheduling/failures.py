@@ -46,8 +46,9 @@ class Failures:
     def retry(self, slot: Slot, entry: Entry, failure: EdgeRuntimeError) -> None:
         """A request's run failed: it is tried again on another slot, or ends."""
         if isinstance(failure, EngineFailed):
-            tried_again, sleeper = self._desk.failed(slot, entry, failure)
+            error, sleeper = self._desk.failed(slot, entry, failure)
             wake(sleeper)
-            if tried_again:
+            if error is None:
                 return
+            failure = error
         entry.fail(failure)

@@ -7,7 +7,7 @@ import pytest
 from support.edge_models import scale_signature
 from support.gated_engines import WAIT_S, Setup
 
-from edge_runtime import DeadlineExceeded
+from edge_runtime import DeadlineExceeded, EngineFailed
 from edge_runtime.errors import EngineLost
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.desk import Desk
@@ -99,6 +99,23 @@ def test_a_sooner_deadline_wakes_the_worker_that_waits(setup):
         hasty.result(WAIT_S)
     taken.leave()
     patient.result(WAIT_S)
+
+
+@pytest.mark.parametrize("busy", ["gate", "run"])
+def test_a_deadline_holds_for_what_is_to_be_tried_again(setup, busy):
+    """A request that failed on one device is told when its deadline passes, though the other one is not free."""
+    taken = Taken(setup.gate) if busy == "gate" else setup.occupy()
+    setup.add().engine.failure = EngineFailed("no")
+    reply = setup.batcher.submit(setup.request(deadline_s=setup.clock() + 0.02))
+    while not setup.batcher.stats().retried:
+        pass
+    setup.clock.advance(1.0)
+    with pytest.raises(DeadlineExceeded, match="waiting for the device"):
+        reply.result(WAIT_S)
+    assert not setup.batcher._desk.retries
+    assert (setup.batcher.stats().expired, setup.batcher.stats().failed) == (1, 0)
+    if isinstance(taken, Taken):
+        taken.leave()
 
 
 def test_a_lost_device_is_waited_for_no_more(setup):

@@ -204,6 +204,23 @@ def test_counts(setup):
     assert stats.batches == {1: 2, 3: 1}
 
 
+@pytest.mark.parametrize("queued", [True, False])
+def test_a_failure_after_the_deadline_is_a_missed_deadline(setup, queued):
+    """A request whose run fails when its deadline has passed is told of the deadline, and counted as expired."""
+
+    def run(signature, inputs, limit_s):
+        setup.clock.advance(1.0)
+        raise EngineFailed("no")
+
+    setup.engine.run = run
+    request = setup.request(deadline_s=setup.clock() + 0.5)
+    with pytest.raises(DeadlineExceeded, match="a run that failed") as caught:
+        setup.batcher.submit(request).result(WAIT_S) if queued else setup.batcher.infer(request)
+    assert isinstance(caught.value.__cause__, EngineFailed)
+    stats = setup.batcher.stats()
+    assert (stats.requests, stats.expired, stats.failed) == (1, 1, 0)
+
+
 def test_bulk_is_answered_in_order_and_interrupted_by_what_is_urgent(setup):
     """Requests of one entry are run in pieces; what is more urgent runs in between."""
     first = setup.occupy()
