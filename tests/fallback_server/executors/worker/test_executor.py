@@ -133,6 +133,17 @@ def waited_for(nursery):
     return worker
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_to_all_of_a_servers_processes_end_no_run(models, nursery, number):
+    """What a terminal or a service manager sends to everybody is the server's to answer: it lets runs finish."""
+    executor = opened(nursery, models / "scale" / "1")
+    for pid in (executor._worker.pid, nursery._program.process.pid):
+        os.kill(pid, number)
+    assert executor.run("serving_default", ROW)["y"].tolist() == [[1, 2, 3]]
+    assert alive(nursery._program.process.pid)
+    executor.close()
+
+
 def test_a_nursery_that_ends_takes_no_worker_along(models):
     """Its workers answer on, and end with a notice; the next load has another nursery."""
     nursery = Nursery()
