@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from msgspec.structs import replace
@@ -30,6 +30,10 @@ _OWN_THREAD_S = 0.00005
 """Runs shorter than this are made in the caller's thread: another one would need the GIL as often as it."""
 
 
+_Again = Callable[[Inputs], Reply]
+"""Asks a request of the series once more, alone."""
+
+
 class Asker(Protocol):
     """What a series needs of a model."""
 
@@ -37,7 +41,7 @@ class Asker(Protocol):
         """The present target, whose signatures are known."""
         ...
 
-    def predict(self, inputs: Inputs, *, signature: str | None) -> Reply:
+    def predict(self, inputs: Inputs, *, signature: str | None, priority: Literal["high", "normal"]) -> Reply:
         """See `Model.predict`."""
         ...
 
@@ -53,6 +57,10 @@ def answers(
     Raises:
         EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
     """
+
+    def again(inputs: Inputs) -> Reply:
+        return asker.predict(inputs, signature=signature, priority="normal" if priority else "high")
+
     source = iter(requests)
     under_way: deque[_Single | _Bulk] = deque()
     count = 0
@@ -63,16 +71,16 @@ def answers(
                 break
             while (started := _start(part, wait=not under_way)) is None:
                 count -= len(under_way[0].requests)
-                yield from under_way.popleft().replies(asker, signature)
+                yield from under_way.popleft().replies(again)
             under_way.append(started)
             count += len(started.requests)
             if started.last:
                 break
             while count + _BULK > _IN_FLIGHT:
                 count -= len(under_way[0].requests)
-                yield from under_way.popleft().replies(asker, signature)
+                yield from under_way.popleft().replies(again)
         while under_way:
-            yield from under_way.popleft().replies(asker, signature)
+            yield from under_way.popleft().replies(again)
     finally:
         for one in under_way:
             one.future.cancel()
@@ -96,7 +104,7 @@ class _Single:
         self.last = last
         self._target = part.target
 
-    def replies(self, asker: Asker, signature: str | None) -> Iterator[Reply]:
+    def replies(self, again: _Again) -> Iterator[Reply]:
         target = self._target
         try:
             reply = self.future.result()
@@ -109,7 +117,7 @@ class _Single:
                     target.meter.failed(error)
                 raise
             # The version was unloaded while the request was at a server that failed: the one that follows answers.
-            yield asker.predict(self.requests[0].inputs, signature=signature)
+            yield again(self.requests[0].inputs)
 
 
 class _Bulk:
@@ -122,7 +130,7 @@ class _Bulk:
         self._error = part.error
         self._meter = target.meter
 
-    def replies(self, asker: Asker, signature: str | None) -> Iterator[Reply]:
+    def replies(self, again: _Again) -> Iterator[Reply]:
         if not self.future.done_all:
             self.future.exception()
         outcomes = self.future.outcomes
@@ -133,7 +141,7 @@ class _Bulk:
                 yield outcome
             elif outcome is None or isinstance(outcome, EngineFailed | RuntimeClosed):
                 # It failed, alone or with its batch-mates: on its own it may succeed, here or at a server.
-                yield asker.predict(request.inputs, signature=signature)
+                yield again(request.inputs)
             else:
                 self._meter.failed(outcome)
                 raise outcome

@@ -71,20 +71,38 @@ def test_many_of_any_shape(store):
             np.testing.assert_array_equal(reply.outputs["y"], x * 2)
 
 
+def failing_once(engine):
+    """The engine's next run fails; a list that has something in it from then on."""
+    original, failed = engine.run, []
+
+    def run(signature, inputs, limit_s=None):
+        if not failed:
+            failed.append(True)
+            raise EngineFailed("once")
+        return original(signature, inputs, limit_s)
+
+    engine.run = run
+    return failed
+
+
+@pytest.mark.parametrize("priority", ["high", "normal"])
+def test_what_many_asks_again_keeps_its_priority(store, priority, monkeypatch):
+    """A request of a series that failed with others is asked again with the priority of the series."""
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        seen, original = [], model.target.router.infer
+        monkeypatch.setattr(model.target.router, "infer", lambda one: (seen.append(one.priority), original(one))[1])
+        failing_once(model.target.router._device.slots[0].engine)
+        assert len(list(model.predict_many((rows(1, i) for i in range(40)), priority=priority))) == 40
+    assert set(seen) == {0 if priority == "high" else 1}
+
+
 def test_many_asks_again_for_what_failed_with_others(store):
     """A run that fails costs its requests a second one, not an error."""
     with Runtime.open(store, **QUIET) as runtime:
         model = runtime.model("scale")
         (slot, *_) = model.target.router._device.slots
-        original, failed = slot.engine.run, []
-
-        def run(signature, inputs, limit_s=None):
-            if not failed:
-                failed.append(True)
-                raise EngineFailed("once")
-            return original(signature, inputs, limit_s)
-
-        slot.engine.run = run
+        failed = failing_once(slot.engine)
         values = [float(reply.outputs["y"][0, 0]) for reply in model.predict_many(rows(1, i) for i in range(40))]
     assert failed
     assert values == [2.0 * i for i in range(40)]
