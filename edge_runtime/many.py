@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
 from edge_runtime.inputs import Inputs
-from edge_runtime.scheduling.bulk import Bulk
+from edge_runtime.scheduling.bulk import Bulk, asked_again
 from edge_runtime.target import Target
 from edge_runtime.types import InferRequest, Reply
 
@@ -139,8 +139,7 @@ class _Bulk:
             if isinstance(outcome, Reply):
                 self._meter.answered(outcome)
                 yield outcome
-            elif outcome is None or isinstance(outcome, EngineFailed | RuntimeClosed):
-                # It failed, alone or with its batch-mates: on its own it may succeed, here or at a server.
+            elif outcome is None or asked_again(outcome):
                 yield again(request.inputs)
             else:
                 self._meter.failed(outcome)

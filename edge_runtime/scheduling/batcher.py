@@ -368,9 +368,8 @@ class Batcher:
         runs, failure = run_piece(bulk, slot, signature, self._clock, self._version, own_thread=True)
         settled = [] if failure is None else self._failures.lost(slot, failure)
         done_s = self._clock()
-        ran = bulk.requests[done : len(bulk.outcomes)]
-        rows = sum([request.rows for request in ran])
-        wake(self._desk.release(slot, runs, done_s - before_s, done_s, len(ran), rows))
+        self._desk.ran(bulk, done)
+        wake(self._desk.release(slot, runs, done_s - before_s, done_s))
         if failure is not None:
             self._failures.tell(slot, failure, settled)
         return True

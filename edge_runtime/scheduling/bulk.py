@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from converter.artifact import Signature
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, RuntimeClosed
 from edge_runtime.scheduling.queue import Queued
 from edge_runtime.scheduling.runs import foreign, named, replied, run_joined
 from edge_runtime.scheduling.slot import Slot
@@ -52,6 +52,14 @@ class Bulk(Queued):
     def done_all(self) -> bool:
         """Whether each has its outcome."""
         return len(self.outcomes) == len(self.requests)
+
+
+def asked_again(outcome: Outcome) -> bool:
+    """Whether whoever waits for a bulk asks for this once more, alone.
+
+    It failed, alone or with its batch-mates: on its own it may succeed, here or at a server.
+    """
+    return isinstance(outcome, EngineFailed | RuntimeClosed)
 
 
 def run_piece(

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, EngineLost, Overloaded, RuntimeClosed
 from edge_runtime.scheduling.allotment import Allotment, Settled, Work, nap_s
 from edge_runtime.scheduling.batches import LOOK_AHEAD, take_batch, take_one, too_late
-from edge_runtime.scheduling.bulk import Bulk
+from edge_runtime.scheduling.bulk import Bulk, asked_again
 from edge_runtime.scheduling.queue import Entry, Queued, size_of
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.scheduling.slots import MAX_LOSSES
-from edge_runtime.types import InferRequest
+from edge_runtime.types import InferRequest, Reply
 
 _CLOSING_S = 0.02
 """How often workers look whether they are done, once the batcher is closing."""
@@ -65,14 +65,14 @@ class Desk(Allotment):
             now_s = self._clock()
             self._arrivals.count(now_s, request.rows)
             bulk = future if isinstance(future, Bulk) else None
-            entry = self.queue.push(request, None if bulk else self._key(request), now_s, future)
-            if bulk:
-                entry.requests = len(bulk.requests)
+            key, requests = (None, len(bulk.requests)) if bulk else (self._key(request), 1)
+            entry = self.queue.push(request, key, now_s, future, requests)
             if not self._leases.suit(entry, now_s):  # It can't wait for the end of any.
                 for slot in self.slots.crowd:
                     slot.lease_until_s = min(slot.lease_until_s, now_s)
-            self.stats.requests += entry.requests
-            self.stats.rows += request.rows
+            if not bulk:
+                self.stats.requests += 1
+                self.stats.rows += request.rows
             idle = self.slots.idle()
             if not idle:
                 pressed = now_s - self._pressed_s >= _PRESSURE_S
@@ -96,6 +96,7 @@ class Desk(Allotment):
             if expired:
                 self.stats.expired += entry.requests
             else:
+                self._count_left(entry)
                 self.stats.cancelled += entry.requests
             return None
 
@@ -252,11 +253,31 @@ class Desk(Allotment):
                     self.slots.remove(one)
             return self._homeless(), list(self.workers)
 
-    def put_back(self, entry: Entry) -> EdgeRuntimeError | None:
-        """A bulk waits for its next turn; an error if there is no slot for it any more."""
+    def ran(self, bulk: Bulk, done: int) -> None:
+        """Counts the outcomes of a bulk behind the first `done`.
+
+        What is asked again by whoever waits for the bulk is counted as a request then, as on every way.
+        """
+        retried = failed = requests = rows = 0
+        for request, outcome in zip(bulk.requests[done:], bulk.outcomes[done:], strict=False):
+            again = asked_again(outcome)
+            retried += again
+            requests += not again
+            rows += 0 if again else request.rows
+            failed += not again and not isinstance(outcome, Reply)
         with self.lock:
+            self.stats.requests += requests
+            self.stats.rows += rows
+            self.stats.retried += retried
+            self.stats.failed += failed
+
+    def put_back(self, entry: Entry, left: int) -> EdgeRuntimeError | None:
+        """A bulk waits for its next turn, with so many requests; an error if there is no slot for it any more."""
+        with self.lock:
+            entry.requests = left
             if not self._hopes:
-                self.stats.failed += 1
+                self._count_left(entry)
+                self.stats.failed += left
                 return self._unavailable(entry.request)
             self.queue.put_back([entry])
             return None
@@ -275,6 +296,12 @@ class Desk(Allotment):
             return self._homeless(), list(self.workers)
 
     # -- under the lock --
+
+    def _count_left(self, entry: Entry) -> None:
+        """Counts what a bulk had left when it ended: what it ran is counted, as everything else is when it is put."""
+        if isinstance(entry.future, Bulk):
+            self.stats.requests += entry.requests
+            self.stats.rows += sum([request.rows for request in entry.future.requests[-entry.requests :]])
 
     def _unavailable(self, request: InferRequest) -> EdgeRuntimeError:
         if self.closed:
@@ -322,5 +349,7 @@ class Desk(Allotment):
                 settled += [
                     (entry, self._unavailable(entry.request)) for entry in self.queue.head(LOOK_AHEAD) if entry.claim()
                 ]
-        self.stats.failed += sum(entry.requests for entry, _ in settled)
+        for entry, _ in settled:
+            self._count_left(entry)
+            self.stats.failed += entry.requests
         return settled

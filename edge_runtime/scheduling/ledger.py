@@ -126,7 +126,7 @@ class Ledger:
             return msgspec.structs.replace(
                 self.stats,
                 batches=dict(self.stats.batches),
-                queued=len(self.queue),
+                queued=self.queue.requests,
                 queued_rows=self.queue.rows,
                 queued_bytes=self.queue.nbytes,
                 running=self.slots.busy,

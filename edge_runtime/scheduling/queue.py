@@ -55,7 +55,7 @@ class Entry:
         tried: The gates of the devices on which it failed.
         losses: How many engines were lost while they ran it.
         failure: What it failed with on the last of them.
-        requests: How many it stands for: more than one in a bulk.
+        requests: How many it stands for: in a bulk, those that have no outcome yet.
         owner: The thread that made it.
         queued: Whether it waits in the queue.
         slot: What the sleeping caller was given instead of an answer, with its permits: it runs its request itself.
@@ -159,6 +159,7 @@ class RequestQueue:
     """A heap of entries.
 
     Attributes:
+        requests: The requests that wait: an entry may stand for several, and is bounded as one.
         rows: The rows that wait.
         nbytes: The bytes of their inputs.
     """
@@ -170,6 +171,7 @@ class RequestQueue:
         self._heap: list[tuple[int, float, int, Entry]] = []
         self._order = count()
         self._alive = 0
+        self.requests = 0
         self.rows = 0
         self.nbytes = 0
 
@@ -190,9 +192,12 @@ class RequestQueue:
         """An entry of the next order, that does not wait yet."""
         return Entry(request, key, now_s, next(self._order), future)
 
-    def push(self, request: InferRequest, key: object, now_s: float, future: Queued | None = None) -> Entry:
-        """Takes a request for which there is room."""
+    def push(
+        self, request: InferRequest, key: object, now_s: float, future: Queued | None = None, requests: int = 1
+    ) -> Entry:
+        """Takes a request for which there is room, or one that stands for several."""
         entry = self.entry(request, key, now_s, future)
+        entry.requests = requests
         self._add(entry)
         return entry
 
@@ -237,16 +242,18 @@ class RequestQueue:
             self._add(entry)
 
     def _add(self, entry: Entry) -> None:
-        rows, nbytes = entry.request.rows, entry.nbytes
+        requests, rows, nbytes = entry.requests, entry.request.rows, entry.nbytes
         heapq.heappush(self._heap, entry.key)
         entry.queued = True
         self._alive += 1
+        self.requests += requests
         self.rows += rows
         self.nbytes += nbytes
 
     def _forget(self, entry: Entry) -> None:
         entry.queued = False
         self._alive -= 1
+        self.requests -= entry.requests
         self.rows -= entry.request.rows
         self.nbytes -= entry.nbytes
 

@@ -9,14 +9,14 @@ class BatcherStats(msgspec.Struct, kw_only=True):
     """Counts since the version was loaded; a snapshot is a copy.
 
     Attributes:
-        requests: Requests that were taken.
+        requests: Requests that were taken: those of offline work as soon as they have run.
         rows: Their rows.
         batches: Runs of engines, by the rows that ran together.
         dropped: Requests refused before they ran, since they could not be answered in time any more.
         expired: Requests whose deadline passed while they waited or ran.
         cancelled: Requests whose caller gave up while they waited.
         refused: Requests for which the queue had no room.
-        retried: Runs again on another slot, after one that failed.
+        retried: Requests that were to run again after a run that failed: on another slot, or alone instead of joined.
         failed: Requests that ended with an engine's error.
         run_s: Seconds that engines ran, added up.
         queued: Requests that wait now.

@@ -130,13 +130,15 @@ class Worker:
         return [rows]
 
     def _run_bulk(self, slot: Slot, entry: Entry, bulk: Bulk) -> list[int]:
+        done = len(bulk.outcomes)
         runs, error = run_piece(bulk, slot, self._signatures[entry.request.signature], self._clock, self._version)
         if error is not None:
             self._failures.tell(slot, error, self._failures.lost(slot, error))
+        self._desk.ran(bulk, done)
         if bulk.done_all:
             bulk.finish()
         else:
-            unanswered = self._desk.put_back(entry)
+            unanswered = self._desk.put_back(entry, len(bulk.requests) - len(bulk.outcomes))
             if unanswered is not None:
                 entry.fail(unanswered)
         return runs

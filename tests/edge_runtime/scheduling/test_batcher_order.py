@@ -8,6 +8,7 @@ from support.gated_engines import WAIT_S, Setup
 
 from edge_runtime import DeadlineExceeded, EngineFailed
 from edge_runtime.errors import EngineLost
+from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.desk import Desk
 from edge_runtime.scheduling.gate import Gate
 from edge_runtime.scheduling.queue import RequestQueue
@@ -255,6 +256,48 @@ def test_bulk_keeps_one_failure_from_the_rest(setup):
     bulk = setup.batcher.submit_bulk([setup.request(start=value) for value in (1, np.nan, 3)])
     bulk.result(WAIT_S)
     assert [isinstance(outcome, EngineFailed) for outcome in bulk.outcomes] == [False, True, False]
+
+
+def test_bulk_counts_as_its_requests(setup):
+    """What waits of a bulk is counted by requests, and once no slot is left what it had left has failed."""
+    first = setup.occupy()
+    bulk = setup.batcher.submit_bulk([setup.request(start=i) for i in range(5)])
+    assert (setup.batcher.stats().queued, setup.batcher.load.queued_requests) == (5, 1)
+    original, runs = setup.engine.run, []
+
+    def run(signature, inputs, limit_s):
+        runs.append(inputs)
+        if len(runs) == 3:
+            raise EngineLost("gone", "crashed")
+        return original(signature, inputs, limit_s)
+
+    setup.engine.run = run
+    setup.engine.gate.set()
+    first.result(WAIT_S)
+    with pytest.raises(EngineFailed, match="no engine"):
+        bulk.result(WAIT_S)
+    stats = setup.batcher.stats()
+    assert (stats.queued, stats.retried, stats.failed) == (0, 1, 2)
+    assert stats.requests == stats.rows == 5  # Without the one that whoever waits is to ask again.
+
+
+@pytest.mark.parametrize("own_thread", [True, False])
+def test_a_joined_run_that_fails_is_counted_as_retried(own_thread):
+    """Requests that failed joined and are to be asked again are retried, and count as requests when they are."""
+    setup = Setup(max_queued_requests=100)
+    bulk = Bulk([setup.request(start=value) for value in (1, np.nan, 3, 4, 5)])
+    if own_thread:
+        while not bulk.done_all:
+            setup.batcher.try_bulk(bulk)
+    else:
+        bulk = setup.batcher.submit_bulk(bulk.requests)
+        bulk.result(WAIT_S)
+    stats = setup.batcher.stats()
+    assert (stats.requests, stats.rows, stats.retried, stats.failed) == (1, 1, 4, 0)
+    for request in bulk.requests[2:4]:
+        setup.batcher.infer(request)
+    assert setup.batcher.stats().requests == 3
+    setup.close()
 
 
 def test_bulk_goes_on_elsewhere_when_its_engine_is_lost(setup):
