@@ -15,6 +15,9 @@ from edge_runtime.scheduling.runs import late
 from edge_runtime.scheduling.slot import ANY_WORKER, Slot
 from edge_runtime.types import InferRequest
 
+REOPENING = "waiting for a device that is being opened anew"
+"""Where the time goes of who waits while there is no slot."""
+
 Settled = list[tuple[Entry, EdgeRuntimeError]]
 """Requests that end with an error; told outside the lock."""
 
@@ -211,7 +214,7 @@ class Allotment(Ledger):
         """Counts a request whose deadline has passed before it was answered; what it is told, and what it failed on."""
         self.stats.expired += entry.requests
         if not self.slots.all:
-            stage = "waiting for a device that is being opened anew"
+            stage = REOPENING
         error = late(entry.request, now_s, {stage: (now_s - entry.queued_s) * 1e3})
         error.__cause__ = entry.failure
         return error

@@ -13,6 +13,7 @@ from converter.artifact import Signature
 from edge_runtime.engine import threads
 from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed
+from edge_runtime.scheduling.allotment import REOPENING
 from edge_runtime.scheduling.bulk import Bulk, run_piece
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
 from edge_runtime.scheduling.desk import Desk
@@ -294,7 +295,8 @@ class Batcher:
         if outcome is None:
             self._let_go(self._desk.give_up(entry, expired=True))
             now_s = self._clock()
-            raise late(request, now_s, {_WAITING: (now_s - request.start_s) * 1e3})
+            stage = _WAITING if self.slots else REOPENING
+            raise late(request, now_s, {stage: (now_s - request.start_s) * 1e3})
         outcome.given = None
         if not outcome.usable:  # Its engine was lost between the giving and the waking.
             self._let_go(outcome)

@@ -87,6 +87,18 @@ def test_a_deadline_holds_where_the_device_is_not_free(setup, how):
     assert setup.engine.runs == []
 
 
+@pytest.mark.parametrize("how", ["predict", "submit"])
+def test_who_waits_for_a_device_to_come_back_is_told_so(setup, how):
+    """A deadline that passes while there is no slot says so, whether a caller looks after it or a worker."""
+    setup.batcher.expect(slots=True)
+    setup.batcher.remove(setup.slot)
+    reply = asked(setup.batcher, how, setup.request(deadline_s=setup.clock() + 0.02))
+    if how == "submit":  # A caller that sleeps does so by the real clock, and no worker is to be sooner.
+        setup.clock.advance(1.0)
+    with pytest.raises(DeadlineExceeded, match="waiting for a device that is being opened anew"):
+        reply.result(WAIT_S)
+
+
 def test_a_sooner_deadline_wakes_the_worker_that_waits(setup):
     """A worker at the gate looks after deadlines that come later, too."""
     taken = Taken(setup.gate)
