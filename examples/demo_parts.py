@@ -41,7 +41,7 @@ class Server:
         """Takes a folder of versions of one model, and where its log goes."""
         self._command = [
             *command("fallback-server"), "--model_name=digits",
-            f"--model_base_path={repository.resolve()}", "--port=0", "--mdns",
+            f"--model_base_path={repository.resolve()}", "--model_version_policy=all", "--port=0", "--mdns",
         ]  # fmt: skip
         self._log = log
         self._process: subprocess.Popen[str] | None = None

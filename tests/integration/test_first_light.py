@@ -31,7 +31,12 @@ def store(digits, tmp_path):
 
 def start(digits):
     return ServerProcess(
-        "--model_name=digits", f"--model_base_path={digits / 'saved_model'}", "--port=0", "--host=127.0.0.1", "--mdns"
+        "--model_name=digits",
+        f"--model_base_path={digits / 'saved_model'}",
+        "--model_version_policy=all",
+        "--port=0",
+        "--host=127.0.0.1",
+        "--mdns",
     )
 
 
