@@ -93,11 +93,11 @@ class Harness(Generic[S]):
         """LOADING to AVAILABLE: handles may be taken."""
         if self.reload_at_s is not None:
             raise IllegalTransition(f"{self}: its load has not begun")
-        self._loaded = Loaded(servable)
+        before, self._loaded = self._loaded, Loaded(servable)
         try:
             self._move(State.AVAILABLE, of=State.LOADING)
         except IllegalTransition:
-            self._loaded = None
+            self._loaded = before
             raise
         self.attempts = 0
         self.available_since_s = now_s

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support.fallback_fakes import FakeExecutor
 
@@ -27,6 +27,7 @@ def make(on_move=None):
 
 
 @given(st.lists(st.sampled_from([*STEPS, "release", "acquire"]), max_size=40))
+@example(["begin_load", "loaded", "acquire", "loaded", "begin_unload"])
 def test_any_order_of_steps_keeps_the_invariants(names):
     """A held version stays loaded, an error exists in END alone, a refused step changes nothing, each other is told."""
     told = []
