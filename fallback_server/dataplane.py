@@ -15,7 +15,7 @@ from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.batching.scheduler import BatchScheduler
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, ServerError, SignatureNotFound
 from fallback_server.core.handle import ServableHandle
-from fallback_server.core.servable import ServableId, ServableState
+from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
 from fallback_server.served_model import ServedModel
@@ -123,10 +123,6 @@ class Versions(Protocol):
         """Holds the version that a request means."""
         ...
 
-    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
-        """The states of a model's versions, the highest first; of one alone, where the target names it."""
-        ...
-
     def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
         """A second version that a request is also to run on, unseen; None for most."""
         ...
@@ -225,10 +221,6 @@ class DataPlane:
                 self.predict(calls, settle)
         except ServerError as error:
             settle([(call, error) for call in calls])
-
-    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
-        """See `Versions.states`."""
-        return self._versions.states(target)
 
     def signature_defs(self, target: ModelTarget) -> tuple[ServableId, bytes]:
         """The version that answers, and its serialized SignatureDefMap.

@@ -162,13 +162,13 @@ def test_a_version_that_was_accepted_from_is_not_unloaded_before_it_has_answered
 def test_metadata_and_states(stand):
     """The signatures of the version that answers; the states of all, or of the one that is named."""
     assert stand.plane.signature_defs(ModelTarget(name="m")) == (ServableId("m", 2), b"signatures")
-    assert [state.servable_id.version for state in stand.plane.states(ModelTarget(name="m"))] == [2, 1]
-    (state,) = stand.plane.states(ModelTarget(name="m", version=1))
+    assert [state.servable_id.version for state in stand.versions.states(ModelTarget(name="m"))] == [2, 1]
+    (state,) = stand.versions.states(ModelTarget(name="m", version=1))
     assert state.state is State.AVAILABLE
     with pytest.raises(ModelNotFound, match=r"^Could not find version 5 of model m$"):
-        stand.plane.states(ModelTarget(name="m", version=5))
+        stand.versions.states(ModelTarget(name="m", version=5))
     with pytest.raises(ModelNotFound, match=r"^Could not find any versions of model q$"):
-        stand.plane.states(ModelTarget(name="q"))
+        stand.versions.states(ModelTarget(name="q"))
 
 
 class ExampleExecutor(FakeExecutor):

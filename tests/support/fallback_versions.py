@@ -29,7 +29,7 @@ class PlainVersions:
         return None
 
     def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
-        """See `DataPlane.states`."""
+        """The states of a model's versions, the highest first."""
         if not target.name:
             raise InvalidInput("ModelSpec has no name specified.")
         states = self._manager.states(target.name)
