@@ -49,7 +49,8 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
-	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter; do \
+	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
+		switching loads unloads startup large_messages rest; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
 
 lock:  ## rewrite the lock files (needs uv)
