@@ -321,8 +321,7 @@ def test_a_pulled_out_stick_comes_back(edge_tpus, monkeypatch):
         port.rename(edge_tpus.path / "drawer")
         assert {_ask(model).place for _ in range(5)} == {CPU}
         assert _until(lambda: "unhealthy" in _said(model))
-        edge_tpus.stick.touch()
-        (edge_tpus.path / "drawer").rename(port)
+        _plug(edge_tpus, edge_tpus.path / "drawer")
         assert _back(model)
 
 
@@ -336,8 +335,9 @@ def _unplug(place: _Place) -> Path:
 
 
 def _plug(place: _Place, drawer: Path) -> None:
-    place.stick.touch()
+    """Brings the stick back: the kernel shows it before a library can open it, as with a real one."""
     drawer.rename(place.root.path / "sys/bus/usb/devices/2-1")
+    place.stick.touch()
 
 
 def test_a_version_that_was_loaded_while_a_stick_was_away_for_a_moment_takes_it(edge_tpus, monkeypatch):
