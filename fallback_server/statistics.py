@@ -1,18 +1,54 @@
-"""What one version has answered, beside what the others have: requests, errors, latency, and divergence as a shadow."""
+"""What one version has answered: requests, errors, latency, what its runs took, and divergence as a shadow."""
 
 from __future__ import annotations
 
 import bisect
 import math
 import threading
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fallback_server.batching.queue import BatchRun
 from fallback_server.core.errors import ServerError
 
 BOUNDS_S = tuple(1e-4 * 10 ** (step / 10) for step in range(61))
 """Upper ends of the latency buckets: 0.1 ms to 100 s, ten a decade, so that a percentile is right to some 12 %."""
+
+MAX_SIZES = 256
+"""Batch sizes that are told apart: a request may have any number of rows, and every size that was seen is kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a version has done since it was loaded, in sums that only grow. Durations are in seconds.
+
+    Attributes:
+        answered: Requests that were answered.
+        answered_s: How long they took, from when the data plane was asked.
+        failed: Requests that were queued, or refused at a full queue, and not answered.
+        failed_s: How long they took.
+        runs: How often the model was run with success.
+        rows: That were asked for in those runs, without padding.
+        requests: That were in those runs.
+        queued_s: How long those requests waited, until their batch was put together.
+        run_s: How long the runs took, each counted once for each request in it.
+        sizes: Rows of a run -> how many runs had as many, and how long those took. The first `MAX_SIZES` that came.
+        idle_s: Since the last run has ended; None before the first.
+    """
+
+    answered: int
+    answered_s: float
+    failed: int
+    failed_s: float
+    runs: int
+    rows: int
+    requests: int
+    queued_s: float
+    run_s: float
+    sizes: Mapping[int, tuple[int, float]]
+    idle_s: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,15 +79,28 @@ class Figures:
 
 
 class VersionStatistics:
-    """Counts. Thread-safe; of bounded size: an error's name is a class of ours, and latencies go into buckets."""
+    """Counts. Thread-safe; of bounded size: an error's name is a class of ours, and latencies go into buckets.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._requests = 0
         self._errors: Counter[str] = Counter()
         self._buckets = [0] * (len(BOUNDS_S) + 1)
         self._answers = 0
         self._sum_s = 0.0
+        self._failed_s = 0.0
+        self._runs = 0
+        self._rows = 0
+        self._run_requests = 0
+        self._queued_s = 0.0
+        self._run_s = 0.0
+        self._sizes: dict[int, tuple[int, float]] = {}
+        self._ran_at_s: float | None = None
         self._compared = 0
         self._diverged = 0
         self._difference = 0.0
@@ -62,10 +111,25 @@ class VersionStatistics:
             self._requests += 1
             if error is not None:
                 self._errors[type(error).__name__] += 1
+                self._failed_s += took_s
                 return
             self._answers += 1
             self._sum_s += took_s
             self._buckets[bisect.bisect_left(BOUNDS_S, took_s)] += 1
+
+    def ran(self, run: BatchRun) -> None:
+        """A batch has run."""
+        now_s, requests, queued_s = self._clock(), len(run.queued_s), sum(run.queued_s)
+        with self._lock:
+            self._runs += 1
+            self._rows += run.rows
+            self._run_requests += requests
+            self._queued_s += queued_s
+            self._run_s += run.run_s * requests
+            self._ran_at_s = now_s
+            count, total_s = self._sizes.get(run.rows, (0, 0.0))
+            if count or len(self._sizes) < MAX_SIZES:
+                self._sizes[run.rows] = (count + 1, total_s + run.run_s)
 
     def compared(self, *, diverged: bool, difference: float) -> None:
         """It answered as a shadow, and so did the version that the caller got."""
@@ -87,6 +151,24 @@ class VersionStatistics:
                 compared=self._compared,
                 diverged=self._diverged,
                 mean_divergence=self._difference / self._compared if self._compared else 0.0,
+            )
+
+    def work(self) -> Work:
+        """As of now."""
+        now_s = self._clock()
+        with self._lock:
+            return Work(
+                answered=self._answers,
+                answered_s=self._sum_s,
+                failed=self._requests - self._answers,
+                failed_s=self._failed_s,
+                runs=self._runs,
+                rows=self._rows,
+                requests=self._run_requests,
+                queued_s=self._queued_s,
+                run_s=self._run_s,
+                sizes=dict(self._sizes),
+                idle_s=None if self._ran_at_s is None else max(0.0, now_s - self._ran_at_s),
             )
 
     def _percentile_ms(self, share: float) -> float:

@@ -83,6 +83,8 @@ MODEL_STREAM_INFER = Method(
     streams_requests=True,
     streams_responses=True,
 )
+MODEL_CONFIG = Method(INFERENCE_SERVICE, "ModelConfig", oip.ModelConfigRequest, oip.ModelConfigResponse)
+MODEL_STATISTICS = Method(INFERENCE_SERVICE, "ModelStatistics", oip.ModelStatisticsRequest, oip.ModelStatisticsResponse)
 REPOSITORY_INDEX = Method(INFERENCE_SERVICE, "RepositoryIndex", oip.RepositoryIndexRequest, oip.RepositoryIndexResponse)
 REPOSITORY_MODEL_LOAD = Method(
     INFERENCE_SERVICE, "RepositoryModelLoad", oip.RepositoryModelLoadRequest, oip.RepositoryModelLoadResponse
