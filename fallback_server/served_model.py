@@ -63,7 +63,7 @@ class ServedModel:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.executor = executor
-        self.statistics = VersionStatistics()
+        self.statistics = VersionStatistics(clock)
         self.package = package
         self._options = options
         self._meter = _Meter(clock)
@@ -73,7 +73,7 @@ class ServedModel:
                 run=functools.partial(self._meter.run, functools.partial(executor.run, name)),
                 options=options,
                 merges=signature.batches,
-                on_run=on_run,
+                on_run=functools.partial(_ran, self.statistics, on_run),
             )
             for name, signature in executor.signatures.items()
         }
@@ -111,6 +111,12 @@ class ServedModel:
     def _batches(self, queue: BatchQueue) -> int:
         """How many batches the rows that wait make, the new one's own not counted."""
         return queue.rows // (self._options.max_batch_size_rows if queue.merges else 1)
+
+
+def _ran(statistics: VersionStatistics, on_run: Callable[[BatchRun], None] | None, run: BatchRun) -> None:
+    statistics.ran(run)
+    if on_run is not None:
+        on_run(run)
 
 
 class _Meter:
