@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+fallback_server/protocol/proto/tensor.proto\x12\tedge.wire\"y\n\x10TensorShapeProto\x12,\n\x03\x64im\x18\x02 \x03(\x0b\x32\x1f.edge.wire.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xeb\x02\n\x0bTensorProto\x12\"\n\x05\x64type\x18\x01 \x01(\x0e\x32\x13.edge.wire.DataType\x12\x31\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1b.edge.wire.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x14\n\x0cscomplex_val\x18\t \x03(\x02\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\x12\x14\n\x0c\x64\x63omplex_val\x18\x0c \x03(\x01\x12\x10\n\x08half_val\x18\r \x03(\x05\x12\x12\n\nuint32_val\x18\x10 \x03(\r\x12\x12\n\nuint64_val\x18\x11 \x03(\x04\"q\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.edge.wire.DataType\x12\x31\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\x1b.edge.wire.TensorShapeProto\"\x9e\x03\n\x0cSignatureDef\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32#.edge.wire.SignatureDef.InputsEntry\x12\x35\n\x07outputs\x18\x02 \x03(\x0b\x32$.edge.wire.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x12\x37\n\x08\x64\x65\x66\x61ults\x18\x04 \x03(\x0b\x32%.edge.wire.SignatureDef.DefaultsEntry\x1a\x44\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.edge.wire.TensorInfo:\x02\x38\x01\x1a\x45\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.edge.wire.TensorInfo:\x02\x38\x01\x1aG\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.edge.wire.TensorProto:\x02\x38\x01\"\xa4\x01\n\x0fSignatureDefMap\x12\x43\n\rsignature_def\x18\x01 \x03(\x0b\x32,.edge.wire.SignatureDefMap.SignatureDefEntry\x1aL\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.edge.wire.SignatureDef:\x02\x38\x01*\x88\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+fallback_server/protocol/proto/tensor.proto\x12\tedge.wire\"y\n\x10TensorShapeProto\x12,\n\x03\x64im\x18\x02 \x03(\x0b\x32\x1f.edge.wire.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xff\x02\n\x0bTensorProto\x12\"\n\x05\x64type\x18\x01 \x01(\x0e\x32\x13.edge.wire.DataType\x12\x31\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1b.edge.wire.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x14\n\x0cscomplex_val\x18\t \x03(\x02\x12\x11\n\tint64_val\x18\n \x03(\x03\x12\x10\n\x08\x62ool_val\x18\x0b \x03(\x08\x12\x14\n\x0c\x64\x63omplex_val\x18\x0c \x03(\x01\x12\x10\n\x08half_val\x18\r \x03(\x05\x12\x12\n\nuint32_val\x18\x10 \x03(\r\x12\x12\n\nuint64_val\x18\x11 \x03(\x04\x12\x12\n\nfloat8_val\x18\x12 \x01(\x0c\"q\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.edge.wire.DataType\x12\x31\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\x1b.edge.wire.TensorShapeProto\"\x9e\x03\n\x0cSignatureDef\x12\x33\n\x06inputs\x18\x01 \x03(\x0b\x32#.edge.wire.SignatureDef.InputsEntry\x12\x35\n\x07outputs\x18\x02 \x03(\x0b\x32$.edge.wire.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x12\x37\n\x08\x64\x65\x66\x61ults\x18\x04 \x03(\x0b\x32%.edge.wire.SignatureDef.DefaultsEntry\x1a\x44\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.edge.wire.TensorInfo:\x02\x38\x01\x1a\x45\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.edge.wire.TensorInfo:\x02\x38\x01\x1aG\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.edge.wire.TensorProto:\x02\x38\x01\"\xa4\x01\n\x0fSignatureDefMap\x12\x43\n\rsignature_def\x18\x01 \x03(\x0b\x32,.edge.wire.SignatureDefMap.SignatureDefEntry\x1aL\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.edge.wire.SignatureDef:\x02\x38\x01*\xb5\x04\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0c\n\x08\x44T_QINT8\x10\x0b\x12\r\n\tDT_QUINT8\x10\x0c\x12\r\n\tDT_QINT32\x10\r\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_QINT16\x10\x0f\x12\x0e\n\nDT_QUINT16\x10\x10\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\x0f\n\x0b\x44T_RESOURCE\x10\x14\x12\x0e\n\nDT_VARIANT\x10\x15\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x12\x12\n\x0e\x44T_FLOAT8_E5M2\x10\x18\x12\x14\n\x10\x44T_FLOAT8_E4M3FN\x10\x19\x12\x16\n\x12\x44T_FLOAT8_E4M3FNUZ\x10\x1a\x12\x19\n\x15\x44T_FLOAT8_E4M3B11FNUZ\x10\x1b\x12\x16\n\x12\x44T_FLOAT8_E5M2FNUZ\x10\x1c\x12\x0b\n\x07\x44T_INT4\x10\x1d\x12\x0c\n\x08\x44T_UINT4\x10\x1e\x12\x0b\n\x07\x44T_INT2\x10\x1f\x12\x0c\n\x08\x44T_UINT2\x10 \x12\x14\n\x10\x44T_FLOAT4_E2M1FN\x10!b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,26 +39,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._loaded_options = None
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1247
-  _globals['_DATATYPE']._serialized_end=1511
+  _globals['_DATATYPE']._serialized_start=1267
+  _globals['_DATATYPE']._serialized_end=1832
   _globals['_TENSORSHAPEPROTO']._serialized_start=58
   _globals['_TENSORSHAPEPROTO']._serialized_end=179
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=146
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=179
   _globals['_TENSORPROTO']._serialized_start=182
-  _globals['_TENSORPROTO']._serialized_end=545
-  _globals['_TENSORINFO']._serialized_start=547
-  _globals['_TENSORINFO']._serialized_end=660
-  _globals['_SIGNATUREDEF']._serialized_start=663
-  _globals['_SIGNATUREDEF']._serialized_end=1077
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=865
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=933
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=935
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1004
-  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_start=1006
-  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_end=1077
-  _globals['_SIGNATUREDEFMAP']._serialized_start=1080
-  _globals['_SIGNATUREDEFMAP']._serialized_end=1244
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1168
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1244
+  _globals['_TENSORPROTO']._serialized_end=565
+  _globals['_TENSORINFO']._serialized_start=567
+  _globals['_TENSORINFO']._serialized_end=680
+  _globals['_SIGNATUREDEF']._serialized_start=683
+  _globals['_SIGNATUREDEF']._serialized_end=1097
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=885
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=953
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=955
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1024
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_start=1026
+  _globals['_SIGNATUREDEF_DEFAULTSENTRY']._serialized_end=1097
+  _globals['_SIGNATUREDEFMAP']._serialized_start=1100
+  _globals['_SIGNATUREDEFMAP']._serialized_end=1264
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1188
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1264
 # @@protoc_insertion_point(module_scope)
