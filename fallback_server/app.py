@@ -97,6 +97,7 @@ class Server:
             allow_remote_control=network.allow_remote_control,
             message_threads=network.grpc_threads,
             channel_arguments=network.channel_arguments,
+            tensor_content=network.tensor_content,
         )
         self._rest: RestServer | None = None
         if network.rest_port is not None:

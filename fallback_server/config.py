@@ -95,6 +95,7 @@ class NetworkOptions:
         channel_arguments: Given to gRPC as they are.
         allow_remote_control: Whether callers may change what is served.
         transport: What speaks gRPC.
+        tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
     """
 
     host: str = "127.0.0.1"
@@ -113,6 +114,7 @@ class NetworkOptions:
     channel_arguments: tuple[tuple[str, int | str], ...] = ()
     allow_remote_control: bool = True
     transport: str = "grpcio"
+    tensor_content: bool = False
 
     def __post_init__(self) -> None:
         _bounded("--port", self.port, 0, 65535)

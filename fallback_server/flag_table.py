@@ -165,7 +165,13 @@ _NETWORK = _flags(
     ("mdns_interfaces", _LIST, "default", "default|all|NAME,ADDRESS", "that it is announced on"),
     ("server_id", _TEXT, None, "ID", "in the announcement and the catalog; a random one if left out"),
     ("*enable_grpc_healthcheck_service", _BOOL, True, "", "the standard health service"),
-    ("*enable_serialization_as_tensor_content", _BOOL, True, "", "answers hold their arrays as bytes"),
+    (
+        "*enable_serialization_as_tensor_content",
+        _BOOL,
+        False,
+        "",
+        "answers to Predict hold their arrays as bytes, in place of typed values such as float_val",
+    ),
 )
 
 _REST = _flags(
@@ -230,7 +236,6 @@ _MORE: dict[str, dict[str, Any]] = {
     "log_level": {"choices": ("debug", "info", "warning", "error")},
     "transport": {"choices": ("grpcio", "native"), "only": ("grpcio", "gRPC is spoken by grpcio alone so far")},
     "enable_grpc_healthcheck_service": {"only": (True, "health can always be asked for")},
-    "enable_serialization_as_tensor_content": {"only": (True, "all of TensorFlow's own readers take tensor_content")},
     "config": {"in_file": False},
     "version": {"in_file": False},
     "help": {"in_file": False},

@@ -181,6 +181,7 @@ class _Builder:
             channel_arguments=self._channel_arguments(),
             allow_remote_control=settings.switch("allow_remote_control"),
             transport=settings.text("transport"),
+            tensor_content=settings.switch("enable_serialization_as_tensor_content"),
             **({"server_id": server_id} if server_id else {}),
         )
 

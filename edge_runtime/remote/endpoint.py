@@ -14,7 +14,13 @@ from google.protobuf.message import Message
 from edge_runtime.remote.answer_time import AnswerTime
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
-from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT, UNLIMITED_MESSAGES, Method
+from fallback_server.protocol.methods import (
+    GET_MODEL_METADATA,
+    PREDICT,
+    TENSOR_CONTENT_METADATA,
+    UNLIMITED_MESSAGES,
+    Method,
+)
 from fallback_server.protocol.status import Fault
 
 T = TypeVar("T")
@@ -135,7 +141,9 @@ class Endpoint:
         """
         future: Future[T] = Future()
         try:
-            call = self._bound[method.path].future(message, timeout=max(deadline_s - self._clock(), 0.0))
+            call = self._bound[method.path].future(
+                message, timeout=max(deadline_s - self._clock(), 0.0), metadata=(TENSOR_CONTENT_METADATA,)
+            )
         except Exception as error:  # noqa: BLE001  a closed channel, or a message that gRPC can't take: nobody was asked
             self._settle(turn, None)
             closed = isinstance(error, ValueError)

@@ -105,6 +105,10 @@ SIGNATURE_DEF_FIELD = "signature_def"
 SIGNATURE_DEF_TYPE_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 """What TensorFlow Serving's clients unpack the metadata as; our SignatureDefMap has the same bytes."""
 
+TENSOR_CONTENT_METADATA = ("edge-tensor-content", "1")
+"""Metadata of a Predict that asks for `tensor_content` in the answer, in place of typed values: integers take longer to
+write and read as those. A server that doesn't know it, such as TensorFlow Serving, passes it over."""
+
 UNLIMITED_MESSAGES = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

@@ -1,25 +1,30 @@
 """numpy arrays to and from TensorProto: every dtype that TensorFlow Serving takes but quantized and resource ones.
 
-Arrays leave as `tensor_content` (one copy); what comes in may be `tensor_content` or typed values, and fewer typed
-values than elements are filled up with the last, as TensorFlow does. Strings are `object` arrays of bytes. bfloat16,
-float8 and int4 are there where `ml_dtypes` is, which TensorFlow brings.
+Arrays leave as `tensor_content` or as typed values; both may come in, and fewer typed values than elements are filled
+up with the last, as TensorFlow does. Which field has whose values is TensorFlow's rule (`Tensor::AsProtoField`).
+Strings are `object` arrays of bytes. bfloat16, float8 and int4 are there where `ml_dtypes` is, which TensorFlow brings.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from fallback_server.protocol import typed_values
 from fallback_server.protocol.proto import tensor_pb2 as pb
+from fallback_server.protocol.typed_values import TENSOR_CONTENT, field_of_bytes, read_typed, write_typed
 
-Array = npt.NDArray[np.generic]
-Buffer = bytes | bytearray | memoryview
+TensorCodecError = typed_values.TensorCodecError
+Array = typed_values.Array
+Buffer = typed_values.Buffer
+CUTTABLE = typed_values.CUTTABLE
+
+_NOTHING: Mapping[int, Buffer] = {}
 
 MAX_ELEMENTS = 2**31 - 1
 """No message can hold more than 2 GiB; a shape that claims more is refused before anything is allocated."""
@@ -29,10 +34,6 @@ MAX_RANK = 64
 
 MAX_FILLED_BYTES = 2**26
 """The largest array that is filled up with its last value: twenty bytes on the wire can claim any size."""
-
-
-class TensorCodecError(ValueError):
-    """A TensorProto that can't be read, or an array that has no wire form. The text says why."""
 
 
 _NUMPY: dict[int, np.dtype[np.generic]] = {
@@ -55,65 +56,26 @@ _WIRE = {dtype: number for number, dtype in _NUMPY.items()}
 
 _ML_DTYPES = {
     int(pb.DT_BFLOAT16): "bfloat16",
-    24: "float8_e5m2",
-    25: "float8_e4m3fn",
-    26: "float8_e4m3fnuz",
-    27: "float8_e4m3b11fnuz",
-    28: "float8_e5m2fnuz",
-    29: "int4",
-    30: "uint4",
-    31: "int2",
-    32: "uint2",
-    33: "float4_e2m1fn",
+    int(pb.DT_FLOAT8_E5M2): "float8_e5m2",
+    int(pb.DT_FLOAT8_E4M3FN): "float8_e4m3fn",
+    int(pb.DT_FLOAT8_E4M3FNUZ): "float8_e4m3fnuz",
+    int(pb.DT_FLOAT8_E4M3B11FNUZ): "float8_e4m3b11fnuz",
+    int(pb.DT_FLOAT8_E5M2FNUZ): "float8_e5m2fnuz",
+    int(pb.DT_INT4): "int4",
+    int(pb.DT_UINT4): "uint4",
+    int(pb.DT_INT2): "int2",
+    int(pb.DT_UINT2): "uint2",
+    int(pb.DT_FLOAT4_E2M1FN): "float4_e2m1fn",
 }
 """What numpy alone can't hold: TensorFlow's number -> the name in ml_dtypes, of which an old one lacks the last."""
 
-_REFUSED = {
-    11: "qint8",
-    12: "quint8",
-    13: "qint32",
-    15: "qint16",
-    16: "quint16",
-    20: "resource",
-    21: "variant",
-}
-"""What no array can hold: TensorFlow's number -> its name, for the refusal."""
+_REFUSED = frozenset(
+    {pb.DT_QINT8, pb.DT_QUINT8, pb.DT_QINT32, pb.DT_QINT16, pb.DT_QUINT16, pb.DT_RESOURCE, pb.DT_VARIANT}
+)
+"""What no array can hold."""
 
-
-class Bounds(Protocol):
-    """As numpy's iinfo and that of ml_dtypes have them."""
-
-    @property
-    def min(self) -> int: ...  # noqa: D102  told above
-
-    @property
-    def max(self) -> int: ...  # noqa: D102  told above
-
-
-_VALUES = {
-    pb.DT_FLOAT: "float_val",
-    pb.DT_DOUBLE: "double_val",
-    pb.DT_HALF: "half_val",
-    pb.DT_BFLOAT16: "half_val",
-    29: "int_val",
-    30: "int_val",
-    31: "int_val",
-    32: "int_val",
-    pb.DT_INT8: "int_val",
-    pb.DT_INT16: "int_val",
-    pb.DT_INT32: "int_val",
-    pb.DT_INT64: "int64_val",
-    pb.DT_UINT8: "int_val",
-    pb.DT_UINT16: "int_val",
-    pb.DT_UINT32: "uint32_val",
-    pb.DT_UINT64: "uint64_val",
-    pb.DT_BOOL: "bool_val",
-    pb.DT_COMPLEX64: "scomplex_val",
-    pb.DT_COMPLEX128: "dcomplex_val",
-}
-
-_TENSOR_CONTENT_TAG = b"\x22"
-"""Field 4, length-delimited."""
+_REF = 100
+"""TensorFlow's number of a reference to a dtype is so much more than the dtype's. Graphs have them, messages don't."""
 
 
 def wire_dtype(dtype: np.dtype[np.generic]) -> int:
@@ -144,13 +106,19 @@ def numpy_dtype(number: int) -> np.dtype[np.generic]:
     if dtype is not None:
         return dtype
     if number in _REFUSED:
-        raise TensorCodecError(f"dtype {_REFUSED[number]} is not supported")
+        raise TensorCodecError(f"dtype {_name(number)} is not supported")
+    if number > _REF and number - _REF in pb.DataType.values():
+        raise TensorCodecError(f"dtype {_name(number - _REF)}_ref is a reference, and no message can hold one")
     if number not in _ML_DTYPES:
         raise TensorCodecError(f"dtype {number} is unknown or not supported")
     dtype = _extended().get(number)
     if dtype is None:
         raise TensorCodecError(f"{_ML_DTYPES[number]} has no numpy dtype here; send float32, or install ml_dtypes")
     return dtype
+
+
+def _name(number: int) -> str:
+    return pb.DataType.Name(number).removeprefix("DT_").lower()
 
 
 @functools.cache
@@ -183,10 +151,14 @@ def encode(array: npt.ArrayLike) -> pb.TensorProto:
     return proto
 
 
-def encode_parts(array: npt.ArrayLike) -> list[Buffer]:
-    """As `encode`, but the TensorProto's bytes, in pieces that follow each other: the array itself is not copied.
+def encode_parts(array: npt.ArrayLike, *, typed: bool = False) -> list[Buffer]:
+    """As `encode`, but the TensorProto's bytes, in pieces that follow each other: floats are not copied.
 
-    The last piece reads the array's memory, which must not change until it is used.
+    The last piece may read the array's memory, which must not change until it is used.
+
+    Args:
+        array: Of any layout.
+        typed: Whether it goes as typed values in place of `tensor_content`.
 
     Raises:
         TensorCodecError: as `encode`.
@@ -194,11 +166,13 @@ def encode_parts(array: npt.ArrayLike) -> list[Buffer]:
     values = np.asarray(array)
     if values.dtype.kind in "OSU":
         return [encode(values).SerializeToString()]
-    header = _header(values).SerializeToString()
+    proto = _header(values)
     if not values.nbytes:
-        return [header]
-    data = np.ascontiguousarray(_little(values)).reshape(-1).view(np.uint8).data
-    return [header + _TENSOR_CONTENT_TAG + varint(data.nbytes), data]
+        return [proto.SerializeToString()]
+    flat = np.ascontiguousarray(_little(values)).reshape(-1)
+    if not typed:
+        return field_of_bytes(proto, "tensor_content", [flat.view(np.uint8).data])
+    return write_typed(proto, flat)
 
 
 def _header(values: Array) -> pb.TensorProto:
@@ -212,24 +186,15 @@ def _little(values: Array) -> Array:
     return values.astype(values.dtype.newbyteorder("<")) if values.dtype.byteorder == ">" else values
 
 
-def varint(value: int) -> bytes:
-    """A number of at least 0 as protobuf writes lengths and tags: 7 bits a byte, the lowest first."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, content: Buffer = b"") -> Array:
+def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, cut: Mapping[int, Buffer] = _NOTHING) -> Array:
     """TensorProto -> array. With `tensor_content` it is read-only, and takes one copy out of the message.
 
     Args:
         proto: What came.
         max_bytes: The largest array that is made. None sets no bound but `MAX_ELEMENTS`, and `MAX_FILLED_BYTES` for
             one that the message doesn't hold in full.
-        content: The `tensor_content` where it was cut out of the message before that was parsed; read in place.
+        cut: What was cut out of the message before that was parsed, by the number of the field, of `CUTTABLE`: the
+            bytes of `tensor_content` and of floats are read in place.
 
     Raises:
         TensorCodecError: unknown dtype, unknown or impossible shape, values that don't fit the shape, or too large.
@@ -244,7 +209,7 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, content: Buff
         raise TensorCodecError(f"{dtype} of shape {list(shape)} takes {size} bytes, at most {max_bytes} are allowed")
     if dtype.kind == "O":
         return _strings(proto, shape, count)
-    content = content or proto.tensor_content  # once: every look at the field makes another copy of it
+    content = cut.get(TENSOR_CONTENT) or proto.tensor_content  # once: every look at the field makes another copy of it
     if content:
         expected = count * dtype.itemsize
         if len(content) != expected:
@@ -252,36 +217,7 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, content: Buff
                 f"tensor_content has {len(content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
             )
         return np.frombuffer(content, dtype=dtype).reshape(shape)
-    return _typed(proto, dtype, shape, count)
-
-
-def _typed(proto: pb.TensorProto, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
-    if proto.dtype not in _VALUES:
-        if count:
-            raise TensorCodecError(f"{dtype} comes as tensor_content alone")
-        return np.zeros(shape, dtype=dtype)
-    field = getattr(proto, _VALUES[proto.dtype])
-    if dtype.kind == "c":
-        parts = np.array(field, dtype=np.float32 if dtype.itemsize == 8 else np.float64)
-        if len(parts) % 2:
-            raise TensorCodecError(f"{len(parts)} numbers can't be pairs of real and imaginary parts")
-        values: Array = parts.view(dtype)
-    elif proto.dtype in (pb.DT_HALF, pb.DT_BFLOAT16):
-        values = _integers(field, np.dtype(np.uint16), np.iinfo(np.uint16)).view(dtype)
-    elif dtype.kind in "iu":
-        values = _integers(field, dtype, np.iinfo(dtype))  # type: ignore[type-var]
-    elif proto.dtype in _ML_DTYPES:
-        values = _integers(field, dtype, import_module("ml_dtypes").iinfo(dtype))
-    else:
-        values = np.array(field, dtype=dtype)
-    return _fill(values, dtype, shape, count)
-
-
-def _integers(field: Sequence[int], dtype: np.dtype[np.generic], bounds: Bounds) -> Array:
-    wide = np.array(field, dtype=np.uint64 if dtype == np.uint64 else np.int64)
-    if wide.size and (int(wide.min()) < bounds.min or int(wide.max()) > bounds.max):
-        raise TensorCodecError(f"a value is out of {dtype}'s range, {bounds.min} to {bounds.max}")
-    return wide.astype(dtype)
+    return _fill(read_typed(proto, dtype, cut, count), dtype, shape, count)
 
 
 def _fill(values: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:

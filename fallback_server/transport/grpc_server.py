@@ -47,6 +47,7 @@ class GrpcServer:
         allow_remote_control: Whether callers may change what is served.
         message_threads: How many large messages are read and written at a time.
         channel_arguments: Given to gRPC as they are; they win over ours.
+        tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class GrpcServer:
         allow_remote_control: bool = True,
         message_threads: int = 2,
         channel_arguments: Sequence[tuple[str, int | str]] = (),
+        tensor_content: bool = False,
     ) -> None:
         self._tls = tls
         self._threads = MessageThreads(message_threads)
@@ -70,7 +72,7 @@ class GrpcServer:
         remote = RemoteControl(allowed=allow_remote_control)
         rpcs = Rpcs(self._threads)
         services = (
-            PredictionService(self.calls, max_tensor_bytes=max_message_bytes),
+            PredictionService(self.calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content),
             ModelService(control, self._changes, remote),
             InferenceService(
                 self.calls,

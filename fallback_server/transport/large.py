@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from fallback_server.core.errors import InvalidInput
-from fallback_server.protocol.tensors import Buffer, varint
+from fallback_server.protocol.packed import Buffer, varint
 
 LARGE_BYTES = 2**20
 """From here on a message is read and written in a thread, and its tensors are cut out: that takes milliseconds."""
@@ -31,6 +31,10 @@ class _Malformed(Exception):
     """It is no message of protobuf's wire format."""
 
 
+class _TooMany(Exception):
+    """It has more than `_MAX_SCANNED` fields."""
+
+
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     try:
@@ -39,35 +43,40 @@ def _reading() -> Iterator[None]:
         raise InvalidInput("the request is no message of protobuf's wire format") from None
 
 
-def cut_map(data: bytes, *, field: int, cut: int, threshold: int = LARGE_BYTES) -> tuple[bytes, dict[str, memoryview]]:
-    """Cuts a large bytes field out of the values of a map field: `map<string, M> f = field;` with `bytes = cut` in M.
+def cut_map(
+    data: bytes, *, field: int, cut: Collection[int], threshold: int = LARGE_BYTES
+) -> tuple[bytes, dict[str, dict[int, memoryview]]]:
+    """Cuts large fields out of the values of a map field: `map<string, M> f = field;`.
+
+    They are bytes, or packed numbers. What comes in several pieces is left to protobuf, which knows how they belong
+    together.
 
     Args:
         data: The message.
         field: The map's number.
-        cut: The number of the bytes field in the map's values.
+        cut: The numbers of the fields in the map's values.
         threshold: What is smaller stays.
 
     Returns:
-        The message without what was cut out, and that by the map's keys, as views of `data`.
+        The message without what was cut out, and that by the map's keys and the fields' numbers, as views of `data`.
 
     Raises:
         InvalidInput: it is no message.
     """
-    view = memoryview(data)
     rest: list[Buffer] = []
-    contents: dict[str, memoryview] = {}
-    with _reading():
-        for number, whole, body in _fields(view):
+    contents: dict[str, dict[int, memoryview]] = {}
+    with _reading(), contextlib.suppress(_TooMany):
+        for number, whole, body in _all_fields(memoryview(data)):
             if number != field or body is None or (len(body) < threshold and not contents):
                 rest.append(whole)
                 continue
-            entry, key, content = _cut_entry(body, cut, threshold)
+            entry, key, found = _cut_entry(body, cut, threshold)
             rest.append(_field(field, entry))
             contents.pop(key, None)  # Of a key that comes twice the last value counts.
-            if content is not None:
-                contents[key] = content
-    return b"".join(rest), contents
+            if found:
+                contents[key] = found
+        return b"".join(rest), contents
+    return data, {}  # What is not looked at may say something else of what was.
 
 
 def cut_repeated(data: bytes, *, field: int, threshold: int = LARGE_BYTES) -> tuple[bytes, dict[int, memoryview]]:
@@ -144,38 +153,44 @@ def _new_bytes(size: int) -> tuple[bytes, np.ndarray[tuple[int], np.dtype[np.uin
     return out, np.ctypeslib.as_array(memory)
 
 
-def _cut_entry(entry: memoryview, cut: int, threshold: int) -> tuple[bytes, str, memoryview | None]:
-    """A map's entry (key = 1, value = 2) without the large field of its value; the key; what was cut out."""
+def _cut_entry(entry: memoryview, cut: Collection[int], threshold: int) -> tuple[Buffer, str, dict[int, memoryview]]:
+    """A map's entry (key = 1, value = 2) without the large fields of its value; the key; what was cut out."""
     rest: list[Buffer] = []
     key = ""
-    content: memoryview | None = None
-    for number, whole, body in _fields(entry):
+    contents: dict[int, memoryview] = {}
+    values = 0
+    for number, whole, body in _all_fields(entry):
         if number == 1 and body is not None:
             key = str(body, "utf-8", errors="replace")
         if number == 2 and body is not None:
-            value, found = _cut_field(body, cut, threshold)
-            content = found if found is not None else content
+            values += 1
+            value, contents = _cut_fields(body, cut, threshold)
             rest.append(_field(2, value))
         else:
             rest.append(whole)
-    return b"".join(rest), key, content
+    if values > 1:  # They are merged.
+        return entry, key, {}
+    return b"".join(rest), key, contents
 
 
-def _cut_field(message: memoryview, cut: int, threshold: int) -> tuple[bytes, memoryview | None]:
+def _cut_fields(message: memoryview, cut: Collection[int], threshold: int) -> tuple[Buffer, dict[int, memoryview]]:
     rest: list[Buffer] = []
-    content: memoryview | None = None
-    for number, whole, body in _fields(message):
-        if number == cut and body is not None and len(body) >= threshold:
-            content = body
-        else:
-            if number == cut:
-                content = None  # The last one counts.
-            rest.append(whole)
-    return b"".join(rest), content
+    contents: dict[int, memoryview] = {}
+    seen: set[int] = set()
+    for number, whole, body in _all_fields(message):
+        if number in seen:
+            return message, {}
+        if number in cut:
+            seen.add(number)
+            if body is not None and len(body) >= threshold:
+                contents[number] = body
+                continue
+        rest.append(whole)
+    return b"".join(rest), contents
 
 
-def _field(number: int, value: bytes) -> bytes:
-    return varint(number << 3 | _LENGTH_DELIMITED) + varint(len(value)) + value
+def _field(number: int, value: Buffer) -> bytes:
+    return b"".join((varint(number << 3 | _LENGTH_DELIMITED), varint(len(value)), value))
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
@@ -208,6 +223,13 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview |
         if at > end or not number:
             raise _Malformed
         yield number, message[begin:at], body
+
+
+def _all_fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
+    for each in _fields(message):
+        if not each[0]:
+            raise _TooMany
+        yield each
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -11,15 +11,14 @@ from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
 from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.protocol.tensors import Buffer, TensorCodecError, decode, encode_parts
+from fallback_server.protocol.tensors import CUTTABLE, Buffer, TensorCodecError, decode, encode_parts
 from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, field_parts
 from fallback_server.transport.rpc import parse
 
 _REQUEST_INPUTS = 2
 _RESPONSE_OUTPUTS = 1
-_TENSOR_CONTENT = 4
-"""Field numbers of PredictRequest, PredictResponse and TensorProto."""
+"""Field numbers of PredictRequest and PredictResponse."""
 
 
 Request = (
@@ -55,15 +54,15 @@ def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
     Raises:
         InvalidInput: no PredictRequest, no model spec, or a tensor that can't be read.
     """
-    contents: Mapping[str, Buffer] = {}
+    contents: Mapping[str, Mapping[int, Buffer]] = {}
     if len(data) >= LARGE_BYTES:
-        data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=_TENSOR_CONTENT)
+        data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=CUTTABLE)
     request = parse(methods.PREDICT, data)
     target = read_target(request)
     inputs = {}
     for name, tensor in request.inputs.items():
         try:
-            inputs[name] = decode(tensor, max_bytes=max_tensor_bytes, content=contents.get(name, b""))
+            inputs[name] = decode(tensor, max_bytes=max_tensor_bytes, cut=contents.get(name, {}))
         except TensorCodecError as error:
             raise InvalidInput(f"tensor parsing error: {name}: {error}") from error
     return PredictCall(
@@ -75,13 +74,18 @@ def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
     )
 
 
-def write_predict(reply: PredictReply) -> bytes:
-    """A reply as a serialized PredictResponse; its model spec says which version and signature answered."""
+def write_predict(reply: PredictReply, *, typed: bool) -> bytes:
+    """A reply as a serialized PredictResponse; its model spec says which version and signature answered.
+
+    Args:
+        reply: What was answered.
+        typed: Whether the arrays go as typed values, or else as `tensor_content`.
+    """
     rest = pb.PredictResponse()
     write_spec(rest.model_spec, reply)
     parts: list[Buffer] = []
     for name, array in reply.outputs.items():
-        entry = [*field_parts(1, [name.encode()]), *field_parts(2, encode_parts(array))]
+        entry = [*field_parts(1, [name.encode()]), *field_parts(2, encode_parts(array, typed=typed))]
         parts += field_parts(_RESPONSE_OUTPUTS, entry)
     return assemble([*parts, rest.SerializeToString()])
 

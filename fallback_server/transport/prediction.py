@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
@@ -13,17 +14,26 @@ from fallback_server.transport.rpc import Context, Rpcs
 from fallback_server.transport.services import Handlers
 
 
+class _Predicted(NamedTuple):
+    """An answer to a Predict, and whether its arrays go as typed values."""
+
+    reply: PredictReply
+    typed: bool
+
+
 class PredictionService:
     """Predict, Classify, Regress, MultiInference and GetModelMetadata.
 
     Args:
         calls: Answers.
         max_tensor_bytes: The largest tensor that is unpacked out of a request.
+        tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
     """
 
-    def __init__(self, calls: Calls, *, max_tensor_bytes: int) -> None:
+    def __init__(self, calls: Calls, *, max_tensor_bytes: int, tensor_content: bool = False) -> None:
         self._calls = calls
         self._max_tensor_bytes = max_tensor_bytes
+        self._tensor_content = tensor_content
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
@@ -32,8 +42,8 @@ class PredictionService:
                 methods.PREDICT,
                 self._predict,
                 read=functools.partial(messages.read_predict, max_tensor_bytes=self._max_tensor_bytes),
-                write=messages.write_predict,
-                weigh=messages.reply_bytes,
+                write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
+                weigh=lambda predicted: messages.reply_bytes(predicted.reply),
             ),
             methods.CLASSIFY: rpcs.unary(
                 methods.CLASSIFY,
@@ -59,8 +69,9 @@ class PredictionService:
             methods.GET_MODEL_METADATA: rpcs.message(methods.GET_MODEL_METADATA, self._metadata),
         }
 
-    async def _predict(self, call: PredictCall, context: Context) -> PredictReply:
-        return await self._calls.predict(call, context)
+    async def _predict(self, call: PredictCall, context: Context) -> _Predicted:
+        typed = not (self._tensor_content or _asks_for_content(context))
+        return _Predicted(await self._calls.predict(call, context), typed)
 
     async def _answer(self, call: PredictCall, context: Context) -> examples.Answered:
         return examples.Answered(await self._calls.predict(call, context), _rows(call))
@@ -74,6 +85,10 @@ class PredictionService:
         target = messages.read_target(request)
         messages.check_metadata_fields(request.metadata_field)
         return messages.write_metadata(*self._calls.dataplane.signature_defs(target))
+
+
+def _asks_for_content(context: Context) -> bool:
+    return any((key, value) == methods.TENSOR_CONTENT_METADATA for key, value in context.invocation_metadata() or ())
 
 
 def _rows(call: PredictCall) -> int:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from fallback_server.core.errors import InvalidInput
 from fallback_server.protocol.proto import inference_pb2 as oip
 from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.protocol.tensors import decode, encode, encode_parts
+from fallback_server.protocol.tensors import CUTTABLE, decode, encode, encode_parts
+from fallback_server.protocol.typed_values import TENSOR_CONTENT
 from fallback_server.transport import large
 
 SIZES = st.integers(0, 40)
@@ -17,7 +18,7 @@ THRESHOLD = 64
 
 
 def cut(data):
-    return large.cut_map(data, field=2, cut=4, threshold=THRESHOLD)
+    return large.cut_map(data, field=2, cut=CUTTABLE, threshold=THRESHOLD)
 
 
 @given(st.dictionaries(st.text(max_size=3), SIZES, max_size=4), st.text(max_size=3))
@@ -33,13 +34,13 @@ def test_what_is_cut_and_what_remains_are_the_message(sizes, name):
     request = pb.PredictRequest.FromString(rest)
     assert (request.model_spec.name, list(request.output_filter), request.client_id) == (name, ["y"], b"c")
     for key, array in arrays.items():
-        np.testing.assert_array_equal(decode(request.inputs[key], content=contents.get(key, b"")), array)
+        np.testing.assert_array_equal(decode(request.inputs[key], cut=contents.get(key, {})), array)
 
 
 def test_views_read_the_message_in_place():
     """Nothing of what is cut out is copied."""
     data = pb.PredictRequest(inputs={"x": encode(np.arange(100.0))}).SerializeToString()
-    assert cut(data)[1]["x"].obj is data
+    assert cut(data)[1]["x"][TENSOR_CONTENT].obj is data
 
 
 def test_the_last_of_what_comes_twice_counts():
@@ -47,7 +48,7 @@ def test_the_last_of_what_comes_twice_counts():
     first, second = np.zeros(100), np.ones(100)
     entries = [pb.PredictRequest(inputs={"x": encode(array)}).SerializeToString() for array in (first, second)]
     rest, contents = cut(b"".join(entries))
-    np.testing.assert_array_equal(decode(pb.PredictRequest.FromString(rest).inputs["x"], content=contents["x"]), second)
+    np.testing.assert_array_equal(decode(pb.PredictRequest.FromString(rest).inputs["x"], cut=contents["x"]), second)
     small = pb.PredictRequest(inputs={"x": encode(np.zeros(1))}).SerializeToString()
     rest, contents = cut(entries[0] + small)
     assert not contents.get("x")
@@ -61,7 +62,7 @@ def test_beyond_a_bound_of_fields_the_rest_is_left_to_protobuf():
     rest, contents = cut(sent.SerializeToString())
     request = pb.PredictRequest.FromString(rest)
     assert list(request.output_filter) == names
-    assert decode(request.inputs["x"], content=contents.get("x", b"")).shape == (100,)
+    assert decode(request.inputs["x"], cut=contents.get("x", {})).shape == (100,)
 
 
 @given(st.binary(max_size=300))
@@ -69,11 +70,11 @@ def test_beyond_a_bound_of_fields_the_rest_is_left_to_protobuf():
 def test_any_bytes_are_read_as_protobuf_reads_them_or_refused(data):
     """What protobuf parses is cut into the same message; what is malformed is the caller's fault."""
     with contextlib.suppress(InvalidInput, DecodeError):
-        rest, contents = large.cut_map(data, field=2, cut=4, threshold=1)
+        rest, contents = large.cut_map(data, field=2, cut=[TENSOR_CONTENT], threshold=1)
         request = pb.PredictRequest.FromString(rest)
         for key, content in contents.items():
             if key in request.inputs:
-                request.inputs[key].tensor_content = bytes(content)
+                request.inputs[key].tensor_content = bytes(content[TENSOR_CONTENT])
         whole = pb.PredictRequest.FromString(data)
         assert request.model_spec == whole.model_spec
         assert set(request.inputs) == set(whole.inputs)

@@ -65,7 +65,7 @@ def test_unreadable_requests():
 def test_predict_response():
     """The outputs, and the version and signature that answered."""
     reply = PredictReply(outputs={"y": np.float32([3])}, servable_id=ServableId("m", 2), signature="s")
-    response = pb.PredictResponse.FromString(messages.write_predict(reply))
+    response = pb.PredictResponse.FromString(messages.write_predict(reply, typed=True))
     np.testing.assert_array_equal(decode(response.outputs["y"]), np.float32([3]))
     spec = response.model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("m", 2, "s")
