@@ -113,12 +113,13 @@ def _check(words: Sequence[str]) -> int:
     if len(parsed.arguments) == 1 and "config" not in parsed.values:
         parsed = Parsed({**parsed.values, "config": parsed.arguments[0]}, (), parsed.faults)
     report = check(read(parsed))
-    print("\n".join(report.lines))
+    if report.lines:
+        print("\n".join(report.lines))
     return _refuse(report.faults) if report.faults else EXIT_OK
 
 
 def _operate(words: Sequence[str]) -> int:
-    """`status`, `reload`, `label` and `rollback`."""
+    """`status`, `reload`, `label`, `split` and `rollback`."""
     from fallback_server.operator_command import operate  # noqa: PLC0415  gRPC is slow to load
 
     return operate(words, program=PROGRAM)
@@ -129,6 +130,7 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "status": _operate,
     "reload": _operate,
     "label": _operate,
+    "split": _operate,
     "rollback": _operate,
 }
 """Subcommands; without one the server serves."""

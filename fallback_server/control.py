@@ -14,9 +14,10 @@ from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.errors import InvalidInput, ModelNotFound, PreconditionFailed
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.manager import Manager
-from fallback_server.core.model_config import ModelConfig, check_configs
-from fallback_server.core.router import Rollback, Router
-from fallback_server.core.routes import heaviest
+from fallback_server.core.model_config import ModelConfig, Shadow, check_configs
+from fallback_server.core.rollback import Move, Rollback
+from fallback_server.core.router import Router
+from fallback_server.core.routes import Hold, heaviest
 from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.source import FileSystemSource, SourceSnapshot
 from fallback_server.core.target import ModelTarget
@@ -53,7 +54,9 @@ class ModelView:
         versions: All that are known, the highest first.
         labels: Label -> version.
         default_version: What answers requests that name none; 0 where none does; the heaviest where they are split.
-        traffic: Version -> weight, where they are split; a rollback ends the split.
+        traffic: Version -> weight, where they are split; empty while a rollback holds.
+        hold: The rollback that holds; None for none.
+        shadow: What runs requests beside the version that answers; None for none.
     """
 
     name: str
@@ -61,6 +64,8 @@ class ModelView:
     labels: Mapping[str, int]
     default_version: int
     traffic: Mapping[int, float]
+    hold: Hold | None = None
+    shadow: Shadow | None = None
 
 
 class Control:
@@ -192,13 +197,16 @@ class Control:
             labels=routes.points(),
             default_version=heaviest(routes, sorted(loaded)),
             traffic=dict(routes.traffic) if routes.hold is None else {},
+            hold=routes.hold,
+            shadow=routes.shadow,
         )
 
     def configure(self, configs: Sequence[ModelConfig]) -> None:
         """Replaces the complete set of models, or changes nothing. Looks at the disk for labels, and waits for no load.
 
-        A model whose configuration is as before keeps what an operator has done to its labels and its default. A label
-        for a version that this configuration brings is moved as soon as that is available.
+        What an operator has done to labels, splits and defaults stays, but for what is configured otherwise than
+        before; see `Router.configure`. A label for a version that this configuration brings is moved as soon as that
+        is available.
 
         Raises:
             ConfigRefused: see `check_configs`.
@@ -211,7 +219,7 @@ class Control:
                 for config in configs
                 if config != self._configs.get(config.name)
             }
-            self._router.configure(configs, before=self._configs.keys(), brought=brought)
+            self._router.configure(configs, before=self._configs, brought=brought)
             with self._changed:
                 self._configs = {config.name: config for config in configs}
                 self._generation = self._source.set_configs(tuple(configs))
@@ -266,22 +274,52 @@ class Control:
         self._on_change()
         return previous
 
-    def rollback(self, name: str, label: str = "") -> Rollback:
+    def set_traffic(self, name: str, traffic: Mapping[int, float]) -> Move:
+        """Splits the requests that name neither version nor label, and ends a rollback of them.
+
+        It holds until it is set again, the configuration says otherwise than now, or the server ends.
+
+        Args:
+            name: The model.
+            traffic: Version -> weight; empty: the highest version that is available answers.
+
+        Returns:
+            Who answered before, and who answers now.
+
+        Raises:
+            ConfigRefused: a weight is out of its bounds.
+            ModelNotFound: nothing is known of the model.
+            PreconditionFailed: a version that has a weight is not available.
+        """
+        self._check_known(name)
+        move = self._router.set_traffic(name, traffic)
+        _log.info("model %s: requests that name no version: %s", name, move.after)
+        self._on_change()
+        return move
+
+    def rollback(self, name: str, label: str = "", *, undo: bool = False) -> Rollback:
         """Has an earlier version answer that is still available, at once.
 
-        A label goes back to where it pointed before, else to the next lower version that is available. Without a label,
-        where the model has none called `stable`, requests that name neither version nor label get the next lower
-        version, until one that is higher than all there are becomes available, or the configuration says otherwise.
+        Without a label, requests that name neither version nor label, whether they are split or not, and the label
+        `stable`, where the model has it, all go back to one version: where `stable` points or pointed before, else the
+        next lower one that answers or is available. It holds until it is taken back, labels or traffic are set by an
+        operator or configured otherwise than now, or the server ends; and where the traffic was not split, until a
+        version becomes available that is higher than all there are.
+
+        Args:
+            name: The model.
+            label: The label that goes back alone: to where it pointed before, else to the next lower version.
+            undo: Takes the latest rollback back instead.
 
         Raises:
             InvalidInput: the model has no such label.
             ModelNotFound: nothing is known of the model.
-            PreconditionFailed: no earlier version is available.
+            PreconditionFailed: no earlier version is available; or there is nothing that could be taken back.
         """
         self._check_known(name)
-        done = self._router.rollback(name, label)
-        what = f"label {done.label}" if done.label else "the default"
-        _log.warning("model %s: %s was rolled back from %d to %d", name, what, done.from_version, done.to_version)
+        done = self._router.rollback(name, label, undo=undo)
+        how = "the rollback was taken back" if undo else f"label {label} was rolled back" if label else "rolled back"
+        _log.warning("model %s: %s: version %d -> %d", name, how, done.from_version, done.to_version)
         self._on_change()
         return done
 

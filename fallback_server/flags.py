@@ -211,9 +211,12 @@ def help_text(program: str) -> str:
         f"       {program} status HOST:PORT [MODEL...]      shows what a server serves",
         f"       {program} reload HOST:PORT                 has it read its configuration again",
         f"       {program} label HOST:PORT MODEL LABEL=VERSION",
-        f"       {program} rollback HOST:PORT MODEL [--label=LABEL]",
+        f"       {program} split HOST:PORT MODEL VERSION=WEIGHT...",
+        f"       {program} rollback HOST:PORT MODEL [--label=LABEL | --undo]",
         "",
         "Serves SavedModels over TensorFlow Serving's API, and announces itself by mDNS.",
+        "Exit code: 0 stopped by a signal, or done; 1 a server that was asked refuses, or can't be reached; 2 a flag,",
+        "a file, a directory or the address is at fault.",
         "Names may be written with underscores or hyphens; * marks flags that TensorFlow Serving has too.",
     ]
     for group in Group:

@@ -1,4 +1,4 @@
-"""`fallback-server status|reload|label|rollback HOST:PORT ...`: what an operator asks of a server that runs."""
+"""`fallback-server status|reload|label|split|rollback HOST:PORT ...`: what an operator asks of a server that runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fallback_server.catalog_tables import catalog_json, catalog_lines, plain_json, plain_lines, shares_text
 from fallback_server.config import MAX_WAIT_S
 from fallback_server.flag_table import Flag, Group, Kind
 from fallback_server.flags import Parsed, Settings, parse
 from fallback_server.protocol.proto import edge_pb2 as edge
-from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.tables import aligned
 from fallback_server.transport.operator_client import CallFailed, ClientTls, OperatorClient
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -24,15 +24,19 @@ USAGE = """\
 usage: {program} status HOST:PORT [MODEL...] [--watch] [--json]
        {program} reload HOST:PORT
        {program} label HOST:PORT MODEL LABEL=VERSION     moves the label; LABEL= takes it away
-       {program} rollback HOST:PORT MODEL [--label=LABEL]
+       {program} split HOST:PORT MODEL VERSION=WEIGHT... shares out the requests that name no version
+       {program} split HOST:PORT MODEL --clear           the highest version answers them
+       {program} rollback HOST:PORT MODEL                the version before answers: whoever names none, or `stable`
+       {program} rollback HOST:PORT MODEL --label=LABEL  moves that label alone
+       {program} rollback HOST:PORT MODEL --undo         takes the latest rollback back
 
   --timeout_s=X     for the answer (default: 5)
   --tls_ca=FILE     speaks TLS; the PEM of who has signed the server's certificate
   --tls_cert=FILE   shown to a server that verifies its clients, with --tls_key=FILE
   --json            prints JSON
-  --watch           with status: again at every change, until interrupted"""
+  --watch           with status: again at every change, with the time, until interrupted
 
-_PLAIN = "the server tells states alone, as TensorFlow Serving does: labels, traffic, queues and packages are not known"
+exit code: 0 done; 1 the server refuses, or can't be reached; 2 the command line or a file that it names is at fault"""
 
 
 def _flag(name: str, kind: Kind, default: Any = None) -> Flag:
@@ -47,13 +51,16 @@ _FLAGS: Mapping[str, Flag] = {
         _flag("tls_cert", Kind.PATH),
         _flag("tls_key", Kind.PATH),
         _flag("label", Kind.TEXT, ""),
+        _flag("clear", Kind.BOOL, default=False),
+        _flag("undo", Kind.BOOL, default=False),
         _flag("json", Kind.BOOL, default=False),
         _flag("watch", Kind.BOOL, default=False),
         _flag("help", Kind.BOOL, default=False),
     )
 }
 
-_COLOURS = {"AVAILABLE": "32", "START": "33", "LOADING": "33", "UNLOADING": "33", "END": "31"}
+MAX_PORT = 65_535
+
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
@@ -96,70 +103,10 @@ def operate(words: Sequence[str], *, program: str) -> int:
     return EXIT_OK
 
 
-def catalog_json(update: edge.CatalogUpdate) -> dict[str, Any]:
-    """A catalog as JSON shows it: numbers as numbers, versions of maps as texts."""
-    return {
-        "server_id": update.server_id,
-        "revision": update.revision,
-        "models": [
-            {
-                "name": model.name,
-                "default_version": model.default_version,
-                "labels": dict(sorted(model.labels.items())),
-                "traffic": {str(version): weight for version, weight in sorted(model.traffic.items())},
-                "versions": [
-                    {
-                        "version": version.version,
-                        "state": edge.Version.State.Name(version.state),
-                        "error": version.error,
-                        "package_fingerprint": version.package_fingerprint,
-                        "preprocessing_fingerprint": version.preprocessing_fingerprint,
-                        "queued_rows": version.queued_rows,
-                        "expected_wait_ms": version.expected_wait_ms,
-                    }
-                    for version in model.versions
-                ],
-            }
-            for model in update.models
-        ],
-    }
-
-
-def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
-    """A catalog as a table: a line for each version, and below it why loads have failed."""
-    rows = [("MODEL", "VERSION", "STATE", "LABELS", "TRAFFIC", "QUEUE", "WAIT", "PACKAGE")]
-    errors = []
-    for model in update.models:
-        total = sum(model.traffic.values())
-        for version in sorted(model.versions, key=lambda one: one.version, reverse=True):
-            number = version.version
-            weight = model.traffic.get(number, 0.0) / total if total else float(number == model.default_version)
-            labels = sorted(label for label, target in model.labels.items() if target == number)
-            rows.append(
-                (
-                    model.name,
-                    str(number),
-                    edge.Version.State.Name(version.state),
-                    ", ".join(labels) or "-",
-                    f"{weight * 100:.3g} %" if weight else "-",
-                    f"{version.queued_rows} rows" if version.queued_rows else "-",
-                    f"{version.expected_wait_ms:.1f} ms" if version.expected_wait_ms else "-",
-                    version.package_fingerprint.removeprefix("sha256:")[:12] or "-",
-                )
-            )
-            if version.error:
-                errors.append(f"{model.name} {number}: {version.error}")
-    if len(rows) == 1:
-        return [f"{update.server_id or 'the server'} serves no model"]
-    return [*aligned(rows, paint=_paint(colours=colours), right=(1, 4, 5, 6)), *errors]
-
-
 def _status(client: OperatorClient, models: Sequence[str], settings: Settings) -> Iterator[str]:
     as_json, colours = settings.switch("json"), _may_colour()
     if settings.switch("watch"):
-        for update in client.watch():
-            text = _shown(_only(update, models, strict=False), as_json=as_json, colours=colours)
-            yield _CLEAR + text if colours and not as_json else text
+        yield from _watched(client, models, as_json=as_json, colours=colours)
         raise CallFailed("the server has ended the watch")
     try:
         update = client.catalog()
@@ -170,36 +117,26 @@ def _status(client: OperatorClient, models: Sequence[str], settings: Settings) -
             raise CallFailed(
                 f"{error}, and TensorFlow Serving can't list its models; name them: status HOST:PORT MODEL"
             ) from error
-        yield _plain(client, models, as_json=as_json, colours=colours)
+        found = {model: client.status(model).model_version_status for model in models}
+        yield json.dumps(plain_json(found)) if as_json else "\n".join(plain_lines(found, colours=colours))
     else:
         yield _shown(_only(update, models, strict=True), as_json=as_json, colours=colours)
 
 
-def _plain(client: OperatorClient, models: Sequence[str], *, as_json: bool, colours: bool) -> str:
-    """What a TensorFlow Serving tells."""
-    found = {model: client.status(model).model_version_status for model in models}
-    name = pb.ModelVersionStatus.State.Name
-    if as_json:
-        shown = [
-            {
-                "name": model,
-                "versions": [
-                    {"version": one.version, "state": name(one.state), "error": one.status.error_message}
-                    for one in versions
-                ],
-            }
-            for model, versions in found.items()
-        ]
-        return json.dumps({"models": shown})
-    rows = [("MODEL", "VERSION", "STATE")]
-    rows += [(model, str(one.version), name(one.state)) for model, versions in found.items() for one in versions]
-    errors = [
-        f"{model} {one.version}: {one.status.error_message}"
-        for model, versions in found.items()
-        for one in versions
-        if one.status.error_message
-    ]
-    return "\n".join([*aligned(rows, paint=_paint(colours=colours), right=(1,)), *errors, _PLAIN])
+def _watched(client: OperatorClient, models: Sequence[str], *, as_json: bool, colours: bool) -> Iterator[str]:
+    """What is asked for, whenever it has changed: updates tell of other models too."""
+    before = None
+    for update in client.watch():
+        shown = _only(update, models, strict=False)
+        if before is not None and shown.models == before.models:
+            continue
+        before = shown
+        text = _shown(shown, as_json=as_json, colours=colours)
+        if as_json:
+            yield text
+        else:
+            stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{text}"
+            yield _CLEAR + stamped if colours else stamped
 
 
 def _reload(client: OperatorClient, _: Sequence[str], settings: Settings) -> Iterator[str]:
@@ -220,18 +157,55 @@ def _label(client: OperatorClient, arguments: Sequence[str], settings: Settings)
         yield f"{model}: label {label} is taken away; before: {before or 'nowhere'}"
 
 
+def _split(client: OperatorClient, arguments: Sequence[str], settings: Settings) -> Iterator[str]:
+    model, *weights = arguments
+    move = client.set_traffic(model, dict(map(_weight, weights)))
+    if settings.switch("json"):
+        yield json.dumps({"model": model, **_move_json(move)})
+    else:
+        yield f"{model}: {_whose(move.label)}: {shares_text(move.after)}; before: {shares_text(move.before)}"
+
+
 def _rollback(client: OperatorClient, arguments: Sequence[str], settings: Settings) -> Iterator[str]:
     (model,) = arguments
-    done = client.rollback(model, settings.text("label"))
-    before, after = done.from_version, done.to_version
+    undo = settings.switch("undo")
+    done = client.rollback(model, settings.text("label"), undo=undo)
     if settings.switch("json"):
-        yield json.dumps({"model": model, "label": done.label, "from_version": before, "to_version": after})
-    else:
-        what = f"label {done.label}" if done.label else "requests that name no version"
-        yield f"{model}: {what}: version {before} -> {after}"
+        yield json.dumps(
+            {
+                "model": model,
+                "label": done.label,
+                "from_version": done.from_version,
+                "to_version": done.to_version,
+                "moves": [_move_json(move) for move in done.moves],
+            }
+        )
+        return
+    yield f"{model}: version {done.from_version} -> {done.to_version}"
+    for move in done.moves:
+        yield f"  {_whose(move.label)}: {shares_text(move.before)} -> {shares_text(move.after)}"
+    if not undo:
+        yield "  --undo takes it back"
 
 
-_COMMANDS = {"status": _status, "reload": _reload, "label": _label, "rollback": _rollback}
+def _whose(label: str) -> str:
+    return f"label {label}" if label else "requests that name no version"
+
+
+def _move_json(move: edge.Move) -> dict[str, Any]:
+    def shares(parts: Mapping[int, float]) -> dict[str, float]:
+        return {str(version): share for version, share in sorted(parts.items())}
+
+    return {"label": move.label, "before": shares(move.before), "after": shares(move.after)}
+
+
+_COMMANDS = {"status": _status, "reload": _reload, "label": _label, "split": _split, "rollback": _rollback}
+
+
+_COUNTS = {"status": (1, None), "reload": (1, 1), "label": (3, 3), "split": (2, None), "rollback": (2, 2)}
+"""How many words a command takes, HOST:PORT counted: at least, and at most."""
+
+_BELONG = {"watch": "status", "label": "rollback", "undo": "rollback", "clear": "split"}
 
 
 def _check_words(command: str, parsed: Parsed, settings: Settings) -> None:
@@ -239,25 +213,63 @@ def _check_words(command: str, parsed: Parsed, settings: Settings) -> None:
     words = parsed.arguments
     if parsed.faults:
         raise _UsageFault("; ".join(parsed.faults))
-    counts = {"status": (1, None), "reload": (1, 1), "label": (3, 3), "rollback": (2, 2)}
-    least, most = counts[command]
+    least, most = _COUNTS[command]
     if not words:
         raise _UsageFault("HOST:PORT is missing")
-    if not re.fullmatch(r"unix:.+|(\[[^\]]+\]|[^:\[\]]+):[0-9]{1,5}", words[0]):
-        raise _UsageFault(f"HOST:PORT is expected, got {words[0]!r}")
+    _check_address(words[0])
     if len(words) < least:
         raise _UsageFault(f"{('MODEL', 'LABEL=VERSION')[len(words) - 1]} is missing")
     if most is not None and len(words) > most:
         raise _UsageFault(f"{words[most]!r} is one word too many")
+    if "" in words:
+        raise _UsageFault("a model needs a name")
+    _check_flags(command, settings)
     if command == "label":
         _check_assignment(words[2])
-    for name, of in (("watch", "status"), ("label", "rollback")):
+    elif command == "split":
+        _check_weights(words[2:], clear=settings.switch("clear"))
+
+
+def _check_flags(command: str, settings: Settings) -> None:
+    for name, of in _BELONG.items():
         if settings.given(name) and command != of:
             raise _UsageFault(f"--{name} belongs to {of}")
+    if settings.switch("undo") and settings.given("label"):
+        raise _UsageFault("--undo takes the latest rollback back, whatever it moved: --label does not go with it")
     if not 0 < settings.number("timeout_s") <= MAX_WAIT_S:
         raise _UsageFault(
             f"--timeout_s must be over 0 and at most {MAX_WAIT_S:.0f}, got {settings.number('timeout_s')}"
         )
+
+
+def _check_address(text: str) -> None:
+    if text.startswith("unix:") and text != "unix:":
+        return
+    match = re.fullmatch(r"(?:\[[^\]]+\]|[^:\[\]/]+):([0-9]{1,5})", text)
+    if match is None:
+        raise _UsageFault(f"HOST:PORT is expected, got {text!r}")
+    if not 0 < int(match[1]) <= MAX_PORT:
+        raise _UsageFault(f"a port must be from 1 to {MAX_PORT}, got {match[1]}")
+
+
+def _check_weights(words: Sequence[str], *, clear: bool) -> None:
+    if clear and words:
+        raise _UsageFault(f"--clear takes no weights, got {words[0]!r}")
+    if not clear and not words:
+        raise _UsageFault("VERSION=WEIGHT is missing; --clear ends a split")
+    versions = set()
+    for word in words:
+        if not re.fullmatch(r"[0-9]{1,18}=([0-9]+\.?[0-9]*|\.[0-9]+)", word):
+            raise _UsageFault(f"VERSION=WEIGHT is expected, such as 12=95, got {word!r}")
+        version, _ = _weight(word)
+        if version in versions:
+            raise _UsageFault(f"version {version} is given two weights")
+        versions.add(version)
+
+
+def _weight(word: str) -> tuple[int, float]:
+    version, _, weight = word.partition("=")
+    return int(version), float(weight)
 
 
 def _check_assignment(text: str) -> None:
@@ -302,14 +314,6 @@ def _only(update: edge.CatalogUpdate, names: Sequence[str], *, strict: bool) -> 
 
 def _shown(update: edge.CatalogUpdate, *, as_json: bool, colours: bool) -> str:
     return json.dumps(catalog_json(update)) if as_json else "\n".join(catalog_lines(update, colours=colours))
-
-
-def _paint(*, colours: bool) -> Any:
-    def paint(cell: str) -> str:
-        colour = _COLOURS.get(cell) if colours else None
-        return f"\x1b[{colour}m{cell}\x1b[0m" if colour else cell
-
-    return paint
 
 
 def _may_colour() -> bool:

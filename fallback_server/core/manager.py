@@ -160,6 +160,20 @@ class Manager(Generic[S]):
         with self._lock:
             return self._table.available(name)
 
+    def lacks(self, name: str, version: int) -> bool:
+        """Whether a version does not answer, and is not about to, of a model that is wanted as a whole."""
+        with self._lock:
+            harness = self._table.find(name, version)
+            if ServableId(name, version) in self._aspired:
+                return harness is not None and harness.state is State.END
+            answers = harness is not None and harness.state is State.AVAILABLE
+            return not answers and any(servable_id.name == name for servable_id in self._aspired)
+
+    def live(self) -> frozenset[ServableId]:
+        """What is loaded, being loaded or unloaded, or waits for a load: its files are in use."""
+        with self._lock:
+            return frozenset(harness.servable_id for harness in self._table)
+
     def peek(self, name: str) -> Mapping[int, S]:
         """What is loaded of a model and answers, for its figures: it is not held, and may be closed at any time."""
         with self._lock:

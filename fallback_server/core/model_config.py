@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fallback_server.core.errors import ConfigRefused
 
@@ -118,19 +119,12 @@ class ModelConfig:
     shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
-        for what, entries in (("labels", self.labels), ("traffic", self.traffic)):
-            if len(entries) > MAX_ENTRIES:
-                raise ConfigRefused(f"model {self.name} has {len(entries)} {what}; at most {MAX_ENTRIES} are allowed")
+        _check_count(self.name, "labels", self.labels)
         for label, version in self.labels.items():
             if not label:
                 raise ConfigRefused(f"model {self.name} has a version label without a name")
             _check_version(version, f"label {label} of model {self.name}")
-        for version, weight in self.traffic.items():
-            _check_version(version, f"traffic of model {self.name}")
-            if not 0 <= weight < math.inf:
-                raise ConfigRefused(f"traffic of model {self.name}: version {version} has the weight {weight}")
-        if self.traffic and not any(self.traffic.values()):
-            raise ConfigRefused(f"traffic of model {self.name}: no version has a weight over 0")
+        check_traffic(self.name, self.traffic)
 
 
 def check_configs(configs: Sequence[ModelConfig]) -> None:
@@ -158,6 +152,26 @@ def check_configs(configs: Sequence[ModelConfig]) -> None:
             raise ConfigRefused(
                 f"model {config.name}: platform {config.platform!r} is not one of {', '.join(PLATFORMS)}"
             )
+
+
+def check_traffic(name: str, traffic: Mapping[int, float]) -> None:
+    """Whether a model's traffic can be split so; an empty split splits nothing.
+
+    Raises:
+        ConfigRefused: a version or a weight is out of its bounds, or no weight is over 0.
+    """
+    _check_count(name, "traffic", traffic)
+    for version, weight in traffic.items():
+        _check_version(version, f"traffic of model {name}")
+        if not 0 <= weight < math.inf:
+            raise ConfigRefused(f"traffic of model {name}: version {version} has the weight {weight}")
+    if traffic and not any(traffic.values()):
+        raise ConfigRefused(f"traffic of model {name}: no version has a weight over 0")
+
+
+def _check_count(name: str, what: str, entries: Mapping[Any, Any]) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise ConfigRefused(f"model {name} has {len(entries)} {what}; at most {MAX_ENTRIES} are allowed")
 
 
 def _check_version(version: int, what: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from fallback_server.core.errors import (
@@ -20,17 +20,16 @@ from fallback_server.core.errors import (
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.loader import Servable
 from fallback_server.core.manager import Manager
-from fallback_server.core.model_config import MAX_ENTRIES, ModelConfig
+from fallback_server.core.model_config import MAX_ENTRIES, ModelConfig, check_traffic
+from fallback_server.core.rollback import Move, Rollback, rolled_back, taken_back
 from fallback_server.core.routes import (
     PLAIN,
-    STABLE,
     Label,
     Routes,
     default_version,
-    rolled_back_default,
-    rolled_back_label,
     settled,
     shadowed,
+    shares,
 )
 from fallback_server.core.target import ModelTarget
 
@@ -41,21 +40,6 @@ S = TypeVar("S", bound=Servable)
 _TRIES = 3
 """How often a request looks again for a version that left while it was being chosen. Each look knows the newest state;
 to lose three races in a row takes three changes within microseconds."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rollback:
-    """What a rollback did.
-
-    Attributes:
-        from_version: What answered before.
-        to_version: What answers now.
-        label: Whose requests; empty: of those that name neither version nor label.
-    """
-
-    from_version: int
-    to_version: int
-    label: str
 
 
 class Router(Generic[S]):
@@ -151,29 +135,45 @@ class Router(Generic[S]):
         return version
 
     def configure(
-        self, configs: Sequence[ModelConfig], *, before: Collection[str], brought: Mapping[str, frozenset[int]]
+        self,
+        configs: Sequence[ModelConfig],
+        *,
+        before: Mapping[str, ModelConfig],
+        brought: Mapping[str, frozenset[int]],
     ) -> None:
         """Takes the routes of a complete set of models, or changes nothing.
 
+        What an operator has done to a model's labels, its split and its default stays, but for what the configuration
+        now says otherwise: other labels than before take the place of all labels, another split that of the split, and
+        of a default that was rolled back. A rollback that ends so is told in the log.
+
         Args:
             configs: The models.
-            before: The names of those that were configured until now.
+            before: Those that were configured until now, by name.
             brought: Name -> the versions that will be served of it; of those models alone whose configuration is
-                another than before. The others keep what an operator has done to them.
+                another than before.
 
         Raises:
             LabelRefused: a label would point to a version that is neither available nor brought.
         """
         with self._lock:
             routes = {
-                config.name: self._configured(config, brought[config.name])
+                config.name: self._configured(config, before.get(config.name), brought[config.name])
                 if config.name in brought
                 else self.of(config.name)
                 for config in configs
             }
             # What a repository's models were given by an operator stays; a model that was configured is gone.
             kept = {name: each for name, each in self._routes.items() if name not in before}
+            ended = [(name, step) for name, each in routes.items() if not each.steps for step in self.of(name).steps]
             self._routes = kept | routes
+        for name, step in ended:
+            _log.warning(
+                "model %s: the rollback from version %d to %d ends: the configuration says otherwise now",
+                name,
+                step.from_version,
+                step.to_version,
+            )
 
     def set_label(self, name: str, label: str, version: int | None) -> int:
         """Moves a label; None takes it away. Returns where it pointed before; 0 for nowhere.
@@ -192,25 +192,52 @@ class Router(Generic[S]):
             labels = {other: entry for other, entry in routes.labels.items() if other != label}
             if version is not None:
                 labels[label] = self._moved(name, label, version, frozenset())
-            self._routes = {**self._routes, name: replace(routes, labels=labels)}
+            # To take back a rollback of this label would now undo what is said here.
+            steps = routes.steps if all(label not in step.labels for step in routes.steps) else ()
+            self._routes = {**self._routes, name: replace(routes, labels=labels, steps=steps)}
         return 0 if now is None or now.version is None else now.version
 
-    def rollback(self, name: str, label: str) -> Rollback:
-        """Goes a step back; see `Control.rollback`.
+    def set_traffic(self, name: str, traffic: Mapping[int, float]) -> Move:
+        """Splits the requests that name neither version nor label; empty: the highest version answers them.
+
+        Raises:
+            ConfigRefused: a weight is out of its bounds.
+            PreconditionFailed: a version that has a weight is not available.
+        """
+        check_traffic(name, traffic)
+        with self._lock:
+            routes, available = self.of(name), self._manager.available(name)
+            absent = sorted(version for version, weight in traffic.items() if weight > 0 and version not in available)
+            if absent:
+                raise PreconditionFailed(
+                    f"Request to send traffic to version {absent[0]} of model {name}, which is not currently available "
+                    f"for inference"
+                )
+            after = replace(routes, traffic=dict(traffic), hold=None, steps=())
+            self._routes = {**self._routes, name: after}
+        return Move(label="", before=shares(routes, available), after=shares(after, available))
+
+    def rollback(self, name: str, label: str = "", *, undo: bool = False) -> Rollback:
+        """Goes a step back, or takes the latest back; see `Control.rollback`.
 
         Raises:
             InvalidInput: the model has no such label.
-            PreconditionFailed: no earlier version is available.
+            PreconditionFailed: no earlier version is available; or there is nothing to take back.
         """
         with self._lock:
             routes, available = self.of(name), self._manager.available(name)
-            label = label or (STABLE if STABLE in routes.labels else "")
-            done, routes = rolled_back(name, label, routes, available)
+            if undo:
+                done, routes = taken_back(name, routes, available)
+            else:
+                done, routes = rolled_back(name, label, routes, available)
             self._routes = {**self._routes, name: routes}
         return done
 
     def follow(self) -> None:
-        """Has labels and defaults follow the versions that are available now, and warns of labels that lead nowhere."""
+        """Has labels and defaults follow the versions that are available now, and warns of labels that lead nowhere.
+
+        Not of labels of a model that is being unloaded as a whole, nor where the version is on its way.
+        """
         with self._lock:
             routes = dict(self._routes)
             silent: set[tuple[str, str, int]] = set()
@@ -219,6 +246,7 @@ class Router(Generic[S]):
                     available = self._manager.available(name)
                     after = routes[name] = settled(before, available)
                     silent |= {(name, label, to) for label, to in after.points().items() if to not in available}
+            silent -= {each for each in silent if not self._manager.lacks(each[0], each[2])}
             self._routes = routes
             news, self._silent = silent - self._silent, frozenset(silent)
         for name, label, version in sorted(news):
@@ -247,9 +275,23 @@ class Router(Generic[S]):
             raise refused
         raise ModelNotFound(f"Unrecognized servable version label: {label}; {refused}") from refused
 
-    def _configured(self, config: ModelConfig, brought: frozenset[int]) -> Routes:
-        labels = {label: self._moved(config.name, label, version, brought) for label, version in config.labels.items()}
-        return Routes(labels=labels, traffic=dict(config.traffic), shadow=config.shadow)
+    def _configured(self, config: ModelConfig, before: ModelConfig | None, brought: frozenset[int]) -> Routes:
+        now = self.of(config.name)
+        known = before is not None and before.base_path == config.base_path
+        same_labels = known and before is not None and before.labels == config.labels
+        same_traffic = known and before is not None and before.traffic == config.traffic
+        labels = now.labels
+        if not same_labels:
+            labels = {
+                label: self._moved(config.name, label, version, brought) for label, version in config.labels.items()
+            }
+        return Routes(
+            labels=labels,
+            traffic=now.traffic if same_traffic else dict(config.traffic),
+            hold=now.hold if same_traffic else None,
+            shadow=config.shadow,
+            steps=now.steps if same_labels and same_traffic else (),
+        )
 
     def _moved(self, name: str, label: str, version: int, brought: frozenset[int]) -> Label:
         now = self.of(name).labels.get(label)
@@ -261,28 +303,6 @@ class Router(Generic[S]):
             f"Request to assign label to version {version} of model {name}, which is not currently available for "
             f"inference"
         )
-
-
-def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int]) -> tuple[Rollback, Routes]:
-    """What a rollback does to a model's routes; see `Router.rollback`."""
-    there = ", ".join(map(str, available)) or "none"
-    if not label:
-        moved = rolled_back_default(routes, available)
-        if moved is None:
-            raise PreconditionFailed(f"model {name} has no earlier version to go back to; available: {there}")
-        before, hold = moved
-        return Rollback(from_version=before, to_version=hold.version, label=""), replace(routes, hold=hold)
-    now = routes.labels.get(label)
-    if now is None:
-        raise InvalidInput(f"Unrecognized servable version label: {label}")
-    back = rolled_back_label(now, available)
-    if back is None or back.version is None:
-        raise PreconditionFailed(
-            f"label {label} of model {name}, at version {now.version}, has no earlier version to go back to; "
-            f"available: {there}"
-        )
-    done = Rollback(from_version=now.version or 0, to_version=back.version, label=label)
-    return done, replace(routes, labels={**routes.labels, label: back})
 
 
 def _first_routes(config: ModelConfig) -> Routes:

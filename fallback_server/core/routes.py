@@ -30,6 +30,11 @@ class Label:
     pending: int | None = None
     history: tuple[int, ...] = ()
 
+    @property
+    def aim(self) -> int | None:
+        """Where it points, or will as soon as that is available."""
+        return self.version if self.pending is None else self.pending
+
     def moved(self, version: int) -> Label:
         """The label, pointing elsewhere."""
         if version == self.version:
@@ -44,11 +49,33 @@ class Hold:
 
     Attributes:
         version: What answers instead.
-        above: It ends when a higher version than this one becomes available.
+        above: It ends when a higher version than this one becomes available; None: it does not end by itself. That is
+            so where the traffic was split: a new version would have got none of it.
     """
 
     version: int
-    above: int
+    above: int | None
+
+    def ends_with(self, available: Sequence[int]) -> bool:
+        """Whether these versions, ascending, have one that ends it."""
+        return self.above is not None and bool(available) and available[-1] > self.above
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """A rollback that can be taken back.
+
+    Attributes:
+        from_version: What it went back from.
+        to_version: What it went back to.
+        labels: The labels that it moved, as they were before.
+        hold: The hold that there was before; None for none.
+    """
+
+    from_version: int
+    to_version: int
+    labels: Mapping[str, Label]
+    hold: Hold | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,12 +87,14 @@ class Routes:
         traffic: Version -> weight; empty where it is not split.
         hold: A rolled back default; None for none. While there is one the traffic is not split.
         shadow: What runs requests beside the version that answers; None for none.
+        steps: The rollbacks that can be taken back, the latest last.
     """
 
     labels: Mapping[str, Label] = field(default_factory=dict)
     traffic: Mapping[int, float] = field(default_factory=dict)
     hold: Hold | None = None
     shadow: Shadow | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def latest_answers(self) -> bool:
@@ -95,10 +124,10 @@ def default_version(routes: Routes, available: Sequence[int], *, key: bytes = b"
     """
     if not available:
         return None
-    if routes.hold is not None and available[-1] <= routes.hold.above:
+    if routes.hold is not None and not routes.hold.ends_with(available):
         lower = [version for version in available if version <= routes.hold.version]
         return lower[-1] if lower else available[-1]
-    weights = {version: weight for version, weight in routes.traffic.items() if weight > 0 and version in available}
+    weights = _weights(routes, available)
     if not weights:
         return available[-1]
     return split(weights, key) if key else drawn(weights, draw)
@@ -127,10 +156,18 @@ def drawn(weights: Mapping[int, float], draw: float) -> int:
 
 def heaviest(routes: Routes, available: Sequence[int]) -> int:
     """What answers most requests that name no version; 0 where none does."""
-    weights = {version: weight for version, weight in routes.traffic.items() if version in available and weight > 0}
-    if routes.hold is None and weights:
-        return max(weights, key=lambda version: (weights[version], version))
-    return default_version(routes, available) or 0
+    shared = shares(routes, available)
+    return max(shared, key=lambda version: (shared[version], version), default=0)
+
+
+def shares(routes: Routes, available: Sequence[int]) -> dict[int, float]:
+    """Version -> its part of the requests that name none, all parts together 1; empty where nothing answers."""
+    weights = _weights(routes, available) if routes.hold is None else {}
+    total = sum(weights.values())
+    if weights:
+        return {version: weight / total for version, weight in sorted(weights.items())}
+    version = default_version(routes, available)
+    return {} if version is None else {version: 1.0}
 
 
 def settled(routes: Routes, available: Sequence[int]) -> Routes:
@@ -140,37 +177,11 @@ def settled(routes: Routes, available: Sequence[int]) -> Routes:
         for name, label in routes.labels.items()
     }
     hold = routes.hold
-    if hold is not None and available and available[-1] > hold.above:
+    if hold is not None and hold.ends_with(available):
         hold = None
     if hold is routes.hold and all(label is routes.labels[name] for name, label in labels.items()):
         return routes
     return replace(routes, labels=labels, hold=hold)
-
-
-def rolled_back_label(label: Label, available: Sequence[int]) -> Label | None:
-    """A label a step back: where it pointed before, else the next lower version; None where neither is available."""
-    history = list(label.history)
-    while history:
-        version = history.pop()
-        if version in available and version != label.version:
-            return Label(version=version, history=tuple(history))
-    lower = [version for version in available if label.version is not None and version < label.version]
-    return Label(version=lower[-1], history=()) if lower else None
-
-
-def rolled_back_default(routes: Routes, available: Sequence[int]) -> tuple[int, Hold] | None:
-    """What answered, and the default a step back; None where there is no lower version."""
-    if routes.hold is not None:
-        current = default_version(routes, available)
-    else:
-        weights = [version for version, weight in routes.traffic.items() if weight > 0 and version in available]
-        current = max(weights) if weights else default_version(routes, available)
-    lower = [version for version in available if current is not None and version < current]
-    if current is None or not lower:
-        return None
-    # What is passed over now must not end the hold that passes it over, nor what the hold before passed over.
-    above = available[-1] if routes.hold is None else max(available[-1], routes.hold.above)
-    return current, Hold(version=lower[-1], above=above)
 
 
 def shadowed(shadow: Shadow | None, answered: int, draw: float) -> int | None:
@@ -184,6 +195,10 @@ def shadowed(shadow: Shadow | None, answered: int, draw: float) -> int | None:
     if shadow is None or shadow.version == answered or draw >= shadow.share:
         return None
     return shadow.version
+
+
+def _weights(routes: Routes, available: Sequence[int]) -> dict[int, float]:
+    return {version: weight for version, weight in routes.traffic.items() if weight > 0 and version in available}
 
 
 def _uniform(key: bytes, version: int) -> float:

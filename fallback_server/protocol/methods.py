@@ -96,6 +96,7 @@ REPOSITORY_MODEL_UNLOAD = Method(
 CATALOG_GET = Method(CATALOG_SERVICE, "Get", edge.CatalogRequest, edge.CatalogUpdate)
 CATALOG_WATCH = Method(CATALOG_SERVICE, "Watch", edge.CatalogRequest, edge.CatalogUpdate, streams_responses=True)
 SET_LABEL = Method(OPERATOR_SERVICE, "SetLabel", edge.SetLabelRequest, edge.SetLabelResponse)
+SET_TRAFFIC = Method(OPERATOR_SERVICE, "SetTraffic", edge.SetTrafficRequest, edge.SetTrafficResponse)
 ROLLBACK = Method(OPERATOR_SERVICE, "Rollback", edge.RollbackRequest, edge.RollbackResponse)
 RELOAD = Method(OPERATOR_SERVICE, "Reload", edge.ReloadRequest, edge.ReloadResponse)
 

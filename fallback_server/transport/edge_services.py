@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from fallback_server.control import Control, ModelView, VersionView
 from fallback_server.core.errors import InvalidInput, QueueFull
+from fallback_server.core.rollback import Move
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.changes import COALESCE_S, Changes
@@ -87,7 +88,7 @@ class CatalogService:
 
 
 class OperatorService:
-    """SetLabel, Rollback and Reload.
+    """SetLabel, SetTraffic, Rollback and Reload.
 
     Args:
         control: What they change.
@@ -102,6 +103,7 @@ class OperatorService:
         """By method."""
         return {
             methods.SET_LABEL: rpcs.message(methods.SET_LABEL, self._set_label),
+            methods.SET_TRAFFIC: rpcs.message(methods.SET_TRAFFIC, self._set_traffic),
             methods.ROLLBACK: rpcs.message(methods.ROLLBACK, self._rollback),
             methods.RELOAD: rpcs.message(methods.RELOAD, self._reload),
         }
@@ -114,13 +116,28 @@ class OperatorService:
         version = request.version or None
         return pb.SetLabelResponse(previous=self._control.set_label(request.model, request.label, version))
 
+    async def _set_traffic(self, request: pb.SetTrafficRequest, context: Context) -> pb.SetTrafficResponse:
+        del context
+        self._remote_control.check("SetTraffic")
+        if not request.model:
+            raise InvalidInput("SetTraffic needs a model")
+        move = self._control.set_traffic(request.model, dict(request.traffic))
+        return pb.SetTrafficResponse(move=write_move(move))
+
     async def _rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
         del context
         self._remote_control.check("Rollback")
         if not request.model:
             raise InvalidInput("Rollback needs a model")
-        done = self._control.rollback(request.model, request.label)
-        return pb.RollbackResponse(from_version=done.from_version, to_version=done.to_version, label=done.label)
+        if request.undo and request.label:
+            raise InvalidInput("Rollback takes a label, or undo, and not both")
+        done = self._control.rollback(request.model, request.label, undo=request.undo)
+        return pb.RollbackResponse(
+            from_version=done.from_version,
+            to_version=done.to_version,
+            label=done.label,
+            moves=map(write_move, done.moves),
+        )
 
     async def _reload(self, request: pb.ReloadRequest, context: Context) -> pb.ReloadResponse:
         del request, context
@@ -136,7 +153,14 @@ def write_model(view: ModelView) -> pb.Model:
         labels=view.labels,
         default_version=view.default_version or 0,
         traffic=view.traffic,
+        hold=None if view.hold is None else pb.Hold(version=view.hold.version, above=view.hold.above or 0),
+        shadow=None if view.shadow is None else pb.Shadow(version=view.shadow.version, share=view.shadow.share),
     )
+
+
+def write_move(move: Move) -> pb.Move:
+    """Whose requests get another version."""
+    return pb.Move(label=move.label, before=move.before, after=move.after)
 
 
 def write_version(view: VersionView) -> pb.Version:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -96,9 +96,13 @@ class OperatorClient:
         request = edge.SetLabelRequest(model=model, label=label, version=version)
         return self._call(methods.SET_LABEL, request).previous
 
-    def rollback(self, model: str, label: str) -> edge.RollbackResponse:
-        """Has requests answered by the version before."""
-        return self._call(methods.ROLLBACK, edge.RollbackRequest(model=model, label=label))
+    def set_traffic(self, model: str, traffic: Mapping[int, float]) -> edge.Move:
+        """Splits the requests that name no version, or no longer; returns who answered before, and who does now."""
+        return self._call(methods.SET_TRAFFIC, edge.SetTrafficRequest(model=model, traffic=traffic)).move
+
+    def rollback(self, model: str, label: str = "", *, undo: bool = False) -> edge.RollbackResponse:
+        """Has requests answered by the version before, or takes that back."""
+        return self._call(methods.ROLLBACK, edge.RollbackRequest(model=model, label=label, undo=undo))
 
     def reload(self) -> tuple[str, ...]:
         """Has the server read its configuration again; returns its models."""

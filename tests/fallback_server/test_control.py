@@ -1,3 +1,4 @@
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fallback_server.core.errors import (
 )
 from fallback_server.core.manager import Manager, ManagerOptions
 from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.core.routes import Hold
 from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import FileSystemSource
 from fallback_server.core.target import ModelTarget
@@ -207,6 +209,7 @@ def test_a_configuration_brings_versions_with_their_labels(serve, tmp_path):
         server.poll(settle=False)
         server.gates.pop(version).set()
         soon(lambda version=version: server.manager.available("m") == (version,))
+        soon(lambda version=version: version in seen)
     done.set()
     caller.join()
     assert failures == []
@@ -257,18 +260,34 @@ def test_reload(serve, tmp_path):
         serve(config(tmp_path), folders=("x/1",)).control.reload()
 
 
-def test_what_an_operator_did_outlives_a_reload_that_says_nothing_new(serve, tmp_path):
-    """An unchanged configuration undoes no rollback; a changed one does."""
-    server = serve(config(tmp_path), folders=("m/1", "m/2", "m/3", "n/1"))
+def test_what_an_operator_did_outlives_a_configuration_that_does_not_speak_of_it(serve, tmp_path, caplog):
+    """Other versions or shadows undo no rollback, split or label; other labels or another split do, and that is told.
+
+    So a configuration file that is polled never undoes a rollback in silence.
+    """
+    server = serve(config(tmp_path, labels={"stable": 3}), folders=("m/1", "m/2", "m/3", "n/1"))
     server.control.rollback("m")
     server.control.set_label("m", "canary", 1)
-    server.control.configure([config(tmp_path), config(tmp_path, "n")])
-    server.poll()
-    assert (server.version(), server.version(label="canary")) == (2, 1)
-    server.control.configure([config(tmp_path, labels={"stable": 1}), config(tmp_path, "n")])
-    assert (server.version(), server.version(label="stable")) == (3, 1)
+    for changed in (
+        {"labels": {"stable": 3}},
+        {"labels": {"stable": 3}, "policy": specific(1, 2, 3)},
+        {"labels": {"stable": 3}, "shadow": Shadow(version=1, share=1)},
+    ):
+        server.control.configure([config(tmp_path, **changed), config(tmp_path, "n")])
+        server.poll()
+        assert (server.version(), server.version(label="stable"), server.version(label="canary")) == (2, 2, 1)
+    assert "ends" not in caplog.text
+    server.control.configure([config(tmp_path, labels={"stable": 1})])
+    assert (server.version(), server.version(label="stable")) == (2, 1)
     with pytest.raises(InvalidInput):
         server.version(label="canary")
+    told = "model m: the rollback from version 3 to 2 ends: the configuration says otherwise now"
+    assert [record.getMessage() for record in caplog.records if "ends" in record.message] == [told]
+    server.control.configure([config(tmp_path, labels={"stable": 1}, traffic={3: 1})])
+    assert (server.version(key=b"k"), server.version(label="stable")) == (3, 1)
+    server.control.set_traffic("m", {1: 1})
+    server.control.configure([config(tmp_path, labels={"stable": 1}, traffic={3: 1}, policy=specific(1, 3))])
+    assert server.version(key=b"k") == 1
 
 
 def test_rollback_of_the_default(serve, tmp_path):
@@ -277,32 +296,95 @@ def test_rollback_of_the_default(serve, tmp_path):
     done = server.control.rollback("m")
     assert (done.from_version, done.to_version, done.label) == (3, 2, "")
     assert server.version() == 2
-    assert server.control.catalog()[0].default_version == 2
+    (view,) = server.control.catalog()
+    assert (view.default_version, view.hold) == (2, Hold(version=2, above=3))
     assert server.control.rollback("m").to_version == 1
     with pytest.raises(PreconditionFailed, match=r"has no earlier version to go back to; available: 1, 2, 3$"):
         server.control.rollback("m")
     assert server.version() == 1
     assert server.version(version=3) == 3
+    assert server.control.rollback("m", undo=True).to_version == 2
+    assert server.version() == 2
     server.add("m/4")
     server.poll()
     assert server.version() == 4
+    assert server.control.catalog()[0].hold is None
+
+
+def test_one_rollback_takes_back_label_split_and_default(serve, tmp_path):
+    """After it every way leads to the older version; undone, each way leads where it did."""
+    server = serve(config(tmp_path, labels={"stable": 2}, traffic={2: 50, 3: 50}))
+    server.control.set_label("m", "stable", 3)
+    keys = [b"client-%d" % number for number in range(50)]
+    before = [server.version(key=key) for key in keys]
+    done = server.control.rollback("m")
+    assert (done.from_version, done.to_version) == (3, 2)
+    assert {server.version(key=key) for key in keys} | {server.version(), server.version(label="stable")} == {2}
+    assert server.control.catalog()[0].traffic == {}
+    server.add("m/4")
+    server.poll()
+    assert {server.version(key=key) for key in keys} == {2}
+    server.control.rollback("m", undo=True)
+    assert [server.version(key=key) for key in keys] == before
+    assert server.version(label="stable") == 3
+    with pytest.raises(PreconditionFailed, match="no rollback that can be taken back"):
+        server.control.rollback("m", undo=True)
 
 
 def test_rollback_of_a_label(serve, tmp_path):
-    """`stable` where the model has it: back to where it pointed, then to the next lower version."""
+    """One that is named goes back alone: to where it pointed, then to the next lower version."""
     server = serve(config(tmp_path))
     server.control.set_label("m", "stable", 2)
     server.control.set_label("m", "stable", 3)
-    done = server.control.rollback("m")
+    done = server.control.rollback("m", "stable")
     assert (done.from_version, done.to_version, done.label) == (3, 2, "stable")
-    assert server.control.rollback("m").to_version == 1
+    assert server.control.rollback("m", "stable").to_version == 1
     with pytest.raises(PreconditionFailed, match="label stable of model m, at version 1"):
-        server.control.rollback("m")
+        server.control.rollback("m", "stable")
     assert server.version() == 3
+    server.control.set_label("m", "stable", 3)
+    with pytest.raises(PreconditionFailed, match="no rollback that can be taken back"):
+        server.control.rollback("m", undo=True)
     with pytest.raises(InvalidInput, match="label: canary"):
         server.control.rollback("m", "canary")
     with pytest.raises(ModelNotFound):
         server.control.rollback("q")
+
+
+def test_an_operator_splits_the_traffic(serve, tmp_path):
+    """Among versions that are available; cleared, the highest answers; it ends a rollback."""
+    server = serve(config(tmp_path))
+    move = server.control.set_traffic("m", {1: 3, 2: 1, 3: 0})
+    assert (move.before, move.after) == ({3: 1.0}, {1: 0.75, 2: 0.25})
+    assert {server.version(key=b"client-%d" % number) for number in range(50)} == {1, 2}
+    assert server.control.catalog()[0].traffic == {1: 3, 2: 1, 3: 0}
+    server.control.rollback("m")
+    assert server.control.set_traffic("m", {}).before == {1: 1.0}
+    assert server.version() == 3
+    text = "^Request to send traffic to version 9 of model m, which is not currently available for inference$"
+    with pytest.raises(PreconditionFailed, match=text):
+        server.control.set_traffic("m", {1: 1, 9: 1})
+    with pytest.raises(ConfigRefused, match="no version has a weight over 0"):
+        server.control.set_traffic("m", {1: 0})
+    with pytest.raises(ModelNotFound):
+        server.control.set_traffic("q", {1: 1})
+    assert server.version() == 3
+
+
+def test_no_warning_of_labels_where_a_model_goes_on_purpose(serve, tmp_path, caplog):
+    """At the server's end, out of service and back, and with its folder: the label's version is missed by nobody."""
+    server = serve(config(tmp_path, labels={"stable": 2}), repository=tmp_path, folders=("m/1", "m/2", "n/1"))
+    server.control.set_label("n", "stable", 1)
+    server.control.unload("m")
+    soon(lambda: server.manager.available("m") == ())
+    server.control.load("m")
+    soon(lambda: server.manager.available("m") == (1, 2))
+    shutil.rmtree(tmp_path / "n")
+    server.poll()
+    soon(lambda: server.manager.available("n") == ())
+    server.manager.set_aspired({})
+    assert server.manager.stop(timeout_s=30)
+    assert "does not answer" not in caplog.text
 
 
 def test_traffic_is_split_by_client_and_a_rollback_ends_that(serve, tmp_path):

@@ -1,8 +1,9 @@
-"""`fallback-server status|reload|label|rollback`, over real gRPC."""
+"""`fallback-server status|reload|label|split|rollback`, over real gRPC."""
 
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 from support.operator_servers import OperatorServer
 from support.tls_files import CERTIFICATE, KEY
 
+from fallback_server.catalog_tables import catalog_lines
 from fallback_server.cli import main
-from fallback_server.operator_command import catalog_lines
 from fallback_server.protocol.proto import edge_pb2 as edge
 
 
@@ -82,6 +83,27 @@ def test_status_as_json(server, capsys):
     }
 
 
+def test_a_shadow_and_a_rollback_are_shown(server, capsys):
+    """A column where there is a shadow, a line where a rollback holds; and both as JSON."""
+    server.catalog.models[0].shadow.CopyFrom(edge.Shadow(version=13, share=0.25))
+    server.catalog.models[0].hold.CopyFrom(edge.Hold(version=12, above=13))
+    server.catalog.models[1].hold.CopyFrom(edge.Hold(version=1))
+    lines = run(capsys, "status", server.address)[1]
+    assert lines[:2] == [
+        "MODEL  VERSION  STATE      LABELS  TRAFFIC  SHADOW   QUEUE     WAIT  PACKAGE",
+        "half        13  AVAILABLE  canary      5 %    25 %  7 rows  12.3 ms  -",
+    ]
+    assert lines[5:] == [
+        "half: rolled back to version 12, until a version above 13 is available",
+        "whole 2: LoadFailed: no signature",
+        "whole: rolled back to version 1",
+    ]
+    half, whole = json.loads(run(capsys, "status", server.address, "--json")[1][0])["models"]
+    assert (half["shadow"], whole["shadow"]) == ({"version": 13, "share": 0.25}, None)
+    assert half["rolled_back"] == {"version": 12, "above": 13}
+    assert whole["rolled_back"] == {"version": 1, "above": None}
+
+
 def test_colours_are_for_terminals_alone():
     """They take no room in the table; a pipe has none."""
     coloured = catalog_lines(a_catalog(), colours=True)
@@ -98,15 +120,31 @@ def test_what_the_changes_say(server, capsys):
         ["half: label stable points to version 13; before: 12"],
     )
     assert run(capsys, "label", where, "half", "stable=")[1] == ["half: label stable is taken away; before: 12"]
-    assert run(capsys, "rollback", where, "half", "--label=stable")[1] == ["half: label stable: version 13 -> 12"]
+    moved = [
+        "half: version 13 -> 12",
+        "  requests that name no version: version 12 95 %, version 13 5 % -> version 12",
+        "  label stable: version 13 -> version 12",
+    ]
+    assert run(capsys, "rollback", where, "half")[1] == [*moved, "  --undo takes it back"]
+    assert run(capsys, "rollback", where, "half", "--label=stable")[1][0] == moved[0]
+    assert run(capsys, "rollback", where, "half", "--undo")[1] == moved
+    split = ["half: requests that name no version: version 12; before: version 12 95 %, version 13 5 %"]
+    assert run(capsys, "split", where, "half", "12=95", "13=.5")[1] == split
+    assert run(capsys, "split", where, "half", "--clear")[1] == split
     assert run(capsys, "reload", where)[1] == ["reloaded: a, b"]
     assert server.asked == [
         edge.SetLabelRequest(model="half", label="stable", version=13),
         edge.SetLabelRequest(model="half", label="stable"),
+        edge.RollbackRequest(model="half"),
         edge.RollbackRequest(model="half", label="stable"),
+        edge.RollbackRequest(model="half", undo=True),
+        edge.SetTrafficRequest(model="half", traffic={12: 95, 13: 0.5}),
+        edge.SetTrafficRequest(model="half"),
         edge.ReloadRequest(),
     ]
-    assert json.loads(run(capsys, "rollback", where, "half", "--json")[1][0])["to_version"] == 12
+    shown = json.loads(run(capsys, "rollback", where, "half", "--json")[1][0])
+    assert (shown["to_version"], shown["moves"][0]["before"]) == (12, {"12": 0.95, "13": 0.05})
+    assert json.loads(run(capsys, "split", where, "half", "--clear", "--json")[1][0])["after"] == {"12": 1.0}
     assert json.loads(run(capsys, "reload", where, "--json")[1][0]) == {"models": ["a", "b"]}
 
 
@@ -186,6 +224,18 @@ def test_tls(tmp_path, capsys):
         (["rollback", "a:1", "m", "n"], "'n' is one word too many"),
         (["reload", "a:1", "--watch"], "--watch belongs to status"),
         (["status", "a:1", "--label=x"], "--label belongs to rollback"),
+        (["status", "a:0"], "a port must be from 1 to 65535, got 0"),
+        (["status", "a:65536"], "a port must be from 1 to 65535, got 65536"),
+        (["status", "http://a:1"], "HOST:PORT is expected, got 'http://a:1'"),
+        (["rollback", "a:1", ""], "a model needs a name"),
+        (["rollback", "a:1", "m", "--undo", "--label=x"], "--undo takes the latest rollback back"),
+        (["reload", "a:1", "--undo"], "--undo belongs to rollback"),
+        (["status", "a:1", "--clear"], "--clear belongs to split"),
+        (["split", "a:1", "m"], "VERSION=WEIGHT is missing; --clear ends a split"),
+        (["split", "a:1", "m", "12=x"], "VERSION=WEIGHT is expected, such as 12=95, got '12=x'"),
+        (["split", "a:1", "m", "12=-1"], "VERSION=WEIGHT is expected, such as 12=95, got '12=-1'"),
+        (["split", "a:1", "m", "12=1", "012=2"], "version 12 is given two weights"),
+        (["split", "a:1", "m", "12=1", "--clear"], "--clear takes no weights, got '12=1'"),
         (["status", "a:1", "--timeout_s=0"], "--timeout_s must be over 0 and at most 86400, got 0.0"),
         (["status", "a:1", "--jsn"], "--jsn is no flag; did you mean --json?"),
         (["status", "a:1", "--tls_ca=/nonexistent"], "--tls_ca=/nonexistent: No such file or directory"),
@@ -200,15 +250,16 @@ def test_command_lines_that_cannot_be_meant(words, text, capsys):
 
 
 def test_help(capsys):
-    """Of all commands."""
+    """Of all commands, with the exit codes."""
     code, out, _ = run(capsys, "rollback", "--help")
     assert code == 0
     assert any("--label=LABEL" in line for line in out)
+    assert any(line.startswith("exit code: 0 done; 1 ") for line in out)
 
 
 @pytest.mark.slow
 def test_watch_redraws_a_terminal_and_ends_with_the_server(server):
-    """The whole table at every change, the screen cleared; exit code 1 when the server goes."""
+    """The whole table with the time at every change of it, the screen cleared; exit code 1 when the server goes."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "fallback_server.cli", "status", server.address, "whole", "--watch"]
     process = subprocess.Popen(command, stdout=slave, stderr=subprocess.PIPE, text=True)
@@ -218,6 +269,9 @@ def test_watch_redraws_a_terminal_and_ends_with_the_server(server):
     killer.start()
     while b"no signature" not in shown:
         shown += os.read(master, 4096)
+    other = a_catalog()
+    other.models[0].versions[0].queued_rows += 1
+    server.publish(other)  # It tells nothing new of the model that is asked for.
     changed = a_catalog()
     changed.models[1].versions[1].error = "mended soon"
     server.publish(changed)
@@ -227,6 +281,7 @@ def test_watch_redraws_a_terminal_and_ends_with_the_server(server):
     assert process.wait(30) == 1
     assert process.stderr.read() == "fallback-server: error: the server has ended the watch\n"
     assert shown.count(b"\x1b[H\x1b[2J") == 2
+    assert len(re.findall(rb"\[3J20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\r\nMODEL ", shown)) == 2
     assert b"\x1b[31mEND\x1b[0m" in shown
     killer.cancel()
     os.close(master)

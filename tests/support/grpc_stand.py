@@ -11,6 +11,9 @@ from support.fallback_fakes import FakeExecutor, GatedLoader
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.errors import InvalidInput, LabelRefused, ModelNotFound, PreconditionFailed
 from fallback_server.core.manager import Manager, ManagerOptions
+from fallback_server.core.model_config import Shadow
+from fallback_server.core.rollback import Move, Rollback
+from fallback_server.core.routes import Hold
 from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import AspiredVersion
 from fallback_server.core.target import ModelTarget
@@ -65,7 +68,17 @@ class FakeControl:
                     package=SimpleNamespace(fingerprint="f1", preprocessing_fingerprint="p1"),
                 )
             versions.append(SimpleNamespace(state=state, servable=servable))
-        return (SimpleNamespace(name="m", versions=versions, labels=dict(self.labels), default_version=1, traffic={}),)
+        return (
+            SimpleNamespace(
+                name="m",
+                versions=versions,
+                labels=dict(self.labels),
+                default_version=1,
+                traffic={},
+                hold=Hold(version=1, above=2),
+                shadow=Shadow(version=2, share=0.5),
+            ),
+        )
 
     def configure(self, configs):
         self.orders.append(("configure", tuple(configs)))
@@ -86,10 +99,16 @@ class FakeControl:
         self.changed()
         return previous
 
-    def rollback(self, name, label=""):
+    def set_traffic(self, name, traffic):
+        self.orders.append(("split", name, traffic))
+        return Move(label="", before={2: 1.0}, after={1: 0.25, 2: 0.75})
+
+    def rollback(self, name, label="", *, undo=False):
         if name != "m":
             raise PreconditionFailed(f"model {name} has no lower version")
-        return SimpleNamespace(from_version=2, to_version=1, label=label)
+        self.orders.append(("rollback", label, undo))
+        moves = (Move(label=label, before={2: 1.0}, after={1: 1.0}),)
+        return Rollback(from_version=2, to_version=1, label=label, moves=moves)
 
     def load(self, name):
         self.orders.append(("load", name))

@@ -32,7 +32,12 @@ class OperatorServer:
             self._add(methods.CATALOG_GET, lambda request, context: self.catalog)
             self._add(methods.CATALOG_WATCH, self._watch)
             self._add(methods.SET_LABEL, self._change(edge.SetLabelResponse(previous=12)))
-            rolled = edge.RollbackResponse(from_version=13, to_version=12, label="stable")
+            moves = [
+                edge.Move(before={12: 0.95, 13: 0.05}, after={12: 1.0}),
+                edge.Move(label="stable", before={13: 1.0}, after={12: 1.0}),
+            ]
+            self._add(methods.SET_TRAFFIC, self._change(edge.SetTrafficResponse(move=moves[0])))
+            rolled = edge.RollbackResponse(from_version=13, to_version=12, moves=moves)
             self._add(methods.ROLLBACK, self._change(rolled))
             self._add(methods.RELOAD, self._change(edge.ReloadResponse(models=["a", "b"])))
         if credentials is None:

@@ -22,7 +22,7 @@ class CatalogUpdate(_message.Message):
     def __init__(self, server_id: _Optional[str] = ..., revision: _Optional[int] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "versions", "labels", "default_version", "traffic")
+    __slots__ = ("name", "versions", "labels", "default_version", "traffic", "hold", "shadow")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -42,12 +42,32 @@ class Model(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_VERSION_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     name: str
     versions: _containers.RepeatedCompositeFieldContainer[Version]
     labels: _containers.ScalarMap[str, int]
     default_version: int
     traffic: _containers.ScalarMap[int, float]
-    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_version: _Optional[int] = ..., traffic: _Optional[_Mapping[int, float]] = ...) -> None: ...
+    hold: Hold
+    shadow: Shadow
+    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_version: _Optional[int] = ..., traffic: _Optional[_Mapping[int, float]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ...) -> None: ...
+
+class Hold(_message.Message):
+    __slots__ = ("version", "above")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    above: int
+    def __init__(self, version: _Optional[int] = ..., above: _Optional[int] = ...) -> None: ...
+
+class Shadow(_message.Message):
+    __slots__ = ("version", "share")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    share: float
+    def __init__(self, version: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Version(_message.Message):
     __slots__ = ("version", "state", "error", "package_fingerprint", "preprocessing_fingerprint", "queued_rows", "expected_wait_ms")
@@ -97,23 +117,72 @@ class SetLabelResponse(_message.Message):
     previous: int
     def __init__(self, previous: _Optional[int] = ...) -> None: ...
 
+class Move(_message.Message):
+    __slots__ = ("label", "before", "after")
+    class BeforeEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    class AfterEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    before: _containers.ScalarMap[int, float]
+    after: _containers.ScalarMap[int, float]
+    def __init__(self, label: _Optional[str] = ..., before: _Optional[_Mapping[int, float]] = ..., after: _Optional[_Mapping[int, float]] = ...) -> None: ...
+
+class SetTrafficRequest(_message.Message):
+    __slots__ = ("model", "traffic")
+    class TrafficEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    traffic: _containers.ScalarMap[int, float]
+    def __init__(self, model: _Optional[str] = ..., traffic: _Optional[_Mapping[int, float]] = ...) -> None: ...
+
+class SetTrafficResponse(_message.Message):
+    __slots__ = ("move",)
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    move: Move
+    def __init__(self, move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+
 class RollbackRequest(_message.Message):
-    __slots__ = ("model", "label")
+    __slots__ = ("model", "label", "undo")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
     model: str
     label: str
-    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
+    undo: bool
+    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
 
 class RollbackResponse(_message.Message):
-    __slots__ = ("from_version", "to_version", "label")
+    __slots__ = ("from_version", "to_version", "label", "moves")
     FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
     TO_VERSION_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
     from_version: int
     to_version: int
     label: str
-    def __init__(self, from_version: _Optional[int] = ..., to_version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+    moves: _containers.RepeatedCompositeFieldContainer[Move]
+    def __init__(self, from_version: _Optional[int] = ..., to_version: _Optional[int] = ..., label: _Optional[str] = ..., moves: _Optional[_Iterable[_Union[Move, _Mapping]]] = ...) -> None: ...
 
 class ReloadRequest(_message.Message):
     __slots__ = ()

@@ -14,10 +14,9 @@ from fallback_server.core.routes import (
     default_version,
     drawn,
     heaviest,
-    rolled_back_default,
-    rolled_back_label,
     settled,
     shadowed,
+    shares,
     split,
 )
 
@@ -39,6 +38,7 @@ HELD = Routes(hold=Hold(version=2, above=3))
         (SPLIT, [1, 9], 1),
         (SPLIT, [2, 3], 2),
         (SPLIT, [3, 9], 9),
+        (Routes(hold=Hold(version=2, above=None)), [1, 2, 3, 4], 2),
         # a rolled back default is not split
         (Routes(traffic={1: 5, 3: 95}, hold=Hold(version=2, above=3)), [1, 2, 3], 2),
     ],
@@ -48,6 +48,7 @@ def test_what_answers_who_names_no_version(routes, available, version):
     assert default_version(routes, available, key=b"k") == version
     assert default_version(routes, available, draw=0.5) == version
     assert heaviest(routes, available) == (version or 0)
+    assert shares(routes, available) == ({} if version is None else {version: 1.0})
 
 
 @pytest.mark.parametrize("weights", [{1: 95, 2: 5}, {1: 1.0, 2: 1.0}, {1: 0.2, 2: 0.3, 3: 0.5}])
@@ -82,6 +83,8 @@ def test_labels_move_when_their_version_comes_and_a_hold_ends_when_a_higher_one_
     assert after.labels == {"stable": Label(version=3, history=(1,)), "canary": Label(pending=4)}
     assert after.hold == HELD.hold
     assert settled(after, [1, 4]).hold is None
+    lasting = Routes(hold=Hold(version=1, above=None))
+    assert settled(lasting, [1, 9]) is lasting
     assert after.points() == {"stable": 3}
 
 
@@ -92,38 +95,6 @@ def test_the_history_of_a_label_is_bounded():
         label = label.moved(version)
     assert label.history == tuple(range(99 - MAX_HISTORY, 99))
     assert label.moved(99) == label
-
-
-@pytest.mark.parametrize(
-    ("label", "available", "back"),
-    [
-        (Label(version=3, history=(1, 2)), [1, 2, 3], Label(version=2, history=(1,))),
-        (Label(version=3, history=(1, 2)), [1, 3], Label(version=1)),
-        (Label(version=3, history=(5,)), [3, 5], Label(version=5)),
-        (Label(version=3), [1, 2, 3], Label(version=2)),
-        (Label(version=3), [3, 4], None),
-        (Label(pending=3), [1, 2], None),
-    ],
-)
-def test_a_label_goes_a_step_back(label, available, back):
-    """Where it pointed before, else to the next lower version; None where there is neither."""
-    assert rolled_back_label(label, available) == back
-
-
-@pytest.mark.parametrize(
-    ("routes", "available", "result"),
-    [
-        (PLAIN, [1, 2, 3], (3, Hold(version=2, above=3))),
-        (PLAIN, [3], None),
-        (PLAIN, [], None),
-        (HELD, [1, 2, 3], (2, Hold(version=1, above=3))),
-        (HELD, [2, 3], None),
-        (SPLIT, [1, 2, 3], (2, Hold(version=1, above=3))),
-    ],
-)
-def test_the_default_goes_a_step_back(routes, available, result):
-    """What answered, and the hold that follows; a version passed over earlier does not end it."""
-    assert rolled_back_default(routes, available) == result
 
 
 def test_what_is_shadowed():

@@ -32,7 +32,7 @@ async def read_until(call, condition):
 
 
 def test_the_catalog_as_it_is(tmp_path):
-    """Models, versions with states and fingerprints, labels and default."""
+    """Models, versions with states and fingerprints, labels and default, what was rolled back and what shadows."""
 
     async def story():
         async with loaded(path=tmp_path) as stand:
@@ -45,6 +45,7 @@ def test_the_catalog_as_it_is(tmp_path):
             assert (version.version, version.state) == (1, pb.Version.AVAILABLE)
             assert (version.package_fingerprint, version.preprocessing_fingerprint) == ("f1", "p1")
             assert (version.queued_rows, round(version.expected_wait_ms, 3)) == (3, 1.3)
+            assert (model.hold, model.shadow) == (pb.Hold(version=1, above=2), pb.Shadow(version=2, share=0.5))
 
     asyncio.run(story())
 
@@ -106,6 +107,19 @@ def test_an_operators_calls(tmp_path):
             assert (code, text) == (CODE.FAILED_PRECONDITION, "Request to assign label to version 7 of model m")
             done = await stand.unary(methods.ROLLBACK)(pb.RollbackRequest(model="m", label="stable"))
             assert (done.from_version, done.to_version, done.label) == (2, 1, "stable")
+            assert list(done.moves) == [pb.Move(label="stable", before={2: 1}, after={1: 1})]
+            await stand.unary(methods.ROLLBACK)(pb.RollbackRequest(model="m", undo=True))
+            both = pb.RollbackRequest(model="m", label="stable", undo=True)
+            assert (await code_of(stand.unary(methods.ROLLBACK)(both)))[0] is CODE.INVALID_ARGUMENT
+            split = stand.unary(methods.SET_TRAFFIC)
+            done = await split(pb.SetTrafficRequest(model="m", traffic={1: 1, 2: 3}))
+            assert done.move == pb.Move(before={2: 1}, after={1: 0.25, 2: 0.75})
+            assert stand.control.orders == [
+                ("rollback", "stable", False),
+                ("rollback", "", True),
+                ("split", "m", {1: 1, 2: 3}),
+            ]
+            assert (await code_of(split(pb.SetTrafficRequest())))[0] is CODE.INVALID_ARGUMENT
             assert list((await stand.unary(methods.RELOAD)(pb.ReloadRequest())).models) == ["m", "n"]
             code, _ = await code_of(label(pb.SetLabelRequest(model="m")))
             assert code is CODE.INVALID_ARGUMENT
@@ -117,6 +131,7 @@ def test_an_operators_calls(tmp_path):
     "method",
     [
         methods.SET_LABEL,
+        methods.SET_TRAFFIC,
         methods.ROLLBACK,
         methods.RELOAD,
         methods.RELOAD_CONFIG,

@@ -1,0 +1,145 @@
+"""What a server tells of its models, as tables and as JSON, for an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.tables import aligned
+
+Statuses = Mapping[str, Sequence[pb.ModelVersionStatus]]
+"""Model -> its versions' statuses, as a TensorFlow Serving tells them."""
+
+_COLOURS = {"AVAILABLE": "32", "START": "33", "LOADING": "33", "UNLOADING": "33", "END": "31"}
+
+_SHADOW = "SHADOW"
+"""A column that is left out where no model has one."""
+
+_PLAIN = "the server tells states alone, as TensorFlow Serving does: labels, traffic, queues and packages are not known"
+
+
+def catalog_json(update: edge.CatalogUpdate) -> dict[str, Any]:
+    """A catalog as JSON shows it: numbers as numbers, versions of maps as texts."""
+    return {
+        "server_id": update.server_id,
+        "revision": update.revision,
+        "models": [_model_json(model) for model in update.models],
+    }
+
+
+def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
+    """A catalog as a table: a line for each version; below it why loads have failed, and what was rolled back."""
+    shadows = any(model.HasField("shadow") for model in update.models)
+    heading = ("MODEL", "VERSION", "STATE", "LABELS", "TRAFFIC", _SHADOW, "QUEUE", "WAIT", "PACKAGE")
+    rows: list[tuple[str, ...]] = [heading]
+    notes = []
+    for model in update.models:
+        for version in sorted(model.versions, key=lambda one: one.version, reverse=True):
+            rows.append(_row(model, version))
+            if version.error:
+                notes.append(f"{model.name} {version.version}: {version.error}")
+        if model.HasField("hold"):
+            notes.append(_hold_line(model))
+    if len(rows) == 1:
+        return [f"{update.server_id or 'the server'} serves no model", *notes]
+    kept = [index for index, title in enumerate(heading) if shadows or title != _SHADOW]
+    shown = [[row[index] for index in kept] for row in rows]
+    right = [at for at, index in enumerate(kept) if heading[index] in ("VERSION", "TRAFFIC", _SHADOW, "QUEUE", "WAIT")]
+    return [*aligned(shown, paint=_paint(colours=colours), right=right), *notes]
+
+
+def plain_json(found: Statuses) -> dict[str, Any]:
+    """What a TensorFlow Serving tells, as JSON."""
+    name = pb.ModelVersionStatus.State.Name
+    return {
+        "models": [
+            {
+                "name": model,
+                "versions": [
+                    {"version": one.version, "state": name(one.state), "error": one.status.error_message}
+                    for one in versions
+                ],
+            }
+            for model, versions in found.items()
+        ]
+    }
+
+
+def plain_lines(found: Statuses, *, colours: bool) -> list[str]:
+    """What a TensorFlow Serving tells, as a table."""
+    name = pb.ModelVersionStatus.State.Name
+    rows = [("MODEL", "VERSION", "STATE")]
+    rows += [(model, str(one.version), name(one.state)) for model, versions in found.items() for one in versions]
+    errors = [
+        f"{model} {one.version}: {one.status.error_message}"
+        for model, versions in found.items()
+        for one in versions
+        if one.status.error_message
+    ]
+    return [*aligned(rows, paint=_paint(colours=colours), right=(1,)), *errors, _PLAIN]
+
+
+def shares_text(shares: Mapping[int, float]) -> str:
+    """Who answers: a version, or several with their parts."""
+    if not shares:
+        return "no version"
+    if len(shares) == 1:
+        return f"version {next(iter(shares))}"
+    return ", ".join(f"version {version} {share * 100:.3g} %" for version, share in sorted(shares.items()))
+
+
+def _model_json(model: edge.Model) -> dict[str, Any]:
+    hold, shadow = model.hold, model.shadow
+    return {
+        "name": model.name,
+        "default_version": model.default_version,
+        "labels": dict(sorted(model.labels.items())),
+        "traffic": {str(version): weight for version, weight in sorted(model.traffic.items())},
+        "rolled_back": {"version": hold.version, "above": hold.above or None} if model.HasField("hold") else None,
+        "shadow": {"version": shadow.version, "share": shadow.share} if model.HasField("shadow") else None,
+        "versions": [
+            {
+                "version": version.version,
+                "state": edge.Version.State.Name(version.state),
+                "error": version.error,
+                "package_fingerprint": version.package_fingerprint,
+                "preprocessing_fingerprint": version.preprocessing_fingerprint,
+                "queued_rows": version.queued_rows,
+                "expected_wait_ms": version.expected_wait_ms,
+            }
+            for version in model.versions
+        ],
+    }
+
+
+def _row(model: edge.Model, version: edge.Version) -> tuple[str, ...]:
+    number, total = version.version, sum(model.traffic.values())
+    weight = model.traffic.get(number, 0.0) / total if total else float(number == model.default_version)
+    labels = sorted(label for label, target in model.labels.items() if target == number)
+    shadowed = model.HasField("shadow") and model.shadow.version == number
+    return (
+        model.name,
+        str(number),
+        edge.Version.State.Name(version.state),
+        ", ".join(labels) or "-",
+        f"{weight * 100:.3g} %" if weight else "-",
+        f"{model.shadow.share * 100:.3g} %" if shadowed else "-",
+        f"{version.queued_rows} rows" if version.queued_rows else "-",
+        f"{version.expected_wait_ms:.1f} ms" if version.expected_wait_ms else "-",
+        version.package_fingerprint.removeprefix("sha256:")[:12] or "-",
+    )
+
+
+def _hold_line(model: edge.Model) -> str:
+    until = f", until a version above {model.hold.above} is available" if model.hold.above else ""
+    return f"{model.name}: rolled back to version {model.hold.version}{until}"
+
+
+def _paint(*, colours: bool) -> Callable[[str], str]:
+    def paint(cell: str) -> str:
+        colour = _COLOURS.get(cell) if colours else None
+        return f"\x1b[{colour}m{cell}\x1b[0m" if colour else cell
+
+    return paint
