@@ -172,13 +172,38 @@ def test_version_0_is_whichever_answers_over_both_transports(tmp_path):
     told(story, tmp_path)
 
 
-def test_answers_hold_their_arrays_as_bytes_alone(tmp_path):
-    """As TensorFlow Serving's with --enable_serialization_as_tensor_content, which is off there unless it is given."""
+def test_answers_hold_typed_values(tmp_path):
+    """As TensorFlow Serving's: its clients read `float_val`."""
+
+    async def story(whole):
+        y = (await whole.predict()).outputs["y"]
+        assert (y.tensor_content, list(y.float_val)) == (b"", [2, 4])
+
+    assert not options_of(parse([f"--model_repository={tmp_path}"])).network.tensor_content
+    told(story, tmp_path)
+
+
+def test_answers_hold_their_arrays_as_bytes_where_the_flag_is_given(tmp_path):
+    """`--enable_serialization_as_tensor_content`, as TensorFlow Serving has it."""
 
     async def story(whole):
         y = (await whole.predict()).outputs["y"]
         assert (len(y.tensor_content), list(y.float_val)) == (8, [])
 
+    given = parse([f"--model_repository={tmp_path}", "--enable_serialization_as_tensor_content"])
+    told(story, tmp_path, tensor_content=options_of(given).network.tensor_content)
+
+
+@pytest.mark.parametrize(("value", "content_bytes"), [("1", 8), ("0", 0)])
+def test_a_caller_can_ask_for_arrays_as_bytes(tmp_path, value, content_bytes):
+    """By the metadata of the one call."""
+
+    async def story(whole):
+        asked = pb.PredictRequest(model_spec=spec_of(), inputs={"x": encode(X)})
+        reply = await whole.unary(methods.PREDICT)(asked, metadata=[("edge-tensor-content", value)])
+        assert len(reply.outputs["y"].tensor_content) == content_bytes
+
+    assert methods.TENSOR_CONTENT_METADATA == ("edge-tensor-content", "1")
     told(story, tmp_path)
 
 

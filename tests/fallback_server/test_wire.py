@@ -119,6 +119,19 @@ def test_tensors_of_every_form(client):
     assert values(predict(client, "many", signature="wide", x=np.float32([[1, 2, 3]])))["mean"].tolist() == [2]
 
 
+def test_answers_hold_typed_values(client):
+    """Floats, integers and strings, as clients read them by field; and bytes where those are asked for."""
+    (y,) = predict(client, x=X).outputs.values()
+    assert (list(y.float_val), y.tensor_content) == ([2, 4, 6], b"")
+    (twice,) = predict(client, "many", a=[[1.0, 2.0]], b=[[-3, 400]], outputs=["twice"]).outputs.values()
+    assert (list(twice.int_val), twice.tensor_content) == ([-6, 800], b"")
+    (out,) = predict(client, "text", s=[b"a", b""]).outputs.values()
+    assert (list(out.string_val), out.tensor_content) == ([b"a!", b"!"], b"")
+    asked = [("edge-tensor-content", "1")]
+    (y,) = client.predictions.Predict(request(x=X), timeout=20, metadata=asked).outputs.values()
+    assert (list(y.float_val), y.tensor_content) == ([], (X * 2).tobytes())
+
+
 @pytest.mark.parametrize(
     ("asked", "code", "text"),
     [

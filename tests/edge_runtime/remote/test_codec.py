@@ -48,6 +48,17 @@ def metadata(**dtypes):
     return message
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "int64", "uint32", "bool", "complex64"])
+def test_typed_values_and_tensor_content_are_the_same_answer(dtype):
+    """TensorFlow Serving sends the one, our server the other: equal arrays that can be written to."""
+    array = (np.arange(600).reshape(2, 300) % 2).astype(dtype)
+    typed = tensor_pb2.TensorProto.FromString(b"".join(tensors.encode_parts(array, typed=True)))
+    for answer in (typed, array):
+        back = read(response(y=answer)).outputs["y"]
+        assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+        assert back.flags.writeable
+
+
 def test_odd_signature_is_left_out():
     """A signature whose dtype numpy lacks costs the others nothing."""
     found = codec.signatures(metadata(good=tensor_pb2.DT_FLOAT, odd=tensor_pb2.DT_BFLOAT16))

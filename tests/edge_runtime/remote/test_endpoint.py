@@ -1,5 +1,6 @@
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -12,7 +13,7 @@ from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S, BreakerState
 from fallback_server.protocol import tensors
-from fallback_server.protocol.methods import PREDICT
+from fallback_server.protocol.methods import PREDICT, TENSOR_CONTENT_METADATA
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.status import Fault
 
@@ -207,3 +208,26 @@ def test_far_server_is_connected_to():
         response = send(endpoint, clock).result(WAIT_S)
         endpoint.close()
     assert response.model_spec.version.value == 1
+
+
+def test_tensor_content_is_asked_for(clock):
+    """By metadata that a server may pass over, as TensorFlow Serving does."""
+    heard = []
+
+    def predict(_, context):
+        heard.extend(context.invocation_metadata())
+        return pb.PredictResponse()
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        predict, PREDICT.request.FromString, PREDICT.response.SerializeToString
+    )
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(PREDICT.service, {PREDICT.name: handler})])
+    endpoint = Endpoint(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", clock)
+    server.start()
+    try:
+        send(endpoint, clock).result(WAIT_S)
+    finally:
+        endpoint.close()
+        server.stop(0).wait(WAIT_S)
+    assert TENSOR_CONTENT_METADATA in [tuple(each) for each in heard]

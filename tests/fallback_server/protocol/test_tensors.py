@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.typed_tensors import typed
 
 from fallback_server.protocol import tensors
 from fallback_server.protocol.proto import tensor_pb2 as pb
@@ -15,35 +16,6 @@ NUMBERS = ["float16", "float32", "float64", "int8", "int16", "int32", "int64"]
 NUMBERS += ["uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128"]
 EXTENDED = ["bfloat16", "float8_e5m2", "float8_e4m3fn", "int4", "uint4"]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-
-
-def typed(array):
-    """The same tensor with typed values, as TensorFlow Serving's REST gateway and C++ clients write it."""
-    proto = encode(array)
-    proto.ClearField("tensor_content")
-    flat = array.reshape(-1)
-    match array.dtype.name:
-        case "float16" | "bfloat16":
-            proto.half_val.extend(flat.view(np.uint16).tolist())
-        case "float32":
-            proto.float_val.extend(flat.tolist())
-        case "float64":
-            proto.double_val.extend(flat.tolist())
-        case "complex64":
-            proto.scomplex_val.extend(flat.view(np.float32).tolist())
-        case "complex128":
-            proto.dcomplex_val.extend(flat.view(np.float64).tolist())
-        case "bool":
-            proto.bool_val.extend(flat.tolist())
-        case "int64":
-            proto.int64_val.extend(flat.tolist())
-        case "uint32":
-            proto.uint32_val.extend(flat.tolist())
-        case "uint64":
-            proto.uint64_val.extend(flat.tolist())
-        case _:
-            proto.int_val.extend(flat.tolist())
-    return proto
 
 
 @given(st.data(), st.sampled_from(NUMBERS))
@@ -61,10 +33,9 @@ def test_round_trip_of_every_dtype(data, dtype):
 
 @pytest.mark.parametrize("name", EXTENDED)
 def test_what_numpy_alone_lacks(name):
-    """bfloat16, float8 and int4 kinds go and come bit for bit; those that TensorFlow also writes typed, typed too."""
+    """bfloat16, float8 and int4 kinds go and come bit for bit, as tensor_content and as typed values."""
     array = np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, name))
-    protos = [encode(array)] if "float8" in name else [encode(array), typed(array)]
-    for proto in protos:
+    for proto in (encode(array), typed(array)):
         back = decode(proto)
         assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
     assert dtype_name(encode(array).dtype) == name
@@ -114,6 +85,8 @@ def test_last_value_repeats():
     assert decode(none).tolist() == [[0, 0], [0, 0]]
     text = pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape, string_val=[b"a"])
     assert decode(text).tolist() == [[b"a", b"a"], [b"a", b"a"]]
+    eighth = pb.TensorProto(dtype=pb.DT_FLOAT8_E5M2, tensor_shape=shape, float8_val=b"\1\2")
+    assert decode(eighth).tobytes() == b"\1\2\2\2"
 
 
 def test_decoded_content_is_no_copy():
@@ -145,7 +118,9 @@ def shape(*sizes, **more):
         (pb.TensorProto(dtype=99), "dtype 99 is unknown or not supported"),
         (pb.TensorProto(dtype=11, tensor_shape=shape(1)), "dtype qint8 is not supported"),
         (pb.TensorProto(dtype=20, tensor_shape=shape()), "dtype resource is not supported"),
-        (pb.TensorProto(dtype=24, tensor_shape=shape(1)), "float8_e5m2 comes as tensor_content alone"),
+        (pb.TensorProto(dtype=24, tensor_shape=shape(1), float8_val=b"12"), "2 values.*has 1"),
+        (pb.TensorProto(dtype=100), "dtype 100 is unknown or not supported"),
+        (pb.TensorProto(dtype=101), "dtype float_ref is a reference, and no message can hold one"),
         (pb.TensorProto(dtype=29, tensor_shape=shape(1), int_val=[8]), "out of int4's range, -8 to 7"),
         (pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape(1), string_val=[b"a", b"b"]), "2 values"),
     ],
@@ -193,7 +168,6 @@ def test_agrees_with_tensorflow(data, dtype):
     read = tf.make_ndarray(tensor_pb2.TensorProto.FromString(ours))
     wire = tf.DType(encode(array).dtype)
     theirs = tf.make_tensor_proto(array, dtype=wire, shape=array.shape).SerializeToString()
-    typed_float8 = dtype.startswith("float8") and not pb.TensorProto.FromString(theirs).tensor_content
-    for back in (read, array if typed_float8 else decode(pb.TensorProto.FromString(theirs))):
+    for back in (read, decode(pb.TensorProto.FromString(theirs))):
         assert (back.dtype, back.shape) == (array.dtype, array.shape)
         assert back.tolist() == array.tolist() if dtype == "object" else back.tobytes() == array.tobytes()

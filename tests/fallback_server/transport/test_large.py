@@ -5,6 +5,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.typed_tensors import NUMBERS, arrays, field_in_pieces, header
 
 from fallback_server.core.errors import InvalidInput
 from fallback_server.protocol.proto import inference_pb2 as oip
@@ -53,6 +54,38 @@ def test_the_last_of_what_comes_twice_counts():
     rest, contents = cut(entries[0] + small)
     assert not contents.get("x")
     assert decode(pb.PredictRequest.FromString(rest).inputs["x"]).shape == (1,)
+
+
+def entry(name, *values):
+    """A map's entry whose value comes in pieces."""
+    body = b"".join(large.field_parts(1, [name.encode()]))
+    return b"".join(large.field_parts(2, [body + b"".join(b"".join(large.field_parts(2, [each])) for each in values)]))
+
+
+@given(arrays(max_size=40), st.integers(1, 3), st.booleans(), st.booleans())
+@settings(deadline=None)
+def test_typed_values_are_read_as_protobuf_reads_them(array, pieces, packed, merged):
+    """In one packed field, in several, each value on its own, or in two messages that are merged: every dtype."""
+    field = field_in_pieces(array, pieces, packed=packed)
+    whole = np.concatenate([array, array]) if merged else array
+    values = [header(whole).SerializeToString() + field] + [field] * merged
+    data = entry("x", *values)
+    rest, contents = large.cut_map(data, field=2, cut=CUTTABLE, threshold=1)
+    back = decode(pb.PredictRequest.FromString(rest).inputs["x"], cut=contents.get("x", {}))
+    expected = decode(pb.PredictRequest.FromString(data).inputs["x"])
+    assert (back.dtype, back.tobytes()) == (array.dtype, expected.tobytes())
+    if array.dtype.itemsize > 1:  # Of `float8_val`, which is bytes, the last counts.
+        assert back.tobytes() == whole.tobytes()
+
+
+def test_of_a_field_in_several_pieces_nothing_is_cut_out():
+    """Packed numbers follow each other, and of bytes the last counts: protobuf knows."""
+    array = np.arange(100, dtype=np.float32)
+    head, field = header(array).SerializeToString(), field_in_pieces(array, 2, packed=True)
+    data = entry("x", head + field)
+    assert cut(data) == (data, {})
+    one = entry("x", head + field_in_pieces(array, 1, packed=True))
+    assert list(cut(one)[1]["x"]) == [NUMBERS["float_val"]]
 
 
 def test_beyond_a_bound_of_fields_the_rest_is_left_to_protobuf():
