@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fallback_server.config import NetworkOptions, ServerOptions, TlsFiles
-from fallback_server.core.completeness import missing, read_num_shards
 from fallback_server.core.model_config import ModelConfig, PolicyKind
-from fallback_server.core.scan import read_folders, read_index_head, read_tree, read_versions
+from fallback_server.core.scan import read_folders, read_lack, read_tree, read_versions
 from fallback_server.settings import Reading
 from fallback_server.tables import aligned
 
@@ -157,8 +156,7 @@ def _below(repository: Path) -> list[ModelConfig]:
 def _lacks(path: Path) -> str:
     """What a version's folder has not; empty if it is complete. An archive shows only when it is unpacked."""
     try:
-        tree = read_tree(path)
-        lack = missing(tree.files, tree.folders, read_num_shards(read_index_head(path)))
+        lack = read_lack(path, read_tree(path))
     except OSError as error:
         return f"can't be read: {error}"
     return "" if lack is None else f"in {path} is not complete: {lack}"

@@ -20,9 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fallback_server.core.aspired import AspiredVersion, Fingerprint
-from fallback_server.core.completeness import missing, read_num_shards
 from fallback_server.core.errors import ArchiveRefused, LoadFailed
-from fallback_server.core.scan import ARCHIVE_SUFFIXES, read_archive, read_index_head, read_tree
+from fallback_server.core.scan import ARCHIVE_SUFFIXES, read_archive, read_lack, read_tree
 from fallback_server.core.servable import ServableId
 from fallback_server.core.unpacking import UnpackOptions, sync_folder, unpack
 
@@ -151,7 +150,7 @@ def _verify(archive: Path, root: Path) -> None:
             Package.open(root)
         except PackageError as error:
             raise ArchiveRefused(f"{archive}: {error}") from error
-    if lack := missing(tree.files, tree.folders, read_num_shards(read_index_head(root))):
+    if lack := read_lack(root, tree):
         raise ArchiveRefused(f"{archive}: {lack}")
 
 

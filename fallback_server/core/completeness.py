@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 """One of them is a SavedModel's graph."""
@@ -13,36 +13,73 @@ INDEX = "variables/variables.index"
 HEADER_BYTES = 64
 """More of the index than its header takes."""
 
-_FOLDER = "variables"
+_FOLDER = "variables/"
+_OPERATIONS = (
+    "RestoreV2",
+    "Restore",
+    "RestoreSlice",
+    "VarHandleOp",
+    "VariableV2",
+    "Variable",
+    "AutoReloadVariable",
+)
+"""Of every graph that is saved with variables; one that is frozen has none of them. TensorFlow 2 restores in graphs
+without a variable too: it saves the objects' own table beside them."""
+
+_OP_TAG = 2 << 3 | 2
+_MARKS = tuple(bytes([_OP_TAG, len(name)]) + name.encode() for name in _OPERATIONS)
+_TEXT_MARKS = tuple(f'op: "{name}"'.encode() for name in _OPERATIONS)
+_LONGEST = max(map(len, _MARKS + _TEXT_MARKS)) - 1
 _SHARD = re.compile(r"variables/variables\.data-(\d{5,9})-of-(\d{5,9})")
 _SHOWN = 3
 _MAX_SHARDS = 100_000
 
 
-def missing(files: Mapping[str, int], folders: frozenset[str], num_shards: int | None) -> str | None:
+def missing(files: Mapping[str, int], num_shards: int | None, *, restores: bool = False) -> str | None:
     """What a SavedModel lacks; None where it is complete.
 
     Args:
         files: Path relative to the version's folder, with `/` -> size in bytes.
-        folders: Paths of the folders in it.
         num_shards: How many shards its index tells of; None where that could not be read, and the shards' own names
             are believed.
+        restores: Whether its graph reads variables; asked of one that has none, see `has_no_variables`.
     """
     graphs = [files[name] for name in GRAPHS if name in files]
     if not graphs:
         return f"{GRAPHS[0]} is missing"
     if not any(graphs):
         return f"{GRAPHS[0]} is empty"
-    if _FOLDER not in folders:
+    if has_no_variables(files) and not restores:
         return None
     if not files.get(INDEX):
         return f"{INDEX} is {'empty' if INDEX in files else 'missing'}"
     return _missing_shards(files, num_shards)
 
 
-def has_no_variables(files: Mapping[str, int], folders: frozenset[str]) -> bool:
-    """Whether the folder for variables is there and empty, as in a frozen graph's SavedModel or a copy's beginning."""
-    return _FOLDER in folders and not any(name.startswith(_FOLDER + "/") for name in files)
+def has_no_variables(files: Mapping[str, int]) -> bool:
+    """Whether nothing is in the folder for variables, as with a frozen graph, or at the beginning of a copy."""
+    return not any(name.startswith(_FOLDER) for name in files)
+
+
+def restores(name: str, chunks: Iterable[bytes]) -> bool:
+    """Whether a graph reads variables, told by the operations in it that have or restore one.
+
+    A serialized graph has an operation's name as a field of its own: its tag, its length, and the name (NodeDef.op = 2
+    in tensorflow/core/framework/node_def.proto); in a text it stands after `op:`. A name that only stands in a constant
+    would have to have both before it.
+
+    Args:
+        name: Of the file: one of `GRAPHS`.
+        chunks: What is in it, in order.
+    """
+    marks = _TEXT_MARKS if name.endswith(".pbtxt") else _MARKS
+    before = b""
+    for chunk in chunks:
+        data = before + chunk
+        if any(mark in data for mark in marks):
+            return True
+        before = data[-_LONGEST:]
+    return False
 
 
 def read_num_shards(head: bytes) -> int | None:

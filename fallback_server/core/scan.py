@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fallback_server.core.aspired import Fingerprint
-from fallback_server.core.completeness import HEADER_BYTES, INDEX
+from fallback_server.core.completeness import (
+    GRAPHS,
+    HEADER_BYTES,
+    INDEX,
+    has_no_variables,
+    missing,
+    read_num_shards,
+    restores,
+)
 from fallback_server.core.model_config import MAX_VERSION
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".zip")
@@ -20,6 +29,8 @@ ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".zip")
 
 MAX_ENTRIES = 1_000_000
 """A version with more files and folders is not looked at to its end."""
+
+_CHUNK_BYTES = 1 << 20
 
 _ARCHIVE = re.compile(r"([0-9]{1,19})(\.tar\.gz|\.tgz|\.tar\.zst|\.zip)")
 
@@ -47,13 +58,11 @@ class Tree:
         fingerprint: Of everything in it.
         newest_s: The newest time of anything, in seconds since the epoch.
         files: Relative path -> size in bytes.
-        folders: Relative paths.
     """
 
     fingerprint: Fingerprint = field(repr=False)
     newest_s: float
     files: dict[str, int]
-    folders: frozenset[str]
 
     @property
     def digest(self) -> str:
@@ -120,7 +129,6 @@ def read_tree(path: Path) -> Tree:
     root = path.stat()
     items = [(".", 0, root.st_mtime_ns)]
     sizes: dict[str, int] = {}
-    inside: set[str] = set()
     newest_ns = max(root.st_mtime_ns, root.st_ctime_ns)
     for folder, folders, files in os.walk(path, onerror=_raise):
         for name in (*folders, *files):
@@ -133,14 +141,13 @@ def read_tree(path: Path) -> Tree:
             if stat.S_ISDIR(status.st_mode):
                 # A folder's size is the file system's own affair.
                 size = 0
-                inside.add(relative)
             else:
                 size = sizes[relative] = status.st_size
             items.append((relative, size, status.st_mtime_ns))
             newest_ns = max(newest_ns, status.st_mtime_ns, status.st_ctime_ns)
         if len(items) > MAX_ENTRIES:
             raise OSError(errno.E2BIG, f"more than {MAX_ENTRIES} files and folders", str(path))
-    return Tree(fingerprint=tuple(sorted(items)), newest_s=newest_ns / 1e9, files=sizes, folders=frozenset(inside))
+    return Tree(fingerprint=tuple(sorted(items)), newest_s=newest_ns / 1e9, files=sizes)
 
 
 def read_archive(path: Path) -> tuple[Fingerprint, float]:
@@ -154,12 +161,38 @@ def read_archive(path: Path) -> tuple[Fingerprint, float]:
     return ((path.name, status.st_size, status.st_mtime_ns),), newest_ns / 1e9
 
 
-def read_index_head(path: Path) -> bytes:
-    """The first bytes of a version's index of variables; empty where there is none.
+def read_lack(path: Path, tree: Tree, *, reads_variables: Callable[[Path], bool] | None = None) -> str | None:
+    """What the SavedModel in a folder lacks; None where it is complete.
+
+    Args:
+        path: The version's folder.
+        tree: What is in it.
+        reads_variables: Whether the graph in a folder does; by default that is read.
 
     Raises:
         OSError: it can't be read.
     """
+    needed = has_no_variables(tree.files) and (reads_variables or read_restores)(path)
+    return missing(tree.files, read_num_shards(_read_index_head(path)), restores=needed)
+
+
+def read_restores(path: Path) -> bool:
+    """Whether the graph in a folder reads variables. Reads it through, where it does not: 2 GiB at most.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    for name in GRAPHS:
+        try:
+            with (path / name).open("rb") as file:
+                return restores(name, iter(functools.partial(file.read, _CHUNK_BYTES), b""))
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def _read_index_head(path: Path) -> bytes:
+    """The first bytes of a version's index of variables; empty where there is none."""
     try:
         with (path / INDEX).open("rb") as file:
             return file.read(HEADER_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -11,23 +12,20 @@ from pathlib import Path
 from typing import Protocol
 
 from fallback_server.core.aspired import AspiredVersion, Fingerprint
-from fallback_server.core.completeness import has_no_variables, missing, read_num_shards
 from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
 from fallback_server.core.scan import (
     Entry,
     Tree,
     read_archive,
     read_folders,
-    read_index_head,
+    read_lack,
+    read_restores,
     read_tree,
     read_versions,
 )
 from fallback_server.core.servable import ServableId
 
 _log = logging.getLogger(__name__)
-
-NO_VARIABLES_S = 30.0
-"""How long a version without any variables must rest: a frozen graph has none, and a copy has none at its beginning."""
 
 
 class Packed(Protocol):
@@ -62,9 +60,10 @@ class SourceSnapshot:
 class FileSystemSource:
     """Reads configured base paths, and a repository whose children are base paths. One thread polls.
 
-    A version is taken once it is complete, and its tree has been the same at two polls or has not changed for
-    `settle_s` by its own times, so that what stood there before the start is taken at the first poll. Of those that can
-    be taken the model's version policy chooses: a new version that is still being copied displaces none.
+    A version is taken once it is complete (where its graph reads variables, those too), and its tree has been the same
+    at two polls or has not changed for `settle_s` by its own times, so that what stood there before the start is taken
+    at the first poll. Of those that can be taken the model's version policy chooses: a new version that is still being
+    copied displaces none.
 
     What can't be read (a share that is not mounted) unloads nothing: its versions stay as last stated. A model whose
     folder vanished from a repository that can be read is gone, and so are its versions. A version with anything in it
@@ -100,6 +99,7 @@ class FileSystemSource:
         self._repository_models: dict[str, Path] = {}
         self._last: dict[str, dict[int, AspiredVersion]] = {}
         self._seen: dict[Path, Fingerprint] = {}
+        self._graphs: dict[Path, tuple[Fingerprint, bool]] = {}
         self._look = _Look({}, {})
 
     def set_configs(self, configs: Sequence[ModelConfig]) -> int:
@@ -131,7 +131,7 @@ class FileSystemSource:
             kept = self._poll_model(config, last.get(name, {}))
             self._last[name] = kept
             aspired.update({ServableId(name, number): version for number, version in kept.items()})
-        self._seen = look.seen
+        self._seen, self._graphs = look.seen, look.graphs
         return SourceSnapshot(
             aspired=aspired,
             unsettled=frozenset(look.unsettled),
@@ -237,12 +237,15 @@ class FileSystemSource:
         return self._seen.get(path) == fingerprint or newest_s < self._wall_clock() - self._settle_s
 
     def _lack(self, folder: Path, tree: Tree) -> str | None:
-        lack = missing(tree.files, tree.folders, read_num_shards(read_index_head(folder)))
-        rested_s = self._wall_clock() - tree.newest_s
-        if lack is not None and has_no_variables(tree.files, tree.folders) and rested_s >= NO_VARIABLES_S:
-            # It lacks its variables and nothing else.
-            lack = missing(tree.files, frozenset(), None)
-        return lack
+        return read_lack(folder, tree, reads_variables=functools.partial(self._reads_variables, tree.fingerprint))
+
+    def _reads_variables(self, fingerprint: Fingerprint, folder: Path) -> bool:
+        """Whether the graph does. It is read through once, not at every poll."""
+        known = self._graphs.get(folder)
+        if known is None or known[0] != fingerprint:
+            known = (fingerprint, read_restores(folder))
+        self._look.graphs[folder] = known
+        return known[1]
 
 
 class _Look:
@@ -250,6 +253,7 @@ class _Look:
 
     def __init__(self, told_before: Mapping[str, str], unreadable_before: Mapping[ServableId, str]) -> None:
         self.seen: dict[Path, Fingerprint] = {}
+        self.graphs: dict[Path, tuple[Fingerprint, bool]] = {}
         self.unsettled: set[ServableId] = set()
         self.incomplete: dict[ServableId, str] = {}
         self.told: dict[str, str] = {}

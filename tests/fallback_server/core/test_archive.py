@@ -76,6 +76,16 @@ def test_a_bad_archive_fails_until_it_changes_and_leaves_nothing(place):
     assert place.files() == ["7", "7.zip"]
 
 
+def test_a_frozen_graph_comes_out_of_an_archive_and_one_that_lacks_its_variables_does_not(place):
+    """The graph tells, as with folders."""
+    write(place.base / "7.zip", [("saved_model.pb", b"graph"), ("variables", None)])
+    assert (place.prepare().path / "variables").is_dir()
+    shutil.rmtree(place.base / "7")
+    write(place.base / "7.zip", {"saved_model.pb": b"\x12\x0bVarHandleOp"})
+    with pytest.raises(ArchiveRefused, match=r"7\.zip: variables/variables\.index is missing"):
+        place.prepare()
+
+
 def test_a_folder_of_another_name_is_refused(place):
     """An archive of version 6 must not become version 7."""
     write(place.base / "7.zip", {"6/" + name: data for name, data in SAVED_MODEL.items()})

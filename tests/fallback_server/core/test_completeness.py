@@ -1,8 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallback_server.core.completeness import missing, read_num_shards
+from fallback_server.core.completeness import missing, read_num_shards, restores
+from fallback_server.core.scan import read_lack, read_restores, read_tree
 
 PB, INDEX = "saved_model.pb", "variables/variables.index"
 
@@ -31,17 +36,49 @@ def shard(index, total):
 )
 def test_what_lacks(files, num_shards, lack):
     """Each listing lacks this."""
-    folders = frozenset({"variables"}) if any(name.startswith("variables/") for name in files) else frozenset()
-    found = missing(dict.fromkeys(files, 1), folders, num_shards)
+    found = missing(dict.fromkeys(files, 1), num_shards)
     assert found == lack if lack is None else lack in found
 
 
 def test_empty_files_are_a_copy_that_has_begun():
     """The graph and the index are never empty; a shard may be."""
-    assert missing({PB: 0}, frozenset(), None) == "saved_model.pb is empty"
-    folders = frozenset({"variables"})
-    assert missing({PB: 1, INDEX: 0, shard(0, 1): 1}, folders, None) == "variables/variables.index is empty"
-    assert missing({PB: 1, INDEX: 1, shard(0, 1): 0}, folders, 1) is None
+    assert missing({PB: 0}, None) == "saved_model.pb is empty"
+    assert missing({PB: 1, INDEX: 0, shard(0, 1): 1}, None) == "variables/variables.index is empty"
+    assert missing({PB: 1, INDEX: 1, shard(0, 1): 0}, 1) is None
+
+
+def test_a_graph_that_reads_variables_lacks_them():
+    """One that reads none is complete without."""
+    assert missing({PB: 1}, None, restores=True) == "variables/variables.index is missing"
+    assert missing({PB: 1}, None, restores=False) is None
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.integers(1, 20))
+def test_an_operation_is_found_wherever_a_chunk_ends(before, after, size):
+    """By its tag, its length and its name; in a text behind `op:`."""
+    for name, mark in (("saved_model.pb", b"\x12\x0aVariableV2"), ("saved_model.pbtxt", b'op: "VariableV2"')):
+        data = before + mark + after
+        assert restores(name, [data[at : at + size] for at in range(0, len(data), size)])
+    assert not restores("saved_model.pb", [b"VariableV2", b"\x0a\x0aVariableV2", b"\x12\x0bVariableV2"])
+
+
+@pytest.mark.slow
+def test_graphs_that_tensorflow_saved(tmp_path):
+    """Those with variables read them, those of TensorFlow 2 restore something in any case, and frozen ones do neither.
+
+    The latter alone are complete without.
+    """
+    maker = Path(__file__).parents[2] / "support" / "graph_models.py"
+    subprocess.run([sys.executable, str(maker), str(tmp_path)], check=True, timeout=300, capture_output=True)
+    found = {path.name: read_restores(path) for path in tmp_path.iterdir()}
+    assert {name for name, reads in found.items() if not reads} == {"frozen", "frozen_text"}
+    assert len(found) == 8
+    for name, reads in found.items():
+        assert read_lack(tmp_path / name, read_tree(tmp_path / name)) is None
+        for file in (tmp_path / name / "variables").iterdir():
+            file.unlink()
+        lack = read_lack(tmp_path / name, read_tree(tmp_path / name))
+        assert lack == ("variables/variables.index is missing" if reads else None)
 
 
 @pytest.mark.parametrize(

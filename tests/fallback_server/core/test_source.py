@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+from fallback_server.core import source as source_module
 from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
 from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
@@ -205,15 +206,43 @@ def test_an_incomplete_version_is_told_of_once_and_taken_when_it_is_complete(tmp
     assert numbers(polled.poll()) == [1]
 
 
-def test_a_frozen_graph_is_taken_once_its_empty_folder_has_rested_long(tmp_path, wall):
-    """An empty folder for variables is a frozen graph's, or the beginning of a copy: only time tells."""
-    path = version(tmp_path / "m", "1")
-    (path / "variables").mkdir()
-    wall[0] = path.stat().st_mtime + 29
+VARIABLE = b"\x0a\x03one\x12\x0bVarHandleOp"
+"""A node of a graph: its name, and its operation."""
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_graph_tells_whether_variables_are_to_come(tmp_path, wall, caplog, folder):
+    """One that has none is taken as soon as it rests, one that has some waits for them for ever; which is said once."""
+    frozen, trained = version(tmp_path / "m", "1"), version(tmp_path / "m", "2", b"x" * 10 + VARIABLE + b"x" * 10)
+    if folder:
+        (frozen / "variables").mkdir()
+        (trained / "variables").mkdir()
     polled = source(tmp_path, wall)
-    assert polled.poll().incomplete == {ServableId("m", 1): "variables/variables.index is missing"}
-    wall[0] += 2
-    assert numbers(polled.poll()) == [1]
+    for _ in range(3):
+        snapshot = polled.poll()
+        assert numbers(snapshot) == [1]
+        assert snapshot.incomplete == {ServableId("m", 2): "variables/variables.index is missing"}
+        wall[0] += 1e6
+    assert len(caplog.records) == 1
+    (trained / "variables").mkdir(exist_ok=True)
+    (trained / "variables" / "variables.index").write_bytes(bytes([0, 0, 6, 8, 1, 26, 2, 8, 1]))
+    (trained / "variables" / "variables.data-00000-of-00001").write_bytes(b"x")
+    assert numbers(polled.poll()) == [1, 2]
+
+
+def test_a_graph_is_read_through_once(tmp_path, wall, monkeypatch):
+    """Not at every poll; and again when it has changed."""
+    path = version(tmp_path / "m", "1")
+    read = []
+    monkeypatch.setattr(source_module, "read_restores", lambda folder: bool(read.append(folder)))
+    polled = source(tmp_path, wall)
+    for _ in range(3):
+        assert numbers(polled.poll()) == [1]
+    assert read == [path]
+    (path / "saved_model.pb").write_bytes(b"other")
+    for _ in range(3):
+        polled.poll()
+    assert read == [path, path]
 
 
 def test_the_configuration_can_be_replaced(tmp_path, wall):
