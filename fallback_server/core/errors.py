@@ -12,6 +12,7 @@ ServerError
 ├── NotReady              it will serve, or has served: wait or go elsewhere
 │   ├── VersionNotReady   the version is loading or unloading
 │   └── ServerStopping    the server takes no new work
+├── NotServed             a configuration was taken, and a model of it can't be loaded
 ├── QueueFull             refused at the door: more is waiting than is allowed
 ├── DeadlineExceeded      the caller's deadline passed before the answer
 ├── RequestCancelled      the caller is gone; nobody reads the answer
@@ -68,6 +69,10 @@ class VersionNotReady(NotReady):
 
 class ServerStopping(NotReady):
     """The server is on its way out."""
+
+
+class NotServed(ServerError):
+    """The text names the models, and what their loads said."""
 
 
 class QueueFull(ServerError):

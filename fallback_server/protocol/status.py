@@ -26,6 +26,8 @@ class Fault(enum.Enum):
     """The server's operator does not allow it from outside. The caller raises."""
     UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
     """The other end has no such call."""
+    UNKNOWN = grpc.StatusCode.UNKNOWN
+    """A configuration was taken, and a model of it can't be served: TensorFlow Serving's code for that."""
     INTERNAL = grpc.StatusCode.INTERNAL
     """Anything else. The device counts it against the endpoint."""
 

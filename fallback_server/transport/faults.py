@@ -20,6 +20,7 @@ _FAULTS: dict[type[Exception], Fault] = {
     errors.ModelNotFound: Fault.NOT_FOUND,
     errors.VersionNotReady: Fault.NOT_READY,
     errors.ServerStopping: Fault.NOT_READY,
+    errors.NotServed: Fault.UNKNOWN,
     errors.QueueFull: Fault.QUEUE_FULL,
     errors.DeadlineExceeded: Fault.DEADLINE,
     errors.ExecutionFailed: Fault.INTERNAL,

@@ -6,6 +6,7 @@ import asyncio
 
 from fallback_server.config_proto import read_configs
 from fallback_server.control import Control
+from fallback_server.core.errors import NotServed, VersionNotReady
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import messages
@@ -44,7 +45,11 @@ class ModelService:
         return messages.write_states(self._control.states(messages.read_target(request)))
 
     async def _reload(self, request: pb.ReloadConfigRequest, context: Context) -> pb.ReloadConfigResponse:
-        """Takes the complete new configuration, and answers when each of its models is served, or can't be."""
+        """Takes the complete new configuration, and answers when each of its models is served, or can't be.
+
+        A model that can't be loaded is UNKNOWN, as in TensorFlow Serving: a client that tries again whatever is
+        UNAVAILABLE would send the configuration again and again.
+        """
         del context
         self._remote_control.check("HandleReloadConfigRequest")
         configs = read_configs(request.config)
@@ -53,5 +58,8 @@ class ModelService:
             self._control.wait_configured, timeout_s=_LOOK_AGAIN_S
         ):
             pass
-        await wait_settled([config.name for config in configs], self._control.states, self._changes)
+        try:
+            await wait_settled([config.name for config in configs], self._control.states, self._changes)
+        except VersionNotReady as error:
+            raise NotServed(str(error)) from error
         return pb.ReloadConfigResponse(status=pb.StatusProto())

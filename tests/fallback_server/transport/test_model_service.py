@@ -55,7 +55,7 @@ def test_a_reload_whose_model_fails_says_why(tmp_path):
             stand.loader.result = LoadFailed("no such op")
             await asyncio.to_thread(stand.load)
             code, text = await code_of(stand.unary(methods.RELOAD_CONFIG)(reload()))
-            assert code is CODE.UNAVAILABLE
+            assert code is CODE.UNKNOWN
             assert text.startswith("1 servable(s) did not become available: {{name: m version: 1}: ")
             assert "no such op" in text
             stand.control.orders.clear()
