@@ -192,17 +192,16 @@ class DataPlane:
         now_s = self.clock()
         for call in calls:
             call.started_s = now_s
-            try:
-                caller, queue, task = self._admit(call, settle)
-            except ServerError as error:
-                refused.append((call, error))
-                self._tell(call, None, error)
-            else:
-                admitted.append(caller)
-                items.append((queue, task))
-                if (shadow := self._shadow(caller)) is not None:
-                    admitted.append(shadow[0])
-                    items.append(shadow[1])
+            found = self._admit(call, settle)
+            if isinstance(found, ServerError):
+                refused.append((call, found))
+                continue
+            caller, item = found
+            admitted.append(caller)
+            items.append(item)
+            if (shadow := self._shadow(caller)) is not None:
+                admitted.append(shadow[0])
+                items.append(shadow[1])
         if items:
             for caller, refusal in zip(admitted, self.scheduler.submit(items), strict=True):
                 if refusal is not None:
@@ -240,27 +239,35 @@ class DataPlane:
         with self._versions.acquire(target) as handle:
             return handle.servable_id, handle.servable.signatures, handle.servable.platform
 
-    def _admit(self, call: PredictCall, settle: Settle) -> tuple[_Admitted, BatchQueue, Task]:
-        handle = self._acquire(call)
+    def _admit(self, call: PredictCall, settle: Settle) -> tuple[_Admitted, tuple[BatchQueue, Task]] | ServerError:
+        """What is to be queued, or why it is refused, which whoever counts has been told by then."""
+        try:
+            handle = self._acquire(call)
+        except ServerError as error:
+            self._tell(call, None, error)
+            return error
         try:
             name = call.signature or DEFAULT_SIGNATURE
             signature = self._signature(handle.servable, name, call)
             rows = check_inputs(signature, call.inputs)
             check_output_filter(signature, call.output_filter)
+        except ServerError as error:
+            self._tell(call, handle.servable_id, error)
+            handle.servable.statistics.settled(error, 0.0)
+            handle.close()
+            return error
         except BaseException:
             handle.close()
             raise
         caller = _Admitted(call, handle, name, settle)
         task = Task(caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows)
-        return caller, handle.servable.queues[name], task
+        return caller, (handle.servable.queues[name], task)
 
     def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:
         """The signature, which suits the verb; the call gets the inputs and outputs that the verb means."""
-        signature = servable.signatures.get(name)
         if call.verb is Verb.PREDICT:
-            if signature is None:
-                raise SignatureNotFound(f'Serving signature key "{name}" not found.')
-            return signature
+            return _found(servable, name)
+        signature = servable.signatures.get(name)
         if signature is None:
             raise InvalidInput(f"No signature was found with the name: {name}")
         reads = classification.classify_outputs if call.verb is Verb.CLASSIFY else classification.regress_outputs
@@ -281,12 +288,15 @@ class DataPlane:
         handle = self._versions.shadow(call.target.name, caller.handle.servable_id.version)
         if handle is None:
             return None
-        signature = handle.servable.signatures.get(caller.signature)
         try:
-            rows = 0 if signature is None else check_inputs(signature, call.inputs)
-        except InvalidInput:
-            signature = None
-        compare = None if signature is None else self._shadowing.begin(caller.handle.servable, handle.servable)
+            rows = check_inputs(_found(handle.servable, caller.signature), call.inputs)
+        except ServerError as error:
+            # A version that can't take what the other answers must not look as good as one that agrees with it.
+            handle.servable.statistics.settled(error, 0.0)
+            handle.servable.statistics.uncompared()
+            handle.close()
+            return None
+        compare = self._shadowing.begin(caller.handle.servable, handle.servable)
         if compare is None:
             handle.close()
             return None
@@ -326,6 +336,13 @@ class DataPlane:
     def _tell(self, call: PredictCall, servable_id: ServableId | None, answer: Answer) -> None:
         if self._observe is not None:
             self._observe(call, servable_id, answer, self.clock() - call.started_s)
+
+
+def _found(servable: ServedModel, name: str) -> Signature:
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise SignatureNotFound(f'Serving signature key "{name}" not found.')
+    return signature
 
 
 def _nobody(answers: Sequence[tuple[PredictCall, Answer]]) -> None:

@@ -307,6 +307,7 @@ _GAUGES = {
 _COUNTERS = {
     "shadow_compared": "Answers that were compared with another version's.",
     "shadow_diverged": "Those of them that differed by more than the tolerance.",
+    "shadow_failed": "Requests that a version got as another's shadow and did not answer.",
 }
 
 
@@ -339,8 +340,9 @@ def _add_version(version: VersionView, gauge: Callable[..., None], counters: Map
     gauge("expected_wait_ms", version.servable.expected_wait_ms(), **labels)
     figures = version.servable.statistics.figures()
     gauge("shadow_mean_divergence", figures.mean_divergence, **labels)
-    for name, value in (("shadow_compared", figures.compared), ("shadow_diverged", figures.diverged)):
-        counters[name].add_sample(f"{_OWN}{name}_total", labels, value)
+    counts = {"compared": figures.compared, "diverged": figures.diverged, "failed": figures.uncompared}
+    for name, value in counts.items():
+        counters[f"shadow_{name}"].add_sample(f"{_OWN}shadow_{name}_total", labels, value)
 
 
 def _text(families: Iterable[Metric]) -> Iterator[str]:

@@ -29,6 +29,9 @@ class Statistics(Protocol):
     def compared(self, *, diverged: bool, difference: float) -> None:
         """One more request was answered by both."""
 
+    def uncompared(self) -> None:
+        """One more was not answered by the shadow, which failed or could not take it."""
+
 
 class Shadowed(Protocol):
     """A version whose answers are compared."""
@@ -53,6 +56,8 @@ class Comparison:
 
     def shadow(self, outputs: Mapping[str, Array] | None) -> None:
         """What the second version gave; None if it failed."""
+        if outputs is None:
+            self._shadow.statistics.uncompared()
         self._add(outputs, primary=False)
 
     def _add(self, outputs: Mapping[str, Array] | None, *, primary: bool) -> None:

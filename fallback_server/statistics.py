@@ -35,7 +35,7 @@ class Work:
         queued_s: How long those requests waited, until their batch was put together.
         run_s: How long the runs took, each counted once for each request in it.
         sizes: Rows of a run -> how many runs had as many, and how long those took. The first `MAX_SIZES` that came.
-        idle_s: Since the last run has ended; None before the first.
+        last_run_s: When the last of them ended, in seconds since the epoch; 0 before the first.
     """
 
     answered: int
@@ -48,7 +48,7 @@ class Work:
     queued_s: float
     run_s: float
     sizes: Mapping[int, tuple[int, float]]
-    idle_s: float | None
+    last_run_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,7 @@ class Figures:
         compared: Requests that it answered as another version's shadow, and that the other answered too.
         diverged: Those of them in which the answers differed by more than the tolerance.
         mean_divergence: Over those compared; see `shadowing.divergence`.
+        uncompared: Requests that it got as a shadow and did not answer: they don't fit it, or it failed.
     """
 
     requests: int = 0
@@ -76,17 +77,18 @@ class Figures:
     compared: int = 0
     diverged: int = 0
     mean_divergence: float = 0.0
+    uncompared: int = 0
 
 
 class VersionStatistics:
     """Counts. Thread-safe; of bounded size: an error's name is a class of ours, and latencies go into buckets.
 
     Args:
-        clock: Monotonic seconds.
+        wall_clock: Seconds since the epoch: when the last run was is told to others.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock
         self._lock = threading.Lock()
         self._requests = 0
         self._errors: Counter[str] = Counter()
@@ -100,10 +102,11 @@ class VersionStatistics:
         self._queued_s = 0.0
         self._run_s = 0.0
         self._sizes: dict[int, tuple[int, float]] = {}
-        self._ran_at_s: float | None = None
+        self._last_run_s = 0.0
         self._compared = 0
         self._diverged = 0
         self._difference = 0.0
+        self._uncompared = 0
 
     def settled(self, error: ServerError | None, took_s: float) -> None:
         """A request was answered, or refused."""
@@ -119,14 +122,14 @@ class VersionStatistics:
 
     def ran(self, run: BatchRun) -> None:
         """A batch has run."""
-        now_s, requests, queued_s = self._clock(), len(run.queued_s), sum(run.queued_s)
+        now_s, requests, queued_s = self._wall_clock(), len(run.queued_s), sum(run.queued_s)
         with self._lock:
             self._runs += 1
             self._rows += run.rows
             self._run_requests += requests
             self._queued_s += queued_s
             self._run_s += run.run_s * requests
-            self._ran_at_s = now_s
+            self._last_run_s = now_s
             count, total_s = self._sizes.get(run.rows, (0, 0.0))
             if count or len(self._sizes) < MAX_SIZES:
                 self._sizes[run.rows] = (count + 1, total_s + run.run_s)
@@ -137,6 +140,11 @@ class VersionStatistics:
             self._compared += 1
             self._diverged += diverged
             self._difference += difference
+
+    def uncompared(self) -> None:
+        """It did not answer what it got as a shadow."""
+        with self._lock:
+            self._uncompared += 1
 
     def figures(self) -> Figures:
         """As of now."""
@@ -151,11 +159,11 @@ class VersionStatistics:
                 compared=self._compared,
                 diverged=self._diverged,
                 mean_divergence=self._difference / self._compared if self._compared else 0.0,
+                uncompared=self._uncompared,
             )
 
     def work(self) -> Work:
         """As of now."""
-        now_s = self._clock()
         with self._lock:
             return Work(
                 answered=self._answers,
@@ -168,7 +176,7 @@ class VersionStatistics:
                 queued_s=self._queued_s,
                 run_s=self._run_s,
                 sizes=dict(self._sizes),
-                idle_s=None if self._ran_at_s is None else max(0.0, now_s - self._ran_at_s),
+                last_run_s=self._last_run_s,
             )
 
     def _percentile_ms(self, share: float) -> float:

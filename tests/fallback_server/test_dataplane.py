@@ -258,6 +258,29 @@ def test_a_shadow_that_fails_harms_nobody(stand):
     assert stand.figures(1).compared == 0
 
 
+def test_a_request_that_a_version_refuses_is_its_error(stand):
+    """A canary that refuses what the other version takes has errors, and not just fewer requests."""
+    wrong = PredictCall(target=ModelTarget(name="m"), inputs={"z": np.ones((1, 2), np.float32)})
+    (refused,) = stand.predict(wrong)
+    assert isinstance(refused, InvalidInput)
+    assert stand.observed == [(ServableId("m", 2), refused)]
+    assert stand.figures(2).errors == {"InvalidInput": 1}
+
+
+@pytest.mark.parametrize(("signature", "columns"), [("other", 2), ("serving_default", 3)])
+def test_a_shadow_that_can_not_take_a_request_says_so(stand, signature, columns):
+    """Neither compared nor passed over in silence: it is counted as a failure of the shadow."""
+    newer = FakeExecutor(factor=3, shape=(-1, -1))
+    newer.signatures["other"] = newer.signatures["serving_default"]
+    stand.serve(3, newer)
+    stand.versions.shadowed = 1
+    inputs = {"x": np.ones((1, columns), np.float32)}
+    (reply,) = stand.predict(PredictCall(target=ModelTarget(name="m"), signature=signature, inputs=inputs))
+    assert reply.servable_id.version == 3
+    figures = stand.figures(1)
+    assert (figures.compared, figures.uncompared, figures.requests) == (0, 1, 1)
+
+
 def test_every_call_is_observed_once(stand):
     """Answers, refusals and failures are told with the version that had them, if one had."""
     stand.predict(call(1), call(1, name="q"), call(1, version=1, rows=3), call(13))
