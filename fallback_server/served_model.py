@@ -63,7 +63,7 @@ class ServedModel:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.executor = executor
-        self.statistics = VersionStatistics(clock)
+        self.statistics = VersionStatistics()
         self.package = package
         self._options = options
         self._meter = _Meter(clock)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
 from collections.abc import Callable, Sequence
 
-from fallback_server.core.errors import ServerError
 from fallback_server.dataplane import DataPlane, PredictCall, PredictReply, Settle
+from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.rpc import Context
-
-_log = logging.getLogger(__name__)
 
 CLIENT_HEADER = "x-client-id"
 """Requests of one client go to one version where traffic is split; a request's own field comes before it."""
 
-Answer = PredictReply | ServerError
 Run = Callable[[Sequence[PredictCall], Settle], None]
 
 
@@ -25,13 +19,11 @@ class Calls:
 
     def __init__(self, dataplane: DataPlane) -> None:
         self.dataplane = dataplane
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
-        self._waiting: dict[PredictCall, asyncio.Future[Answer]] = {}
+        self._answers = Answers()
 
     def __len__(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._answers)
 
     async def predict(self, call: PredictCall, context: Context) -> PredictReply:
         """The answer to one call, within the caller's deadline.
@@ -40,7 +32,7 @@ class Calls:
             ServerError: the call's fault.
         """
         _attribute(call, context, self.dataplane)
-        (answer,) = await self._answers([call], self.dataplane.predict)
+        (answer,) = await self._replies([call], self.dataplane.predict)
         return answer
 
     async def multi(self, calls: Sequence[PredictCall], context: Context) -> list[PredictReply]:
@@ -51,41 +43,20 @@ class Calls:
         """
         for call in calls:
             _attribute(call, context, self.dataplane)
-        return await self._answers(calls, self.dataplane.multi)
+        return await self._replies(calls, self.dataplane.multi)
 
-    async def _answers(self, calls: Sequence[PredictCall], run: Run) -> list[PredictReply]:
-        futures = [self._loop.create_future() for _ in calls]
-        self._waiting.update(zip(calls, futures, strict=True))
+    async def _replies(self, calls: Sequence[PredictCall], run: Run) -> list[PredictReply]:
+        futures = [self._answers.expect(call) for call in calls]
         try:
-            run(calls, self._settle)
+            run(calls, self._answers.settle)
             for call in calls:
                 call.inputs = {}  # The task has them, and frees them when they have run.
             answers = [await future for future in futures]
         finally:
-            # Cancelled, or past its deadline: gRPC cancels this coroutine, and the task is skipped in its queue.
+            # Cancelled, or past its deadline: gRPC cancels this coroutine.
             for call in calls:
-                call.cancelled = True
-                del self._waiting[call]
-        replies = [answer for answer in answers if isinstance(answer, PredictReply)]
-        if len(replies) < len(answers):
-            raise next(answer for answer in answers if isinstance(answer, ServerError))
-        return replies
-
-    def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-        """In any thread: one hop to the event loop for a whole batch."""
-        if threading.get_ident() == self._thread:
-            self._apply(answers)
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._apply, answers)
-        except RuntimeError:
-            _log.debug("%d answers came after the server had stopped", len(answers))
-
-    def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-        for call, answer in answers:
-            future = self._waiting.get(call)
-            if future is not None and not future.done():
-                future.set_result(answer)
+                self._answers.give_up(call)
+        return [reply_of(answer) for answer in answers]
 
 
 def _attribute(call: PredictCall, context: Context, dataplane: DataPlane) -> None:

@@ -16,7 +16,7 @@ from fallback_server.transport.changes import Changes
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
-from fallback_server.transport.open_inference import InferenceService
+from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MessageThreads, Rpcs
@@ -93,7 +93,9 @@ class GrpcServer:
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
-        self._server.add_generic_rpc_handlers((*generic_handlers(handlers), *reflection_handlers(handlers)))
+        self._server.add_generic_rpc_handlers(
+            (*generic_handlers(handlers), *reflection_handlers(handlers), AbsentCalls())
+        )
 
     async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:
         """Listens; returns the port, which is another than the given one when that is 0.

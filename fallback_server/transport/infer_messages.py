@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fallback_server.core.errors import InvalidInput, PreconditionFailed, Unimplemented
-from fallback_server.core.servable import ServableState, State
+from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, PredictReply
-from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.dataplane import PredictCall, PredictReply
+from fallback_server.executors.base import Array
 from fallback_server.protocol import methods
 from fallback_server.protocol.open_inference import datatype_of, raw_view, read_contents, read_raw
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_repeated, field_parts
+from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER
 from fallback_server.transport.rpc import parse
-
-SIGNATURE_PARAMETER = "signature_name"
-"""A request's parameter that names a signature: the protocol has no other place for it."""
-
-CLIENT_PARAMETER = "client_id"
-"""A request's parameter that says who calls: where traffic is split, one client gets one version."""
 
 TIMEOUT_PARAMETER = "timeout"
 """In microseconds; 0 for none."""
 
-_REFUSED = {
-    "shared_memory_region": "tensors in shared memory",
-    "classification": "classification of an output",
-    "sequence_id": "sequences of requests",
-}
-"""Parameters that change what is asked: passing over them would give another answer than was meant."""
-
 _RAW_INPUTS = 7
 _RAW_OUTPUTS = 6
 """Field numbers of ModelInferRequest and ModelInferResponse."""
-
-_INDEX_STATES = {
-    State.START: "LOADING",
-    State.LOADING: "LOADING",
-    State.AVAILABLE: "READY",
-    State.UNLOADING: "UNLOADING",
-    State.END: "UNAVAILABLE",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +97,8 @@ def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, ob
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
         values[name] = None if choice is None else getattr(parameter, choice)
-        if name in _REFUSED and values[name]:
-            raise Unimplemented(f"parameter {name}: {_REFUSED[name]} are not supported")
+        if name in REFUSED_PARAMETERS and values[name]:
+            raise Unimplemented(f"parameter {name}: {REFUSED_PARAMETERS[name]} are not supported")
     return values
 
 
@@ -167,46 +146,6 @@ def write_stream_error(request_id: str, text: str) -> bytes:
     return response.SerializeToString()
 
 
-def write_metadata(
-    name: str, signatures: Mapping[str, Signature], platform: str, versions: Sequence[int]
-) -> pb.ModelMetadataResponse:
-    """A model's inputs and outputs: those of the default signature, or of the only one.
-
-    Raises:
-        PreconditionFailed: it has several signatures and none is the default.
-    """
-    signature = signatures.get(DEFAULT_SIGNATURE)
-    if signature is None:
-        if len(signatures) != 1:
-            raise PreconditionFailed(
-                f"model {name} has no signature {DEFAULT_SIGNATURE}; "
-                f"name one of {', '.join(sorted(signatures))} in the parameter {SIGNATURE_PARAMETER}"
-            )
-        (signature,) = signatures.values()
-    return pb.ModelMetadataResponse(
-        name=name,
-        versions=[str(version) for version in versions],
-        platform=platform,
-        inputs=[_tensor(spec) for spec in signature.inputs.values()],
-        outputs=[_tensor(spec) for spec in signature.outputs.values()],
-    )
-
-
-def write_index(states: Sequence[ServableState], *, ready: bool) -> pb.RepositoryIndexResponse:
-    """Every model's versions; with `ready` only those that answer."""
-    index = pb.RepositoryIndexResponse()
-    for state in states:
-        if ready and state.state is not State.AVAILABLE:
-            continue
-        index.models.add(
-            name=state.servable_id.name,
-            version=str(state.servable_id.version),
-            state=_INDEX_STATES[state.state],
-            reason=state.error or "",
-        )
-    return index
-
-
 def _inputs(request: pb.ModelInferRequest, contents: Mapping[int, Buffer]) -> dict[str, Array]:
     raws = request.raw_input_contents
     if raws and len(raws) != len(request.inputs):
@@ -239,13 +178,3 @@ def _timeout_s(parameters: Mapping[str, object]) -> float | None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidInput(f"parameter {TIMEOUT_PARAMETER} must be a number of microseconds, got {value!r}")
     return value / 1e6 if value else None
-
-
-def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    try:
-        datatype = datatype_of(spec.dtype)
-    except TensorCodecError:
-        datatype = spec.dtype.name  # Told as it is: what can't be sent can at least be seen.
-    return pb.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=datatype, shape=[-1] if spec.shape is None else spec.shape
-    )

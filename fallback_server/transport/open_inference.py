@@ -1,20 +1,22 @@
-"""The Open Inference Protocol's GRPCInferenceService, with Triton's stream and its calls on the repository."""
+"""The Open Inference Protocol's GRPCInferenceService, with what Triton adds: a stream, its repository, statistics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 
 import grpc
+from google.protobuf import json_format
 
 from fallback_server.control import Control
 from fallback_server.core.errors import ModelNotFound, NotReady, Unimplemented
-from fallback_server.core.servable import State
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import infer_messages as messages
-from fallback_server.transport.calls import Calls
+from fallback_server.transport import model_facts as facts
+from fallback_server.transport.calls import Calls, client_key
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
@@ -24,15 +26,41 @@ from fallback_server.transport.settling import wait_settled
 
 _log = logging.getLogger(__name__)
 
-SERVER_NAME = "edge-fallback-server"
-EXTENSIONS = ("model_repository", "binary_tensor_data", "parameters")
-
 MAX_STREAM_REQUESTS = 64
 """Of one stream, that are under way at a time; the next is not read before one of them is answered."""
 
 
+_ABSENT = {
+    "SystemSharedMemoryStatus": "tensors in shared memory",
+    "SystemSharedMemoryRegister": "tensors in shared memory",
+    "SystemSharedMemoryUnregister": "tensors in shared memory",
+    "CudaSharedMemoryStatus": "tensors in shared memory",
+    "CudaSharedMemoryRegister": "tensors in shared memory",
+    "CudaSharedMemoryUnregister": "tensors in shared memory",
+    "TraceSetting": "traces to set",
+    "LogSettings": "log that can be set from outside",
+}
+"""Calls of Triton's service that are not here, and what they are about."""
+
+
+class AbsentCalls(grpc.GenericRpcHandler):
+    """Refuses the calls of Triton's service that are not here, each by its name: gRPC's own text names nothing."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        """As gRPC asks for it: the handler of a call; None where it is none of these."""
+        service, _, name = handler_call_details.method.strip("/").rpartition("/")
+        what = _ABSENT.get(name) if service == methods.INFERENCE_SERVICE else None
+        if what is None:
+            return None
+
+        async def refuse(_requests: object, context: Context) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported: this server has no {what}")
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 class InferenceService:
-    """Inference, metadata, readiness and the repository.
+    """Inference, metadata, readiness, configuration, statistics and the repository.
 
     Args:
         calls: Answers inference.
@@ -71,6 +99,8 @@ class InferenceService:
             methods.MODEL_READY: rpcs.message(methods.MODEL_READY, self._model_ready),
             methods.SERVER_METADATA: rpcs.message(methods.SERVER_METADATA, self._server_metadata),
             methods.MODEL_METADATA: rpcs.message(methods.MODEL_METADATA, self._model_metadata),
+            methods.MODEL_CONFIG: rpcs.message(methods.MODEL_CONFIG, self._model_config),
+            methods.MODEL_STATISTICS: rpcs.message(methods.MODEL_STATISTICS, self._statistics),
             methods.MODEL_INFER: rpcs.unary(
                 methods.MODEL_INFER,
                 self._infer,
@@ -103,20 +133,37 @@ class InferenceService:
 
     async def _server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         del request, context
-        return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name=facts.SERVER_NAME, version=self._version, extensions=facts.EXTENSIONS)
 
     async def _model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         del context
+        document = facts.metadata(self._control, messages.read_target(request.name, request.version))
+        return json_format.ParseDict(document, pb.ModelMetadataResponse())
+
+    async def _model_config(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        del context
         target = messages.read_target(request.name, request.version)
-        _, signatures, platform = self._calls.dataplane.signatures(target)
-        states = self._control.states(target)
-        versions = sorted(state.servable_id.version for state in states if state.state is State.AVAILABLE)
-        return messages.write_metadata(request.name, signatures, platform, versions)
+        with self._control.acquire(target) as handle:
+            document = facts.configuration(target.name, handle.servable)
+        return json_format.ParseDict({"config": document}, pb.ModelConfigResponse())
+
+    async def _statistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        """Of all models where none is named; in a thread, as there may be many."""
+        del context
+        target = messages.read_target(request.name, request.version) if request.name else None
+        document = await asyncio.to_thread(facts.statistics, self._control, target)
+        return json_format.ParseDict(document, pb.ModelStatisticsResponse())
 
     async def _infer(self, asked: InferCall, context: Context) -> InferReply:
+        call = asked.call
         if asked.timeout_s is not None:
-            asked.call.deadline_s = self._calls.dataplane.clock() + asked.timeout_s
-        return InferReply(reply=await self._calls.predict(asked.call, context), id=asked.id)
+            call.deadline_s = self._calls.dataplane.clock() + asked.timeout_s
+        if not call.signature:
+            # Asking twice must mean one version, where traffic is split.
+            call.client_key = call.client_key or client_key(context) or secrets.token_bytes(8)
+            with self._control.acquire(call.target, call.client_key) as handle:
+                call.signature = facts.entry_point(call.target.name, handle.servable.signatures).name
+        return InferReply(reply=await self._calls.predict(call, context), id=asked.id)
 
     async def _stream(self, _requests: object, context: Context) -> None:
         """Answers each request when it is done, in whatever order that is, and goes on after one that failed."""
@@ -161,7 +208,8 @@ class InferenceService:
 
     async def _index(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         del context
-        return messages.write_index(self._control.index(), ready=request.ready)
+        document = {"models": facts.repository(self._control, ready=request.ready)}
+        return json_format.ParseDict(document, pb.RepositoryIndexResponse())
 
     async def _load(self, request: pb.RepositoryModelLoadRequest, context: Context) -> pb.RepositoryModelLoadResponse:
         """Answers when the model is served, or can't be."""

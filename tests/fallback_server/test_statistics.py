@@ -1,7 +1,8 @@
 import pytest
 
+from fallback_server.batching.queue import BatchRun
 from fallback_server.core.errors import InvalidInput, QueueFull
-from fallback_server.statistics import BOUNDS_S, VersionStatistics
+from fallback_server.statistics import BOUNDS_S, MAX_SIZES, VersionStatistics
 
 
 def test_a_version_counts_what_it_settled():
@@ -42,3 +43,27 @@ def test_comparisons_are_counted_apart():
     statistics.compared(diverged=False, difference=0.0)
     figures = statistics.figures()
     assert (figures.compared, figures.diverged, figures.mean_divergence) == (2, 1, 0.25)
+
+
+def test_the_work_of_a_version_is_told_in_sums():
+    """A run counts once for each request in it, and once for its size; refusals have a time of their own."""
+    statistics = VersionStatistics(wall_clock=lambda: 1.7e9)
+    assert statistics.work().last_run_s == 0
+    statistics.ran(BatchRun(rows=5, padded_rows=8, queued_s=(0.25, 0.5), run_s=2.0))
+    statistics.ran(BatchRun(rows=5, padded_rows=8, queued_s=(1.0,), run_s=1.0))
+    statistics.settled(None, 3.0)
+    statistics.settled(QueueFull("x"), 0.5)
+    work = statistics.work()
+    assert (work.runs, work.rows, work.requests, work.queued_s, work.run_s) == (2, 10, 3, 1.75, 5.0)
+    assert (work.answered, work.answered_s, work.failed, work.failed_s) == (1, 3.0, 1, 0.5)
+    assert work.sizes == {5: (2, 3.0)}
+    assert work.last_run_s == 1.7e9
+
+
+def test_the_sizes_that_are_told_apart_are_bounded():
+    """What comes beyond them is in the totals alone, and those that are known go on being counted."""
+    statistics = VersionStatistics()
+    for rows in (*range(1, MAX_SIZES + 10), 1):
+        statistics.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=(0.0,), run_s=1.0))
+    work = statistics.work()
+    assert (work.runs, len(work.sizes), work.sizes[1]) == (MAX_SIZES + 10, MAX_SIZES, (2, 2.0))

@@ -14,12 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fallback_server.core.errors import DeadlineExceeded, RequestCancelled, ServerStopping
 from fallback_server.metrics import Metrics
+from fallback_server.transport.model_facts import SERVER_NAME
 from fallback_server.transport.rest import openapi
 from fallback_server.transport.rest.backend import Backend
 from fallback_server.transport.rest.exchange import CLIENT_HEADER, Exchange, json_answer
 from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
 from fallback_server.transport.rest.json_codec import dump
-from fallback_server.transport.rest.open_inference import NAME, OpenInference
+from fallback_server.transport.rest.open_inference import OpenInference
 from fallback_server.transport.rest.refusals import CLIENT_GONE, HttpRefused, refusal
 from fallback_server.transport.rest.routes import Route, Routes
 from fallback_server.transport.rest.tensorflow_serving import TensorFlowServing
@@ -113,7 +114,7 @@ class RestApp:
         links = {"openapi": "/openapi.json", "tensorflow_serving": "/v1/models/{model}", "open_inference": "/v2"}
         if self._metrics_path is not None:
             links["metrics"] = self._metrics_path
-        return json_answer(dump({"name": NAME, "version": package_version(), "links": links}))
+        return json_answer(dump({"name": SERVER_NAME, "version": package_version(), "links": links}))
 
     async def _openapi(self, exchange: Exchange) -> Response:
         del exchange
@@ -199,6 +200,8 @@ def _inference(handlers: OpenInference) -> list[Route]:
         route("GET", "/v2", "server", "what this server is", answer="ServerMetadata"),
         route("GET", "/v2/health/live", "live", "whether the server runs", answer="Live"),
         route("GET", "/v2/health/ready", "ready", "whether it takes requests", answer="Ready"),
+        # Before the paths of models: it is none of a model `stats`.
+        route("GET", "/v2/models/stats", "statistics", "what all models have answered", answer="Statistics"),
         route("POST", "/v2/repository/index", "index", "all versions and their states", answer="Index"),
         route("POST", "/v2/repository/models/{model}/load", "load", "take a model back into service"),
         route("POST", "/v2/repository/models/{model}/unload", "unload", "take a model out of service"),
@@ -207,6 +210,8 @@ def _inference(handlers: OpenInference) -> list[Route]:
         path = "/v2/models/{model}" + version
         routes += [
             route("GET", path, "model", "what a model takes and gives", answer="ModelMetadata"),
+            route("GET", path + "/config", "config", "how a model's requests are merged", answer="ModelConfig"),
+            route("GET", path + "/stats", "statistics", "what a model has answered", answer="Statistics"),
             route("GET", path + "/ready", "model_ready", "whether a model answers", answer="ModelReady"),
             route("POST", path + "/infer", "infer", "run a model", request="InferRequest", answer="InferAnswer"),
         ]

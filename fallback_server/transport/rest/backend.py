@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
 from starlette.requests import Request
 
-from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError
+from fallback_server.core.errors import QueueFull, RequestCancelled
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableState
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
 from fallback_server.served_model import ServedModel
+from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.settling import wait_settled
-
-_log = logging.getLogger(__name__)
 
 LARGE_BYTES = 2**17
 """Work on more than this goes to a thread: the event loop has other callers, and JSON takes some 20 ns a byte."""
@@ -76,9 +73,8 @@ class Backend:
         self._max_held_bytes = max(max_held_bytes, max_body_bytes)
         self._held_bytes = 0
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rest")
-        self._waiting: dict[PredictCall, asyncio.Future[PredictReply]] = {}
+        self._waiting = Answers()
         self._changes: Changes | None = None
 
     async def work(self, size_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -93,16 +89,14 @@ class Backend:
         Raises:
             ServerError: as the data plane says; RequestCancelled when the client has left.
         """
-        future: asyncio.Future[PredictReply] = self._loop.create_future()
-        self._waiting[call] = future
-        self.dataplane.predict([call], self._settle)
+        future = self._waiting.expect(call)
+        self.dataplane.predict([call], self._waiting.settle)
         call.inputs = {}  # The task has them, and frees them when they have run.
         watch = None if future.done() else asyncio.ensure_future(_watch(request, future))
         try:
-            return await future
+            return reply_of(await future)
         finally:
-            call.cancelled = True
-            del self._waiting[call]
+            self._waiting.give_up(call)
             if watch is not None:
                 watch.cancel()
 
@@ -139,30 +133,10 @@ class Backend:
             self._changes.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-        """In any thread: one hop to the event loop for a whole batch."""
-        if threading.get_ident() == self._thread:
-            self._apply(answers)
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._apply, answers)
-        except RuntimeError:
-            _log.debug("%d answers came after the server had stopped", len(answers))
 
-    def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-        for call, answer in answers:
-            future = self._waiting.get(call)
-            if future is None or future.done():
-                continue
-            if isinstance(answer, ServerError):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
-
-async def _watch(request: Request, future: asyncio.Future[PredictReply]) -> None:
+async def _watch(request: Request, future: asyncio.Future[Answer]) -> None:
     """Waits for the client to leave. The body was read: nothing else can come."""
     receive: Callable[[], Awaitable[object]] = request.receive
     await receive()
     if not future.done():
-        future.set_exception(RequestCancelled("the client is gone"))
+        future.set_result(RequestCancelled("the client is gone"))

@@ -10,25 +10,14 @@ from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.dataplane import PredictReply
 from fallback_server.protocol.open_inference import check_shape, datatype_of, numpy_dtype, raw_view, read_raw
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
+from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER
 from fallback_server.transport.rest.json_arrays import Array, Json, read_array, shown
 from fallback_server.transport.rest.json_codec import column, dump, parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """How many bytes of a body are JSON, where raw tensors follow."""
 
-SIGNATURE_PARAMETER = "signature_name"
-"""A request's parameter that names a signature: the protocol has no other place for it."""
-
-CLIENT_PARAMETER = "client_id"
-"""A request's parameter that says who calls: where traffic is split, one client gets one version."""
-
 _BINARY_SIZE = "binary_data_size"
-_REFUSED = {
-    "shared_memory_region": "tensors in shared memory",
-    "classification": "classification of an output",
-    "sequence_id": "sequences of requests",
-}
-"""Parameters that change what is asked: passing over them would give another answer than was meant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,9 +187,9 @@ def _parameters(document: Mapping[str, Json]) -> dict[str, Json]:
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise InvalidInput(f"'parameters' must be an object, got {shown(parameters)}")
-    for name, what in _REFUSED.items():
+    for name, what in REFUSED_PARAMETERS.items():
         if parameters.get(name):
-            raise Unimplemented(f"parameter {name!r}: this server has no {what}")
+            raise Unimplemented(f"parameter {name}: {what} are not supported")
     return parameters
 
 

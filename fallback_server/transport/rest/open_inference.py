@@ -1,41 +1,26 @@
-"""The Open Inference Protocol, version 2, over HTTP, with Triton's repository calls and binary tensors."""
+"""The Open Inference Protocol, version 2, over HTTP, with what Triton adds: binary tensors, repository, statistics."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from fallback_server.core.errors import InvalidInput, PermissionDenied, PreconditionFailed
-from fallback_server.core.servable import ServableState, State
+from fallback_server.core.errors import InvalidInput, PermissionDenied, Unimplemented
+from fallback_server.core.servable import State
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall
-from fallback_server.executors.base import VARIABLE, Signature, TensorSpec
-from fallback_server.protocol.open_inference import datatype_of
-from fallback_server.protocol.tensors import TensorCodecError
+from fallback_server.dataplane import PredictCall
+from fallback_server.transport import model_facts as facts
 from fallback_server.transport.rest import inference_codec as codec
 from fallback_server.transport.rest.backend import Backend
 from fallback_server.transport.rest.exchange import Exchange, json_answer
 from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
+from fallback_server.transport.rest.json_arrays import shown
 from fallback_server.transport.rest.json_codec import dump, parse
 from fallback_server.transport.rest.tensorflow_serving import ENTRYPOINT, size_of
 
-NAME = "edge-fallback-server"
-
-EXTENSIONS = ("model_repository", "binary_tensor_data", "parameters")
-
 _MAX_VERSION = 2**63 - 1
-
-_STATES = {
-    State.START: "LOADING",
-    State.LOADING: "LOADING",
-    State.AVAILABLE: "READY",
-    State.UNLOADING: "UNLOADING",
-    State.END: "UNAVAILABLE",
-}
-"""As Triton names them."""
 
 
 class OpenInference:
@@ -55,7 +40,7 @@ class OpenInference:
     async def server(self, exchange: Exchange) -> Response:
         """What this server is."""
         del exchange
-        return json_answer(dump({"name": NAME, "version": self._version, "extensions": EXTENSIONS}))
+        return json_answer(dump({"name": facts.SERVER_NAME, "version": self._version, "extensions": facts.EXTENSIONS}))
 
     async def live(self, exchange: Exchange) -> Response:
         """Whether the server runs: it does."""
@@ -70,23 +55,20 @@ class OpenInference:
 
     async def model(self, exchange: Exchange) -> Response:
         """The inputs and outputs of a version's signature, and the versions that answer."""
+        return json_answer(dump(facts.metadata(self._backend.models, _target(exchange.params))))
+
+    async def config(self, exchange: Exchange) -> Response:
+        """What a version takes and gives, and how its requests are merged."""
         target = _target(exchange.params)
         with self._backend.models.acquire(target) as handle:
-            signature = _default(handle.servable.signatures)
-            platform = handle.servable.platform
-        states = self._backend.models.states(ModelTarget(name=target.name))
-        versions = [str(state.servable_id.version) for state in reversed(states) if state.state is State.AVAILABLE]
-        return json_answer(
-            dump(
-                {
-                    "name": target.name,
-                    "versions": versions,
-                    "platform": platform,
-                    "inputs": [_tensor(spec) for spec in signature.inputs.values()],
-                    "outputs": [_tensor(spec) for spec in signature.outputs.values()],
-                }
-            )
-        )
+            document = facts.configuration(target.name, handle.servable)
+        return json_answer(dump(document))
+
+    async def statistics(self, exchange: Exchange) -> Response:
+        """What versions have answered: of all models where the path names none. In a thread, as there may be many."""
+        target = _target(exchange.params) if exchange.params else None
+        document = await asyncio.to_thread(facts.statistics, self._backend.models, target)
+        return json_answer(dump(document))
 
     async def model_ready(self, exchange: Exchange) -> Response:
         """Whether a model, or a version of it, answers."""
@@ -106,7 +88,7 @@ class OpenInference:
         name = request.signature
         if not name:
             with self._backend.models.acquire(target, client_key) as handle:
-                name = _default(handle.servable.signatures).name
+                name = facts.entry_point(target.name, handle.servable.signatures).name
         call = PredictCall(
             target=target,
             signature=name,
@@ -129,15 +111,15 @@ class OpenInference:
         """All versions and their states; those that answer alone, where the request says `ready`."""
         body = await exchange.body()
         only_ready = bool(body) and parse(body).get("ready") is True
-        states = self._backend.models.index()
-        return json_answer(
-            dump([_index(state) for state in states if state.state is State.AVAILABLE or not only_ready])
-        )
+        return json_answer(dump(facts.repository(self._backend.models, ready=only_ready)))
 
     async def load(self, exchange: Exchange) -> Response:
         """Takes a model back into service; answers when it is loaded, or can't be."""
         self._check_control()
         name = exchange.params["model"]
+        body = await exchange.body()
+        if body and (parameters := parse(body).get("parameters")):
+            raise Unimplemented(f"load parameters are not supported: {shown(parameters)}")
         await asyncio.to_thread(self._backend.models.load, name)
         await self._backend.settled(name)
         return Response(status_code=200)
@@ -169,33 +151,3 @@ def _target(params: Mapping[str, str]) -> ModelTarget:
     if len(version) > 19 or int(version) > _MAX_VERSION:
         raise InvalidInput(f"version {version} is larger than {_MAX_VERSION}")
     return ModelTarget(name=params["model"], version=int(version))
-
-
-def _default(signatures: Mapping[str, Signature]) -> Signature:
-    """The protocol knows one entry point: the default one, or the only one there is."""
-    if DEFAULT_SIGNATURE in signatures:
-        return signatures[DEFAULT_SIGNATURE]
-    if len(signatures) == 1:
-        return next(iter(signatures.values()))
-    raise PreconditionFailed(
-        f"the model has no signature {DEFAULT_SIGNATURE!r}: name one of {sorted(signatures)} in the parameter "
-        f"{codec.SIGNATURE_PARAMETER!r}"
-    )
-
-
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    try:
-        datatype = datatype_of(spec.dtype)
-    except TensorCodecError:
-        datatype = spec.dtype.name  # Told as it is: what can't be sent can at least be seen.
-    shape: Sequence[int] = [VARIABLE] if spec.shape is None else spec.shape
-    return {"name": spec.name, "datatype": datatype, "shape": list(shape)}
-
-
-def _index(state: ServableState) -> dict[str, str]:
-    return {
-        "name": state.servable_id.name,
-        "version": str(state.servable_id.version),
-        "state": _STATES[state.state],
-        "reason": state.error or "",
-    }

@@ -53,6 +53,9 @@ _NAMED = {"name": _STRING, "datatype": _STRING, "shape": _list({"type": "integer
 _PARAMETERS_SCHEMA = {"type": "object", "additionalProperties": True}
 _TENSOR = _object({**_NAMED, "parameters": _PARAMETERS_SCHEMA, "data": _ref("Value")}, *_NAMED)
 _READY = {"ready": _BOOL}
+_COUNT = {"type": "integer", "minimum": 0}
+_DURATION = _object({"count": _COUNT, "ns": _COUNT}, "count", "ns")
+_CONFIG_TENSOR = _object({"name": _STRING, "data_type": _STRING, "dims": _list({"type": "integer"})}, "name", "dims")
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "Any": {},
@@ -108,6 +111,41 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "platform",
         "inputs",
         "outputs",
+    ),
+    "ModelConfig": _object(
+        {
+            "name": _STRING,
+            "platform": _STRING,
+            "backend": _STRING,
+            "max_batch_size": _COUNT,
+            "input": _list(_CONFIG_TENSOR),
+            "output": _list(_CONFIG_TENSOR),
+            "dynamic_batching": {"type": "object"},
+        },
+        "name",
+        "max_batch_size",
+        "input",
+        "output",
+    ),
+    "Statistics": _object(
+        {
+            "model_stats": _list(
+                _object(
+                    {
+                        "name": _STRING,
+                        "version": _STRING,
+                        "last_inference": _COUNT,
+                        "inference_count": _COUNT,
+                        "execution_count": _COUNT,
+                        "inference_stats": {"type": "object", "additionalProperties": _DURATION},
+                        "batch_stats": _list({"type": "object"}),
+                    },
+                    "name",
+                    "version",
+                )
+            )
+        },
+        "model_stats",
     ),
     "InferRequest": _object(
         {

@@ -20,6 +20,17 @@ _PARTS = {"version": r"\d+", "model": "[^/:]+", "label": "[^/:]+"}
 
 TENSORFLOW_SERVING = "/v1/"
 
+_ABSENT = tuple(
+    (re.compile(pattern, re.IGNORECASE), what)
+    for pattern, what in (
+        ("/v2/(system|cuda)sharedmemory/.*", "tensors in shared memory"),
+        ("/v2/(models/[^/]+/)?trace/setting", "traces to set"),
+        ("/v2/logging", "log that can be set from outside"),
+        ("/v2/models/[^/]+/(versions/[^/]+/)?generate(_stream)?", "generated texts"),
+    )
+)
+"""Paths of Triton's that are not here, and what they are about."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
@@ -62,7 +73,7 @@ class Routes:
         """The route, whose path is matched in any case of letters, as TensorFlow Serving does.
 
         Raises:
-            HttpRefused: there is none.
+            HttpRefused: there is none; 501 where other servers of the protocol have one.
         """
         for known, pattern, route in self._compiled:
             if known == method and (found := pattern.fullmatch(path)):
@@ -73,6 +84,9 @@ class Routes:
         if allowed:
             names = ", ".join(allowed)
             raise HttpRefused(405, f"{path} takes {names}, not {method}", {"Allow": names})
+        for pattern, what in _ABSENT:
+            if pattern.fullmatch(path):
+                raise HttpRefused(501, f"{method} {path} is not supported: this server has no {what}")
         raise HttpRefused(404, f"nothing is at {path}")
 
 

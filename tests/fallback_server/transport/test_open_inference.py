@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from support.dtype_models import echoes
 from support.fallback_fakes import FakeExecutor
 from support.grpc_stand import code_of, loaded
 
@@ -16,7 +17,11 @@ from fallback_server.transport.infer_messages import read_infer
 
 CODE = grpc.StatusCode
 CLIENTS = Path(__file__).parents[3] / ".venv" / "share" / "clients" / "bin" / "python"
-SCRIPT = Path(__file__).parents[2] / "support" / "clients" / "triton_grpc.py"
+SCRIPTS = Path(__file__).parents[2] / "support" / "clients"
+
+needs_client = pytest.mark.skipif(
+    not CLIENTS.exists(), reason="the clients' own environment is not there: make clients"
+)
 
 
 def request(x, *, typed=False, **options):
@@ -30,9 +35,9 @@ def request(x, *, typed=False, **options):
     return message
 
 
-def told(story, tmp_path, **options):
+def told(story, tmp_path, executor=None, **options):
     async def run():
-        async with loaded(FakeExecutor(factor=2), tmp_path, **options) as stand:
+        async with loaded(executor or FakeExecutor(factor=2), tmp_path, **options) as stand:
             stand.control.labels["stable"] = 1
             await story(stand)
 
@@ -150,23 +155,91 @@ def test_the_repository(tmp_path):
     told(story, tmp_path)
 
 
+def test_the_only_signature_answers_where_none_is_named(tmp_path):
+    """As over REST; of several none is guessed, and the refusal names them."""
+
+    async def story(stand):
+        asked = request([[1, 2]])
+        assert floats(await stand.unary(methods.MODEL_INFER)(asked)) == [1, 2]
+        asked.parameters["signature_name"].string_param = "FP32"
+        assert floats(await stand.unary(methods.MODEL_INFER)(asked)) == [1, 2]
+        asked.parameters["signature_name"].string_param = "serving_default"
+        assert (await code_of(stand.unary(methods.MODEL_INFER)(asked)))[0] == CODE.FAILED_PRECONDITION
+
+    async def refused(stand):
+        text = "model m has no signature serving_default: a request must name one of FP32, INT8 in its parameter"
+        for method, asked in (
+            (methods.MODEL_INFER, request([[1, 2]])),
+            (methods.MODEL_CONFIG, pb.ModelConfigRequest(name="m")),
+            (methods.MODEL_METADATA, pb.ModelMetadataRequest(name="m")),
+        ):
+            code, said = await code_of(stand.unary(method)(asked))
+            assert (code, said) == (CODE.FAILED_PRECONDITION, f"{text} signature_name")
+
+    told(story, tmp_path, executor=echoes(["FP32"]))
+    told(refused, tmp_path, executor=echoes(["FP32", "INT8"]))
+
+
+def test_calls_that_are_not_here_are_refused_by_name(tmp_path):
+    """Whoever asks for Triton's other calls hears which it was, and what there is none of."""
+
+    async def story(stand):
+        for name, lack in (
+            ("SystemSharedMemoryStatus", "tensors in shared memory"),
+            ("CudaSharedMemoryRegister", "tensors in shared memory"),
+            ("TraceSetting", "traces to set"),
+            ("LogSettings", "log that can be set from outside"),
+        ):
+            call = stand.channel.unary_unary(f"/{methods.INFERENCE_SERVICE}/{name}")
+            said = await code_of(call(b""))
+            assert said == (CODE.UNIMPLEMENTED, f"{name} is not supported: this server has no {lack}")
+        for path in (f"/{methods.INFERENCE_SERVICE}/Nonsense", "/other.Service/LogSettings"):
+            assert await code_of(stand.channel.unary_unary(path)(b"")) == (CODE.UNIMPLEMENTED, "Method not found!")
+
+    told(story, tmp_path)
+
+
+async def client_says(script, *arguments):
+    client = await asyncio.create_subprocess_exec(CLIENTS, SCRIPTS / script, *arguments, stdout=asyncio.subprocess.PIPE)
+    printed, _ = await asyncio.wait_for(client.communicate(), 120)
+    assert client.returncode == 0
+    return json.loads(printed)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not CLIENTS.exists(), reason="the clients' own environment is not there: make clients")
+@needs_client
+def test_every_datatype_goes_and_comes(tmp_path):
+    """As bytes, with empty strings and tensors of no elements; contents of another size are refused."""
+
+    async def story(stand):
+        seen = await client_says("triton_dtypes.py", "grpc", f"127.0.0.1:{stand.port}", "m")
+        assert (seen["differ"], seen["still"]) == ([], [[1]])
+        assert seen["tried"] > 50
+        assert seen["wrong"] == [["StatusCode.INVALID_ARGUMENT", f"input 'x': {text}"] for text in WRONG_SIZES]
+
+    told(story, tmp_path, executor=echoes(), batching=BatchingOptions())
+
+
+WRONG_SIZES = (
+    "7 raw bytes, FP32 of shape [1, 1] needs 4",
+    "string 0 of 1 ends 3 bytes beyond the raw contents",
+    "1 bytes are left after the 1 strings of [1, 1]",
+    "3 raw bytes, BF16 of shape [1, 1] needs 2",
+)
+
+
+@pytest.mark.slow
+@needs_client
 def test_tritons_own_client(tmp_path):
     """Everything that tritonclient does over gRPC, streams and large tensors too."""
 
     async def story(stand):
-        client = await asyncio.create_subprocess_exec(
-            CLIENTS, SCRIPT, f"127.0.0.1:{stand.port}", "m", stdout=asyncio.subprocess.PIPE
-        )
-        printed, _ = await asyncio.wait_for(client.communicate(), 120)
-        assert client.returncode == 0
-        seen = json.loads(printed)
+        seen = await client_says("triton_grpc.py", f"127.0.0.1:{stand.port}", "m")
         doubled = [[2.0, 4.0], [6.0, 8.0]]
         assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, [True, True, False])
         assert seen["server"]["name"] == "edge-fallback-server"
         assert seen["metadata"]["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "2"]}]
-        assert (seen["metadata"]["versions"], seen["metadata"]["platform"]) == (["1"], "tensorflow")
+        assert (seen["metadata"]["versions"], seen["metadata"]["platform"]) == (["1"], "tensorflow_savedmodel")
         assert seen["response"] == ["7", "m", "1"]
         assert [seen[key] for key in ("y", "version", "label", "timeout")] == [doubled] * 4
         assert seen["large"] is True
@@ -177,6 +250,21 @@ def test_tritons_own_client(tmp_path):
         assert seen["wrong_version"] == ["StatusCode.NOT_FOUND", "Servable not found for request: Specific(m, 5)"]
         assert seen["unknown"][0] == "StatusCode.NOT_FOUND"
         assert seen["sequence"][0] == "StatusCode.UNIMPLEMENTED"
+        extensions = ["model_repository", "model_configuration", "statistics", "binary_tensor_data", "parameters"]
+        assert seen["server"]["extensions"] == extensions
+        config = seen["config"]
+        assert (config["name"], config["platform"], config["max_batch_size"]) == ("m", "tensorflow_savedmodel", 32)
+        assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["2"]}]
+        assert config["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": ["2"]}]
+        (stats,) = seen["statistics"]
+        assert (stats["name"], stats["version"]) == ("m", "1")
+        assert stats["inference_stats"]["success"]["count"] == "8"
+        assert stats["inference_stats"]["queue"]["count"] == stats["inference_stats"]["compute_infer"]["count"] == "8"
+        assert stats["inference_count"] == str(4 * 2 + 3 + 600_000)
+        assert seen["statistics_of_all"] == seen["statistics_of_version"] == seen["statistics"]
+        assert seen["no_statistics"][0] == "StatusCode.NOT_FOUND"
+        assert {code for code, _ in seen["absent"].values()} == {"StatusCode.UNIMPLEMENTED"}
+        assert "TraceSetting is not supported" in seen["absent"]["trace"][1]
         assert seen["index"]["models"] == [{"name": "m", "version": "1", "state": "READY"}]
 
     told(story, tmp_path, batching=BatchingOptions())

@@ -71,6 +71,21 @@ def main():
         "unknown": refused(client.infer, "half", [tensor(x)]),
         "sequence": refused(client.infer, name, [tensor(x)], sequence_id=3, sequence_start=True),
         "index": client.get_model_repository_index(as_json=True),
+        "config": client.get_model_config(name, as_json=True)["config"],
+        "statistics": client.get_inference_statistics(name, as_json=True)["model_stats"],
+        "statistics_of_all": client.get_inference_statistics(as_json=True)["model_stats"],
+        "statistics_of_version": client.get_inference_statistics(name, "1", as_json=True)["model_stats"],
+        "no_statistics": refused(client.get_inference_statistics, "half"),
+        "absent": {
+            "trace": refused(client.get_trace_settings),
+            "trace of a model": refused(client.update_trace_settings, name, {"trace_rate": "1"}),
+            "log": refused(client.get_log_settings),
+            "log settings": refused(client.update_log_settings, {"log_info": True}),
+            "system": refused(client.get_system_shared_memory_status),
+            "register": refused(client.register_system_shared_memory, "r", "/r", 64),
+            "cuda": refused(client.get_cuda_shared_memory_status),
+            "unregister": refused(client.unregister_cuda_shared_memory),
+        },
     }
     client.unload_model(name)
     client.load_model(name)

@@ -51,6 +51,28 @@ def refused(client, seen):
         seen["refused"] = [error.status(), error.message()]
 
 
+def refusal(call, *args, **options):
+    try:
+        call(*args, **options)
+    except InferenceServerException as error:
+        return [error.status(), error.message()]
+    return None
+
+
+def absent(client):
+    """Triton's calls that the server hasn't."""
+    return {
+        "trace": refusal(client.get_trace_settings),
+        "trace of a model": refusal(client.update_trace_settings, "half", {"trace_rate": "1"}),
+        "log": refusal(client.get_log_settings),
+        "log settings": refusal(client.update_log_settings, {"log_info": True}),
+        "system": refusal(client.get_system_shared_memory_status),
+        "register": refusal(client.register_system_shared_memory, "r", "/r", 64),
+        "cuda": refusal(client.get_cuda_shared_memory_status),
+        "unregister": refusal(client.unregister_cuda_shared_memory),
+    }
+
+
 def main(address):
     seen = {}
     with InferenceServerClient(address) as client:
@@ -61,6 +83,13 @@ def main(address):
         halves(client, seen)
         several(client, seen)
         refused(client, seen)
+        seen["config"] = client.get_model_config("several")
+        seen["statistics"] = client.get_inference_statistics("half")["model_stats"]
+        seen["statistics_of_all"] = client.get_inference_statistics()["model_stats"]
+        seen["statistics_of_version"] = client.get_inference_statistics("half", "1")["model_stats"]
+        seen["no_statistics"] = refusal(client.get_inference_statistics, "none")
+        seen["absent"] = absent(client)
+        seen["load_with"] = refusal(client.load_model, "half", config="{}")
         client.load_model("half")
         client.unload_model("half")
         seen["index"] = client.get_model_repository_index()

@@ -5,12 +5,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from support.dtype_models import echoes
 from support.rest_stand import NumpyExecutor, halves, several, standing, strings
 
 from fallback_server.core.errors import LoadFailed
 
 CLIENTS = Path(__file__).parents[4] / ".venv" / "share" / "clients" / "bin" / "python"
-SCRIPT = Path(__file__).parents[3] / "support" / "clients" / "triton_http.py"
+SCRIPTS = Path(__file__).parents[3] / "support" / "clients"
+
+needs_client = pytest.mark.skipif(not CLIENTS.exists(), reason="tritonclient is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +44,19 @@ def tensor(name, data, shape, datatype="FP32", **parameters):
     return {"name": name, "datatype": datatype, "shape": shape, "data": data, "parameters": parameters}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not CLIENTS.exists(), reason="tritonclient is not installed")
-def test_tritonclient_works(stand):
-    """Every call that tritonclient has for inference, metadata, health and the repository, binary and JSON."""
+def client_says(script, *arguments):
     run = subprocess.run(
-        [CLIENTS, SCRIPT, f"127.0.0.1:{stand.port}"], capture_output=True, text=True, timeout=60, check=False
+        [CLIENTS, SCRIPTS / script, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
     assert run.returncode == 0, run.stderr
-    seen = json.loads(run.stdout)
+    return json.loads(run.stdout)
+
+
+@pytest.mark.slow
+@needs_client
+def test_tritonclient_works(stand):
+    """Every call that tritonclient has for inference, metadata, health and the repository, binary and JSON."""
+    seen = client_says("triton_http.py", f"127.0.0.1:{stand.port}")
     assert (seen["live"], seen["ready"], seen["model_ready"]) == (True, True, [True, False])
     assert seen["server"]["name"] == "edge-fallback-server"
     assert {"name": "s", "datatype": "BYTES", "shape": [-1]} in seen["metadata"]["inputs"]
@@ -62,9 +69,79 @@ def test_tritonclient_works(stand):
     assert seen["refused"][0] == "400"
     assert "expected float32 [-1, 2], got float32 [1, 3]" in seen["refused"][1]
     assert [verb for verb, name in stand.models.loaded if name == "half"] == ["load", "unload"]
+    extensions = ["model_repository", "model_configuration", "statistics", "binary_tensor_data", "parameters"]
+    assert seen["server"]["extensions"] == extensions
+    assert seen["metadata"]["platform"] == seen["config"]["platform"] == "tensorflow_savedmodel"
+    assert seen["config"]["max_batch_size"] == 64
+    assert {item["name"]: (item["data_type"], item["dims"]) for item in seen["config"]["input"]} == {
+        "a": ("TYPE_FP32", []),
+        "s": ("TYPE_STRING", []),
+    }
+    first, third = seen["statistics"]
+    assert (first["version"], third["version"]) == ("1", "3")
+    assert seen["statistics_of_version"] == [first]
+    assert {stats["name"] for stats in seen["statistics_of_all"]} == {"half", "other", "several"}
+    assert third["inference_stats"]["success"]["count"] >= 3
+    assert third["inference_stats"]["success"]["ns"] > third["inference_stats"]["compute_infer"]["ns"] > 0
+    assert seen["no_statistics"][0] == "404"
+    assert {code for code, _ in seen["absent"].values()} == {"501"}
+    assert "GET /v2/logging is not supported" in seen["absent"]["log"][1]
+    assert seen["load_with"][0] == "501"
     assert {"name": "half", "version": "3", "state": "READY", "reason": ""} in seen["index"]
     (broken,) = [item for item in seen["index"] if item["name"] == "broken"]
     assert (broken["state"], broken["reason"]) == ("UNAVAILABLE", "LoadFailed: no saved_model.pb")
+
+
+@pytest.mark.slow
+@needs_client
+def test_every_datatype_goes_and_comes(tmp_path):
+    """As bytes and in the JSON, with empty strings and tensors of no elements; wrong sizes are refused."""
+    with standing({("m", 1): echoes()}, tmp_path) as stand:
+        seen = client_says("triton_dtypes.py", "http", f"127.0.0.1:{stand.port}", "m")
+    assert (seen["differ"], seen["still"]) == ([], [[1]])
+    assert seen["tried"] > 150
+    assert [code for code, _ in seen["wrong"]] == ["400"] * 4
+
+
+def test_half_floats_have_a_json_form_too(tmp_path):
+    """Triton has none; here their numbers are taken and given, and refused where they don't fit."""
+    with standing({("m", 1): echoes(["FP16", "BF16"])}, tmp_path) as stand, httpx.Client(base_url=stand.url) as client:
+        for datatype in ("FP16", "BF16"):
+            body = {"inputs": [tensor("x", [1.5, 2], [1, 2], datatype)], "parameters": {"signature_name": datatype}}
+            (output,) = client.post("/v2/models/m/infer", json=body).json()["outputs"]
+            assert (output["datatype"], output["data"]) == (datatype, [1.5, 2.0])
+            body["inputs"][0]["data"][0] = 1e39
+            assert client.post("/v2/models/m/infer", json=body).status_code == 400
+
+
+def test_paths_that_are_not_here_are_refused_by_name(client):
+    """Triton's clients hear which of its calls it was; what no server has is not found."""
+    for path, lack in (
+        ("/v2/systemsharedmemory/status", "tensors in shared memory"),
+        ("/v2/cudasharedmemory/region/r/status", "tensors in shared memory"),
+        ("/v2/trace/setting", "traces to set"),
+        ("/v2/models/half/trace/setting", "traces to set"),
+        ("/v2/logging", "log that can be set from outside"),
+        ("/v2/models/half/versions/1/generate_stream", "generated texts"),
+    ):
+        answer = client.get(path)
+        assert answer.status_code == 501
+        assert answer.json() == {"error": f"GET {path} is not supported: this server has no {lack}"}
+    assert client.get("/v2/nonsense").status_code == 404
+
+
+def test_a_load_with_parameters_is_refused(stand, client):
+    """A configuration or files that come with it would be passed over; nothing is loaded."""
+    before = list(stand.models.loaded)
+    answer = client.post("/v2/repository/models/half/load", json={"parameters": {"config": "{}"}})
+    assert (answer.status_code, answer.json()["error"]) == (501, 'load parameters are not supported: {"config":"{}"}')
+    assert stand.models.loaded == before
+
+
+def test_a_model_may_be_called_stats(client):
+    """The path is that of all models' statistics; the model's own are below its name."""
+    assert "model_stats" in client.get("/v2/models/stats").json()
+    assert client.get("/v2/models/stats/stats").status_code == 404
 
 
 def test_json_tensors_may_be_flat_or_nested(client):
@@ -86,7 +163,7 @@ def test_a_signature_may_be_named(client):
     del body["parameters"]
     answer = client.post("/v2/models/other/infer", json=body)
     assert answer.status_code == 400
-    assert "name one of ['one', 'two'] in the parameter 'signature_name'" in answer.json()["error"]
+    assert "a request must name one of one, two in its parameter signature_name" in answer.json()["error"]
 
 
 REFUSED = [
@@ -98,8 +175,8 @@ REFUSED = [
     ({"inputs": [tensor("x", [1], ["a"])]}, 400, "input 'x': the shape must be a list of integers"),
     ({"inputs": [tensor("x", [1], [1])] * 2}, 400, "input 'x' is given twice"),
     ({"inputs": [tensor("x", [1], [1], binary_data_size=4)]}, 400, "input 'x': binary_data_size is 4, and 0 bytes"),
-    ({"inputs": [tensor("x", [1], [1], shared_memory_region="r")]}, 501, "parameter 'shared_memory_region'"),
-    ({"parameters": {"sequence_id": 1}}, 501, "parameter 'sequence_id': this server has no sequences"),
+    ({"inputs": [tensor("x", [1], [1], shared_memory_region="r")]}, 501, "parameter shared_memory_region: tensors in"),
+    ({"parameters": {"sequence_id": 1}}, 501, "parameter sequence_id: sequences of requests"),
     ({"parameters": {"timeout": "x"}}, 400, "'timeout' must be microseconds"),
     ({"parameters": 5}, 400, "'parameters' must be an object"),
     ({"id": 5}, 400, "'id' must be a string"),
