@@ -373,6 +373,7 @@ class Control:
             names = {servable_id.name for servable_id in aspired}
             self._withheld &= names | self._configs.keys()
             self._manager.set_aspired(self._wanted())
+        self._source.tidy(self._manager.live() | aspired.keys())
         with self._changed:
             if self._snapshot.generation == self._generation:
                 self._polls += 1

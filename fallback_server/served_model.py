@@ -11,6 +11,7 @@ from typing import Protocol
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, BatchRun
+from fallback_server.core.errors import InvalidInput, VersionRefused
 from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.registry import Registry
@@ -189,11 +190,12 @@ class ServedModelLoader:
         self._batching_for = batching_for
         self._observer = observer
         self._clock = clock
+        self._retriable = True
 
     @property
     def retriable(self) -> bool:
-        """See `Loader`."""
-        return True
+        """See `Loader`: not where the version's own files were refused, before or after TensorFlow had them."""
+        return self._retriable
 
     def estimated_bytes(self) -> int:
         """See `Loader.estimated_bytes`."""
@@ -205,6 +207,9 @@ class ServedModelLoader:
         try:
             model = self._load()
             ok = True
+        except (VersionRefused, InvalidInput):
+            self._retriable = False
+            raise
         finally:
             if self._observer is not None:
                 key = self._servable_id

@@ -16,7 +16,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.core.errors import ExecutionFailed, LoadFailed, VersionNotReady
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady, VersionRefused
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.saved_model import made_up
 from fallback_server.protocol.proto import serving_pb2 as pb
@@ -67,7 +67,8 @@ def warm_up(
         How many requests were run.
 
     Raises:
-        LoadFailed: a recorded request can't be read, or fails; the text has its number, counted from 1.
+        VersionRefused: a recorded request can't be read, or the model refuses it; the text has its number, from 1 on.
+        LoadFailed: the model, or its process, failed at a request.
     """
     if not enabled:
         return 0
@@ -127,16 +128,18 @@ def _recorded(executor: Executor, file: Path) -> Iterator[tuple[str, Inputs]]:
     try:
         for number, record in enumerate(read_records(file), 1):
             if number > MAX_RECORDS:
-                raise LoadFailed(f"{file} has more than {MAX_RECORDS} records")  # noqa: TRY301  told with the file
+                raise VersionRefused(f"{file} has more than {MAX_RECORDS} records")  # noqa: TRY301  told with the file
             for name, inputs in _requests(executor, pb.PredictionLog.FromString(record)):
                 executor.run(name, inputs)
                 yield name, inputs
-    except LoadFailed:
+    except VersionRefused:
         raise
     except RecordDamaged as error:
-        raise LoadFailed(f"{file}: {error}") from error
+        raise VersionRefused(f"{file}: {error}") from error
     except DecodeError as error:
-        raise LoadFailed(f"warm-up record {number} of {file} is no PredictionLog") from error
+        raise VersionRefused(f"warm-up record {number} of {file} is no PredictionLog") from error
+    except (InvalidInput, ValueError) as error:
+        raise VersionRefused(f"warm-up record {number} of {file} failed: {error}") from error
     except Exception as error:  # whatever a model says of it, the record is named
         raise LoadFailed(f"warm-up record {number} of {file} failed: {error}") from error
 

@@ -4,6 +4,9 @@ Beside the versions of a base path stands `.unpacked/`. It holds a staging folde
 note for each version that came out of one: which archive, and what the tree looked like. A version's folder appears by
 one rename, after its note, so that at whatever point the process is killed there is no half version: without the folder
 the archive is unpacked anew, and staging folders of writers that are gone are removed.
+
+What was unpacked beside its archive belongs to the base path from then on. What was unpacked into a folder of the
+server's own is deleted once its archive is gone and nobody has it loaded: see `Unpacker.tidy`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from fallback_server.core.aspired import AspiredVersion, Fingerprint
 from fallback_server.core.errors import ArchiveRefused, LoadFailed
@@ -31,10 +36,16 @@ NOTES = ".unpacked"
 """Hidden, so that no source takes it for a version."""
 
 _STAGING = "staging-"
-_MAX_NOTE_BYTES = 4096
+_MAX_NOTE_BYTES = 16_384
+"""It holds the archive's path, which may have 4096 bytes. A longer note is none: its version is unpacked anew."""
+
 _FRESH_S = 600.0
 _PACKAGE = ("manifest.json", "manifest.sha256")
 """What tells a package of the converter's, whose digests can be verified."""
+
+
+_making = threading.Lock()
+"""Held while a staging folder is made and not locked yet: another thread would take it for a leftover."""
 
 
 class Unpacker:
@@ -48,19 +59,19 @@ class Unpacker:
     def __init__(self, *, unpack_dir: Path | None = None, options: UnpackOptions | None = None) -> None:
         self._unpack_dir = unpack_dir
         self._options = options or UnpackOptions()
+        self._swept: set[Path] = set()
+        self._told: set[Path] = set()
 
     def folder(self, model: str, archive: Path, version: int) -> Path:
         """See `Packed`."""
         if self._unpack_dir is None:
             return archive.parent / str(version)
-        # A name that begins with a dot would be hidden, or another folder altogether.
-        return self._unpack_dir / (f"_{model}" if model.startswith((".", "_")) else model) / str(version)
+        return _place(self._unpack_dir, model, version)
 
     def origin(self, folder: Path) -> tuple[Fingerprint, str] | None:
         """See `Packed`. A note that can't be read is none."""
         try:
-            with _note_path(folder).open("rb") as file:
-                note = json.loads(file.read(_MAX_NOTE_BYTES))
+            note = _read_note(_note_path(folder))
             fingerprint = ((str(note["archive"]), int(note["size_bytes"]), int(note["mtime_ns"])),)
             return fingerprint, str(note["tree"])
         except (OSError, ValueError, TypeError, KeyError):
@@ -97,6 +108,52 @@ class Unpacker:
         with _staging(notes) as staging:
             self._unpack(servable_id, version, archive, staging)
 
+    def tidy(self, in_use: Collection[ServableId]) -> None:
+        """Deletes what was unpacked into a folder of its own and whose archive is gone, also that of former runs.
+
+        Never what is in use, nor what somebody has changed by hand since; and only where the archive can be seen to be
+        gone: a base path that is not there, with the folder above it, is taken for a share that is not mounted. To be
+        called by the thread that says which versions are wanted, so that none of them becomes wanted meanwhile.
+
+        Args:
+            in_use: What is wanted, or loaded, or being loaded or unloaded.
+        """
+        if self._unpack_dir is None:
+            return
+        used = {_place(self._unpack_dir, each.name, each.version) for each in in_use}
+        for notes in sorted(self._unpack_dir.glob(f"*/{NOTES}")):
+            if notes not in self._swept:
+                self._swept.add(notes)
+                _sweep(notes)
+            for note in sorted(notes.glob("*.json")):
+                folder = notes.parent / note.stem
+                if folder not in used and folder not in self._told:
+                    self._tidy(folder, note)
+
+    def _tidy(self, folder: Path, note: Path) -> None:
+        try:
+            archive = _gone(note)
+            if archive is None:
+                return
+            if folder.is_dir():
+                origin = self.origin(folder)
+                if origin is None or origin[1] != read_tree(folder).digest:
+                    self._told.add(folder)
+                    _log.warning(
+                        "%s stays: it was changed since it was unpacked from %s, which is gone", folder, archive
+                    )
+                    return
+                with _staging(note.parent) as staging:
+                    # At one instant: whoever is killed from here on leaves a staging folder, and no half version.
+                    folder.rename(staging / "removed")
+                    note.unlink()
+                _log.info("%s was deleted: %s is gone", folder, archive)
+            else:
+                note.unlink()
+        except OSError as error:
+            self._told.add(folder)
+            _log.warning("%s can't be deleted, and stays: %s", folder, error)
+
     def _unpack(self, servable_id: ServableId, version: AspiredVersion, archive: Path, staging: Path) -> None:
         tree = staging / "tree"
         tree.mkdir()
@@ -107,7 +164,13 @@ class Unpacker:
         if fingerprint != version.fingerprint:
             raise LoadFailed(f"{archive} changed while it was unpacked")
         ((name, size_bytes, mtime_ns),) = fingerprint
-        note = {"archive": name, "size_bytes": size_bytes, "mtime_ns": mtime_ns, "tree": read_tree(root).digest}
+        note = {
+            "archive": name,
+            "size_bytes": size_bytes,
+            "mtime_ns": mtime_ns,
+            "tree": read_tree(root).digest,
+            "from": str(archive.absolute()),
+        }
         folder = version.path
         if folder.is_dir():
             # It came from an earlier archive, and nothing of it was changed since.
@@ -154,8 +217,30 @@ def _verify(archive: Path, root: Path) -> None:
         raise ArchiveRefused(f"{archive}: {lack}")
 
 
+def _place(unpack_dir: Path, model: str, version: int) -> Path:
+    # A name that begins with a dot would be hidden, or another folder altogether.
+    return unpack_dir / (f"_{model}" if model.startswith((".", "_")) else model) / str(version)
+
+
 def _note_path(folder: Path) -> Path:
     return folder.parent / NOTES / f"{folder.name}.json"
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        note: dict[str, Any] = json.loads(file.read(_MAX_NOTE_BYTES))
+    return note
+
+
+def _gone(note: Path) -> Path | None:
+    """The archive that a note tells of, where that is gone; None where it is not, or where that can't be seen."""
+    try:
+        archive = Path(str(_read_note(note)["from"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+    base_path = archive.parent
+    seen = base_path.is_dir() or base_path.parent.is_dir()
+    return archive if seen and not archive.exists() else None
 
 
 def _write_note(path: Path, staged: Path, data: bytes) -> None:
@@ -171,10 +256,11 @@ def _write_note(path: Path, staged: Path, data: bytes) -> None:
 def _staging(notes: Path) -> Iterator[Path]:
     """A locked folder in the same file system as the versions; gone afterwards, and by another writer after a kill."""
     _sweep(notes)
-    folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=notes))
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _making:
+        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=notes))
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -184,7 +270,7 @@ def _staging(notes: Path) -> Iterator[Path]:
 def _sweep(notes: Path) -> None:
     """Removes the staging folders that nobody holds, and the notes of versions that are gone."""
     for folder in notes.glob(f"{_STAGING}*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _making:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,7 +19,8 @@ ServerError
 ├── ExecutionFailed       the model failed on its own; the cause is in the log
 └── LoadFailed            a version can't be loaded; seen in its status
     ├── NoMemory          it would not fit into memory
-    └── ArchiveRefused    its archive is damaged, unsafe or no version; the same bytes would fail again
+    └── VersionRefused    its files are at fault: the same ones would fail again
+        └── ArchiveRefused    its archive is damaged, unsafe or no version
 """
 
 
@@ -99,5 +100,9 @@ class NoMemory(LoadFailed):
     """The text says how much is needed, and how much there is."""
 
 
-class ArchiveRefused(LoadFailed):
+class VersionRefused(LoadFailed):
+    """The text says which file, and what in it is at fault."""
+
+
+class ArchiveRefused(VersionRefused):
     """The text says which archive, and what in it is at fault."""

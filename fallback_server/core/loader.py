@@ -24,7 +24,8 @@ class Loader(Protocol[S_co]):
     """Loads one version, in a thread of the manager's own.
 
     Attributes:
-        retriable: Whether a load that failed may succeed with the same files; asked after it failed.
+        retriable: Whether a load that failed may succeed with the same files; asked after it failed. A load that did
+            not begin, for want of memory, is no failure of its: that is tried again whenever memory may be free.
     """
 
     @property

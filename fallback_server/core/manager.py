@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from fallback_server.core.alarm import Alarm
 from fallback_server.core.aspired import AspiredVersion
-from fallback_server.core.errors import ArchiveRefused, LoadFailed, NoMemory
+from fallback_server.core.errors import LoadFailed, NoMemory, VersionRefused
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.harness import Harness, Loaded
 from fallback_server.core.loader import MakeLoader, Servable
@@ -346,7 +346,7 @@ class Manager(Generic[S]):
                     retriable = loader.retriable
                     raise
         except Exception as error:  # noqa: BLE001  whatever a model does wrong, it harms no other
-            self._load_failed(harness, error, retriable=retriable and not isinstance(error, ArchiveRefused))
+            self._load_failed(harness, error, retriable=retriable and not isinstance(error, VersionRefused))
             return
         if self._loaded(harness, servable, version):
             _log.info("loaded %s in %.2f s", servable_id, self._clock() - begin_s)

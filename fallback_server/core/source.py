@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 class Packed(Protocol):
     """Knows where archives are unpacked; see `Unpacker`."""
+
+    def tidy(self, in_use: Collection[ServableId]) -> None:
+        """Deletes what was unpacked and is needed no more."""
 
     def folder(self, model: str, archive: Path, version: int) -> Path:
         """Where an archive's version will stand."""
@@ -138,6 +141,15 @@ class FileSystemSource:
             incomplete=look.incomplete,
             generation=generation,
         )
+
+    def tidy(self, in_use: Collection[ServableId]) -> None:
+        """Deletes what was unpacked from archives that are gone. In the thread that polls, after a poll was acted upon.
+
+        Args:
+            in_use: What is wanted, or loaded, or being loaded or unloaded.
+        """
+        if self._packed is not None:
+            self._packed.tidy(in_use)
 
     def _repository_configs(self) -> dict[str, ModelConfig]:
         if self._repository is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fallback_server.core.errors import LoadFailed
+from fallback_server.core.errors import LoadFailed, VersionRefused
 from fallback_server.executors.base import Executor
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
 from fallback_server.executors.worker.executor import open_in_worker
@@ -72,7 +72,7 @@ class Registry:
             title: For logs; by default the last two folders' names.
 
         Raises:
-            LoadFailed: no platform knows the folder's files.
+            VersionRefused: no platform knows the folder's files.
             Exception: as the platform says.
         """
         title = f"{path.parent.name}/{path.name}" if title is None else title
@@ -90,7 +90,7 @@ class Registry:
             if any((path / file).is_file() for file in platform.files):
                 return platform
         expected = ", ".join(file for platform in self._platforms for file in platform.files)
-        raise LoadFailed(f"{path} holds none of the files that make a model: {expected}")
+        raise VersionRefused(f"{path} holds none of the files that make a model: {expected}")
 
 
 def default_registry(saved_model: SavedModelOptions) -> Registry:

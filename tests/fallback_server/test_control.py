@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from support.clock import FakeClock
+from support.fallback_archives import SAVED_MODEL, write
 from support.fallback_fakes import FakeExecutor, GatedLoader
 from support.fallback_stages import soon
 
 from fallback_server.control import Control
+from fallback_server.core.archive import Unpacker
 from fallback_server.core.errors import (
     ConfigRefused,
     InvalidInput,
@@ -41,11 +43,15 @@ class Server:
         self.draws = iter([])
         for folder in folders:
             self.add(folder)
+        unpacker = Unpacker(unpack_dir=options.pop("unpack_dir", None))
         self.manager = Manager(
-            make_loader=self.make_loader, options=ManagerOptions(num_load_threads=4), clock=self.clock
+            make_loader=self.make_loader,
+            options=ManagerOptions(num_load_threads=4),
+            clock=self.clock,
+            prepare=unpacker.prepare,
         )
         repository = options.get("repository")
-        source = FileSystemSource(configs=configs, repository=repository, wall_clock=lambda: 4e9)
+        source = FileSystemSource(configs=configs, repository=repository, wall_clock=lambda: 4e9, packed=unpacker)
         self.control = Control(
             manager=self.manager,
             source=source,
@@ -448,6 +454,26 @@ def test_index_and_catalog(serve, tmp_path):
     assert (empty.name, empty.versions, empty.default_version) == ("empty", (), 0)
     assert (full.name, full.default_version, full.labels) == ("m", 2, {"stable": 1})
     assert [view.servable and view.servable.factor for view in full.versions] == [None, 2, 1]
+
+
+def test_what_was_unpacked_is_deleted_once_its_version_is_unloaded(serve, tmp_path):
+    """Not while a request holds it; and unpacked anew when its archive comes back."""
+    server = serve(config(tmp_path), folders=("m",), unpack_dir=tmp_path / "state")
+    folder = tmp_path / "state" / "m" / "7"
+    write(tmp_path / "m" / "7.zip", SAVED_MODEL)
+    server.poll()
+    with server.control.acquire(ModelTarget(name="m")):
+        (tmp_path / "m" / "7.zip").unlink()
+        server.poll(settle=False)
+        assert server.states() == {7: State.UNLOADING}
+        assert folder.is_dir()
+    soon(lambda: server.states() == {7: END})
+    server.poll()
+    assert not folder.exists()
+    write(tmp_path / "m" / "7.zip", SAVED_MODEL)
+    server.poll()
+    assert server.version() == 7
+    assert folder.is_dir()
 
 
 def test_every_change_is_followed_by_a_look_that_shows_it(serve, tmp_path):

@@ -12,7 +12,8 @@ from support.fallback_fakes import FakeExecutor, caller
 from converter.artifact.schema import encode
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import Task
-from fallback_server.core.errors import LoadFailed
+from fallback_server.config import ConfigInvalid
+from fallback_server.core.errors import ExecutionFailed, LoadFailed, ServerError
 from fallback_server.core.servable import ServableId
 from fallback_server.executors.registry import Platform, Registry
 from fallback_server.package_info import PackageInfo, read_package
@@ -86,6 +87,31 @@ def test_a_failed_warm_up_closes_what_was_opened(tmp_path):
     with pytest.raises(LoadFailed, match="cut off at byte 0"):
         ServedModelLoader(ID, tmp_path, registry=registry(executor, []), options=OPTIONS).load()
     assert executor.closed
+
+
+def test_what_the_files_make_fail_is_not_worth_another_try(tmp_path):
+    """Files of no platform, damaged records, settings that are refused; all else may be the machine's fault."""
+
+    def retriable(*, batching_for=None, error=None):
+        executor = FakeExecutor()
+        if error is not None:
+            executor.run = lambda *_: (_ for _ in ()).throw(error)
+        parts = {"registry": registry(executor, []), "options": OPTIONS, "batching_for": batching_for}
+        loader = ServedModelLoader(ID, tmp_path, **parts)
+        with pytest.raises(ServerError):
+            loader.load()
+        return loader.retriable
+
+    def refuse(path, options):
+        raise ConfigInvalid("batching_params.pbtxt: max_batch_size")
+
+    assert not retriable()
+    (tmp_path / "model").touch()
+    assert not retriable(batching_for=refuse)
+    assert retriable(error=ExecutionFailed("the model's process ended"))
+    (tmp_path / RECORDS).parent.mkdir()
+    (tmp_path / RECORDS).write_bytes(b"damaged")
+    assert not retriable()
 
 
 def test_a_package_is_known_by_its_manifest_or_by_what_is_said_of_it(tmp_path):

@@ -25,7 +25,7 @@ class Place:
 
     def __init__(self, tmp_path, **options):
         self.base = tmp_path / "m"
-        self.base.mkdir()
+        self.base.mkdir(parents=True)
         self.unpacker = Unpacker(**options)
         config = ModelConfig(name="m", base_path=self.base, version_policy=VersionPolicy(kind=PolicyKind.ALL))
         self.source = FileSystemSource(configs=[config], packed=self.unpacker, wall_clock=lambda: time.time() + LATER_S)
@@ -144,6 +144,55 @@ def test_a_folder_of_its_own_for_what_is_unpacked(tmp_path):
     assert Unpacker(unpack_dir=tmp_path).folder("..", place.base / "7.zip", 7) == tmp_path / "_.." / "7"
 
 
+def test_what_was_unpacked_goes_with_its_archive(tmp_path, caplog):
+    """Not while it is wanted or loaded, nor while its archive is there; after it also what former runs have left."""
+    place = Place(tmp_path, unpack_dir=tmp_path / "state")
+    folder = tmp_path / "state" / "m" / "7"
+    write(place.base / "7.zip", SAVED_MODEL)
+    place.prepare()
+    Unpacker(unpack_dir=tmp_path / "state").tidy(())
+    (place.base / "7.zip").unlink()
+    place.unpacker.tidy({M7})
+    assert (folder / "saved_model.pb").read_bytes() == b"graph"
+    leftover = folder.parent / NOTES / "staging-0"
+    leftover.mkdir()
+    Unpacker(unpack_dir=tmp_path / "state").tidy({ServableId("m", 6)})
+    assert not folder.exists()
+    assert list((folder.parent / NOTES).iterdir()) == []
+    write(place.base / "7.zip", SAVED_MODEL)
+    place.prepare()
+    assert (folder / "saved_model.pb").read_bytes() == b"graph"
+    (folder / "words").write_bytes(b"by hand")
+    (place.base / "7.zip").unlink()
+    for _ in range(3):
+        place.unpacker.tidy(())
+    assert (folder / "words").exists()
+    assert caplog.text.count("stays: it was changed since it was unpacked") == 1
+
+
+def test_what_was_unpacked_stays_where_its_base_path_cannot_be_seen(tmp_path):
+    """A share that is not mounted has lost no archive; a model's folder that is gone from a repository has."""
+    place = Place(tmp_path / "share", unpack_dir=tmp_path / "state")
+    folder = tmp_path / "state" / "m" / "7"
+    write(place.base / "7.zip", SAVED_MODEL)
+    place.prepare()
+    (tmp_path / "share").rename(tmp_path / "elsewhere")
+    place.unpacker.tidy(())
+    assert folder.is_dir()
+    (tmp_path / "share").mkdir()
+    place.unpacker.tidy(())
+    assert not folder.exists()
+
+
+def test_nothing_beside_its_archive_is_deleted(place):
+    """There the folder is a version of the base path, as if somebody had put it there."""
+    write(place.base / "7.zip", SAVED_MODEL)
+    place.prepare()
+    (place.base / "7.zip").unlink()
+    place.unpacker.tidy(())
+    assert place.files() == ["7"]
+
+
 def test_a_package_is_verified(place, tmp_path):
     """A package of the converter's whose file was altered is no version."""
     package = publish_toy(tmp_path / "files", tmp_path / "store")
@@ -198,14 +247,11 @@ archive.Unpacker().prepare(ServableId("m", 7), version)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", ["writing", "noting", "moving"])
-def test_a_kill_at_any_point_leaves_no_half_version(place, step):
-    """Killed by force in the middle: no folder is there; the next start unpacks anew, and clears up."""
-    write(place.base / "7.zip", SAVED_MODEL)
+def killed_there(program, *arguments):
+    """Runs a program until it says that it is there, and kills it by force."""
     root = str(Path(__file__).parents[3])
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(path=[root]), str(place.base), step], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program.format(path=[root]), *arguments], stdout=subprocess.PIPE, text=True
     )
     try:
         assert child.stdout.readline() == "there\n"
@@ -213,8 +259,48 @@ def test_a_kill_at_any_point_leaves_no_half_version(place, step):
         os.kill(child.pid, signal.SIGKILL)
         child.wait(30)
         child.stdout.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["writing", "noting", "moving"])
+def test_a_kill_at_any_point_leaves_no_half_version(place, step):
+    """Killed by force in the middle: no folder is there; the next start unpacks anew, and clears up."""
+    write(place.base / "7.zip", SAVED_MODEL)
+    killed_there(CHILD, str(place.base), step)
     assert place.files() == ["7.zip"]
     assert list((place.base / NOTES).glob("staging*"))
     place.prepare()
     assert place.files() == ["7", "7.zip"]
     assert not list((place.base / NOTES).glob("staging*"))
+
+
+TIDYING = """
+import sys, time
+sys.path[:0] = {path!r}
+from pathlib import Path
+from fallback_server.core import archive
+def hang(*_, **__):
+    print("there", flush=True)
+    time.sleep(600)
+if sys.argv[2] == "noting":
+    Path.unlink = hang
+else:
+    archive.shutil.rmtree = hang
+archive.Unpacker(unpack_dir=Path(sys.argv[1])).tidy(())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["noting", "deleting"])
+def test_a_kill_while_something_is_deleted_leaves_no_half_version(tmp_path, step):
+    """Its folder is gone at one instant; the next start deletes the rest."""
+    place = Place(tmp_path, unpack_dir=tmp_path / "state")
+    write(place.base / "7.zip", SAVED_MODEL)
+    place.prepare()
+    (place.base / "7.zip").unlink()
+    killed_there(TIDYING, str(tmp_path / "state"), step)
+    model = tmp_path / "state" / "m"
+    assert [path.name for path in model.iterdir()] == [NOTES]
+    assert list((model / NOTES).iterdir())
+    Unpacker(unpack_dir=tmp_path / "state").tidy(())
+    assert list((model / NOTES).iterdir()) == []
