@@ -7,7 +7,7 @@ shared memory once, whether it is mapped or not) is sampled while requests of 30
 other; the peak less what it was when idle, over the message's bytes, is what counts. Meanwhile another client calls a
 small model in a closed loop, and did so before, alone: the ratio of the two 99th percentiles shows how much a large
 message holds up others. gRPC itself copies a message twice when it has arrived, with Python's lock held: that is in
-the figures too.
+the figures too. Each round is once with `tensor_content` and once with typed values, `float_val`, both ways.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ sys.path[0] = str(Path(__file__).parents[1] / "tests")
 sys.path.append(str(Path(__file__).parents[1]))
 from support.fallback_process import ServerProcess  # noqa: E402
 
-from fallback_server.protocol.methods import PREDICT, UNLIMITED_MESSAGES  # noqa: E402
+from fallback_server.protocol.methods import PREDICT, TENSOR_CONTENT_METADATA, UNLIMITED_MESSAGES  # noqa: E402
 from fallback_server.protocol.proto import serving_pb2 as pb  # noqa: E402
-from fallback_server.protocol.tensors import decode, encode  # noqa: E402
+from fallback_server.protocol.tensors import decode, encode, encode_parts  # noqa: E402
+from fallback_server.transport.large import assemble, field_parts  # noqa: E402
 
 MODELS = Path(__file__).parents[1] / "tests" / "support" / "fallback_models.py"
 TARGET_MEMORY = 3.0
 SAMPLE_S = 0.01
 ALONE_S = 8.0
+CONTENT, TYPED = FORMS = ("tensor_content", "typed")
 
 
 class Caller:
@@ -47,9 +49,9 @@ class Caller:
         channel = grpc.insecure_channel(address, options=(*UNLIMITED_MESSAGES, ("grpc.use_local_subchannel_pool", 1)))
         self._call = channel.unary_unary(PREDICT.path, response_deserializer=PREDICT.response.FromString)
 
-    def __call__(self, data: bytes) -> pb.PredictResponse:
-        """The answer to a serialized request."""
-        return self._call(data, timeout=300)
+    def __call__(self, data: bytes, form: str = CONTENT) -> pb.PredictResponse:
+        """The answer to a serialized request, in the same form."""
+        return self._call(data, timeout=300, metadata=[TENSOR_CONTENT_METADATA] if form == CONTENT else [])
 
 
 def request(name: str, **inputs: np.ndarray) -> bytes:
@@ -58,6 +60,14 @@ def request(name: str, **inputs: np.ndarray) -> bytes:
     return pb.PredictRequest(
         model_spec=spec, inputs={key: encode(array) for key, array in inputs.items()}
     ).SerializeToString()
+
+
+def large_request(x: np.ndarray, form: str) -> bytes:
+    """The request of `large_call`; typed values as protobuf packs them."""
+    if form == CONTENT:
+        return request("scale", x=x)
+    entry = [*field_parts(1, [b"x"]), *field_parts(2, encode_parts(x, typed=True))]
+    return assemble([request("scale"), *field_parts(2, entry)])
 
 
 def memory_bytes(server: psutil.Process) -> int:
@@ -133,20 +143,23 @@ def small_calls(address: str, data: bytes) -> Iterator[list[tuple[float, float]]
         thread.join()
 
 
-def large_call(address: str, rows: int) -> tuple[float, float]:
+def large_call(address: str, rows: int, form: str) -> tuple[float, float]:
     """One large Predict in a process of its own, which has its own lock; when it began and ended, as all processes."""
-    out = subprocess.run([sys.executable, __file__, "--call", address, str(rows)], check=True, capture_output=True)
+    out = subprocess.run(
+        [sys.executable, __file__, "--call", address, str(rows), form], check=True, capture_output=True
+    )
     begin, end = out.stdout.split()
     return float(begin), float(end)
 
 
-def call_once(address: str, rows: int) -> tuple[float, float]:
+def call_once(address: str, rows: int, form: str) -> tuple[float, float]:
     """What `large_call` runs."""
     x = np.ones((rows, 3), np.float32)
-    data, call = request("scale", x=x), Caller(address)
+    data, call = large_request(x, form), Caller(address)
     begin = time.monotonic()
-    reply = call(data)
+    reply = call(data, form)
     end = time.monotonic()
+    assert bool(reply.outputs["y"].tensor_content) is (form == CONTENT)
     assert (decode(reply.outputs["y"]) == x * 3).all()
     return begin, end
 
@@ -165,10 +178,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--call", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--call", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.call:
-        print(*call_once(arguments.call[0], int(arguments.call[1])))
+        print(*call_once(arguments.call[0], int(arguments.call[1]), arguments.call[2]))
         return
     rows = arguments.megabytes * 1_000_000 // 12
     message_bytes = rows * 12
@@ -186,22 +199,23 @@ def measure(server: ServerProcess, *, rows: int, message_bytes: int, rounds: int
     process = psutil.Process(server.process.pid)
     small = request("many", a=np.ones((1, 2), np.float32), b=np.ones((1, 2), np.int32))
     with small_calls(server.address, small):
-        large_call(server.address, 300_000)
+        for form in FORMS:
+            large_call(server.address, 300_000, form)
     idle = idle_bytes(process)
     print(f"idle: {idle / 1e6:.0f} MB over {1 + len(process.children(recursive=True))} processes")
-    for number in range(rounds):
+    for number, form in ((number, form) for number in range(rounds) for form in FORMS):
         with small_calls(server.address, small) as alone:
             time.sleep(ALONE_S)
         with sampled(process) as memory:
-            large_call(server.address, rows)
+            large_call(server.address, rows, form)
         with small_calls(server.address, small) as calls:
-            begin, end = large_call(server.address, rows)
+            begin, end = large_call(server.address, rows, form)
         beside = [ms for began, ms in calls if begin <= began + ms / 1e3 and began <= end]
         peak = (max(memory) - idle) / message_bytes
         after = (idle_bytes(process) - idle) / message_bytes
         p99 = [float(np.percentile(each, 99)) for each in ([ms for _, ms in alone], beside)]
         print(
-            f"round {number + 1}: {message_bytes / 1e6:.0f} MB in and out in {end - begin:.1f} s; "
+            f"round {number + 1}, {form}: {message_bytes / 1e6:.0f} MB in and out in {end - begin:.1f} s; "
             f"peak {peak:.2f} x the message (target {TARGET_MEMORY}), afterwards {after:.2f} x; "
             f"another model: p99 {p99[0]:.1f} ms alone, {p99[1]:.1f} ms beside it, "
             f"ratio {p99[1] / p99[0]:.1f}, longest {max(beside):.0f} ms"

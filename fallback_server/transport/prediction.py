@@ -43,7 +43,7 @@ class PredictionService:
                 self._predict,
                 read=functools.partial(messages.read_predict, max_tensor_bytes=self._max_tensor_bytes),
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
-                weigh=lambda predicted: messages.reply_bytes(predicted.reply),
+                weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
             ),
             methods.CLASSIFY: rpcs.unary(
                 methods.CLASSIFY,

@@ -83,6 +83,6 @@ def test_a_client_that_knows_nothing_can_call(tmp_path, service):
                 await call(request.SerializeToString())
             )
             assert reply.model_spec.name == "m"
-            assert pb.PredictResponse.FromString(reply.SerializeToString()).outputs["y"].tensor_content
+            assert list(pb.PredictResponse.FromString(reply.SerializeToString()).outputs["y"].float_val) == [2, 4]
 
     asyncio.run(story())
