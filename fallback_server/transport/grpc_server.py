@@ -26,6 +26,11 @@ from fallback_server.transport.tls import server_credentials
 MAX_MESSAGE_BYTES = 2**31 - 1
 """The largest bound that gRPC takes."""
 
+MAX_PENDING_CALLS = 2**16
+"""Calls that have come and are not taken yet. gRPC's own bounds are 1,000, from where on it drops some at random, and
+3,000: a burst, or a stall of a second, would be answered with CANCELLED that nobody has said. What is too much is
+refused by the queues, with a reason."""
+
 _DISTRIBUTION = "edge-runtime"
 
 
@@ -144,6 +149,8 @@ def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         ("grpc.max_send_message_length", max_message_bytes),
         # Otherwise a second server on the same port would start, and take a part of the first one's connections.
         ("grpc.so_reuseport", 0),
+        ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     )
 
 
