@@ -27,7 +27,7 @@ class Work:
     Attributes:
         answered: Requests that were answered.
         answered_s: How long they took, from when the data plane was asked.
-        failed: Requests that were queued, or refused at a full queue, and not answered.
+        failed: Requests that were not answered, those that were refused at once among them.
         failed_s: How long they took.
         runs: How often the model was run with success.
         rows: That were asked for in those runs, without padding.

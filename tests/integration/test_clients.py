@@ -1,5 +1,6 @@
 """Other people's clients, each as a program of its own, against one running server."""
 
+import functools
 import json
 import os
 import shutil
@@ -98,6 +99,43 @@ def test_openvinos_client(plain):
         assert one["status"]["3"] == "AVAILABLE"
         assert "Servable not found for request: Latest(nope)" in one["refusal"]
     assert seen["grpc"]["metadata"]["inputs"]["x"]["shape"] == [-1, 3]
+
+
+@needs_clients
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+def test_tritons_client_hears_of_models(plain, transport):
+    """Their configuration and statistics, as perf_analyzer asks for them before and after it measures."""
+    address = plain.address if transport == "grpc" else plain.rest
+    seen = json.loads(run(OTHERS, SUPPORT / "clients" / "triton_facts.py", transport, address))
+    scale, text, sums, conv = (seen["configs"][name] for name in ("scale", "text", "sums", "conv"))
+    assert (scale["platform"], scale["backend"], scale["max_batch_size"]) == ("tensorflow_savedmodel", "tensorflow", 32)
+    assert {key: scale["input"][0][key] for key in ("name", "data_type", "dims")} == {
+        "name": "x",
+        "data_type": "TYPE_FP32",
+        "dims": [3],
+    }
+    assert text["input"][0]["data_type"] == text["output"][0]["data_type"] == "TYPE_STRING"
+    assert sums.get("max_batch_size", 0) == 0
+    assert sums["input"][0]["dims"] == [-1]
+    assert conv["input"][0]["dims"] == [8, 8, 1]
+    assert seen["y"] == [[3, 6, 9], [12, 15, 18]]
+
+    def counted(*path):
+        before, after = (
+            functools.reduce(lambda stats, key: stats.get(key, {}), path, seen[when]) or 0
+            for when in ("before", "after")
+        )
+        return after - before
+
+    assert (counted("inference_count"), counted("execution_count")) == (10, 5)
+    for name in ("success", "queue", "compute_infer"):
+        assert counted("inference_stats", name, "count") == 5
+    parts = [counted("inference_stats", name, "ns") for name in ("queue", "compute_infer")]
+    assert counted("inference_stats", "success", "ns") >= sum(parts) > 0
+    (twos,) = [size for size in seen["after"]["batch_stats"] if size["batch_size"] == 2]
+    assert twos["compute_infer"]["count"] >= 5
+    assert seen["after"]["last_inference"] > seen["before"].get("last_inference", 0)
+    assert {"scale", "text", "sums", "conv"} <= set(seen["all"])
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
