@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ from edge_runtime.crew.journal import Journal
 from edge_runtime.crew.layout import Layout, layout
 from edge_runtime.crew.opening import Made, Opener
 from edge_runtime.crew.roster import Roster
-from edge_runtime.crew.station import Station, explained
+from edge_runtime.crew.station import Station, explained, nothing_runs
 from edge_runtime.crew.supervisor import Supervisor
 from edge_runtime.crew.supply import Supply
 from edge_runtime.engine.engine import Engine
@@ -129,7 +128,7 @@ class Crew:
             EngineFailed, PackageRefused: nothing that was wanted can run the version; the text says why not.
         """
         seen = self._supervisor.watch(self) if self._roster.wants_edge_tpus else ()
-        self._join_roster(seen)
+        self._join_roster(seen)  # which nothing gives way to yet
         stations = [station for station in self._roster.all() if station.state == "starting"]
         if any(not station.lasting for station in stations):
             self._supervisor.attend()
@@ -141,21 +140,23 @@ class Crew:
         # answered at once.
         for station in here:
             self._open(station)
-        self._await(stations)
+        self._await()
         self._hope()
-        ready = any(station.state == "ready" for station in stations)
+        states = {station: station.state for station in self._roster.all()}
+        ready = "ready" in states.values()
         # What the CPU can't load is no matter of a device that may come back.
-        hopeful = patient and any(one.state in ("unhealthy", "starting") for one in stations if one not in here)
+        hopeful = patient and any(states[one] in ("unhealthy", "starting") for one in states if one not in here)
         if not ready and not hopeful:
-            error = self._nothing_runs()
+            error = nothing_runs(str(self._opener.package), self._roster.all())
             self.close()
             raise error
 
-    def _await(self, stations: Sequence[Station]) -> None:
+    def _await(self) -> None:
         """Waits until it is known whether what is preferred works; not for ever, where something else does."""
         until_s = self._clock() + PATIENCE_S
         with self._lock:
             while not (self._closed or self._supervisor.closed):
+                stations = self._roster.all()  # others than before, if an Edge TPU has come meanwhile
                 ready = [station.rank for station in stations if station.state == "ready"]
                 better = [one for one in stations if one.state == "starting" and (not ready or one.rank <= min(ready))]
                 left_s = until_s - self._clock()
@@ -173,13 +174,31 @@ class Crew:
                 self._lose(station, [*station.slots], "vanished", f"the Edge TPU at {places} was pulled out", away)
         if not back:
             return
-        coming = self._join_roster(present)
-        for station in self._roster.all():
-            if station.state == "unhealthy" and station.devices[0].kind == "edgetpu":
-                with self._lock:
-                    station.health = returned(station.health, self._clock())
-                coming.append(station)
-        for station in coming:
+        waiting = [one for one in self._roster.all() if one.state == "unhealthy" and one.devices[0].kind == "edgetpu"]
+        self._take_in(present)
+        for station in waiting:
+            with self._lock:
+                station.health = returned(station.health, self._clock())
+            self._supervisor.start(partial(self._open, station))
+
+    def _take_in(self, present: tuple[EdgeTpu, ...]) -> None:
+        """Has what is attached now used, and by its own name what was opened before it was seen."""
+        if not present:
+            return  # What has come has left again.
+        new, left = self._join_roster(present)
+        if any(left.values()):
+            self._hope()
+            self._supervisor.at(self._clock() + HOLD_S, self._hope)
+        if new or left:
+            self._supervisor.start(partial(self._follow, new, left))
+
+    def _follow(self, new: Sequence[Station], left: Mapping[Station, dict[Engine, list[Slot]]]) -> None:
+        """Opens stations, after those that give way to them have let go of their devices."""
+        for station, engines in left.items():
+            self._supply.retire(engines)
+            for device in station.devices:
+                device.leave(self)
+        for station in new:
             self._supervisor.start(partial(self._open, station))
 
     def renew(self) -> None:
@@ -226,23 +245,18 @@ class Crew:
             for device in station.devices:
                 device.leave(self)
 
-    def _join_roster(self, seen: Sequence[EdgeTpu]) -> list[Station]:
-        """Plans for what is attached now; the stations that are new."""
+    def _join_roster(self, seen: Sequence[EdgeTpu]) -> tuple[list[Station], dict[Station, dict[Engine, list[Slot]]]]:
+        """Plans for what is attached now; the stations that are new, and what those that give way had given."""
         with self._lock:
-            new = [] if self._closed else self._roster.add(seen, self)
-        for station in new:
-            if station.state == "refused":
-                self._journal.refused(station, logging.INFO)
-        return new
-
-    def _nothing_runs(self) -> EdgeRuntimeError:
-        """The error that says why; the one that was raised, where there is only one reason."""
-        reasons = [f"{station.name}: {station.reason}" for station in self._roster.all()]
-        if len(reasons) == 1:
-            station = self._roster.all()[0]
-            kind = PackageRefused if station.state == "refused" else EngineFailed
-            return kind(station.reason)
-        return EngineFailed(f"{self._opener.package} can't run on any of its devices. " + "; ".join(reasons))
+            new, leaving = ([], []) if self._closed else self._roster.add(seen, self)
+            left = {station: station.slots for station in leaving}
+            for station in leaving:
+                self._supply.withdraw(station.slots)
+                station.slots = {}
+            for station in new if any(left.values()) else ():
+                station.hold_s = self._clock() + HOLD_S
+        self._journal.planned(new, [station for station, engines in left.items() if engines])
+        return new, left
 
     def _open(self, station: Station) -> bool:
         """Opens a station's first engines; whether it is ready. What goes wrong is its state. One thread at a time."""
@@ -254,7 +268,11 @@ class Crew:
         assert station.variant is not None
         made, added = list[Made](), dict[Engine, list[Slot]]()
         try:
-            made = self._opener.first(station.devices, station.variant, self._layout)
+            if station.stands_in and station.state == "unhealthy":
+                # Nobody else tells of those that have come and that the library alone can list.
+                self._take_in(self._supervisor.present())
+            if self._roster.has(station):
+                made = self._opener.first(station.devices, station.variant, self._layout)
             with self._lock:
                 usable = self._is_wanted(station)
                 if usable:
@@ -312,7 +330,7 @@ class Crew:
         if not wanted:
             self._settle(station)
         elif refused:
-            self._journal.refused(station, logging.WARNING)
+            self._journal.refused(station)
 
     def worker_ended(self, device: Device) -> None:
         """See `User`: what ran there is opened anew before a request has to find out."""

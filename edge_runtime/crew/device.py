@@ -38,6 +38,7 @@ class Device:
         gate: Its permits: one, but for the CPU.
         exact: Whether the user named this very one, so that no other Edge TPU can stand in for it.
         address: The place of the Edge TPU that it is, as of `place_of`; empty where none was seen.
+        stands_in: Whether it is any Edge TPU, since none was seen: those that are seen have names of their own.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Device:
         self.gate = Gate(capacity, string.text)
         self.exact = exact
         self.address = address
+        self.stands_in = string.delegate.name == "edgetpu" and string.address in ("", "usb", "pci")
         self._clock = clock
         self._lock = threading.Lock()
         self._worker: WorkerProcess | None = None
@@ -159,7 +161,7 @@ class DeviceTable:
             address = address_of(string, seen)
             there = self._owner(address, seen)
             if there is not None:
-                # The numbers have shifted since, or one was opened before it was seen.
+                # The numbers have shifted since.
                 free = "" if exact else self._free(string, seen)
                 if not free:
                     return there
@@ -180,12 +182,15 @@ class DeviceTable:
             pycoral's device string: `usb:0`; that of the device's own string where nothing can be seen.
 
         Raises:
-            EngineLost: it is not attached.
+            EngineLost: it is not attached, or stands in for what has a name of its own by now: one that were opened
+                under both would be two devices, of which the library gives one alone.
         """
         if device.kind != "edgetpu" or not seen:
             if device.address and not seen:
                 raise EngineLost(f"{device.string.text}: nothing is attached at {device.address}", "vanished")
             return device.string.address
+        if device.stands_in and any(device.string.address in ("", one.bus) for one in seen):
+            raise EngineLost(f"{device.string.text}: {len(seen)} attached by now, used by their own names", "vanished")
         with self._lock:
             places = [place_of(one) for one in seen]
             if device.exact:

@@ -73,5 +73,9 @@ def healed(health: Health, now_s: float) -> Health:
 
 
 def returned(health: Health, now_s: float) -> Health:
-    """After a device that had vanished was seen again: it need not wait for its time."""
-    return health if health.healthy else replace(health, retry_s=now_s)
+    """After a device that had vanished was seen again: it need not wait for its time.
+
+    What was tried in vain while it was away says nothing of it now. A try that is under way, or comes too early for the
+    library, is followed by another one after the first delay.
+    """
+    return health if health.healthy else replace(health, losses=0, retry_s=now_s)

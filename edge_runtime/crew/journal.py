@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from converter.artifact import Package
 from edge_runtime.crew.health import Cause, Health
@@ -20,7 +21,7 @@ class Journal:
         self._package = package
         self._subject: dict[str, object] = {"model": package.manifest.model, "version": package.manifest.version}
 
-    def refused(self, station: Station, level: int) -> None:
+    def refused(self, station: Station, level: int = logging.WARNING) -> None:
         """It will never run there."""
         text = f"{self._package} does not run on {station.name}: {station.reason}"
         event(_log, level, "engine_refused", text, **self._subject, device=station.name, reason=station.reason)
@@ -64,6 +65,15 @@ class Journal:
         """
         text = f"{self._package} runs on {station.name} with {left} interpreters, after one was lost ({cause})"
         self._lost(station, text, cause, health, level=logging.WARNING)
+
+    def planned(self, new: Sequence[Station], left: Sequence[Station]) -> None:
+        """What was planned for, and what gives way to it though it works."""
+        for station in new:
+            if station.state == "refused":
+                self.refused(station, logging.INFO)
+        for station in left:
+            text = "%s leaves %s: Edge TPUs are seen by now, and opened by their own names"
+            _log.info(text, self._package, station.name)
 
     def not_grown(self, error: Exception) -> None:
         """What runs goes on with the interpreters that there are."""

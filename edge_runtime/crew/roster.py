@@ -57,17 +57,20 @@ class Roster:
         with self._lock:
             return self._stations.get(station.name) is station
 
-    def add(self, seen: Sequence[EdgeTpu], user: User) -> list[Station]:
-        """Plans for what is attached now; the stations that are new.
+    def add(self, seen: Sequence[EdgeTpu], user: User) -> tuple[list[Station], list[Station]]:
+        """Plans for what is attached now.
 
         Args:
             seen: The Edge TPUs that are attached.
             user: Who joins their devices.
+
+        Returns:
+            The stations that are new; and those that stood in for any Edge TPU and give way to those that are seen:
+            they are none of the table's any more, and the user leaves their devices when it has freed their engines.
         """
         from devices import expand  # noqa: PLC0415  likewise
 
         expanded = [(wanted, expand(wanted, seen)) for wanted in self._wanted]
-        self._forget_stand_ins({wanted.text for wanted, found in expanded if found != (wanted,)}, user)
         self._claim(seen)
         new = []
         devices = [one for _, found in expanded for one in found]
@@ -83,7 +86,7 @@ class Roster:
             for device in station.devices:
                 device.join(user)
             new.append(station)
-        return new
+        return new, self._forget_stand_ins({wanted.text for wanted, found in expanded if found != (wanted,)})
 
     def _claim(self, seen: Sequence[EdgeTpu]) -> None:
         """Takes a stick that has come for a station whose own was away, before another one is made for it."""
@@ -93,16 +96,14 @@ class Roster:
                     with contextlib.suppress(EngineLost):
                         self._devices.locate(device, seen)
 
-    def _forget_stand_ins(self, names: set[str], user: User) -> None:
+    def _forget_stand_ins(self, names: set[str]) -> list[Station]:
         """Drops the stations of device strings that stood for themselves: where sticks are seen, these are used.
 
-        One that works, because the library saw what sysfs hides, stays.
+        Also one that works, because the library saw the stick before sysfs showed it: it holds what another version
+        may ask for by its name.
         """
         with self._lock:
-            names = {name for name in names & set(self._stations) if self._stations[name].state != "ready"}
-            left = [device for name in names for device in self._stations.pop(name).devices]
-        for device in left:
-            device.leave(user)
+            return [self._stations.pop(name) for name in names & set(self._stations)]
 
     def _forget_refused(self, devices: set[Device], user: User) -> None:
         """Drops what was refused for want of further sticks: now there are enough."""

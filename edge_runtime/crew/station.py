@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,7 @@ from converter.artifact import Variant
 from edge_runtime.crew.device import Device
 from edge_runtime.crew.health import Health
 from edge_runtime.engine.engine import Engine
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused
 from edge_runtime.scheduling.slot import Slot
 from edge_runtime.telemetry import EngineFaults
 from edge_runtime.types import EngineReport
@@ -81,6 +83,11 @@ class Station:
         return EngineFaults(**{name: self.faults[name] for name in EngineFaults.__struct_fields__})
 
     @property
+    def stands_in(self) -> bool:
+        """Whether it is for any Edge TPU, since none was seen."""
+        return any(device.stands_in for device in self.devices)
+
+    @property
     def lasting(self) -> bool:
         """Whether it can't be lost: the CPU in this process."""
         return self.isolation == "none" and self.devices[0].kind == "cpu"
@@ -96,6 +103,15 @@ class Station:
         count = count + 1 if runs == engine.runs else 1
         self.failures[engine] = (count, engine.runs)
         return count
+
+
+def nothing_runs(subject: str, stations: Sequence[Station]) -> EdgeRuntimeError:
+    """The error that says why the subject runs nowhere; the one that was raised, where there is only one reason."""
+    if len(stations) == 1:
+        kind = PackageRefused if stations[0].state == "refused" else EngineFailed
+        return kind(stations[0].reason)
+    reasons = [f"{station.name}: {station.reason}" for station in stations]
+    return EngineFailed(f"{subject} can't run on any of its devices. " + "; ".join(reasons))
 
 
 def explained(station: Station, text: str) -> str:

@@ -43,9 +43,10 @@ def test_a_device_is_one_for_all_versions(tmp_path):
 def test_place_is_learnt_when_it_is_opened():
     """A stick that was not attached at first has a place from the time on at which it is found."""
     table = DeviceTable(lambda: 0.0)
-    device = table.get(device_string("edgetpu"))
+    device = table.get(device_string("edgetpu:pci:0"))
     assert device.address == ""
-    assert table.locate(device, ()) == ""
+    assert table.locate(device, ()) == "pci:0"
+    assert device.address == ""
     assert table.locate(device, SEEN) == "pci:0"
     assert device.address == "pci 0000:01:00.0"
     with pytest.raises(EngineLost, match="nothing is attached at pci"):
@@ -66,15 +67,19 @@ def test_stick_at_another_port_is_the_same_device():
     assert table.locate(second, moved) == "usb:0"
 
 
-def test_two_names_for_one_stick_are_one_device():
-    """One that was opened before it was seen is not opened again by the name that it has then."""
+@pytest.mark.parametrize("name", ["edgetpu", "edgetpu:usb"])
+def test_any_edge_tpu_is_no_second_name_for_one_that_is_seen(name):
+    """What stands for any while none is seen is opened as such then only, and never has the place of one that is."""
     table = DeviceTable(lambda: 0.0)
     one = (stick("usb", "1-1"),)
-    generic = table.get(device_string("edgetpu"))
-    table.locate(generic, one)
-    assert table.get(device_string("edgetpu:usb:0"), one) is generic
-    both = (stick("usb", "1-1"), stick("usb", "2-1"))
-    assert table.get(device_string("edgetpu:usb:1"), both).address == "usb 2-1"
+    any_one = table.get(device_string(name))
+    assert any_one.stands_in
+    assert table.locate(any_one, ()) == device_string(name).address
+    with pytest.raises(EngineLost, match="used by their own names"):
+        table.locate(any_one, one)
+    named = table.get(device_string("edgetpu:usb:0"), one)
+    assert (named is any_one, named.stands_in, named.address) == (False, False, "usb 1-1")
+    assert table.locate(named, one) == "usb:0"
 
 
 def test_new_stick_that_shifts_the_numbers_is_found():
@@ -117,13 +122,13 @@ class Version:
 def test_the_stick_that_the_user_named_is_left_to_that_name():
     """One that any name could take is not taken while a version waits for it by its number: there is one device."""
     table = DeviceTable(lambda: 0.0)
-    any_one, named = table.get(device_string("edgetpu")), table.get(device_string("edgetpu:usb:0"), exact=True)
+    other, named = table.get(device_string("edgetpu:usb:1")), table.get(device_string("edgetpu:usb:0"), exact=True)
     one = (stick("usb", "1-1"),)
     with pytest.raises(EngineLost):
-        table.locate(any_one, one)
+        table.locate(other, one)
     assert table.locate(named, one) == "usb:0"
     both = (*one, stick("usb", "2-1"))
-    assert table.locate(any_one, both) == "usb:1"
+    assert table.locate(other, both) == "usb:1"
 
 
 def test_a_stick_that_is_in_use_is_not_opened_by_another_name():

@@ -59,6 +59,15 @@ def test_one_that_returns_need_not_wait():
     assert returned(Health(), 7.0) == Health()
 
 
+def test_one_that_returns_begins_anew():
+    """A try that began before the stick came fails after it was seen: the next one is not as far away as it was."""
+    health = Health()
+    for _ in range(9):
+        health = lost(health, 0.0, "refused", "no device", answered=False)
+    health = lost(returned(health, 7.0), 8.0, "refused", "no device", answered=False)
+    assert (health.losses, health.retry_s) == (1, 8.0 + FIRST_DELAY_S)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["crashed", "stuck", "vanished", "failed", "refused"]), st.booleans(), st.booleans())
