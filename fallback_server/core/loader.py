@@ -32,7 +32,7 @@ class Loader(Protocol[S_co]):
     def retriable(self) -> bool: ...  # noqa: D102  told above
 
     def estimated_bytes(self) -> int:
-        """The memory that the load will take for good; 0 where it can't be told. Asked before `load`."""
+        """The memory that the load will take at most; 0 where it can't be told. Asked before `load`."""
         ...
 
     def load(self) -> S_co:
