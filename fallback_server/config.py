@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import ssl
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,17 +26,25 @@ MAX_WAIT_S = 86_400.0
 MIN_MESSAGE_BYTES = 1024
 """Less holds not even a status."""
 
+MAX_FAULTS = 50
+"""That are told of one list: who has more mends these first."""
+
+_OTHERS_PATHS = re.compile(r"/(v1|v2|openapi\.json)?(/.*)?", re.IGNORECASE)
+"""What REST answers itself, in any case of letters."""
+
+_PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+/?")
+
 
 class ConfigInvalid(ConfigRefused, ValueError):
     """An option is out of its bounds, or names what isn't there. The text is for whoever runs the server.
 
     Attributes:
-        faults: All that is wrong, a line each.
+        faults: What is wrong, a line each: all, or of very many the first `MAX_FAULTS` and the number of the others.
     """
 
     def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = bounded(faults)
+        super().__init__("\n".join(self.faults))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,25 +126,27 @@ class NetworkOptions:
     tensor_content: bool = False
 
     def __post_init__(self) -> None:
-        _bounded("--port", self.port, 0, 65535)
+        faults = [
+            *_beyond("--port", self.port, 0, 65535),
+            *_beyond("--max_message_bytes", self.max_message_bytes, MIN_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
+            *_beyond("--rest_api_num_threads", self.rest_threads, 1, MAX_THREADS),
+            *_beyond("--grpc_max_threads", self.grpc_threads, 1, MAX_THREADS),
+        ]
         if self.rest_port is not None:
-            _bounded("--rest_api_port", self.rest_port, 0, 65535)
-            if self.rest_port and self.rest_port == self.port:
-                raise ConfigInvalid(f"--rest_api_port must be another than --port, both are {self.port}")
+            faults += _beyond("--rest_api_port", self.rest_port, 0, 65535)
+            if self.rest_port > 0 and self.rest_port == self.port:
+                faults.append(f"--rest_api_port must be another than --port, both are {self.port}")
         if not self.host:
-            raise ConfigInvalid("--host must not be empty")
-        _bounded("--max_message_bytes", self.max_message_bytes, MIN_MESSAGE_BYTES, MAX_MESSAGE_BYTES)
-        _bounded("--rest_api_num_threads", self.rest_threads, 1, MAX_THREADS)
-        _bounded("--grpc_max_threads", self.grpc_threads, 1, MAX_THREADS)
+            faults.append("--host must not be empty")
         if not 0 < self.rest_timeout_s <= MAX_WAIT_S:
-            raise ConfigInvalid(
+            faults.append(
                 f"--rest_api_timeout_in_ms must be over 0 and at most {MAX_WAIT_S * 1e3:.0f}, "
                 f"got {self.rest_timeout_s * 1e3:.0f}"
             )
         if {"default", "all"}.intersection(self.mdns_interfaces) and len(self.mdns_interfaces) > 1:
-            raise ConfigInvalid(
-                f"--mdns_interfaces must be default, all, or names and addresses, got {','.join(self.mdns_interfaces)}"
-            )
+            names = ",".join(self.mdns_interfaces)
+            faults.append(f"--mdns_interfaces must be default, all, or names and addresses, got {names}")
+        _refuse(faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +174,22 @@ class SourceOptions:
     max_unpacked_bytes: int = 2**34
 
     def __post_init__(self) -> None:
+        faults = [
+            f"{flag}={path} is no directory"
+            for flag, path in (("--model_repository", self.repository), ("--unpack_dir", self.unpack_dir))
+            if path is not None and not path.is_dir()
+        ]
         if self.repository is None and not self.configs and self.config_file is None:
-            raise ConfigInvalid(
+            faults.append(
                 "nothing to serve: give --model_repository=DIR or --model_base_path=DIR, "
                 "or list models in --model_config_file=FILE or --config=FILE"
             )
-        for flag, path in (("--model_repository", self.repository), ("--unpack_dir", self.unpack_dir)):
-            if path is not None and not path.is_dir():
-                raise ConfigInvalid(f"{flag}={path} is no directory")
-        check_configs(self.configs)
-        _bounded("--file_system_poll_wait_seconds", self.poll_wait_s, 0, MAX_WAIT_S)
-        _bounded("--model_config_file_poll_wait_seconds", self.config_poll_s, 0, MAX_WAIT_S)
+        faults += _beyond("--file_system_poll_wait_seconds", self.poll_wait_s, 0, MAX_WAIT_S)
+        faults += _beyond("--model_config_file_poll_wait_seconds", self.config_poll_s, 0, MAX_WAIT_S)
         if self.max_unpacked_bytes < 1:
-            raise ConfigInvalid(f"--max_unpacked_bytes must be at least 1, got {self.max_unpacked_bytes}")
+            faults.append(f"--max_unpacked_bytes must be at least 1, got {self.max_unpacked_bytes}")
+        _refuse(faults)
+        check_configs(self.configs)
 
     @property
     def models(self) -> Mapping[str, Path]:
@@ -210,13 +224,37 @@ class ServerOptions:
     grace_s: float = 30.0
 
     def __post_init__(self) -> None:
-        _bounded("--grace_s", self.grace_s, 0, MAX_WAIT_S)
-        if self.metrics_path is not None and not self.metrics_path.startswith("/"):
-            raise ConfigInvalid(f"--monitoring_config_file: path must begin with a slash, got {self.metrics_path!r}")
+        faults = _beyond("--grace_s", self.grace_s, 0, MAX_WAIT_S)
+        if self.metrics_path is not None and (fault := metrics_path_fault(self.metrics_path)):
+            faults.append(f"--monitoring_config_file: path {fault}")
+        _refuse(faults)
 
 
-def _bounded(flag: str, value: float, least: int, most: float) -> None:
+def bounded(faults: Sequence[str]) -> tuple[str, ...]:
+    """The first `MAX_FAULTS`, and the number of the others; all where it is one more, which takes no more room."""
+    if len(faults) <= MAX_FAULTS + 1:
+        return tuple(faults)
+    return (*faults[:MAX_FAULTS], f"and {len(faults) - MAX_FAULTS} more")
+
+
+def metrics_path_fault(path: str) -> str:
+    """Why REST can't give metrics out at a path; empty if it can."""
+    if not path.startswith("/"):
+        return f"must begin with a slash, got {path!r}"
+    if _OTHERS_PATHS.fullmatch(path):
+        return f"must be another than what REST answers itself: /, /openapi.json, and all below /v1 and /v2; got {path}"
+    if not _PLAIN_PATH.fullmatch(path):
+        return f"must be parts of letters, digits and .-_~ after slashes, got {path!r}"
+    return ""
+
+
+def _beyond(flag: str, value: float, least: int, most: float) -> list[str]:
+    """A fault where a value is out of its bounds."""
     if not value >= least:
-        raise ConfigInvalid(f"{flag} must be at least {least}, got {value}")
-    if value > most:
-        raise ConfigInvalid(f"{flag} must be at most {most:.0f}, got {value}")
+        return [f"{flag} must be at least {least}, got {value}"]
+    return [f"{flag} must be at most {most:.0f}, got {value}"] if value > most else []
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    if faults:
+        raise ConfigInvalid(*faults)

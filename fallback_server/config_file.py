@@ -1,31 +1,27 @@
-"""Reads configuration files: TensorFlow Serving's, which are messages as text, and our own TOML."""
+"""Reads configuration files: TensorFlow Serving's, which are messages as text; lists of models in our own as well."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
+from fallback_server import config_proto
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.config import ConfigInvalid, TlsFiles
-from fallback_server.config_proto import read_configs
-from fallback_server.core.errors import ConfigRefused
-from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy, check_configs
-from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, Value
-from fallback_server.flags import check_value, unknown
+from fallback_server.config import ConfigInvalid, TlsFiles, metrics_path_fault
+from fallback_server.core.model_config import ModelConfig
+from fallback_server.flag_table import DEFAULT_METRICS_PATH
 from fallback_server.protocol.proto import model_config_pb2 as pb
+from fallback_server.text_file import read_text
+from fallback_server.toml_file import Listed, read_toml
 
 _log = logging.getLogger(__name__)
-
-MAX_FILE_BYTES = 2**24
-"""16 MiB: a list of ten thousand models is smaller."""
 
 BATCHING_PARAMS = "batching_params.pbtxt"
 """TensorFlow Serving's name for a version's own batching parameters, in its folder."""
@@ -41,9 +37,6 @@ _BATCHING_FIELDS = {
 
 M = TypeVar("M", bound=Message)
 
-_LATEST = re.compile(r"latest(?:\(\s*([0-9]{1,9})\s*\))?")
-_VERSIONS = re.compile(r"[0-9]{1,19}(?:\s*,\s*[0-9]{1,19})*")
-
 
 def read_text_proto(path: Path, message: M) -> M:
     """Fills a message from its text in a file, and returns it.
@@ -52,7 +45,7 @@ def read_text_proto(path: Path, message: M) -> M:
         ConfigInvalid: the file can't be read or holds another text; says file, line and column.
     """
     try:
-        return text_format.Parse(_read(path), message)
+        return text_format.Parse(read_text(path), message)
     except text_format.ParseError as error:
         # The parser's text begins with line and column, and may repeat the line itself.
         text = re.sub(r"^[0-9]+:[0-9]+ : (?:'.*': )?", "", str(error), flags=re.DOTALL).replace("edge.wire.", "")
@@ -64,15 +57,24 @@ def read_model_configs(path: Path) -> tuple[ModelConfig, ...]:
     """The models that a file lists: a ModelServerConfig as text, or the tables `[models.NAME]` of a TOML file.
 
     Raises:
-        ConfigInvalid: the file is at fault.
+        ConfigInvalid: with all that is wrong with the file.
+    """
+    found = list_models(path)
+    if found.faults:
+        raise ConfigInvalid(*found.faults)
+    return found.configs
+
+
+def list_models(path: Path) -> Listed:
+    """What a file lists, and what is wrong with it. See `read_model_configs`.
+
+    Raises:
+        ConfigInvalid: the file can't be read at all.
     """
     if path.suffix == ".toml":
-        return read_toml(path)[1] or ()
-    message = read_text_proto(path, pb.ModelServerConfig())
-    try:
-        return tuple(read_configs(message))
-    except ConfigRefused as error:
-        raise ConfigInvalid(f"{path}: {error}") from error
+        return read_toml(path).models
+    models = config_proto.list_models(read_text_proto(path, pb.ModelServerConfig()))
+    return Listed.of(models, path)
 
 
 def read_batching(path: Path) -> dict[str, Any]:
@@ -143,8 +145,8 @@ def read_metrics_path(path: Path) -> str | None:
     prometheus = read_text_proto(path, pb.MonitoringConfig()).prometheus_config
     if not prometheus.enable:
         return None
-    if prometheus.path and not prometheus.path.startswith("/"):
-        raise ConfigInvalid(f"{path}: prometheus_config.path must begin with a slash, got {prometheus.path!r}")
+    if prometheus.path and (fault := metrics_path_fault(prometheus.path)):
+        raise ConfigInvalid(f"{path}: prometheus_config.path {fault}")
     return prometheus.path or DEFAULT_METRICS_PATH
 
 
@@ -166,173 +168,7 @@ def read_tls(path: Path) -> TlsFiles:
         raise ConfigInvalid(*(f"{path}: {fault}" for fault in error.faults)) from error
 
 
-def read_toml(path: Path) -> tuple[Mapping[str, Value], tuple[ModelConfig, ...] | None]:
-    """Flags by name, and the models of `[models.NAME]`, None without such a table.
-
-    Raises:
-        ConfigInvalid: with all that is wrong, each with the path of its key.
-    """
-    try:
-        document = tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid(f"{path}: {error}") from error
-    faults: list[str] = []
-    values: dict[str, Value] = {}
-    tables = document.pop("models", None)
-    for key, given in document.items():
-        name = key.replace("-", "_")
-        try:
-            values[name] = _flag_value(name, given)
-        except ValueError as error:
-            faults.append(f"{path}: {error}")
-    configs = None if tables is None else _models(tables, path, faults)
-    if faults:
-        raise ConfigInvalid(*faults)
-    return values, configs
-
-
-def version_policy(given: Any) -> VersionPolicy:
-    """`latest(2)`, `latest`, `all`, `1,3` or a list of numbers, as a policy.
-
-    Raises:
-        ConfigInvalid: it is none of these.
-    """
-    text = ",".join(map(str, given)) if _is_list_of(given, int) else given
-    if isinstance(text, str):
-        text = text.strip()
-        if text == "all":
-            return VersionPolicy(kind=PolicyKind.ALL)
-        if found := _LATEST.fullmatch(text):
-            return VersionPolicy(num_versions=int(found[1] or 1))
-        if _VERSIONS.fullmatch(text):
-            return VersionPolicy(kind=PolicyKind.SPECIFIC, versions=tuple(map(int, text.split(","))))
-    raise ConfigInvalid(f"must be latest(N), all, or versions such as 1,3, got {given!r}")
-
-
 def with_largest(fields: Mapping[str, Any]) -> dict[str, Any]:
     """With the largest allowed size as the largest batch, where that isn't said."""
     sizes = fields.get("allowed_batch_sizes")
     return {"max_batch_size_rows": sizes[-1], **fields} if sizes else dict(fields)
-
-
-def _flag_value(name: str, given: Any) -> Value:
-    flag = FLAGS.get(name)
-    if flag is None:
-        raise ValueError(unknown(name))
-    if not flag.in_file:
-        raise ValueError(f"--{name} belongs on the command line")
-    return check_value(flag, given)
-
-
-def _models(tables: Any, path: Path, faults: list[str]) -> tuple[ModelConfig, ...]:
-    if not isinstance(tables, dict):
-        faults.append(f"{path}: models must be tables [models.NAME], got {tables!r}")
-        return ()
-    configs = []
-    for name, table in tables.items():
-        try:
-            configs.append(_ModelTable(f"models.{name}", table, path.parent).read(name))
-        except ConfigInvalid as error:
-            faults += [f"{path}: {fault}" for fault in error.faults]
-        except ConfigRefused as error:
-            faults.append(f"{path}: models.{name}: {error}")
-    try:
-        check_configs(configs)
-    except ConfigRefused as error:
-        faults.append(f"{path}: {error}")
-    return tuple(configs)
-
-
-class _ModelTable:
-    """One `[models.NAME]`."""
-
-    def __init__(self, where: str, table: Any, folder: Path) -> None:
-        self._where = where
-        self._table = table
-        self._folder = folder
-
-    def read(self, name: str) -> ModelConfig:
-        keys = ("base_path", "platform", "version_policy", "labels", "traffic", "shadow")
-        table = _table_of(self._where, self._table, keys)
-        if "base_path" not in table:
-            raise ConfigInvalid(f"{self._where}.base_path is missing")
-        try:
-            policy = version_policy(table.get("version_policy", "latest"))
-        except ConfigRefused as error:
-            raise ConfigInvalid(f"{self._where}.version_policy {error}") from error
-        labels = _table_of(f"{self._where}.labels", table.get("labels", {}))
-        traffic = _table_of(f"{self._where}.traffic", table.get("traffic", {}))
-        return ModelConfig(
-            name=name,
-            base_path=self._folder.absolute() / _of(f"{self._where}.base_path", table["base_path"], str),
-            platform=_of(f"{self._where}.platform", table.get("platform", "tensorflow"), str),
-            version_policy=policy,
-            labels={key: _of(f"{self._where}.labels.{key}", value, int) for key, value in labels.items()},
-            traffic={
-                self._version(f"{self._where}.traffic", key): _number(f"{self._where}.traffic.{key}", value)
-                for key, value in traffic.items()
-            },
-            shadow=self._shadow(table.get("shadow")),
-        )
-
-    def _shadow(self, given: Any) -> Shadow | None:
-        if given is None:
-            return None
-        where = f"{self._where}.shadow"
-        table = _table_of(where, given, ("version", "share"))
-        if missing := [key for key in ("version", "share") if key not in table]:
-            raise ConfigInvalid(f"{where}.{missing[0]} is missing")
-        version = _of(f"{where}.version", table["version"], int)
-        return Shadow(version=version, share=_number(f"{where}.share", table["share"]))
-
-    def _version(self, where: str, key: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,19}", key):
-            raise ConfigInvalid(f"{where}: a version's number is expected before the =, got {key!r}")
-        return int(key)
-
-
-def _table_of(where: str, given: Any, keys: Sequence[str] | None = None) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise ConfigInvalid(f"{where} must be a table, got {given!r}")
-    if keys is not None and (others := [key for key in given if key not in keys]):
-        raise ConfigInvalid(*(f"{where}.{key} is not known; {', '.join(keys)} are" for key in others))
-    return given
-
-
-T = TypeVar("T", int, str)
-
-_WORDS = {int: "a whole number", str: "a text"}
-
-
-def _of(where: str, given: Any, kind: type[T]) -> T:
-    if type(given) is not kind:
-        raise ConfigInvalid(f"{where} must be {_WORDS[kind]}, got {given!r}")
-    return given
-
-
-def _number(where: str, given: Any) -> float:
-    if type(given) not in (int, float):
-        raise ConfigInvalid(f"{where} must be a number, got {given!r}")
-    return float(given)
-
-
-def _is_list_of(given: Any, kind: type) -> bool:
-    return isinstance(given, (list, tuple)) and bool(given) and all(type(item) is kind for item in given)
-
-
-def _read(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        ConfigInvalid: it can't be read, is too large or is no UTF-8.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-        if len(content) > MAX_FILE_BYTES:
-            raise ConfigInvalid(f"{path}: larger than {MAX_FILE_BYTES} bytes, the most that is read")
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigInvalid(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise ConfigInvalid(f"{path}: {error.strerror or error}") from error

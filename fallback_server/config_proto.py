@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from fallback_server.config import ConfigInvalid
 from fallback_server.core.errors import ConfigRefused
-from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy, check_configs
+from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.model_list import ModelDraft, ModelList
 from fallback_server.protocol.proto import model_config_pb2 as pb
 
 DEFAULT_PLATFORM = "tensorflow"
-
-_TENSORFLOW_TYPE = 1
-"""`model_type`'s only value that TensorFlow Serving still reads; it was replaced by `model_platform`."""
 
 
 def read_configs(config: pb.ModelServerConfig) -> list[ModelConfig]:
     """The complete set of models that a ModelServerConfig lists, in its order.
 
     Raises:
-        ConfigRefused: it is no list of models, or a model has a setting that can't be served, or that this server
-            doesn't have; the text names the model and the setting.
+        ConfigInvalid: it is no list of models, or a model has a setting that can't be served, or that this server
+            doesn't have; the text names each such model and setting.
     """
+    models = list_models(config)
+    if faults := models.told():
+        raise ConfigInvalid(*faults)
+    return models.configs
+
+
+def list_models(config: pb.ModelServerConfig) -> ModelList:
+    """The models that a ModelServerConfig lists, and all that is wrong with it."""
+    models = ModelList()
     if config.WhichOneof("config") == "custom_model_config":
-        raise ConfigRefused("custom_model_config is not supported: list the models in model_config_list")
-    configs = [_read_model(model) for model in config.model_config_list.config]
-    check_configs(configs)
-    return configs
+        models.faults.append("custom_model_config is not supported: list the models in model_config_list")
+    for model in config.model_config_list.config:
+        models.add(_read_model(model))
+    return models
 
 
-def _read_model(model: pb.ModelConfig) -> ModelConfig:
+def _read_model(model: pb.ModelConfig) -> ModelDraft:
+    draft = ModelDraft(model.name, f"model {model.name or 'without a name'}")
     if model.HasField("logging_config"):
-        raise ConfigRefused(f"model {model.name}: logging_config is not supported: this server logs no requests")
-    try:
-        return ModelConfig(
-            name=model.name,
-            base_path=Path(model.base_path),
-            platform=_platform(model),
-            version_policy=_policy(model.model_version_policy),
-            labels=dict(model.version_labels),
-            traffic=dict(model.traffic.weights),
-            shadow=_shadow(model),
-        )
-    except ConfigRefused as error:
-        if f"model {model.name}" in str(error):
-            raise
-        raise ConfigRefused(f"model {model.name}: {error}") from error
+        draft.add(ConfigRefused("logging_config is not supported: this server logs no requests"))
+    draft.set_base_path(model.base_path)
+    draft.set("platform", lambda: _platform(model))
+    draft.set("version_policy", lambda: _policy(model.model_version_policy))
+    draft.set("labels", lambda: dict(model.version_labels))
+    draft.set("traffic", lambda: dict(model.traffic.weights))
+    draft.set("shadow", lambda: _shadow(model))
+    return draft
 
 
 def _platform(model: pb.ModelConfig) -> str:
-    if model.model_type not in (0, _TENSORFLOW_TYPE):
-        raise ConfigRefused(f"model_type {model.model_type} is not supported; leave it out")
-    if model.model_type and model.model_platform:
+    kind = model.model_type
+    if kind not in (pb.MODEL_TYPE_UNSPECIFIED, pb.TENSORFLOW):
+        name = pb.ModelType.Name(kind) if kind in pb.ModelType.values() else kind
+        raise ConfigRefused(f"model_type {name} is not supported; leave it out")
+    if kind and model.model_platform:
         raise ConfigRefused("model_type and model_platform can't both be set; leave model_type out")
     return model.model_platform or DEFAULT_PLATFORM
 

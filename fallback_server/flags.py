@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fallback_server.flag_table import FLAGS, REFUSED, Flag, Group, Kind, Value
+from fallback_server.local_paths import uri_fault
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _HELP_COLUMN = 4
@@ -187,6 +188,8 @@ def check_value(flag: Flag, value: Any) -> Value:
         raise ValueError(f"--{flag.name} must be {flag.kind.value}, got {value!r}")
     if isinstance(value, float) and math.isnan(value):
         raise ValueError(f"--{flag.name} must be a number, got nan")
+    if flag.kind is Kind.PATH and (fault := uri_fault(str(value))):
+        raise ValueError(f"--{flag.name}: {fault}")
     if flag.choices and value not in flag.choices:
         raise ValueError(f"--{flag.name} must be one of {', '.join(flag.choices)}, got {value!r}")
     if flag.only is not None and value is not flag.only[0]:

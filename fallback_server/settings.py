@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,23 +16,17 @@ from fallback_server.config import (
     ServerOptions,
     SourceOptions,
     TlsFiles,
+    bounded,
 )
-from fallback_server.config_file import (
-    read_batching,
-    read_metrics_path,
-    read_model_configs,
-    read_tls,
-    read_toml,
-    version_policy,
-    with_largest,
-)
+from fallback_server.config_file import list_models, read_batching, read_metrics_path, read_tls, with_largest
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.model_config import ModelConfig, VersionPolicy
 from fallback_server.executors.saved_model import SavedModelOptions
-from fallback_server.flag_table import DEFAULT_METRICS_PATH, Value
+from fallback_server.flag_table import DEFAULT_METRICS_PATH
 from fallback_server.flags import Parsed, Settings
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
+from fallback_server.toml_file import Listed, TomlFile, read_toml, version_policy
 
 DEFAULT_REST_PORT = 8501
 """TensorFlow Serving's, in its container."""
@@ -46,6 +41,10 @@ _FLAG_NAMES = {
     "inter_op_parallelism": "tensorflow_inter_op_parallelism",
 }
 """Options whose flags have another name; the others have the same."""
+
+
+_SOURCES = ("model_repository", "model_base_path", "model_config_file")
+"""Flags that say what is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +67,15 @@ class Reading:
 def read(parsed: Parsed) -> Reading:
     """Reads the files that the command line names, and makes the options. Never raises for what they say."""
     faults = _Faults(parsed.faults)
-    values: Mapping[str, Value] = {}
-    tables: tuple[ModelConfig, ...] | None = None
     file = Settings(parsed.values).path("config")
-    unread = False
-    if file is not None:
-        found = faults.collect(lambda: read_toml(file))
-        unread = found is None
-        values, tables = found or ({}, None)
+    toml = None if file is None else faults.collect(lambda: read_toml(file))
+    faults.lines += () if toml is None else toml.faults
     faults.lines += [f"{argument!r} is no flag; flags begin with --" for argument in parsed.arguments]
-    builder = _Builder(Settings(values, parsed.values), faults, tables=tables, file=file, unread=unread)
+    settings = Settings({} if toml is None else toml.values, parsed.values)
+    # What is served may well be said where that couldn't be read: no fault of its own then.
+    unread = file is not None and toml is None
+    unread |= any(line.partition(f"--{name}")[1] for line in faults.lines for name in _SOURCES)
+    builder = _Builder(settings, faults, toml=toml, file=file, unread=unread)
     options = builder.options()
     return Reading(builder.settings, None if faults.lines else options, tuple(faults.lines), builder.configs)
 
@@ -123,14 +121,14 @@ class _Builder:
         settings: Settings,
         faults: _Faults,
         *,
-        tables: tuple[ModelConfig, ...] | None,
+        toml: TomlFile | None,
         file: Path | None,
         unread: bool,
     ) -> None:
         self.settings = settings
         self.configs: tuple[ModelConfig, ...] = ()
         self._faults = faults
-        self._tables = tables
+        self._toml = toml
         self._file = file
         self._unread = unread
 
@@ -207,25 +205,26 @@ class _Builder:
         settings = self.settings
         file = settings.path("model_config_file")
         one = settings.path("model_base_path")
+        tables = self._toml is not None and self._toml.listed
         sources = {
             "--model_base_path": one is not None,
             "--model_config_file": file is not None,
-            f"[models] in {self._file}": self._tables is not None,
+            f"[models] in {self._file}": tables,
         }
         given = [name for name, there in sources.items() if there]
         if len(given) > 1:
-            raise ConfigInvalid(f"{' and '.join(given)} can't be used together: models are listed in one place")
+            raise ConfigInvalid(f"{' and '.join(given)} can't be used together: {self._too_many()}")
         if one is not None:
             self.configs = (self._single(one),)
         elif file is not None:
-            self.configs = read_model_configs(file)
-        elif self._tables is not None:
-            file, self.configs = self._file, self._tables
+            self._list(list_models(file))
+        elif tables and self._toml is not None:
+            file = self._file
+            self._list(self._toml.models)
         elif self._unread and settings.path("model_repository") is None:
-            return None  # What is served may well be said in the file that couldn't be read.
-        for name in ("model_name", "model_version_policy"):
-            if one is None and settings.given(name):
-                raise ConfigInvalid(f"--{name} needs --model_base_path=DIR")
+            return None
+        if self._of_one_model(given) and not given and settings.path("model_repository") is None:
+            return None  # That it lacks is said already.
         return SourceOptions(
             repository=settings.path("model_repository"),
             configs=self.configs,
@@ -236,6 +235,31 @@ class _Builder:
             unpack_dir=settings.path("unpack_dir"),
             max_unpacked_bytes=settings.integer("max_unpacked_bytes"),
         )
+
+    def _too_many(self) -> str:
+        """What to leave out where models are listed in two places."""
+        text = "models are listed in one place"
+        if not self.settings.given("model_config_file"):
+            return text
+        beside = [name for name in ("model_name", "model_base_path") if self.settings.given(name)]
+        flags = " and ".join(f"--{name}" for name in beside)
+        return f"{text}; TensorFlow Serving would pass over {flags}: leave out what is not meant" if beside else text
+
+    def _of_one_model(self, lists: Sequence[str]) -> bool:
+        """Whether something is said of the model of a base path, and there is none."""
+        said = False
+        if self._unread or self.settings.given("model_base_path"):
+            return said
+        for name in ("model_name", "model_version_policy"):
+            if self.settings.given(name):
+                other = f"; {lists[0]} says it of each of its models: leave --{name} out" if lists else ""
+                said = True
+                self._faults.lines.append(f"--{name} needs --model_base_path=DIR{other}")
+        return said
+
+    def _list(self, listed: Listed) -> None:
+        self.configs = listed.configs
+        self._faults.lines += bounded(listed.faults)
 
     def _single(self, base_path: Path) -> ModelConfig:
         """The model of `--model_base_path`."""
@@ -251,17 +275,32 @@ class _Builder:
             raise ConfigInvalid(f"--model_version_policy {error}") from error
         return ModelConfig(name=name, base_path=base_path.absolute(), version_policy=policy)
 
-    def _manager(self) -> ManagerOptions:
+    def _manager(self) -> ManagerOptions | None:
         settings = self.settings
-        return ManagerOptions(
+        threads = {name: settings.integer(name) for name in ("num_load_threads", "num_unload_threads")}
+        below = [f"--{name} must be at least 0, got {number}" for name, number in threads.items() if number < 0]
+        self._faults.lines += below
+        made = self._made(
+            ManagerOptions,
             # TensorFlow Serving's 0 is "one after another", and a negative interval is none.
-            num_load_threads=settings.integer("num_load_threads") or 1,
-            num_unload_threads=settings.integer("num_unload_threads") or 1,
+            **{name: max(1, number) for name, number in threads.items()},
             max_num_load_retries=settings.integer("max_num_load_retries"),
             load_retry_interval_s=max(0, settings.integer("load_retry_interval_micros")) / 1e6,
         )
+        return None if below else made
 
-    def _batching(self) -> BatchingOptions:
+    def _made(self, kind: Callable[..., T], **values: Any) -> T | None:
+        """Options; where they are refused, what is said of each value alone is gathered as well."""
+        found: dict[str, None] = {}
+        for name, value in values.items():
+            # Those are held against another option.
+            if name != "allowed_batch_sizes":
+                _refusal(functools.partial(kind, **{name: value}), found)
+        made = _refusal(functools.partial(kind, **values), found)
+        self._faults.lines += map(_as_flag, found)
+        return None if found else made
+
+    def _batching(self) -> BatchingOptions | None:
         settings = self.settings
         enabled = settings.switch("enable_batching")
         file = settings.path("batching_parameters_file")
@@ -278,7 +317,7 @@ class _Builder:
             elif name.startswith(("max_", "batch_", "num_")) and settings.given(flag):
                 values[name] = settings.integer(flag)
         per_model = settings.switch("enable_per_model_batching_parameters")
-        return BatchingOptions(enabled=enabled, per_model=per_model, **with_largest(values))
+        return self._made(BatchingOptions, enabled=enabled, per_model=per_model, **with_largest(values))
 
     def _sizes(self) -> tuple[int, ...]:
         texts = self.settings.texts("allowed_batch_sizes")
@@ -286,7 +325,7 @@ class _Builder:
             raise ConfigInvalid(f"--allowed_batch_sizes must be whole numbers with commas, got {','.join(texts)!r}")
         return tuple(map(int, texts))
 
-    def _saved_model(self) -> SavedModelOptions:
+    def _saved_model(self) -> SavedModelOptions | None:
         settings = self.settings
         both = settings.integer("tensorflow_session_parallelism")
         intra, inter = (settings.integer(f"tensorflow_{kind}_op_parallelism") for kind in ("intra", "inter"))
@@ -300,11 +339,21 @@ class _Builder:
         tags = settings.texts("saved_model_tags")
         if not tags:
             raise ConfigInvalid("--saved_model_tags must name a tag")
-        return SavedModelOptions(intra_op_parallelism=intra or both, inter_op_parallelism=inter or both, tags=tags)
+        return self._made(
+            SavedModelOptions, intra_op_parallelism=intra or both, inter_op_parallelism=inter or both, tags=tags
+        )
 
     def _metrics_path(self) -> str | None:
         path = self.settings.path("monitoring_config_file")
         return DEFAULT_METRICS_PATH if path is None else read_metrics_path(path)
+
+
+def _refusal(make: Callable[[], T], found: dict[str, None]) -> T | None:
+    try:
+        return make()
+    except ValueError as error:
+        found[str(error)] = None
+        return None
 
 
 def _as_flag(message: str) -> str:

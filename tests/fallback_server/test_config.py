@@ -3,10 +3,12 @@
 import re
 
 import pytest
+from support.rest_stand import halves, standing
 from support.tls_files import CERTIFICATE, CERTIFICATE_SHA256, KEY
 
-from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
+from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles, metrics_path_fault
 from fallback_server.core.errors import ConfigRefused
+from fallback_server.flag_table import DEFAULT_METRICS_PATH
 from fallback_server.flags import parse
 from fallback_server.settings import options_of, read
 
@@ -125,6 +127,22 @@ def test_toml_gives_flags_and_models_and_the_command_line_wins(tmp_path):
     [
         ([], "nothing to serve: give --model_repository=DIR or --model_base_path=DIR"),
         (["--model_name=a"], "--model_name needs --model_base_path=DIR"),
+        (
+            ["--model_name=a", "--model_config_file=/dev/null"],
+            "--model_name needs --model_base_path=DIR; --model_config_file says it of each of its models: leave",
+        ),
+        (
+            ["--model_name=a", "--model_base_path=/", "--model_config_file=/dev/null"],
+            "models are listed in one place; TensorFlow Serving would pass over --model_name and --model_base_path",
+        ),
+        (
+            ["--model_base_path=s3://bucket/x", "--model_name=a"],
+            "--model_base_path: s3://bucket/x is a URI, and remote file systems are not read here: mount it, sync",
+        ),
+        (
+            ["--model_repository=file:///srv/m"],
+            "--model_repository: file:///srv/m is a URI, and a path is expected: /srv",
+        ),
         (["--model_version_policy=all"], "--model_version_policy needs --model_base_path=DIR"),
         (["--model_base_path=/", "--model_version_policy=newest"], "--model_version_policy must be latest(N), all, or"),
         (["--model_base_path=/", "--model_version_policy=latest(0)"], "num_versions must be at least 1, got 0"),
@@ -146,7 +164,7 @@ def test_toml_gives_flags_and_models_and_the_command_line_wins(tmp_path):
         (["--allowed_batch_sizes=4,x"], "--allowed_batch_sizes must be whole numbers with commas, got '4,x'"),
         (["--batch_timeout_micros=-1"], "--batch_timeout_micros must be at least 0, got -1"),
         (["--batching_parameters_file=/x", "--enable_batching=false"], "--batching_parameters_file is set without"),
-        (["--num_load_threads=-1"], "--num_load_threads must be at least 1, got -1"),
+        (["--num_load_threads=-1"], "--num_load_threads must be at least 0, got -1"),
         (["--num_load_threads=5000"], "--num_load_threads must be at most 1024, got 5000"),
         (["--grace_s=-1"], "--grace_s must be at least 0, got -1.0"),
         (["--grace_s=inf"], "--grace_s must be at most 86400, got inf"),
@@ -179,8 +197,64 @@ def test_all_faults_are_found_at_once(tmp_path):
     file.write_text("prot = 1\nport = 'x'\n[models.a]\nbase_path = 1\n")
     reading = read(parse([f"--config={file}", "--zzz", "--max_batch_size=0", "--grace_s=x", "--num_load_threads=-2"]))
     assert reading.options is None
-    for text in ("--prot is no flag", "--port must be", "models.a.base_path", "--zzz", "--max_batch_size", "--grace_s"):
+    for text in (
+        "--prot is no flag",
+        "--port must be",
+        "models.a.base_path",
+        "--zzz",
+        "--max_batch_size",
+        "--grace_s",
+        "--num_load_threads",
+    ):
         assert sum(text in fault for fault in reading.faults) == 1, (text, reading.faults)
+
+
+def test_one_group_has_as_many_faults_as_it_has(tmp_path):
+    """One flag at fault doesn't hide the next."""
+    flags = "port=-1 rest_api_port=-1 host= max_message_bytes=1 rest_api_timeout_in_ms=0 num_load_threads=-1 "
+    flags += "max_num_load_retries=-1 max_batch_size=0 batch_timeout_micros=-1 max_unpacked_bytes=0 unpack_dir=/no "
+    flags += "tensorflow_intra_op_parallelism=-1 tensorflow_inter_op_parallelism=-1"
+    reading = read(parse([f"--model_repository={tmp_path}", *(f"--{flag}" for flag in flags.split())]))
+    told = sorted(re.split(r"[ =]", fault)[0] for fault in reading.faults)
+    assert told == sorted(f"--{flag.partition('=')[0]}" for flag in flags.split())
+
+
+def test_models_of_a_faulty_list_that_are_sound_are_there_to_be_checked(tmp_path):
+    """Every fault of the list is told, and what else is wrong with the other models can be looked for."""
+    file = tmp_path / "models.config"
+    file.write_text(
+        "model_config_list { config { name: 'a' base_path: '/a' } config { name: 'b' base_path: 'b' } "
+        "config { base_path: '/c' } config { name: 'a' base_path: '/a' } }"
+    )
+    reading = read(parse([f"--model_config_file={file}"]))
+    assert [config.name for config in reading.configs] == ["a"]
+    assert [fault.removeprefix(f"{file}: ") for fault in reading.faults] == [
+        "Expected model b to have an absolute path or URI; got base_path()=b",
+        "model without a name: a model of the config list has no name; its base_path is /c",
+        "Illegal to list model a multiple times in config list",
+    ]
+
+
+def test_very_many_faults_are_told_by_their_number():
+    """The first fifty, and how many there are beside them."""
+    few, many = (ConfigInvalid(*map(str, range(count))) for count in (51, 52))
+    assert few.faults[-1] == "50"
+    assert many.faults[-2:] == ("49", "and 2 more")
+    assert ConfigInvalid(*many.faults).faults == many.faults
+
+
+def test_metrics_are_given_out_where_nothing_else_is(tmp_path):
+    """A path that REST answers itself is refused, in any case of letters, and one that is no plain path."""
+    with standing({("half", 1): halves()}, tmp_path, metrics_path="/m") as stand:
+        routed = {re.sub(r"\{\w+\}", "x", route.path) for route in stand.server.app.routes.routes} - {"/m"}
+    assert len(routed) > 20
+    for path in (*routed, "/V1/models/x", "/v2/", "/a b", "/m?x", "/{model}", "//", "m", ""):
+        assert metrics_path_fault(path), path
+    for path in ("/m", "/metrics/", DEFAULT_METRICS_PATH, "/v1x", "/a/v2/b"):
+        assert metrics_path_fault(path) == ""
+    (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true path: '/v1/models/x' }")
+    with pytest.raises(ConfigInvalid, match=r"monitoring.config: prometheus_config.path must be another than"):
+        options(f"--model_repository={tmp_path}", f"--monitoring_config_file={tmp_path}/monitoring.config")
 
 
 @pytest.mark.parametrize(

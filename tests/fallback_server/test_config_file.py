@@ -1,10 +1,8 @@
-"""Configuration files: TensorFlow Serving's, which are messages as text, and TOML."""
+"""TensorFlow Serving's configuration files, which are messages as text."""
 
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import ConfigInvalid
@@ -14,10 +12,7 @@ from fallback_server.config_file import (
     read_metrics_path,
     read_model_configs,
     read_tls,
-    read_toml,
-    version_policy,
 )
-from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.model_config import PolicyKind, Shadow
 
 
@@ -50,34 +45,6 @@ def test_models_of_a_text_proto(tmp_path):
     assert whole.version_policy.kind is PolicyKind.ALL
 
 
-TOML = """
-port = 8500
-mdns = false
-grace_s = 5
-allowed_batch_sizes = [2, 4]
-[models.half]
-base_path = "/models/half"
-version_policy = "latest(2)"
-labels = {stable = 12}
-traffic = {12 = 95, 13 = 5.5}
-shadow = {version = 13, share = 0.1}
-[models.whole]
-base_path = "whole"
-version_policy = [1, 3]
-"""
-
-
-def test_toml(tmp_path):
-    """Flags by their names, and a table for each model; relative paths are below the file's folder."""
-    values, (half, whole) = read_toml(written(tmp_path, TOML, "server.toml"))
-    assert values == {"port": 8500, "mdns": False, "grace_s": 5.0, "allowed_batch_sizes": "2,4"}
-    assert (half.version_policy.num_versions, half.labels, half.traffic) == (2, {"stable": 12}, {12: 95.0, 13: 5.5})
-    assert half.shadow == Shadow(version=13, share=0.1)
-    assert (whole.base_path, whole.version_policy.versions) == (tmp_path / "whole", (1, 3))
-    assert read_model_configs(tmp_path / "server.toml") == (half, whole)
-    assert read_toml(written(tmp_path, "port = 1", "server.toml"))[1] is None
-
-
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -104,41 +71,6 @@ def test_what_is_wrong_with_a_text_proto_is_said_with_its_place(tmp_path, text, 
         read_model_configs(file)
     assert str(raised.value).startswith(str(file))
     assert "edge.wire" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("port = \nx = 1", "line 1"),
-        ("prot = 1", "--prot is no flag; did you mean --port?"),
-        ("mixed_precision = 'x'", "--mixed_precision is TensorFlow Serving's, and not one that this server has"),
-        ("port = '1'", "--port must be a whole number, got '1'"),
-        ("port = true", "--port must be a whole number, got True"),
-        ("mdns = 1", "--mdns must be true or false, got 1"),
-        ("log_level = 'loud'", "--log_level must be one of"),
-        ("config = 'x'", "--config belongs on the command line"),
-        ("models = 1", "models must be tables [models.NAME], got 1"),
-        ("models = {a = 1}", "models.a must be a table, got 1"),
-        ("[models.a]", "models.a.base_path is missing"),
-        ("[models.a]\nbase_path = 1", "models.a.base_path must be a text, got 1"),
-        ("[models.a]\nbase_path = '/a'\npath = 1", "models.a.path is not known; base_path, platform"),
-        ("[models.a]\nbase_path = '/a'\nversion_policy = 'x'", "models.a.version_policy must be latest(N), all, or"),
-        ("[models.a]\nbase_path = '/a'\nlabels = {x = 'y'}", "models.a.labels.x must be a whole number, got 'y'"),
-        ("[models.a]\nbase_path = '/a'\ntraffic = {x = 1}", "models.a.traffic: a version's number is expected"),
-        ("[models.a]\nbase_path = '/a'\ntraffic = {1 = 'x'}", "models.a.traffic.1 must be a number, got 'x'"),
-        ("[models.a]\nbase_path = '/a'\ntraffic = {1 = -1}", "models.a: traffic of model a: version 1 has the weight"),
-        ("[models.a]\nbase_path = '/a'\nshadow = {version = 1}", "models.a.shadow.share is missing"),
-        ("[models.a]\nbase_path = '/a'\nshadow = {version = 1, share = 2}", "models.a: the shadow's share must be"),
-        ("[models.a]\nbase_path = '/a'\nplatform = 'x'", "model a: platform 'x' is not one of"),
-    ],
-)
-def test_what_is_wrong_with_toml_is_said_with_its_path(tmp_path, text, fault):
-    """File and key."""
-    file = written(tmp_path, text, "server.toml")
-    with pytest.raises(ConfigInvalid, match=re.escape(fault)) as raised:
-        read_toml(file)
-    assert len(raised.value.faults) == 1
-    assert str(raised.value).startswith(str(file))
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -221,14 +153,3 @@ def test_monitoring_and_tls_that_are_refused(tmp_path):
         read_metrics_path(written(tmp_path, "prometheus_config { enable: true path: 'm' }"))
     with pytest.raises(ConfigInvalid, match=r"file.config: --ssl_config_file: server_key must be PEM text"):
         read_tls(written(tmp_path, "server_key: '/etc/key.pem'"))
-
-
-@given(st.text(alphabet="latest()al,0123 x", max_size=20) | st.lists(st.integers(-2, 5), max_size=3))
-def test_any_version_policy_is_read_or_refused(given_):
-    """What is read comes out as it went in."""
-    try:
-        policy = version_policy(given_)
-    except ConfigRefused:
-        return
-    again = ",".join(map(str, policy.versions)) if policy.kind is PolicyKind.SPECIFIC else str(policy)
-    assert version_policy(again) == policy

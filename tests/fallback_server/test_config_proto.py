@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
+from fallback_server.config import ConfigInvalid
 from fallback_server.config_proto import read_configs
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
@@ -15,7 +16,7 @@ model_config_list {
     traffic { weights { key: 1 value: 95 } weights { key: 2 value: 5 } } shadow { version: 2 share: 0.5 } }
   config { name: "b" base_path: "/m/b" model_version_policy { all {} } }
   config { name: "c" base_path: "/m/c" model_version_policy { latest { num_versions: 3 } } }
-  config { name: "d" base_path: "/m/d" model_type: 1 }
+  config { name: "d" base_path: "/m/d" model_type: TENSORFLOW }
 }
 """
 
@@ -50,12 +51,15 @@ def test_an_empty_config_serves_nothing():
     [
         ('name: "m" base_path: "/m" logging_config {}', "model m: logging_config is not supported"),
         ('name: "m" base_path: "/m" model_platform: "tensorflow_v9"', "model m: platform 'tensorflow_v9'"),
-        ('name: "m" base_path: "/m" model_type: 2', "model m: model_type 2 is not supported"),
+        ('name: "m" base_path: "/m" model_type: OTHER', "model m: model_type OTHER is not supported"),
+        ('name: "m" base_path: "/m" model_type: 7', "model m: model_type 7 is not supported"),
         ('name: "m" base_path: "/m" model_type: 1 model_platform: "tensorflow"', "model_type and model_platform"),
         ('name: "m" base_path: "/m" model_version_policy { specific {} }', "model m: the specific version policy"),
         ('name: "m" base_path: "/m" shadow { version: 1 share: 2 }', "model m: the shadow's share"),
         ('name: "m" base_path: "m"', "Expected model m to have an absolute path or URI; got base_path()=m"),
-        ('base_path: "/m"', "has no name"),
+        ('name: "m"', "Expected model m to have an absolute path or URI; got base_path()="),
+        ('name: "m" base_path: "gs://bucket/m"', "model m: base_path gs://bucket/m is a URI, and remote file systems"),
+        ('base_path: "/m"', "has no name; its base_path is /m"),
     ],
 )
 def test_refusals(model, said):
@@ -63,6 +67,44 @@ def test_refusals(model, said):
     with pytest.raises(ConfigRefused) as refused:
         read(f"model_config_list {{ config {{ {model} }} }}")
     assert said in str(refused.value)
+
+
+def test_all_refusals_are_told():
+    """Of every setting of every model, each once."""
+    with pytest.raises(ConfigInvalid) as refused:
+        read(
+            """model_config_list {
+              config { name: "m" base_path: "m" model_platform: "x" logging_config {}
+                version_labels { key: "" value: 1 }
+                version_labels { key: "a" value: -1 } traffic { weights { key: 1 value: -1 } }
+                shadow { version: 1 share: 2 } model_version_policy { specific {} } }
+              config { name: "n" base_path: "s3://bucket/n" }
+              config { base_path: "o" model_type: OTHER }
+              config { name: "m" base_path: "/m" }
+              config { name: "m" base_path: "/m" }
+              config { name: "a/b" base_path: "/m" model_platform: "x" }
+            }"""
+        )
+    told = (
+        "model m: logging_config is not supported",
+        "Expected model m to have an absolute path or URI; got base_path()=m",
+        "model m: platform 'x' is not one of tensorflow",
+        "model m: the specific version policy names no version",
+        "label a of model m: a version must be from 0",
+        "model m has a version label without a name",
+        "traffic of model m: version 1 has the weight -1",
+        "model m: the shadow's share must be",
+        "model n: base_path s3://bucket/n is a URI",
+        "model without a name: a model of the config list has no name; its base_path is o",
+        "Expected model without a name to have an absolute path or URI; got base_path()=o",
+        "model without a name: model_type OTHER is not supported",
+        "Illegal to list model m multiple times in config list",
+        "the name of model a/b must not hold a slash",
+        "model a/b: platform 'x' is not one of tensorflow",
+    )
+    for text in told:
+        assert sum(fault.startswith(text) for fault in refused.value.faults) == 1, (text, refused.value.faults)
+    assert len(refused.value.faults) == len(told)
 
 
 def test_a_model_twice_and_a_custom_config():
