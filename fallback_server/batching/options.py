@@ -25,7 +25,7 @@ class BatchingOptions:
         batch_timeout_us: How long a first request waits for company. 0: a batch is what came while all threads ran.
         max_enqueued_batches: How many full batches may wait in one queue.
         max_enqueued_bytes: How many bytes of input may wait in all queues together.
-        num_batch_threads: How many batches run at the same time; one more where a queue has none running.
+        num_batch_threads: How many batches run at the same time, and how many of one queue; see `runs.Runs`.
         allowed_batch_sizes: The numbers of rows that a model is run with, ascending, the last of them
             `max_batch_size_rows`: a batch between two of them is padded up. Empty: any number.
         per_model: Whether a version's own `batching_params.pbtxt` is read.

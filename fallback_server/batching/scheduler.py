@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from fallback_server.batching.execution import Outcome, execute, unwanted
-from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.runs import LONG_S, Run, Runs
 from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError, ServerStopping
 
 _log = logging.getLogger(__name__)
@@ -25,8 +26,9 @@ OnDone = Callable[[Sequence[Outcome]], None]
 class BatchScheduler:
     """Runs what is submitted, in batches. Never blocks whoever submits: it refuses when too much waits.
 
-    There is one thread more than `num_batch_threads`. It runs batches only of a queue that has none under way: so one
-    slow model can't hold all threads, and costs nothing while no other is asked for.
+    `num_batch_threads` batches run at a time, one more of a queue that has none under way, and those that take long
+    don't count (see `Runs`): so models that are slow, or hang, can't keep the others waiting. A thread more than run is
+    there to see that, made when it is needed.
 
     Args:
         options: The number of batches that run at a time, and the bound on what waits in all queues together.
@@ -43,20 +45,23 @@ class BatchScheduler:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[BatchQueue, None] = {}
-        self._running: Counter[BatchQueue] = Counter()
+        self._runs = Runs(options.num_batch_threads)
         self._swept_s: dict[BatchQueue, float] = {}
         self._swept: list[Outcome] = []
         self._bytes = 0
         self._idle = 0
+        self._looks_s = math.inf
+        self._started = False
         self._stopping = False
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[threading.Thread, None] = {}
+        self._numbers = itertools.count()
 
     def start(self) -> None:
         """Starts the threads."""
-        for index in range(self._options.num_batch_threads + 1):
-            thread = threading.Thread(target=self._work, name=f"{self._options.thread_pool_name}-{index}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._lock:
+            self._started = True
+            for _ in range(self._options.num_batch_threads + 1):
+                self._add_thread()
 
     def submit(self, items: Sequence[tuple[BatchQueue, Task]]) -> list[ServerError | None]:
         """Queues tasks; for each, None or why it was refused. A refused one doesn't come to `on_done`."""
@@ -64,8 +69,8 @@ class BatchScheduler:
         with self._lock:
             refusals = [self._admit(queue, task, now_s) for queue, task in items]
             accepted = refusals.count(None)
-            if self._idle and accepted:
-                self._wake.notify(accepted)
+            if accepted:
+                self._call_threads([queue for queue, _ in items], accepted, now_s)
             swept, self._swept = self._swept, []
         if swept:
             self._hand_over("a full queue", swept)
@@ -77,9 +82,10 @@ class BatchScheduler:
             taken, _ = self._take(self._clock())
         if taken is None:
             return False
-        self._run(*taken)
+        queue, tasks, run = taken
+        self._run(queue, tasks)
         with self._lock:
-            self._ended(taken[0])
+            self._runs.end(run)
         return True
 
     def stop(self, *, timeout_s: float) -> bool:
@@ -87,10 +93,11 @@ class BatchScheduler:
         with self._lock:
             self._stopping = True
             self._wake.notify_all()
+            threads = list(self._threads)
         end_s = time.monotonic() + timeout_s
-        for thread in self._threads:
+        for thread in threads:
             thread.join(max(0.0, end_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in threads)
 
     def __repr__(self) -> str:
         return f"BatchScheduler({len(self._waiting)} queues wait, {self._bytes} bytes, {self._idle} threads idle)"
@@ -133,60 +140,90 @@ class BatchScheduler:
             refusal = unwanted(task, now_s)
             self._swept.append((task, refusal or RequestCancelled("the caller cancelled the request")))
 
-    def _take(self, now_s: float) -> tuple[tuple[BatchQueue, list[Task]] | None, float]:
-        """The next batch that is due, taken out; or None, and when one will be. Under the lock."""
+    def _call_threads(self, queues: Sequence[BatchQueue], accepted: int, now_s: float) -> None:
+        """Sees to it that somebody looks at what has come, if not now then when a batch has run long. Under the lock.
+
+        Nobody is woken for what may not run yet: whoever ends a batch looks, and one idle thread looks in time.
+        """
+        if not self._idle:
+            self._add_thread()
+        elif self._looks_s > now_s + LONG_S or any(self._runs.may_begin_s(one, now_s) <= now_s for one in queues):
+            self._wake.notify(accepted)
+
+    def _add_thread(self) -> None:
+        """One thread more, if there may be one. Under the lock."""
+        if not self._started or self._stopping or len(self._threads) > self._options.num_batch_threads + MAX_THREADS:
+            return
+        name = f"{self._options.thread_pool_name}-{next(self._numbers)}"
+        thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads[thread] = None
+        try:
+            thread.start()
+        except RuntimeError as error:
+            del self._threads[thread]
+            if not self._threads:
+                raise
+            _log.warning("no thread more for batches that wait: %s", error)
+
+    def _take(self, now_s: float) -> tuple[tuple[BatchQueue, list[Task], Run] | None, float]:
+        """The next batch that is due, taken out; or None, and when one may be. Under the lock."""
         earliest_s = math.inf
-        only_idle = self._running.total() >= self._options.num_batch_threads
         for queue in self._waiting:
-            if only_idle and queue in self._running:
-                continue
             due_s = -math.inf if self._stopping else queue.due_at_s()
-            if due_s <= now_s:
+            may_s = max(due_s, self._runs.may_begin_s(queue, now_s))
+            if may_s <= now_s:
                 tasks = queue.take()
                 self._bytes -= sum(task.bytes for task in tasks)
                 # To the end of the line, so that every queue has its turn.
                 del self._waiting[queue]
                 if queue.rows:
                     self._waiting[queue] = None
-                self._running[queue] += 1
-                return (queue, tasks), now_s
-            earliest_s = min(earliest_s, due_s)
+                return (queue, tasks, self._runs.begin(queue, now_s)), now_s
+            earliest_s = min(earliest_s, may_s)
         return None, earliest_s
 
-    def _ended(self, queue: BatchQueue) -> None:
-        """A batch of the queue is done. Under the lock."""
-        self._running[queue] -= 1
-        if not self._running[queue]:
-            del self._running[queue]
-
-    def _next(self, done: BatchQueue | None) -> tuple[BatchQueue, list[Task]] | None:
-        """Waits for a batch; None when the scheduler has stopped and nothing waits that this thread may run.
+    def _next(self, done: Run | None) -> tuple[BatchQueue, list[Task], Run] | None:
+        """Waits for a batch; None when this thread is not needed any more.
 
         Args:
-            done: Whose batch this thread has just run.
+            done: What this thread has just run.
         """
         with self._lock:
             if done is not None:
-                self._ended(done)
+                self._runs.end(done)
                 if self._idle and self._waiting:
                     self._wake.notify()  # What it has passed over may have its turn now.
             while True:
                 now_s = self._clock()
                 taken, earliest_s = self._take(now_s)
                 if taken is not None:
+                    if self._waiting and not self._idle:
+                        self._add_thread()
                     return taken
-                if self._stopping:
+                if self._leaves(earliest_s):
+                    del self._threads[threading.current_thread()]
                     return None
                 self._idle += 1
+                self._looks_s = min(self._looks_s, earliest_s)
                 self._wake.wait(None if earliest_s == math.inf else earliest_s - now_s)
                 self._idle -= 1
+                self._looks_s = math.inf  # Of the others nothing is known: one look too many does no harm.
+
+    def _leaves(self, earliest_s: float) -> bool:
+        """Whether a thread that may begin nothing before that instant is needed no more. Under the lock."""
+        if self._stopping:
+            return earliest_s == math.inf
+        return self._idle > 0 and len(self._threads) > self._options.num_batch_threads + 1
 
     def _work(self) -> None:
-        done: BatchQueue | None = None
+        done: Run | None = None
         while (taken := self._next(done)) is not None:
-            self._run(*taken)
-            done = taken[0]
-            del taken  # Its tasks hold their inputs, which would stay until this thread has something else to do.
+            queue, tasks, done = taken
+            self._run(queue, tasks)
+            del (
+                taken,
+                tasks,
+            )  # Its tasks hold their inputs, which would stay until this thread has something else to do.
 
     def _run(self, queue: BatchQueue, tasks: list[Task]) -> None:
         self._hand_over(queue.name, execute(queue, tasks, clock=self._clock))

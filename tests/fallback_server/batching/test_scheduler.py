@@ -316,6 +316,33 @@ def test_one_slow_model_leaves_a_thread_to_the_others():
     assert len(done) == 6
 
 
+def test_models_that_hang_keep_no_other_from_being_answered():
+    """Several models hold every thread, for good: what comes for another is run nevertheless, and so is the next."""
+    gate, answered = threading.Event(), threading.Semaphore(0)
+
+    def hang(inputs):
+        assert gate.wait(30)
+        return {"y": inputs["x"]}
+
+    def on_done(outcomes):
+        for task, _ in outcomes:
+            if task.inputs["x"][0, 0] == 7:
+                answered.release()
+
+    options = BatchingOptions(num_batch_threads=2, max_batch_size_rows=1)
+    scheduler = BatchScheduler(options=options, on_done=on_done)
+    hung = [BatchQueue(name=f"hung{one}", run=hang, options=options, merges=True) for one in range(3)]
+    quick = BatchQueue(name="quick", run=lambda inputs: {"y": inputs["x"]}, options=options, merges=True)
+    scheduler.start()
+    scheduler.submit([(queue, make(rows(value))) for queue in hung for value in range(4)])
+    for _ in range(3):
+        scheduler.submit([(quick, make(rows(7)))])
+        assert answered.acquire(timeout=30)
+    gate.set()
+    assert scheduler.stop(timeout_s=30)
+    assert all(queue.rows == 0 for queue in hung)
+
+
 @pytest.mark.parametrize(("name", "most"), [("num_batch_threads", 1024), ("batch_timeout_us", 3_600_000_000)])
 def test_options_no_machine_can_follow_are_refused(name, most):
     """Beyond these a thread could not be started, or not wait so long, and would fail when it is too late."""

@@ -1,0 +1,79 @@
+"""The batches that are under way, and who may begin another. No lock, no clock: the scheduler's."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+LONG_S = 0.25
+"""A batch that has run so long keeps no place from other queues any more. It computes for long, and then the system
+shares the processors between it and the others, or it hangs; either way the others have waited long enough."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Run:
+    """A batch that is under way.
+
+    Attributes:
+        queue: Whose.
+        begun_s: Since when.
+    """
+
+    queue: Hashable
+    begun_s: float
+
+
+class Runs:
+    """Batches under way, in the order in which they began.
+
+    `slots` batches run at a time; one more of a queue that has none under way, so that one queue can't hold all; and
+    any that have run for `LONG_S` don't count. No queue has more than `slots` under way, whatever they do.
+
+    Args:
+        slots: How many count at most.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._own: Counter[Hashable] = Counter()
+        self._runs: deque[Run] = deque()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def begin(self, queue: Hashable, now_s: float) -> Run:
+        """A batch of the queue begins."""
+        run = Run(queue, now_s)
+        self._own[queue] += 1
+        self._runs.append(run)
+        return run
+
+    def end(self, run: Run) -> None:
+        """It has ended."""
+        self._runs.remove(run)
+        self._own[run.queue] -= 1
+        if not self._own[run.queue]:
+            del self._own[run.queue]
+
+    def may_begin_s(self, queue: Hashable, now_s: float) -> float:
+        """From when on the queue may begin a batch, if none ends before: -inf for now, inf if one must end."""
+        own = self._own[queue]  # A Counter keeps no key that is only looked at.
+        if own >= self._slots:
+            return math.inf
+        bound = self._slots if own else self._slots + 1
+        counted = self._counted(now_s)
+        if counted < bound:
+            return -math.inf
+        # The oldest that counts is the first to do so no more; as many must as are over the bound.
+        return self._runs[len(self._runs) - bound].begun_s + LONG_S
+
+    def _counted(self, now_s: float) -> int:
+        """How many have not run long yet."""
+        counted = 0
+        for run in reversed(self._runs):
+            if now_s - run.begun_s >= LONG_S:
+                break
+            counted += 1
+        return counted

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallback_server.batching.runs import LONG_S, Runs
+
+
+@pytest.mark.parametrize(
+    ("begun", "queue", "expected"),
+    [
+        ([], "a", -math.inf),
+        ([("a", 9.9)], "a", -math.inf),
+        ([("a", 9.9), ("a", 9.95)], "a", math.inf),
+        ([("a", 1.0), ("a", 9.95)], "a", math.inf),
+        ([("a", 9.9), ("b", 9.95)], "a", 9.9 + LONG_S),
+        ([("a", 9.9), ("b", 9.95)], "c", -math.inf),
+        ([("a", 9.9), ("b", 9.95), ("c", 9.96)], "d", 9.9 + LONG_S),
+        ([("a", 9.9), ("b", 9.95), ("c", 9.96)], "a", 9.95 + LONG_S),
+        ([("a", 1.0), ("a", 2.0)], "b", -math.inf),
+        ([("a", 1.0), ("a", 2.0), ("b", 9.9), ("b", 9.9)], "c", -math.inf),
+        ([("a", 1.0), ("a", 2.0), ("b", 9.9), ("b", 9.9), ("c", 9.95)], "d", 9.9 + LONG_S),
+    ],
+)
+def test_when_a_queue_may_begin(begun, queue, expected):
+    """Two at a time, a third of a queue that has none, at most two of one, and long runs don't count."""
+    runs = Runs(2)
+    for one, begun_s in begun:
+        runs.begin(one, begun_s)
+    assert runs.may_begin_s(queue, 10.0) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 0.2), st.integers(0, 3)), max_size=60), st.integers(1, 3))
+def test_the_bounds_hold_and_nobody_is_kept_out_for_long(steps, slots):
+    """Whatever begins and ends: bounds for all and for each, and an instant at which a queue with room may begin."""
+    runs, live, now_s = Runs(slots), [], 0.0
+    for queue, wait_s, ended in steps:
+        now_s += wait_s
+        for _ in range(min(ended, len(live))):
+            runs.end(live.pop(0))
+        may_s = runs.may_begin_s(queue, now_s)
+        own = sum(one.queue == queue for one in live)
+        assert (may_s == math.inf) == (own >= slots)
+        if own < slots:
+            assert may_s <= now_s + LONG_S
+            assert runs.may_begin_s(queue, max(may_s, now_s) + 1e-9) == -math.inf
+        if may_s <= now_s:
+            live.append(runs.begin(queue, now_s))
+        assert len(runs) == len(live)
+        assert sum(now_s - one.begun_s < LONG_S for one in live) <= slots + 1
