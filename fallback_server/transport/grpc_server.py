@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 import grpc
 
@@ -22,6 +23,7 @@ from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MessageThreads, Rpcs
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
+from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """The largest bound that gRPC takes."""
@@ -73,6 +75,7 @@ class GrpcServer:
         self._changes = Changes(control.watch)
         self._health = HealthService(control.index, self._changes)
         self._serving = False
+        self._socket: UnixSocket | None = None
         self.calls = Calls(dataplane)
         remote = RemoteControl(allowed=allow_remote_control)
         rpcs = Rpcs(self._threads)
@@ -108,14 +111,18 @@ class GrpcServer:
         Args:
             host: Name or address.
             port: 0 picks a free one.
-            socket_path: A UNIX socket beside the port, in plain text; None for none.
+            socket_path: A UNIX socket beside the port, in plain text; None for none. Of a server that has ended it is
+                taken over, and one at which somebody listens is left alone.
 
         Raises:
             PortUnavailable: it can't.
         """
         bound = self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls=self._tls)
         if socket_path is not None:
-            self._listen(f"unix:{socket_path}", tls=None)
+            try:
+                self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
+            except (SocketUnavailable, PortUnavailable) as error:
+                raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
         await self._server.start()
         return bound
 
@@ -127,6 +134,8 @@ class GrpcServer:
     async def stop(self, *, grace_s: float) -> None:
         """Takes nothing more, waits for what is in flight, and gives up on what outlasts the grace."""
         self._changes.close()
+        if self._socket is not None:
+            self._socket.release()
         await self._server.stop(grace_s)
         self._threads.close()
 
