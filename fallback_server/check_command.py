@@ -21,6 +21,7 @@ MAX_SOCKET_PATH_BYTES = 107
 """What `sockaddr_un` holds on Linux, less the zero at its end."""
 
 _TAKEN = "in use"
+_SHADOW_COLUMN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,13 @@ def check(reading: Reading) -> Report:
         lines += _network_lines(options)
         faults += _network_faults(options.network, lines)
     allow = reading.settings.switch("allow_version_labels_for_unavailable_models")
-    rows: list[tuple[str, ...]] = [("MODEL", "VERSIONS SERVED", "ON DISK", "POLICY", "LABELS", "TRAFFIC", "BASE PATH")]
+    rows: list[tuple[str, ...]] = []
     for config in configs:
         disk = look(config.base_path)
         faults += model_faults(config, disk.versions, fault=disk.fault, allow_labels=allow)
         rows.append(_row(config, disk.versions))
     if configs:
-        lines += ["", *aligned(rows)]
+        lines += [*([""] if lines else []), *aligned(_with_heading(rows))]
     return Report(tuple(lines), tuple(faults))
 
 
@@ -213,8 +214,17 @@ def _row(config: ModelConfig, versions: Collection[int]) -> tuple[str, ...]:
         str(config.version_policy),
         labels or "-",
         traffic or "-",
+        "-" if config.shadow is None else f"{config.shadow.version}: {config.shadow.share * 100:.3g} %",
         str(config.base_path),
     )
+
+
+def _with_heading(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The table; without the column of shadows where there is none."""
+    table = [("MODEL", "VERSIONS SERVED", "ON DISK", "POLICY", "LABELS", "TRAFFIC", "SHADOW", "BASE PATH"), *rows]
+    if any(row[_SHADOW_COLUMN] != "-" for row in rows):
+        return table
+    return [row[:_SHADOW_COLUMN] + row[_SHADOW_COLUMN + 1 :] for row in table]
 
 
 def _list(numbers: Collection[int] | Sequence[int]) -> str:

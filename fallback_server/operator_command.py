@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,6 +61,9 @@ _FLAGS: Mapping[str, Flag] = {
 }
 
 MAX_PORT = 65_535
+
+MAX_PEM_BYTES = 1 << 20
+"""A bundle of all authorities of the web takes a quarter of it."""
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
@@ -132,6 +136,8 @@ def _watched(client: OperatorClient, models: Sequence[str], *, as_json: bool, co
             continue
         before = shown
         text = _shown(shown, as_json=as_json, colours=colours)
+        if models and not shown.models and not as_json:
+            text = f"no model {', '.join(models)} here"
         if as_json:
             yield text
         else:
@@ -290,14 +296,23 @@ def _tls(settings: Settings) -> ClientTls | None:
         return None
     if "tls_ca" not in files or ("tls_cert" in files) != ("tls_key" in files):
         raise _UsageFault("TLS needs --tls_ca, and --tls_cert goes with --tls_key")
+    try:
+        # gRPC would complain of it in lines of its own, and then not say what it is.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=files["tls_ca"].decode("ascii", "replace"))
+    except (ssl.SSLError, ValueError) as error:
+        raise _UsageFault(f"--tls_ca={settings.path('tls_ca')} holds no PEM certificate") from error
     return ClientTls(ca=files["tls_ca"], certificate=files.get("tls_cert"), key=files.get("tls_key"))
 
 
 def _bytes_of(path: Path, name: str) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_PEM_BYTES + 1)
     except OSError as error:
         raise _UsageFault(f"--{name}={path}: {error.strerror or error}") from error
+    if len(content) > MAX_PEM_BYTES:
+        raise _UsageFault(f"--{name}={path}: larger than {MAX_PEM_BYTES} bytes, the most that is read")
+    return content
 
 
 def _only(update: edge.CatalogUpdate, names: Sequence[str], *, strict: bool) -> edge.CatalogUpdate:

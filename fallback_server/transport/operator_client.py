@@ -131,11 +131,19 @@ class OperatorClient:
             return CallFailed(f"{where} is no fallback-server: it has no such call", unimplemented=True)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return CallFailed(f"{where} did not answer within {self._timeout_s:g} s")
-        if code is grpc.StatusCode.UNAVAILABLE and ("onnection refused" in details or "No such file" in details):
-            return CallFailed(f"nobody listens at {where}")
-        if code is grpc.StatusCode.UNAVAILABLE and ("DNS" in details or "errors resolving" in details):
-            return CallFailed(f"the name of {where} can't be resolved")
+        # What our server says of a version that it has begins so.
         if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("Servable"):
-            hint = "is the server's certificate signed by that CA?" if self._tls else "does it speak TLS? --tls_ca=FILE"
-            return CallFailed(f"{where} can't be reached: {details}; {hint}")
+            return CallFailed(_unreachable(where, details, tls=self._tls is not None))
         return CallFailed(f"{where} refused: {details or code.name}")
+
+
+def _unreachable(where: str, details: str, *, tls: bool) -> str:
+    """What gRPC's words mean, where they are known."""
+    if "onnection refused" in details or "No such file" in details:
+        return f"nobody listens at {where}"
+    if "DNS" in details or "errors resolving" in details:
+        return f"the name of {where} can't be resolved"
+    if "Failed parsing HTTP/2" in details:
+        return f"{where} speaks HTTP/1 and no gRPC: is it the port for REST?"
+    hint = "is the server's certificate signed by that CA?" if tls else "does it speak TLS? --tls_ca=FILE"
+    return f"{where} can't be reached: {details}; {hint}"

@@ -184,6 +184,23 @@ def _threads(out):
     return out.split(" rows, ")[1].split()[0]
 
 
+def test_a_shadow_is_shown_and_what_is_refused_leaves_no_empty_line(tmp_path, capsys):
+    """A column where a model has one; and no blank line before a table or an error that stands alone."""
+    version(tmp_path / "half", 1)
+    version(tmp_path / "half", 2)
+    config = tmp_path / "server.toml"
+    text = '[models.half]\nbase_path = "half"\nversion_policy = "all"\nshadow = { version = 2, share = 0.25 }\n'
+    config.write_text("bogus = 1\n" + text)
+    assert main(["check", str(config)]) == 2
+    out, err = capsys.readouterr()
+    heading, row = out.splitlines()
+    assert heading.split()[-4:] == ["TRAFFIC", "SHADOW", "BASE", "PATH"]
+    assert row.split()[-4:] == ["-", "2:", "25", "%", str(tmp_path / "half")][-4:]
+    assert err.count("\n") == 1
+    assert main(["check", "--bogus"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.slow
 def test_the_command_loads_neither_tensorflow_nor_grpc(tmp_path):
     """It is quick, and needs nothing of the extra; exit code 2 with the faults on stderr."""

@@ -1,5 +1,6 @@
 """`fallback-server status|reload|label|split|rollback`, over real gRPC."""
 
+import http.server
 import json
 import os
 import pty
@@ -210,6 +211,21 @@ def test_tls(tmp_path, capsys):
         assert (code, err.endswith("is the server's certificate signed by that CA?")) == (1, True)
 
 
+def test_a_port_that_speaks_http_1(capsys):
+    """REST's port beside gRPC's is easily taken for it."""
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Silent) as rest:
+        threading.Thread(target=rest.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{rest.server_port}"
+        expected = f"fallback-server: error: {address} speaks HTTP/1 and no gRPC: is it the port for REST?"
+        assert run(capsys, "status", address) == (1, [], expected)
+        rest.shutdown()
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -240,6 +256,8 @@ def test_tls(tmp_path, capsys):
         (["status", "a:1", "--jsn"], "--jsn is no flag; did you mean --json?"),
         (["status", "a:1", "--tls_ca=/nonexistent"], "--tls_ca=/nonexistent: No such file or directory"),
         (["status", "a:1", "--tls_key=/dev/null"], "TLS needs --tls_ca"),
+        (["status", "a:1", "--tls_ca=/dev/null"], "--tls_ca=/dev/null holds no PEM certificate"),
+        (["status", "a:1", "--tls_ca=/dev/zero"], "--tls_ca=/dev/zero: larger than 1048576 bytes"),
     ],
 )
 def test_command_lines_that_cannot_be_meant(words, text, capsys):
