@@ -28,7 +28,11 @@ pytestmark = [
 ]
 
 CPU = "device:cpu"
-WATCHDOG_S = 0.3
+WATCHDOG_S = 1.0
+"""The least that a run may take where one hangs: a busy machine keeps a run of a millisecond waiting for a while."""
+
+PATIENT_S = 20.0
+"""The same where none does."""
 
 
 class _Place:
@@ -46,18 +50,24 @@ class _Place:
     def open(self, *, isolation: str = "process", **faults: object) -> Runtime:
         """A runtime that prefers the library, with these faults, and has the CPU stand by."""
         device = edge_delegates.device(self.external, when_file=self.armed, **faults)
-        return self._open([device, "cpu"], isolation)
+        return self._open([device, "cpu"], isolation, watchdog_s=WATCHDOG_S if "hang_at" in faults else PATIENT_S)
 
     def open_edgetpu(self, *delegates: str, models: dict[str, object] | None = None) -> Runtime:
         """A runtime with the Edge TPUs of `root`; their faults are in the environment."""
         return self._open(list(delegates or ("edgetpu", "cpu")), "process", models or {})
 
-    def _open(self, delegates: list[str], isolation: str, models: dict[str, object] | None = None) -> Runtime:
+    def _open(
+        self,
+        delegates: list[str],
+        isolation: str,
+        models: dict[str, object] | None = None,
+        watchdog_s: float = PATIENT_S,
+    ) -> Runtime:
         options = {
             "delegates": delegates,
             "isolation": isolation,
             "threads": 1,
-            "watchdog_min_s": WATCHDOG_S,
+            "watchdog_min_s": watchdog_s,
             "cache": str(self.path / "cache"),
             "edgetpu_library": str(self.path / "libedgetpu.so.1"),
             "models": models or {},
@@ -334,9 +344,13 @@ def _unplug(place: _Place) -> Path:
     return drawer
 
 
+def _show(place: _Place, drawer: Path) -> None:
+    drawer.rename(place.root.path / "sys/bus/usb/devices/2-1")
+
+
 def _plug(place: _Place, drawer: Path) -> None:
     """Brings the stick back: the kernel shows it before a library can open it, as with a real one."""
-    drawer.rename(place.root.path / "sys/bus/usb/devices/2-1")
+    _show(place, drawer)
     place.stick.touch()
 
 
@@ -370,6 +384,27 @@ def test_a_stick_that_comes_is_one_device_under_its_names(edge_tpus, monkeypatch
         models = [runtime.model(name) for name in sorted(delegates, reverse=order == "named first")]
         assert {_ask(model).place for model in models} == {CPU}
         _plug(edge_tpus, drawer)
+        for model in models:
+            assert _until(lambda model=model: _ask(model).place == "device:edgetpu:usb:0")
+            assert [one.device for one in model.engines] == ["edgetpu:usb:0", "cpu"]
+
+
+def test_a_stick_that_the_library_opens_before_the_bus_shows_it_comes_under_its_name_too(edge_tpus, monkeypatch):
+    """While it has no name whoever takes any has it; then it is let go of, and all have it by the name of its place."""
+    delegates = {"any": ["edgetpu", "cpu"], "more": ["edgetpu", "cpu"], "named": ["edgetpu:usb:0", "cpu"]}
+    for model in delegates:
+        publish_edgetpu(edge_tpus.store, 3, 2.0, model=model)
+    drawer = _unplug(edge_tpus)
+    (edge_tpus.path / "default").symlink_to("usb:0")  # The one stick is the one that the library opens by default.
+    monkeypatch.setenv("FAKE_EDGETPU", edge_delegates.environment(vanish_file=edge_tpus.stick, lock_dir=edge_tpus.path))
+    with edge_tpus.open_edgetpu(models={name: {"delegates": one} for name, one in delegates.items()}) as runtime:
+        named = runtime.model("named")
+        assert _ask(named).place == CPU
+        edge_tpus.stick.touch()
+        # Loaded now: whether a number or any is asked for first, it must not have the stick alone for ever.
+        models = [runtime.model("any"), runtime.model("more"), named]
+        assert _until(lambda: any(_ask(model).place != CPU for model in models))
+        _show(edge_tpus, drawer)
         for model in models:
             assert _until(lambda model=model: _ask(model).place == "device:edgetpu:usb:0")
             assert [one.device for one in model.engines] == ["edgetpu:usb:0", "cpu"]
