@@ -46,7 +46,7 @@ def test_every_flag_stands_in_the_document():
     ours = set(re.findall(r"`--(\w+)`", flags[flags.index("Ours alone") :]))
     assert ours == {name for name, flag in FLAGS.items() if not flag.serving}
     named = set(re.findall(r"`--(\w+)[=` ]", SERVING + OPERATING)) - {"switch", "flag", "noswitch"}
-    operators = {"tls_ca", "tls_cert", "tls_key", "timeout_s", "watch", "json", "label"}
+    operators = {"tls_ca", "tls_cert", "tls_key", "timeout_s", "watch", "json", "label", "undo", "clear"}
     assert named <= FLAGS.keys() | REFUSED.keys() | operators
 
 
