@@ -22,11 +22,13 @@ from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
 from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.dataplane import DataPlane
+from fallback_server.descriptors import raise_descriptor_limit
 from fallback_server.executors.registry import Registry, default_registry
 from fallback_server.metrics import Metrics, observer
 from fallback_server.poller import ConfigWatcher, Poller
 from fallback_server.protocol.mdns import Announcement, apis_of
 from fallback_server.served_model import ServedModel, ServedModelLoader
+from fallback_server.signals import Signals
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
 from fallback_server.transport.rest.server import RestServer
@@ -52,11 +54,13 @@ class Server:
 
     Args:
         options: Everything it is started with.
+        signals: Those of the process.
         registry: What runs models; by default all that this server knows.
     """
 
-    def __init__(self, options: ServerOptions, registry: Registry | None = None) -> None:
+    def __init__(self, options: ServerOptions, signals: Signals, registry: Registry | None = None) -> None:
         self._options = options
+        self._signals = signals
         network, source = options.network, options.source
         self._registry = default_registry(options.saved_model) if registry is None else registry
         self._loop = asyncio.get_running_loop()
@@ -129,19 +133,23 @@ class Server:
     async def start(self) -> Ports:
         """Listens and begins to load. SIGTERM and SIGINT stop the server from now on, SIGHUP has it configured anew.
 
+        A SIGHUP that came before is made up for: the configuration may have been read before it.
+
         Raises:
             PortUnavailable: it can't listen there.
         """
+        self._signals.deliver_stops(lambda number: self._loop.call_soon_threadsafe(self._on_signal, number))
         network = self._options.network
         self._registry.start()
         socket_path = None if network.socket_path is None else str(network.socket_path)
         port = await self._grpc.start(host=network.host, port=network.port, socket_path=socket_path)
         rest_port = None
         if self._rest is not None and network.rest_port is not None:
-            rest_port = await self._rest.start(host=network.host, port=network.rest_port)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_signal, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            try:
+                rest_port = await self._rest.start(host=network.host, port=network.rest_port)
+            except BaseException:
+                await self._grpc.stop(grace_s=0)
+                raise
         self._dataplane.scheduler.start()
         self._poller.start()
         if self._config_watcher is not None:
@@ -157,6 +165,7 @@ class Server:
             self._advertiser = Advertiser(
                 announcement, host=network.host, port=port, interfaces=network.mdns_interfaces
             )
+        self._signals.deliver_hangups(lambda: self._loop.call_soon_threadsafe(self._on_hangup))
         return Ports(port, rest_port)
 
     async def wait_ready(self) -> bool:
