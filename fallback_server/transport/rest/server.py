@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import math
 from collections.abc import Iterator
 
 import uvicorn
 
 from fallback_server.dataplane import DataPlane
+from fallback_server.descriptors import descriptor_limit
 from fallback_server.metrics import Metrics
-from fallback_server.transport.grpc_server import PortUnavailable
 from fallback_server.transport.rest.app import RestApp, with_cors
 from fallback_server.transport.rest.backend import Backend, Models
-
-_KEEP_ALIVE_S = 75
-"""Longer than clients keep a connection that they don't use, so that none sends into one that is being closed."""
+from fallback_server.transport.rest.connections import Connection, ConnectionLimits, Connections, sound
+from fallback_server.transport.rest.listener import ACCEPTS, listen
 
 _MAX_CONNECTIONS = 4096
-_BACKLOG = 1024
+
+_SHARE = 2
+"""Of the descriptors that the process may have, every second one at most is a REST connection: gRPC and the models'
+processes need theirs."""
 
 DEFAULT_MAX_BODY_BYTES = 2**31 - 1
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, which takes no signals: they are the program's."""
+    """uvicorn, which takes no signals, as they are the program's, and lets no client hold a connection for ever."""
+
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+        super().__init__(config)
+        self.server_state = self._connections = connections
+
+    async def on_tick(self, counter: int) -> bool:
+        """As uvicorn calls it, ten times a second."""
+        self._connections.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,6 +56,7 @@ class RestServer:
         max_body_bytes: The largest body of a request.
         threads: How many large messages are read or written at a time.
         allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
+        limits: Which connections may stay; by default as many as the process' descriptors allow, at most 4096.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class RestServer:
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         threads: int = 2,
         allow_remote_control: bool = True,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         self._backend = Backend(dataplane, control, threads=threads, max_body_bytes=max_body_bytes)
         self.app = RestApp(
@@ -68,22 +81,25 @@ class RestServer:
             timeout_s=timeout_s,
             allow_remote_control=allow_remote_control,
         )
+        if limits is None:
+            limits = ConnectionLimits(connections=min(_MAX_CONNECTIONS, descriptor_limit() // _SHARE))
         config = uvicorn.Config(
-            with_cors(self.app) if cors else self.app,
+            sound(with_cors(self.app) if cors else self.app),
             access_log=False,
-            backlog=_BACKLOG,
+            backlog=ACCEPTS,
+            http=Connection,
             interface="asgi3",
             lifespan="off",
-            limit_concurrency=_MAX_CONNECTIONS,
             log_config=None,
-            log_level="warning",
+            log_level="error",  # What clients send that is no HTTP is theirs to know, and would fill the log.
             loop="none",
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=math.ceil(limits.idle_s),
             ws="none",
         )
-        self._uvicorn = _Uvicorn(config)
+        self.connections = Connections(limits)
+        self._uvicorn = _Uvicorn(config, self.connections)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, *, host: str, port: int) -> int:
@@ -92,7 +108,7 @@ class RestServer:
         Raises:
             PortUnavailable: it can't.
         """
-        listener = _listen(host, port)
+        listener = listen(host, port)
         bound: int = listener.getsockname()[1]
         self._serving = asyncio.ensure_future(self._uvicorn.serve(sockets=[listener]))
         while not self._uvicorn.started and not self._serving.done():  # noqa: ASYNC110  uvicorn tells nobody
@@ -122,32 +138,3 @@ class RestServer:
             self._uvicorn.force_exit = True
             await asyncio.wait([self._serving], timeout=1.0)
         self._backend.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, on IPv4 and IPv6 where the host means both.
-
-    Raises:
-        PortUnavailable: the address is taken, or none of this machine's.
-    """
-    flags = socket.AI_PASSIVE
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host or "::", port, type=socket.SOCK_STREAM, flags=flags)[
-            0
-        ]
-        # With its protocol: asyncio turns Nagle's delay off only on sockets that say they are TCP's.
-        listener = socket.socket(family, kind, proto)
-    except (OSError, OverflowError) as error:
-        raise PortUnavailable(f"can't listen on {host}:{port} for REST: {error}") from error
-    try:
-        # A restarted server need not wait for old connections; a second one is refused all the same.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise PortUnavailable(f"can't listen on {host}:{port} for REST: {error}") from error
-    listener.setblocking(False)
-    return listener
