@@ -59,6 +59,7 @@ class Server:
     """
 
     def __init__(self, options: ServerOptions, signals: Signals, registry: Registry | None = None) -> None:
+        raise_descriptor_limit()
         self._options = options
         self._signals = signals
         network, source = options.network, options.source
