@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -45,12 +46,16 @@ class PredictReply:
     signature: str
 
 
+EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
+"""A protocol's rule: of a model, by its name, and its signatures the one that is meant where none is named."""
+
+
 class PredictCall:
     """One run that is asked for.
 
     Attributes:
         target: Which version.
-        signature: Its name; empty for `DEFAULT_SIGNATURE`.
+        signature: Its name; empty for what `entry_point` says.
         inputs: By name; not yet checked.
         output_filter: The outputs that are wanted; empty for all.
         deadline_s: The instant, of the data plane's clock, after which the answer is worthless; None for none.
@@ -58,6 +63,7 @@ class PredictCall:
         examples: Serialized Examples in place of inputs, for CLASSIFY and REGRESS.
         client_key: Who asks: where traffic is split, equal keys get the same version. Empty: nobody in particular.
         entrypoint: For the metrics: "GRPC" or "REST".
+        entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
         started_s: When it came to the data plane.
         cancelled: Set by the transport when nobody waits any more.
     """
@@ -66,6 +72,7 @@ class PredictCall:
         "cancelled",
         "client_key",
         "deadline_s",
+        "entry_point",
         "entrypoint",
         "examples",
         "inputs",
@@ -88,6 +95,7 @@ class PredictCall:
         examples: Sequence[bytes] | None = None,
         client_key: bytes = b"",
         entrypoint: str = "GRPC",
+        entry_point: EntryPoint | None = None,
     ) -> None:
         self.target = target
         self.signature = signature
@@ -98,6 +106,7 @@ class PredictCall:
         self.examples = examples
         self.client_key = client_key
         self.entrypoint = entrypoint
+        self.entry_point = entry_point
         self.started_s = 0.0
         self.cancelled = False
 
@@ -221,6 +230,21 @@ class DataPlane:
         except ServerError as error:
             settle([(call, error) for call in calls])
 
+    def refused(self, call: PredictCall, error: ServerError, servable_id: ServableId | None = None) -> None:
+        """A transport has refused a call before it came here: it is counted as if it had been refused here.
+
+        Args:
+            call: As much of it as is known.
+            error: Why.
+            servable_id: The version that it was read for; None where none was looked at.
+        """
+        call.started_s = self.clock()
+        self._tell(call, servable_id, error)
+        if servable_id is not None:
+            target = ModelTarget(name=servable_id.name, version=servable_id.version)
+            with contextlib.suppress(ServerError), self._versions.acquire(target) as handle:
+                handle.servable.statistics.settled(error, 0.0)
+
     def signature_defs(self, target: ModelTarget) -> tuple[ServableId, bytes]:
         """The version that answers, and its serialized SignatureDefMap.
 
@@ -247,7 +271,7 @@ class DataPlane:
             self._tell(call, None, error)
             return error
         try:
-            name = call.signature or DEFAULT_SIGNATURE
+            name = call.signature or _entry_point(call, handle.servable)
             signature = self._signature(handle.servable, name, call)
             rows = check_inputs(signature, call.inputs)
             check_output_filter(signature, call.output_filter)
@@ -336,6 +360,12 @@ class DataPlane:
     def _tell(self, call: PredictCall, servable_id: ServableId | None, answer: Answer) -> None:
         if self._observe is not None:
             self._observe(call, servable_id, answer, self.clock() - call.started_s)
+
+
+def _entry_point(call: PredictCall, servable: ServedModel) -> str:
+    return (
+        DEFAULT_SIGNATURE if call.entry_point is None else call.entry_point(call.target.name, servable.signatures).name
+    )
 
 
 def _found(servable: ServedModel, name: str) -> Signature:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fallback_server.core.errors import InvalidInput, Unimplemented
+from fallback_server.core.errors import InvalidInput, ServerError, Unimplemented
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.executors.base import Array
@@ -14,11 +14,15 @@ from fallback_server.protocol.open_inference import datatype_of, raw_view, read_
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_repeated, field_parts
-from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER
+from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER, entry_point
 from fallback_server.transport.rpc import parse
+from fallback_server.transport.targets import read_target
 
 TIMEOUT_PARAMETER = "timeout"
 """In microseconds; 0 for none."""
+
+Refused = Callable[[PredictCall, ServerError], None]
+"""Is told of a call that could not be read, as far as it was, and why."""
 
 _RAW_INPUTS = 7
 _RAW_OUTPUTS = 6
@@ -48,30 +52,32 @@ class InferReply:
     id: str
 
 
-def read_target(name: str, version: str) -> ModelTarget:
-    """Which version a request means: none, a number, or, as the protocol has no other place for it, a label.
-
-    Raises:
-        InvalidInput: there is no name.
-    """
-    if not name:
-        raise InvalidInput("the request has no model name")
-    if version.isascii() and version.isdecimal():
-        return ModelTarget(name=name, version=int(version))
-    return ModelTarget(name=name, label=version or None)
-
-
-def read_infer(data: bytes) -> InferCall:
+def read_infer(data: bytes, refused: Refused | None = None) -> InferCall:
     """A serialized ModelInferRequest. The arrays of large raw tensors read the bytes in place.
+
+    Args:
+        data: The message.
+        refused: Is told of what is refused.
 
     Raises:
         InvalidInput: no ModelInferRequest, or a tensor that can't be read.
         Unimplemented: it asks for what this server doesn't do.
     """
-    contents: Mapping[int, Buffer] = {}
-    if len(data) >= LARGE_BYTES:
-        data, contents = cut_repeated(data, field=_RAW_INPUTS)
-    request = parse(methods.MODEL_INFER, data)
+    name = ""
+    try:
+        contents: Mapping[int, Buffer] = {}
+        if len(data) >= LARGE_BYTES:
+            data, contents = cut_repeated(data, field=_RAW_INPUTS)
+        request = parse(methods.MODEL_INFER, data)
+        name = request.model_name
+        return _read(request, contents)
+    except ServerError as error:
+        if refused is not None:
+            refused(PredictCall(target=ModelTarget(name=name)), error)
+        raise
+
+
+def _read(request: pb.ModelInferRequest, contents: Mapping[int, Buffer]) -> InferCall:
     parameters = read_parameters(request.parameters)
     for tensor in request.inputs:
         read_parameters(tensor.parameters)
@@ -83,6 +89,7 @@ def read_infer(data: bytes) -> InferCall:
         inputs=_inputs(request, contents),
         output_filter=[output.name for output in request.outputs],
         client_key=_text(parameters, CLIENT_PARAMETER).encode(),
+        entry_point=entry_point,
     )
     return InferCall(call=call, id=request.id, timeout_s=_timeout_s(parameters))
 
@@ -100,6 +107,12 @@ def read_parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, ob
         if name in REFUSED_PARAMETERS and values[name]:
             raise Unimplemented(f"parameter {name}: {REFUSED_PARAMETERS[name]} are not supported")
     return values
+
+
+def repository_parameters(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> dict[str, object]:
+    """The parameters of an order to load or unload, by name."""
+    chosen = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
+    return {name: choice and getattr(parameters[name], choice) for name, choice in chosen.items()}
 
 
 def write_infer(answered: InferReply) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from fallback_server.core.errors import ModelNotFound, NotReady, PreconditionFailed
+from fallback_server.core.errors import InvalidInput, ModelNotFound, NotReady, PreconditionFailed, Unimplemented
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
@@ -84,6 +84,20 @@ def entry_point(name: str, signatures: Mapping[str, Signature]) -> Signature:
         )
     (signature,) = signatures.values()
     return signature
+
+
+def check_unload(parameters: Mapping[str, object]) -> None:
+    """Refuses parameters of an unload that ask for something. No model here depends on another.
+
+    Raises:
+        InvalidInput: `unload_dependents` is no bool.
+        Unimplemented: another parameter.
+    """
+    for name, value in parameters.items():
+        if name != "unload_dependents":
+            raise Unimplemented(f"unload parameters are not supported: {name}")
+        if not isinstance(value, bool):
+            raise InvalidInput("unload_dependents must be true or false")
 
 
 def metadata(models: Models, target: ModelTarget) -> Document:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
 
 import grpc
@@ -16,13 +15,14 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import infer_messages as messages
 from fallback_server.transport import model_facts as facts
-from fallback_server.transport.calls import Calls, client_key
+from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
 from fallback_server.transport.rpc import Context, MessageThreads, Rpcs
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
+from fallback_server.transport.targets import read_target
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class InferenceService:
             methods.MODEL_INFER: rpcs.unary(
                 methods.MODEL_INFER,
                 self._infer,
-                read=messages.read_infer,
+                read=self._read,
                 write=messages.write_infer,
                 weigh=messages.infer_bytes,
             ),
@@ -126,7 +126,7 @@ class InferenceService:
         """Ready is what would answer now."""
         del context
         try:
-            self._calls.dataplane.signatures(messages.read_target(request.name, request.version))
+            self._calls.dataplane.signatures(read_target(request.name, request.version))
         except (NotReady, ModelNotFound):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
@@ -137,12 +137,12 @@ class InferenceService:
 
     async def _model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         del context
-        document = facts.metadata(self._control, messages.read_target(request.name, request.version))
+        document = facts.metadata(self._control, read_target(request.name, request.version))
         return json_format.ParseDict(document, pb.ModelMetadataResponse())
 
     async def _model_config(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         del context
-        target = messages.read_target(request.name, request.version)
+        target = read_target(request.name, request.version)
         with self._control.acquire(target) as handle:
             document = facts.configuration(target.name, handle.servable)
         return json_format.ParseDict({"config": document}, pb.ModelConfigResponse())
@@ -150,19 +150,18 @@ class InferenceService:
     async def _statistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """Of all models where none is named; in a thread, as there may be many."""
         del context
-        target = messages.read_target(request.name, request.version) if request.name else None
+        target = read_target(request.name, request.version) if request.name else None
         document = await asyncio.to_thread(facts.statistics, self._control, target)
         return json_format.ParseDict(document, pb.ModelStatisticsResponse())
+
+    def _read(self, data: bytes) -> InferCall:
+        """In any thread. What is refused here is counted: the data plane will not hear of it."""
+        return messages.read_infer(data, self._calls.dataplane.refused)
 
     async def _infer(self, asked: InferCall, context: Context) -> InferReply:
         call = asked.call
         if asked.timeout_s is not None:
             call.deadline_s = self._calls.dataplane.clock() + asked.timeout_s
-        if not call.signature:
-            # Asking twice must mean one version, where traffic is split.
-            call.client_key = call.client_key or client_key(context) or secrets.token_bytes(8)
-            with self._control.acquire(call.target, call.client_key) as handle:
-                call.signature = facts.entry_point(call.target.name, handle.servable.signatures).name
         return InferReply(reply=await self._calls.predict(call, context), id=asked.id)
 
     async def _stream(self, _requests: object, context: Context) -> None:
@@ -197,7 +196,7 @@ class InferenceService:
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
         asked: InferCall | None = None
         try:
-            asked = await self._threads.run(messages.read_infer, data, size=len(data))
+            asked = await self._threads.run(self._read, data, size=len(data))
             del data
             answered = await self._infer(asked, context)
             return await self._threads.run(messages.write_stream_infer, answered, size=messages.infer_bytes(answered))
@@ -227,5 +226,6 @@ class InferenceService:
         """Answers at once; what is in flight is finished first."""
         del context
         self._remote_control.check("RepositoryModelUnload")
+        facts.check_unload(messages.repository_parameters(request.parameters))
         await asyncio.to_thread(self._control.unload, request.model_name)
         return pb.RepositoryModelUnloadResponse()

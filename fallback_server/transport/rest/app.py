@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import re
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fallback_server.core.errors import DeadlineExceeded, RequestCancelled, ServerStopping
+from fallback_server.dataplane import Verb
 from fallback_server.metrics import Metrics
 from fallback_server.transport.model_facts import SERVER_NAME
 from fallback_server.transport.rest import openapi
@@ -29,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _LINGER_S = 2.0
 """How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
+
+_ORIGIN = re.compile("https?://[^/]*", re.IGNORECASE)
+"""In front of a path, as a request to a proxy has it; servers must take that too: RFC 9112, section 3.2.2."""
 
 _PREDICTS = {"predict": "run a signature", "classify": "label examples", "regress": "give each example a number"}
 _VERSIONS = ("", "/versions/{version}", "/labels/{label}")
@@ -71,13 +76,9 @@ class RestApp:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._dispatch(request)
+            return await self._dispatch(request)
         except (ClientDisconnect, RequestCancelled):
             return Response(status_code=CLIENT_GONE)
-        except TimeoutError:
-            assert self._timeout_s is not None
-            return refusal(DeadlineExceeded(f"the request took longer than {self._timeout_s * 1e3:.0f} ms"))
         except asyncio.CancelledError:
             # Only a server that stops cancels a request: its grace is over, and the caller should hear of it.
             return refusal(ServerStopping("the server is stopping"))
@@ -90,14 +91,28 @@ class RestApp:
 
     async def _dispatch(self, request: Request) -> Response:
         path = request.scope.get("raw_path", b"").decode("latin-1") or request.scope["path"]
+        path = _ORIGIN.sub("", path, count=1) or "/"
         route, params = self.routes.find(request.method, path)
         clock = self._backend.dataplane.clock
         deadline_s = None if self._timeout_s is None else clock() + self._timeout_s
-        exchange = Exchange(request, params, self._backend, deadline_s=deadline_s)
+        exchange = Exchange(request, params, self._backend, deadline_s=deadline_s, verb=route.verb)
         try:
-            return await route.handler(exchange)
+            return await self._in_time(route, exchange)
+        except (ClientDisconnect, RequestCancelled):
+            raise
+        except Exception as error:
+            exchange.refused(error)
+            raise
         finally:
             exchange.close()
+
+    async def _in_time(self, route: Route, exchange: Exchange) -> Response:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await route.handler(exchange)
+        except TimeoutError as error:
+            assert self._timeout_s is not None
+            raise DeadlineExceeded(f"the request took longer than {self._timeout_s * 1e3:.0f} ms") from error
 
     def _own(self) -> list[Route]:
         routes = [
@@ -131,7 +146,7 @@ def with_cors(app: ASGIApp) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=["*"],
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["Content-Type", "Content-Encoding", HEADER_LENGTH, CLIENT_HEADER],
         expose_headers=[HEADER_LENGTH],
     )
@@ -160,6 +175,7 @@ def _serving(handlers: TensorFlowServing) -> list[Route]:
             method="POST",
             path=f"/v1/models/{{model}}{version}:{verb}",
             handler=getattr(handlers, verb),
+            verb=Verb[verb.upper()],
             summary=f"TensorFlow Serving: {what}",
             request=f"{verb.capitalize()}Request",
             answer=f"{verb.capitalize()}Answer",
@@ -194,7 +210,9 @@ def _inference(handlers: OpenInference) -> list[Route]:
         if "repository" in path:
             faults += (403,)
         text = f"Open Inference: {summary}"
-        return Route(method=method, path=path, handler=getattr(handlers, name), summary=text, faults=faults, **schemas)
+        verb = Verb.PREDICT if name == "infer" else None
+        handler = getattr(handlers, name)
+        return Route(method=method, path=path, handler=handler, verb=verb, summary=text, faults=faults, **schemas)
 
     routes = [
         route("GET", "/v2", "server", "what this server is", answer="ServerMetadata"),

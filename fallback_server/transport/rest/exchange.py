@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import zlib
 from collections.abc import Mapping
 
 from starlette.requests import Request
@@ -11,15 +10,20 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fallback_server.core.errors import InvalidInput
+from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import PredictCall, PredictReply
-from fallback_server.transport.rest.backend import Backend
-from fallback_server.transport.rest.refusals import JSON, HttpRefused
+from fallback_server.dataplane import PredictCall, PredictReply, Verb
+from fallback_server.transport.rest.backend import LARGE_BYTES, Backend
+from fallback_server.transport.rest.refusals import JSON, HttpRefused, counted_as
+from fallback_server.transport.rest.unpacking import Unpacker, encoding_of
+from fallback_server.transport.targets import natural_number
 
 CLIENT_HEADER = "x-client-id"
 """Requests with one value of it go to one version, where a model's traffic is split."""
 
-_MAX_VERSION = 2**63 - 1
+ENTRYPOINT = "REST"
+"""As metrics tell it."""
+
 _CHUNK_BYTES = 2**20
 
 
@@ -47,15 +51,25 @@ class Exchange:
         request: As it came.
         params: The parts of the path that are no fixed text, decoded.
         deadline_s: The instant, of the data plane's clock, at which nobody waits any more.
+        read_for: The version that the request is read for, once there is one.
     """
 
     def __init__(
-        self, request: Request, params: Mapping[str, str], backend: Backend, *, deadline_s: float | None
+        self,
+        request: Request,
+        params: Mapping[str, str],
+        backend: Backend,
+        *,
+        deadline_s: float | None,
+        verb: Verb | None = None,
     ) -> None:
         self.request = request
         self.params = params
         self.deadline_s = deadline_s
+        self.read_for: ServableId | None = None
+        self._verb = verb
         self._backend = backend
+        self._handed_over = False
         self._held_bytes = 0
 
     @property
@@ -71,43 +85,62 @@ class Exchange:
             InvalidInput: the version is no int64.
         """
         version = self.params.get("version")
-        if version is not None and int(version) > _MAX_VERSION:
+        number = None if version is None else natural_number(version)
+        if version is not None and number is None:
             raise InvalidInput(f"Failed to convert version: {version} to numeric.")
-        return ModelTarget(
-            name=self.params["model"],
-            version=None if version is None else int(version),
-            label=self.params.get("label"),
-        )
+        return ModelTarget(name=self.params["model"], version=number, label=self.params.get("label"))
 
     async def body(self) -> bytearray:
-        """The request's body, unpacked where it came compressed.
+        """The request's body, unpacked where it came compressed. What is unpacked is what is counted and bounded.
 
         Raises:
             HttpRefused: too large, or in an encoding that is unknown.
             QueueFull: too much is held of all requests together.
             InvalidInput: it can't be unpacked.
         """
-        bound = self._backend.max_body_bytes
-        encoding = self.request.headers.get("content-encoding", "identity").lower()
-        if encoding not in {"identity", "gzip", "deflate"}:
-            raise HttpRefused(415, f"Content-Encoding {encoding} is not one of gzip, deflate, identity")
+        encoding = encoding_of(self.request.headers.getlist("content-encoding"))
+        unpacker = None if encoding is None else Unpacker(encoding)
         length = self.request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > bound:
-            raise too_large(int(length), bound)
+        if length.isdecimal() and int(length) > self._backend.max_body_bytes:
+            raise too_large(int(length), self._backend.max_body_bytes)
         body = bytearray()
         async for chunk in self.request.stream():
-            if len(body) + len(chunk) > bound:
-                raise too_large(len(body) + len(chunk), bound)
-            self._backend.hold(len(chunk))
-            self._held_bytes += len(chunk)
-            body += chunk
-        if encoding == "identity":
-            return body
-        return await self._backend.work(len(body), _unpacked, body, bound)
+            if unpacker is None:
+                self._add(body, chunk)
+            else:
+                await self._unpack(body, unpacker, chunk)
+        if unpacker is not None:
+            unpacker.end()
+        return body
+
+    async def _unpack(self, body: bytearray, unpacker: Unpacker, chunk: bytes) -> None:
+        """A piece at once; where there is more, the rest beside the event loop."""
+        unpacker.feed(chunk)
+        size_bytes = LARGE_BYTES
+        while unpacker.pending:
+            work_bytes = max(size_bytes, len(chunk))
+            self._add(body, await self._backend.work(work_bytes, unpacker.read, size_bytes))
+            size_bytes = _CHUNK_BYTES
+
+    def _add(self, body: bytearray, chunk: bytes) -> None:
+        bound = self._backend.max_body_bytes
+        if len(body) + len(chunk) > bound:
+            raise too_large(len(body) + len(chunk), bound)
+        self._backend.hold(len(chunk))
+        self._held_bytes += len(chunk)
+        body += chunk
 
     async def predict(self, call: PredictCall) -> PredictReply:
         """See `Backend.predict`."""
+        self._handed_over = True
         return await self._backend.predict(call, self.request)
+
+    def refused(self, error: Exception) -> None:
+        """The request is answered with an error. It is counted, unless the data plane has had it, and so counted it."""
+        if self._verb is None or self._handed_over:
+            return
+        call = PredictCall(target=ModelTarget(name=self.params["model"]), verb=self._verb, entrypoint=ENTRYPOINT)
+        self._backend.dataplane.refused(call, counted_as(error), self.read_for)
 
     def close(self) -> None:
         """The body is no longer held."""
@@ -125,16 +158,3 @@ def too_large(size_bytes: int, bound: int) -> HttpRefused:
     return HttpRefused(
         413, f"the request's body has {size_bytes} bytes or more, at most {bound} are allowed", {"connection": "close"}
     )
-
-
-def _unpacked(body: bytearray, bound: int) -> bytearray:
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # the header says whether it is gzip or zlib
-    try:
-        data = unpacker.decompress(body, bound + 1)
-    except zlib.error as error:
-        raise InvalidInput(f"the request's body can't be unpacked: {error}") from error
-    if len(data) > bound:
-        raise too_large(len(data), bound)
-    if not unpacker.eof:
-        raise InvalidInput("the request's body can't be unpacked: it ends too early")
-    return bytearray(data)

@@ -13,9 +13,13 @@ from fallback_server.protocol.tensors import Buffer, TensorCodecError
 from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER
 from fallback_server.transport.rest.json_arrays import Array, Json, read_array, shown
 from fallback_server.transport.rest.json_codec import column, dump, parse
+from fallback_server.transport.targets import natural_number
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """How many bytes of a body are JSON, where raw tensors follow."""
+
+_MAX_TIMEOUT_US = 2**63 - 1
+"""What gRPC's field can hold: JSON's numbers may be larger than floats can be."""
 
 _BINARY_SIZE = "binary_data_size"
 
@@ -65,9 +69,10 @@ def read_request(body: bytearray, header_length: str | None) -> InferRequest:
     view = memoryview(body)
     end = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal()) or int(header_length) > len(body):
+        number = natural_number(header_length) if header_length.isascii() and header_length.isdecimal() else None
+        if number is None or number > len(body):
             raise InvalidInput(f"{HEADER_LENGTH} is {header_length!r}, and the body has {len(body)} bytes")
-        end = int(header_length)
+        end = number
     document = parse(view[:end])
     parameters = _parameters(document)
     binary = parameters.get("binary_data_output", False) is True
@@ -199,4 +204,4 @@ def _timeout_s(parameters: Mapping[str, Json]) -> float | None:
         return None
     if type(timeout_us) is not int or timeout_us < 0:
         raise InvalidInput(f"'timeout' must be microseconds, at least 0, got {shown(timeout_us)}")
-    return timeout_us / 1e6 if timeout_us else None
+    return min(timeout_us, _MAX_TIMEOUT_US) / 1e6 if timeout_us else None

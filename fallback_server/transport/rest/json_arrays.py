@@ -67,7 +67,7 @@ def shown(value: Json) -> str:
     """A value as JSON, for a refusal; cut where it is long."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, int) and value.bit_length() > 64:
+    if _is_beyond_json(value):
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, (list, dict)):
         value = _head(value, depth=0)
@@ -148,7 +148,12 @@ def _head(value: Json, depth: int) -> Json:
         return [_head(item, depth + 1) for item in value[:_SHOWN_CHARS]] if depth < 10 else "..."
     if isinstance(value, dict):
         return {key: _head(item, depth + 1) for key, item in list(value.items())[:20]} if depth < 10 else "..."
-    return str(value) if isinstance(value, int) and value.bit_length() > 64 else value
+    return f"a number of {value.bit_length()} bits" if _is_beyond_json(value) else value
+
+
+def _is_beyond_json(value: Json) -> bool:
+    """Whether a value is an integer that orjson can't write."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
 
 
 def _flatten(value: Json, *, rows: bool) -> tuple[tuple[int, ...], list[Json]]:

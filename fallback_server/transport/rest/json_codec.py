@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,8 @@ B64_SUFFIX = "_bytes"
 """Strings of an output that is named so are bytes, and written as base64."""
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-_TOKENS = (b"NaN", b"Infinity")
+_TOKENS = re.compile(b"NaN|Infinity")
+_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse(body: bytes | bytearray | memoryview) -> dict[str, Json]:
@@ -35,10 +37,9 @@ def parse(body: bytes | bytearray | memoryview) -> dict[str, Json]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        data = bytes(body)
-        if not any(token in data for token in _TOKENS):
+        if _TOKENS.search(body) is None:
             raise InvalidInput(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-        document = _parse_with_tokens(data)
+        document = _parse_with_tokens(bytes(body))
     if not isinstance(document, dict):
         raise InvalidInput(f"JSON Value: {shown(document)} Is not object")
     return document
@@ -47,13 +48,19 @@ def parse(body: bytes | bytearray | memoryview) -> dict[str, Json]:
 def _parse_with_tokens(data: bytes) -> Json:
     """The standard library's parser: it is slower, and knows NaN, Infinity and -Infinity."""
     try:
-        return json.loads(data.decode())
+        document = json.loads(data.decode())
+        if _SURROGATES.search(data):
+            # Halves of a pair are no text; the other parser refuses them itself.
+            json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("JSON Parse error: a string has half of a surrogate pair") from error
     except json.JSONDecodeError as error:
         raise InvalidInput(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
     except RecursionError as error:
         raise InvalidInput("JSON Parse error: nested too deep") from error
     except ValueError as error:  # no UTF-8, or an integer of thousands of digits
         raise InvalidInput("JSON Parse error: no UTF-8, or a number that is too long") from error
+    return document
 
 
 def signature_name(document: Mapping[str, Json]) -> str:

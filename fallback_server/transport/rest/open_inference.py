@@ -14,13 +14,12 @@ from fallback_server.dataplane import PredictCall
 from fallback_server.transport import model_facts as facts
 from fallback_server.transport.rest import inference_codec as codec
 from fallback_server.transport.rest.backend import Backend
-from fallback_server.transport.rest.exchange import Exchange, json_answer
+from fallback_server.transport.rest.exchange import ENTRYPOINT, Exchange, json_answer
 from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
-from fallback_server.transport.rest.json_arrays import shown
+from fallback_server.transport.rest.json_arrays import Json, shown
 from fallback_server.transport.rest.json_codec import dump, parse
-from fallback_server.transport.rest.tensorflow_serving import ENTRYPOINT, size_of
-
-_MAX_VERSION = 2**63 - 1
+from fallback_server.transport.rest.tensorflow_serving import size_of
+from fallback_server.transport.targets import read_target
 
 
 class OpenInference:
@@ -84,19 +83,15 @@ class OpenInference:
         length = exchange.request.headers.get(HEADER_LENGTH)
         request = await self._backend.work(len(body), codec.read_request, body, length)
         del body
-        client_key = request.client_key or exchange.client_key
-        name = request.signature
-        if not name:
-            with self._backend.models.acquire(target, client_key) as handle:
-                name = facts.entry_point(target.name, handle.servable.signatures).name
         call = PredictCall(
             target=target,
-            signature=name,
+            signature=request.signature,
             inputs=request.inputs,
             output_filter=[output.name for output in request.outputs],
             deadline_s=self._deadline_s(exchange, request.timeout_s),
-            client_key=client_key,
+            client_key=request.client_key or exchange.client_key,
             entrypoint=ENTRYPOINT,
+            entry_point=facts.entry_point,
         )
         reply = await exchange.predict(call)
         head, tensors = await self._backend.work(size_of(reply.outputs), codec.write_reply, reply, request)
@@ -110,15 +105,16 @@ class OpenInference:
     async def index(self, exchange: Exchange) -> Response:
         """All versions and their states; those that answer alone, where the request says `ready`."""
         body = await exchange.body()
-        only_ready = bool(body) and parse(body).get("ready") is True
-        return json_answer(dump(facts.repository(self._backend.models, ready=only_ready)))
+        ready = parse(body).get("ready", False) if body else False
+        if not isinstance(ready, bool):
+            raise InvalidInput(f"'ready' must be true or false, got {shown(ready)}")
+        return json_answer(dump(facts.repository(self._backend.models, ready=ready)))
 
     async def load(self, exchange: Exchange) -> Response:
         """Takes a model back into service; answers when it is loaded, or can't be."""
         self._check_control()
         name = exchange.params["model"]
-        body = await exchange.body()
-        if body and (parameters := parse(body).get("parameters")):
+        if parameters := _parameters(await exchange.body()):
             raise Unimplemented(f"load parameters are not supported: {shown(parameters)}")
         await asyncio.to_thread(self._backend.models.load, name)
         await self._backend.settled(name)
@@ -127,6 +123,7 @@ class OpenInference:
     async def unload(self, exchange: Exchange) -> Response:
         """Takes a model out of service; answers at once, and what is in flight is finished first."""
         self._check_control()
+        facts.check_unload(_parameters(await exchange.body()))
         await asyncio.to_thread(self._backend.models.unload, exchange.params["model"])
         return Response(status_code=200)
 
@@ -142,12 +139,12 @@ class OpenInference:
 
 
 def _target(params: Mapping[str, str]) -> ModelTarget:
-    """A version that is no number is a label."""
-    version = params.get("version")
-    if version is None:
-        return ModelTarget(name=params["model"])
-    if not (version.isascii() and version.isdecimal()):
-        return ModelTarget(name=params["model"], label=version)
-    if len(version) > 19 or int(version) > _MAX_VERSION:
-        raise InvalidInput(f"version {version} is larger than {_MAX_VERSION}")
-    return ModelTarget(name=params["model"], version=int(version))
+    return read_target(params["model"], params.get("version", ""))
+
+
+def _parameters(body: bytearray) -> Mapping[str, Json]:
+    """What an order to load or unload says beside the model's name, which need be nothing."""
+    parameters = parse(body).get("parameters", {}) if body else {}
+    if not isinstance(parameters, dict):
+        raise InvalidInput(f"'parameters' must be an object, got {shown(parameters)}")
+    return parameters

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, QueueFull, ServerError
 from fallback_server.protocol.status import Fault
 from fallback_server.transport.faults import translate
 from fallback_server.transport.rest.json_codec import dump
@@ -25,6 +26,8 @@ HTTP_CODES: dict[Fault, int] = {
     Fault.DEADLINE: 504,
 }
 """As TensorFlow Serving maps them. Stated for itself: what HTTP says of a fault follows from no other table."""
+
+_TOO_LARGE = 413
 
 CLIENT_GONE = 499
 """Nobody reads it; it is for whoever counts."""
@@ -47,6 +50,20 @@ class HttpRefused(Exception):
 def refusal(error: Exception) -> Response:
     """The response that tells of an error. What has no name is logged, and its text kept back."""
     if isinstance(error, HttpRefused):
-        return Response(dump({"error": str(error)}), error.status, dict(error.headers or {}), JSON)
+        return Response(_document(str(error)), error.status, dict(error.headers or {}), JSON)
     fault, text = translate(error)
-    return Response(dump({"error": text}), HTTP_CODES[fault], media_type=JSON)
+    return Response(_document(text), HTTP_CODES[fault], media_type=JSON)
+
+
+def counted_as(error: Exception) -> ServerError:
+    """What an error is in the metrics, which know gRPC's codes: those that the same fault has over gRPC."""
+    if isinstance(error, ServerError):
+        return error
+    if isinstance(error, HttpRefused):
+        return QueueFull(str(error)) if error.status == _TOO_LARGE else InvalidInput(str(error))
+    return ExecutionFailed("internal error")
+
+
+def _document(text: str) -> bytes:
+    """JSON has no half of a surrogate pair, and a text may quote a caller's."""
+    return dump({"error": text.encode(errors="replace").decode()})

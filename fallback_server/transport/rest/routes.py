@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from starlette.responses import Response
 
+from fallback_server.dataplane import Verb
 from fallback_server.transport.rest.exchange import Exchange
 from fallback_server.transport.rest.refusals import HttpRefused
 
@@ -37,9 +38,10 @@ class Route:
     """One method of one path.
 
     Attributes:
-        method: GET or POST.
+        method: GET or POST. What answers GET answers HEAD, without the body.
         path: With parts in braces.
         handler: Answers it.
+        verb: What is asked of a model's signature; None where none is run.
         summary: What it does, in a line.
         request: The schema of its body; empty where it takes none.
         answer: The schema of its answer; empty where that is no JSON.
@@ -49,6 +51,7 @@ class Route:
     method: str
     path: str
     handler: Handler = field(repr=False)
+    verb: Verb | None = None
     summary: str
     request: str = ""
     answer: str = ""
@@ -75,14 +78,15 @@ class Routes:
         Raises:
             HttpRefused: there is none; 501 where other servers of the protocol have one.
         """
+        wanted = "GET" if method == "HEAD" else method
         for known, pattern, route in self._compiled:
-            if known == method and (found := pattern.fullmatch(path)):
+            if known == wanted and (found := pattern.fullmatch(path)):
                 return Match(route, {name: unquote(value) for name, value in found.groupdict().items()})
         if path.lower().startswith(TENSORFLOW_SERVING):
             raise HttpRefused(400, f"Malformed request: {method} {path}")
-        allowed = sorted({known for known, pattern, _ in self._compiled if pattern.fullmatch(path)})
+        allowed = {known for known, pattern, _ in self._compiled if pattern.fullmatch(path)}
         if allowed:
-            names = ", ".join(allowed)
+            names = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
             raise HttpRefused(405, f"{path} takes {names}, not {method}", {"Allow": names})
         for pattern, what in _ABSENT:
             if pattern.fullmatch(path):

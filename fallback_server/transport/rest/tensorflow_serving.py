@@ -19,9 +19,7 @@ from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.rest import json_codec
 from fallback_server.transport.rest.backend import Backend
 from fallback_server.transport.rest.examples import read_examples
-from fallback_server.transport.rest.exchange import Exchange, json_answer
-
-ENTRYPOINT = "REST"
+from fallback_server.transport.rest.exchange import ENTRYPOINT, Exchange, json_answer
 
 _TRIES = 3
 """A version may go while a request for it is read: then it is read again for the one that has come."""
@@ -43,7 +41,7 @@ class TensorFlowServing:
         name = json_codec.signature_name(document)
         target, client_key = exchange.target(), exchange.client_key
         for left in reversed(range(_TRIES)):
-            servable_id, signature = self._signature(target, client_key, name)
+            servable_id, signature = self._signature(exchange, target, client_key, name)
             inputs, rows = await work(size_bytes, json_codec.read_inputs, document, signature)
             call = PredictCall(
                 target=target,
@@ -57,7 +55,7 @@ class TensorFlowServing:
                 reply = await exchange.predict(call)
             except InvalidInput:
                 # The request may have been read for the signature of a version that has gone since.
-                if not left or self._signature(target, client_key, name)[0] == servable_id:
+                if not left or self._signature(exchange, target, client_key, name)[0] == servable_id:
                     raise
             else:
                 break
@@ -112,9 +110,12 @@ class TensorFlowServing:
         reply = await exchange.predict(call)
         return reply.outputs, len(examples)
 
-    def _signature(self, target: ModelTarget, client_key: bytes, name: str) -> tuple[ServableId, Signature]:
+    def _signature(
+        self, exchange: Exchange, target: ModelTarget, client_key: bytes, name: str
+    ) -> tuple[ServableId, Signature]:
         """Whose dtypes a request's values are read as."""
         with self._backend.models.acquire(target, client_key) as handle:
+            exchange.read_for = handle.servable_id
             name = name or DEFAULT_SIGNATURE
             signature = handle.servable.signatures.get(name)
             if signature is None:
@@ -127,7 +128,7 @@ def size_of(arrays: Mapping[str, Array]) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-def _read_examples(body: bytearray) -> tuple[dict[str, Any], list[bytes]]:
+def _read_examples(body: bytearray) -> tuple[dict[str, Any], classification.Examples]:
     document = json_codec.parse(body)
     json_codec.signature_name(document)
     return document, read_examples(document)

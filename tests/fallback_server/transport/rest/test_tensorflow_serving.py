@@ -120,7 +120,7 @@ REFUSED = [
     ("POST", "/v1/models/half", b"{}", 400, "Malformed request: POST /v1/models/half"),
     ("POST", "/v1/models/half/versions/x:predict", b"{}", 400, "Malformed request: POST /v1/models/half/versions/x"),
     ("GET", "/nowhere", None, 404, "nothing is at /nowhere"),
-    ("POST", "/", b"", 405, "/ takes GET, not POST"),
+    ("POST", "/", b"", 405, "/ takes GET, HEAD, not POST"),
 ]
 
 
