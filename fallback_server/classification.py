@@ -7,11 +7,14 @@ only where the operator asks for it: models of TensorFlow 2 say `predict` whatev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 import numpy as np
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput
 from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.late_inputs import LateInputs
+from fallback_server.protocol.tensors import MAX_FILLED_BYTES
 
 INPUTS = "inputs"
 CLASSES, SCORES = "classes", "scores"
@@ -57,17 +60,58 @@ def regress_outputs(signature: Signature, *, check_method: bool = False) -> tupl
     return (OUTPUTS,)
 
 
-def example_inputs(examples: Sequence[bytes]) -> dict[str, Array]:
-    """Serialized Examples as the signature's input: strings of shape (examples,).
+class Examples(Sequence[bytes]):
+    """Serialized Examples, and the bytes of a context before each, which so merges its features into all.
+
+    Both are joined when a request runs: a small message may repeat a large context many times.
+
+    Raises:
+        InvalidInput: the context would be repeated beyond `MAX_FILLED_BYTES`.
+    """
+
+    def __init__(self, each: Sequence[bytes], context: bytes = b"") -> None:
+        self.each = each
+        self.context = context
+        self.context_bytes = len(each) * len(context)
+        if self.context_bytes > MAX_FILLED_BYTES:
+            raise InvalidInput(
+                f"a context of {len(context)} bytes before each of {len(each)} examples takes {self.context_bytes} "
+                f"bytes: at most {MAX_FILLED_BYTES} bytes are repeated"
+            )
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self.context + example for example in self.each[index]]
+        return self.context + self.each[index]
+
+
+def example_inputs(examples: Sequence[bytes]) -> Mapping[str, Array]:
+    """Serialized Examples as the signature's input: strings of shape (examples,), late where they have a context.
 
     Raises:
         InvalidInput: there are none.
     """
     if not examples:
         raise InvalidInput("Input is empty.")
-    array = np.empty(len(examples), dtype=object)
-    array[:] = examples
-    return {INPUTS: array}
+    if not isinstance(examples, Examples):
+        return {INPUTS: _strings(examples)}
+    inputs = {INPUTS: _strings(examples.each)}
+    if not examples.context:
+        return inputs
+    return LateInputs(inputs, {INPUTS: lambda: _strings(examples[:])}, more_bytes=examples.context_bytes)
+
+
+def _strings(items: Sequence[bytes]) -> Array:
+    return np.fromiter(items, object, len(items))
 
 
 def classes(outputs: Mapping[str, Array], rows: int) -> list[list[tuple[str, float]]]:

@@ -10,6 +10,7 @@ import numpy as np
 from fallback_server.batching.policy import padded_rows
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
+from fallback_server.late_inputs import made
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[st
             return _run(queue, [task], clock)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
-            return queue.run(task.inputs)
+            return queue.run(made(task.inputs))
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  whatever a model does, its thread lives on
@@ -98,7 +99,7 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
     """
     rows = sum(task.size for task in tasks)
     size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
-    inputs = _joined([task.inputs for task in tasks], padding=size - rows)
+    inputs = _joined([made(task.inputs) for task in tasks], padding=size - rows)
     if queue.on_run is None:
         outputs = queue.run(inputs)
     else:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fallback_server.batching import policy
 from fallback_server.batching.options import BatchingOptions
+from fallback_server.late_inputs import size_bytes
 
 Array = npt.NDArray[np.generic]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -56,7 +57,7 @@ class Task:
         rows: The inputs' first dimension in a queue that merges; 1 otherwise. What it takes of bounds: an empty one
             takes a turn as well, and so counts as one.
         size: The same without that: how many rows of the outputs are its own.
-        bytes: The inputs' size.
+        bytes: The inputs' size, once they are made.
         enqueued_s: When it came.
     """
 
@@ -68,7 +69,7 @@ class Task:
         self.deadline_s = deadline_s
         self.rows = max(rows, 1)
         self.size = rows
-        self.bytes = sum(map(_bytes, inputs.values()))
+        self.bytes = size_bytes(inputs)
         self.enqueued_s = 0.0
 
 
@@ -179,8 +180,3 @@ class _Group:
 
 def _inner_shapes(inputs: Mapping[str, Array]) -> InnerShapes:
     return tuple(inputs[name].shape[1:] for name in sorted(inputs))
-
-
-def _bytes(array: Array) -> int:
-    """The size of an array's content; of strings, their own."""
-    return sum(map(len, array.reshape(-1).tolist())) if array.dtype.kind == "O" else array.nbytes

@@ -18,6 +18,9 @@ _PIECE_BYTES = 2**20
 
 _MAX_VARINT_BYTES = 10
 
+_MAX_LENGTH_BYTES = 5
+"""Of a varint of 32 bits, as lengths are."""
+
 
 def varint(value: int) -> bytes:
     """A number of at least 0 as protobuf writes lengths and tags: 7 bits a byte, the lowest first."""
@@ -71,3 +74,24 @@ def pieces(packed: Buffer) -> Iterator[memoryview]:
             end -= 1
         yield view[begin:end]
         begin = end
+
+
+def lengths(data: Buffer, count: int) -> tuple[Array, int] | None:
+    """The first varints of some bytes, each of 32 bits; None where there are not as many, or one is longer.
+
+    Returns:
+        int64 of shape (count,), and at which byte they end.
+    """
+    head = np.frombuffer(data, np.uint8)[: count * _MAX_LENGTH_BYTES]
+    ends = np.flatnonzero(head < 0x80)[:count] + 1
+    if len(ends) < count:
+        return None
+    begins = np.concatenate(([0], ends[:-1])) if count else ends
+    sizes = ends - begins
+    if sizes.max(initial=0) > _MAX_LENGTH_BYTES:
+        return None
+    values = np.zeros(count, np.int64)
+    for column in range(int(sizes.max(initial=0))):
+        there = sizes > column
+        values[there] |= (head[begins[there] + column] & 0x7F).astype(np.int64) << 7 * column
+    return values & 0xFFFFFFFF, int(ends[-1]) if count else 0

@@ -2,20 +2,24 @@
 
 Arrays leave as `tensor_content` or as typed values; both may come in, and fewer typed values than elements are filled
 up with the last, as TensorFlow does. Which field has whose values is TensorFlow's rule (`Tensor::AsProtoField`).
-Strings are `object` arrays of bytes. bfloat16, float8 and int4 are there where `ml_dtypes` is, which TensorFlow brings.
+Strings are `object` arrays of bytes; in `tensor_content` all their lengths, as varints, come before all of them.
+bfloat16, float8 and int4 are there where `ml_dtypes` is, which TensorFlow brings.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fallback_server.protocol import typed_values
+from fallback_server.protocol.packed import lengths
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.typed_values import TENSOR_CONTENT, field_of_bytes, read_typed, write_typed
 
@@ -33,7 +37,10 @@ MAX_RANK = 64
 """numpy's limit; TensorFlow's is 254."""
 
 MAX_FILLED_BYTES = 2**26
-"""The largest array that is filled up with its last value: twenty bytes on the wire can claim any size."""
+"""The most that is filled up with last values, of one request as of one array: twenty bytes can claim any size."""
+
+STRING_BYTES = 64
+"""What a string that is filled in takes beside its own bytes: an object here, one in the model's process, a pointer."""
 
 
 _NUMPY: dict[int, np.dtype[np.generic]] = {
@@ -199,6 +206,34 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, cut: Mapping[
     Raises:
         TensorCodecError: unknown dtype, unknown or impossible shape, values that don't fit the shape, or too large.
     """
+    tensor = read(proto, max_bytes=max_bytes, cut=cut)
+    return tensor.whole() if isinstance(tensor, Filled) else tensor
+
+
+class Filled(NamedTuple):
+    """A tensor with fewer values than elements: the last repeats; none at all are zeros, which proto3 leaves out.
+
+    Attributes:
+        stand_in: Of the tensor's dtype and shape, and of its last value alone; read-only, and takes no memory.
+        values: Those that the message has, 1-D; with at most one of them the stand-in is the tensor.
+        filled_bytes: What the tensor takes.
+    """
+
+    stand_in: Array
+    values: Array
+    filled_bytes: int
+
+    def whole(self) -> Array:
+        """The tensor, in memory of its own."""
+        full = self.stand_in.copy()
+        full.reshape(-1)[: len(self.values)] = self.values
+        return full
+
+
+def read(
+    proto: pb.TensorProto, *, max_bytes: int | None = None, cut: Mapping[int, Buffer] = _NOTHING
+) -> Array | Filled:
+    """As `decode`, but takes no memory for elements that the message doesn't hold."""
     dtype = numpy_dtype(proto.dtype)
     shape = _shape(proto.tensor_shape)
     count = math.prod(shape)
@@ -207,58 +242,72 @@ def decode(proto: pb.TensorProto, *, max_bytes: int | None = None, cut: Mapping[
     if max_bytes is not None and count * dtype.itemsize > max_bytes:
         size = count * dtype.itemsize
         raise TensorCodecError(f"{dtype} of shape {list(shape)} takes {size} bytes, at most {max_bytes} are allowed")
-    if dtype.kind == "O":
-        return _strings(proto, shape, count)
     content = cut.get(TENSOR_CONTENT) or proto.tensor_content  # once: every look at the field makes another copy of it
     if content:
-        expected = count * dtype.itemsize
-        if len(content) != expected:
-            raise TensorCodecError(
-                f"tensor_content has {len(content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
-            )
-        return np.frombuffer(content, dtype=dtype).reshape(shape)
-    return _fill(read_typed(proto, dtype, cut, count), dtype, shape, count)
-
-
-def _fill(values: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
-    """Fewer values than elements: the last repeats; none at all: zeros (what proto3 leaves out is the default)."""
+        return _read_content(content, dtype, shape, count)
+    values = _strings(proto.string_val) if dtype.kind == "O" else read_typed(proto, dtype, cut, count)
     if len(values) > count:
         raise TensorCodecError(f"{len(values)} values for a tensor of shape {list(shape)}, which has {count}")
     if len(values) == count:
         return values.reshape(shape)
-    _check_filled(dtype, shape, count)
-    full = np.zeros(count, dtype=dtype)
-    if len(values):
-        full[: len(values)] = values
-        full[len(values) :] = values[-1]
-    return full.reshape(shape)
+    return _filled(values, dtype, shape, count)
 
 
-def _check_filled(dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> None:
-    size = count * dtype.itemsize
+def _read_content(content: Buffer, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
+    if dtype.kind == "O":
+        return _cut_strings(content, shape, count)
+    expected = count * dtype.itemsize
+    if len(content) != expected:
+        raise TensorCodecError(
+            f"tensor_content has {len(content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
+        )
+    if dtype.kind == "b":
+        numbers = np.frombuffer(content, np.uint8)
+        # Any other byte than 0 and 1 is a bool that numpy, and some of TensorFlow's kernels, count as several.
+        bools: Array = numbers != 0 if numbers.max() > 1 else numbers.view(np.bool_)
+        return bools.reshape(shape)
+    return np.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def _cut_strings(content: Buffer, shape: tuple[int, ...], count: int) -> Array:
+    told = lengths(content, count) if count <= len(content) else None
+    if told is None:
+        raise TensorCodecError(
+            f"tensor_content of {len(content)} bytes doesn't begin with the lengths of {count} strings of {list(shape)}"
+        )
+    sizes, begin = told
+    if begin + int(sizes.sum()) != len(content):
+        raise TensorCodecError(
+            f"tensor_content has {len(content) - begin} bytes for the strings of {list(shape)}, "
+            f"whose lengths say {int(sizes.sum())}"
+        )
+    ends = (np.cumsum(sizes) + begin).tolist()
+    data = bytes(content)  # of bytes no copy
+    cut = map(data.__getitem__, map(slice, itertools.chain((begin,), ends), ends))
+    return np.fromiter(cut, object, count).reshape(shape)
+
+
+def _filled(values: Array, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Filled:
+    last = values[-1:] if len(values) else np.array([b""], object) if dtype.kind == "O" else np.zeros(1, dtype)
+    size = count * (dtype.itemsize if dtype.kind != "O" else STRING_BYTES + len(last[0]))
     if size > MAX_FILLED_BYTES:
         raise TensorCodecError(
             f"shape {list(shape)} claims {count} elements, {size} bytes, and the message has fewer: "
             f"at most {MAX_FILLED_BYTES} bytes are filled up"
         )
+    return Filled(np.broadcast_to(last.reshape((1,) * len(shape)), shape), values, size)
 
 
-def _strings(proto: pb.TensorProto, shape: tuple[int, ...], count: int) -> Array:
-    if len(proto.string_val) > count:
-        raise TensorCodecError(f"{len(proto.string_val)} values for a tensor of shape {list(shape)}, which has {count}")
-    if len(proto.string_val) < count:
-        _check_filled(np.dtype(object), shape, count)
-    full = np.full(count, proto.string_val[-1] if proto.string_val else b"", dtype=object)
-    full[: len(proto.string_val)] = list(proto.string_val)
-    return full.reshape(shape)
+def _strings(field: Sequence[bytes]) -> Array:
+    return np.fromiter(field, object, len(field))
 
 
 def _shape(proto: pb.TensorShapeProto) -> tuple[int, ...]:
     if proto.unknown_rank:
         raise TensorCodecError("the tensor's shape has unknown rank")
+    if len(proto.dim) > MAX_RANK:
+        raise TensorCodecError(f"rank {len(proto.dim)}, at most {MAX_RANK} is allowed")
     shape = tuple(int(dim.size) for dim in proto.dim)
-    if len(shape) > MAX_RANK:
-        raise TensorCodecError(f"rank {len(shape)}, at most {MAX_RANK} is allowed")
     if any(size < 0 for size in shape):
         raise TensorCodecError(f"shape {list(shape)} has a negative dimension")
     if 0 in shape and math.prod(size for size in shape if size) > MAX_ELEMENTS:

@@ -11,7 +11,8 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.protocol.proto.example_pb2 import Example
+from fallback_server.protocol.proto.example_pb2 import BytesList
+from fallback_server.transport.large import LARGE_BYTES
 from fallback_server.transport.messages import read_target, write_spec
 from fallback_server.transport.rpc import parse
 
@@ -19,6 +20,9 @@ _VERBS = {classification.CLASSIFY_METHOD: Verb.CLASSIFY, classification.REGRESS_
 
 MAX_TASKS = 100
 """Of one MultiInference: models have a few signatures."""
+
+_FEW = 256
+"""So many Examples are as fast serialized one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +78,27 @@ def read_multi(data: bytes) -> list[PredictCall]:
     return calls
 
 
-def read_input(message: pb.Input) -> list[bytes]:
-    """The serialized Examples; a context's bytes before each, which merges its features into all.
+def read_input(message: pb.Input) -> classification.Examples:
+    """The serialized Examples, and the context before each of them.
 
     Raises:
-        InvalidInput: there are none.
+        InvalidInput: there are none, or the context would be repeated too often.
     """
     context = b""
-    examples: Sequence[Example] = message.example_list.examples
+    given: pb.ExampleList | pb.ExampleListWithContext = message.example_list
     if message.WhichOneof("kind") == "example_list_with_context":
-        examples = message.example_list_with_context.examples
+        given = message.example_list_with_context
         context = message.example_list_with_context.context.SerializeToString()
-    if not examples:
+    if not given.examples:
         raise InvalidInput("Input is empty.")
-    return [context + example.SerializeToString() for example in examples]
+    return classification.Examples(_serialized(given), context)
+
+
+def _serialized(given: pb.ExampleList | pb.ExampleListWithContext) -> list[bytes]:
+    """Each Example's bytes. Of many small ones they are cut out of the list's, of which BytesList has the form."""
+    if len(given.examples) <= _FEW or given.ByteSize() >= LARGE_BYTES:
+        return [example.SerializeToString() for example in given.examples]
+    return list(BytesList.FromString(given.SerializeToString()).value)
 
 
 def write_classify(answered: Answered) -> bytes:

@@ -8,10 +8,20 @@ from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply
+from fallback_server.late_inputs import LateInputs
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
 from fallback_server.protocol.proto import serving_pb2 as pb
-from fallback_server.protocol.tensors import CUTTABLE, Buffer, TensorCodecError, decode, encode_parts
+from fallback_server.protocol.tensors import (
+    CUTTABLE,
+    MAX_FILLED_BYTES,
+    Array,
+    Buffer,
+    Filled,
+    TensorCodecError,
+    encode_parts,
+    read,
+)
 from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, field_parts
 from fallback_server.transport.rpc import parse
@@ -19,6 +29,12 @@ from fallback_server.transport.rpc import parse
 _REQUEST_INPUTS = 2
 _RESPONSE_OUTPUTS = 1
 """Field numbers of PredictRequest and PredictResponse."""
+
+MAX_NAMES = 1024
+"""Inputs of a request, and outputs that it asks for: models have a few, and each takes time before all are compared."""
+
+_WHOLE: Mapping[int, Buffer] = {}
+"""What was cut out of a tensor that came whole."""
 
 _PACKED_WEIGHT = 8
 """Integers are packed one by one: that takes ten times as long as to copy them, and longer."""
@@ -53,27 +69,70 @@ def read_target(request: Request) -> ModelTarget:
 def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
     """A serialized PredictRequest as a call. The arrays of large tensors read the bytes in place.
 
+    What the message has in few values takes no memory before the call runs: see `LateInputs`.
+
+    Args:
+        data: The message.
+        max_tensor_bytes: The most that its tensors may take together.
+
     Raises:
-        InvalidInput: no PredictRequest, no model spec, or a tensor that can't be read.
+        InvalidInput: no PredictRequest, no model spec, or tensors that can't be read, or are too many or too large.
     """
     contents: Mapping[str, Mapping[int, Buffer]] = {}
     if len(data) >= LARGE_BYTES:
         data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=CUTTABLE)
     request = parse(methods.PREDICT, data)
     target = read_target(request)
-    inputs = {}
-    for name, tensor in request.inputs.items():
-        try:
-            inputs[name] = decode(tensor, max_bytes=max_tensor_bytes, cut=contents.get(name, {}))
-        except TensorCodecError as error:
-            raise InvalidInput(f"tensor parsing error: {name}: {error}") from error
+    _check_names("inputs", len(request.inputs))
+    _check_names("outputs in its output_filter", len(request.output_filter))
     return PredictCall(
         target=target,
         signature=request.model_spec.signature_name,
-        inputs=inputs,
+        inputs=_read_inputs(request, contents, max_tensor_bytes),
         output_filter=list(request.output_filter),
         client_key=request.client_id,
     )
+
+
+def _check_names(what: str, count: int) -> None:
+    if count > MAX_NAMES:
+        raise InvalidInput(f"the request has {count} {what}, at most {MAX_NAMES} are allowed")
+
+
+def _read_inputs(
+    request: pb.PredictRequest, contents: Mapping[str, Mapping[int, Buffer]], max_bytes: int
+) -> Mapping[str, Array]:
+    inputs: dict[str, Array] = {}
+    late: dict[str, Filled] = {}
+    left_bytes = max_bytes
+    for name, proto in request.inputs.items():
+        try:
+            tensor = read(proto, max_bytes=max_bytes, cut=contents.get(name, _WHOLE))
+        except TensorCodecError as error:
+            raise InvalidInput(f"tensor parsing error: {name}: {error}") from error
+        if isinstance(tensor, Filled):
+            late[name] = tensor
+            tensor = tensor.stand_in
+        inputs[name] = tensor
+        left_bytes -= tensor.nbytes
+    if left_bytes < 0:
+        raise InvalidInput(f"the inputs take {max_bytes - left_bytes} bytes, at most {max_bytes} are allowed")
+    return _late(inputs, late) if late else inputs
+
+
+def _late(inputs: Mapping[str, Array], filled: Mapping[str, Filled]) -> Mapping[str, Array]:
+    """The inputs, of which some have fewer values than elements."""
+    filled_bytes = sum(tensor.filled_bytes for tensor in filled.values())
+    if filled_bytes > MAX_FILLED_BYTES:
+        raise InvalidInput(
+            f"{len(filled)} inputs with fewer values than elements claim {filled_bytes} bytes: "
+            f"at most {MAX_FILLED_BYTES} bytes are filled up"
+        )
+    makers = {name: tensor.whole for name, tensor in filled.items() if len(tensor.values) > 1}
+    if not makers:
+        return inputs
+    strings = [filled[name].values for name in makers if inputs[name].dtype.kind == "O"]
+    return LateInputs(inputs, makers, more_bytes=sum(sum(map(len, values)) for values in strings))
 
 
 def write_predict(reply: PredictReply, *, typed: bool) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fallback_server.classification import Examples
 from fallback_server.core.errors import InvalidInput
 from fallback_server.protocol.proto import example_pb2 as pb
 from fallback_server.transport.rest.json_arrays import Json, decode_b64, is_b64, read_array, shown, type_name
@@ -15,13 +16,13 @@ _INT64 = np.iinfo(np.int64)
 _FLOAT = np.dtype(np.float32)
 
 
-def read_examples(document: Mapping[str, Json]) -> list[bytes]:
+def read_examples(document: Mapping[str, Json]) -> Examples:
     """The examples of a request, serialized, each after the context where there is one.
 
     So a feature that both have is the example's: of two values for one key, protobuf takes the later.
 
     Raises:
-        InvalidInput: no examples, or a value that no feature can hold.
+        InvalidInput: no examples, a value that no feature can hold, or a context that would be repeated too often.
     """
     context = _example(document["context"]) if "context" in document else b""
     if "examples" not in document:
@@ -33,7 +34,7 @@ def read_examples(document: Mapping[str, Json]) -> list[bytes]:
         raise InvalidInput(f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise InvalidInput(f"JSON Value: {shown(document)} 'examples' value is an empty array")
-    return [context + _example(value) for value in examples]
+    return Examples([_example(value) for value in examples], context)
 
 
 def _example(value: Json) -> bytes:
