@@ -25,7 +25,9 @@ from fallback_server.protocol.proto import (
     tensor_pb2,
 )
 
-REFLECTION_SERVICES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+_NEWER = "grpc.reflection.v1"
+
+REFLECTION_SERVICES = (reflection.SERVICE_NAME, f"{_NEWER}.ServerReflection")
 """The same messages and the same call; clients try the newer name first."""
 
 _TENSORFLOW = "tensorflow"
@@ -53,7 +55,7 @@ def reflection_handlers(services: Iterable[Method[Any, Any]]) -> list[grpc.Gener
     """
     offered = list(services)
     names = {method.service for method in offered}
-    servicer = reflection.aio.ReflectionServicer([*names, reflection.SERVICE_NAME], pool=descriptor_set(offered))
+    servicer = reflection.aio.ReflectionServicer([*names, *REFLECTION_SERVICES], pool=descriptor_set(offered))
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -78,6 +80,9 @@ def descriptor_set(offered: Sequence[Method[Any, Any]]) -> descriptor_pool.Descr
         _rename(files[module.DESCRIPTOR.name], package, renamed)
     _move_signature_def_map(files)
     files.update(_service_files(offered, renamed))
+    _keep_offered(files[health_pb2.DESCRIPTOR.name], offered)
+    newer = _newer_reflection(files[reflection_pb2.DESCRIPTOR.name])
+    files[newer.name] = newer
     for file in files.values():
         pool.Add(file)
     return pool
@@ -119,6 +124,27 @@ def _move_signature_def_map(files: Mapping[str, descriptor_pb2.FileDescriptorPro
     source, target = files[tensor_pb2.DESCRIPTOR.name], files[serving_pb2.DESCRIPTOR.name]
     (index,) = [index for index, each in enumerate(source.message_type) if each.name == _SIGNATURE_DEF_MAP]
     target.message_type.append(source.message_type.pop(index))
+
+
+def _keep_offered(file: descriptor_pb2.FileDescriptorProto, offered: Sequence[Method[Any, Any]]) -> None:
+    """Takes out what a newer version of gRPC's health service has, and this server doesn't."""
+    paths = {method.path for method in offered}
+    for service in file.service:
+        kept = [method for method in service.method if f"/{file.package}.{service.name}/{method.name}" in paths]
+        del service.method[:]
+        service.method.extend(kept)
+
+
+def _newer_reflection(older: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.FileDescriptorProto:
+    """Reflection's newer package, which grpcio-reflection has no stubs of: the older under another name."""
+    newer = descriptor_pb2.FileDescriptorProto()
+    newer.CopyFrom(older)
+    newer.name = f"{_NEWER.replace('.', '/')}/reflection.proto"
+    names = {f".{older.package}.{message.name}": f".{_NEWER}.{message.name}" for message in older.message_type}
+    _rename(newer, _NEWER, names)
+    for method in newer.service[0].method:
+        method.input_type, method.output_type = names[method.input_type], names[method.output_type]
+    return newer
 
 
 def _service_files(

@@ -149,7 +149,7 @@ class Rpcs:
     async def _read(self, method: Method[Any, Any], read: Callable[[bytes], Asked], context: Context) -> Asked:
         data = await context.read()
         if not isinstance(data, bytes):
-            raise InvalidInput(f"the call ended before its {method.name}Request")
+            raise InvalidInput(f"the call ended before its {method.request.DESCRIPTOR.name}")
         size = len(data)
         if size < LARGE_BYTES:
             return read(data)
@@ -192,7 +192,7 @@ def parse(method: Method[Request, Any], data: bytes) -> Request:
     try:
         return method.request.FromString(data)
     except DecodeError as error:
-        raise InvalidInput(f"the request is no {method.name}Request") from error
+        raise InvalidInput(f"the request is no {method.request.DESCRIPTOR.name}") from error
 
 
 def serialize(message: Message) -> bytes:
