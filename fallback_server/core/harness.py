@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.loader import Servable
+from fallback_server.core.printable import printable
 from fallback_server.core.servable import ServableId, ServableState, State
 
 S = TypeVar("S", bound=Servable)
@@ -57,7 +58,7 @@ class Harness(Generic[S]):
         servable_id: See above.
         aspired: See above.
         state: Changed by the methods below alone.
-        error: Why the last load failed, in END alone.
+        error: Why the last load failed, in END alone; as every reply can carry it, see `printable`.
         starved: Whether it failed for want of memory, in END alone.
         attempts: How many loads were begun since the last that succeeded.
         losses: How many times in a row what was loaded died.
@@ -107,7 +108,7 @@ class Harness(Generic[S]):
         if self.reload_at_s is not None:
             raise IllegalTransition(f"{self}: its load has not begun")
         if self.state is State.LOADING:
-            self.error = error
+            self.error = printable(error)
             self.starved = starved
             self.retry_at_s = retry_at_s
             self.attempts -= starved

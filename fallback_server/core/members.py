@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from fallback_server.core.errors import ArchiveRefused
+from fallback_server.core.printable import cause, quoted
 
 CHUNK_BYTES = 1 << 20
 
@@ -132,7 +133,7 @@ class _Forward:
         try:
             data = self._stream.read(size_bytes)
         except (EOFError, gzip.BadGzipFile, self._damage) as error:
-            raise ArchiveRefused(f"{self.archive} is truncated or damaged: {error}") from error
+            raise ArchiveRefused(f"{self.archive} is truncated or damaged: {cause(error)}") from error
         self._at += len(data)
         return data
 
@@ -198,7 +199,9 @@ def _tar_chunks(info: tarfile.TarInfo, forward: _Forward) -> Iterator[bytes]:
     while left_bytes:
         data = forward.take(min(left_bytes, CHUNK_BYTES))
         if not data:
-            raise ArchiveRefused(f"{forward.archive} is truncated: {left_bytes} bytes of {info.name!r} are missing")
+            raise ArchiveRefused(
+                f"{forward.archive} is truncated: {left_bytes} bytes of {quoted(info.name)} are missing"
+            )
         left_bytes -= len(data)
         yield data
 
@@ -250,9 +253,11 @@ def _named(archive: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ArchiveRefused(f"{archive} is truncated or damaged: {error}") from error
+        raise ArchiveRefused(f"{archive} is truncated or damaged: {cause(error)}") from error
     except (ValueError, OverflowError, struct.error, RecursionError) as error:
         # Damaged numbers and names in headers, and headers that follow headers without end.
-        raise ArchiveRefused(f"{archive} is damaged: {error}") from error
+        raise ArchiveRefused(f"{archive} is damaged: {cause(error)}") from error
     except (RuntimeError, NotImplementedError) as error:
-        raise ArchiveRefused(f"{archive} can't be read: {error}") from error  # Encrypted, or packed in an unknown way.
+        raise ArchiveRefused(
+            f"{archive} can't be read: {cause(error)}"
+        ) from error  # Encrypted, or packed in an unknown way.

@@ -23,12 +23,22 @@ from fallback_server.core.completeness import (
     restores,
 )
 from fallback_server.core.model_config import MAX_VERSION
+from fallback_server.core.printable import name_fault
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".zip")
 """What a version may come packed in."""
 
 MAX_ENTRIES = 1_000_000
 """A version with more files and folders is not looked at to its end."""
+
+MAX_LINKED = 10_000
+"""A version with more files and folders behind links to folders is not looked at to its end."""
+
+_READ_THROUGH_LINKS = ("variables/", "assets/", "assets.extra/")
+"""What TensorFlow's loader reads, and what may therefore lie elsewhere. Other links to folders may lead anywhere."""
+
+_UNFOLLOWED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
+"""What is said of a link that leads nowhere, in a circle, or to where this process may not look."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -108,14 +118,25 @@ def read_versions(base_path: Path) -> dict[int, Entry]:
     return found
 
 
-def read_folders(path: Path) -> Iterator[os.DirEntry[str]]:
-    """The folders in a folder that are not hidden.
+def read_folders(
+    path: Path, *, pass_over: Callable[[Path, str], None] = lambda _path, _why: None
+) -> Iterator[os.DirEntry[str]]:
+    """The folders in a folder that are not hidden, and that a model can be called after.
+
+    Args:
+        path: The folder.
+        pass_over: Told of those that no model can be called after, and why.
 
     Raises:
         OSError: it can't be read.
     """
     with os.scandir(path) as entries:
-        yield from [entry for entry in entries if not entry.name.startswith(".") and _is(entry, folder=True)]
+        folders = [entry for entry in entries if not entry.name.startswith(".") and _is(entry, folder=True)]
+    for entry in folders:
+        if fault := name_fault(entry.name):
+            pass_over(Path(entry.path), f"its name {fault}")
+        else:
+            yield entry
 
 
 def read_tree(path: Path) -> Tree:
@@ -123,31 +144,13 @@ def read_tree(path: Path) -> Tree:
 
     The newest time is of mtime and ctime: a copy that keeps mtimes (`cp -p`, `rsync -t`) can't set ctimes back.
 
+    Links to files are followed, and links to folders where TensorFlow's loader reads them, but for those that lead to a
+    folder in which they lie. A link that can't be followed is no file: where it leads is part of the fingerprint.
+
     Raises:
         OSError: something can't be read, or is neither a file nor a folder.
     """
-    root = path.stat()
-    items = [(".", 0, root.st_mtime_ns)]
-    sizes: dict[str, int] = {}
-    newest_ns = max(root.st_mtime_ns, root.st_ctime_ns)
-    for folder, folders, files in os.walk(path, onerror=_raise):
-        for name in (*folders, *files):
-            full = Path(folder, name)
-            status = full.stat()
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                # To open a pipe waits for its writer, for ever, and with it the thread that loads.
-                raise OSError(errno.EINVAL, "neither a file nor a folder", str(full))
-            relative = full.relative_to(path).as_posix()
-            if stat.S_ISDIR(status.st_mode):
-                # A folder's size is the file system's own affair.
-                size = 0
-            else:
-                size = sizes[relative] = status.st_size
-            items.append((relative, size, status.st_mtime_ns))
-            newest_ns = max(newest_ns, status.st_mtime_ns, status.st_ctime_ns)
-        if len(items) > MAX_ENTRIES:
-            raise OSError(errno.E2BIG, f"more than {MAX_ENTRIES} files and folders", str(path))
-    return Tree(fingerprint=tuple(sorted(items)), newest_s=newest_ns / 1e9, files=sizes)
+    return _TreeReading(path).run()
 
 
 def read_archive(path: Path) -> tuple[Fingerprint, float]:
@@ -207,5 +210,88 @@ def _is(entry: os.DirEntry[str], *, folder: bool) -> bool:
         return False
 
 
-def _raise(error: OSError) -> None:
-    raise error
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """One that is to be read.
+
+    Attributes:
+        path: Where it is.
+        prefix: What the names in it have before them, seen from the version's folder.
+        above: The identities of it and of all that it lies in, as it was reached.
+        linked: Whether it was reached through a link.
+    """
+
+    path: str
+    prefix: str
+    above: frozenset[tuple[int, int]]
+    linked: bool
+
+
+class _TreeReading:
+    """One version's tree, on the way through it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        status = path.stat()
+        self._items = [(".", 0, status.st_mtime_ns)]
+        self._sizes: dict[str, int] = {}
+        self._newest_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+        self._linked = 0
+        self._waiting = [_Folder(os.fspath(path), "", frozenset({_identity(status)}), linked=False)]
+
+    def run(self) -> Tree:
+        while self._waiting:
+            folder = self._waiting.pop()
+            with os.scandir(folder.path) as entries:
+                for entry in entries:
+                    self._read(folder, entry)
+            if len(self._items) > MAX_ENTRIES:
+                raise OSError(errno.E2BIG, f"more than {MAX_ENTRIES} files and folders", str(self._path))
+        return Tree(
+            fingerprint=tuple(sorted(self._items)),
+            newest_s=self._newest_ns / 1e9,
+            files=dict(sorted(self._sizes.items())),
+        )
+
+    def _read(self, folder: _Folder, entry: os.DirEntry[str]) -> None:
+        relative = folder.prefix + entry.name
+        self._linked += folder.linked
+        if self._linked > MAX_LINKED:
+            raise OSError(errno.E2BIG, f"more than {MAX_LINKED} files and folders behind links", entry.path)
+        try:
+            status = entry.stat()
+        except OSError as error:
+            if not entry.is_symlink() or error.errno not in _UNFOLLOWED:
+                raise
+            self._add(f"{relative} -> {Path(entry.path).readlink()}", 0, entry.stat(follow_symlinks=False))
+            return
+        if stat.S_ISREG(status.st_mode):
+            self._sizes[relative] = status.st_size
+            self._add(relative, status.st_size, status)
+        elif stat.S_ISDIR(status.st_mode):
+            # A folder's size is the file system's own affair.
+            self._add(relative, 0, status)
+            self._enter(folder, entry, relative, status)
+        else:
+            # To open a pipe waits for its writer, for ever, and with it the thread that loads.
+            raise OSError(errno.EINVAL, "neither a file nor a folder", entry.path)
+
+    def _enter(self, folder: _Folder, entry: os.DirEntry[str], relative: str, status: os.stat_result) -> None:
+        identity, is_link = _identity(status), entry.is_symlink()
+        if is_link and (
+            not f"{relative}/".startswith(_READ_THROUGH_LINKS) or identity in folder.above or self._is_above(identity)
+        ):
+            return
+        above = folder.above | {identity}
+        self._waiting.append(_Folder(entry.path, f"{relative}/", above, linked=folder.linked or is_link))
+
+    def _is_above(self, identity: tuple[int, int]) -> bool:
+        return any(_identity(each.stat()) == identity for each in self._path.resolve().parents)
+
+    def _add(self, name: str, size: int, status: os.stat_result) -> None:
+        self._items.append((name, size, status.st_mtime_ns))
+        self._newest_ns = max(self._newest_ns, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

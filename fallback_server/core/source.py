@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fallback_server.core.aspired import AspiredVersion, Fingerprint
-from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
+from fallback_server.core.model_config import MAX_MODELS, ModelConfig, PolicyKind, VersionPolicy
+from fallback_server.core.printable import printable
 from fallback_server.core.scan import (
     Entry,
     Tree,
@@ -27,12 +28,22 @@ from fallback_server.core.servable import ServableId
 
 _log = logging.getLogger(__name__)
 
+_WARNING_CHARS = 10_000
+"""Paths have up to 4096 bytes each."""
+
 
 class Packed(Protocol):
     """Knows where archives are unpacked; see `Unpacker`."""
 
-    def tidy(self, in_use: Collection[ServableId]) -> None:
+    def tidy(self, in_use: Collection[ServableId], withdrawn: Mapping[ServableId, Path]) -> None:
         """Deletes what was unpacked and is needed no more."""
+
+    def restore(self, versions: Mapping[ServableId, AspiredVersion]) -> None:
+        """Has what was unpacked unpacked again where its folder is gone. Returns at once."""
+
+    def is_withdrawn(self, folder: Path) -> bool:
+        """Whether a folder is but what came out of an archive beside it, and that is gone."""
+        ...
 
     def folder(self, model: str, archive: Path, version: int) -> Path:
         """Where an archive's version will stand."""
@@ -50,7 +61,7 @@ class SourceSnapshot:
     Attributes:
         aspired: The complete set of what should be served: what is missing in it should be unloaded.
         unsettled: What stands on disk but may still be being written.
-        incomplete: What of that rests, and what it lacks.
+        incomplete: What of that rests, and what it lacks; or what keeps it from being read.
         generation: How often the configuration had been set when this poll began.
     """
 
@@ -70,7 +81,10 @@ class FileSystemSource:
 
     What can't be read (a share that is not mounted) unloads nothing: its versions stay as last stated. A model whose
     folder vanished from a repository that can be read is gone, and so are its versions. A version with anything in it
-    that can't be read, or is neither file nor folder, is not taken, and a warning says what is in the way.
+    that can't be read, or is neither file nor folder, is not taken; a warning and the snapshot say what is in the way.
+
+    An archive is its version: with it goes what was unpacked from it, unless somebody has changed that since; and what
+    was unpacked comes again where that alone is gone.
 
     Args:
         configs: The models. Each has a name of its own.
@@ -143,28 +157,47 @@ class FileSystemSource:
         )
 
     def tidy(self, in_use: Collection[ServableId]) -> None:
-        """Deletes what was unpacked from archives that are gone. In the thread that polls, after a poll was acted upon.
+        """Deletes what was unpacked from archives that are gone, and has that again which is gone itself.
+
+        In the thread that polls, after a poll was acted upon.
 
         Args:
             in_use: What is wanted, or loaded, or being loaded or unloaded.
         """
-        if self._packed is not None:
-            self._packed.tidy(in_use)
+        if self._packed is None:
+            return
+        self._packed.tidy(in_use, self._look.withdrawn)
+        stated = {
+            ServableId(name, number): version
+            for name, versions in self._last.items()
+            for number, version in versions.items()
+            if version.archive is not None
+        }
+        self._packed.restore(stated)
 
     def _repository_configs(self) -> dict[str, ModelConfig]:
         if self._repository is None:
             return {}
         try:
-            found = {entry.name: Path(entry.path) for entry in read_folders(self._repository)}
+            folders = read_folders(self._repository, pass_over=self._pass_over)
+            found = sorted((entry.name, Path(entry.path)) for entry in folders)
         except OSError as error:
             self._look.tell("", f"model repository {self._repository} can't be read, nothing changes: {error}")
         else:
             self._look.tell("", "" if found else f"model repository {self._repository} holds no models")
-            self._repository_models = found
+            if len(found) > MAX_MODELS:
+                first = found[MAX_MODELS][1]
+                self._look.tell(
+                    "", f"{first} and what follows it by name is passed over: at most {MAX_MODELS} models are served"
+                )
+            self._repository_models = dict(found[:MAX_MODELS])
         return {
             name: ModelConfig(name=name, base_path=path, version_policy=self._repository_policy)
             for name, path in self._repository_models.items()
         }
+
+    def _pass_over(self, path: Path, why: str) -> None:
+        self._look.tell(f"model {path}", f"{path} is passed over as a model: {why}")
 
     def _poll_model(self, config: ModelConfig, last: dict[int, AspiredVersion]) -> dict[int, AspiredVersion]:
         name, policy = config.name, config.version_policy
@@ -174,6 +207,7 @@ class FileSystemSource:
             self._look.tell(name, f"base path of {name} can't be read, nothing of it is unloaded: {error}")
             return last
         self._tell_of(config, found)
+        found = {number: entry for number, entry in found.items() if not self._is_withdrawn(config, number, entry)}
         kept: dict[int, AspiredVersion] = {}
         for number in sorted(found, reverse=True):
             if policy.kind is PolicyKind.SPECIFIC and number not in policy.versions:
@@ -188,6 +222,19 @@ class FileSystemSource:
             elif found[number].folder is not None or self._packed is not None:
                 self._look.unsettled.add(servable_id)
         return {number: kept[number] for number in policy.select(kept)}
+
+    def _is_withdrawn(self, config: ModelConfig, number: int, entry: Entry) -> bool:
+        if self._packed is None or entry.folder is None or entry.archive is not None:
+            return False
+        withdrawn = self._packed.is_withdrawn(entry.folder)
+        if withdrawn:
+            servable_id = ServableId(config.name, number)
+            self._look.withdrawn[servable_id] = entry.folder
+            self._look.tell(
+                str(entry.folder),
+                f"{servable_id} is wanted no more: the archive that {entry.folder} was unpacked from is gone",
+            )
+        return withdrawn
 
     def _tell_of(self, config: ModelConfig, found: Mapping[int, Entry]) -> None:
         name, policy = config.name, config.version_policy
@@ -239,7 +286,7 @@ class FileSystemSource:
         if not self._rests(folder, tree.fingerprint, tree.newest_s):
             return None
         if lack := self._lack(folder, tree):
-            self._look.incomplete[servable_id] = lack
+            self._look.incomplete[servable_id] = printable(lack)
             self._look.tell(str(folder), f"{servable_id} at {folder} is not loaded while it is incomplete: {lack}")
             return None
         return AspiredVersion(path=folder, fingerprint=tree.fingerprint)
@@ -268,6 +315,7 @@ class _Look:
         self.graphs: dict[Path, tuple[Fingerprint, bool]] = {}
         self.unsettled: set[ServableId] = set()
         self.incomplete: dict[ServableId, str] = {}
+        self.withdrawn: dict[ServableId, Path] = {}
         self.told: dict[str, str] = {}
         self.unreadable: dict[ServableId, str] = {}
         self._told_before = told_before
@@ -277,12 +325,13 @@ class _Look:
         """Logs a warning when it is new, not at every poll."""
         if not warning:
             return
-        self.told[topic] = warning
+        self.told[topic] = warning = printable(warning, max_chars=_WARNING_CHARS)
         if self._told_before.get(topic) != warning:
             _log.warning("%s", warning)
 
     def tell_again(self, servable_id: ServableId, why: str, path: Path | None) -> None:
-        """Logs what keeps a version from being read once it has done so twice."""
+        """Tells what keeps a version from being read once it has done so twice."""
         self.unreadable[servable_id] = why
         if self._unreadable_before.get(servable_id) == why:
+            self.incomplete[servable_id] = printable(why)
             self.tell(str(path), f"{servable_id} at {path} can't be read, and nothing new of it is taken: {why}")

@@ -11,15 +11,15 @@ from pathlib import Path, PurePosixPath
 
 from fallback_server.core.errors import ArchiveRefused
 from fallback_server.core.members import Kind, Member, claimed_bytes, read_members
+from fallback_server.core.printable import cause, quoted
 
 _MAX_DEPTH = 32
 _MAX_NAME_BYTES = 1024
-
 _FREE_BYTES = 64 << 20
 """What stays free on the disk, and how much is written between two looks at it."""
 
-_PASSED_OVER = "__MACOSX"
-"""A folder that macOS puts into archives beside what was packed."""
+_PASSED_OVER = ("__MACOSX", ".DS_Store")
+_PASSED_OVER_PREFIX = "._"
 
 _ITS_NAMES = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 """What the file system says of names that can't be: the archive's fault, and not the disk's."""
@@ -45,6 +45,11 @@ class UnpackOptions:
         for name in ("max_bytes", "max_entries", "max_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether it is what macOS puts into archives beside what was packed: resource forks, and how a folder looks."""
+    return name in _PASSED_OVER or name.startswith(_PASSED_OVER_PREFIX)
 
 
 def unpack(archive: Path, folder: Path, options: UnpackOptions) -> None:
@@ -82,7 +87,7 @@ class _Unpacking:
         except OSError as error:
             if error.errno not in _ITS_NAMES:
                 raise
-            raise ArchiveRefused(f"{self._archive}: holds a name that can't be: {error}") from error
+            raise ArchiveRefused(f"{self._archive}: holds a name that can't be: {cause(error)}") from error
         for folder, _, _ in os.walk(self._folder):
             sync_folder(Path(folder))
 
@@ -104,7 +109,7 @@ class _Unpacking:
             self._write_file(self._folder / path, member.chunks)
         else:
             raise ArchiveRefused(
-                f"{self._archive}: {member.name!r} is a hard link, a device, a pipe or sparse; "
+                f"{self._archive}: {quoted(member.name)} is a hard link, a device, a pipe or sparse; "
                 f"only files, folders and links within the archive are taken"
             )
 
@@ -119,9 +124,9 @@ class _Unpacking:
 
     def _note(self, path: PurePosixPath, *, again: bool = False) -> None:
         if path in self._names and not again:
-            raise ArchiveRefused(f"{self._archive}: holds {str(path)!r} twice")
+            raise ArchiveRefused(f"{self._archive}: holds {quoted(str(path))} twice")
         if path in self._links or any(parent in self._links for parent in path.parents):
-            raise ArchiveRefused(f"{self._archive}: {str(path)!r} lies behind a link of the archive")
+            raise ArchiveRefused(f"{self._archive}: {quoted(str(path))} lies behind a link of the archive")
         self._names.add(path)
         if len(self._names) > self._options.max_entries:
             raise ArchiveRefused(f"{self._archive}: holds more than {self._options.max_entries} files and folders")
@@ -143,7 +148,9 @@ class _Unpacking:
     def _make_links(self) -> None:
         for path, link in self._links.items():
             if not link or link.startswith("/") or "\0" in link:
-                raise ArchiveRefused(f"{self._archive}: the link {str(path)!r} leads to {link!r}, out of the archive")
+                raise ArchiveRefused(
+                    f"{self._archive}: the link {quoted(str(path))} leads to {quoted(link)}, out of the archive"
+                )
             (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self._folder / path).symlink_to(link)
         root = self._folder.resolve()
@@ -152,18 +159,22 @@ class _Unpacking:
             try:
                 target = (self._folder / path).resolve(strict=True)
             except (OSError, RuntimeError) as error:
-                raise ArchiveRefused(f"{self._archive}: the link {str(path)!r} leads nowhere: {error}") from error
+                raise ArchiveRefused(
+                    f"{self._archive}: the link {quoted(str(path))} leads nowhere: {cause(error)}"
+                ) from error
             if not target.is_relative_to(root):
-                raise ArchiveRefused(f"{self._archive}: the link {str(path)!r} leads to {link!r}, out of the archive")
+                raise ArchiveRefused(
+                    f"{self._archive}: the link {quoted(str(path))} leads to {quoted(link)}, out of the archive"
+                )
 
     def _path(self, name: str) -> PurePosixPath | None:
         """Where a member may be written; None where it is to be passed over."""
         if name.startswith("/") or "\0" in name or "\\" in name or len(os.fsencode(name)) > _MAX_NAME_BYTES:
-            raise ArchiveRefused(f"{self._archive}: {name!r} is no relative path")
+            raise ArchiveRefused(f"{self._archive}: {quoted(name)} is no relative path")
         path = PurePosixPath(name)
         if ".." in path.parts or len(path.parts) > _MAX_DEPTH:
-            raise ArchiveRefused(f"{self._archive}: {name!r} leads out of the archive, or too deep")
-        if not path.parts or path.parts[0] == _PASSED_OVER:
+            raise ArchiveRefused(f"{self._archive}: {quoted(name)} leads out of the archive, or too deep")
+        if not path.parts or is_passed_over(path.parts[0]):
             return None
         return path
 

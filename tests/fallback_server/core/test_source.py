@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+from fallback_server.core import scan
 from fallback_server.core import source as source_module
 from fallback_server.core.model_config import ModelConfig, PolicyKind, VersionPolicy
 from fallback_server.core.servable import ServableId
@@ -134,18 +135,141 @@ def test_one_broken_entry_hides_no_other(tmp_path, wall):
     assert list(polled.poll().aspired) == [ServableId("m", 1)]
 
 
-def test_a_version_with_a_pipe_or_a_dangling_link_is_not_taken_and_told_of_once(tmp_path, wall, caplog):
+def test_a_version_with_a_pipe_is_not_taken_and_told_of_once(tmp_path, wall, caplog):
     """To open a pipe would hold a load thread for ever; a version passed over in silence would be a riddle."""
     version(tmp_path / "m", "1")
     os.mkfifo(version(tmp_path / "m", "2") / "pipe")
-    (version(tmp_path / "m", "3") / "link").symlink_to("nowhere")
     polled = source(tmp_path, wall)
     for _ in range(4):
-        assert list(polled.poll().aspired) == [ServableId("m", 1)]
-    warnings = sorted(record.getMessage() for record in caplog.records)
-    assert len(warnings) == 2
-    assert "neither a file nor a folder" in warnings[0]
-    assert "No such file or directory" in warnings[1]
+        snapshot = polled.poll()
+        assert list(snapshot.aspired) == [ServableId("m", 1)]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "neither a file nor a folder" in warning
+    assert "neither a file nor a folder" in snapshot.incomplete[ServableId("m", 2)]
+    (tmp_path / "m" / "2" / "pipe").unlink()
+    assert polled.poll().incomplete == {}
+
+
+@pytest.mark.parametrize("target", ["nowhere", "note", "saved_model.pb/x"])
+def test_a_link_that_leads_nowhere_keeps_no_version_from_being_served(tmp_path, wall, target):
+    """TensorFlow's loader does not read it; that it leads elsewhere now is a change. One that is needed is missing."""
+    path = version(tmp_path / "m", "1")
+    (path / "note").symlink_to(target)
+    polled = source(tmp_path, wall)
+    before = polled.poll().aspired[ServableId("m", 1)]
+    (path / "note").unlink()
+    (path / "note").symlink_to("elsewhere")
+    assert polled.poll().aspired[ServableId("m", 1)] != before
+    (path / "saved_model.pb").unlink()
+    (path / "saved_model.pb").symlink_to("nowhere")
+    assert source(tmp_path, wall).poll().incomplete == {ServableId("m", 1): "saved_model.pb is missing"}
+
+
+def with_variables(path, count):
+    path.mkdir(parents=True)
+    (path / "variables.index").write_bytes(bytes([0, 0, 6, 8, 2, 26, 2, 8, 1]))
+    for index in range(count):
+        (path / f"variables.data-0000{index}-of-00002").write_bytes(b"x")
+    return path
+
+
+def test_variables_that_are_linked_are_looked_into(tmp_path, wall):
+    """As a store without copies lays them out: what lacks is seen, and what changes."""
+    path = version(tmp_path / "m", "1")
+    (path / "variables").symlink_to(with_variables(tmp_path / "store" / "variables", 1))
+    polled = source(tmp_path, wall)
+    lack = "variables/variables.data-00001-of-00002 is missing"
+    assert polled.poll().incomplete == {ServableId("m", 1): lack}
+    (tmp_path / "store" / "variables" / "variables.data-00001-of-00002").write_bytes(b"x")
+    before = polled.poll().aspired
+    assert list(before) == [ServableId("m", 1)]
+    (tmp_path / "store" / "variables" / "variables.data-00001-of-00002").write_bytes(b"other")
+    assert polled.poll().aspired != before
+
+
+def test_links_to_folders_that_lead_up_or_that_nobody_reads_are_not_followed(tmp_path, wall):
+    """In a circle, to the versions beside it, or to all that there is: each is only an entry."""
+    path = version(tmp_path / "m", "1")
+    (path / "assets" / "deep").mkdir(parents=True)
+    for name, target in (
+        ("up", "."),
+        ("versions", "../.."),
+        ("all", "/"),
+        ("deep/back", ".."),
+        ("deep/same", "../deep"),
+    ):
+        (path / "assets" / name).symlink_to(target)
+    (path / "proc").symlink_to("/proc")
+    files = scan.read_tree(path).files
+    assert list(files) == ["saved_model.pb"]
+    assert source(tmp_path, wall).poll().aspired
+
+
+def test_what_lies_behind_links_is_bounded(tmp_path, wall, monkeypatch):
+    """Links to folders with links to folders can have more entries than there are files."""
+    path = version(tmp_path / "m", "1")
+    for depth in range(12):
+        folder = path / "assets" / str(depth)
+        folder.mkdir(parents=True)
+        for name in ("a", "b"):
+            (folder / name).symlink_to(f"../{depth + 1}")
+    monkeypatch.setattr(scan, "MAX_LINKED", 1000)
+    polled = source(tmp_path, wall)
+    for _ in range(2):
+        snapshot = polled.poll()
+    assert "more than 1000 files and folders behind links" in snapshot.incomplete[ServableId("m", 1)]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_version_that_is_closed_to_the_server_says_so(tmp_path, wall):
+    """Its state tells why it is not loaded."""
+    path = version(tmp_path / "m", "1")
+    path.chmod(0)
+    polled = source(tmp_path, wall)
+    for _ in range(2):
+        snapshot = polled.poll()
+    path.chmod(0o700)
+    assert "Permission denied" in snapshot.incomplete[ServableId("m", 1)]
+
+
+def test_folders_that_no_model_can_be_called_after_are_passed_over(tmp_path, wall, caplog):
+    """No reply could carry the first; the others would break lines. Each is told of once, on one line."""
+    for name in (b"mod\xff", b"two\nlines", b"bell\x07", "separator\u2028".encode()):
+        version(tmp_path / "models" / os.fsdecode(name), "1")
+    for name in ("m\u00f6del", "\u6a21\u578b", "a b"):
+        version(tmp_path / "models" / name, "1")
+    polled = source(tmp_path, wall, configs=(), repository=tmp_path / "models")
+    for _ in range(3):
+        aspired = polled.poll().aspired
+        assert sorted(each.name for each in aspired) == ["a b", "m\u00f6del", "\u6a21\u578b"]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 4
+    assert all(warning.encode() for warning in warnings)
+    assert sum("is no UTF-8" in warning for warning in warnings) == 1
+    assert sum("has control characters" in warning for warning in warnings) == 3
+
+
+def test_a_repository_has_no_more_models_than_can_be_listed(tmp_path, wall, monkeypatch, caplog):
+    """The first by name are served; that there are more is told."""
+    monkeypatch.setattr(source_module, "MAX_MODELS", 2)
+    for name in "cab":
+        version(tmp_path / "models" / name, "1")
+    polled = source(tmp_path, wall, configs=(), repository=tmp_path / "models")
+    for _ in range(2):
+        assert sorted(each.name for each in polled.poll().aspired) == ["a", "b"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'models' / 'c'} and what follows it by name is passed over: at most 2 models are served"
+    ]
+
+
+def test_times_in_the_future_only_make_it_wait_for_a_second_look(tmp_path, wall):
+    """A clock that was set back, or another machine's."""
+    path = version(tmp_path / "m", "1")
+    wall[0] -= 2 * LATER_S
+    os.utime(path, (4e9, 4e9))
+    polled = source(tmp_path, wall)
+    assert not polled.poll().aspired
+    assert polled.poll().aspired
 
 
 def test_the_policy_of_each_model_chooses(tmp_path, wall):

@@ -188,3 +188,35 @@ def test_no_archive_writes_outside(tmp_path_factory, members, suffix):
     else:
         assert all(path.resolve().is_relative_to(root) for path in root.rglob("*"))
     assert sorted(place.iterdir()) == [archive, place / "into"]
+
+
+MILLION = os.fsdecode(b"\xff" * 400_000)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [(MILLION, b"x")],
+        [("a", link(MILLION))],
+        [("b", link(MILLION)), ("b", b"x")],
+        [(MILLION, link("a", tarfile.LNKTYPE))],
+        [("/".join("a" * 400), link("/" + MILLION))],
+    ],
+)
+def test_a_refusal_repeats_no_name_of_any_length(tmp_path, into, members):
+    """It goes into logs and replies."""
+    archive = write(tmp_path / "1.tar.gz", members)
+    with pytest.raises(ArchiveRefused) as caught:
+        unpack(archive, into, UnpackOptions())
+    assert len(str(caught.value)) < 2000
+    assert str(caught.value).encode()
+
+
+def test_a_refusal_of_a_zip_repeats_no_name_of_any_length(tmp_path, into):
+    """Nor what its library says of two names that differ."""
+    archive = write(tmp_path / "1.zip", {"n" * 60_000: b"x"})
+    data = archive.read_bytes()
+    archive.write_bytes(data.replace(b"n" * 60_000, b"m" * 60_000, 1))
+    with pytest.raises(ArchiveRefused) as caught:
+        unpack(archive, into, UnpackOptions())
+    assert len(str(caught.value)) < 2000
