@@ -244,32 +244,38 @@ def read(
         raise TensorCodecError(f"{dtype} of shape {list(shape)} takes {size} bytes, at most {max_bytes} are allowed")
     content = cut.get(TENSOR_CONTENT) or proto.tensor_content  # once: every look at the field makes another copy of it
     if content:
-        return _read_content(content, dtype, shape, count)
+        if dtype.kind in "Ob":
+            return _read_strings(content, shape, count) if dtype.kind == "O" else _read_bools(content, shape, count)
+        expected = count * dtype.itemsize
+        if len(content) != expected:
+            raise _wrong_size(content, dtype, shape, expected)
+        return np.frombuffer(content, dtype=dtype).reshape(shape)
     values = _strings(proto.string_val) if dtype.kind == "O" else read_typed(proto, dtype, cut, count)
     if len(values) > count:
         raise TensorCodecError(f"{len(values)} values for a tensor of shape {list(shape)}, which has {count}")
     if len(values) == count:
         return values.reshape(shape)
+    if count == 1 and dtype.kind != "O":
+        return np.zeros(shape, dtype)
     return _filled(values, dtype, shape, count)
 
 
-def _read_content(content: Buffer, dtype: np.dtype[np.generic], shape: tuple[int, ...], count: int) -> Array:
-    if dtype.kind == "O":
-        return _cut_strings(content, shape, count)
-    expected = count * dtype.itemsize
-    if len(content) != expected:
-        raise TensorCodecError(
-            f"tensor_content has {len(content)} bytes, {dtype} of shape {list(shape)} needs {expected}"
-        )
-    if dtype.kind == "b":
-        numbers = np.frombuffer(content, np.uint8)
-        # Any other byte than 0 and 1 is a bool that numpy, and some of TensorFlow's kernels, count as several.
-        bools: Array = numbers != 0 if numbers.max() > 1 else numbers.view(np.bool_)
-        return bools.reshape(shape)
-    return np.frombuffer(content, dtype=dtype).reshape(shape)
+def _wrong_size(
+    content: Buffer, dtype: np.dtype[np.generic], shape: tuple[int, ...], expected: int
+) -> TensorCodecError:
+    return TensorCodecError(f"tensor_content has {len(content)} bytes, {dtype} of shape {list(shape)} needs {expected}")
 
 
-def _cut_strings(content: Buffer, shape: tuple[int, ...], count: int) -> Array:
+def _read_bools(content: Buffer, shape: tuple[int, ...], count: int) -> Array:
+    if len(content) != count:
+        raise _wrong_size(content, np.dtype(np.bool_), shape, count)
+    numbers = np.frombuffer(content, np.uint8)
+    # Any other byte than 0 and 1 is a bool that numpy, and some of TensorFlow's kernels, count as several.
+    bools: Array = numbers != 0 if numbers.max() > 1 else numbers.view(np.bool_)
+    return bools.reshape(shape)
+
+
+def _read_strings(content: Buffer, shape: tuple[int, ...], count: int) -> Array:
     told = lengths(content, count) if count <= len(content) else None
     if told is None:
         raise TensorCodecError(

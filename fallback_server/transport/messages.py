@@ -12,6 +12,7 @@ from fallback_server.late_inputs import LateInputs
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
 from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.proto.tensor_pb2 import TensorProto
 from fallback_server.protocol.tensors import (
     CUTTABLE,
     MAX_FILLED_BYTES,
@@ -83,29 +84,26 @@ def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
         data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=CUTTABLE)
     request = parse(methods.PREDICT, data)
     target = read_target(request)
-    _check_names("inputs", len(request.inputs))
-    _check_names("outputs in its output_filter", len(request.output_filter))
+    if len(wanted := request.output_filter) > MAX_NAMES:
+        raise InvalidInput(f"output_filter has {len(wanted)} names, at most {MAX_NAMES} are allowed")
     return PredictCall(
         target=target,
         signature=request.model_spec.signature_name,
-        inputs=_read_inputs(request, contents, max_tensor_bytes),
-        output_filter=list(request.output_filter),
+        inputs=_read_inputs(request.inputs, contents, max_tensor_bytes),
+        output_filter=list(wanted),
         client_key=request.client_id,
     )
 
 
-def _check_names(what: str, count: int) -> None:
-    if count > MAX_NAMES:
-        raise InvalidInput(f"the request has {count} {what}, at most {MAX_NAMES} are allowed")
-
-
 def _read_inputs(
-    request: pb.PredictRequest, contents: Mapping[str, Mapping[int, Buffer]], max_bytes: int
+    protos: Mapping[str, TensorProto], contents: Mapping[str, Mapping[int, Buffer]], max_bytes: int
 ) -> Mapping[str, Array]:
+    if len(protos) > MAX_NAMES:
+        raise InvalidInput(f"the request has {len(protos)} inputs, at most {MAX_NAMES} are allowed")
     inputs: dict[str, Array] = {}
     late: dict[str, Filled] = {}
     left_bytes = max_bytes
-    for name, proto in request.inputs.items():
+    for name, proto in protos.items():
         try:
             tensor = read(proto, max_bytes=max_bytes, cut=contents.get(name, _WHOLE))
         except TensorCodecError as error:
