@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from support.typed_tensors import typed
 
 from fallback_server.protocol import tensors
+from fallback_server.protocol.packed import varint
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError, decode, dtype_name, encode, encode_parts
 
@@ -89,6 +90,26 @@ def test_last_value_repeats():
     assert decode(eighth).tobytes() == b"\1\2\2\2"
 
 
+def content(data, *sizes, dtype=pb.DT_STRING):
+    return pb.TensorProto(dtype=dtype, tensor_shape=shape(*sizes), tensor_content=data)
+
+
+@given(hnp.arrays(object, SHAPES, elements=st.binary(max_size=300)))
+def test_strings_in_tensor_content(array):
+    """All their lengths as varints, and then all of them, as `tf.io.parse_tensor` has it."""
+    items = array.reshape(-1).tolist()
+    data = b"".join([*(varint(len(item)) for item in items), *items])
+    if data:
+        back = decode(content(data, *array.shape))
+        assert (back.shape, back.tolist()) == (array.shape, array.tolist())
+
+
+def test_a_byte_is_a_bool_only_as_0_or_1():
+    """Any other is true, as C has it, and doesn't reach a kernel as it is; what is well is not copied."""
+    assert decode(content(b"\0\1\5\xff", 4, dtype=pb.DT_BOOL)).view(np.uint8).tolist() == [0, 1, 1, 1]
+    assert not decode(content(b"\0\1", 2, dtype=pb.DT_BOOL)).flags.owndata
+
+
 def test_decoded_content_is_no_copy():
     """tensor_content is read in place: hundreds of megabytes are not copied again."""
     proto = encode(np.zeros(1000, np.float32))
@@ -123,6 +144,16 @@ def shape(*sizes, **more):
         (pb.TensorProto(dtype=101), "dtype float_ref is a reference, and no message can hold one"),
         (pb.TensorProto(dtype=29, tensor_shape=shape(1), int_val=[8]), "out of int4's range, -8 to 7"),
         (pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape(1), string_val=[b"a", b"b"]), "2 values"),
+        (pb.TensorProto(dtype=7, tensor_shape=shape(2), tensor_content=b"\2\3abcdef"), "6 bytes.*lengths say 5"),
+        (pb.TensorProto(dtype=7, tensor_shape=shape(2), tensor_content=b"\2\3abcd"), "4 bytes.*lengths say 5"),
+        (pb.TensorProto(dtype=7, tensor_shape=shape(2), tensor_content=b"\2\xff"), "doesn't begin with the lengths"),
+        (
+            pb.TensorProto(dtype=7, tensor_shape=shape(1), tensor_content=b"\xff" * 5 + b"\0"),
+            "the lengths of 1 strings",
+        ),
+        (pb.TensorProto(dtype=7, tensor_shape=shape(2**30), tensor_content=b"\0"), "the lengths of 1073741824 strings"),
+        (pb.TensorProto(dtype=7, tensor_shape=shape(0), tensor_content=b"a"), "1 bytes.*lengths say 0"),
+        (pb.TensorProto(dtype=10, tensor_shape=shape(2), tensor_content=b"\0"), "has 1 bytes.*needs 2"),
     ],
 )
 def test_refusals(proto, said):
@@ -171,3 +202,31 @@ def test_agrees_with_tensorflow(data, dtype):
     for back in (read, decode(pb.TensorProto.FromString(theirs))):
         assert (back.dtype, back.shape) == (array.dtype, array.shape)
         assert back.tolist() == array.tolist() if dtype == "object" else back.tobytes() == array.tobytes()
+
+
+@pytest.mark.slow
+@given(st.lists(st.one_of(st.just(b"x" * 130), st.binary(max_size=4)), min_size=1, max_size=4), st.data())
+@settings(deadline=None, max_examples=300)
+def test_strings_in_tensor_content_are_those_of_tensorflow(items, data):
+    """What `tf.io.parse_tensor` reads we read, and what it refuses we refuse: whole, cut, changed and made up."""
+    import tensorflow as tf
+
+    whole = b"".join([*(varint(len(item)) for item in items), *items])
+    at = data.draw(st.integers(0, len(whole)))
+    written = data.draw(
+        st.one_of(
+            st.just(whole), st.binary(min_size=1, max_size=12), st.binary(max_size=2).map(lambda b: whole[:at] + b)
+        )
+    )
+    if not written:
+        return
+    proto = content(written, len(items))
+    try:
+        theirs = tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy().tolist()
+    except tf.errors.InvalidArgumentError:
+        theirs = None
+    try:
+        ours = decode(proto).tolist()
+    except TensorCodecError:
+        ours = None
+    assert ours == theirs

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+from support.allocated import measured
 from support.typed_tensors import typed
 
 from fallback_server.core.errors import InvalidInput, QueueFull
 from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictReply
+from fallback_server.late_inputs import made, size_bytes
 from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.proto.tensor_pb2 import TensorProto
 from fallback_server.protocol.status import Fault
 from fallback_server.protocol.tensors import decode, encode
 from fallback_server.transport import messages
@@ -73,6 +76,76 @@ def test_large_typed_values(dtype):
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
     if array.dtype.kind in "fc" and array.itemsize > 2:
         assert np.shares_memory(back, np.frombuffer(data, np.uint8))
+
+
+def few_values(rows, *values, dtype=1, field="float_val"):
+    return TensorProto(dtype=dtype, tensor_shape={"dim": [{"size": rows}]}, **{field: values})
+
+
+@pytest.mark.parametrize("values", [(), (1,), (3, 2, 1)])
+def test_few_values_take_no_memory_before_they_run(values):
+    """As many inputs as are filled up at all are read, checked and counted without an array of their size."""
+    size = 2**24 // 4
+    message = pb.PredictRequest(
+        model_spec={"name": "m"}, inputs={name: few_values(size, *values) for name in ("a", "b", "c", "d")}
+    )
+    data = message.SerializeToString()
+    with measured() as memory:
+        inputs = messages.read_predict(data, max_tensor_bytes=2**31).inputs
+        assert [(array.dtype, array.shape) for array in inputs.values()] == [(np.float32, (size,))] * 4
+        assert size_bytes(inputs) == 2**26
+    assert memory.peak_bytes < 2**16
+    whole = made(inputs)["b"]
+    assert whole.shape == (size,)
+    assert whole[:4].tolist() == (list(values) + [values[-1] if values else 0] * 4)[:4]
+
+
+def test_few_strings_take_no_memory_before_they_run():
+    """Those that differ are counted as well."""
+    strings = few_values(2**19, b"long" * 1000, b"abc", dtype=7, field="string_val")
+    message = pb.PredictRequest(model_spec={"name": "m"}, inputs={"x": strings})
+    data = message.SerializeToString()
+    with measured() as memory:
+        inputs = messages.read_predict(data, max_tensor_bytes=2**31).inputs
+        assert 2**19 * 11 < size_bytes(inputs) < 2**19 * 11 + 5000
+    assert memory.peak_bytes < 2**16
+    whole = made(inputs)["x"]
+    assert [len(whole[index]) for index in (0, 1, -1)] == [4000, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({f"i{index}": few_values(2**24, 1) for index in range(60)}, "60 inputs .* claim 4026531840 bytes: at most 67"),
+        ({f"i{index}": few_values(2**24, 1, 2) for index in range(2)}, "claim 134217728 bytes: at most 67108864"),
+        ({"s": few_values(2**20, b"a", dtype=7, field="string_val")}, "claims 1048576 elements, 68157440 bytes"),
+        (
+            {f"i{index}": few_values(0) for index in range(1025)},
+            "the request has 1025 inputs, at most 1024 are allowed",
+        ),
+        ({name: few_values(2**22, 1) for name in "ab"}, "the inputs take 33554432 bytes, at most 20000000 are allowed"),
+    ],
+)
+def test_what_a_request_claims_is_bounded_as_a_whole(inputs, said):
+    """What is filled up, how many inputs there are, and what they take together; nothing is allocated for it."""
+    data = pb.PredictRequest(model_spec={"name": "m"}, inputs=inputs).SerializeToString()
+    max_bytes = 20_000_000 if "20000000" in said else 2**33
+    with measured() as memory, pytest.raises(InvalidInput, match=said):
+        messages.read_predict(data, max_tensor_bytes=max_bytes)
+    assert memory.peak_bytes < 2**20
+
+
+def test_long_lists_of_small_things_are_refused_before_they_are_looked_at():
+    """Outputs that are asked for, and dimensions."""
+    data = pb.PredictRequest(model_spec={"name": "m"}, output_filter=[""] * 100_000).SerializeToString()
+    with measured() as memory, pytest.raises(InvalidInput, match="output_filter has 100000 names, at most 1024"):
+        messages.read_predict(data, max_tensor_bytes=100)
+    assert memory.peak_bytes < 2**16
+    deep = TensorProto(dtype=1, tensor_shape={"dim": [{}] * 100_000})
+    data = pb.PredictRequest(model_spec={"name": "m"}, inputs={"x": deep}).SerializeToString()
+    with measured() as memory, pytest.raises(InvalidInput, match="rank 100000, at most 64"):
+        messages.read_predict(data, max_tensor_bytes=100)
+    assert memory.peak_bytes < 2**16
 
 
 def test_predict_response():

@@ -3,13 +3,17 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
+from support.allocated import measured
 from support.fallback_fakes import FakeExecutor, signature
 from support.grpc_stand import code_of, loaded
 
+from fallback_server import classification
+from fallback_server.core.errors import InvalidInput
+from fallback_server.late_inputs import made, size_bytes
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto.example_pb2 import Example
-from fallback_server.transport.examples import read_input
+from fallback_server.transport.examples import read_input, read_regress
 
 CODE = grpc.StatusCode
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -86,6 +90,76 @@ def test_a_context_is_merged_into_each_example():
     message.example_list_with_context.examples.extend([ONE, TWO])
     merged = [Example.FromString(data) for data in read_input(message)]
     assert merged == [example(c=3, a=1), example(c=3, a=1, b=2)]
+
+
+def with_context(context, *examples):
+    message = pb.RegressionRequest(model_spec=spec("regress"))
+    message.input.example_list_with_context.context.CopyFrom(context)
+    message.input.example_list_with_context.examples.extend(examples)
+    return message
+
+
+def test_a_context_reaches_the_model(tmp_path):
+    """Before each Example, over the whole way."""
+
+    async def story(stand, executor):
+        context = example(c=3, a=9)
+        reply = await stand.unary(methods.REGRESS)(with_context(context, ONE, TWO))
+        assert [each.value for each in reply.result.regressions] == [context.ByteSize() + size for size in SIZES]
+        assert [Example.FromString(data) for data in executor.seen[-2:]] == [
+            example(c=3, a=1),
+            example(c=3, a=1, b=2),
+        ]
+
+    told(story, tmp_path)
+
+
+def test_a_large_context_is_not_repeated_before_it_runs_nor_beyond_a_bound():
+    """It is counted as often as it will be, and a message of kilobytes can't stand for gigabytes."""
+    large = Example()
+    large.features.feature["c"].bytes_list.value.append(bytes(100_000))
+    data = with_context(large, *[ONE] * 600).SerializeToString()
+    with measured() as memory:
+        call = read_regress(data)
+        inputs = classification.example_inputs(call.examples)
+        assert size_bytes(inputs) == 600 * (8 + large.ByteSize() + SIZES[0])
+    assert memory.peak_bytes < 2**20
+    rows = made(inputs)["inputs"].tolist()
+    assert (len(rows), set(rows)) == (600, {large.SerializeToString() + ONE.SerializeToString()})
+    with measured() as memory, pytest.raises(InvalidInput, match=r"before each of 20000 examples takes 2000\d+ bytes"):
+        read_regress(with_context(large, *[Example()] * 20_000).SerializeToString())
+    assert memory.peak_bytes < 2**22
+
+
+@pytest.mark.parametrize("count", [1, 256, 257, 5000])
+def test_many_examples(count):
+    """Each comes as its own bytes, empty ones included."""
+    sent = [example(a=index) if index % 3 else Example() for index in range(count)]
+    wanted = [each.SerializeToString() for each in sent]
+    assert read_input(pb.Input(example_list=pb.ExampleList(examples=sent)))[:] == wanted
+    both = with_context(ONE, *sent).input
+    assert read_input(both)[:] == [ONE.SerializeToString() + each for each in wanted]
+    assert read_input(both)[count - 1] == ONE.SerializeToString() + wanted[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (methods.PREDICT, "PredictRequest"),
+        (methods.CLASSIFY, "ClassificationRequest"),
+        (methods.REGRESS, "RegressionRequest"),
+        (methods.MULTI_INFERENCE, "MultiInferenceRequest"),
+        (methods.GET_MODEL_METADATA, "GetModelMetadataRequest"),
+    ],
+)
+def test_bytes_that_are_no_message(tmp_path, method, message):
+    """The refusal names the message that was expected by its own name."""
+
+    async def story(stand, executor):
+        told = await code_of(stand.channel.unary_unary(method.path)(b"\xff\xff"))
+        assert told == (CODE.INVALID_ARGUMENT, f"the request is no {message}")
+
+    told(story, tmp_path)
 
 
 def test_multi_inference(tmp_path):

@@ -9,6 +9,7 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.methods import Method
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import encode
+from fallback_server.transport import health
 from fallback_server.transport.reflection import REFLECTION_SERVICES, descriptor_set
 
 ALL = [value for value in vars(methods).values() if isinstance(value, Method)]
@@ -40,6 +41,24 @@ def test_services_have_all_their_methods():
         assert (found.client_streaming, found.server_streaming) == (method.streams_requests, method.streams_responses)
 
 
+def test_what_is_not_offered_is_not_told():
+    """Newer versions of the health service have a List, which this server doesn't answer."""
+    service = descriptor_set([*ALL, health.CHECK, health.WATCH]).FindServiceByName(health.HEALTH_SERVICE)
+    assert set(service.methods_by_name) == {"Check", "Watch"}
+
+
+@pytest.mark.parametrize("service", REFLECTION_SERVICES)
+def test_reflection_tells_of_itself(service):
+    """In both packages, each with messages of its own."""
+    (method,) = descriptor_set(ALL).FindServiceByName(service).methods
+    package = service.rpartition(".")[0]
+    assert (method.input_type.full_name, method.output_type.full_name) == (
+        f"{package}.ServerReflectionRequest",
+        f"{package}.ServerReflectionResponse",
+    )
+    assert method.input_type.fields_by_name["file_containing_extension"].message_type.full_name.startswith(package)
+
+
 @pytest.mark.parametrize("service", REFLECTION_SERVICES)
 def test_a_client_that_knows_nothing_can_call(tmp_path, service):
     """As grpcurl does: lists, asks for a service's files, builds the messages out of them, calls, and reads."""
@@ -57,7 +76,12 @@ def test_a_client_that_knows_nothing_can_call(tmp_path, service):
             ]
             listed, files = [reply async for reply in reflect(iter(asked))]
             names = {each.name for each in listed.list_services_response.service}
-            assert {methods.PREDICTION_SERVICE, methods.INFERENCE_SERVICE, "edge.v1.Catalog"} < names
+            assert {
+                methods.PREDICTION_SERVICE,
+                methods.INFERENCE_SERVICE,
+                "edge.v1.Catalog",
+                *REFLECTION_SERVICES,
+            } < names
             pool = descriptor_pool.DescriptorPool()
             waiting = [
                 descriptor_pb2.FileDescriptorProto.FromString(data)

@@ -1,4 +1,5 @@
 import pytest
+from support.allocated import measured
 
 from fallback_server.core.errors import InvalidInput
 from fallback_server.protocol.proto import example_pb2 as pb
@@ -57,3 +58,14 @@ def test_what_no_feature_can_hold_is_refused(document, text):
     with pytest.raises(InvalidInput) as refused:
         read_examples(document)
     assert str(refused.value) == text
+
+
+def test_a_large_context_is_repeated_within_a_bound():
+    """It is joined to its examples when they run, and no more of it than a bound."""
+    document = {"context": {"c": "x" * 100_000}, "examples": [{}] * 600}
+    with measured() as memory:
+        assert len(read_examples(document)) == 600
+    assert memory.peak_bytes < 2**21
+    document["examples"] *= 2
+    with pytest.raises(InvalidInput, match=r"before each of 1200 examples takes 1200\d+ bytes: at most 67108864"):
+        read_examples(document)
