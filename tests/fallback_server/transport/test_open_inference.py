@@ -155,6 +155,75 @@ def test_the_repository(tmp_path):
     told(story, tmp_path)
 
 
+def test_what_an_unload_says_beside_the_name_is_read(tmp_path):
+    """No model depends on another: what is said of those changes nothing, and what is not known is refused."""
+
+    async def story(stand):
+        unload, asked = stand.unary(methods.REPOSITORY_MODEL_UNLOAD), pb.RepositoryModelUnloadRequest(model_name="m")
+        asked.parameters["unload_dependents"].bool_param = True
+        await unload(asked)
+        assert stand.control.orders == [("unload", "m")]
+        asked.parameters["unload_dependents"].int64_param = 1
+        assert await code_of(unload(asked)) == (CODE.INVALID_ARGUMENT, "unload_dependents must be true or false")
+        del asked.parameters["unload_dependents"]
+        asked.parameters["force"].bool_param = True
+        assert await code_of(unload(asked)) == (CODE.UNIMPLEMENTED, "unload parameters are not supported: force")
+        assert stand.control.orders == [("unload", "m")]
+
+    told(story, tmp_path)
+
+
+def test_versions_of_any_length_are_read(tmp_path):
+    """Zeros in front count for nothing; what no int64 holds is the caller's fault, in every call."""
+
+    async def story(stand):
+        ready = await stand.unary(methods.MODEL_READY)(pb.ModelReadyRequest(name="m", version="0" * 5000 + "1"))
+        assert ready.ready
+        for number in ("1" * 5000, str(2**63)):
+            for method, asked in (
+                (methods.MODEL_INFER, request([[1, 2]], model_version=number)),
+                (methods.MODEL_READY, pb.ModelReadyRequest(name="m", version=number)),
+                (methods.MODEL_METADATA, pb.ModelMetadataRequest(name="m", version=number)),
+                (methods.MODEL_CONFIG, pb.ModelConfigRequest(name="m", version=number)),
+                (methods.MODEL_STATISTICS, pb.ModelStatisticsRequest(name="m", version=number)),
+            ):
+                code, text = await code_of(stand.unary(method)(asked))
+                assert (code, text[:11]) == (CODE.INVALID_ARGUMENT, "version " + number[:3])
+
+    told(story, tmp_path)
+
+
+def test_a_model_that_is_not_here_is_not_ready(tmp_path):
+    """Nor is a version that is not."""
+
+    async def story(stand):
+        for name, version, ready in (("m", "", True), ("m", "1", True), ("m", "2", False), ("zz", "", False)):
+            answer = await stand.unary(methods.MODEL_READY)(pb.ModelReadyRequest(name=name, version=version))
+            assert answer.ready is ready
+
+    told(story, tmp_path)
+
+
+def test_what_can_not_be_read_is_counted(tmp_path):
+    """Under the model's name, where that could be read; alone and in a stream."""
+
+    async def story(stand):
+        seen = []
+        stand.plane._observe = lambda call, servable_id, answer, took_s: seen.append(
+            (call.target.name, servable_id, type(answer).__name__)
+        )
+        asked = request([[1, 2]])
+        asked.inputs[0].datatype = "FP99"
+        assert (await code_of(stand.unary(methods.MODEL_INFER)(asked)))[0] == CODE.INVALID_ARGUMENT
+        raw = stand.channel.unary_unary(methods.MODEL_INFER.path)
+        assert (await code_of(raw(b"\xff")))[0] == CODE.INVALID_ARGUMENT
+        stream = stand.channel.stream_stream(methods.MODEL_STREAM_INFER.path)(iter([asked.SerializeToString()]))
+        assert b"FP99" in await stream.read()
+        assert seen == [("m", None, "InvalidInput"), ("", None, "InvalidInput"), ("m", None, "InvalidInput")]
+
+    told(story, tmp_path)
+
+
 def test_the_only_signature_answers_where_none_is_named(tmp_path):
     """As over REST; of several none is guessed, and the refusal names them."""
 

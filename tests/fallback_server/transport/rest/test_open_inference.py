@@ -138,6 +138,33 @@ def test_a_load_with_parameters_is_refused(stand, client):
     assert stand.models.loaded == before
 
 
+def test_orders_are_read(stand, client):
+    """What is no JSON, or says nothing that is known, is refused before anything is done."""
+    before = list(stand.models.loaded)
+    for order in ("models/half/load", "models/half/unload", "index"):
+        answer = client.post(f"/v2/repository/{order}", content=b"{garbage")
+        assert answer.status_code == 400
+        assert "JSON Parse error" in answer.json()["error"]
+    for order, body, code, text in (
+        ("models/half/load", {"parameters": []}, 400, "'parameters' must be an object, got []"),
+        ("models/half/unload", {"parameters": "x"}, 400, "'parameters' must be an object, got \"x\""),
+        ("models/half/unload", {"parameters": {"force": True}}, 501, "unload parameters are not supported: force"),
+        (
+            "models/half/unload",
+            {"parameters": {"unload_dependents": 1}},
+            400,
+            "unload_dependents must be true or false",
+        ),
+        ("index", {"ready": "yes"}, 400, "'ready' must be true or false, got \"yes\""),
+    ):
+        answer = client.post(f"/v2/repository/{order}", json=body)
+        assert (answer.status_code, answer.json()["error"]) == (code, text)
+    assert stand.models.loaded == before
+    answer = client.post("/v2/repository/models/half/unload", json={"parameters": {"unload_dependents": True}})
+    assert answer.status_code == 200
+    assert stand.models.loaded == [*before, ("unload", "half")]
+
+
 def test_a_model_may_be_called_stats(client):
     """The path is that of all models' statistics; the model's own are below its name."""
     assert "model_stats" in client.get("/v2/models/stats").json()

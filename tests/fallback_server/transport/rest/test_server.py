@@ -192,6 +192,31 @@ def test_openapi_tells_what_is_dispatched(gated):
     assert len(names) == len(set(names))
 
 
+def test_head_answers_as_get_without_the_body(tmp_path):
+    """As probes ask; a path that takes POST alone takes no HEAD either."""
+    with standing({("half", 1): halves()}, tmp_path, metrics_path="/metrics") as stand:
+        for path in ("/", "/metrics", "/v1/models/half", "/v2", "/v2/health/live", "/v2/health/ready", "/v1/models/no"):
+            with httpx.Client(base_url=stand.url, timeout=30) as client:
+                head, got = client.head(path), client.get(path)
+                assert (head.status_code, head.content) == (got.status_code, b"")
+                assert head.headers["content-type"] == got.headers["content-type"]
+                assert int(head.headers["content-length"]) > 0
+        assert httpx.head(f"{stand.url}/v2/repository/index").headers["allow"] == "POST"
+        assert httpx.put(f"{stand.url}/v2").headers["allow"] == "GET, HEAD"
+        stand.call(stand.server.set_serving(serving=False))
+        assert httpx.head(f"{stand.url}/v2/health/ready").status_code == 503
+
+
+def test_a_path_may_come_with_its_origin(gated):
+    """As RFC 9112, section 3.2.2 says of every server."""
+    with httpx.Client(base_url=gated.url, timeout=30) as client:
+        for origin in (b"http://h", b"HTTP://h:80", b"https://user@[::1]:8501"):
+            target = {"target": origin + b"/v1/models/half:predict"}
+            answer = client.post("/", content=b'{"inputs": [[2, 4]]}', extensions=target)
+            assert answer.json() == {"outputs": [[1.0, 2.0]]}
+        assert client.get("/", extensions={"target": b"http://h"}).json()["links"]
+
+
 def test_the_root_says_where_to_go(gated):
     """Name, version and links."""
     root = httpx.get(gated.url).json()
