@@ -138,15 +138,12 @@ def classes(outputs: Mapping[str, Array], rows: int) -> list[list[tuple[str, flo
         raise ExecutionFailed(f"Expected classes Tensor of DT_STRING. Was: {labels.dtype.name}")
     if scores is not None and scores.dtype != np.float32:
         raise ExecutionFailed(f"Expected scores Tensor of type DT_FLOAT. Was: {_dtype(scores)}")
+    nothing = [[None] * (count or 0)] * rows
+    texts = nothing if labels is None else labels.tolist()
+    values = nothing if scores is None else scores.tolist()
     return [
-        [
-            (
-                "" if labels is None else _text(labels[row, column]),
-                0.0 if scores is None else float(scores[row, column]),
-            )
-            for column in range(count or 0)
-        ]
-        for row in range(rows)
+        [("" if text is None else _text(text), value or 0.0) for text, value in zip(*row, strict=True)]
+        for row in zip(texts, values, strict=True)
     ]
 
 
@@ -165,7 +162,7 @@ def regressions(outputs: Mapping[str, Array], rows: int) -> list[float]:
         raise ExecutionFailed(f"Input batch size did not match output batch size: {rows} vs. {values.shape[0]}")
     if values.dtype != np.float32:
         raise ExecutionFailed(f"Expected output Tensor of DT_FLOAT. Was: {_dtype(values)}")
-    return [float(value) for value in values.reshape(-1)]
+    return [float(value) for value in values.reshape(-1).tolist()]
 
 
 def _check_method(signature: Signature, expected: str, what: str) -> None:

@@ -311,10 +311,10 @@ def _strings(field: Sequence[bytes]) -> Array:
 def _shape(proto: pb.TensorShapeProto) -> tuple[int, ...]:
     if proto.unknown_rank:
         raise TensorCodecError("the tensor's shape has unknown rank")
-    if len(proto.dim) > MAX_RANK:
-        raise TensorCodecError(f"rank {len(proto.dim)}, at most {MAX_RANK} is allowed")
-    shape = tuple(int(dim.size) for dim in proto.dim)
-    if any(size < 0 for size in shape):
+    if len(dims := proto.dim) > MAX_RANK:
+        raise TensorCodecError(f"rank {len(dims)}, at most {MAX_RANK} is allowed")
+    shape = tuple([dim.size for dim in dims])
+    if shape and min(shape) < 0:
         raise TensorCodecError(f"shape {list(shape)} has a negative dimension")
     if 0 in shape and math.prod(size for size in shape if size) > MAX_ELEMENTS:
         raise TensorCodecError(f"shape {list(shape)} has no elements, and dimensions that no array can have")

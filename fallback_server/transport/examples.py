@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fallback_server import classification
 from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.core.target import ModelTarget
@@ -23,6 +25,15 @@ MAX_TASKS = 100
 
 _FEW = 256
 """So many Examples are as fast serialized one by one."""
+
+
+_WEIGHT = 32
+"""Classes are written one by one: that takes far longer than to copy them."""
+
+_REGRESSION = np.dtype([("head", "S3"), ("value", "<f4")])
+_REGRESSION_HEAD = bytes((1 << 3 | 2, 5, 1 << 3 | 5))
+"""A Regression as an item of RegressionResult: field 1, of 5 bytes, in which field 1 is a float. Made all at once, as
+protobuf's objects take a microsecond each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +147,8 @@ def write_multi(results: Sequence[tuple[Verb, Answered]]) -> bytes:
 
 
 def answered_bytes(answered: Answered) -> int:
-    """About how much work the answer is to write."""
-    return sum(array.nbytes for array in answered.reply.outputs.values())
+    """How many bytes could be copied in about the time that it takes to write the answer."""
+    return _WEIGHT * sum(array.nbytes for array in answered.reply.outputs.values())
 
 
 def _call(request: pb.ClassificationRequest | pb.RegressionRequest, verb: Verb, message: pb.Input) -> PredictCall:
@@ -166,4 +177,6 @@ def _classes(answered: Answered) -> pb.ClassificationResult:
 
 def _regressions(answered: Answered) -> pb.RegressionResult:
     values = classification.regressions(answered.reply.outputs, answered.rows)
-    return pb.RegressionResult(regressions=[pb.Regression(value=value) for value in values])
+    written = np.empty(len(values), _REGRESSION)
+    written["head"], written["value"] = _REGRESSION_HEAD, values
+    return pb.RegressionResult.FromString(written.tobytes())
