@@ -9,11 +9,14 @@ from support.grpc_stand import code_of, loaded
 
 from fallback_server import classification
 from fallback_server.core.errors import InvalidInput
+from fallback_server.core.servable import ServableId
+from fallback_server.dataplane import PredictReply
 from fallback_server.late_inputs import made, size_bytes
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto.example_pb2 import Example
-from fallback_server.transport.examples import read_input, read_regress
+from fallback_server.transport.examples import Answered, answered_bytes, read_input, read_regress, write_regress
+from fallback_server.transport.large import LARGE_BYTES
 
 CODE = grpc.StatusCode
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
@@ -129,6 +132,22 @@ def test_a_large_context_is_not_repeated_before_it_runs_nor_beyond_a_bound():
     with measured() as memory, pytest.raises(InvalidInput, match=r"before each of 20000 examples takes 2000\d+ bytes"):
         read_regress(with_context(large, *[Example()] * 20_000).SerializeToString())
     assert memory.peak_bytes < 2**22
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [1.5, -0.0, np.inf, -2, 1e-45]])
+def test_regressions_are_written_as_protobuf_writes_them(values):
+    """All at once, and read as what they are."""
+    outputs = {"outputs": np.float32(values).reshape(-1, 1)}
+    reply = PredictReply(outputs=outputs, servable_id=ServableId("m", 1), signature="regress")
+    told = pb.RegressionResponse.FromString(write_regress(Answered(reply, len(values))))
+    assert np.float32([each.value for each in told.result.regressions]).tobytes() == outputs["outputs"].tobytes()
+
+
+def test_an_answer_of_many_classes_is_written_in_a_thread():
+    """Each of them takes as long as to copy a hundred bytes."""
+    scores = np.zeros((1, 10_000), np.float32)
+    reply = PredictReply(outputs={"scores": scores}, servable_id=ServableId("m", 1), signature="classify")
+    assert answered_bytes(Answered(reply, 1)) >= LARGE_BYTES
 
 
 @pytest.mark.parametrize("count", [1, 256, 257, 5000])
