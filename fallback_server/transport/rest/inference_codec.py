@@ -73,7 +73,7 @@ def read_request(body: bytearray, header_length: str | None) -> InferRequest:
         if number is None or number > len(body):
             raise InvalidInput(f"{HEADER_LENGTH} is {header_length!r}, and the body has {len(body)} bytes")
         end = number
-    document = parse(view[:end])
+    document = parse(body, end)
     parameters = _parameters(document)
     binary = parameters.get("binary_data_output", False) is True
     return InferRequest(

@@ -22,27 +22,38 @@ B64_SUFFIX = "_bytes"
 """Strings of an output that is named so are bytes, and written as base64."""
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
-_TOKENS = re.compile(b"NaN|Infinity")
+_TOKENS = (b"NaN", b"Infinity")
 _SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse(body: bytes | bytearray | memoryview) -> dict[str, Json]:
+def parse(body: bytes | bytearray, end: int | None = None) -> dict[str, Json]:
     """A request's body: one JSON object.
+
+    Args:
+        body: It may be followed by something else.
+        end: Where the JSON ends; None where the body does.
 
     Raises:
         InvalidInput: it is none.
     """
-    if not body:
+    if not body or end == 0:
         raise InvalidInput("JSON Parse error: The document is empty")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if _TOKENS.search(body) is None:
-            raise InvalidInput(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-        document = _parse_with_tokens(bytes(body))
+    document, fault = _parse(body if end is None else memoryview(body)[:end])
+    if fault:
+        if all(body.find(token, 0, end) < 0 for token in _TOKENS):
+            raise InvalidInput(fault)
+        document = _parse_with_tokens(bytes(memoryview(body)[:end]))
     if not isinstance(document, dict):
         raise InvalidInput(f"JSON Value: {shown(document)} Is not object")
     return document
+
+
+def _parse(data: bytes | bytearray | memoryview) -> tuple[Json, str]:
+    """The document, or what is wrong with it. Not the error: that holds all of the text once more."""
+    try:
+        return orjson.loads(data), ""
+    except orjson.JSONDecodeError as error:
+        return None, f"JSON Parse error: {error.msg} at offset: {error.pos}"
 
 
 def _parse_with_tokens(data: bytes) -> Json:
@@ -52,15 +63,17 @@ def _parse_with_tokens(data: bytes) -> Json:
         if _SURROGATES.search(data):
             # Halves of a pair are no text; the other parser refuses them itself.
             json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput("JSON Parse error: a string has half of a surrogate pair") from error
+    except UnicodeEncodeError:
+        fault = "a string has half of a surrogate pair"
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-    except RecursionError as error:
-        raise InvalidInput("JSON Parse error: nested too deep") from error
-    except ValueError as error:  # no UTF-8, or an integer of thousands of digits
-        raise InvalidInput("JSON Parse error: no UTF-8, or a number that is too long") from error
-    return document
+        fault = f"{error.msg} at offset: {error.pos}"
+    except RecursionError:
+        fault = "nested too deep"
+    except ValueError:  # no UTF-8, or an integer of thousands of digits
+        fault = "no UTF-8, or a number that is too long"
+    else:
+        return document
+    raise InvalidInput(f"JSON Parse error: {fault}")
 
 
 def signature_name(document: Mapping[str, Json]) -> str:
