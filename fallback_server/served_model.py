@@ -12,6 +12,7 @@ from typing import Protocol
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.core.errors import InvalidInput, VersionRefused
+from fallback_server.core.loader import LoadStop
 from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.registry import Registry
@@ -191,6 +192,7 @@ class ServedModelLoader:
         self._observer = observer
         self._clock = clock
         self._retriable = True
+        self._stop = LoadStop()
 
     @property
     def retriable(self) -> bool:
@@ -206,22 +208,27 @@ class ServedModelLoader:
         begin_s, ok = self._clock(), False
         try:
             model = self._load()
+            self._stop.over()
             ok = True
         except (VersionRefused, InvalidInput):
             self._retriable = False
             raise
         finally:
-            if self._observer is not None:
+            if self._observer is not None and (ok or not self._stop.asked):
                 key = self._servable_id
                 seconds = self._clock() - begin_s
                 self._observer.load(model=key.name, version=key.version, seconds=seconds, ok=ok)
         return model
 
+    def stop(self) -> None:
+        """See `Loader.stop`."""
+        self._stop.ask()
+
     def _load(self) -> ServedModel:
         options = self._options if self._batching_for is None else self._batching_for(self._path, self._options)
         loss = _Loss(self._on_lost)
         title = f"{self._servable_id.name}/{self._servable_id.version}"
-        executor = self._registry.open(self._path, loss.tell, title=title)
+        executor = self._registry.open(self._path, loss.tell, title=title, stop=self._stop)
         try:
             warm_up(executor, self._path, options, enabled=self._warm)
             model = ServedModel(

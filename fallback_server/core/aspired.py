@@ -23,3 +23,14 @@ class AspiredVersion:
     path: Path
     fingerprint: Fingerprint = field(repr=False)
     archive: Path | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> Path:
+        """Where it came from, for messages."""
+        return self.archive or self.path
+
+    def stands_elsewhere(self, other: AspiredVersion) -> bool:
+        """Whether it is another version's files by their place, and not those of the same place that have changed."""
+        if self.path != other.path:
+            return True
+        return self.archive is not None and other.archive is not None and self.archive != other.archive

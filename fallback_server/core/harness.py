@@ -65,6 +65,11 @@ class Harness(Generic[S]):
         available_since_s: The instant at which the last load succeeded.
         retry_at_s: The instant of the next attempt after a failed load; None when there is none to come.
         reload_at_s: In LOADING after a loss: the instant at which the load begins; None once it has.
+        origin: As what it was found by the first load that succeeded; None before.
+        note: What else an operator should know of it; empty for nothing.
+        begun: Whether a thread has taken up the load under way.
+        given_up: Whether the load under way is to end, and nothing is wanted that it gives.
+        stop: Ends the load under way; None where nothing has been begun that could be ended.
     """
 
     def __init__(
@@ -80,6 +85,11 @@ class Harness(Generic[S]):
         self.available_since_s = 0.0
         self.retry_at_s: float | None = None
         self.reload_at_s: float | None = None
+        self.origin: AspiredVersion | None = None
+        self.note = ""
+        self.begun = False
+        self.given_up = False
+        self.stop: Callable[[], None] | None = None
         self._loaded: Loaded[S] | None = None
         self._on_move = on_move
 
@@ -89,6 +99,8 @@ class Harness(Generic[S]):
             self._move(State.LOADING, of=State.START)
         self.reload_at_s = None
         self.attempts += 1
+        self.begun = self.given_up = False
+        self.stop = None
 
     def loaded(self, servable: S, *, now_s: float = 0.0) -> None:
         """LOADING to AVAILABLE: handles may be taken."""
@@ -102,6 +114,8 @@ class Harness(Generic[S]):
             raise
         self.attempts = 0
         self.available_since_s = now_s
+        self.origin = self.origin or self.aspired
+        self.begun = False
 
     def load_failed(self, error: str, *, retry_at_s: float | None, starved: bool = False) -> None:
         """LOADING to END. For want of memory it counts as no attempt."""
@@ -112,7 +126,15 @@ class Harness(Generic[S]):
             self.starved = starved
             self.retry_at_s = retry_at_s
             self.attempts -= starved
+            self.begun = False
         self._move(State.END, of=State.LOADING)
+
+    def load_given_up(self) -> None:
+        """LOADING to END: a load that was given up has ended, whatever it gave."""
+        if not self.given_up:
+            raise IllegalTransition(f"{self}: its load was not given up")
+        self._move(State.END, of=State.LOADING)
+        self.begun = False
 
     def abandon(self) -> None:
         """To END before its load began: not wanted any more."""
@@ -178,10 +200,19 @@ class Harness(Generic[S]):
         return self.state is State.UNLOADING and (self._loaded is None or self._loaded.holders == 0)
 
     @property
+    def under_way(self) -> bool:
+        """Whether it is LOADING, and not only waits for the instant of its load."""
+        return self.state is State.LOADING and self.reload_at_s is None
+
+    @property
     def snapshot(self) -> ServableState:
         """The state as others may see it."""
         return ServableState(
-            servable_id=self.servable_id, state=self.state, error=self.error, resource_exhausted=self.starved
+            servable_id=self.servable_id,
+            state=self.state,
+            error=self.error,
+            resource_exhausted=self.starved,
+            note=self.note if self.state is State.AVAILABLE else "",
         )
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -43,9 +44,53 @@ class Loader(Protocol[S_co]):
         """
         ...
 
+    def stop(self) -> None:
+        """Has a load end soon, whatever it does, by an exception; in any thread, also before it begins or after it.
+
+        Returns at once. What was loaded before stays.
+        """
+
 
 OnLost = Callable[[S, str], None]
 """Told, in any thread, that what was loaded is dead, and why. It must not be told before `load` begins."""
 
 MakeLoader = Callable[[ServableId, Path, OnLost[S]], Loader[S]]
 """Makes the loader of a version that stands at a path; does no work yet."""
+
+
+class LoadStop:
+    """Carries the word that a load is to end to what it runs in. Thread-safe.
+
+    Attributes:
+        asked: Whether that was asked for before it was over.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.asked = False
+        self._over = False
+        self._ends: list[Callable[[], None]] = []
+
+    def ask(self) -> None:
+        """Calls what is to be called then. Again: does nothing."""
+        with self._lock:
+            if self.asked or self._over:
+                return
+            self.asked, ends = True, self._ends
+            self._ends = []
+        for end in ends:
+            end()
+
+    def calls(self, end: Callable[[], None]) -> None:
+        """Has a function called once the load is to end; at once where it already is. It must not block."""
+        with self._lock:
+            if not self.asked:
+                self._ends.append(end)
+                return
+        end()
+
+    def over(self) -> None:
+        """The load has ended by itself: what was loaded is not ended any more."""
+        with self._lock:
+            self._over = True
+            self._ends = []

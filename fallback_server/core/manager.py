@@ -7,80 +7,29 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from fallback_server.core.alarm import Alarm
 from fallback_server.core.aspired import AspiredVersion
-from fallback_server.core.errors import LoadFailed, NoMemory, VersionRefused
+from fallback_server.core.errors import NoMemory, VersionRefused
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.harness import Harness, Loaded
+from fallback_server.core.load_options import MIN_STARVED_RETRY_S, ManagerOptions, Prepare, stands_there
 from fallback_server.core.loader import MakeLoader, Servable
-from fallback_server.core.policy import (
-    STEADY_S,
-    Transition,
-    Verb,
-    VersionSnapshot,
-    availability_preserving,
-    reload_delay_s,
-    worth_reloading,
-)
+from fallback_server.core.policy import STEADY_S, Transition, availability_preserving, reload_delay_s, worth_reloading
 from fallback_server.core.resources import MemoryBudget, Promises
 from fallback_server.core.servable import ServableId, ServableState, State
+from fallback_server.core.steps import CHANGED_AND_LOST, Steps
 from fallback_server.core.table import VersionTable, first_instant
 from fallback_server.core.watchers import Watchers
 from fallback_server.core.workers import WorkerPool
 
+__all__ = ["Manager", "ManagerOptions"]
+
 _log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Servable)
-
-MAX_THREADS = 1024
-"""More than any machine runs at a time."""
-
-MIN_STARVED_RETRY_S = 1.0
-"""A load that did not fit is tried again without end: not more often than this."""
-
-Prepare = Callable[[ServableId, AspiredVersion], None]
-"""Puts a version's folder in place where it is not there yet, in a load thread; raises what keeps it from that."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManagerOptions:
-    """How loads are made.
-
-    Attributes:
-        num_load_threads: How many versions load at the same time.
-        num_unload_threads: How many versions unload at the same time.
-        max_num_load_retries: How often a failed load is tried again while the version's files stay as they are.
-        load_retry_interval_s: How long after a failed load the next attempt begins.
-    """
-
-    num_load_threads: int = 2
-    num_unload_threads: int = 1
-    max_num_load_retries: int = 5
-    load_retry_interval_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("num_load_threads", "num_unload_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-            if getattr(self, name) > MAX_THREADS:
-                raise ValueError(f"{name} must be at most {MAX_THREADS}, got {getattr(self, name)}")
-        for name in ("max_num_load_retries", "load_retry_interval_s"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-
-
-def stands_there(servable_id: ServableId, version: AspiredVersion) -> None:
-    """The `Prepare` of a manager that unpacks nothing.
-
-    Raises:
-        LoadFailed: the version comes in an archive.
-    """
-    if version.archive is not None:
-        raise LoadFailed(f"{servable_id}: {version.archive} can't be unpacked by this server")
 
 
 class Manager(Generic[S]):
@@ -95,6 +44,9 @@ class Manager(Generic[S]):
         transition: What to load or unload next.
         budget: Refuses loads that don't fit into memory; None admits all.
         prepare: Puts a version's folder in place before it is loaded.
+
+    Attributes:
+        on_loss: Called after something that was loaded has died, in any thread, holding no lock; it must not block.
     """
 
     def __init__(
@@ -107,17 +59,24 @@ class Manager(Generic[S]):
         budget: MemoryBudget | None = None,
         prepare: Prepare = stands_there,
     ) -> None:
+        self.on_loss: Callable[[], None] = lambda: None
         self._make_loader = make_loader
         self._options = options
         self._clock = clock
-        self._transition = transition
         self._promises = Promises(budget)
         self._prepare = prepare
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._aspired: Mapping[ServableId, AspiredVersion] = {}
         self._table: VersionTable[S] = VersionTable()
         self._died_early: dict[ServableId, list[S]] = {}
+        self._steps: Steps[S] = Steps(
+            table=self._table,
+            transition=transition,
+            num_load_threads=options.num_load_threads,
+            clock=clock,
+            submit_load=lambda harness: self._loads.submit(functools.partial(self._load, harness)),
+            submit_unload=lambda harness: self._unloads.submit(functools.partial(self._unload, harness)),
+        )
         self._watchers = Watchers()
         self._loads = WorkerPool(name="load", threads=options.num_load_threads)
         self._unloads = WorkerPool(name="unload", threads=options.num_unload_threads)
@@ -126,11 +85,11 @@ class Manager(Generic[S]):
     def set_aspired(self, aspired: Mapping[ServableId, AspiredVersion]) -> None:
         """States the complete set of versions that should be served; returns before they are."""
         with self._changing():
-            self._aspired = dict(aspired)
-            for servable_id, version in self._aspired.items():
-                self._admit(servable_id, version)
+            self._steps.aspired = dict(aspired)
+            for servable_id, version in self._steps.aspired.items():
+                self._steps.admit(servable_id, version)
             for name in self._table.names():
-                self._act(name)
+                self._steps.act(name)
 
     def acquire(self, name: str, version: int | None = None) -> ServableHandle[S]:
         """Holds a version, the latest that answers when none is named.
@@ -164,10 +123,10 @@ class Manager(Generic[S]):
         """Whether a version does not answer, and is not about to, of a model that is wanted as a whole."""
         with self._lock:
             harness = self._table.find(name, version)
-            if ServableId(name, version) in self._aspired:
+            if ServableId(name, version) in self._steps.aspired:
                 return harness is not None and harness.state is State.END
             answers = harness is not None and harness.state is State.AVAILABLE
-            return not answers and any(servable_id.name == name for servable_id in self._aspired)
+            return not answers and any(servable_id.name == name for servable_id in self._steps.aspired)
 
     def live(self) -> frozenset[ServableId]:
         """What is loaded, being loaded or unloaded, or waits for a load: its files are in use."""
@@ -194,20 +153,22 @@ class Manager(Generic[S]):
         """
         with self._changing():
             harness = self._table.find(servable_id.name, servable_id.version)
-            if harness is None:
-                return
-            if harness.state is State.LOADING and harness.reload_at_s is None:
-                self._died_early.setdefault(servable_id, []).append(servable)
-            elif harness.state is State.AVAILABLE and harness.servable is servable:
+            if harness is not None and harness.state is State.AVAILABLE and harness.servable is servable:
                 self._lose(harness, reason)
+            elif self._steps.loads_of(servable_id):
+                self._died_early.setdefault(servable_id, []).append(servable)
+        self.on_loss()
 
     def retry(self, name: str) -> None:
         """Tries the failed loads of a model again at once."""
         with self._changing():
             for harness in self._table.of(name):
-                if harness.servable_id in self._aspired and harness.error is not None:
+                if harness.servable_id in self._steps.aspired and harness.error is not None:
                     self._table.create(harness.servable_id, harness.aspired)
-            self._act(name)
+            for successor in self._table.successors(name):
+                if successor.error is not None:
+                    successor.retry()
+            self._steps.act(name)
 
     def tick(self) -> float | None:
         """Begins the loads that are due again. Called by a thread of the manager's own at the right instants.
@@ -218,15 +179,25 @@ class Manager(Generic[S]):
         with self._changing():
             now_s = self._clock()
             for harness in list(self._table):
-                self._retry_due(harness, now_s)
+                self._steps.retry_due(harness, now_s)
             for name in self._table.names():
-                self._act(name)
-            return first_instant(iter(self._table), self._aspired.__contains__)
+                self._steps.act(name)
+            return first_instant(iter(self._table), self._steps.aspired.__contains__)
 
-    def wait_idle(self, *, timeout_s: float) -> bool:
-        """Waits until nothing is about to load or loading: what could be loaded is, the rest has failed."""
+    def on_the_way(self, names: Collection[str] | None = None) -> frozenset[ServableId]:
+        """What is about to load or loading, of all models or of some."""
+        with self._lock:
+            return self._on_the_way(names)
+
+    def wait_idle(self, *, timeout_s: float, names: Collection[str] | None = None) -> bool:
+        """Waits until nothing is about to load or loading: what could be loaded is, the rest has failed.
+
+        Args:
+            timeout_s: At most so long.
+            names: Of these models alone; None for all.
+        """
         with self._changed:
-            return self._changed.wait_for(self._nothing_on_the_way, timeout_s)
+            return self._changed.wait_for(lambda: not self._on_the_way(names), timeout_s)
 
     def stop(self, *, timeout_s: float) -> bool:
         """Unloads everything; False when a load or a holder outlasts `timeout_s`, and its memory stays."""
@@ -251,94 +222,24 @@ class Manager(Generic[S]):
                     after = self._table.moves
                     if after != before:
                         self._changed.notify_all()
+                    stops, self._steps.stops = self._steps.stops, []
+            for stop in stops:
+                stop()
         finally:
             if after != before:
                 self._watchers.tell()
 
-    def _admit(self, servable_id: ServableId, version: AspiredVersion) -> None:
-        """Makes or renews the harness of one aspired version."""
-        harness = self._table.find(servable_id.name, servable_id.version)
-        if harness is None:
-            self._table.create(servable_id, version)
-        elif harness.aspired != version:
-            self._renew(harness, version)
-        else:
-            self._retry_due(harness, self._clock())
-
-    def _renew(self, harness: Harness[S], version: AspiredVersion) -> None:
-        """The version's files are others than at first. One that is LOADING is looked at again when it is done."""
-        if harness.state in (State.START, State.END):
-            self._table.create(harness.servable_id, version)
-        elif harness.reload_at_s is not None:
-            harness.aspired = version
-            _log.warning("%s changed on disk after it was loaded; it is loaded anew as it is now", harness.servable_id)
-        elif harness.state is State.AVAILABLE:
-            harness.aspired = version
-            _log.warning(
-                "%s changed on disk after it was loaded; it is served as loaded: publish a new version instead",
-                harness.servable_id,
-            )
-
-    def _retry_due(self, harness: Harness[S], now_s: float) -> None:
-        due_s = harness.retry_at_s
-        if harness.state is State.END and due_s is not None and due_s <= now_s:
-            harness.retry()
-        elif harness.reload_at_s is not None and harness.reload_at_s <= now_s:
-            self._begin_load(harness)
-
-    def _act(self, name: str) -> None:
-        """Takes every step there is for one model, and drops what has ended. Under the lock."""
-        for harness in self._table.of(name):
-            if harness.servable_id not in self._aspired:
-                self._abandon(harness)
-                if harness.state is State.END:
-                    self._table.drop(harness)
-        while action := self._transition(self._snapshots(name)):
-            harness_or_none = self._table.find(name, action.version)
-            assert harness_or_none is not None
-            if action.verb is Verb.LOAD:
-                self._begin_load(harness_or_none)
-            else:
-                self._begin_unload(harness_or_none)
-
-    def _abandon(self, harness: Harness[S]) -> None:
-        """Gives up a load that has not begun, of a version that is not aspired any more. Under the lock."""
-        servable_id = harness.servable_id
-        if harness.state is State.START or (
-            harness.reload_at_s is not None
-            and not worth_reloading(servable_id.version, self._snapshots(servable_id.name))
-        ):
-            harness.abandon()
-
-    def _begin_load(self, harness: Harness[S]) -> None:
-        harness.begin_load()
-        self._loads.submit(functools.partial(self._load, harness))
-
-    def _begin_unload(self, harness: Harness[S]) -> None:
-        harness.begin_unload()
-        self._table.refresh_latest(harness.servable_id.name)
-        if harness.quiescent:
-            self._unloads.submit(functools.partial(self._unload, harness))
-
-    def _snapshots(self, name: str) -> list[VersionSnapshot]:
-        return [
-            VersionSnapshot(
-                version=harness.servable_id.version,
-                state=harness.state,
-                aspired=harness.servable_id in self._aspired,
-            )
-            for harness in self._table.of(name)
-        ]
-
     def _load(self, harness: Harness[S]) -> None:
         """In a load thread."""
         servable_id, version = harness.servable_id, harness.aspired
-        _log.info("loading %s from %s", servable_id, version.archive or version.path)
         begin_s = self._clock()
         retriable = True
         try:
+            self._take_up(harness)
+            _log.info("loading %s from %s", servable_id, version.place)
             self._prepare(servable_id, version)
             loader = self._make_loader(servable_id, version.path, functools.partial(self.lost, servable_id))
+            self._take_up(harness, loader.stop)
             with self._promises.kept(servable_id, loader.estimated_bytes()):
                 try:
                     servable = loader.load()
@@ -353,26 +254,51 @@ class Manager(Generic[S]):
         else:
             servable.close()
 
+    def _take_up(self, harness: Harness[S], stop: Callable[[], None] | None = None) -> None:
+        """Raises where the load was given up before there was anything to end."""
+        with self._lock:
+            harness.begun, harness.stop = True, stop
+            if harness.given_up:
+                raise _GivenUp
+
     def _loaded(self, harness: Harness[S], servable: S, version: AspiredVersion) -> bool:
-        """Has what was loaded answer; False where its files became others meanwhile: then it may be half of each."""
+        """Has what was loaded answer; False where it was given up meanwhile: its files may be half of each."""
         servable_id = harness.servable_id
         with self._changing():
-            dead = self._died_early.pop(servable_id, [])
-            found = self._aspired.get(servable_id, version)
-            same = found == version
-            if same:
-                harness.loaded(servable, now_s=self._clock())
-                self._table.refresh_latest(servable_id.name)
-                if any(servable is each for each in dead):
-                    self._lose(harness, "it died as soon as it was loaded")
-            else:
-                _log.warning("%s changed on disk while it was loaded, and is loaded anew", servable_id)
-                harness.load_failed("its files changed while they were loaded", retry_at_s=None)
-                self._table.create(servable_id, found)
-            self._act(servable_id.name)
-        return same
+            if harness.given_up:
+                self._end_given_up(harness)
+                return False
+            origin = harness.origin
+            harness.loaded(servable, now_s=self._clock())
+            if origin is not None and origin != version:
+                harness.note = CHANGED_AND_LOST
+                _log.error("%s: %s", servable_id, harness.note)
+            if harness is self._table.successor(servable_id):
+                self._steps.succeed(harness)
+            self._table.refresh_latest(servable_id.name)
+            dead = self._died_early.get(servable_id, [])
+            if not self._steps.loads_of(servable_id):
+                self._died_early.pop(servable_id, None)
+            if any(servable is each for each in dead):
+                self._lose(harness, "it died as soon as it was loaded")
+            self._steps.act(servable_id.name)
+        return True
+
+    def _end_given_up(self, harness: Harness[S]) -> None:
+        """A load that was given up has ended: what is wanted by now is loaded. Under the lock."""
+        servable_id = harness.servable_id
+        harness.load_given_up()
+        if not self._steps.loads_of(servable_id):
+            self._died_early.pop(servable_id, None)
+        if self._table.has(harness) and servable_id in self._steps.aspired:
+            self._table.create(servable_id, self._steps.aspired[servable_id])
+        self._steps.act(servable_id.name)
 
     def _load_failed(self, harness: Harness[S], error: Exception, *, retriable: bool) -> None:
+        with self._changing():
+            if harness.given_up:
+                self._end_given_up(harness)
+                return
         starved = isinstance(error, NoMemory)
         left = self._options.max_num_load_retries + 1 - harness.attempts if retriable else 0
         interval_s = self._options.load_retry_interval_s
@@ -384,9 +310,14 @@ class Manager(Generic[S]):
             _log.error("loading %s failed, %d attempts left: %r", harness.servable_id, max(left, 0), error)
         text = str(error) if starved else f"{type(error).__name__}: {error}"
         with self._changing():
-            self._died_early.pop(harness.servable_id, None)
+            servable_id = harness.servable_id
             harness.load_failed(text, retry_at_s=retry_at_s, starved=starved)
-            self._act(harness.servable_id.name)
+            if not self._steps.loads_of(servable_id):
+                self._died_early.pop(servable_id, None)
+            successor = self._table.successor(servable_id)
+            if successor is not None and successor is not harness and self._table.has(harness):
+                self._table.succeed(successor)
+            self._steps.act(servable_id.name)
         self._alarm.wake()
 
     def _lose(self, harness: Harness[S], reason: str) -> None:
@@ -400,9 +331,11 @@ class Manager(Generic[S]):
         self._table.refresh_latest(harness.servable_id.name)
         if dead.holders == 0:
             self._unloads.submit(functools.partial(_bury, harness.servable_id, dead))
-        if delay_s == 0 and worth_reloading(harness.servable_id.version, self._snapshots(harness.servable_id.name)):
-            self._begin_load(harness)
-        self._act(harness.servable_id.name)
+        if delay_s == 0 and worth_reloading(
+            harness.servable_id.version, self._steps.snapshots(harness.servable_id.name)
+        ):
+            self._steps.begin_load(harness)
+        self._steps.act(harness.servable_id.name)
         self._alarm.wake()
 
     def _unload(self, harness: Harness[S]) -> None:
@@ -412,19 +345,20 @@ class Manager(Generic[S]):
         finally:
             with self._changing():
                 harness.unloaded()
-                self._table.drop(harness)
-                again = self._aspired.get(harness.servable_id)
+                if self._table.has(harness):
+                    self._table.drop(harness)
+                again = self._steps.aspired.get(harness.servable_id)
                 if again is not None:
-                    self._admit(harness.servable_id, again)
+                    self._steps.admit(harness.servable_id, again)
                 self._feed()
-                self._act(harness.servable_id.name)
+                self._steps.act(harness.servable_id.name)
             _log.info("unloaded %s", harness.servable_id)
 
     def _feed(self) -> None:
         """Memory was freed: loads that did not fit are tried again. Under the lock."""
-        for starved in [item for item in self._table if item.starved and item.servable_id in self._aspired]:
+        for starved in [item for item in self._table if item.starved and item.servable_id in self._steps.aspired]:
             starved.retry()
-            self._act(starved.servable_id.name)
+            self._steps.act(starved.servable_id.name)
 
     def _release(self, harness: Harness[S], loaded: Loaded[S]) -> None:
         with self._lock:
@@ -436,11 +370,17 @@ class Manager(Generic[S]):
             elif harness.state is State.UNLOADING:
                 self._unloads.submit(functools.partial(self._unload, harness))
 
-    def _nothing_on_the_way(self) -> bool:
-        return not any(
-            item.state is State.START or (item.state is State.LOADING and item.reload_at_s is None)
-            for item in self._table
+    def _on_the_way(self, names: Collection[str] | None) -> frozenset[ServableId]:
+        return frozenset(
+            harness.servable_id
+            for harness in self._table
+            if (harness.state is State.START or harness.under_way)
+            and (names is None or harness.servable_id.name in names)
         )
+
+
+class _GivenUp(Exception):
+    """A load was given up before it began."""
 
 
 def _bury(servable_id: ServableId, dead: Loaded[S]) -> None:

@@ -20,11 +20,19 @@ STEADY_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionSnapshot:
-    """One version of the model that is decided upon."""
+    """One version of the model that is decided upon.
+
+    Attributes:
+        version: Its number.
+        state: Where it stands.
+        aspired: Whether it is wanted.
+        moved: Whether what is wanted under its number stands elsewhere than what answers, and is not being loaded.
+    """
 
     version: int
     state: State
     aspired: bool
+    moved: bool = False
 
 
 class Verb(enum.Enum):
@@ -32,6 +40,8 @@ class Verb(enum.Enum):
 
     LOAD = "load"
     UNLOAD = "unload"
+    REPLACE = "replace"
+    """Load what stands elsewhere, and let it take the place of what answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +61,14 @@ def availability_preserving(versions: Sequence[VersionSnapshot]) -> Action | Non
 
     Loads what is wanted, the highest version first; unloads what is not wanted any more, the lowest first, but the
     last version that answers only when a wanted one answers too, or none is wanted at all. So a model is never
-    without an answer while a newer version loads, or fails to.
+    without an answer while a newer version loads, or fails to. One that has moved is replaced, and answers until then.
     """
     new = [item.version for item in versions if item.aspired and item.state is State.START]
     if new:
         return Action(Verb.LOAD, max(new))
+    moved = [item.version for item in versions if _has_moved(item)]
+    if moved:
+        return Action(Verb.REPLACE, max(moved))
     stale = [item.version for item in versions if not item.aspired and item.state is State.AVAILABLE]
     aspired = [item for item in versions if item.aspired]
     if stale and (len(stale) > 1 or not aspired or any(item.state is State.AVAILABLE for item in aspired)):
@@ -68,9 +81,9 @@ def resource_preserving(versions: Sequence[VersionSnapshot]) -> Action | None:
 
     Unloads what is not wanted any more, the lowest version first, and loads what is wanted, the highest first, only
     once the memory of all the others is free. So a model never takes more memory than its wanted versions, and has no
-    answer between two of them.
+    answer between two of them. One that has moved is not wanted any more.
     """
-    stale = [item for item in versions if not item.aspired]
+    stale = [item for item in versions if not item.aspired or _has_moved(item)]
     answering = [item.version for item in stale if item.state is State.AVAILABLE]
     if answering:
         return Action(Verb.UNLOAD, min(answering))
@@ -78,6 +91,10 @@ def resource_preserving(versions: Sequence[VersionSnapshot]) -> Action | None:
         return None
     new = [item.version for item in versions if item.aspired and item.state is State.START]
     return Action(Verb.LOAD, max(new)) if new else None
+
+
+def _has_moved(item: VersionSnapshot) -> bool:
+    return item.moved and item.aspired and item.state is State.AVAILABLE
 
 
 def worth_reloading(version: int, versions: Sequence[VersionSnapshot]) -> bool:

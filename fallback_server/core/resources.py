@@ -64,7 +64,7 @@ class Promises:
     def __init__(self, budget: MemoryBudget | None) -> None:
         self._budget = budget
         self._lock = threading.Lock()
-        self._promised: dict[ServableId, int] = {}
+        self._promised: dict[object, int] = {}
 
     @contextlib.contextmanager
     def kept(self, servable_id: ServableId, estimated_bytes: int) -> Iterator[None]:
@@ -73,18 +73,19 @@ class Promises:
         Raises:
             NoMemory: it does not fit; the text is TensorFlow Serving's, with the numbers.
         """
+        load = object()  # A version that has moved may be loaded from both of its places at a time.
         with self._lock:
             if self._budget is not None:
                 promised = sum(self._promised.values())
                 refusal = self._budget.refusal(servable_id, estimated_bytes=estimated_bytes, promised_bytes=promised)
                 if refusal is not None:
                     raise NoMemory(refusal)
-            self._promised[servable_id] = estimated_bytes
+            self._promised[load] = estimated_bytes
         try:
             yield
         finally:
             with self._lock:
-                del self._promised[servable_id]
+                del self._promised[load]
 
 
 def admit(*, estimated_bytes: int, promised_bytes: int, available_bytes: int, reserve_bytes: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from fallback_server.core.aspired import AspiredVersion
@@ -20,6 +21,9 @@ MAX_REMEMBERED = 256
 class VersionTable(Generic[S]):
     """Guards no threads: the manager calls it under its lock.
 
+    A version has one harness that counts. Where it has moved, a second one, its successor, loads what stands elsewhere,
+    and takes the first one's place.
+
     Attributes:
         moves: How many times any version's state has changed.
     """
@@ -27,16 +31,46 @@ class VersionTable(Generic[S]):
     def __init__(self) -> None:
         self.moves = 0
         self._models: dict[str, dict[int, Harness[S]]] = {}
+        self._successors: dict[ServableId, Harness[S]] = {}
         self._latest: dict[str, Harness[S]] = {}
         self._ended: dict[ServableId, ServableState] = {}
 
     def create(self, servable_id: ServableId, aspired: AspiredVersion) -> Harness[S]:
         """A new harness in START, in place of the one that may have been there."""
-        self._ended.pop(servable_id, None)
         harness: Harness[S] = Harness(servable_id, aspired, on_move=self._note)
-        self._models.setdefault(servable_id.name, {})[servable_id.version] = harness
-        self._note()
+        self._place(harness)
         return harness
+
+    def create_successor(self, servable_id: ServableId, aspired: AspiredVersion) -> Harness[S]:
+        """A second harness of a version, in START."""
+        successor: Harness[S] = Harness(servable_id, aspired, on_move=self._note)
+        self._successors[servable_id] = successor
+        self._note()
+        return successor
+
+    def successor(self, servable_id: ServableId) -> Harness[S] | None:
+        """What is to take a version's place; None for nothing."""
+        return self._successors.get(servable_id)
+
+    def successors(self, name: str) -> list[Harness[S]]:
+        """Those of a model."""
+        return [harness for key, harness in self._successors.items() if key.name == name]
+
+    def drop_successor(self, successor: Harness[S]) -> None:
+        """Forgets it."""
+        del self._successors[successor.servable_id]
+        self._note()
+
+    def succeed(self, successor: Harness[S]) -> None:
+        """Has it take its predecessor's place, which is known to the caller alone from now on."""
+        del self._successors[successor.servable_id]
+        self._place(successor)
+
+    def has(self, harness: Harness[S]) -> bool:
+        """Whether it is the one that counts of its version, or its successor."""
+        servable_id = harness.servable_id
+        found = self.find(servable_id.name, servable_id.version)
+        return harness is found or harness is self._successors.get(servable_id)
 
     def drop(self, harness: Harness[S]) -> None:
         """Forgets a harness in END; its state stays visible for a while."""
@@ -78,7 +112,7 @@ class VersionTable(Generic[S]):
     def states(self, name: str) -> tuple[ServableState, ...]:
         """What is known of a model's versions, the highest first."""
         ended = {key.version: state for key, state in self._ended.items() if key.name == name}
-        known = ended | {number: harness.snapshot for number, harness in self._models.get(name, {}).items()}
+        known = ended | {number: self._state(harness) for number, harness in self._models.get(name, {}).items()}
         return tuple(known[number] for number in sorted(known, reverse=True))
 
     def all_names(self) -> tuple[str, ...]:
@@ -88,6 +122,7 @@ class VersionTable(Generic[S]):
     def __iter__(self) -> Iterator[Harness[S]]:
         for harnesses in self._models.values():
             yield from harnesses.values()
+        yield from self._successors.values()
 
     def __bool__(self) -> bool:
         return bool(self._models)
@@ -105,6 +140,23 @@ class VersionTable(Generic[S]):
         if waiting:
             return VersionNotReady(f"Servable not ready for request: {what}; {', '.join(waiting)}")
         return ModelNotFound(f"Servable not found for request: {what}")
+
+    def _place(self, harness: Harness[S]) -> None:
+        servable_id = harness.servable_id
+        self._ended.pop(servable_id, None)
+        self._models.setdefault(servable_id.name, {})[servable_id.version] = harness
+        self._note()
+
+    def _state(self, harness: Harness[S]) -> ServableState:
+        state, successor = harness.snapshot, self._successors.get(harness.servable_id)
+        if successor is None or state.state is not State.AVAILABLE:
+            return state
+        here, there = harness.aspired.place, successor.aspired.place
+        if successor.state is State.END:
+            note = f"it is served from {here} as before: {there} can't be loaded: {successor.error}"
+        else:
+            note = f"it is served from {here} while {there} is loaded"
+        return replace(state, note=note, successor=successor.state)
 
     def _note(self) -> None:
         self.moves += 1

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 class WorkerPool:
     """A fixed number of threads that run jobs in turn.
 
-    They are daemons: a load can't be interrupted, and must not keep the process from ending.
+    They are daemons: a load may hang where nothing stops it, and must not keep the process from ending.
     """
 
     def __init__(self, *, name: str, threads: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fallback_server.core.errors import LoadFailed, VersionRefused
+from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import Executor
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
 from fallback_server.executors.worker.executor import open_in_worker
@@ -21,8 +22,8 @@ OnGone = Callable[[str], None]
 class Open(Protocol):
     """Loads a version."""
 
-    def __call__(self, path: Path, *, title: str, on_lost: OnGone) -> Executor:
-        """May import a library of its own; `title` is for logs."""
+    def __call__(self, path: Path, *, title: str, on_lost: OnGone, stop: LoadStop | None = None) -> Executor:
+        """May import a library of its own; `title` is for logs; `stop` ends what it runs in."""
         ...
 
 
@@ -63,20 +64,28 @@ class Registry:
         self.start = start
         self.close = close
 
-    def open(self, path: Path, on_lost: OnGone = lambda how: None, *, title: str | None = None) -> Executor:  # noqa: ARG005
+    def open(
+        self,
+        path: Path,
+        on_lost: OnGone = lambda how: None,  # noqa: ARG005
+        *,
+        title: str | None = None,
+        stop: LoadStop | None = None,
+    ) -> Executor:
         """Loads the version that stands at a path.
 
         Args:
             path: The version's folder.
             on_lost: Called once if the executor dies before it is closed.
             title: For logs; by default the last two folders' names.
+            stop: Ends the load, until it is over.
 
         Raises:
             VersionRefused: no platform knows the folder's files.
             Exception: as the platform says.
         """
         title = f"{path.parent.name}/{path.name}" if title is None else title
-        return self._platform(path).open(path, title=title, on_lost=on_lost)
+        return self._platform(path).open(path, title=title, on_lost=on_lost, stop=stop)
 
     def estimated_bytes(self, path: Path) -> int:
         """The memory that the version will take once it is loaded; 0 where that can't be told."""

@@ -47,7 +47,7 @@ class FakeExecutor:
 
 
 class GatedLoader:
-    """A loader that waits for `gate`, and then returns or raises `result`."""
+    """A loader that waits for `gate`, and then returns or raises `result`; stopped, it raises at once."""
 
     def __init__(self, result):
         self.result = result
@@ -57,6 +57,7 @@ class GatedLoader:
         self.retriable = True
         self.bytes = 0
         self.on_lost = None
+        self.stopped = False
 
     def estimated_bytes(self):
         return self.bytes
@@ -65,9 +66,15 @@ class GatedLoader:
         self.loads += 1
         self.begun.set()
         assert self.gate.wait(10)
+        if self.stopped:
+            raise RuntimeError("stopped")
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
+
+    def stop(self):
+        self.stopped = True
+        self.gate.set()
 
 
 def caller(*, cancelled=False):

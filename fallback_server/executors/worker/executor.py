@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
+from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import Array, Signature, TensorSpec
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.executors.worker.messages import Entry, Lane, Load, Loaded, Ran, RunRefused, Spec
@@ -151,6 +152,7 @@ def open_in_worker(
     nursery: Nursery,
     title: str,
     on_lost: Callable[[str], None],
+    stop: LoadStop | None = None,
 ) -> WorkerExecutor:
     """Loads the SavedModel in a folder, in a process of its own.
 
@@ -160,11 +162,14 @@ def open_in_worker(
         nursery: Starts the process.
         title: For logs.
         on_lost: Called once, in any thread, when the process ends without having been closed; with how it ended.
+        stop: Ends the process until the load is over.
 
     Raises:
         LoadFailed: it can't be loaded, or its process ended meanwhile.
     """
     worker = nursery.spawn(title)
+    if stop is not None:
+        stop.calls(worker.kill_soon)
     load = Load(str(path.absolute()), options.intra_op_parallelism, options.inter_op_parallelism, options.tags)
     try:
         executor = WorkerExecutor(worker, worker.load(load))

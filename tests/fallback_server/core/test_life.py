@@ -1,5 +1,6 @@
 """Random lives of versions: whatever is wanted, fails, dies, is held and let go, in whatever order."""
 
+import functools
 import threading
 import time
 from pathlib import Path
@@ -35,22 +36,37 @@ class PlannedLoader:
 
     retriable = True
 
-    def __init__(self, life, servable_id, on_lost):
+    def __init__(self, life, servable_id, path, on_lost):
         self.life, self.servable_id, self.on_lost = life, servable_id, on_lost
+        self.key = (servable_id.version, path)
+        self.stopped = False
 
     def estimated_bytes(self):
         return 0
 
     def load(self):
         ending = threading.Event()
-        turn = {"event": ending, "fails": False}
-        self.life.loading[self.servable_id.version] = turn
+        turn = {"event": ending, "fails": False, "loader": self}
+        with self.life.lock:
+            if self.stopped:
+                raise OSError("stopped")
+            self.life.loading[self.key] = turn
         assert ending.wait(60)
         if turn["fails"]:
             raise OSError("no such op")
         part = Part(self.servable_id.version)
         self.life.parts[self.servable_id.version] = (part, self.on_lost)
         return part
+
+    def stop(self):
+        with self.life.lock:
+            self.stopped = True
+            turn = self.life.loading.get(self.key)
+            if turn is None or turn["loader"] is not self:
+                return
+            del self.life.loading[self.key]
+        turn["fails"] = True
+        turn["event"].set()
 
 
 class Life(RuleBasedStateMachine):
@@ -59,12 +75,14 @@ class Life(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.clock = FakeClock()
+        self.lock = threading.Lock()
         self.loading, self.parts, self.held = {}, {}, []
         self.wanted, self.marks = set(), dict.fromkeys(VERSIONS, 0)
+        self.paths = dict.fromkeys(VERSIONS, PATH)
         self.told = 0
         self.shown = {}
         self.manager = Manager(
-            make_loader=lambda servable_id, _, on_lost: PlannedLoader(self, servable_id, on_lost),
+            make_loader=functools.partial(PlannedLoader, self),
             options=ManagerOptions(num_load_threads=4, max_num_load_retries=1, load_retry_interval_s=10),
             clock=self.clock,
         )
@@ -93,24 +111,19 @@ class Life(RuleBasedStateMachine):
                 harness
                 for harness in harnesses
                 if (harness.state is State.UNLOADING and harness.quiescent)
-                or (
-                    harness.state is State.LOADING
-                    and harness.reload_at_s is None
-                    and harness.servable_id.version not in self.loading
-                )
+                or (harness.under_way and (harness.servable_id.version, harness.aspired.path) not in self.loading)
             ]
             # A load whose turn has ended, and whose thread has not told yet.
-            told = all(
-                self.manager._table.find("m", version) is not None
-                and self.manager._table.find("m", version).state is State.LOADING
-                for version in self.loading
-            )
+            under_way = {(each.servable_id.version, each.aspired.path) for each in harnesses if each.under_way}
+            told = self.loading.keys() <= under_way
         return not busy and told
 
     def aspire(self):
         self.manager.set_aspired(
             {
-                ServableId("m", version): AspiredVersion(path=PATH, fingerprint=((str(self.marks[version]), 0, 0),))
+                ServableId("m", version): AspiredVersion(
+                    path=self.paths[version], fingerprint=((str(self.marks[version]), 0, 0),)
+                )
                 for version in self.wanted
             }
         )
@@ -129,6 +142,13 @@ class Life(RuleBasedStateMachine):
         self.marks[version] += 1
         self.aspire()
 
+    @rule(version=st.sampled_from(VERSIONS), place=st.sampled_from("abc"))
+    def move(self, version, place):
+        had = self.manager.available("m")
+        self.paths[version] = PATH / place
+        self.aspire()
+        assert set(had) & self.wanted <= set(self.manager.available("m")), "a move took an answer away"
+
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), fails=st.sampled_from([False, False, True]))
     def end_a_load(self, data, fails):
@@ -137,12 +157,13 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.loading)
     @rule()
     def end_all_loads(self):
-        for version in sorted(self.loading):
-            self.end(version, fails=False)
+        for key in sorted(self.loading):
+            if key in self.loading:
+                self.end(key, fails=False)
 
-    def end(self, version, *, fails):
+    def end(self, key, *, fails):
         had = self.manager.available("m")
-        turn = self.loading.pop(version)
+        turn = self.loading.pop(key)
         turn["fails"] = fails
         before = self.told
         turn["event"].set()
@@ -221,9 +242,9 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def tables_are_bounded(self):
         table = self.manager._table
-        assert sum(1 for _ in table) <= len(VERSIONS)
+        assert sum(1 for _ in table) <= 2 * len(VERSIONS)
         assert not self.manager._died_early or self.loading
-        assert len(self.manager._promises._promised) <= len(VERSIONS)
+        assert len(self.manager._promises._promised) <= 2 * len(VERSIONS)
 
     def teardown(self):
         for handle in self.held:

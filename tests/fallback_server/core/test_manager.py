@@ -2,7 +2,7 @@ import threading
 
 import pytest
 from support.fallback_fakes import FakeExecutor, GatedLoader
-from support.fallback_stages import Stage
+from support.fallback_stages import Stage, soon
 
 from fallback_server.core.errors import ModelNotFound, VersionNotReady
 from fallback_server.core.manager import ManagerOptions
@@ -126,13 +126,17 @@ def test_a_loaded_version_that_changes_on_disk_is_served_as_loaded(stage, caplog
 
 
 def test_a_version_not_wanted_any_more_when_its_load_ends_is_unloaded(stage):
-    """A load can't be interrupted; what it gives is closed."""
+    """What a load gives that could not be stopped in time is closed."""
+    loader = stage.loaders[1] = GatedLoader(FakeExecutor())
+    asked = threading.Event()
+    loader.stop = asked.set
     stage.aspire(1, open_gates=False)
-    assert stage.loaders[1].begun.wait(10)
+    assert loader.begun.wait(10)
     stage.aspire()
-    stage.loaders[1].gate.set()
+    assert asked.is_set()
+    loader.gate.set()
     stage.until({})
-    assert stage.loaders[1].result.closed
+    soon(lambda: loader.result.closed)
 
 
 def test_loads_run_side_by_side_and_one_that_hangs_holds_up_no_other(stage):

@@ -107,3 +107,18 @@ def test_what_is_worth_reloading(rows, worth):
 def test_the_delay_before_a_reload_doubles_up_to_a_bound():
     """At once the first time, then half a second, doubled, and a minute at most."""
     assert [reload_delay_s(losses) for losses in (1, 2, 3, 4, 9, 10, 10**9)] == [0, 0.5, 1, 2, 60, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "aspired", "action"),
+    [
+        (availability_preserving, AVAILABLE, True, Action(Verb.REPLACE, 2)),
+        (resource_preserving, AVAILABLE, True, Action(Verb.UNLOAD, 2)),
+        (availability_preserving, UNLOADING, True, None),
+        (resource_preserving, UNLOADING, True, None),
+        (availability_preserving, AVAILABLE, False, Action(Verb.UNLOAD, 2)),
+    ],
+)
+def test_what_has_moved(policy, state, aspired, action):
+    """It is replaced, or goes first; one that is not wanted goes in any case."""
+    assert policy([VersionSnapshot(version=2, state=state, aspired=aspired, moved=True)]) == action
