@@ -31,6 +31,7 @@ __all__ = [
     "choose_threads",
     "environment",
     "measure_profile",
+    "read_profiles",
 ]
 
 PROFILE_FORMAT = 1
@@ -189,6 +190,11 @@ class ProfileBook:
             _replace(place, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
             if cached:
                 _prune(place)
+
+
+def read_profiles(place: Path, digest: str) -> dict[EngineKey, EngineProfile]:
+    """All that a file says of the package with this digest, the latest of each engine; nothing where there is none."""
+    return {one.key: one.profile for one in sorted(_load(place, digest), key=lambda one: one.saved_unix_s)}
 
 
 def _load(place: Path, digest: str) -> tuple[_Entry, ...]:

@@ -1,8 +1,9 @@
 """The child process of `edge_runtime.trial`: does one thing that may end it, and answers in JSON.
 
 `python -P trial_child.py REQUEST`, the request in JSON as well: `what` to do, and its arguments. The answer is the last
-line on standard output. It is run by its path, so that it loads the interpreter and nothing of this package; -P keeps
-this folder off its path, since files here are called as modules of the standard library are.
+line on standard output. It is run by its path, so that it loads the interpreter and nothing of this package,
+which only a package's first run needs; -P keeps this folder off its path, since files here are called as modules of the
+standard library are.
 """
 
 from __future__ import annotations
@@ -137,6 +138,14 @@ def _list_edge_tpus(library: str, options: dict[str, str]) -> dict[str, Any]:
     return {"edge_tpus": [{"type": one["type"], "path": one["path"]} for one in list_edge_tpus()]}
 
 
+def _run_package(library: str, options: dict[str, str]) -> dict[str, Any]:
+    """A package's first run, which takes all of the runtime."""
+    del library
+    from edge_runtime.store.first_run import run_package  # noqa: PLC0415  no other deed loads this package
+
+    return run_package(options)
+
+
 _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
     "cpu": _try_cpu,
     "edgetpu": _try_library,
@@ -144,6 +153,7 @@ _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
     "gpu": _try_gpu,
     "npu": _try_npu,
     "list_edge_tpus": _list_edge_tpus,
+    "package": _run_package,
 }
 
 

@@ -104,7 +104,8 @@ class Place:
         root: The folder that holds all targets.
         folder: The staging folder, in `root`.
         target: Where the tree goes; the folder above it is there.
-        beside: Names in `root`: of staged files, and of files that go away, which are those that were not staged.
+        beside: Names in `root`, or paths below it in folders that are there: of staged files, and of files that go
+            away, which are those that were not staged.
     """
 
     root: Path
@@ -181,7 +182,7 @@ def _digest(tree: Path) -> str:
 def _move_file(root: Path, folder: Path, name: str) -> None:
     target, new, old = root / name, folder / BESIDE / name, folder / _REPLACED / name
     if os.path.lexists(target):
-        old.parent.mkdir(exist_ok=True)
+        old.parent.mkdir(parents=True, exist_ok=True)
         try:
             # A second name for it: the first is never absent then.
             os.link(target, old, follow_symlinks=False)

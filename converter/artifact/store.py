@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from converter.artifact import placing
@@ -149,6 +149,19 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
         OSError: the package can't be read, the store can't be written (NotADirectoryError: it is a file), or the disk
             is full; nothing is installed then.
     """
+    with staged(source, store) as package:
+        return place(package, store, replace=replace)
+
+
+@contextlib.contextmanager
+def staged(source: str | os.PathLike[str], store: str | os.PathLike[str]) -> Iterator[Package]:
+    """A verified copy of a package in a staging folder of the store, for `place`; gone afterwards.
+
+    It can be looked at and run there. What is to lie beside it is written to `placing.BESIDE`/NAME in the same folder.
+
+    Raises:
+        PackageNotFound, UnsafeArchive, PackageError, OSError: as `install`.
+    """
     origin, root = Path(source), Path(store)
     if not origin.is_dir() and not origin.is_file():
         raise PackageNotFound(f"{origin}: no such file or directory")
@@ -159,16 +172,37 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
             _copy(Package.open(origin, verify=False), tree)
         else:
             unpack(origin, staging / "unpacked").rename(tree)  # A model may be called as what else lies in staging.
-        manifest = _opened(origin, tree)
-        target = version_path(root, manifest.model, manifest.version)
+        package = _opened(origin, tree)
         _sync(tree)
-        with placing.locked(root):
-            placing.sweep(root)
-            _refuse_existing(target, replace=replace)
-            _make_folder(target.parent)
-            with placing.moved(placing.Place(root=root, folder=staging, target=target)):
-                placing.sync_directory(target.parent)
-                placing.sync_directory(root)
+        yield package
+
+
+def place(
+    package: Package, store: str | os.PathLike[str], *, replace: bool = False, beside: Sequence[str] = ()
+) -> Package:
+    """Moves a staged package into `store/NAME/VERSION/`, and the files beside it, all at once.
+
+    Args:
+        package: As `staged` gave it.
+        store: As it was given.
+        replace: Whether the version that is there gives way.
+        beside: Names of the staged files beside it, which go beside the version; what is there of these names and was
+            not staged goes away.
+
+    Raises:
+        PackageExists, OSError: as `install`.
+    """
+    root, model, folder = Path(store), package.manifest.model, package.path.parent
+    target = version_path(root, model, package.manifest.version)
+    with placing.locked(root), contextlib.ExitStack() as locks:
+        placing.sweep(root)
+        refuse_existing(target, replace=replace)
+        _make_folder(target.parent)
+        locks.enter_context(placing.locked(target.parent))
+        names = tuple(f"{model}/{name}" for name in beside)
+        with placing.moved(placing.Place(root=root, folder=folder, target=target, beside=names)):
+            placing.sync_directory(target.parent)
+            placing.sync_directory(root)
     return Package.open(target, verify=False)
 
 
@@ -230,17 +264,18 @@ def _copy(package: Package, destination: Path) -> None:
         shutil.copyfile(package.path / name, target, follow_symlinks=False)
 
 
-def _opened(origin: Path, tree: Path) -> Manifest:
-    manifest = Package.open(tree).manifest
+def _opened(origin: Path, tree: Path) -> Package:
+    package = Package.open(tree)
+    manifest = package.manifest
     listed = {MANIFEST, MANIFEST_DIGEST, *manifest.files}
     found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}
     if found - listed:
         raise UnsafeArchive(f"{origin}: holds {min(found - listed)!r}, which the manifest does not list")
-    return manifest
+    return package
 
 
 def _refuse_version(root: Path, model: str, version: int, *, replace: bool) -> None:
-    _refuse_existing(version_path(root, model, version), replace=replace)
+    refuse_existing(version_path(root, model, version), replace=replace)
     archive = archive_path(root, model, version)
     if archive.is_dir():
         raise PackageExists(f"{archive}: is a directory, where the package's archive would be")
@@ -248,7 +283,12 @@ def _refuse_version(root: Path, model: str, version: int, *, replace: bool) -> N
         raise PackageExists(f"{archive}: this version's archive is already there; {_CHANGE}")
 
 
-def _refuse_existing(target: Path, *, replace: bool) -> None:
+def refuse_existing(target: Path, *, replace: bool) -> None:
+    """Whether a version may be put there.
+
+    Raises:
+        PackageExists: it is there and `replace` is False, or what is there is no directory.
+    """
     if not os.path.lexists(target):
         return
     if not target.is_dir():

@@ -1,0 +1,146 @@
+"""Installs a package: verified, run once, measured, and then there all at once or not at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.artifact import Package, PackageError, PackageExists, placing, version_path
+from converter.artifact.store import place, staged
+from edge_runtime.errors import InvalidConfig
+from edge_runtime.store import files, uses
+from edge_runtime.store.first_run import FirstRun, try_package
+from edge_runtime.store.inventory import inventory, read_quota, tree_bytes
+from edge_runtime.store.quota import Room, make_room, size_text
+from edge_runtime.store.removal import evict
+from edge_runtime.store.settling import PROFILE, settle
+from edge_runtime.store.store import Store
+
+Trial = Callable[[Package], FirstRun]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What came of it.
+
+    Attributes:
+        package: The package at its place.
+        first_run: Its first run; None where there was none.
+        removed: The versions that made room, as `NAME/VERSION`.
+        was_there: Whether this very package was installed before, so that nothing was done.
+    """
+
+    package: Package
+    first_run: FirstRun | None = None
+    removed: tuple[str, ...] = ()
+    was_there: bool = False
+
+
+def install(
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    *,
+    replace: bool = False,
+    trial: Trial | None = try_package,
+    say: Callable[[str], None] = lambda _text: None,
+    now: Callable[[], float] = time.time,
+) -> Installed:
+    """Puts a package, a directory or a `.tar.gz`, into a store.
+
+    Its digests are verified, a child process loads and runs it once and measures it, and then it appears at its place
+    by one rename, its profile with it. After that the least recently used versions go that the store's quota has no
+    room for; that they would do is seen before.
+
+    Whenever the process ends, there is the store as it was or as it is to be; versions that were to make room go when
+    the next one is installed.
+
+    Args:
+        source: The package.
+        root: The store; made if absent.
+        replace: Whether a version that is there with another digest gives way.
+        trial: Runs the package once; None for no first run, and no profile.
+        say: Is told of each step when it is done, in a few words.
+        now: Unix seconds.
+
+    Raises:
+        PackageError: as `converter.artifact.install`; a `PackageExists` where the version is there with another digest.
+        PackageRefused, EngineFailed: the first run failed.
+        InvalidConfig: the quota has no room, or the store can't be read.
+        OSError: as `converter.artifact.install`.
+    """
+    with staged(source, root) as package:
+        store = Store(root)
+        target = version_path(store.path, package.manifest.model, package.manifest.version)
+        if (there := _same(target, package)) is not None:
+            return Installed(package=there, was_there=True)
+        if os.path.lexists(target) and not replace:
+            raise PackageExists(
+                f"{target}: this version is there with another digest; --replace puts this one in its place"
+            )
+        size_bytes = tree_bytes(package.path)
+        say(f"verified {package}, {size_text(size_bytes)}")
+        _room(store, package, size_bytes)
+        first = None if trial is None else trial(package)
+        if first is not None:
+            say(_first_run_text(first))
+        room = _room(store, package, size_bytes)
+        placed = _place(store, package, first, replace=replace, now_s=now())
+    removed = tuple(str(one) for one in room.removed if evict(store, one.model, one.version))
+    for name in removed:
+        say(f"removed {name}, the least recently used, for room")
+    return Installed(package=placed, first_run=first, removed=removed)
+
+
+def _same(target: Path, package: Package) -> Package | None:
+    """What is at the place, if it is this package, whole."""
+    try:
+        there = Package.open(target)
+    except PackageError:
+        return None
+    return there if there.digest == package.digest else None
+
+
+def _room(store: Store, package: Package, size_bytes: int) -> Room:
+    """Which versions are to make room.
+
+    Raises:
+        InvalidConfig: all that may go would not be enough.
+    """
+    model, version = package.manifest.model, package.manifest.version
+    quota_bytes = read_quota(store)
+    if quota_bytes is None:
+        return make_room((), size_bytes, None)
+    held = [one.held for one in inventory(store) if (one.model, one.version) != (model, version)]
+    room = make_room(held, size_bytes, quota_bytes)
+    if room.missing_bytes:
+        raise InvalidConfig(
+            f"{package} has {size_text(size_bytes)}, and the store's quota is {size_text(quota_bytes)}: even without "
+            f"all that may go {size_text(room.missing_bytes)} are missing; {size_text(room.kept_bytes - size_bytes)} "
+            "are of versions that are labelled, open or the latest of their model"
+        )
+    return room
+
+
+def _place(store: Store, package: Package, first: FirstRun | None, *, replace: bool, now_s: float) -> Package:
+    model, version, staging = package.manifest.model, package.manifest.version, package.path.parent
+    when_s = uses.next_s(store.path, now_s)
+    os.utime(package.path / "manifest.json", (when_s, when_s))
+    beside = staging / placing.BESIDE / model
+    beside.mkdir(parents=True)
+    if first is not None and first.profile is not None:
+        first.profile.rename(beside / f"{version}{PROFILE}")
+    folder = store.folder(model)
+    if folder.is_dir():
+        with files.locked(folder):
+            settle(folder)
+    return place(package, store.path, replace=replace, beside=(f"{version}{PROFILE}",))
+
+
+def _first_run_text(first: FirstRun) -> str:
+    if first.measured is None:
+        return f"ran on {first.place}"
+    threads = f", {first.measured.threads} threads" if first.measured.threads > 1 else ""
+    return f"ran on {first.place}: {first.measured.seconds * 1e3:.3g} ms a row on {first.measured.device}{threads}"
