@@ -13,6 +13,7 @@ from devices.delegates import DELEGATES, Delegate, DeviceString, delegate, devic
 from devices.diagnosis import Diagnosis, diagnose
 from devices.edgetpu import expand
 from devices.errors import DevicesError, ProfileInvalid, UnknownDelegate, UnknownProfile
+from devices.frequency import CpuFrequency, read_arm_clock, read_frequencies
 from devices.machine import EdgeTpu, Interface, Machine, Node
 from devices.matching import Match, match
 from devices.probe import find_edge_tpus, probe
@@ -21,6 +22,7 @@ from devices.thermal import Temperature, Throttled, read_temperatures, read_thro
 
 __all__ = [
     "DELEGATES",
+    "CpuFrequency",
     "Delegate",
     "DeviceProfile",
     "DeviceString",
@@ -45,6 +47,8 @@ __all__ = [
     "match",
     "probe",
     "profile",
+    "read_arm_clock",
+    "read_frequencies",
     "read_temperatures",
     "read_throttled",
 ]

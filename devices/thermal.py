@@ -26,12 +26,23 @@ class Temperature(msgspec.Struct, frozen=True, kw_only=True):
         celsius: The value.
         trips_celsius: Edge TPU only: where the clock is lowered, in the order of the driver's numbers; they differ
             from board to board. Empty where they can't be read.
+        place: Edge TPU only: its PCI address, `0000:01:00.0`; empty where sysfs does not say it.
+        governed: Edge TPU only: whether the driver lowers the clock at the trips at all. It compares every
+            `temp_poll_interval` milliseconds, and never where that is 0.
     """
 
     source: str
     kind: str
     celsius: float
     trips_celsius: tuple[float, ...] = ()
+    place: str = ""
+    governed: bool = True
+
+    @property
+    def clock_mhz(self) -> float:
+        """An Edge TPU's clock at this temperature: a step lower from each trip on, as its driver has it."""
+        passed = sum(self.celsius >= trip for trip in self.trips_celsius) if self.governed else 0
+        return APEX_CLOCK_MHZ[min(passed, len(APEX_CLOCK_MHZ) - 1)]
 
 
 class Throttled(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +83,17 @@ def read_temperatures(root: Path = Path("/")) -> tuple[Temperature, ...]:
     return tuple(found for found in zones + edge_tpus if found)
 
 
-def read_throttled(command: str = "vcgencmd") -> Throttled | None:
-    """Asks the Raspberry Pi's firmware; None where there is no such command or it does not answer."""
+def read_throttled(command: str = "vcgencmd", limit_s: float = COMMAND_LIMIT_S) -> Throttled | None:
+    """Asks the Raspberry Pi's firmware; None where there is no such command or it does not answer.
+
+    Args:
+        command: The program to ask.
+        limit_s: How long it may take.
+    """
     import subprocess  # noqa: PLC0415  an application that only reads device strings need not pay for it
 
     try:
-        done = subprocess.run(
-            [command, "get_throttled"], capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False
-        )
+        done = subprocess.run([command, "get_throttled"], capture_output=True, text=True, timeout=limit_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return Throttled.from_text(done.stdout)
@@ -96,9 +110,12 @@ def _apex(tree: Tree, name: str) -> Temperature | None:
     if value is None:
         return None
     trips = (tree.number(f"sys/class/apex/{name}/trip_point{index}_temp") for index in range(len(APEX_CLOCK_MHZ) - 1))
+    device = tree.root / f"sys/class/apex/{name}/device"
     return Temperature(
         source=name,
         kind="edgetpu",
         celsius=value / _MILLI,
         trips_celsius=tuple(trip / _MILLI for trip in trips if trip is not None),
+        place=device.resolve().name if device.is_symlink() else "",
+        governed=tree.number(f"sys/class/apex/{name}/temp_poll_interval") != 0,
     )

@@ -88,6 +88,7 @@ class Runtime:
         self._opened_s = clock()
         self._origin = Origin()
         self._metrics = self._serve_metrics(options.metrics) if options.metrics else None
+        self._hall.monitor.start()
         self._watcher = threading.Thread(target=self._watch, name="edge-store-watch", daemon=True)
         self._watcher.start()
 
@@ -184,7 +185,11 @@ class Runtime:
                 faults=loaded.crew.faults,
             )
         in_order = sorted(found, key=lambda key: (key[0], key[1] or 0))
-        return RuntimeStats(models=tuple(found[key] for key in in_order), servers=self.servers)
+        return RuntimeStats(
+            models=tuple(found[key] for key in in_order),
+            servers=self.servers,
+            climate=self._hall.monitor.climate.stats(),
+        )
 
     def refresh(self) -> None:
         """Looks at the store now: followed models go over to a version that has come, and old ones are unloaded."""

@@ -12,6 +12,9 @@ Events are ordinary records of the standard `logging`; handlers and levels are t
     engine_back       model, version, device, variant, threads, after_s
     version_loaded    model, version
     version_unloaded  model, version
+    throttled         device (cpu, apex_0), factor, mhz, celsius
+    unthrottled       likewise
+    under_voltage, voltage_back
 
     handler = logging.StreamHandler()
     handler.setFormatter(telemetry.JsonFormatter())     # one JSON object a line
@@ -43,7 +46,18 @@ MAX_ERRORS = 64
 
 OTHER = "other"
 
-Event = Literal["engine_ready", "engine_refused", "engine_lost", "engine_back", "version_loaded", "version_unloaded"]
+Event = Literal[
+    "engine_ready",
+    "engine_refused",
+    "engine_lost",
+    "engine_back",
+    "version_loaded",
+    "version_unloaded",
+    "throttled",
+    "unthrottled",
+    "under_voltage",
+    "voltage_back",
+]
 
 _BOUNDS_MS = tuple(bound * 1e3 for bound in BUCKETS_S)
 
@@ -148,16 +162,51 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
         return sum(one.requests for one in self.answered) + sum(self.errors.values())
 
 
+class Sensor(msgspec.Struct, frozen=True, kw_only=True):
+    """One temperature.
+
+    Attributes:
+        source: `thermal_zone0`, `apex_0`.
+        kind: What the kernel calls it: `cpu-thermal`; `edgetpu` for an apex device.
+        celsius: The value.
+        trips_celsius: Where an Edge TPU's clock is lowered.
+    """
+
+    source: str
+    kind: str
+    celsius: float
+    trips_celsius: tuple[float, ...] = ()
+
+
+class ClimateStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine's heat and power, and what they do to its speed. See `edge_runtime.thermal`.
+
+    Attributes:
+        sensors: All that answer.
+        factors: By what runs take longer than at full clock: `cpu`, and each Edge TPU on PCIe, as `apex_0`.
+        clock_mhz: What the CPU may run at now, and what it can; None where its clock is not scaled.
+        firmware: What a Raspberry Pi's firmware says: the fields of `devices.Throttled` that are set; None where there
+            is none to ask.
+    """
+
+    sensors: tuple[Sensor, ...] = ()
+    factors: dict[str, float] = {}
+    clock_mhz: tuple[float, float] | None = None
+    firmware: tuple[str, ...] | None = None
+
+
 class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     """A runtime at one instant.
 
     Attributes:
         models: Every version that has been asked since the runtime was opened, or is loaded.
         servers: By `host:port`, the state of the breaker: `closed` is the healthy one.
+        climate: Temperatures and throttling.
     """
 
     models: tuple[ModelStats, ...] = ()
     servers: dict[str, str] = {}
+    climate: ClimateStats = ClimateStats()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -90,7 +90,11 @@ class Loaded:
 
 
 class Hall:
-    """What all versions of a runtime share: devices, their supervisor, and what is known of the machine."""
+    """What all versions of a runtime share: devices, their supervisor, and what is known of the machine.
+
+    Attributes:
+        monitor: Looks at temperatures and clocks, from its `start` on.
+    """
 
     def __init__(self, options: RuntimeOptions, clock: Callable[[], float], *, root: Path = Path("/")) -> None:
         """Opens nothing.
@@ -102,12 +106,14 @@ class Hall:
         """
         from devices import find_edge_tpus  # noqa: PLC0415  likewise
         from edge_runtime.engine.enumeration import edge_tpus  # noqa: PLC0415  no cost for who imports only
+        from edge_runtime.thermal import Monitor  # noqa: PLC0415  likewise
 
         self.options = options
         self.clock = clock
         self.cores = cores()
         engines = [options.engines or 0, *(own.engines or 0 for own in options.models.values())]
         self.devices = DeviceTable(clock, cpu_permits=max(self.cores, *engines))
+        self.monitor = Monitor(self.devices.adapt, clock=clock, root=root)
         in_order = partial(edge_tpus, root, lambda: self.prober().trials)
         self.supervisor = Supervisor(clock, lambda: find_edge_tpus(root), in_order)
         self._prober: Prober | None = None
@@ -142,7 +148,8 @@ class Hall:
             return self._prober
 
     def close(self) -> None:
-        """Ends the supervisor, trials that are under way, and all worker processes."""
+        """Ends the monitor, the supervisor, trials that are under way, and all worker processes."""
+        self.monitor.close()
         with self._lock:
             prober = self._prober
         if prober is not None:

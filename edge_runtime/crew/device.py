@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.errors import EngineFailed, EngineLost
+from edge_runtime.scheduling.cost import HasFactor, Pace, SlowestPace
 from edge_runtime.scheduling.gate import Gate
 
 if TYPE_CHECKING:
     from devices import DeviceString, EdgeTpu
     from edge_runtime.engine.process import WorkerProcess
+    from edge_runtime.thermal import Climate
 
 MAX_DEVICES = 64
 """Devices that a runtime knows: what its options name, and every stick that is ever attached."""
@@ -36,6 +38,7 @@ class Device:
     Attributes:
         string: What it is called.
         gate: Its permits: one, but for the CPU.
+        pace: By what its runs take longer now than at full clock.
         exact: Whether the user named this very one, so that no other Edge TPU can stand in for it.
         address: The place of the Edge TPU that it is, as of `place_of`; empty where none was seen.
         stands_in: Whether it is any Edge TPU, since none was seen: those that are seen have names of their own.
@@ -46,6 +49,7 @@ class Device:
     ) -> None:
         self.string = string
         self.gate = Gate(capacity, string.text)
+        self.pace = Pace()
         self.exact = exact
         self.address = address
         self.stands_in = string.delegate.name == "edgetpu" and string.address in ("", "usb", "pci")
@@ -139,6 +143,7 @@ class DeviceTable:
         self._cpu_permits = cpu_permits or cores()
         self._lock = threading.Lock()
         self._devices: dict[str, Device] = {}
+        self._climate: Climate | None = None
 
     def __repr__(self) -> str:
         return f"<DeviceTable {list(self._devices.values())}>"
@@ -171,7 +176,19 @@ class DeviceTable:
             capacity = self._cpu_permits if string.delegate.name == "cpu" else 1
             device = Device(string, capacity=capacity, address=address, exact=exact, clock=self._clock)
             self._devices[string.text] = device
+            self._adapt(device)
             return device
+
+    def adapt(self, climate: Climate) -> None:
+        """Has what is predicted of the devices go by this, from now on."""
+        with self._lock:
+            self._climate = climate
+            for device in self._devices.values():
+                self._adapt(device)
+
+    def _adapt(self, device: Device) -> None:
+        if self._climate is not None:
+            device.pace.factor = self._climate.factor(device.kind, device.address)
 
     def locate(self, device: Device, seen: Sequence[EdgeTpu]) -> str:
         """Finds the Edge TPU again before it is opened; what the library is to be asked for.
@@ -241,6 +258,11 @@ class DeviceTable:
         """Ends all their processes."""
         for device in self.all():
             device.close()
+
+
+def pace_of(devices: Sequence[Device]) -> HasFactor:
+    """The pace of what runs on these: one device's, or the slowest of several in a row."""
+    return devices[0].pace if len(devices) == 1 else SlowestPace([device.pace for device in devices])
 
 
 def address_of(string: DeviceString, seen: Sequence[EdgeTpu]) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from converter.artifact import Package, PackageError, Signature, Variant
 from edge_runtime.config import Isolation, RuntimeOptions
-from edge_runtime.crew.device import Device
+from edge_runtime.crew.device import Device, pace_of
 from edge_runtime.crew.layout import Layout
 from edge_runtime.engine.base import Session, SessionSpec
 from edge_runtime.engine.delegates import open_session
@@ -20,7 +22,7 @@ from edge_runtime.environment import EngineKey, Environment
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused
 from edge_runtime.inputs import default_signature, zeros
 from edge_runtime.pixels import Pixels
-from edge_runtime.profiles import ProfileBook, choose_threads, measure_profile
+from edge_runtime.profiles import EngineProfile, ProfileBook, choose_threads, measure_profile
 from edge_runtime.scheduling.cost import CostTable
 
 if TYPE_CHECKING:
@@ -177,9 +179,12 @@ class Opener:
     def costs(self, engine: Engine, devices: tuple[Device, ...], variant: Variant, threads: int) -> CostTable:
         """What runs on the engine cost: from an earlier measurement on this device, else from one made now.
 
+        Kept at full clock: a board that was hot when it was measured is not slow for good.
+
         Raises:
             EngineFailed: the engine can't run.
         """
+        pace = pace_of(devices)
         key = self.key(devices, variant, threads)
         profile = self._book.read(key)
         signature = default_signature(self.package.manifest.signatures)
@@ -190,12 +195,12 @@ class Opener:
             def run(rows: int) -> None:
                 engine.run(signature.name, zeros(signature, rows), FIRST_RUN_LIMIT_S)
 
-            profile = measure_profile(run, sizes, self._clock, MEASURE_BUDGET_S)
+            profile = _at_full_clock(measure_profile(run, sizes, self._clock, MEASURE_BUDGET_S), pace.factor)
             self._book.write(key, profile)
             seconds = dict(profile.seconds)
         else:
             self.warm(engine)
-        return CostTable(seconds, self._clock)
+        return CostTable(seconds, self._clock, pace)
 
     def warm(self, engine: Engine) -> None:
         """The first run plans the graph and touches the weights: no request should pay for that.
@@ -378,3 +383,8 @@ class _AloneInWorker:
 
 def _folder(cache: Path | None, name: str) -> str:
     return "" if cache is None else str(cache / name)
+
+
+def _at_full_clock(profile: EngineProfile, factor: float) -> EngineProfile:
+    """What was measured while runs took `factor` times as long as at full clock."""
+    return replace(profile, seconds={rows: value / factor for rows, value in profile.seconds.items()})

@@ -1,9 +1,10 @@
-"""What one run costs on this device: measured at load, followed while running."""
+"""What one run costs on this device: measured at load, followed while running, told at the clock of the moment."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 _SMOOTHING = 0.25
 """Weight of the newest run in the mean and in the mean deviation. (Jacobson and Karels, "Congestion Avoidance and
@@ -25,16 +26,78 @@ _PROBE_S = 1.0
 followed by another would never be put right."""
 
 
+_DOUBT_S = 10.0
+"""The same where throttling alone explains why it is too slow: most of these are lost, but what waits for memory is
+slowed by less than the clock says, and nothing but a run tells."""
+
+
+class HasFactor(Protocol):
+    """By what runs take longer than at full clock, at this moment; at least 1."""
+
+    @property
+    def factor(self) -> float:
+        """Read at every prediction."""
+        ...
+
+
+class Pace:
+    """One device's factor: see `edge_runtime.thermal`, which writes it.
+
+    Attributes:
+        factor: As of `HasFactor`.
+    """
+
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float = 1.0) -> None:
+        """Takes the factor of the moment."""
+        self.factor = factor
+
+    def __repr__(self) -> str:
+        return f"<Pace {self.factor:g}>"
+
+
+class SlowestPace:
+    """Of several devices in a row, whose stages wait for the slowest."""
+
+    def __init__(self, paces: Sequence[HasFactor]) -> None:
+        """Takes at least one."""
+        self._paces = paces
+
+    def __repr__(self) -> str:
+        return f"<SlowestPace of {self._paces}>"
+
+    @property
+    def factor(self) -> float:
+        """The largest of all."""
+        return max(one.factor for one in self._paces)
+
+
+FULL_CLOCK = Pace()
+"""Of what never throttles, or says nothing of it. Nobody writes it."""
+
+
 class CostTable:
     """Seconds for a run, by rows. Written by whoever runs; a torn read costs one slightly old figure, so no lock.
+
+    Kept at full clock: what was recorded while the device was throttled is divided by its factor, and what is told is
+    multiplied by the factor of the moment. So predictions are longer in the second in which a device slows down, and
+    short again when it has cooled.
 
     Attributes:
         sizes: The batch sizes that are formed, ascending; 1 is always there.
         largest: The most rows that are worth a batch.
     """
 
-    def __init__(self, seconds: dict[int, float], clock: Callable[[], float]) -> None:
-        """Takes measured seconds by batch size, 1 among them, and monotonic seconds."""
+    def __init__(self, seconds: dict[int, float], clock: Callable[[], float], pace: HasFactor = FULL_CLOCK) -> None:
+        """Takes what was measured.
+
+        Args:
+            seconds: By batch size, 1 among them, at full clock.
+            clock: Monotonic seconds.
+            pace: The device's.
+        """
+        self._pace = pace
         self.sizes = tuple(paying_sizes(seconds))
         self.largest = self.sizes[-1]
         self._seconds = dict(seconds)
@@ -50,7 +113,7 @@ class CostTable:
         return "<CostTable " + ", ".join(f"{rows}: {s * 1e3:.3f} ms" for rows, s in sorted(self._seconds.items())) + ">"
 
     def record(self, rows: int, seconds: float, now_s: float | None = None) -> None:
-        """Takes one run's time into account: scaled onto the smallest size that holds the rows.
+        """Takes one run's time into account: scaled onto full clock and the smallest size that holds the rows.
 
         Args:
             rows: What ran.
@@ -58,6 +121,7 @@ class CostTable:
             now_s: The instant, if it is at hand.
         """
         self._ran_s = self._clock() if now_s is None else now_s
+        seconds /= self._pace.factor
         if rows > self.largest:
             row_s = self._large_row_s
             sample = min(seconds / rows, row_s * _LARGEST_STEP)
@@ -75,27 +139,29 @@ class CostTable:
     def seconds(self, rows: int) -> float:
         """The time that one run of these rows takes."""
         if rows > self.largest:
-            return rows * self._large_row_s
+            return rows * self._large_row_s * self._pace.factor
         size = 1 if rows == 1 else self._nearest(rows)
-        return self._seconds[size] * rows / size
+        return self._seconds[size] * rows / size * self._pace.factor
 
     def sure_seconds(self, rows: int) -> float:
         """The time within which one run of these rows surely ends: the mean and four mean deviations."""
         if rows > self.largest:
-            return rows * (self._large_row_s + _DEVIATIONS * self._large_row_deviation_s)
+            return rows * (self._large_row_s + _DEVIATIONS * self._large_row_deviation_s) * self._pace.factor
         size = self._nearest(rows)
-        return (self._seconds[size] + _DEVIATIONS * self._deviation[size]) * rows / size
+        return (self._seconds[size] + _DEVIATIONS * self._deviation[size]) * rows / size * self._pace.factor
 
     def row_seconds(self, rows: int) -> float:
         """The time that a row takes in the runs that are made of waiting requests of so many rows each."""
         if rows > self.largest:
-            return self._large_row_s
-        return self._seconds[self.largest] / self.largest
+            return self._large_row_s * self._pace.factor
+        return self._seconds[self.largest] / self.largest * self._pace.factor
 
     def probe(self, rows: int, limit_s: float) -> bool:
         """Whether a request should be tried here in spite of its estimate: now and then, if it was fast enough once."""
         now_s = self._clock()
-        if now_s - self._ran_s < _PROBE_S or rows * self._best > limit_s:
+        best_s = rows * self._best
+        wait_s = _PROBE_S if best_s * self._pace.factor <= limit_s else _DOUBT_S
+        if now_s - self._ran_s < wait_s or best_s > limit_s:
             return False
         self._ran_s = now_s
         return True

@@ -14,8 +14,38 @@ def test_zones_and_edge_tpus_in_degrees(tmp_path):
     root.write("sys/class/thermal/cooling_device0/type", "fan\n")
     assert read_temperatures(tmp_path) == (
         Temperature(source="thermal_zone0", kind="cpu-thermal", celsius=51.54),
-        Temperature(source="apex_0", kind="edgetpu", celsius=45.25, trips_celsius=(85.0, 90.0, 95.0)),
+        Temperature(
+            source="apex_0", kind="edgetpu", celsius=45.25, trips_celsius=(85.0, 90.0, 95.0), place="0000:01:00.0"
+        ),
     )
+
+
+@pytest.mark.parametrize(
+    ("celsius", "trips", "mhz"),
+    [
+        (84.9, (85.0, 90.0, 95.0), 500),
+        (85.0, (85.0, 90.0, 95.0), 250),
+        (90.0, (85.0, 90.0, 95.0), 125),
+        (99.0, (85.0, 90.0, 95.0), 62.5),
+        (72.0, (70.0, 75.0, 80.0), 250),
+        (99.0, (), 500),
+    ],
+)
+def test_the_clock_of_an_edge_tpu_halves_at_each_trip(celsius, trips, mhz):
+    """The trips are the board's own: where they can't be read nothing is concluded."""
+    assert Temperature(source="apex_0", kind="edgetpu", celsius=celsius, trips_celsius=trips).clock_mhz == mhz
+
+
+@pytest.mark.parametrize(("interval", "mhz"), [("0", 500), ("5000", 250), (None, 250)])
+def test_a_driver_that_never_compares_never_lowers_the_clock(tmp_path, interval, mhz):
+    """With `temp_poll_interval` 0, its default in the kernel's tree, the trips are figures and nothing else."""
+    root = FakeRoot(tmp_path)
+    root.machine("aarch64")
+    root.pci_coral()
+    root.write("sys/class/apex/apex_0/temp", "86000\n")
+    if interval is not None:
+        root.write("sys/class/apex/apex_0/temp_poll_interval", f"{interval}\n")
+    assert [found.clock_mhz for found in read_temperatures(tmp_path)] == [mhz]
 
 
 def test_below_zero(tmp_path):

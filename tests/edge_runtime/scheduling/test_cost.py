@@ -1,7 +1,7 @@
 import pytest
 from support.clock import FakeClock
 
-from edge_runtime.scheduling.cost import CostTable, measure, paying_sizes
+from edge_runtime.scheduling.cost import CostTable, Pace, SlowestPace, measure, paying_sizes
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,66 @@ def test_sure_time_follows_the_spread():
         costs.record(1, 0.012)
     assert costs.sure_seconds(1) - costs.seconds(1) == pytest.approx(4 * 0.002, rel=0.3)
     assert costs.sure_seconds(3) == pytest.approx(3 * costs.sure_seconds(1), rel=0.5)
+
+
+def test_throttling_lengthens_every_figure_at_once():
+    """Mean, sure time, time a row, and that of large requests: by the factor, and back when it ends."""
+    pace, clock = Pace(), FakeClock()
+    costs = CostTable({1: 0.010, 4: 0.020}, clock, pace)
+    for seconds in (0.009, 0.011):
+        costs.record(1, seconds)
+
+    def figures():
+        sure = [costs.sure_seconds(rows) for rows in (1, 3, 8)]
+        return [*sure, *(costs.seconds(rows) for rows in (1, 3, 8)), costs.row_seconds(1), costs.row_seconds(8)]
+
+    before = figures()
+    pace.factor = 3.0
+    assert figures() == pytest.approx([3 * value for value in before])
+    pace.factor = 1.0
+    assert figures() == before
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_runs_of_a_throttled_device_teach_what_it_takes_at_full_clock(rows):
+    """Three times as long at a third of the clock is nothing new, and after it has cooled the table is right."""
+    pace = Pace()
+    costs = CostTable({1: 0.010, 4: 0.020}, FakeClock(), pace)
+    full_s = costs.seconds(rows)
+    pace.factor = 3.0
+    for _ in range(50):
+        costs.record(rows, 3 * full_s)
+    pace.factor = 1.0
+    assert costs.seconds(rows) == pytest.approx(full_s)
+
+
+def test_what_is_slowed_less_than_the_clock_says_is_learnt():
+    """A model that waits for memory takes twice as long at a third of the clock: its runs say so."""
+    pace = Pace(3.0)
+    costs = CostTable({1: 0.010}, FakeClock(), pace)
+    for _ in range(50):
+        costs.record(1, 0.020)
+    assert costs.seconds(1) == pytest.approx(0.020, rel=0.01)
+
+
+def test_where_throttling_explains_it_a_try_is_rare():
+    """A request in 10 s, not one in each: most would be late."""
+    pace, clock = Pace(3.0), FakeClock()
+    costs = CostTable({1: 0.010}, clock, pace)
+    clock.advance(1.1)
+    assert not costs.probe(1, 0.020)
+    assert costs.probe(1, 0.035)
+    clock.advance(10.1)
+    assert costs.probe(1, 0.020)
+    assert not costs.probe(1, 0.020)
+    clock.advance(100)
+    assert not costs.probe(1, 0.005)
+
+
+def test_a_pipeline_goes_at_its_slowest_stage():
+    """Its stages wait for each other."""
+    first, second = Pace(2.0), Pace()
+    costs = CostTable({1: 0.010}, FakeClock(), SlowestPace([first, second]))
+    assert costs.seconds(1) == pytest.approx(0.020)
+    second.factor = 4.0
+    assert costs.seconds(1) == pytest.approx(0.040)

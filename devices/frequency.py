@@ -1,0 +1,98 @@
+"""CPU frequencies: what each cluster of cores runs at, and what kernel and firmware allow it now.
+
+Three figures of a cpufreq policy (https://docs.kernel.org/admin-guide/pm/cpufreq.html), and what they do not say:
+
+    cpuinfo_max_freq   the most that the hardware does
+    scaling_max_freq   the most that the kernel allows now: the thermal governor lowers it, and so does an administrator
+    scaling_cur_freq   what the governor has asked for last: low on an idle CPU, whatever is allowed
+
+A Raspberry Pi's firmware lowers the clock below what the kernel asked for, and the kernel does not see it: then
+`scaling_cur_freq` is a wish, and `vcgencmd measure_clock arm` the truth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from devices.tree import Tree
+
+COMMAND_LIMIT_S = 2.0
+"""As for `devices.thermal.read_throttled`."""
+
+_POLICIES = "sys/devices/system/cpu/cpufreq"
+_KHZ = 1e3
+_HZ = 1e6
+
+
+class CpuFrequency(msgspec.Struct, frozen=True, kw_only=True):
+    """One cpufreq policy: cores that have one clock.
+
+    Attributes:
+        policy: `policy0`.
+        cores: How many it clocks; 0 where the kernel does not say.
+        current_mhz: What the governor has asked for last; None where it can't be read.
+        allowed_mhz: What the kernel allows now.
+        maximal_mhz: What the hardware does at most.
+    """
+
+    policy: str
+    cores: int
+    current_mhz: float | None
+    allowed_mhz: float
+    maximal_mhz: float
+
+
+def read_frequencies(root: Path = Path("/")) -> tuple[CpuFrequency, ...]:
+    """All policies whose bounds can be read; none on a machine that does not scale its clock, as a virtual one.
+
+    Args:
+        root: `/`, or a copy of a machine's sys.
+    """
+    tree = Tree(root)
+    names = (name for name in tree.names(_POLICIES) if name.startswith("policy"))
+    return tuple(found for name in names if (found := _policy(tree, name)))
+
+
+def read_arm_clock(command: str = "vcgencmd", limit_s: float = COMMAND_LIMIT_S) -> float | None:
+    """What a Raspberry Pi's firmware clocks the cores with, in MHz; None where there is no such command or answer.
+
+    Args:
+        command: The program to ask.
+        limit_s: How long it may take.
+    """
+    import subprocess  # noqa: PLC0415  who only reads device strings need not pay for it
+
+    try:
+        done = subprocess.run(
+            [command, "measure_clock", "arm"], capture_output=True, text=True, timeout=limit_s, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return arm_clock_from(done.stdout)
+
+
+def arm_clock_from(text: str) -> float | None:
+    """Reads `frequency(48)=1800404352`, in MHz; None where the text is something else."""
+    key, _, value = text.strip().partition("=")
+    if not key.startswith("frequency(") or not value.isdecimal() or not int(value):
+        return None
+    return int(value) / _HZ
+
+
+def _policy(tree: Tree, name: str) -> CpuFrequency | None:
+    base = f"{_POLICIES}/{name}"
+    maximal = tree.number(f"{base}/cpuinfo_max_freq")
+    allowed = tree.number(f"{base}/scaling_max_freq")
+    if not maximal or not allowed or maximal < 0 or allowed < 0:
+        return None
+    # Some drivers answer `<unknown>` here, which is no number.
+    current = tree.number(f"{base}/scaling_cur_freq")
+    return CpuFrequency(
+        policy=name,
+        cores=len((tree.text(f"{base}/affected_cpus") or "").split()),
+        current_mhz=current / _KHZ if current else None,
+        allowed_mhz=allowed / _KHZ,
+        maximal_mhz=maximal / _KHZ,
+    )
