@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from converter.artifact import PackageError, install
+from converter.artifact import PackageError
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput, PackageRefused
+from edge_runtime.store_command import add_commands as add_store_commands
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -26,9 +27,12 @@ _BAD_INPUT = (InvalidConfig, InvalidInput, PackageError, PackageRefused, NotADir
 _EXAMPLES = """examples:
   edge-run doctor                                     what this machine is, and which delegates load
   edge-run doctor --delegate external:/opt/lib.so     try one more delegate
-  edge-run install digits-1.tar.gz --store packages/  verify a package and put it into a store
-  edge-run list packages/                             what is installed
-  edge-run label packages/ digits stable 1            point a label to a version
+  edge-run install digits-1.tar.gz --store packages/  verify a package, run it once, and put it into a store
+  edge-run list packages/                             what is installed, open, used and measured
+  edge-run use digits 2 --store packages/             stable is version 2 now; running runtimes go over
+  edge-run rollback digits --store packages/          stable is what it was before
+  edge-run remove digits 1 --store packages/          take a version out
+  edge-run quota 2GiB --store packages/               the least recently used make room from now on
   edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
   edge-run predict packages/ emotions face.jpg --raw  a photograph, through the package's preprocessing
   edge-run predict packages/emotions/1 a.jpg b.jpg    several, straight from a package, a line each
@@ -106,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_add_doctor, _add_store, _add_predict, _add_bench):
+    for add in (_add_doctor, add_store_commands, _add_predict, _add_bench):
         add(commands)
     return parser
 
@@ -123,26 +127,6 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     doctor.add_argument("--json", action="store_true", help="as JSON")
     doctor.set_defaults(run=_doctor)
-
-
-def _add_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    install_ = commands.add_parser("install", help="verify a package and put it into a store, all at once")
-    install_.add_argument("package", type=Path, help="a .tar.gz, or a package's directory")
-    install_.add_argument("--store", type=Path, required=True, help="the folder of packages; made if absent")
-    install_.add_argument("--replace", action="store_true", help="let the version that is there give way")
-    install_.set_defaults(run=_install)
-
-    list_ = commands.add_parser("list", help="what is installed in a store")
-    list_.add_argument("store", type=Path)
-    list_.add_argument("--json", action="store_true", help="as JSON")
-    list_.set_defaults(run=_list)
-
-    label = commands.add_parser("label", help="point a label to an installed version")
-    label.add_argument("store", type=Path)
-    label.add_argument("model")
-    label.add_argument("label", help="stable, canary...")
-    label.add_argument("version", type=int)
-    label.set_defaults(run=_label)
 
 
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -218,37 +202,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
     report = doctor.examine(packages=arguments.store, delegates=arguments.delegate)
     print(json.dumps(doctor.as_dict(report), indent=1) if arguments.json else doctor.render(report))
     return report.exit_code
-
-
-def _install(arguments: argparse.Namespace) -> int:
-    package = install(arguments.package, arguments.store, replace=arguments.replace)
-    print(f"installed {package} into {arguments.store} ({package.digest})")
-    return EXIT_DONE
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    from edge_runtime.store.store import Store  # noqa: PLC0415
-
-    store = Store(arguments.store)
-    found = store.installed()
-    labels = {name: store.labels(name) for name in found}
-    if arguments.json:
-        print(json.dumps({name: {"versions": found[name], "labels": labels[name]} for name in found}, indent=1))
-        return EXIT_DONE
-    for name, versions in found.items():
-        pointed = ", ".join(f"{label} -> {version}" for label, version in labels[name].items())
-        print(f"{name}: {', '.join(map(str, versions))}" + (f"  ({pointed})" if pointed else ""))
-    if not found:
-        print(f"{arguments.store}: no package is installed")
-    return EXIT_DONE
-
-
-def _label(arguments: argparse.Namespace) -> int:
-    from edge_runtime.store.store import Store  # noqa: PLC0415
-
-    Store(arguments.store).label(arguments.model, arguments.label, arguments.version)
-    print(f"{arguments.model}: {arguments.label} -> {arguments.version}")
-    return EXIT_DONE
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -451,6 +451,7 @@ class Runtime:
         while not self._stop.wait(self.options.poll_interval_s):
             try:
                 self.refresh()
+                self._versions.note_uses()
             except RuntimeClosed:
                 return
             except Exception as error:  # noqa: BLE001  a store that can't be read now may be readable at the next look

@@ -23,7 +23,10 @@ from edge_runtime.errors import PackageRefused, RuntimeClosed
 from edge_runtime.pixels import Pixels, pixel_inputs
 from edge_runtime.profiles import ProfileBook
 from edge_runtime.scheduling.batcher import Batcher
+from edge_runtime.store import lease
+from edge_runtime.store.lease import Lease
 from edge_runtime.store.store import Store
+from edge_runtime.store.uses import UseLog
 from edge_runtime.telemetry import event
 from edge_runtime.types import EngineReport
 
@@ -66,6 +69,7 @@ class Loaded:
         key: What it is known by.
         pixels: The inputs that take pixels.
         opener: Opens further engines of it.
+        lease: Has other processes see that it is open; None where that can't be.
     """
 
     package: Package
@@ -73,6 +77,7 @@ class Loaded:
     key: Key
     pixels: Pixels
     opener: Opener
+    lease: Lease | None = None
 
     @property
     def batcher(self) -> Batcher:
@@ -87,6 +92,8 @@ class Loaded:
     def close(self) -> None:
         """Finishes what was taken, and frees the engines."""
         self.crew.close()
+        if self.lease is not None:
+            self.lease.close()
 
 
 class Hall:
@@ -166,6 +173,18 @@ def load(store: Store | OneStore, key: Key, hall: Hall) -> Loaded:
         PackageRefused: it is damaged, lacks the variant, or a file's tensors are not the manifest's.
     """
     model, version, _ = key
+    # Before it is read: from then on it is not removed to make room.
+    held = lease.take(version_path(store.path, model, version)) if isinstance(store, Store) else None
+    try:
+        return _load(store, key, hall, held)
+    except BaseException:
+        if held is not None:
+            held.close()
+        raise
+
+
+def _load(store: Store | OneStore, key: Key, hall: Hall, held: Lease | None) -> Loaded:
+    model, version, _ = key
     package = store.open(model, version)
     options = hall.options
     place = store.path if isinstance(store, OneStore) else version_path(store.path, model, version)
@@ -193,7 +212,7 @@ def load(store: Store | OneStore, key: Key, hall: Hall) -> Loaded:
     )
     crew.start(patient=bool(options.fallbacks))
     event(_log, logging.INFO, "version_loaded", f"loaded {package}: {crew!r}", model=model, version=version)
-    return Loaded(package, crew, key, pixels, opener)
+    return Loaded(package, crew, key, pixels, opener, held)
 
 
 def stream_variant(manifest: Manifest, wanted: str | None) -> Variant:
@@ -216,6 +235,7 @@ class LoadedVersions:
         """Loads nothing yet."""
         self._store = store
         self._hall = hall
+        self._uses = UseLog(store.path if isinstance(store, Store) else None, hall.clock)
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._leaving: dict[Loaded, Key] = {}
@@ -251,11 +271,20 @@ class LoadedVersions:
         self._look_at_host()
         loaded = load(self._store, key, self._hall)
         with self._lock:
-            if not self._closed:
+            closed = self._closed
+            if not closed:
                 self._loaded[key] = loaded
-                return loaded
-        loaded.close()
-        raise RuntimeClosed("the runtime has been closed")
+        if closed:
+            loaded.close()
+            raise RuntimeClosed("the runtime has been closed")
+        self._uses.begins(model, version)
+        return loaded
+
+    def note_uses(self) -> None:
+        """Writes down which versions are in use, for whoever makes room in the store; each at most once a minute."""
+        for loaded in self.all():
+            model, version, _ = loaded.key
+            self._uses.goes_on(model, version, partial(_requests, loaded.batcher))
 
     def _look_at_host(self, *, again: bool = False) -> None:
         """Has everything measured anew when the clock governor was changed; looked at now and then."""
@@ -293,7 +322,12 @@ class LoadedVersions:
             with self._lock:
                 told = self._leaving.pop(one, None) is None
             if not told:
+                self._uses.ends(key[0], key[1])
                 event(_log, logging.INFO, "version_unloaded", f"unloaded {one.package}", model=key[0], version=key[1])
+
+
+def _requests(batcher: Batcher) -> int:
+    return batcher.stats().requests
 
 
 def stream_engine(loaded: Loaded, hall: Hall) -> Engine:
