@@ -35,7 +35,7 @@ def test_install_list_label(packages, tmp_path, capsys):
     assert main(["install", str(archive_path(packages, "scale", 1)), "--store", str(store), "--no-trial"]) == 0
     assert main(["label", str(store), "scale", "stable", "1"]) == 0
     assert main(["list", str(store)]) == 0
-    assert "scale/1  2.15 KiB  never      not measured  stable" in capsys.readouterr().out
+    assert "scale/1  2.12 KiB  never      not measured  stable" in capsys.readouterr().out
     assert main(["list", str(store), "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["scale"]
     assert (listed["versions"], listed["labels"]) == ([1], {"stable": 1})
@@ -261,10 +261,10 @@ def test_an_interrupt_that_looks_like_a_failure_is_an_interrupt(packages, tmp_pa
         except KeyboardInterrupt:
             raise EngineFailed("no interpreter library can be loaded") from None
 
-    monkeypatch.setattr(cli, "_list", importing)
+    monkeypatch.setattr(cli, "_bench", importing)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells have background jobs ignore it.
     try:
-        assert main(["list", str(packages)]) == 130
+        assert main(["bench", str(packages)]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "edge-run: interrupted\n"
