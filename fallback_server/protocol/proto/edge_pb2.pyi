@@ -22,7 +22,7 @@ class CatalogUpdate(_message.Message):
     def __init__(self, server_id: _Optional[str] = ..., revision: _Optional[int] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "versions", "labels", "default_version", "traffic", "hold", "shadow")
+    __slots__ = ("name", "versions", "labels", "default_version", "traffic", "hold", "shadow", "waiting_labels", "note")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,13 @@ class Model(_message.Message):
         key: int
         value: float
         def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
+    class WaitingLabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +51,8 @@ class Model(_message.Message):
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     HOLD_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    WAITING_LABELS_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
     name: str
     versions: _containers.RepeatedCompositeFieldContainer[Version]
     labels: _containers.ScalarMap[str, int]
@@ -51,7 +60,9 @@ class Model(_message.Message):
     traffic: _containers.ScalarMap[int, float]
     hold: Hold
     shadow: Shadow
-    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_version: _Optional[int] = ..., traffic: _Optional[_Mapping[int, float]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ...) -> None: ...
+    waiting_labels: _containers.ScalarMap[str, int]
+    note: str
+    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ..., labels: _Optional[_Mapping[str, int]] = ..., default_version: _Optional[int] = ..., traffic: _Optional[_Mapping[int, float]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., waiting_labels: _Optional[_Mapping[str, int]] = ..., note: _Optional[str] = ...) -> None: ...
 
 class Hold(_message.Message):
     __slots__ = ("version", "above")
