@@ -28,6 +28,9 @@ from fallback_server.core.servable import ServableId
 
 _log = logging.getLogger(__name__)
 
+_LISTED = 10
+"""Versions in a message."""
+
 _WARNING_CHARS = 10_000
 """Paths have up to 4096 bytes each."""
 
@@ -62,12 +65,14 @@ class SourceSnapshot:
         aspired: The complete set of what should be served: what is missing in it should be unloaded.
         unsettled: What stands on disk but may still be being written.
         incomplete: What of that rests, and what it lacks; or what keeps it from being read.
+        lacks: Model -> why nothing of it, or nothing but what was found before, is aspired.
         generation: How often the configuration had been set when this poll began.
     """
 
     aspired: Mapping[ServableId, AspiredVersion]
     unsettled: frozenset[ServableId]
     incomplete: Mapping[ServableId, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
 
 
@@ -153,6 +158,7 @@ class FileSystemSource:
             aspired=aspired,
             unsettled=frozenset(look.unsettled),
             incomplete=look.incomplete,
+            lacks=look.lacks,
             generation=generation,
         )
 
@@ -205,6 +211,7 @@ class FileSystemSource:
             found = read_versions(config.base_path)
         except OSError as error:
             self._look.tell(name, f"base path of {name} can't be read, nothing of it is unloaded: {error}")
+            self._look.lacks[name] = f"base path {config.base_path} can't be read: {error.strerror or error}"
             return last
         self._tell_of(config, found)
         found = {number: entry for number, entry in found.items() if not self._is_withdrawn(config, number, entry)}
@@ -216,12 +223,24 @@ class FileSystemSource:
                 break
             servable_id = ServableId(name, number)
             # Being rewritten under its name: it stays what it was until the writing ends.
-            taken = self._take(servable_id, found[number]) or last.get(number)
-            if taken is not None:
-                kept[number] = taken
-            elif found[number].folder is not None or self._packed is not None:
+            taken, before = self._take(servable_id, found[number]), last.get(number)
+            if taken is not None or before is not None:
+                kept[number] = taken or last[number]
+            elsewhere = before is None or before.place.parent != config.base_path
+            if taken is None and elsewhere and (found[number].folder is not None or self._packed is not None):
                 self._look.unsettled.add(servable_id)
-        return {number: kept[number] for number in policy.select(kept)}
+        selected = policy.select(kept)
+        if not selected:
+            self._look.lacks[name] = self._why_none(config, found)
+        return {number: kept[number] for number in selected}
+
+    def _why_none(self, config: ModelConfig, found: Mapping[int, Entry]) -> str:
+        place, policy = config.base_path, config.version_policy
+        if not found:
+            return f"no version in {place}: a version is a folder or an archive that is named by its number"
+        if not policy.select(found):
+            return f"no version in {place} is one of {policy}; there is {_listed(found)}"
+        return f"version {_listed(policy.select(found))} in {place} is not complete, or may still be being written"
 
     def _is_withdrawn(self, config: ModelConfig, number: int, entry: Entry) -> bool:
         if self._packed is None or entry.folder is None or entry.archive is not None:
@@ -307,6 +326,12 @@ class FileSystemSource:
         return known[1]
 
 
+def _listed(versions: Collection[int]) -> str:
+    """The highest of them."""
+    highest = sorted(versions, reverse=True)[:_LISTED]
+    return ", ".join(map(str, sorted(highest))) + (" and more" if len(versions) > _LISTED else "")
+
+
 class _Look:
     """What one poll sees and tells; the poll before it is known by what it told."""
 
@@ -318,6 +343,7 @@ class _Look:
         self.withdrawn: dict[ServableId, Path] = {}
         self.told: dict[str, str] = {}
         self.unreadable: dict[ServableId, str] = {}
+        self.lacks: dict[str, str] = {}
         self._told_before = told_before
         self._unreadable_before = unreadable_before
 

@@ -392,3 +392,37 @@ def test_two_folders_of_one_number(tmp_path, wall, caplog):
     assert aspired.path == tmp_path / "m" / "007"
     assert len(caplog.records) == 1
     assert "is passed over: version 7 of m is" in caplog.text
+
+
+def test_why_nothing_of_a_model_is_there(tmp_path, wall):
+    """No path, no version, none that the policy names, none that is whole: each in words; nothing where all is well."""
+    polled = source(tmp_path, wall, configs=[config(tmp_path)])
+    place = tmp_path / "m"
+    assert polled.poll().lacks == {"m": f"base path {place} can't be read: No such file or directory"}
+    place.mkdir()
+    assert polled.poll().lacks["m"].startswith(f"no version in {place}: a version is a folder or an archive")
+    (place / "1").mkdir()
+    assert polled.poll().lacks == {"m": f"version 1 in {place} is not complete, or may still be being written"}
+    version(place, "2")
+    assert polled.poll().lacks == {}
+    polled.set_configs([config(tmp_path, kind=PolicyKind.SPECIFIC, versions=(9,))])
+    assert polled.poll().lacks == {"m": f"no version in {place} is one of specific(9); there is 1, 2"}
+    shutil.rmtree(place)
+    polled.set_configs([config(tmp_path)])
+    assert "can't be read" in polled.poll().lacks["m"]
+
+
+def test_a_version_that_has_moved_is_unsettled_until_its_new_place_is_taken(tmp_path, wall):
+    """Whoever waits for the configuration must not be told of the old place."""
+    version(tmp_path / "a", "1")
+    polled = source(tmp_path, wall, configs=[ModelConfig(name="m", base_path=tmp_path / "a")])
+    polled.poll()
+    wall[0] -= LATER_S
+    path = version(tmp_path / "b", "1")
+    polled.set_configs([ModelConfig(name="m", base_path=tmp_path / "b")])
+    snapshot = polled.poll()
+    assert snapshot.unsettled == {ServableId("m", 1)}
+    assert snapshot.aspired[ServableId("m", 1)].path == tmp_path / "a" / "1"
+    snapshot = polled.poll()
+    assert not snapshot.unsettled
+    assert snapshot.aspired[ServableId("m", 1)].path == path
