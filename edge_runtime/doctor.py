@@ -19,6 +19,7 @@ import msgspec
 
 from devices import (
     DELEGATES,
+    CpuFrequency,
     DeviceString,
     Diagnosis,
     EdgeTpu,
@@ -33,10 +34,14 @@ from devices import (
     load_profiles,
     match,
     probe,
+    read_arm_clock,
+    read_frequencies,
     read_temperatures,
     read_throttled,
 )
+from edge_runtime.climate import Climate, climate_of, firmware_cap, slows
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.thermal import WORTH_SAYING
 from edge_runtime.trial import TRIAL_LIMIT_S, Trial, try_delegate
 
 LOW_DISK_BYTES = 200 * 2**20
@@ -87,6 +92,7 @@ class Report:
 
     Attributes:
         asked: The names of the delegates that were asked for.
+        arm_clock_mhz: The clock as a Raspberry Pi's firmware has it; asked for only where that lowers it now.
     """
 
     machine: Machine
@@ -96,6 +102,17 @@ class Report:
     temperatures: tuple[Temperature, ...]
     throttled: Throttled | None
     asked: tuple[str, ...] = ()
+    frequencies: tuple[CpuFrequency, ...] = ()
+    arm_clock_mhz: float | None = None
+
+    @property
+    def climate(self) -> Climate:
+        """What heat and power do to the speed."""
+        cap_mhz = None
+        if slows(self.throttled) and self.frequencies:
+            first = self.frequencies[0]
+            cap_mhz = firmware_cap(self.arm_clock_mhz, first.current_mhz, first.allowed_mhz, None)
+        return climate_of(self.temperatures, self.frequencies, self.throttled, cap_mhz)
 
     @property
     def runs(self) -> bool:
@@ -138,6 +155,7 @@ def examine(
     except UnknownDelegate as error:
         raise InvalidConfig(str(error)) from error
     machine = probe(root)
+    throttled = read_throttled() if root == Path("/") else None
     return Report(
         machine=machine,
         match=match(machine, load_profiles()),
@@ -147,13 +165,16 @@ def examine(
             check_numpy(),
             check_multicast(machine),
             check_disk(packages),
+            *check_power(throttled),
         ),
         delegates=tuple(
             _examined(device, machine, (libraries or {}).get(device.delegate.name) or device.library, limit_s)
             for device in dict.fromkeys((*_usual(machine), *asked_for))
         ),
         temperatures=read_temperatures(root),
-        throttled=read_throttled() if root == Path("/") else None,
+        throttled=throttled,
+        frequencies=read_frequencies(root),
+        arm_clock_mhz=read_arm_clock() if slows(throttled) else None,
         asked=tuple(dict.fromkeys(device.text for device in asked_for)),
     )
 
@@ -247,6 +268,20 @@ def check_disk(packages: Path) -> Check:
     )
 
 
+def check_power(throttled: Throttled | None) -> tuple[Check, ...]:
+    """Whether the supply and the cooling keep up; nothing where no firmware says it."""
+    if throttled is None:
+        return ()
+    weak = throttled.under_voltage or throttled.seen_under_voltage
+    hot = slows(throttled) or throttled.seen_throttled or throttled.seen_soft_temperature_limit
+    cure = (
+        "Use the board's own power supply and a short cable; power USB devices by a hub of their own." if weak else ""
+    )
+    if hot and not weak:
+        cure = "Cool the board: a heat sink or a fan, and air around it."
+    return (Check(name="power", ok=not (weak or hot), detail=_throttled(throttled), cure=cure),)
+
+
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
@@ -284,8 +319,8 @@ def _machine_lines(report: Report) -> list[str]:
         ("system", _joined(machine.system, machine.kernel and f"kernel {machine.kernel}")),
         ("Edge TPU", "; ".join(map(_edge_tpu, machine.edge_tpus)) or "none found"),
         ("GPU", ", ".join(node.path for node in machine.render_nodes) or "none found"),
-        ("temperature", ", ".join(f"{t.celsius:.0f} °C {t.kind or t.source}" for t in report.temperatures)),
-        ("power", _throttled(report.throttled)),
+        ("temperature", ", ".join(map(_temperature, report.temperatures))),
+        ("clock", _clock(report)),
         ("not read", "; ".join(machine.unread)),
     ]
     rows += [("note", note) for note in (profile.notes if profile else ())]
@@ -302,9 +337,26 @@ def _edge_tpu(found: EdgeTpu) -> str:
     return f"{found.bus} {found.address} ({found.hardware_id}{speed}), {reached}"
 
 
-def _throttled(throttled: Throttled | None) -> str:
-    if throttled is None:
+def _temperature(found: Temperature) -> str:
+    text = f"{found.celsius:.0f} °C {found.kind or found.source}"
+    if found.trips_celsius:
+        trips = ", ".join(f"{trip:g}" for trip in found.trips_celsius)
+        text += f" (clock {found.clock_mhz:g} MHz; " + (
+            f"lowered at {trips} °C)" if found.governed else f"its driver does not lower it at {trips} °C)"
+        )
+    return text
+
+
+def _clock(report: Report) -> str:
+    climate = report.climate
+    if climate.clock_mhz is None:
         return ""
+    allowed_mhz, maximal_mhz = climate.clock_mhz
+    factor = f": throttled, predictions x{climate.cpu_factor:.1f}" if climate.cpu_factor >= WORTH_SAYING else ""
+    return f"CPU at up to {allowed_mhz:.0f} of {maximal_mhz:.0f} MHz{factor}"
+
+
+def _throttled(throttled: Throttled) -> str:
     flags = [name.replace("_", " ") for name, is_set in msgspec.structs.asdict(throttled).items() if is_set]
     return ", ".join(flags).replace("seen ", "since boot ") or "no throttling, no under-voltage since boot"
 

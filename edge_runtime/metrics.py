@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Protocol, Self
 import msgspec
 
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig
-from edge_runtime.telemetry import BUCKETS_S, Answers, EngineStats, Histogram, ModelStats, RuntimeStats
+from edge_runtime.telemetry import (
+    BUCKETS_S,
+    Answers,
+    ClimateStats,
+    EngineStats,
+    Histogram,
+    ModelStats,
+    RuntimeStats,
+)
 
 if TYPE_CHECKING:
     from edge_runtime.metrics_server import Server
@@ -81,6 +89,7 @@ def families(stats: RuntimeStats) -> list[Family]:
             help="1 for the state that a server's breaker is in; closed is the healthy one.",
             samples=tuple(breakers),
         ),
+        *_climate(stats.climate),
     ]
 
 
@@ -178,6 +187,39 @@ def _engines(models: Iterable[ModelStats]) -> Iterator[Family]:
         kind="counter",
         help="Engines that were opened anew after a loss.",
         samples=tuple(Sample(value=one.faults.restarts, labels=labels) for labels, one in engines),
+    )
+
+
+def _climate(climate: ClimateStats) -> Iterator[Family]:
+    yield Family(
+        name="edge_temperature_celsius",
+        kind="gauge",
+        help="Of each sensor that answers: thermal zones, and Edge TPUs on PCIe.",
+        samples=tuple(
+            Sample(value=one.celsius, labels={"sensor": one.source, "kind": one.kind}) for one in climate.sensors
+        ),
+    )
+    yield Family(
+        name="edge_throttle_factor",
+        kind="gauge",
+        help="By what runs take longer than at full clock; 1 where nothing is throttled.",
+        samples=tuple(Sample(value=factor, labels={"device": name}) for name, factor in climate.factors.items()),
+    )
+    allowed = climate.clock_mhz or ()
+    yield Family(
+        name="edge_cpu_frequency_hertz",
+        kind="gauge",
+        help="What the most throttled cores may run at now, and what they can.",
+        samples=tuple(
+            Sample(value=round(mhz * 1e6), labels={"limit": name})
+            for name, mhz in zip(("allowed", "maximal"), allowed, strict=False)
+        ),
+    )
+    yield Family(
+        name="edge_firmware_throttling",
+        kind="gauge",
+        help="What a Raspberry Pi's firmware says: 1 for what is so now, and (seen_) was since boot.",
+        samples=tuple(Sample(value=1, labels={"state": name}) for name in climate.firmware or ()),
     )
 
 

@@ -14,8 +14,8 @@ from edge_runtime.scheduling.gate import Gate
 
 if TYPE_CHECKING:
     from devices import DeviceString, EdgeTpu
+    from edge_runtime.climate import Climate
     from edge_runtime.engine.process import WorkerProcess
-    from edge_runtime.thermal import Climate
 
 MAX_DEVICES = 64
 """Devices that a runtime knows: what its options name, and every stick that is ever attached."""

@@ -7,7 +7,7 @@ from support import edge_delegates
 from support.delegate_libraries import COMPILER, build
 from support.devices_roots import FakeRoot
 
-from devices import Diagnosis, Interface, Temperature, Throttled, load_profiles, match, probe
+from devices import CpuFrequency, Diagnosis, Interface, Temperature, Throttled, load_profiles, match, probe
 from edge_runtime.doctor import (
     LOW_DISK_BYTES,
     DelegateReport,
@@ -17,6 +17,7 @@ from edge_runtime.doctor import (
     check_interpreter,
     check_multicast,
     check_numpy,
+    check_power,
     check_python,
     examine,
     render,
@@ -149,13 +150,13 @@ def test_the_text_says_what_this_is_and_what_to_do(tmp_path):
             CPU,
             EDGETPU,
             temperatures=(Temperature(source="thermal_zone0", kind="cpu-thermal", celsius=51.5),),
-            throttled=Throttled.from_mask(0x50001),
+            checks=check_power(Throttled.from_mask(0x50001)),
         )
     )
     assert lines_of(text, "profile") == ["raspberry-pi-5 (Raspberry Pi 5, 500 and Compute Module 5)"]
     assert lines_of(text, "because") == ["the device tree says 'Raspberry Pi 5 Model B Rev 1.0'"]
     assert lines_of(text, "temperature") == ["52 °C cpu-thermal"]
-    assert lines_of(text, "power") == ["under voltage, since boot under voltage, since boot throttled"]
+    assert lines_of(text, "power") == ["PROBLEM: under voltage, since boot under voltage, since boot throttled"]
     assert lines_of(text, "edgetpu") == ["fails: raw text"]
     assert lines_of(text, "why:") == ["It is so."]
     assert "Do that." in lines_of(text, "do:")
@@ -250,3 +251,63 @@ def test_disk_is_that_of_the_nearest_folder(tmp_path):
     check = check_disk(tmp_path / "not" / "yet")
     assert str(tmp_path) in check.detail
     assert check.ok == (stat.f_bavail * stat.f_frsize >= LOW_DISK_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("mask", "ok", "cure"),
+    [
+        (0x0, True, ""),
+        (0x1, False, "power supply"),
+        (0x10000, False, "power supply"),
+        (0x50005, False, "power supply"),
+        (0x4, False, "Cool the board"),
+        (0x80000, False, "Cool the board"),
+    ],
+)
+def test_a_weak_supply_and_heat_are_told_apart(mask, ok, cure):
+    """What throttles under a weak supply is cured by a better one; without it, by cooling."""
+    (check,) = check_power(Throttled.from_mask(mask))
+    assert check.ok is ok
+    assert check.cure.startswith(cure) or cure in check.cure
+    assert check_power(None) == ()
+
+
+def frequency(current, allowed):
+    return CpuFrequency(policy="policy0", cores=4, current_mhz=current, allowed_mhz=allowed, maximal_mhz=1800)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, []),
+        ({"frequencies": (frequency(600, 1800),)}, ["CPU at up to 1800 of 1800 MHz"]),
+        ({"frequencies": (frequency(600, 600),)}, ["CPU at up to 600 of 1800 MHz: throttled, predictions x3.0"]),
+        (
+            {
+                "frequencies": (frequency(1800, 1800),),
+                "throttled": Throttled.from_mask(4),
+                "arm_clock_mhz": 900.0,
+            },
+            ["CPU at up to 900 of 1800 MHz: throttled, predictions x2.0"],
+        ),
+    ],
+)
+def test_the_clock_and_what_it_does_to_predictions(tmp_path, changes, line):
+    """Nothing where the clock is not scaled; the firmware's cap where it is known."""
+    root = FakeRoot(tmp_path)
+    root.machine("aarch64")
+    assert lines_of(render(report(tmp_path, CPU, **changes)), "clock") == line
+
+
+def test_an_edge_tpus_trips_are_told(tmp_path):
+    """Where its clock is lowered, where it is now, and that a driver does not care."""
+    root = FakeRoot(tmp_path)
+    root.machine("aarch64")
+    card = Temperature(source="apex_0", kind="edgetpu", celsius=91.0, trips_celsius=(85.0, 90.0, 95.0))
+    careless = Temperature(source="apex_1", kind="edgetpu", celsius=91.0, trips_celsius=(85.0,), governed=False)
+    assert lines_of(render(report(tmp_path, CPU, temperatures=(card,))), "temperature") == [
+        "91 °C edgetpu (clock 125 MHz; lowered at 85, 90, 95 °C)"
+    ]
+    assert lines_of(render(report(tmp_path, CPU, temperatures=(careless,))), "temperature") == [
+        "91 °C edgetpu (clock 500 MHz; its driver does not lower it at 85 °C)"
+    ]

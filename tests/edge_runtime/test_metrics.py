@@ -10,7 +10,15 @@ from edge_runtime import metrics, metrics_server
 from edge_runtime.errors import InvalidConfig, RuntimeClosed
 from edge_runtime.metrics import prometheus_text, serve_metrics
 from edge_runtime.scheduling.stats import BatcherStats
-from edge_runtime.telemetry import EngineFaults, Meter, ModelStats, RuntimeStats, model_stats
+from edge_runtime.telemetry import (
+    ClimateStats,
+    EngineFaults,
+    Meter,
+    ModelStats,
+    RuntimeStats,
+    Sensor,
+    model_stats,
+)
 from edge_runtime.types import EngineReport, Reply
 
 
@@ -203,3 +211,21 @@ def test_a_port_that_is_taken_is_refused():
     """As an option that can't be had."""
     with serve_metrics(Fixed(), "127.0.0.1:0") as server, pytest.raises(InvalidConfig, match="can't be listened on"):
         serve_metrics(Fixed(), server.address)
+
+
+def test_heat_and_throttling():
+    """Temperatures by sensor, factors by device, clocks in the base unit, and what the firmware says."""
+    climate = ClimateStats(
+        sensors=(Sensor(source="thermal_zone0", kind="cpu-thermal", celsius=81.5),),
+        factors={"cpu": 3.0, "apex_0": 1.0},
+        clock_mhz=(600.0, 1800.0),
+        firmware=("throttled", "seen_under_voltage"),
+    )
+    found = parsed(prometheus_text(RuntimeStats(climate=climate)))
+    assert value(found, "edge_temperature_celsius", sensor="thermal_zone0", kind="cpu-thermal") == 81.5
+    assert value(found, "edge_throttle_factor", device="cpu") == 3
+    assert value(found, "edge_throttle_factor", device="apex_0") == 1
+    assert value(found, "edge_cpu_frequency_hertz", limit="allowed") == 600_000_000
+    assert value(found, "edge_cpu_frequency_hertz", limit="maximal") == 1_800_000_000
+    assert value(found, "edge_firmware_throttling", state="throttled") == 1
+    assert value(found, "edge_firmware_throttling", state="seen_under_voltage") == 1
