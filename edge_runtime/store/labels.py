@@ -4,7 +4,7 @@
     NAME/history.json   {"stable": [1, 2, 3]}: the way there, the present version last
 
 The labels alone decide. A label is pointed elsewhere by writing the way first and the label then, and rolled back by
-writing the label alone: of the way counts what ends with the version that the label points to (`trail`). So whoever is
+writing the label: of the way counts what ends with the version that the label points to (`trail`). So whoever is
 killed between the two leaves what was there before or what is to be, and a label that was set by hand contradicts
 nothing.
 """
@@ -88,7 +88,8 @@ def roll_back(folder: Path, label: str, installed: Collection[int]) -> tuple[int
     present = labels.get(label)
     if present is None:
         raise InvalidConfig(f"{folder.name}: label {label!r} is not set; there are {labels or 'none'}")
-    way = trail(history(folder).get(label, ()), present)
+    ways = history(folder)
+    way = trail(ways.get(label, ()), present)
     if len(way) < 2:
         raise InvalidConfig(
             f"{folder.name}: nothing is known of what label {label!r} pointed to before version {present}"
@@ -99,6 +100,9 @@ def roll_back(folder: Path, label: str, installed: Collection[int]) -> tuple[int
             f"{folder.name}: label {label!r} pointed to version {before} before {present}, and that is not installed "
             f"any more; there are {sorted(installed)}"
         )
+    if ways[label] != way:
+        # No more than one step may be ahead of the label: else an earlier visit to a version is taken for a later one.
+        files.write(folder / HISTORY, _encode({**ways, label: way}))
     files.write(folder / LABELS, _encode({**labels, label: before}))
     return present, before
 
