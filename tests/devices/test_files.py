@@ -68,7 +68,8 @@ def test_units_can_be_read_and_start_at_boot(name):
 def test_units_hide_no_accelerator(name):
     """With private devices neither the Edge TPU nor a GPU would be there."""
     service = unit(name)["Service"]
-    assert service.get("PrivateDevices", "no") == "no"
+    # systemd.exec(5): each of these brings a DeviceAllow, beside which every other device is refused.
+    assert {"PrivateDevices", "ProtectClock", "DevicePolicy", "DeviceAllow"}.isdisjoint(service)
     assert "AF_NETLINK" in service["RestrictAddressFamilies"].split()
 
 
@@ -85,6 +86,24 @@ def test_units_call_commands_that_the_project_installs():
 def test_the_application_belongs_to_the_group_of_the_rules():
     """Otherwise the unit runs and the Edge TPU stays closed to it."""
     assert "plugdev" in unit("edge-application.service")["Service"]["SupplementaryGroups"].split()
+
+
+def test_the_application_is_stopped_as_by_ctrl_c_and_writes_where_it_may():
+    """SIGTERM would end Python in the middle of a request; what is cached is not for a home that is hidden."""
+    service = unit("edge-application.service")["Service"]
+    assert (service["KillSignal"], service["KillMode"]) == ("SIGINT", "mixed")
+    assert f"XDG_CACHE_HOME=/var/cache/{service['CacheDirectory']}" in service["Environment"].split()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_knows_every_line_of_the_application_s_unit(tmp_path):
+    """A misspelt or misplaced setting is ignored at run time, with a warning that nobody reads."""
+    text = DEVICES.joinpath("systemd/edge-application.service").read_text()
+    file = tmp_path / "edge-application.service"
+    file.write_text(text.replace("/opt/edge-application/.venv/bin/", "/bin/").replace("/bin/python ", "/bin/sh "))
+    done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if file.name in line and "not executable" not in line] == []
 
 
 def test_only_profiles_lie_among_the_profiles():
