@@ -32,11 +32,12 @@ def used_s(folder: Path, version: int) -> float | None:
 
 
 def next_s(root: Path, now_s: float) -> float:
-    """The time of what happens now in a store: later than everything that has been used there."""
+    """The time of what happens now in a store: later than everything that was installed or used there before."""
     latest_s = now_s
-    for path in root.glob(f"*/*{USED}"):
-        with contextlib.suppress(OSError):
-            latest_s = max(latest_s, path.stat().st_mtime + _STEP_S)
+    for pattern in (f"*/*{USED}", "*/*/manifest.json"):
+        for path in root.glob(pattern):
+            with contextlib.suppress(OSError):
+                latest_s = max(latest_s, path.stat().st_mtime + _STEP_S)
     return latest_s
 
 
