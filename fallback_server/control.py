@@ -7,65 +7,28 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from fallback_server.change_log import difference, refusals_told, told
 from fallback_server.core.aspired import AspiredVersion
-from fallback_server.core.errors import InvalidInput, ModelNotFound, PreconditionFailed
+from fallback_server.core.errors import InvalidInput, ModelNotFound
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.manager import Manager
-from fallback_server.core.model_config import ModelConfig, Shadow, check_configs
+from fallback_server.core.model_config import ModelConfig, check_configs
 from fallback_server.core.rollback import Move, Rollback
 from fallback_server.core.router import Router
-from fallback_server.core.routes import Hold, heaviest
+from fallback_server.core.routes import heaviest
 from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.source import FileSystemSource, SourceSnapshot
 from fallback_server.core.target import ModelTarget
 from fallback_server.core.watchers import Watchers
+from fallback_server.model_views import ModelView, VersionView
 from fallback_server.served_model import ServedModel
 
 __all__ = ["Control", "ModelView", "Rollback", "VersionView"]
 
-_log = logging.getLogger(__name__)
-
 _PATIENCE_POLLS = 3
 """How many polls a configuration is given for versions that may still be being written."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VersionView:
-    """A version as it stands.
-
-    Attributes:
-        state: Its state.
-        servable: What is loaded, for its figures, in AVAILABLE alone. It is not held, and may be closed at any time.
-    """
-
-    state: ServableState
-    servable: ServedModel | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelView:
-    """A model as it stands.
-
-    Attributes:
-        name: What requests call it.
-        versions: All that are known, the highest first.
-        labels: Label -> version.
-        default_version: What answers requests that name none; 0 where none does; the heaviest where they are split.
-        traffic: Version -> weight, where they are split; empty while a rollback holds.
-        hold: The rollback that holds; None for none.
-        shadow: What runs requests beside the version that answers; None for none.
-    """
-
-    name: str
-    versions: tuple[VersionView, ...]
-    labels: Mapping[str, int]
-    default_version: int
-    traffic: Mapping[int, float]
-    hold: Hold | None = None
-    shadow: Shadow | None = None
 
 
 class Control:
@@ -122,6 +85,8 @@ class Control:
         self._polls = 0
         self._generation = source.set_configs(tuple(configs))
         manager.watch(self._on_change)
+        # Files that were changed under a version's number show when it is loaded anew.
+        manager.on_loss = self._look_soon
 
     def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
         """Holds the version that a request means; see `Router.acquire`."""
@@ -166,6 +131,10 @@ class Control:
         """What is configured now."""
         return tuple(self._configs.values())
 
+    def lack(self, name: str) -> str:
+        """Why nothing, or nothing new, of a model is found on disk; empty where there is, or nobody has looked."""
+        return self._snapshot.lacks.get(name, "")
+
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Has a callback called after any change of versions, labels, traffic or defaults; the result ends that.
 
@@ -199,82 +168,103 @@ class Control:
             traffic=dict(routes.traffic) if routes.hold is None else {},
             hold=routes.hold,
             shadow=routes.shadow,
+            waiting_labels=routes.waits(),
+            note=self.lack(name),
         )
 
-    def configure(self, configs: Sequence[ModelConfig]) -> None:
+    def configure(self, configs: Sequence[ModelConfig], *, who: str = "", labels_may_wait: bool = False) -> None:
         """Replaces the complete set of models, or changes nothing. Looks at the disk for labels, and waits for no load.
 
         What an operator has done to labels, splits and defaults stays, but for what is configured otherwise than
         before; see `Router.configure`. A label for a version that this configuration brings is moved as soon as that
         is available.
 
+        Args:
+            configs: The models.
+            who: Has asked for it, for the log; empty for nobody outside.
+            labels_may_wait: Whether labels may point to versions that are neither available nor brought, as at the
+                start: they move when those are available.
+
         Raises:
             ConfigRefused: see `check_configs`.
             LabelRefused: a label would point to a version that is not available, and that is not brought.
         """
-        check_configs(configs)
-        with self._configuring:
+        with refusals_told("configuration", who), self._configuring:
+            check_configs(configs)
             brought = {
                 config.name: self._source.selected(config) if config.labels else frozenset()
                 for config in configs
                 if config != self._configs.get(config.name)
             }
-            self._router.configure(configs, before=self._configs, brought=brought)
-            with self._changed:
-                self._configs = {config.name: config for config in configs}
-                self._generation = self._source.set_configs(tuple(configs))
-                self._polls = 0
-        self.wake()
+            self._router.configure(configs, before=self._configs, brought=brought, labels_may_wait=labels_may_wait)
+            changes = difference(self._configs, configs)
+            self._take(configs)
+        told(logging.INFO, f"configuration: {changes}", who)
         self._on_change()
 
-    def reload(self) -> tuple[str, ...]:
-        """Reads the configuration again and applies it.
+    def reload(self, *, who: str = "") -> tuple[str, ...]:
+        """Reads the configuration again where it is in a file, applies it, and looks at the disk.
+
+        Labels may wait in it as they may at the start, so that what a start accepts is not refused here.
 
         Returns:
             The models' names.
 
         Raises:
-            PreconditionFailed: it is in no file.
-            ConfigRefused, LabelRefused: see `configure`; what was, stays.
+            ConfigRefused: see `configure`; what was, stays.
         """
         if self._read_configs is not None:
-            self.configure(self._read_configs())
-        elif self._repository is not None:
-            self.wake()
+            with refusals_told("configuration", who):
+                configs = self._read_configs()
+            self.configure(configs, who=who, labels_may_wait=True)
         else:
-            raise PreconditionFailed("there is no configuration file to read again")
+            told(logging.INFO, "the disk is looked at", who)
+            with self._configuring:
+                self._take(self.configs())
         return tuple(self._names())
 
-    def wait_configured(self, *, timeout_s: float) -> bool:
-        """Waits until the configuration was looked for on disk, and all that it brings is loaded or has failed."""
-        end_s = self._clock() + timeout_s
+    def _take(self, configs: Sequence[ModelConfig]) -> None:
         with self._changed:
-            if not self._changed.wait_for(self._is_looked_for, timeout_s):
-                return False
-        return self._manager.wait_idle(timeout_s=max(0.0, end_s - self._clock()))
+            self._configs = {config.name: config for config in configs}
+            self._generation = self._source.set_configs(tuple(configs))
+            self._polls = 0
+        self.wake()
+
+    def wanted(self) -> tuple[str, ...]:
+        """The models that should be served: configured, or found, and not taken out of service."""
+        with self._aspiring:
+            found = {servable_id.name for servable_id in self._aspired}
+            return tuple(sorted((found | self._configs.keys()) - self._withheld))
+
+    def wait_configured(self, *, timeout_s: float) -> bool:
+        """Waits until the configuration was looked for on disk: what it brings is on its way, or known to be amiss."""
+        with self._changed:
+            return self._changed.wait_for(self._is_looked_for, timeout_s)
 
     def _is_looked_for(self) -> bool:
         writing = self._snapshot.unsettled - self._snapshot.incomplete.keys()
         return self._polls > 0 and (not writing or self._polls >= _PATIENCE_POLLS)
 
-    def set_label(self, name: str, label: str, version: int | None) -> int:
-        """Moves a label; None takes it away.
+    def set_label(self, name: str, label: str, version: int | None, *, who: str = "") -> int:
+        """Moves a label; None takes it away. `who` has asked for it, for the log; likewise below.
 
         Returns:
             Where it pointed before; 0 for nowhere.
 
         Raises:
-            InvalidInput: no label, or too many.
+            InvalidInput: no label, one that can't be, or too many.
             ModelNotFound: nothing is known of the model.
             LabelRefused: the version is not available.
         """
-        self._check_known(name)
-        previous = self._router.set_label(name, label, version)
-        _log.info("label %s of model %s: %s", label, name, "taken away" if version is None else f"version {version}")
+        what = f"label {label} of model {name}: {'taken away' if version is None else f'version {version}'}"
+        with refusals_told(what, who):
+            self._check_known(name)
+            previous = self._router.set_label(name, label, version)
+        told(logging.INFO, f"{what}; before: {previous or 'nowhere'}", who)
         self._on_change()
         return previous
 
-    def set_traffic(self, name: str, traffic: Mapping[int, float]) -> Move:
+    def set_traffic(self, name: str, traffic: Mapping[int, float], *, who: str = "") -> Move:
         """Splits the requests that name neither version nor label, and ends a rollback of them.
 
         It holds until it is set again, the configuration says otherwise than now, or the server ends.
@@ -282,6 +272,7 @@ class Control:
         Args:
             name: The model.
             traffic: Version -> weight; empty: the highest version that is available answers.
+            who: Has asked for it.
 
         Returns:
             Who answered before, and who answers now.
@@ -291,13 +282,15 @@ class Control:
             ModelNotFound: nothing is known of the model.
             PreconditionFailed: a version that has a weight is not available.
         """
-        self._check_known(name)
-        move = self._router.set_traffic(name, traffic)
-        _log.info("model %s: requests that name no version: %s", name, move.after)
+        what = f"model {name}: requests that name no version"
+        with refusals_told(what, who):
+            self._check_known(name)
+            move = self._router.set_traffic(name, traffic)
+        told(logging.INFO, f"{what}: {dict(move.after)}; before: {dict(move.before)}", who)
         self._on_change()
         return move
 
-    def rollback(self, name: str, label: str = "", *, undo: bool = False) -> Rollback:
+    def rollback(self, name: str, label: str = "", *, undo: bool = False, who: str = "") -> Rollback:
         """Has an earlier version answer that is still available, at once.
 
         Without a label, requests that name neither version nor label, whether they are split or not, and the label
@@ -310,35 +303,41 @@ class Control:
             name: The model.
             label: The label that goes back alone: to where it pointed before, else to the next lower version.
             undo: Takes the latest rollback back instead.
+            who: Has asked for it.
 
         Raises:
             InvalidInput: the model has no such label.
             ModelNotFound: nothing is known of the model.
             PreconditionFailed: no earlier version is available; or there is nothing that could be taken back.
         """
-        self._check_known(name)
-        done = self._router.rollback(name, label, undo=undo)
+        with refusals_told(f"rollback of model {name}", who):
+            self._check_known(name)
+            done = self._router.rollback(name, label, undo=undo)
         how = "the rollback was taken back" if undo else f"label {label} was rolled back" if label else "rolled back"
-        _log.warning("model %s: %s: version %d -> %d", name, how, done.from_version, done.to_version)
+        told(logging.WARNING, f"model {name}: {how}: version {done.from_version} -> {done.to_version}", who)
         self._on_change()
         return done
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, *, who: str = "") -> None:
         """Takes a model out of service, until `load` or the server's end.
 
         Raises:
             ModelNotFound: nothing is known of it.
         """
-        self._check_known(name)
+        with refusals_told(f"unload of model {name}", who):
+            self._check_known(name)
+        told(logging.WARNING, f"model {name} is taken out of service", who)
         self._withhold(name, withheld=True)
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, *, who: str = "") -> None:
         """Takes a model back into service, and tries its failed loads again at once.
 
         Raises:
             ModelNotFound: nothing is known of it.
         """
-        self._check_known(name)
+        with refusals_told(f"load of model {name}", who):
+            self._check_known(name)
+        told(logging.INFO, f"model {name} is taken into service, and its failed loads are tried again", who)
         self._withhold(name, withheld=False)
         self._manager.retry(name)
         self.wake()
@@ -360,7 +359,8 @@ class Control:
     def poll(self) -> SourceSnapshot:
         """See `Source`."""
         snapshot = self._source.poll()
-        changed = snapshot.incomplete != self._snapshot.incomplete
+        before = self._snapshot
+        changed = (snapshot.incomplete, snapshot.lacks) != (before.incomplete, before.lacks)
         self._snapshot = snapshot
         if changed:
             self._watchers.tell()
@@ -378,7 +378,14 @@ class Control:
             if self._snapshot.generation == self._generation:
                 self._polls += 1
             self._changed.notify_all()
+            looked = self._is_looked_for()
         self._router.forget(self._is_known)
+        if looked:
+            self._router.warn_of_waiting_labels()
+
+    def on_the_way(self) -> frozenset[ServableId]:
+        """See `Manager.on_the_way`."""
+        return self._manager.on_the_way()
 
     def wait_idle(self, *, timeout_s: float) -> bool:
         """See `Manager.wait_idle`."""
@@ -386,6 +393,9 @@ class Control:
 
     def _wanted(self) -> dict[ServableId, AspiredVersion]:
         return {key: version for key, version in self._aspired.items() if key.name not in self._withheld}
+
+    def _look_soon(self) -> None:
+        self.wake()
 
     def _on_change(self) -> None:
         """A version came or went, or an operator did something."""

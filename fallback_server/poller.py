@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +17,15 @@ from fallback_server.core.source import SourceSnapshot
 PATIENCE_POLLS = 3
 """How many polls the start waits for versions that are still being written. One settles in two if the writing ended."""
 
+MAX_START_WAIT_S = 300.0
+"""How long the start waits for loads while none of them ends. One of a large model from a slow share takes minutes; one
+that hangs must not keep the others from being found."""
+
 _SLICE_S = 0.2
 """How soon a wait for loads sees that it should end."""
+
+_NAMED = 20
+"""Of loads that hang."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +48,10 @@ class Target(Protocol):
         """Whether every load has ended, one way or the other, after at most so long."""
         ...
 
+    def on_the_way(self) -> frozenset[ServableId]:
+        """What has not ended."""
+        ...
+
 
 class Poller:
     """A thread of its own, since a look at a slow share may take long. A look that fails is logged, the next is made.
@@ -49,7 +61,9 @@ class Poller:
         manager: Is told, and serves it.
         wait_s: Between two looks; 0 looks until what is there has settled, then no more until it is woken.
         on_ready: Called once, in the poller's thread, when every version that was there at the start has been loaded,
-            or could not be.
+            or could not be, or no load has ended for so long.
+        max_start_wait_s: How long; see `MAX_START_WAIT_S`.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -59,11 +73,15 @@ class Poller:
         manager: Target,
         wait_s: float,
         on_ready: Callable[[], object],
+        max_start_wait_s: float = MAX_START_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._manager = manager
         self._wait_s = wait_s
         self._on_ready = on_ready
+        self._max_start_wait_s = max_start_wait_s
+        self._clock = clock
         self._stopped = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._work, name="poll", daemon=True)
@@ -84,8 +102,7 @@ class Poller:
 
     def _work(self) -> None:
         self._look()
-        while not self._stopped and not self._manager.wait_idle(timeout_s=_SLICE_S):
-            pass
+        self._wait_for_loads()
         if not self._stopped:
             self._on_ready()
         while self._nap(self._wait_s or None):
@@ -93,6 +110,29 @@ class Poller:
                 self._poll()
             else:
                 self._look()
+
+    def _wait_for_loads(self) -> None:
+        """Waits until nothing is on its way any more, or nothing of it has ended for too long.
+
+        The disk is looked at meanwhile: what hangs may be taken away or mended, and what is new is loaded.
+        """
+        before: frozenset[ServableId] = frozenset()
+        end_s = look_s = self._clock()
+        while not self._stopped and not self._manager.wait_idle(timeout_s=_SLICE_S):
+            now_s, loading = self._clock(), self._manager.on_the_way()
+            if not before or before - loading:
+                before, end_s = loading, now_s + self._max_start_wait_s
+            elif now_s >= end_s:
+                _log.warning(
+                    "the server is ready, though no load has ended for %.0f s: %s",
+                    self._max_start_wait_s,
+                    _named(loading),
+                )
+                return
+            if (self._wait_s and now_s >= look_s + self._wait_s) or self._woken.is_set():
+                self._woken.clear()
+                look_s = now_s
+                self._poll()
 
     def _look(self) -> None:
         """Looks until what is there has settled, or is taken for a wreck."""
@@ -120,6 +160,12 @@ class Poller:
             _log.exception("looking for versions failed; the next look is in its time")
             return False
         return not snapshot.unsettled
+
+
+def _named(loading: Collection[ServableId]) -> str:
+    """The first of them."""
+    shown = ", ".join(map(str, sorted(loading)[:_NAMED]))
+    return f"{shown} and {len(loading) - _NAMED} more" if len(loading) > _NAMED else shown
 
 
 class ConfigWatcher:

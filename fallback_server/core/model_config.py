@@ -20,6 +20,8 @@ MAX_MODELS = 10_000
 MAX_ENTRIES = 1_000
 """Labels, shares of the traffic, or versions by number, of one model."""
 
+MAX_LABEL_CHARS = 128
+
 MAX_VERSION = 2**63 - 1
 """A version travels as an int64."""
 
@@ -121,8 +123,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_count(self.name, "labels", self.labels)
         for label, version in self.labels.items():
-            if not label:
-                raise ConfigRefused(f"model {self.name} has a version label without a name")
+            check_label(self.name, label)
             _check_version(version, f"label {label} of model {self.name}")
         check_traffic(self.name, self.traffic)
 
@@ -152,6 +153,22 @@ def check_configs(configs: Sequence[ModelConfig]) -> None:
             raise ConfigRefused(
                 f"model {config.name}: platform {config.platform!r} is not one of {', '.join(PLATFORMS)}"
             )
+
+
+def check_label(name: str, label: str) -> None:
+    """Whether a label of a model can be told from a version, in a path of REST too.
+
+    Raises:
+        ConfigRefused: it is empty, too long, a number, or has characters that a path or a log would not carry.
+    """
+    if not label:
+        raise ConfigRefused(f"model {name} has a version label without a name")
+    if len(label) > MAX_LABEL_CHARS:
+        raise ConfigRefused(f"a label of model {name} has {len(label)} characters; at most {MAX_LABEL_CHARS} can be")
+    if not label.isprintable() or "/" in label or ":" in label:
+        raise ConfigRefused(f"label {label!r} of model {name} has a slash, a colon, or what can't be printed")
+    if label.isdecimal():
+        raise ConfigRefused(f"label {label!r} of model {name} would be taken for a version: it must not be a number")
 
 
 def check_traffic(name: str, traffic: Mapping[int, float]) -> None:

@@ -20,7 +20,7 @@ from fallback_server.core.errors import (
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.loader import Servable
 from fallback_server.core.manager import Manager
-from fallback_server.core.model_config import MAX_ENTRIES, ModelConfig, check_traffic
+from fallback_server.core.model_config import MAX_ENTRIES, ModelConfig, check_label, check_traffic
 from fallback_server.core.rollback import Move, Rollback, rolled_back, taken_back
 from fallback_server.core.routes import (
     PLAIN,
@@ -67,6 +67,7 @@ class Router(Generic[S]):
         # Replaced whole, never changed: requests read it without a lock.
         self._routes: Mapping[str, Routes] = {config.name: _first_routes(config) for config in configs}
         self._silent: frozenset[tuple[str, str, int]] = frozenset()
+        self._waiting: frozenset[tuple[str, str, int]] = frozenset()
 
     def of(self, name: str) -> Routes:
         """A model's routes as they are now."""
@@ -140,6 +141,7 @@ class Router(Generic[S]):
         *,
         before: Mapping[str, ModelConfig],
         brought: Mapping[str, frozenset[int]],
+        labels_may_wait: bool = False,
     ) -> None:
         """Takes the routes of a complete set of models, or changes nothing.
 
@@ -152,13 +154,16 @@ class Router(Generic[S]):
             before: Those that were configured until now, by name.
             brought: Name -> the versions that will be served of it; of those models alone whose configuration is
                 another than before.
+            labels_may_wait: Whether a label may also wait for a version that is not brought.
 
         Raises:
             LabelRefused: a label would point to a version that is neither available nor brought.
         """
         with self._lock:
             routes = {
-                config.name: self._configured(config, before.get(config.name), brought[config.name])
+                config.name: self._configured(
+                    config, before.get(config.name), brought[config.name], may_wait=labels_may_wait
+                )
                 if config.name in brought
                 else self.of(config.name)
                 for config in configs
@@ -179,11 +184,11 @@ class Router(Generic[S]):
         """Moves a label; None takes it away. Returns where it pointed before; 0 for nowhere.
 
         Raises:
-            InvalidInput: no label, or too many.
+            InvalidInput: no label, one that can't be, or too many.
             LabelRefused: the version is not available.
         """
-        if not label:
-            raise InvalidInput(f"a label of model {name} needs a name")
+        if version is not None:
+            check_label(name, label)
         with self._lock:
             routes = self.of(name)
             now = routes.labels.get(label)
@@ -252,6 +257,19 @@ class Router(Generic[S]):
         for name, label, version in sorted(news):
             _log.warning("label %s of model %s points to version %d, which does not answer", label, name, version)
 
+    def warn_of_waiting_labels(self) -> None:
+        """Warns once of each label that waits for a version which is not on its way. After the disk was looked at."""
+        with self._lock:
+            waiting = {
+                (name, label, version)
+                for name, routes in self._routes.items()
+                for label, version in routes.waits().items()
+                if self._manager.lacks(name, version)
+            }
+            news, self._waiting = waiting - self._waiting, frozenset(waiting)
+        for name, label, version in sorted(news):
+            _log.warning("label %s of model %s waits for version %d, which does not answer", label, name, version)
+
     def forget(self, is_known: Callable[[str], bool]) -> None:
         """Drops the routes of models of which nothing is known any more."""
         with self._lock:
@@ -275,7 +293,9 @@ class Router(Generic[S]):
             raise refused
         raise ModelNotFound(f"Unrecognized servable version label: {label}; {refused}") from refused
 
-    def _configured(self, config: ModelConfig, before: ModelConfig | None, brought: frozenset[int]) -> Routes:
+    def _configured(
+        self, config: ModelConfig, before: ModelConfig | None, brought: frozenset[int], *, may_wait: bool
+    ) -> Routes:
         now = self.of(config.name)
         known = before is not None and before.base_path == config.base_path
         same_labels = known and before is not None and before.labels == config.labels
@@ -283,7 +303,8 @@ class Router(Generic[S]):
         labels = now.labels
         if not same_labels:
             labels = {
-                label: self._moved(config.name, label, version, brought) for label, version in config.labels.items()
+                label: self._moved(config.name, label, version, brought, may_wait=may_wait)
+                for label, version in config.labels.items()
             }
         return Routes(
             labels=labels,
@@ -293,11 +314,11 @@ class Router(Generic[S]):
             steps=now.steps if same_labels and same_traffic else (),
         )
 
-    def _moved(self, name: str, label: str, version: int, brought: frozenset[int]) -> Label:
+    def _moved(self, name: str, label: str, version: int, brought: frozenset[int], *, may_wait: bool = False) -> Label:
         now = self.of(name).labels.get(label)
         if version in self._manager.available(name) or (now is not None and now.version == version):
             return (now or Label()).moved(version)
-        if version in brought or (now is None and self._allow_unavailable):
+        if version in brought or may_wait or (now is None and self._allow_unavailable):
             return replace(now or Label(), pending=version)
         raise LabelRefused(
             f"Request to assign label to version {version} of model {name}, which is not currently available for "

@@ -105,6 +105,10 @@ class Routes:
         """Label -> version, as others may see it."""
         return {name: label.version for name, label in self.labels.items() if label.version is not None}
 
+    def waits(self) -> dict[str, int]:
+        """Label -> the version that it waits for."""
+        return {name: label.pending for name, label in self.labels.items() if label.pending is not None}
+
 
 PLAIN = Routes()
 """Of a model for which nothing was said."""

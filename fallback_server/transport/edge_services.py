@@ -11,8 +11,9 @@ from fallback_server.core.rollback import Move
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.changes import COALESCE_S, Changes
-from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.rpc import Context, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
+from fallback_server.transport.settling import wait_served
 
 MAX_WATCHERS = 1024
 
@@ -92,11 +93,13 @@ class OperatorService:
 
     Args:
         control: What they change.
+        changes: Tells when states have changed.
         remote_control: Whether callers may.
     """
 
-    def __init__(self, control: Control, remote_control: RemoteControl) -> None:
+    def __init__(self, control: Control, changes: Changes, remote_control: RemoteControl) -> None:
         self._control = control
+        self._changes = changes
         self._remote_control = remote_control
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
@@ -109,29 +112,27 @@ class OperatorService:
         }
 
     async def _set_label(self, request: pb.SetLabelRequest, context: Context) -> pb.SetLabelResponse:
-        del context
         self._remote_control.check("SetLabel")
         if not request.model or not request.label:
             raise InvalidInput("SetLabel needs a model and a label")
         version = request.version or None
-        return pb.SetLabelResponse(previous=self._control.set_label(request.model, request.label, version))
+        previous = self._control.set_label(request.model, request.label, version, who=peer_of(context))
+        return pb.SetLabelResponse(previous=previous)
 
     async def _set_traffic(self, request: pb.SetTrafficRequest, context: Context) -> pb.SetTrafficResponse:
-        del context
         self._remote_control.check("SetTraffic")
         if not request.model:
             raise InvalidInput("SetTraffic needs a model")
-        move = self._control.set_traffic(request.model, dict(request.traffic))
+        move = self._control.set_traffic(request.model, dict(request.traffic), who=peer_of(context))
         return pb.SetTrafficResponse(move=write_move(move))
 
     async def _rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
-        del context
         self._remote_control.check("Rollback")
         if not request.model:
             raise InvalidInput("Rollback needs a model")
         if request.undo and request.label:
             raise InvalidInput("Rollback takes a label, or undo, and not both")
-        done = self._control.rollback(request.model, request.label, undo=request.undo)
+        done = self._control.rollback(request.model, request.label, undo=request.undo, who=peer_of(context))
         return pb.RollbackResponse(
             from_version=done.from_version,
             to_version=done.to_version,
@@ -140,9 +141,12 @@ class OperatorService:
         )
 
     async def _reload(self, request: pb.ReloadRequest, context: Context) -> pb.ReloadResponse:
-        del request, context
+        """Answers when each model is served, or can't be; see `wait_served`."""
+        del request
         self._remote_control.check("Reload")
-        return pb.ReloadResponse(models=await asyncio.to_thread(self._control.reload))
+        models = await asyncio.to_thread(self._control.reload, who=peer_of(context))
+        await wait_served(self._control, self._control.wanted(), self._changes)
+        return pb.ReloadResponse(models=models)
 
 
 def write_model(view: ModelView) -> pb.Model:
@@ -155,6 +159,8 @@ def write_model(view: ModelView) -> pb.Model:
         traffic=view.traffic,
         hold=None if view.hold is None else pb.Hold(version=view.hold.version, above=view.hold.above or 0),
         shadow=None if view.shadow is None else pb.Shadow(version=view.shadow.version, share=view.shadow.share),
+        waiting_labels=view.waiting_labels,
+        note=view.note,
     )
 
 
@@ -166,7 +172,7 @@ def write_move(move: Move) -> pb.Move:
 def write_version(view: VersionView) -> pb.Version:
     """A version as the catalog has it: its state, and where it is loaded its package and its queues."""
     state = view.state
-    version = pb.Version(version=state.servable_id.version, state=state.state.name, error=state.error or "")
+    version = pb.Version(version=state.servable_id.version, state=state.state.name, error=state.error or state.note)
     if view.servable is None:
         return version
     version.queued_rows = view.servable.queued_rows()

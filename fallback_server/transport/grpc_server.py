@@ -92,7 +92,7 @@ class GrpcServer:
                 version=_version(),
             ),
             CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock),
-            OperatorService(control, remote),
+            OperatorService(control, self._changes, remote),
             self._health,
         )
         self._server = grpc.aio.server(

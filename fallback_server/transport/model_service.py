@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+from fallback_server.change_log import refusals_told
 from fallback_server.config_proto import read_configs
 from fallback_server.control import Control
-from fallback_server.core.errors import NotServed, VersionNotReady
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import messages
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.rpc import Context, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
-from fallback_server.transport.settling import wait_settled
-
-_LOOK_AGAIN_S = 0.5
-"""A thread waits so long at a time: where the caller has left meanwhile, no longer."""
+from fallback_server.transport.settling import wait_served
 
 
 class ModelService:
@@ -47,19 +44,12 @@ class ModelService:
     async def _reload(self, request: pb.ReloadConfigRequest, context: Context) -> pb.ReloadConfigResponse:
         """Takes the complete new configuration, and answers when each of its models is served, or can't be.
 
-        A model that can't be loaded is UNKNOWN, as in TensorFlow Serving: a client that tries again whatever is
-        UNAVAILABLE would send the configuration again and again.
+        What can't be served is told, see `wait_served`, and the configuration stays.
         """
-        del context
         self._remote_control.check("HandleReloadConfigRequest")
-        configs = read_configs(request.config)
-        await asyncio.to_thread(self._control.configure, configs)
-        while not self._changes.closed and not await asyncio.to_thread(
-            self._control.wait_configured, timeout_s=_LOOK_AGAIN_S
-        ):
-            pass
-        try:
-            await wait_settled([config.name for config in configs], self._control.states, self._changes)
-        except VersionNotReady as error:
-            raise NotServed(str(error)) from error
+        who = peer_of(context)
+        with refusals_told("configuration", who):
+            configs = read_configs(request.config)
+        await asyncio.to_thread(self._control.configure, configs, who=who)
+        await wait_served(self._control, [config.name for config in configs], self._changes)
         return pb.ReloadConfigResponse(status=pb.StatusProto())

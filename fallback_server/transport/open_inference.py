@@ -19,7 +19,7 @@ from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
-from fallback_server.transport.rpc import Context, MessageThreads, Rpcs
+from fallback_server.transport.rpc import Context, MessageThreads, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
 from fallback_server.transport.targets import read_target
@@ -212,20 +212,18 @@ class InferenceService:
 
     async def _load(self, request: pb.RepositoryModelLoadRequest, context: Context) -> pb.RepositoryModelLoadResponse:
         """Answers when the model is served, or can't be."""
-        del context
         self._remote_control.check("RepositoryModelLoad")
         if request.parameters:
             raise Unimplemented(f"load parameters are not supported: {', '.join(sorted(request.parameters))}")
-        await asyncio.to_thread(self._control.load, request.model_name)
-        await wait_settled([request.model_name], self._control.states, self._changes)
+        await asyncio.to_thread(self._control.load, request.model_name, who=peer_of(context))
+        await wait_settled([request.model_name], self._control.states, self._changes, self._control.lack)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Answers at once; what is in flight is finished first."""
-        del context
         self._remote_control.check("RepositoryModelUnload")
         facts.check_unload(messages.repository_parameters(request.parameters))
-        await asyncio.to_thread(self._control.unload, request.model_name)
+        await asyncio.to_thread(self._control.unload, request.model_name, who=peer_of(context))
         return pb.RepositoryModelUnloadResponse()

@@ -33,6 +33,11 @@ GIVE_BACK_BYTES = 2**24
 """Messages of this size leave enough freed memory behind to be worth the milliseconds that giving it back takes."""
 
 
+def peer_of(context: Context) -> str:
+    """Who calls, for the log: `ipv4:10.0.0.7:51234`, or what else gRPC says of it."""
+    return str(context.peer())
+
+
 class MessageThreads:
     """Reads and writes messages: small ones at once, large ones in threads. Lives in the event loop.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-from fallback_server.core.errors import ModelNotFound, VersionNotReady
+from fallback_server.control import Control
+from fallback_server.core.errors import ModelNotFound, NotServed, VersionNotReady
 from fallback_server.core.servable import ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.transport.changes import Changes
@@ -17,29 +19,54 @@ _LOOK_AGAIN_S = 0.5
 _ON_THE_WAY = (State.START, State.LOADING)
 
 
-async def wait_settled(names: Sequence[str], states_of: States, changes: Changes) -> None:
+async def wait_settled(
+    names: Sequence[str], states_of: States, changes: Changes, lack_of: Callable[[str], str] = lambda _: ""
+) -> None:
     """Waits until nothing of the models is on its way any more, as long as the caller does.
 
+    Args:
+        names: The models.
+        states_of: What is known of one.
+        changes: Tells when that has changed.
+        lack_of: Why nothing, or nothing new, of a model is on disk; empty where there is. Nobody waits for that.
+
     Raises:
-        VersionNotReady: a model has no version that could be loaded; the text says why.
+        VersionNotReady: a model is not served as it should be; the text says why.
     """
     while True:
         seen = changes.count
         states = {name: _known(states_of, name) for name in names}
-        if all(map(settled, states.values())) or changes.closed:
+        if changes.closed or all(settled(states[name], lack_of(name)) for name in names):
             break
         await changes.wait(seen, _LOOK_AGAIN_S)
-    failed = [failure(name, states[name]) for name in names if not available(states[name])]
+    failed = [text for name in names if (text := failure(name, states[name], lack_of(name)))]
     if failed:
         raise VersionNotReady(f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}")
 
 
-def settled(states: Sequence[ServableState]) -> bool:
-    """Whether nothing of a model is on its way any more; not before something of it is known.
+async def wait_served(control: Control, names: Sequence[str], changes: Changes) -> None:
+    """Waits until a configuration was looked for on disk, and nothing of its models is on its way any more.
+
+    Raises:
+        NotServed: a model is not served as it should be. UNKNOWN, as in TensorFlow Serving: a client that tries again
+            whatever is UNAVAILABLE would send the configuration again and again.
+    """
+    while not changes.closed and not await asyncio.to_thread(control.wait_configured, timeout_s=_LOOK_AGAIN_S):
+        pass
+    try:
+        await wait_settled(names, control.states, changes, control.lack)
+    except VersionNotReady as error:
+        raise NotServed(str(error)) from error
+
+
+def settled(states: Sequence[ServableState], lack: str = "") -> bool:
+    """Whether nothing of a model is on its way any more; not before something of it is known, or what it lacks.
 
     A version that has an error is not: it waits for files that it lacks, or for a retry.
     """
-    return bool(states) and not any(state.state in _ON_THE_WAY and state.error is None for state in states)
+    return bool(states or lack) and not any(
+        (state.state in _ON_THE_WAY and state.error is None) or state.successor in _ON_THE_WAY for state in states
+    )
 
 
 def available(states: Iterable[ServableState]) -> bool:
@@ -47,10 +74,14 @@ def available(states: Iterable[ServableState]) -> bool:
     return any(state.state is State.AVAILABLE for state in states)
 
 
-def failure(name: str, states: Iterable[ServableState]) -> str:
-    """What to say of a model that has no version that answers."""
+def failure(name: str, states: Sequence[ServableState], lack: str = "") -> str:
+    """What to say of a model that is not served as it should be; empty where it is."""
     said = [f"{state.servable_id}: {state.error}" for state in states if state.error]
-    return "; ".join(said) or f"{{name: {name}}}: no version"
+    if not available(states):
+        return "; ".join(said) or f"{{name: {name}}}: {lack or 'no version'}"
+    if lack:
+        return f"{{name: {name}}}: {lack}; it is served as before"
+    return "; ".join(f"{state.servable_id}: {state.note}" for state in states if state.successor is State.END)
 
 
 def _known(states_of: States, name: str) -> Sequence[ServableState]:

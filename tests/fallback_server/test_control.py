@@ -165,8 +165,11 @@ def test_labels_are_moved_to_available_versions_alone(serve, tmp_path):
         server.version(label="stable")
     with pytest.raises(ModelNotFound):
         server.control.set_label("q", "stable", 1)
-    with pytest.raises(InvalidInput, match="needs a name"):
+    with pytest.raises(InvalidInput, match="without a name"):
         server.control.set_label("m", "", 1)
+    for label in ("x" * 129, "x/y:z\n", "2"):
+        with pytest.raises(InvalidInput, match="label"):
+            server.control.set_label("m", label, 1)
 
 
 def test_unused_labels_for_unavailable_versions_where_that_is_allowed(serve, tmp_path):
@@ -248,12 +251,13 @@ def test_models_come_and_go_with_the_configuration(serve, tmp_path):
     assert not server.control.wait_configured(timeout_s=0)
     server.poll()
     assert server.control.wait_configured(timeout_s=30)
+    assert server.control.wait_idle(timeout_s=30)
     assert server.version("n", label="stable") == 5
     soon(lambda: server.states() == {1: END})
 
 
 def test_reload(serve, tmp_path):
-    """The file is read again; without one there is nothing to read; a repository is looked at."""
+    """The file is read again; where there is none the disk is looked at all the same."""
     found = [config(tmp_path, policy=specific(2))]
     server = serve(config(tmp_path), read_configs=lambda: found)
     assert server.control.reload() == ("m",)
@@ -262,8 +266,94 @@ def test_reload(serve, tmp_path):
     found.append(config(tmp_path, "relative").__class__(name="r", base_path=Path("r")))
     with pytest.raises(ConfigRefused, match="absolute path"):
         server.control.reload()
-    with pytest.raises(PreconditionFailed, match="no configuration file"):
-        serve(config(tmp_path), folders=("x/1",)).control.reload()
+    other, woken = serve(config(tmp_path), folders=("x/1",)), threading.Event()
+    other.control.wake = woken.set
+    assert other.control.reload() == ("m",)
+    assert woken.is_set()
+    assert not other.control.wait_configured(timeout_s=0)
+    other.poll()
+    assert other.control.wait_configured(timeout_s=0)
+
+
+def test_a_label_waits_in_a_file_that_is_read_again_as_at_the_start(serve, tmp_path, caplog):
+    """It takes no other change down with it; it is warned of once, and shown; over the wire it is refused."""
+    ahead = config(tmp_path, labels={"stable": 1, "next": 9})
+    found = [ahead]
+    server = serve(ahead, read_configs=lambda: found)
+    told = "label next of model m waits for version 9, which does not answer"
+    assert [record.getMessage() for record in caplog.records if "waits for" in record.message] == [told]
+    found[:] = [config(tmp_path, labels={"stable": 9, "later": 8}), config(tmp_path, "n")]
+    assert server.control.reload() == ("m", "n")
+    for _ in range(3):
+        server.poll()
+    view = server.control.catalog()[0]
+    assert (view.labels, view.waiting_labels) == ({"stable": 1}, {"stable": 9, "later": 8})
+    assert server.version(label="stable") == 1
+    assert sum("waits for" in record.message for record in caplog.records) == 3
+    with pytest.raises(LabelRefused, match="version 9"):
+        server.control.configure([config(tmp_path, labels={"other": 9})])
+    server.add("m/9")
+    server.poll()
+    assert server.version(label="stable") == 9
+
+
+def test_what_a_model_lacks_is_known(serve, tmp_path):
+    """For those who wait for it, and for those who look."""
+    server = serve(config(tmp_path), config(tmp_path, "later"))
+    assert server.control.lack("m") == ""
+    text = f"base path {tmp_path}/later can't be read: No such file or directory"
+    assert server.control.lack("later") == text
+    assert [(view.name, view.note) for view in server.control.catalog()] == [("later", text), ("m", "")]
+    assert server.control.wanted() == ("later", "m")
+    server.control.unload("m")
+    assert server.control.wanted() == ("later",)
+
+
+def test_the_log_tells_who_has_changed_what(serve, tmp_path, caplog):
+    """What was added, removed and changed, labels, splits, rollbacks, loads; what was refused, and why; a line each."""
+    caplog.set_level("INFO", "fallback_server.change_log")
+    server = serve(config(tmp_path), config(tmp_path, "old"))
+    control, who = server.control, "ipv4:10.0.0.7:1234"
+    control.configure([config(tmp_path, policy=specific(1, 2, 3)), config(tmp_path, "new")], who=who)
+    control.set_label("m", "stable", 2, who=who)
+    control.set_traffic("m", {2: 1}, who=who)
+    control.rollback("m", who=who)
+    control.unload("m", who=who)
+    control.load("m", who=who)
+    with pytest.raises(ModelNotFound):
+        control.unload("q\nERROR all is lost", who=who)
+    with pytest.raises(LabelRefused) as refused:
+        control.set_label("m", "stable", 9, who=who)
+    with pytest.raises(ModelNotFound):
+        control.unload("q")
+    told = [record.getMessage() for record in caplog.records if record.name == "fallback_server.change_log"]
+    assert all(line.endswith(f" (asked for by {who})") for line in told)
+    assert [line.removesuffix(f" (asked for by {who})") for line in told] == [
+        "configuration: added new; removed old; changed m (version_policy)",
+        "label stable of model m: version 2; before: nowhere",
+        "model m: requests that name no version: {2: 1.0}; before: {3: 1.0}",
+        "model m: rolled back: version 2 -> 1",
+        "model m is taken out of service",
+        "model m is taken into service, and its failed loads are tried again",
+        "unload of model q\\nERROR all is lost: refused: Could not find any versions of model q\\nERROR all is lost",
+        f"label stable of model m: version 9: refused: {refused.value}",
+    ]
+
+
+def test_a_base_path_that_has_changed_is_what_is_served(serve, tmp_path):
+    """The same number from elsewhere: the old answers until the new is loaded, and whoever waits is told of no less."""
+    server = serve(config(tmp_path), folders=("m/2",))
+    server.add("n/2")
+    old = server.control.acquire(ModelTarget(name="m"))
+    server.control.configure([ModelConfig(name="m", base_path=tmp_path / "n", version_policy=ALL)])
+    server.poll()
+    assert server.control.wait_configured(timeout_s=30)
+    assert server.control.wait_idle(timeout_s=30)
+    with server.control.acquire(ModelTarget(name="m")) as new:
+        assert new.servable is not old.servable
+    old.close()
+    soon(lambda: old.servable.closed)
+    assert server.states() == {2: AVAILABLE}
 
 
 def test_what_an_operator_did_outlives_a_configuration_that_does_not_speak_of_it(serve, tmp_path, caplog):

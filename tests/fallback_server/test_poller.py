@@ -1,5 +1,6 @@
 import threading
 
+from support.clock import FakeClock
 from support.fallback_stages import soon
 
 from fallback_server.core.servable import ServableId
@@ -35,6 +36,9 @@ class Target:
     def wait_idle(self, *, timeout_s):
         del timeout_s
         return True
+
+    def on_the_way(self):
+        return frozenset()
 
 
 def test_a_look_that_fails_ends_nothing(caplog):
@@ -94,6 +98,40 @@ def test_what_never_settles_holds_up_the_start_for_a_few_polls_alone():
     assert ready.wait(30)
     assert source.polls >= PATIENCE_POLLS
     poller.stop(timeout_s=30)
+
+
+class Loading(Target):
+    """Two loads; each look at them lets a minute pass."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.loading = {ServableId("m", 1), ServableId("n", 2)}
+        self.looks = 0
+
+    def wait_idle(self, *, timeout_s):
+        del timeout_s
+        self.looks += 1
+        self.clock.advance(60)
+        if self.looks == 5:
+            self.loading.discard(ServableId("n", 2))
+        return not self.loading
+
+    def on_the_way(self):
+        return frozenset(self.loading)
+
+
+def test_a_load_that_hangs_keeps_the_start_waiting_for_so_long_alone(caplog):
+    """From the last load that has ended; it is named; and the disk is looked at meanwhile, for it may be taken away."""
+    clock = FakeClock()
+    source, target, ready = CountingSource(), Loading(clock), threading.Event()
+    poller = Poller(source=source, manager=target, wait_s=1, on_ready=ready.set, max_start_wait_s=300, clock=clock)
+    poller.start()
+    assert ready.wait(30)
+    poller.stop(timeout_s=30)
+    assert target.looks == 10
+    assert source.polls >= 10
+    assert "the server is ready, though no load has ended for 300 s: {name: m version: 1}" in caplog.text
 
 
 def test_a_configuration_file_is_read_again_when_its_content_has_changed(tmp_path, caplog):

@@ -33,6 +33,8 @@ class FakeControl:
         self.path = path
         self.labels = {}
         self.orders = []
+        self.lacks = {}
+        self.who = ""
         self.figures = SimpleNamespace(queued_rows=0, expected_wait_ms=0.0)
         self.watchers = []
 
@@ -77,20 +79,29 @@ class FakeControl:
                 traffic={},
                 hold=Hold(version=1, above=2),
                 shadow=Shadow(version=2, share=0.5),
+                waiting_labels={"next": 9},
+                note=self.lack("m"),
             ),
         )
 
-    def configure(self, configs):
+    def configure(self, configs, *, who=""):
+        self.who = who
         self.orders.append(("configure", tuple(configs)))
 
     def wait_configured(self, *, timeout_s):
         return True
 
-    def reload(self):
+    def lack(self, name):
+        return self.lacks.get(name, "")
+
+    def wanted(self):
+        return ("m",)
+
+    def reload(self, *, who=""):
         self.orders.append(("reload",))
         return ("m", "n")
 
-    def set_label(self, name, label, version):
+    def set_label(self, name, label, version, *, who=""):
         if version is not None and version != 1:
             raise LabelRefused(f"Request to assign label to version {version} of model {name}")
         previous = self.labels.pop(label, 0)
@@ -99,21 +110,21 @@ class FakeControl:
         self.changed()
         return previous
 
-    def set_traffic(self, name, traffic):
+    def set_traffic(self, name, traffic, *, who=""):
         self.orders.append(("split", name, traffic))
         return Move(label="", before={2: 1.0}, after={1: 0.25, 2: 0.75})
 
-    def rollback(self, name, label="", *, undo=False):
+    def rollback(self, name, label="", *, undo=False, who=""):
         if name != "m":
             raise PreconditionFailed(f"model {name} has no lower version")
         self.orders.append(("rollback", label, undo))
         moves = (Move(label=label, before={2: 1.0}, after={1: 1.0}),)
         return Rollback(from_version=2, to_version=1, label=label, moves=moves)
 
-    def load(self, name):
+    def load(self, name, *, who=""):
         self.orders.append(("load", name))
 
-    def unload(self, name):
+    def unload(self, name, *, who=""):
         self.orders.append(("unload", name))
 
     def watch(self, on_change):

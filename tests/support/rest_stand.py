@@ -145,10 +145,16 @@ class Models:
     def watch(self, on_change):
         return self.manager.watch(on_change)
 
-    def load(self, name):
+    def lack(self, name):
+        del name
+        return ""
+
+    def load(self, name, *, who=""):
+        del who
         self.loaded.append(("load", name))
 
-    def unload(self, name):
+    def unload(self, name, *, who=""):
+        del who
         self.loaded.append(("unload", name))
 
 
@@ -165,6 +171,9 @@ class Loader:
         if isinstance(self.executor, Exception):
             raise self.executor
         return ServedModel(self.servable_id, self.executor, OPTIONS)
+
+    def stop(self):
+        pass
 
 
 class Stand:

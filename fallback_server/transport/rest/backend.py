@@ -41,10 +41,14 @@ class Models(Protocol):
         """Every model's every version."""
         ...
 
-    def load(self, name: str) -> None:
+    def lack(self, name: str) -> str:
+        """Why nothing, or nothing new, of a model is on disk."""
+        ...
+
+    def load(self, name: str, *, who: str = "") -> None:
         """Takes a model back into service."""
 
-    def unload(self, name: str) -> None:
+    def unload(self, name: str, *, who: str = "") -> None:
         """Takes a model out of service."""
 
     def watch(self, on_change: Callable[[], None]) -> Callable[[], None]:
@@ -108,7 +112,7 @@ class Backend:
         """
         if self._changes is None:
             self._changes = Changes(self.models.watch)
-        await wait_settled([name], self.models.states, self._changes)
+        await wait_settled([name], self.models.states, self._changes, self.models.lack)
 
     def hold(self, size_bytes: int) -> None:
         """Counts bytes of a body; they must be given back by `let_go`.

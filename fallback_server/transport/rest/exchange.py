@@ -73,6 +73,12 @@ class Exchange:
         self._held_bytes = 0
 
     @property
+    def who(self) -> str:
+        """Who calls, for the log: `http:10.0.0.7:51234`."""
+        client = self.request.client
+        return "http" if client is None else f"http:{client.host}:{client.port}"
+
+    @property
     def client_key(self) -> bytes:
         """Who asks. Without the header it is of this request alone, so that asking twice means one version."""
         header = self.request.headers.get(CLIENT_HEADER)

@@ -116,7 +116,7 @@ class OpenInference:
         name = exchange.params["model"]
         if parameters := _parameters(await exchange.body()):
             raise Unimplemented(f"load parameters are not supported: {shown(parameters)}")
-        await asyncio.to_thread(self._backend.models.load, name)
+        await asyncio.to_thread(self._backend.models.load, name, who=exchange.who)
         await self._backend.settled(name)
         return Response(status_code=200)
 
@@ -124,7 +124,7 @@ class OpenInference:
         """Takes a model out of service; answers at once, and what is in flight is finished first."""
         self._check_control()
         facts.check_unload(_parameters(await exchange.body()))
-        await asyncio.to_thread(self._backend.models.unload, exchange.params["model"])
+        await asyncio.to_thread(self._backend.models.unload, exchange.params["model"], who=exchange.who)
         return Response(status_code=200)
 
     def _check_control(self) -> None:

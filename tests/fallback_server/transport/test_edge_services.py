@@ -58,6 +58,7 @@ def test_a_watch_hears_of_states_labels_and_figures(tmp_path):
             call = watch(stand)
             first = await read(call)
             assert (first.server_id, first.models[0].versions[0].state) == ("s1", pb.Version.LOADING)
+            assert dict(first.models[0].waiting_labels) == {"next": 9}
             await asyncio.to_thread(stand.load)
             loaded_ = await read_until(call, lambda update: update.models[0].versions[0].state == pb.Version.AVAILABLE)
             stand.control.set_label("m", "stable", 1)

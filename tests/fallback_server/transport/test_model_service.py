@@ -1,12 +1,17 @@
 import asyncio
+import functools
 
 import grpc
+import pytest
 from support.fallback_fakes import FakeExecutor
 from support.grpc_stand import code_of, loaded, standing
 
 from fallback_server.core.errors import LoadFailed
+from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.protocol import methods
+from fallback_server.protocol.proto import edge_pb2
 from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.transport.settling import failure, settled
 
 CODE = grpc.StatusCode
 
@@ -65,3 +70,44 @@ def test_a_reload_whose_model_fails_says_why(tmp_path):
             assert not stand.control.orders
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_reload_whose_model_is_not_on_disk_is_answered(tmp_path, whole):
+    """By either way, as soon as that is seen: with what was not found; also where an older version answers."""
+    lack = "base path /nothere can't be read: No such file or directory"
+
+    async def story():
+        async with standing(FakeExecutor(), tmp_path) as stand:
+            if whole:
+                await asyncio.to_thread(stand.load)
+            else:
+                stand.manager.set_aspired({})
+                assert await asyncio.to_thread(functools.partial(stand.manager.wait_idle, timeout_s=30))
+                stand.manager._table._ended.clear()
+            stand.control.lacks = {"m": lack}
+            expected = (
+                f"1 servable(s) did not become available: {{{{name: m}}: {lack}{'; it is served as before' * whole}}}"
+            )
+            assert await code_of(stand.unary(methods.RELOAD_CONFIG)(reload())) == (CODE.UNKNOWN, expected)
+            assert await code_of(stand.unary(methods.RELOAD)(edge_pb2.ReloadRequest())) == (CODE.UNKNOWN, expected)
+            assert stand.control.who.startswith("ipv4:127.0.0.1:")
+
+    asyncio.run(story())
+
+
+def test_what_is_settled():
+    """A version that moves is on its way, and one that could not move is told of, though it answers."""
+
+    def state(**options):
+        return [ServableState(servable_id=ServableId("m", 1), state=State.AVAILABLE, **options)]
+
+    assert not settled([])
+    assert settled([], "no version")
+    assert settled(state())
+    assert not settled(state(successor=State.LOADING))
+    assert settled(state(successor=State.END))
+    assert failure("m", state()) == ""
+    assert failure("m", state(note="its files changed")) == ""
+    assert failure("m", state(note="as before", successor=State.END)) == "{name: m version: 1}: as before"
+    assert failure("m", [], "no version in /m") == "{name: m}: no version in /m"
