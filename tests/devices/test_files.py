@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devices import profile
+from devices import load_profiles, profile
 from devices.edgetpu_faults import why_not_loaded
 from devices.machine import USB_ID_AFTER_INFERENCE, USB_ID_BEFORE_INFERENCE
 
@@ -104,6 +104,31 @@ def test_systemd_knows_every_line_of_the_application_s_unit(tmp_path):
     file.write_text(text.replace("/opt/edge-application/.venv/bin/", "/bin/").replace("/bin/python ", "/bin/sh "))
     done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if file.name in line and "not executable" not in line] == []
+
+
+BOARDS = Path(__file__).parents[2] / "docs" / "boards"
+
+
+def test_every_profile_has_a_document_and_every_document_a_profile():
+    """Whoever reads the doctor's line finds the board's page by its name, and the index leads to each."""
+    names = {found.name for found in load_profiles()}
+    assert {file.stem for file in BOARDS.glob("*.md")} - {"README"} == names
+    index = (BOARDS / "README.md").read_text()
+    assert set(re.findall(r"^\| \[([\w-]+)\]", index, re.MULTILINE)) == names
+
+
+@pytest.mark.parametrize("file", sorted(BOARDS.glob("*.md")), ids=lambda file: file.stem)
+def test_a_board_s_document_leads_nowhere_else(file):
+    """Its links and paths are to files that ship, and its profile's delegates and hardware ids are named."""
+    text = file.read_text()
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not (BOARDS / link).is_file()] == []
+    shipped = re.findall(r"`?(?:cp )?((?:devices|benchmarks)/[\w./-]+\.\w+)", text)
+    assert [path for path in shipped if not (BOARDS.parents[1] / path).is_file()] == []
+    if file.stem != "README":
+        found = profile(file.stem)
+        assert [one for one in found.delegates if f"`{one}`" not in text and f'"{one}"' not in text] == []
+        ids = (*found.usb_ids, *found.pci_ids) if found.kind == "accelerator" else ()
+        assert [one for one in ids if one not in text] == []
 
 
 def test_only_profiles_lie_among_the_profiles():
