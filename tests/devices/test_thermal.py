@@ -38,7 +38,7 @@ def test_the_clock_of_an_edge_tpu_halves_at_each_trip(celsius, trips, mhz):
 
 @pytest.mark.parametrize(("interval", "mhz"), [("0", 500), ("5000", 250), (None, 250)])
 def test_a_driver_that_never_compares_never_lowers_the_clock(tmp_path, interval, mhz):
-    """With `temp_poll_interval` 0, its default in the kernel's tree, the trips are figures and nothing else."""
+    """With `temp_poll_interval` 0, the default of its version 1.1, the trips are figures and nothing else."""
     root = FakeRoot(tmp_path)
     root.machine("aarch64")
     root.pci_coral()
