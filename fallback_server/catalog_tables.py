@@ -30,18 +30,26 @@ def catalog_json(update: edge.CatalogUpdate) -> dict[str, Any]:
 
 
 def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
-    """A catalog as a table: a line for each version; below it why loads have failed, and what was rolled back."""
+    """A catalog as a table: a line for each version; below it what is amiss, and what was rolled back."""
     shadows = any(model.HasField("shadow") for model in update.models)
     heading = ("MODEL", "VERSION", "STATE", "LABELS", "TRAFFIC", _SHADOW, "QUEUE", "WAIT", "PACKAGE")
     rows: list[tuple[str, ...]] = [heading]
     notes = []
     for model in update.models:
+        if not model.versions:
+            rows.append((model.name, *("-" for _ in heading[1:])))
+        if model.note or not model.versions:
+            notes.append(f"{model.name}: {model.note or 'no version'}")
         for version in sorted(model.versions, key=lambda one: one.version, reverse=True):
             rows.append(_row(model, version))
             if version.error:
                 notes.append(f"{model.name} {version.version}: {version.error}")
         if model.HasField("hold"):
             notes.append(_hold_line(model))
+        notes += [
+            f"{model.name}: label {label} waits for version {version}"
+            for label, version in sorted(model.waiting_labels.items())
+        ]
     if len(rows) == 1:
         return [f"{update.server_id or 'the server'} serves no model", *notes]
     kept = [index for index, title in enumerate(heading) if shadows or title != _SHADOW]
@@ -96,6 +104,8 @@ def _model_json(model: edge.Model) -> dict[str, Any]:
         "name": model.name,
         "default_version": model.default_version,
         "labels": dict(sorted(model.labels.items())),
+        "waiting_labels": dict(sorted(model.waiting_labels.items())),
+        "note": model.note,
         "traffic": {str(version): weight for version, weight in sorted(model.traffic.items())},
         "rolled_back": {"version": hold.version, "above": hold.above or None} if model.HasField("hold") else None,
         "shadow": {"version": shadow.version, "share": shadow.share} if model.HasField("shadow") else None,

@@ -29,8 +29,8 @@ class Report:
     """What was found.
 
     Attributes:
-        lines: What would be served, to be read by a person.
-        faults: All that is wrong.
+        lines: What would be served, to be read by a person, and what would be waited for.
+        faults: All that a server would refuse.
     """
 
     lines: tuple[str, ...]
@@ -48,6 +48,7 @@ class OnDisk:
 def check(reading: Reading) -> Report:
     """Looks at everything that the flags and files name."""
     lines: list[str] = []
+    warnings: list[str] = []
     faults = list(reading.faults)
     options = reading.options
     repository = reading.settings.path("model_repository")
@@ -56,18 +57,19 @@ def check(reading: Reading) -> Report:
         listed = {config.name for config in configs}
         configs += [config for config in _below(repository) if config.name not in listed]
         if not configs and options is not None:
-            faults.append(f"--model_repository={repository} holds no folder, and so no model")
+            warnings.append(f"--model_repository={repository} holds no folder, and so no model")
     if options is not None:
         lines += _network_lines(options)
         faults += _network_faults(options.network, lines)
-    allow = reading.settings.switch("allow_version_labels_for_unavailable_models")
     rows: list[tuple[str, ...]] = []
     for config in configs:
         disk = look(config.base_path)
-        faults += model_faults(config, disk.versions, fault=disk.fault, allow_labels=allow)
+        warnings += model_warnings(config, disk.versions, fault=disk.fault)
         rows.append(_row(config, disk.versions))
     if configs:
         lines += [*([""] if lines else []), *aligned(_with_heading(rows))]
+    if warnings:
+        lines += [*([""] if lines else []), *(f"warning: {warning}" for warning in warnings)]
     return Report(tuple(lines), tuple(faults))
 
 
@@ -80,39 +82,39 @@ def look(base_path: Path) -> OnDisk:
     return OnDisk({number: "" if entry.folder is None else _lacks(entry.folder) for number, entry in entries.items()})
 
 
-def model_faults(
-    config: ModelConfig, versions: Mapping[int, str], *, fault: str = "", allow_labels: bool = False
-) -> list[str]:
-    """What is wrong with one model. Pure.
+def model_warnings(config: ModelConfig, versions: Mapping[int, str], *, fault: str = "") -> list[str]:
+    """What of one model would not be served as it is configured. A server starts all the same, and waits for it. Pure.
 
     Args:
         config: Of the model.
         versions: On disk: number -> what it lacks.
         fault: Why its base path can't be read.
-        allow_labels: Whether labels may point to versions that are not there.
     """
     model = f"model {config.name}"
     if fault:
-        return [f"{model}: {fault}"]
+        return [f"{model}: {fault}; it is waited for"]
     if not versions:
         hint = f"a version is a folder or an archive that is named by its number: {config.base_path}/1/saved_model.pb"
         return [f"{model}: no version in {config.base_path}; {hint}"]
     served = config.version_policy.select(versions)
-    faults = [f"{model}: version {number} {versions[number]}" for number in sorted(served) if versions[number]]
+    warnings = [f"{model}: version {number} {versions[number]}" for number in sorted(served) if versions[number]]
     if config.version_policy.kind is PolicyKind.SPECIFIC:
         absent = sorted(set(config.version_policy.versions) - served)
-        faults += [f"{model}: version {number} is to be served, and is not in {config.base_path}" for number in absent]
-    where = f"which is not served; {_list(served)} would be" if served else "and none is served"
-    if not allow_labels:
-        faults += [
-            f"{model}: label {label} points to version {number}, {where}"
-            for label, number in sorted(config.labels.items())
-            if number not in served
+        warnings += [
+            f"{model}: version {number} is to be served, and is not in {config.base_path}" for number in absent
         ]
-    faults += [f"{model}: traffic names version {number}, {where}" for number in config.traffic if number not in served]
+    where = f"which is not served; {_list(served)} would be" if served else "and none is served"
+    warnings += [
+        f"{model}: label {label} waits for version {number}, {where}"
+        for label, number in sorted(config.labels.items())
+        if number not in served
+    ]
+    warnings += [
+        f"{model}: traffic names version {number}, {where}" for number in config.traffic if number not in served
+    ]
     if config.shadow is not None and config.shadow.version not in served:
-        faults.append(f"{model}: shadow names version {config.shadow.version}, {where}")
-    return faults
+        warnings.append(f"{model}: shadow names version {config.shadow.version}, {where}")
+    return warnings
 
 
 def certificate_fault(tls: TlsFiles) -> str:

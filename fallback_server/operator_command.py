@@ -31,7 +31,7 @@ usage: {program} status HOST:PORT [MODEL...] [--watch] [--json]
        {program} rollback HOST:PORT MODEL --label=LABEL  moves that label alone
        {program} rollback HOST:PORT MODEL --undo         takes the latest rollback back
 
-  --timeout_s=X     for the answer (default: 5)
+  --timeout_s=X     for the answer (default: 5; of reload, which waits for loads: 60)
   --tls_ca=FILE     speaks TLS; the PEM of who has signed the server's certificate
   --tls_cert=FILE   shown to a server that verifies its clients, with --tls_key=FILE
   --json            prints JSON
@@ -65,6 +65,9 @@ MAX_PORT = 65_535
 MAX_PEM_BYTES = 1 << 20
 """A bundle of all authorities of the web takes a quarter of it."""
 
+_RELOAD_TIMEOUT_S = 60.0
+"""For the looks at the disk and for loads; a model that takes longer goes on loading."""
+
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
@@ -91,7 +94,7 @@ def operate(words: Sequence[str], *, program: str) -> int:
     try:
         _check_words(command, parsed, settings)
         target, *arguments = parsed.arguments
-        with OperatorClient(target, timeout_s=settings.number("timeout_s"), tls=_tls(settings)) as client:
+        with OperatorClient(target, timeout_s=_timeout_s(command, settings), tls=_tls(settings)) as client:
             for text in _COMMANDS[command](client, arguments, settings):
                 print(text, flush=True)  # noqa: T201  likewise
     except _UsageFault as fault:
@@ -105,6 +108,11 @@ def operate(words: Sequence[str], *, program: str) -> int:
     except KeyboardInterrupt:
         pass
     return EXIT_OK
+
+
+def _timeout_s(command: str, settings: Settings) -> float:
+    waits = command == "reload" and not settings.given("timeout_s")
+    return _RELOAD_TIMEOUT_S if waits else settings.number("timeout_s")
 
 
 def _status(client: OperatorClient, models: Sequence[str], settings: Settings) -> Iterator[str]:

@@ -105,8 +105,9 @@ class OperatorClient:
         return self._call(methods.ROLLBACK, edge.RollbackRequest(model=model, label=label, undo=undo))
 
     def reload(self) -> tuple[str, ...]:
-        """Has the server read its configuration again; returns its models."""
-        return tuple(self._call(methods.RELOAD, edge.ReloadRequest()).models)
+        """Has the server read its configuration again, and waits for its loads; returns its models."""
+        late = "; what was reloaded may still be loading: see its status"
+        return tuple(self._call(methods.RELOAD, edge.ReloadRequest(), late=late).models)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -118,19 +119,22 @@ class OperatorClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: methods.Method[Any, Response], request: Message) -> Response:
+    def _call(self, method: methods.Method[Any, Response], request: Message, *, late: str = "") -> Response:
         try:
             return method.bind(self._channel)(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise self._failure(error) from error
+            raise self._failure(error, late) from error
 
-    def _failure(self, error: Any) -> CallFailed:
+    def _failure(self, error: Any, late: str = "") -> CallFailed:
         code, details = error.code(), " ".join((error.details() or "").split())
         where = self._target
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return CallFailed(f"{where} is no fallback-server: it has no such call", unimplemented=True)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return CallFailed(f"{where} did not answer within {self._timeout_s:g} s")
+            return CallFailed(f"{where} did not answer within {self._timeout_s:g} s{late}")
+        # Of our server: a configuration was taken, and not all of it can be served.
+        if code is grpc.StatusCode.UNKNOWN and "did not become available" in details:
+            return CallFailed(f"{where}: {details}")
         # What our server says of a version that it has begins so.
         if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("Servable"):
             return CallFailed(_unreachable(where, details, tls=self._tls is not None))

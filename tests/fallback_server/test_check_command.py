@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.tls_files import CERTIFICATE, KEY, OTHER_KEY
 
-from fallback_server.check_command import certificate_fault, check, look, model_faults, port_fault
+from fallback_server.check_command import certificate_fault, check, look, model_warnings, port_fault
 from fallback_server.cli import main
 from fallback_server.config import TlsFiles
 from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
@@ -67,7 +67,7 @@ def specific(*versions):
 
 
 @pytest.mark.parametrize(
-    ("changes", "versions", "faults"),
+    ("changes", "versions", "warnings"),
     [
         ({}, {1: ""}, []),
         ({}, {1: "has no x", 2: ""}, []),
@@ -77,28 +77,22 @@ def specific(*versions):
         (
             {"labels": {"a": 1}},
             {1: "", 2: ""},
-            ["model m: label a points to version 1, which is not served; 2 would be"],
+            ["model m: label a waits for version 1, which is not served; 2 would be"],
         ),
         ({"traffic": {1: 1.0, 2: 1.0}}, {1: "", 2: ""}, ["model m: traffic names version 1, which is not served"]),
         ({"shadow": Shadow(version=3, share=1.0)}, {2: ""}, ["model m: shadow names version 3, which is not served"]),
         (
             {"version_policy": specific(3), "labels": {"a": 3}},
             {1: ""},
-            ["model m: version 3 is to be served", "model m: label a points to version 3, and none is served"],
+            ["model m: version 3 is to be served", "model m: label a waits for version 3, and none is served"],
         ),
     ],
 )
-def test_faults_of_a_model(changes, versions, faults):
-    """Labels, traffic and shadow must name versions that would be served."""
-    found = model_faults(config(**changes), versions)
-    assert len(found) == len(faults)
-    assert all(one.startswith(text) for one, text in zip(found, faults, strict=True)), found
-
-
-def test_labels_may_wait_where_that_is_allowed():
-    """As the flag says; traffic may not."""
-    both = config(labels={"a": 9}, traffic={9: 1.0})
-    assert len(model_faults(both, {1: ""}, allow_labels=True)) == 1
+def test_what_would_not_be_served_as_it_is_configured(changes, versions, warnings):
+    """Labels, traffic and shadow should name versions that would be served."""
+    found = model_warnings(config(**changes), versions)
+    assert len(found) == len(warnings)
+    assert all(one.startswith(text) for one, text in zip(found, warnings, strict=True)), found
 
 
 def test_key_and_certificate():
@@ -121,7 +115,10 @@ def test_ports():
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path):
-    """Flags, files, models and network, each fault a line; a port that is in use is but a note."""
+    """Flags, files and network, each fault a line; a port that is in use is but a note.
+
+    What a server starts with and waits for is a warning: a check before each start must not keep healthy models down.
+    """
     version(tmp_path / "a", 1, files=("x",))
     (tmp_path / "models.toml").write_text(f"""
     [models.a]
@@ -138,10 +135,13 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
     texts = [
         "--grpc_socket_path=/nosuch/a: /nosuch is no directory",
         "--mdns_interfaces: nosuch9 is no interface or address of this machine",
-        f"model a: version 1 in {tmp_path}/a/1 is not complete: saved_model.pb is missing",
-        "model a: label stable points to version 7, which is not served; 1 would be",
-        f"model b: {tmp_path}/b can't be read: No such file or directory",
     ]
+    warned = [
+        f"warning: model a: version 1 in {tmp_path}/a/1 is not complete: saved_model.pb is missing",
+        "warning: model a: label stable waits for version 7, which is not served; 1 would be",
+        f"warning: model b: {tmp_path}/b can't be read: No such file or directory; it is waited for",
+    ]
+    assert report.lines[-3:] == tuple(warned)
     assert len(report.faults) == len(texts), report.faults
     assert all(fault.startswith(text) for fault, text in zip(report.faults, texts, strict=True)), report.faults
 
@@ -149,7 +149,8 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
 def test_models_are_looked_at_also_where_flags_are_at_fault(tmp_path):
     """One fault doesn't hide another."""
     report = run(f"--model_base_path={tmp_path}", "--max_batch_size=0", "--mixed_precision=x")
-    assert [fault.split()[0] for fault in report.faults] == ["--mixed_precision", "--max_batch_size", "model"]
+    assert [fault.split()[0] for fault in report.faults] == ["--mixed_precision", "--max_batch_size"]
+    assert report.lines[-1].startswith(f"warning: model default: no version in {tmp_path}; ")
 
 
 def test_what_would_be_served_is_shown(tmp_path, capsys):
@@ -206,9 +207,9 @@ def test_the_command_loads_neither_tensorflow_nor_grpc(tmp_path):
     """It is quick, and needs nothing of the extra; exit code 2 with the faults on stderr."""
     script = (
         "import sys; from fallback_server.cli import main\n"
-        f"assert main(['check', '--model_base_path={tmp_path}', '--rest_api_port=0', '--port=0']) == 2\n"
+        f"assert main(['check', '--model_base_path={tmp_path}/none', '--rest_api_port=0', '--port=0']) == 2\n"
         "assert not {'tensorflow', 'grpc._channel'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("fallback-server: error: model default: no version in ")
+    assert done.stderr.startswith(f"fallback-server: error: --model_base_path={tmp_path}/none")

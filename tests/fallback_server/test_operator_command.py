@@ -66,6 +66,47 @@ def test_status_is_a_table(server, capsys):
     assert run(capsys, "status", server.address)[1] == ["s-1 serves no model"]
 
 
+def test_status_shows_models_without_versions_and_labels_that_wait(server, capsys):
+    """With the reason, in the table and as JSON; and what an operator should know of a version that answers."""
+    note = "base path /srv/later can't be read: No such file or directory"
+    later = edge.Model(name="later", note=note, waiting_labels={"next": 9})
+    m = edge.Model(name="m", default_version=1)
+    m.versions.add(version=1, state=30, error="its files changed")
+    server.catalog = edge.CatalogUpdate(server_id="s-1", models=[later, m])
+    assert run(capsys, "status", server.address) == (
+        0,
+        [
+            "MODEL  VERSION  STATE      LABELS  TRAFFIC  QUEUE  WAIT  PACKAGE",
+            "later        -  -          -             -      -     -  -",
+            "m            1  AVAILABLE  -         100 %      -     -  -",
+            f"later: {note}",
+            "later: label next waits for version 9",
+            "m 1: its files changed",
+        ],
+        "",
+    )
+    assert run(capsys, "status", server.address, "later")[1][-2:] == [
+        f"later: {note}",
+        "later: label next waits for version 9",
+    ]
+    (model,) = json.loads(run(capsys, "status", server.address, "later", "--json")[1][0])["models"]
+    assert (model["note"], model["waiting_labels"], model["versions"]) == (note, {"next": 9}, [])
+
+
+def test_a_reload_of_which_not_all_can_be_served(server, capsys):
+    """The server's own words, and exit code 1: it was not refused; a reload that takes long may go on."""
+    text = "1 servable(s) did not become available: {{name: later}: no version in /srv/later}"
+    server.refuse_with = (grpc.StatusCode.UNKNOWN, text)
+    code, _, err = run(capsys, "reload", server.address)
+    assert (code, err) == (1, f"fallback-server: error: {server.address}: {text}")
+    server.refuse_with = (grpc.StatusCode.DEADLINE_EXCEEDED, "")
+    code, _, err = run(capsys, "reload", server.address)
+    assert (code, err.partition("not answer ")[2]) == (
+        1,
+        "within 60 s; what was reloaded may still be loading: see its status",
+    )
+
+
 def test_status_as_json(server, capsys):
     """For programs: numbers as numbers."""
     code, (line,), _ = run(capsys, "status", server.address, "half", "--json")
