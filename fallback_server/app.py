@@ -121,6 +121,7 @@ class Server:
             source=self.control,
             manager=self.control,
             wait_s=source.poll_wait_s,
+            max_start_wait_s=source.max_start_wait_s,
             on_ready=functools.partial(self._loop.call_soon_threadsafe, self._ready.set),
         )
         self.control.wake = self._poller.wake

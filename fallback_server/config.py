@@ -160,6 +160,7 @@ class SourceOptions:
         config_poll_s: Time between two looks at that file; 0 for none.
         poll_wait_s: Time between two looks at the disk; 0 looks at the start alone.
         allow_labels_for_unavailable: Whether a new label may point to a version that is not available yet.
+        max_start_wait_s: How long the start waits for loads of which none ends.
         unpack_dir: Where archives are unpacked; None for beside them.
         max_unpacked_bytes: The most that one archive may hold.
     """
@@ -170,6 +171,7 @@ class SourceOptions:
     config_poll_s: float = 0.0
     poll_wait_s: float = 1.0
     allow_labels_for_unavailable: bool = False
+    max_start_wait_s: float = 300.0
     unpack_dir: Path | None = None
     max_unpacked_bytes: int = 2**34
 
@@ -185,6 +187,7 @@ class SourceOptions:
                 "or list models in --model_config_file=FILE or --config=FILE"
             )
         faults += _beyond("--file_system_poll_wait_seconds", self.poll_wait_s, 0, MAX_WAIT_S)
+        faults += _beyond("--max_start_wait_s", self.max_start_wait_s, 0, MAX_WAIT_S)
         faults += _beyond("--model_config_file_poll_wait_seconds", self.config_poll_s, 0, MAX_WAIT_S)
         if self.max_unpacked_bytes < 1:
             faults.append(f"--max_unpacked_bytes must be at least 1, got {self.max_unpacked_bytes}")

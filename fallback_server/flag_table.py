@@ -131,6 +131,7 @@ _MODELS = _flags(
         "",
         "lets a label that is new point to a version that is not available yet",
     ),
+    ("max_start_wait_s", _FLOAT, 300.0, "", "the server is ready though loads hang, when none has ended for so long"),
     ("unpack_dir", _PATH, None, "DIR", "where archives of versions are unpacked; beside them if left out"),
     ("max_unpacked_bytes", _INT, 2**34, "", "the most that one archive may hold"),
 )

@@ -17,10 +17,6 @@ from fallback_server.core.source import SourceSnapshot
 PATIENCE_POLLS = 3
 """How many polls the start waits for versions that are still being written. One settles in two if the writing ended."""
 
-MAX_START_WAIT_S = 300.0
-"""How long the start waits for loads while none of them ends. One of a large model from a slow share takes minutes; one
-that hangs must not keep the others from being found."""
-
 _SLICE_S = 0.2
 """How soon a wait for loads sees that it should end."""
 
@@ -62,7 +58,8 @@ class Poller:
         wait_s: Between two looks; 0 looks until what is there has settled, then no more until it is woken.
         on_ready: Called once, in the poller's thread, when every version that was there at the start has been loaded,
             or could not be, or no load has ended for so long.
-        max_start_wait_s: How long; see `MAX_START_WAIT_S`.
+        max_start_wait_s: How long. A large model from a slow share takes minutes, and must be waited for; a load that
+            hangs must not keep the others from being found.
         clock: Monotonic seconds.
     """
 
@@ -73,7 +70,7 @@ class Poller:
         manager: Target,
         wait_s: float,
         on_ready: Callable[[], object],
-        max_start_wait_s: float = MAX_START_WAIT_S,
+        max_start_wait_s: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source

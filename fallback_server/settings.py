@@ -231,6 +231,7 @@ class _Builder:
             config_file=file,
             config_poll_s=settings.number("model_config_file_poll_wait_seconds"),
             poll_wait_s=settings.number("file_system_poll_wait_seconds"),
+            max_start_wait_s=settings.number("max_start_wait_s"),
             allow_labels_for_unavailable=settings.switch("allow_version_labels_for_unavailable_models"),
             unpack_dir=settings.path("unpack_dir"),
             max_unpacked_bytes=settings.integer("max_unpacked_bytes"),

@@ -166,6 +166,7 @@ def test_toml_gives_flags_and_models_and_the_command_line_wins(tmp_path):
         (["--batching_parameters_file=/x", "--enable_batching=false"], "--batching_parameters_file is set without"),
         (["--num_load_threads=-1"], "--num_load_threads must be at least 0, got -1"),
         (["--num_load_threads=5000"], "--num_load_threads must be at most 1024, got 5000"),
+        (["--max_start_wait_s=-1"], "--max_start_wait_s must be at least 0, got -1.0"),
         (["--grace_s=-1"], "--grace_s must be at least 0, got -1.0"),
         (["--grace_s=inf"], "--grace_s must be at most 86400, got inf"),
         (["--file_system_poll_wait_seconds=inf"], "--file_system_poll_wait_seconds must be at most 86400, got inf"),
