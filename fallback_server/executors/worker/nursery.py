@@ -140,7 +140,7 @@ class Nursery:
         number = next(self._numbers)
         # Only what comes is read without waiting; what is sent may wait for room.
         os.set_blocking(output, False)
-        worker = Worker(title, control, output)
+        worker = Worker(title, control, output, clock=self._clock)
         try:
             with self._lock:
                 program = self._living()

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from fallback_server.core.errors import LoadFailed
+from fallback_server.executors.worker.line_limit import LineLimit
 from fallback_server.executors.worker.messages import Load, Loaded, LoadRefused
 from fallback_server.executors.worker.wire import Closed, Receiver, WireError, send
 
@@ -31,10 +32,20 @@ _GONE_S = 10.0
 """For the kernel to free a killed process: a second takes hundreds of GB."""
 
 _READ = 2**16
+"""As much as a pipe holds by default."""
+
+_LAST_READS = 16
+"""As much as a pipe holds at most, where nobody has more privilege."""
 
 
 class Worker:
     """A worker process. `Nursery.spawn` makes it, and calls what is marked so; the rest is for any thread.
+
+    Args:
+        title: See the attribute.
+        control: See the attribute.
+        output: See the attribute.
+        clock: Monotonic seconds.
 
     Attributes:
         title: The model and version, for logs.
@@ -44,7 +55,9 @@ class Worker:
         code: How it ended, once it has: an exit code, or below 0 a signal's number; None where nobody could see it.
     """
 
-    def __init__(self, title: str, control: socket.socket, output: int) -> None:
+    def __init__(
+        self, title: str, control: socket.socket, output: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.title = title
         self.control = control
         self.output = output
@@ -60,6 +73,7 @@ class Worker:
         self._lock = threading.Lock()
         self._partial = b""
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._limit = LineLimit(clock)
 
     def load(self, load: Load) -> Loaded:
         """Has it load a version, and waits until it has.
@@ -138,18 +152,21 @@ class Worker:
                 self._answer.set_exception(LoadFailed(message.why))
 
     def read_output(self) -> bool:
-        """The nursery's thread: logs what it printed; False when it prints no more."""
-        while True:
-            try:
-                content = os.read(self.output, _READ)
-            except BlockingIOError:
-                return True
-            if not content:
-                return False
-            *lines, self._partial = (self._partial + content).split(b"\n")
-            self._partial = self._partial[-_READ:]
-            for line in lines:
-                self._printed(line)
+        """The nursery's thread: logs some of what it printed; False when there is nothing more to come.
+
+        One read, so that a worker that prints without end leaves the thread to the others.
+        """
+        try:
+            content = os.read(self.output, _READ)
+        except BlockingIOError:
+            return True
+        if not content:
+            return False
+        *lines, self._partial = (self._partial + content).split(b"\n")
+        self._partial = self._partial[-_READ:]
+        for line in lines:
+            self._printed(line)
+        return True
 
     def ended(self, code: int | None, why: str | None = None) -> None:
         """The nursery's thread: its process is no more.
@@ -159,9 +176,7 @@ class Worker:
             why: Instead of the code, where there never was a process.
         """
         self.read_control()
-        self.read_output()
-        if self._partial:
-            self._printed(self._partial)
+        self._read_last_words()
         with self._lock:
             self.code, self._why_gone = code, why
             if self._pidfd is not None:
@@ -183,10 +198,24 @@ class Worker:
             except Exception:  # noqa: BLE001  the thread serves other workers too
                 _log.exception("%s: its loss could not be told", self.title)
 
+    def _read_last_words(self) -> None:
+        """What is left in the pipe. A process of the model's own may have it open still, and print on."""
+        for _ in range(_LAST_READS):
+            if not self.read_output():
+                break
+        if self._partial:
+            self._printed(self._partial)
+        if left_out := self._limit.taken_left_out():
+            _log.info("%s: ... %d lines left out; the last ones: %s", self.title, left_out, " | ".join(self._lines))
+
     def _printed(self, line: bytes) -> None:
         text = line[:MAX_LINE].decode(errors="replace").rstrip()
-        if text:
-            self._lines.append(text)
+        if not text:
+            return
+        self._lines.append(text)
+        if self._limit.admits():
+            if left_out := self._limit.taken_left_out():
+                _log.info("%s: ... %d lines left out", self.title, left_out)
             _log.info("%s: %s", self.title, text)
 
     def _signal(self, number: signal.Signals) -> None:
