@@ -6,11 +6,14 @@ that batches will have.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -46,6 +49,15 @@ DEFAULT_SIGNATURE = "serving_default"
 Inputs = Mapping[str, Array]
 
 
+@runtime_checkable
+class StepsBack(Protocol):
+    """An executor whose runs can make room for other models' requests."""
+
+    def stepping_back(self) -> AbstractContextManager[None]:
+        """Runs in here do."""
+        ...
+
+
 def warm_up(
     executor: Executor,
     path: Path,
@@ -72,6 +84,11 @@ def warm_up(
     """
     if not enabled:
         return 0
+    with executor.stepping_back() if isinstance(executor, StepsBack) else contextlib.nullcontext():
+        return _warm_up(executor, path, options, clock)
+
+
+def _warm_up(executor: Executor, path: Path, options: BatchingOptions, clock: Callable[[], float]) -> int:
     end_s = clock() + MAX_S
     file = path / RECORDS
     last: dict[str, Inputs] = {}

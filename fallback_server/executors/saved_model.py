@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
+from fallback_server.executors.loading import CALLERS, LoadingSession
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError, numpy_dtype
 
@@ -46,8 +47,8 @@ _GRAPH_FACTOR = 17
 _ROUNDING = 0.01
 """Relative: above what float16 and reordered sums differ by, far below what a foreign row of ones changes."""
 
-_CALLERS, _SHARED = -1, 0
-"""Numbers of thread pools, as RunOptions has them: a negative one is the calling thread."""
+_SHARED = 0
+"""The session's own thread pool, as RunOptions has it."""
 
 _TRIALS = 5
 _TRIALS_S = 0.5
@@ -232,7 +233,7 @@ def open_saved_model(
     try:
         on_session()
         with graph.as_default():
-            loading = _InCallersThread(session)
+            loading = LoadingSession(session, variables_bytes=sum(_sizes(path, "variables/*")))
             meta_graph = tf.compat.v1.saved_model.loader.load(loading, list(options.tags), str(path))
         definitions = pb.SignatureDefMap()
         for name, definition in meta_graph.signature_def.items():
@@ -245,25 +246,6 @@ def open_saved_model(
         session.close()
         raise
     return executor
-
-
-class _InCallersThread:
-    """A session whose runs stay in the thread that calls: variables are read by whoever loads, not by those who serve.
-
-    Reading a large variable is shared out among threads all the same, which that operation makes itself.
-    """
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def run(self, fetches: Any, feed_dict: Any = None) -> Any:
-        from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415  as in _imported
-
-        options = config_pb2.RunOptions(inter_op_thread_pool=_CALLERS)
-        return self._session.run(fetches, feed_dict, options=options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
 
 
 def estimated_bytes(path: Path) -> int:
@@ -288,9 +270,12 @@ def estimated_bytes(path: Path) -> int:
     Raises:
         OSError: a file can't be looked at.
     """
-    graphs = sum(file.stat().st_size for file in path.glob("saved_model.pb*"))
-    variables = sum(file.stat().st_size for file in path.glob("variables/*"))
+    graphs, variables = (sum(_sizes(path, pattern)) for pattern in ("saved_model.pb*", "variables/*"))
     return _WORKER_BYTES + variables + _GRAPH_FACTOR * graphs
+
+
+def _sizes(path: Path, pattern: str) -> Iterator[int]:
+    return (file.stat().st_size for file in path.glob(pattern))
 
 
 def _check_callable(path: Path, executor: SavedModelExecutor) -> None:
@@ -360,7 +345,7 @@ def _call(session: Any, definition: pb.SignatureDef, *, pool: bool) -> _Call:
 def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:
     from tensorflow.core.protobuf import config_pb2  # noqa: PLC0415  as in _imported
 
-    run_options = config_pb2.RunOptions(inter_op_thread_pool=_SHARED if pool else _CALLERS)
+    run_options = config_pb2.RunOptions(inter_op_thread_pool=_SHARED if pool else CALLERS)
     return config_pb2.CallableOptions(feed=feed, fetch=fetch, run_options=run_options)
 
 

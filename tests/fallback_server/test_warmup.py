@@ -1,5 +1,7 @@
 """Warming up: what is run, in which sizes, and what fails a load."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from support.clock import FakeClock
@@ -56,6 +58,29 @@ def test_without_records_zeros_are_run_in_all_sizes(tmp_path):
     executor = FakeExecutor()
     assert warm_up(executor, tmp_path, OPTIONS) == 3
     assert executor.batches == [2, 4, 8]
+
+
+def test_runs_step_back_while_it_warms_up(tmp_path):
+    """An executor that can make room for others is asked to, for all runs and no longer."""
+
+    class Polite(FakeExecutor):
+        stepped_back = False
+        runs = ()
+
+        @contextlib.contextmanager
+        def stepping_back(self):
+            self.stepped_back = True
+            yield
+            self.stepped_back = False
+
+        def run(self, signature, inputs):
+            self.runs += (self.stepped_back,)
+            return super().run(signature, inputs)
+
+    executor = Polite()
+    assert warm_up(executor, tmp_path, OPTIONS) == 3
+    assert executor.runs == (True, True, True)
+    assert not executor.stepped_back
 
 
 def test_warming_up_can_be_turned_off(tmp_path):

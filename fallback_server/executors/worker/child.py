@@ -23,17 +23,18 @@ from fallback_server.executors.worker.messages import (
     RunRefused,
     Spec,
 )
+from fallback_server.executors.worker.priority import NICE, come_back, step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send, send_ran
 from fallback_server.protocol.tensors import wire_dtype
 
 _log = logging.getLogger(__name__)
 
-_NICE = 10
-"""A tenth of the processor's time where all of it is asked for, and all of what nobody asks for."""
-
 
 def work(control: socket.socket) -> None:
-    """Loads what it is told to, then serves until the server closes the control socket, or kills the process."""
+    """Loads what it is told to, then serves until the server closes the control socket, or kills the process.
+
+    It makes room for others, as the nursery does that it comes from, until it is to answer requests.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     receiver = Receiver(control)
     try:
@@ -44,29 +45,35 @@ def work(control: socket.socket) -> None:
             send(control, executor)
             return
         send(control, Loaded(tuple(map(_entry, executor.signatures.values())), executor.signature_defs))
+        awaited = False
         while True:
             frame = receiver.receive()
-            assert isinstance(frame.message, Lane)
+            message = frame.message
+            assert isinstance(message, Lane)
+            if not (message.steps_back or awaited):
+                come_back()
+                awaited = True
             lane = socket.socket(fileno=frame.fds[0])
-            threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
+            args = (executor, lane, message.steps_back)
+            threading.Thread(target=_answer, args=args, name="lane", daemon=True).start()
     except Closed:
         os._exit(0)  # Threads that still run have nobody left to run for.
 
 
 def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
-    """Loads in a thread that steps back for whatever else wants to run: other models, that answer meanwhile.
+    """Loads in a thread that becomes nice, on top of what this process does already to make room.
 
-    A thread of its own, since it can't step forward again: who lets the system decide needs no privilege, who asks for
-    more does. The lanes' threads are not its children, and TensorFlow's pools are made before it steps back.
+    A thread of its own, since it can't become less nice again. The lanes' threads are not its children, and
+    TensorFlow's pools are made before.
     """
     results: list[SavedModelExecutor | LoadRefused] = []
 
-    def step_back() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    def be_nice() -> None:
+        step_back(nice=NICE)
 
     def run() -> None:
         try:
-            results.append(open_saved_model(Path(load.path), _options(load), on_session=step_back))
+            results.append(open_saved_model(Path(load.path), _options(load), on_session=be_nice))
         except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
             results.append(LoadRefused(first_line(error)))
 
@@ -76,8 +83,10 @@ def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
     return results[0]
 
 
-def _answer(executor: SavedModelExecutor, lane: socket.socket) -> None:
+def _answer(executor: SavedModelExecutor, lane: socket.socket, steps_back: bool) -> None:  # noqa: FBT001  a thread's
     """Answers what comes on a lane, one after the other, until the server closes it."""
+    if steps_back:
+        step_back(nice=NICE)
     receiver = Receiver(lane)
     try:
         while True:

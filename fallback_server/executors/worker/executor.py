@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
@@ -47,6 +47,7 @@ class WorkerExecutor:
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []
+        self._steps_back = False
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MAX_LANES)
 
@@ -98,6 +99,16 @@ class WorkerExecutor:
         assert isinstance(message, Ran)
         return frame.tensors(message.tensors)
 
+    @contextlib.contextmanager
+    def stepping_back(self) -> Iterator[None]:
+        """Runs in here make room for other models' requests. Before there are any of this model's own."""
+        self._steps_back = True
+        try:
+            yield
+        finally:
+            self._steps_back = False
+            self._close_lanes()  # Their threads can't become less nice.
+
     def memory_bytes(self) -> int:
         """The private memory of its process: what closing frees."""
         return self._worker.private_bytes()
@@ -105,13 +116,16 @@ class WorkerExecutor:
     def close(self) -> None:
         """Kills the process, and returns when its memory is free. Also ends a run that hangs."""
         self._worker.kill()
+        self._close_lanes()
+
+    def __repr__(self) -> str:
+        return f"WorkerExecutor({self._worker!r}, {len(self._idle)} lanes idle)"
+
+    def _close_lanes(self) -> None:
         with self._lock:
             lanes, self._idle = self._idle, []
         for lane in lanes:
             lane.sock.close()
-
-    def __repr__(self) -> str:
-        return f"WorkerExecutor({self._worker!r}, {len(self._idle)} lanes idle)"
 
     def _take(self) -> _Lane:
         with self._lock:
@@ -121,7 +135,7 @@ class WorkerExecutor:
         try:
             # The control socket is closed once the process is gone.
             with contextlib.suppress(OSError, Closed):
-                send(self._worker.control, Lane(), [theirs.fileno()])
+                send(self._worker.control, Lane(self._steps_back), [theirs.fileno()])
                 return _Lane(ours)
         finally:
             theirs.close()

@@ -114,7 +114,14 @@ class LoadRefused(Message, frozen=True):
 
 
 class Lane(Message, frozen=True):
-    """To a worker, with a socket: answer on it, beside the others."""
+    """To a worker, with a socket: answer on it, beside the others.
+
+    Attributes:
+        steps_back: Whether what runs on it makes room for others. The first lane that does not has the worker do all
+            that it does as others do.
+    """
+
+    steps_back: bool
 
 
 class Run(Message, frozen=True):

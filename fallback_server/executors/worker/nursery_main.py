@@ -24,6 +24,7 @@ import warnings
 from fallback_server.executors.saved_model import import_tensorflow
 from fallback_server.executors.worker.child import work
 from fallback_server.executors.worker.messages import Exited, Imported, NotSpawned, Spawn, Spawned
+from fallback_server.executors.worker.priority import step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     end_with(lifeline)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
+    step_back()
     begin_s = time.monotonic()
     import_tensorflow()
     gc.collect()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.fallback_workers import HangingLoad, alive, opened, wait_until
+from support.slices import nice, slice_ns
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady
 from fallback_server.executors.registry import default_registry
@@ -120,6 +121,26 @@ def test_a_failed_load_says_why(nursery, tmp_path):
     worker = waited_for(nursery)
     os.kill(worker.pid, signal.SIGKILL)
     assert str(load.result()).startswith("the model's process ended (signal 9) while it loaded")
+
+
+def test_warming_up_steps_back_and_requests_do_not(models, nursery):
+    """Until the first request all of a worker's threads make room; then none does, TensorFlow's own among them."""
+    executor = opened(nursery, models / "scale" / "1")
+    usual_ns, usual_nice = slice_ns(0), nice(0)
+
+    def threads():
+        """The slices of a worker's threads, and the nice values of those that run lanes."""
+        tasks = [int(task.name) for task in Path(f"/proc/{executor._worker.pid}/task").iterdir()]
+        return {slice_ns(task) for task in tasks}, sorted({nice(task) for task in tasks})
+
+    with executor.stepping_back():
+        executor.run("serving_default", ROW)
+        slices_ns, nices = threads()
+        assert usual_ns not in slices_ns or not usual_ns
+        assert nices == sorted({usual_nice, max(usual_nice, 10)})
+    executor.run("serving_default", ROW)
+    wait_until(lambda: threads() == ({usual_ns}, [usual_nice]))
+    executor.close()
 
 
 def waited_for(nursery):

@@ -1,0 +1,76 @@
+"""Memory that is there before it is needed, so that a large read into it is no one long stay in the kernel.
+
+A read of hundreds of MB into fresh memory takes the kernel a page fault for every 4 KiB, and a kernel that is not
+preempted (as servers' often are) lets nothing else onto that processor for milliseconds at a time. The program's own
+stores fault as well, but between two of them another thread may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+MIN_BYTES = 2**22
+"""Less is read within a millisecond or two."""
+
+_SLACK = 2**20
+"""What the allocator itself needs between blocks."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+
+_NEVER = -1
+_MMAP_MAX = 65536
+_TRIM_THRESHOLD = 2**17
+"""glibc's own."""
+
+
+@contextlib.contextmanager
+def touched(size_bytes: int) -> Iterator[None]:
+    """What is allocated in here, up to so many bytes altogether, takes memory that was touched before.
+
+    The process holds as much meanwhile, and what is free at the end is given back. What is freed later may stay: this is
+    meant for what lives as long as the process. Changes glibc's malloc for the whole process, and so is for one thread
+    at a time; where there is another malloc, it does nothing.
+    """
+    libc = _libc()
+    if libc is None or size_bytes < MIN_BYTES:
+        yield
+        return
+    # So that the block that is freed here stays, in one piece, for those that are allocated next.
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    try:
+        _touch(libc, size_bytes + _SLACK)
+        yield
+    finally:
+        libc.mallopt(_M_MMAP_MAX, int(os.environ.get("MALLOC_MMAP_MAX_", _MMAP_MAX)))
+        libc.mallopt(_M_TRIM_THRESHOLD, int(os.environ.get("MALLOC_TRIM_THRESHOLD_", _TRIM_THRESHOLD)))
+        libc.malloc_trim(0)
+
+
+def _touch(libc: Any, size_bytes: int) -> None:
+    block = libc.malloc(size_bytes)
+    if not block:  # The read will say so.
+        return
+    np.ctypeslib.as_array(ctypes.cast(block, ctypes.POINTER(ctypes.c_uint8)), (size_bytes,))[:: mmap.PAGESIZE] = 0
+    libc.free(block)
+
+
+@functools.cache
+def _libc() -> Any:
+    libc = ctypes.CDLL(None)
+    if not all(hasattr(libc, name) for name in ("mallopt", "malloc_trim")):
+        return None
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.malloc_trim.argtypes = [ctypes.c_size_t]
+    return libc
