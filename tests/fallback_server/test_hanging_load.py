@@ -1,0 +1,60 @@
+"""A real load that takes for ever, beside a model that is well."""
+
+import shutil
+
+import numpy as np
+import psutil
+import pytest
+from support.fallback_process import Client, ServerProcess
+from support.fallback_workers import record, wait_until
+
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.tensors import encode
+
+pytestmark = pytest.mark.slow
+
+RECORDS = 1000
+"""Of a good part of a second each."""
+
+
+@pytest.fixture
+def repository(models, tmp_path):
+    shutil.copytree(models / "scale" / "1", tmp_path / "scale" / "1")
+    shutil.copytree(models / "slow", tmp_path / "hung")
+    log = pb.PredictionLog()
+    log.predict_log.request.inputs["x"].CopyFrom(encode(np.ones((1, 3), np.float32)))
+    extra = tmp_path / "hung" / "1" / "assets.extra"
+    extra.mkdir()
+    (extra / "tf_serving_warmup_requests").write_bytes(record(log.SerializeToString()) * RECORDS)
+    return tmp_path
+
+
+def workers(server, title):
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    return [process for process in processes if process.name() == title]
+
+
+def test_it_keeps_no_other_from_being_served_and_ends_with_its_folder_and_with_the_server(repository):
+    """Ready without it, and it is named; its process is gone with its folder, and at the end: without any error."""
+    server = ServerProcess(
+        "--port=0", "--rest_api_port=0", "--no-mdns", f"--model_repository={repository}", "--max_start_wait_s=1"
+    )
+    client = Client(server.address)
+    try:
+        wait_until(lambda: client.states("scale") == {1: "AVAILABLE"})
+        assert client.states("hung") == {1: "LOADING"}
+        (told,) = [line for line in server.log if "no load has ended for 1 s" in line]
+        assert "{name: hung version: 1}" in told
+        wait_until(lambda: workers(server, "hung/1"))
+        shutil.move(repository / "hung", repository / ".hung")
+        wait_until(lambda: client.states("hung") == {1: "END"})
+        wait_until(lambda: not workers(server, "hung/1"))
+        shutil.move(repository / ".hung", repository / "hung")
+        wait_until(lambda: workers(server, "hung/1"))
+        wait_until(lambda: client.states("hung") == {1: "LOADING"})
+        server.terminate()
+        assert server.wait() == 0
+        assert [line for line in server.log if " ERROR " in line] == []
+    finally:
+        client.close()
+        server.close()
