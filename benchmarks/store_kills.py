@@ -31,8 +31,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from support.edge_models import publish_scale  # noqa: E402
 from support.edge_stores import leftovers, state  # noqa: E402
 
-from edge_runtime.store.first_run import try_package  # noqa: E402
-from edge_runtime.store.install import install  # noqa: E402
+from edge_runtime.installing.first_run import try_package  # noqa: E402
+from edge_runtime.installing.install import install  # noqa: E402
 from edge_runtime.store.store import Store  # noqa: E402
 
 CHANGES = ("install", "replace", "use", "rollback")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.errors import InvalidConfig
 
 if TYPE_CHECKING:
-    from edge_runtime.store.inventory import Shelved
+    from edge_runtime.installing.inventory import Shelved
     from edge_runtime.store.store import Store
 
 STORE_VARIABLE = "EDGE_STORE"
@@ -116,8 +116,8 @@ def _open(arguments: argparse.Namespace) -> Store:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from edge_runtime.store.first_run import try_package  # noqa: PLC0415  likewise
-    from edge_runtime.store.install import install  # noqa: PLC0415  likewise
+    from edge_runtime.installing.first_run import try_package  # noqa: PLC0415  likewise
+    from edge_runtime.installing.install import install  # noqa: PLC0415  likewise
 
     root = _path(arguments)
     trial = None if arguments.no_trial else try_package
@@ -128,7 +128,7 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from edge_runtime.store.inventory import inventory, read_quota  # noqa: PLC0415  likewise
+    from edge_runtime.installing.inventory import inventory, read_quota  # noqa: PLC0415  likewise
 
     if arguments.place is not None:
         arguments.store = arguments.place
@@ -169,7 +169,7 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 
 def _quota(arguments: argparse.Namespace) -> int:
-    from edge_runtime.store.inventory import inventory, read_quota, write_quota  # noqa: PLC0415  likewise
+    from edge_runtime.installing.inventory import inventory, read_quota, write_quota  # noqa: PLC0415  likewise
     from edge_runtime.store.quota import read_size  # noqa: PLC0415  likewise
 
     store = _open(arguments)

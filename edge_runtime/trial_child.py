@@ -141,9 +141,18 @@ def _list_edge_tpus(library: str, options: dict[str, str]) -> dict[str, Any]:
 def _run_package(library: str, options: dict[str, str]) -> dict[str, Any]:
     """A package's first run, which takes all of the runtime."""
     del library
-    from edge_runtime.store.first_run import run_package  # noqa: PLC0415  no other deed loads this package
+    from edge_runtime.errors import EdgeRuntimeError, PackageRefused  # noqa: PLC0415  no other deed needs these
+    from edge_runtime.inputs import zeros  # noqa: PLC0415  likewise
+    from edge_runtime.runtime import Runtime  # noqa: PLC0415  likewise
 
-    return run_package(options)
+    try:
+        # Without a cache, in which the profile might be found and so not be written.
+        with Runtime.open(options["path"], cache=None, poll_interval_s=3600.0) as runtime:
+            model = runtime.model()
+            reply = model.predict(zeros(model.signature, 1))
+    except EdgeRuntimeError as error:
+        return {"refused": " ".join(str(error).split()), "damaged": isinstance(error, PackageRefused)}
+    return {"place": reply.place}
 
 
 _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {

@@ -7,10 +7,10 @@ from support.edge_stores import CRASHING, HANGING, fake_trial, leftovers, state
 
 from converter.artifact import PackageExists
 from edge_runtime import EngineFailed, InvalidConfig, PackageRefused
+from edge_runtime.installing.first_run import try_package
+from edge_runtime.installing.install import install
+from edge_runtime.installing.inventory import inventory, read_quota, write_quota
 from edge_runtime.store import lease, uses
-from edge_runtime.store.first_run import try_package
-from edge_runtime.store.install import install
-from edge_runtime.store.inventory import inventory, read_quota, write_quota
 from edge_runtime.store.removal import evict, remove
 from edge_runtime.store.store import Store
 

@@ -6,8 +6,8 @@ import pytest
 from support.edge_models import publish_scale
 from support.edge_stores import fake_trial, killed_at, leftovers, state
 
-from edge_runtime.store.install import install
-from edge_runtime.store.inventory import write_quota
+from edge_runtime.installing.install import install
+from edge_runtime.installing.inventory import write_quota
 from edge_runtime.store.removal import remove
 from edge_runtime.store.store import Store
 

@@ -9,9 +9,9 @@ from support.edge_models import publish_scale, rows
 from support.edge_stores import fake_trial
 
 from edge_runtime import Runtime
+from edge_runtime.installing.install import install
+from edge_runtime.installing.inventory import inventory
 from edge_runtime.store import lease, uses
-from edge_runtime.store.install import install
-from edge_runtime.store.inventory import inventory
 from edge_runtime.store.removal import remove
 from edge_runtime.store.store import Store
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from converter.artifact import Package, PackageError, PackageExists, placing, version_path
 from converter.artifact.store import place, staged
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.installing.first_run import FirstRun, try_package
+from edge_runtime.installing.inventory import inventory, read_quota, tree_bytes
 from edge_runtime.store import files, uses
-from edge_runtime.store.first_run import FirstRun, try_package
-from edge_runtime.store.inventory import inventory, read_quota, tree_bytes
 from edge_runtime.store.quota import Room, make_room, size_text
 from edge_runtime.store.removal import evict
 from edge_runtime.store.settling import PROFILE, settle

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from converter.artifact import Package
-from edge_runtime.errors import EdgeRuntimeError, EngineFailed, PackageRefused
-from edge_runtime.store.inventory import Measured, fastest
+from edge_runtime.errors import EngineFailed, PackageRefused
+from edge_runtime.installing.inventory import Measured, fastest
 from edge_runtime.store.settling import PROFILE
 from edge_runtime.trial import ask_child
 
@@ -68,18 +67,3 @@ def try_package(package: Package, *, limit_s: float = FIRST_RUN_LIMIT_S) -> Firs
     profile = folder / f"{package.path.name}{PROFILE}"
     measured = fastest(profile, package.digest)
     return FirstRun(place=str(answer.fields["place"]), measured=measured, profile=profile if measured else None)
-
-
-def run_package(options: dict[str, str]) -> dict[str, Any]:
-    """The child's part."""
-    from edge_runtime.inputs import zeros  # noqa: PLC0415  the parent has no need of numpy
-    from edge_runtime.runtime import Runtime  # noqa: PLC0415  likewise
-
-    try:
-        # Without a cache, in which the profile might be found and so not be written.
-        with Runtime.open(options["path"], cache=None, poll_interval_s=3600.0) as runtime:
-            model = runtime.model()
-            reply = model.predict(zeros(model.signature, 1))
-    except EdgeRuntimeError as error:
-        return {"refused": " ".join(str(error).split()), "damaged": isinstance(error, PackageRefused)}
-    return {"place": reply.place}

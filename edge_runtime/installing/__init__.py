@@ -1,0 +1,1 @@
+"""Brings packages into a store: a first run, room for it, and what is there by then."""
