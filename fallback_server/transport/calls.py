@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fallback_server.core.errors import ServerStopping
 from fallback_server.dataplane import DataPlane, PredictCall, PredictReply, Settle
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.rpc import Context
@@ -20,6 +21,11 @@ class Calls:
     def __init__(self, dataplane: DataPlane) -> None:
         self.dataplane = dataplane
         self._answers = Answers()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """From now on every call is refused: whoever asks is to ask another server."""
+        self._stopping = True
 
     def __len__(self) -> int:
         """How many wait."""
@@ -46,6 +52,8 @@ class Calls:
         return await self._replies(calls, self.dataplane.multi)
 
     async def _replies(self, calls: Sequence[PredictCall], run: Run) -> list[PredictReply]:
+        if self._stopping:
+            raise ServerStopping("the server is stopping")
         futures = [self._answers.expect(call) for call in calls]
         try:
             run(calls, self._answers.settle)

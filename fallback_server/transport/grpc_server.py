@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -78,7 +79,7 @@ class GrpcServer:
         self._socket: UnixSocket | None = None
         self.calls = Calls(dataplane)
         remote = RemoteControl(allowed=allow_remote_control)
-        rpcs = Rpcs(self._threads)
+        self._rpcs = rpcs = Rpcs(self._threads)
         services = (
             PredictionService(self.calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content),
             ModelService(control, self._changes, remote),
@@ -132,11 +133,14 @@ class GrpcServer:
         self._health.set_serving(serving=serving)
 
     async def stop(self, *, grace_s: float) -> None:
-        """Takes nothing more, waits for what is in flight, and gives up on what outlasts the grace."""
+        """Refuses what comes, waits for what is in flight, and gives up on what outlasts the grace."""
+        self.calls.stop()
         self._changes.close()
         if self._socket is not None:
             self._socket.release()
-        await self._server.stop(grace_s)
+        begun_s = time.monotonic()
+        await self._rpcs.quiet(grace_s=grace_s)
+        await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
         self._threads.close()
 
     def _listen(self, address: str, *, tls: TlsFiles | None) -> int:

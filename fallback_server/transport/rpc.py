@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -28,6 +29,12 @@ Response = TypeVar("Response", bound=Message)
 
 MAX_LARGE_WAITING = 256
 """Large messages that wait for a thread; each of them holds its bytes."""
+
+_QUIET_S = 0.05
+"""So long no call has come: those that were on their way when the first were refused have, in a data center."""
+
+_LONGEST_QUIET_S = 1.0
+"""Clients that ask again at once, for ever, do not keep the server."""
 
 GIVE_BACK_BYTES = 2**24
 """Messages of this size leave enough freed memory behind to be worth the milliseconds that giving it back takes."""
@@ -94,6 +101,21 @@ class Rpcs:
 
     def __init__(self, threads: MessageThreads) -> None:
         self._threads = threads
+        self._under_way = 0
+        self._came_s = -math.inf
+
+    async def quiet(self, *, grace_s: float) -> None:
+        """Waits until no unary call is under way, at most the grace, and none has come for a moment, at most a second.
+
+        When gRPC's server is told to stop, what comes before its clients know is CANCELLED, which no client asks again.
+        """
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        while (waited_s := loop.time() - begun_s) < grace_s:
+            came_s = loop.time() - self._came_s
+            if not self._under_way and (came_s >= _QUIET_S or waited_s >= _LONGEST_QUIET_S):
+                return
+            await asyncio.sleep(_QUIET_S / 5)
 
     def unary(
         self,
@@ -115,12 +137,16 @@ class Rpcs:
         """
 
         async def handle(_requests: object, context: Context) -> bytes:
+            self._came_s = asyncio.get_running_loop().time()
+            self._under_way += 1
             try:
                 # Nothing of these may stay in a variable: the arrays live as long as somebody holds them.
                 return await self._written(write, weigh, await answer(await self._read(method, read, context), context))
             except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
                 fault, text = translate(error)
                 _log.debug("%s: %s: %s", method.path, fault.name, text)
+            finally:
+                self._under_way -= 1
             return await context.abort(fault.code, text)
 
         return grpc.stream_unary_rpc_method_handler(handle)

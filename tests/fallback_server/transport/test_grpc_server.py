@@ -241,3 +241,25 @@ def test_a_burst_that_comes_at_once_is_answered_whole(tmp_path):
             assert await codes == {CODE.NOT_FOUND: 4000}
 
     asyncio.run(story())
+
+
+def test_who_comes_while_it_stops_is_told_to_go_elsewhere(tmp_path):
+    """A call in flight is answered; those that come on the same connection are UNAVAILABLE, and not CANCELLED."""
+
+    async def story():
+        executor = SlowExecutor()
+        async with standing(executor, tmp_path) as stand:
+            await asyncio.to_thread(stand.load)
+            running = asyncio.ensure_future(stand.predict(request(1)))
+            assert await asyncio.to_thread(executor.entered.wait, 10)
+            stopping = asyncio.ensure_future(stand.server.stop(grace_s=60))
+            await asyncio.sleep(0)
+            codes = [await code_of(stand.predict(request(2))) for _ in range(20)]
+            assert set(codes) == {(CODE.UNAVAILABLE, "the server is stopping")}
+            executor.gate.set()
+            assert decode((await running).outputs["y"]).tolist() == [[1, 1]]
+            late = [code_of(stand.predict(request(2))) for _ in range(20)]
+            assert {code for code, _ in await asyncio.gather(*late)} == {CODE.UNAVAILABLE}
+            await asyncio.wait_for(stopping, 30)
+
+    asyncio.run(story())
