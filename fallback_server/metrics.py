@@ -77,10 +77,11 @@ class _Histogram:
 class _Model:
     """Of one model, in TensorFlow Serving's terms."""
 
-    __slots__ = ("codes", "latency", "loads", "runs", "versions")
+    __slots__ = ("codes", "latency", "loads", "runs", "unversioned", "versions")
 
     def __init__(self) -> None:
         self.codes: Counter[str] = Counter()
+        self.unversioned: Counter[tuple[str, str]] = Counter()
         self.latency: dict[tuple[str, str], _Histogram] = {}
         self.runs = _Histogram(REQUEST_US)
         self.loads: Counter[str] = Counter()
@@ -151,7 +152,9 @@ class Metrics(Collector):
                 if latency is None:
                     latency = cell.latency[key] = _Histogram(REQUEST_US)
                 latency.add(latency_s * 1e6)
-            if version is not None:
+            if version is None:
+                cell.unversioned[verb, code] += 1
+            else:
                 of_version = self._version(cell, version)
                 of_version.codes[verb, code] += 1
                 if code == "OK":
@@ -256,17 +259,21 @@ class Metrics(Collector):
         return iter((queued, batches, *sizes.values()))
 
     def _versions(self) -> Iterator[Metric]:
-        count = Metric(f"{_OWN}requests", "Requests that a version had.", "counter")
+        text = "Requests by the version that had them; what was refused before there was one has an empty version."
+        count = Metric(f"{_OWN}requests", text, "counter")
         latency = Metric(f"{_OWN}request_seconds", "How long a version's answers took.", "histogram")
         rows = Metric(f"{_OWN}batch_rows", "Rows that were run at a time.", "histogram")
         runs = Metric(f"{_OWN}run_seconds", "How long a version's runs took.", "histogram")
         loads = Metric(f"{_OWN}load_seconds", "How long a version's last load took.", "gauge")
         for name, model in list(self._models.items()):
             with self._lock:
+                codes = {"": model.unversioned, **{str(number): each.codes for number, each in model.versions.items()}}
+                for number_text, of_version in codes.items():
+                    for (verb, code), value in sorted(of_version.items()):
+                        labels = {"model_name": name, "version": number_text, "verb": verb, "code": code}
+                        count.add_sample(f"{count.name}_total", labels, value)
                 for number, version in model.versions.items():
                     labels = {"model_name": name, "version": str(number)}
-                    for (verb, code), value in sorted(version.codes.items()):
-                        count.add_sample(f"{count.name}_total", {**labels, "verb": verb, "code": code}, value)
                     latency.samples += version.latency.samples(latency.name, labels)
                     rows.samples += version.rows.samples(rows.name, labels)
                     runs.samples += version.runs.samples(runs.name, labels)

@@ -78,6 +78,22 @@ def test_versions_stand_side_by_side():
     assert value(metrics, "edge_fallback_request_seconds_count", model_name="m", version="13") == 0
 
 
+def test_both_counters_of_requests_agree():
+    """A version's, and what was refused before there was one, make up what is told by TensorFlow Serving's name."""
+    metrics = Metrics()
+    for version, code in ((1, "OK"), (2, "INTERNAL"), (None, "RESOURCE_EXHAUSTED"), (None, "INTERNAL")):
+        request(metrics, version=version, code=code)
+    ours, theirs = {}, {}
+    for (name, labels), count in samples(metrics).items():
+        told = dict(labels)
+        if name == "edge_fallback_requests_total":
+            key = told["model_name"], told["code"]
+            ours[key] = ours.get(key, 0) + count
+        elif name == f"{US}request_count":
+            theirs[told["model_name"], told["status"]] = count
+    assert ours == theirs == {("m", "OK"): 1, ("m", "INTERNAL"): 2, ("m", "RESOURCE_EXHAUSTED"): 1}
+
+
 def test_batches_and_loads_are_counted():
     """Rows, padding, waiting and runs; how long loads took, and how many failed."""
     metrics = Metrics()
@@ -104,6 +120,9 @@ def test_names_that_callers_make_up_make_no_series():
     count = f"{US}request_count"
     assert value(metrics, count, model_name="", status="NOT_FOUND") == 100
     assert value(metrics, count, model_name="real", status="NOT_FOUND") == 1
+    ours = {"verb": "Predict", "version": "", "code": "NOT_FOUND"}
+    assert value(metrics, "edge_fallback_requests_total", model_name="", **ours) == 100
+    assert value(metrics, "edge_fallback_requests_total", model_name="real", **ours) == 1
     versions = {
         dict(labels)["version"] for name, labels in samples(metrics) if name == "edge_fallback_request_seconds_count"
     }
