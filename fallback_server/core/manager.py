@@ -107,7 +107,7 @@ class Manager(Generic[S]):
     def states(self, name: str) -> tuple[ServableState, ...]:
         """The states of all versions of a model that are known, the highest version first."""
         with self._lock:
-            return self._table.states(name)
+            return self._steps.states(name)
 
     def names(self) -> tuple[str, ...]:
         """The models of which anything is known, in the alphabet's order."""

@@ -40,8 +40,8 @@ class ServableState:
         error: Why its load failed, in END alone; in START, what an incomplete version lacks; None otherwise.
         resource_exhausted: Whether its load failed for want of memory.
         note: What else an operator should know of it: that its files are not those that it was loaded from.
-        successor: The state of what is to take its place, where the same version now stands elsewhere; END: it can't
-            be loaded. None for none.
+        successor: The state of what is to take its place, where the same version now stands elsewhere, or is wanted
+            again while it is unloaded; END: it can't be loaded. None for none.
     """
 
     servable_id: ServableId

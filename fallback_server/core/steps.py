@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.harness import Harness
 from fallback_server.core.loader import Servable
 from fallback_server.core.policy import Transition, Verb, VersionSnapshot, worth_reloading
-from fallback_server.core.servable import ServableId, State
+from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.table import VersionTable
 
 _log = logging.getLogger(__name__)
@@ -196,6 +197,15 @@ class Steps(Generic[S]):
         self.table.refresh_latest(harness.servable_id.name)
         if harness.quiescent:
             self._submit_unload(harness)
+
+    def states(self, name: str) -> tuple[ServableState, ...]:
+        """What is known of a model's versions, the highest first; what is wanted again follows what is unloaded."""
+        return tuple(
+            replace(state, successor=State.START)
+            if state.state is State.UNLOADING and state.servable_id in self.aspired
+            else state
+            for state in self.table.states(name)
+        )
 
     def snapshots(self, name: str) -> list[VersionSnapshot]:
         """What the policy decides of a model by."""

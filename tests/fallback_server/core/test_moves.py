@@ -10,7 +10,7 @@ from fallback_server.core.errors import LoadFailed
 from fallback_server.core.policy import resource_preserving
 from fallback_server.core.servable import State
 
-AVAILABLE, LOADING, START, END = State.AVAILABLE, State.LOADING, State.START, State.END
+AVAILABLE, LOADING, UNLOADING, START, END = State.AVAILABLE, State.LOADING, State.UNLOADING, State.START, State.END
 
 
 @pytest.fixture
@@ -102,6 +102,20 @@ def test_a_version_that_dies_while_its_new_place_is_loaded_comes_back_as_it_was(
     elsewhere.gate.set()
     stage.until({2: AVAILABLE})
     assert answer(stage) == 5
+
+
+def test_a_version_that_is_wanted_again_while_it_is_unloaded_is_on_its_way(stage):
+    """Whoever waits for its load does not take it for one that is gone, however long its last holder keeps it."""
+    stage.aspire(2)
+    stage.settle()
+    with stage.manager.acquire("m"):
+        stage.aspire()
+        stage.until({2: UNLOADING})
+        assert state(stage).successor is None
+        stage.aspire(2)
+        assert (state(stage).state, state(stage).successor) == (UNLOADING, START)
+    stage.until({2: AVAILABLE})
+    assert state(stage).successor is None
 
 
 def test_where_resources_are_preserved_a_version_that_has_moved_goes_first(tmp_path):

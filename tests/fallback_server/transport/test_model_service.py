@@ -99,14 +99,16 @@ def test_a_reload_whose_model_is_not_on_disk_is_answered(tmp_path, whole):
 def test_what_is_settled():
     """A version that moves is on its way, and one that could not move is told of, though it answers."""
 
-    def state(**options):
-        return [ServableState(servable_id=ServableId("m", 1), state=State.AVAILABLE, **options)]
+    def state(state=State.AVAILABLE, **options):
+        return [ServableState(servable_id=ServableId("m", 1), state=state, **options)]
 
     assert not settled([])
     assert settled([], "no version")
     assert settled(state())
     assert not settled(state(successor=State.LOADING))
     assert settled(state(successor=State.END))
+    assert settled(state(State.UNLOADING))
+    assert not settled(state(State.UNLOADING, successor=State.START))
     assert failure("m", state()) == ""
     assert failure("m", state(note="its files changed")) == ""
     assert failure("m", state(note="as before", successor=State.END)) == "{name: m version: 1}: as before"
