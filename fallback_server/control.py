@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fallback_server.change_log import difference, refusals_told, told
 from fallback_server.core.aspired import AspiredVersion
-from fallback_server.core.errors import InvalidInput, ModelNotFound
+from fallback_server.core.errors import InvalidInput, ModelNotFound, PreconditionFailed
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.manager import Manager
 from fallback_server.core.model_config import ModelConfig, check_configs
@@ -172,7 +172,7 @@ class Control:
             note=self.lack(name),
         )
 
-    def configure(self, configs: Sequence[ModelConfig], *, who: str = "", labels_may_wait: bool = False) -> None:
+    def configure(self, configs: Sequence[ModelConfig], *, who: str = "", from_file: bool = False) -> None:
         """Replaces the complete set of models, or changes nothing. Looks at the disk for labels, and waits for no load.
 
         What an operator has done to labels, splits and defaults stays, but for what is configured otherwise than
@@ -182,21 +182,28 @@ class Control:
         Args:
             configs: The models.
             who: Has asked for it, for the log; empty for nobody outside.
-            labels_may_wait: Whether labels may point to versions that are neither available nor brought, as at the
-                start: they move when those are available.
+            from_file: Whether they are this server's own, read again. As at the start labels may then point to versions
+                that are neither available nor brought, and move when those are; and a repository's models are served
+                as well.
 
         Raises:
             ConfigRefused: see `check_configs`.
+            PreconditionFailed: they are not, and a repository says what is served: the set would not be complete.
             LabelRefused: a label would point to a version that is not available, and that is not brought.
         """
         with refusals_told("configuration", who), self._configuring:
             check_configs(configs)
+            if self._repository is not None and not from_file:
+                raise PreconditionFailed(
+                    f"this server serves whatever is in --model_repository={self._repository}: it takes no other "
+                    "complete set of models; put folders into that, or take them out"
+                )
             brought = {
                 config.name: self._source.selected(config) if config.labels else frozenset()
                 for config in configs
                 if config != self._configs.get(config.name)
             }
-            self._router.configure(configs, before=self._configs, brought=brought, labels_may_wait=labels_may_wait)
+            self._router.configure(configs, before=self._configs, brought=brought, labels_may_wait=from_file)
             changes = difference(self._configs, configs)
             self._take(configs)
         told(logging.INFO, f"configuration: {changes}", who)
@@ -216,7 +223,7 @@ class Control:
         if self._read_configs is not None:
             with refusals_told("configuration", who):
                 configs = self._read_configs()
-            self.configure(configs, who=who, labels_may_wait=True)
+            self.configure(configs, who=who, from_file=True)
         else:
             told(logging.INFO, "the disk is looked at", who)
             with self._configuring:

@@ -11,6 +11,7 @@ from fallback_server.core.errors import (
     InvalidInput,
     LabelRefused,
     ModelNotFound,
+    PreconditionFailed,
     VersionNotReady,
 )
 from fallback_server.core.model_config import ModelConfig
@@ -189,6 +190,19 @@ def test_reload(serve, tmp_path):
     assert not other.control.wait_configured(timeout_s=0)
     other.poll()
     assert other.control.wait_configured(timeout_s=0)
+
+
+def test_beside_a_repository_no_configuration_is_taken_for_the_complete_set(serve, tmp_path, caplog):
+    """Refused, and told, rather than answered while what it leaves out is served; the server's own file is applied."""
+    found = [config(tmp_path / "other", "n")]
+    server = serve(repository=tmp_path, folders=("m/1", "other/n/2"), read_configs=lambda: found)
+    with pytest.raises(PreconditionFailed, match=f"serves whatever is in --model_repository={tmp_path}: it takes no"):
+        server.control.configure(found, who="ipv4:10.0.0.7:1")
+    assert [record.levelname for record in caplog.records if "refused: this server" in record.message] == ["WARNING"]
+    assert server.control.configs() == ()
+    server.control.reload()
+    server.poll()
+    assert (server.version(), server.version("n")) == (1, 2)
 
 
 def test_a_label_waits_in_a_file_that_is_read_again_as_at_the_start(serve, tmp_path, caplog):
