@@ -218,9 +218,9 @@ class Unpacker:
         fingerprint = _read_again(archive)
         if fingerprint != version.fingerprint:
             raise LoadFailed(f"{archive} changed while it was unpacked")
-        ((name, size_bytes, mtime_ns),) = fingerprint
+        ((_, size_bytes, mtime_ns),) = fingerprint
         note = Note(
-            archive=name,
+            archive=archive.name,
             size_bytes=size_bytes,
             mtime_ns=mtime_ns,
             tree=read_tree(root).digest,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """Relative path, size in bytes and mtime in ns of everything in a version's tree, sorted; of its archive alone where it
-came in one."""
+came in one, whatever that is called."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,12 @@ class AspiredVersion:
         return self.archive or self.path
 
     def stands_elsewhere(self, other: AspiredVersion) -> bool:
-        """Whether it is another version's files by their place, and not those of the same place that have changed."""
+        """Whether it is another version's files by their place, and not those of the same place that have changed.
+
+        An archive that was only given another name is the same one.
+        """
         if self.path != other.path:
             return True
-        return self.archive is not None and other.archive is not None and self.archive != other.archive
+        if self.fingerprint == other.fingerprint or self.archive is None or other.archive is None:
+            return False
+        return self.archive != other.archive

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fallback_server.core.aspired import Fingerprint
-from fallback_server.core.scan import ARCHIVE_SUFFIXES
+from fallback_server.core.scan import ARCHIVE_SUFFIXES, archive_fingerprint
 from fallback_server.core.unpacking import sync_folder
 
 NOTES = ".unpacked"
@@ -56,7 +56,7 @@ class Note:
     @property
     def fingerprint(self) -> Fingerprint:
         """The archive's."""
-        return ((self.archive, self.size_bytes, self.mtime_ns),)
+        return archive_fingerprint(self.size_bytes, self.mtime_ns)
 
     def gone(self) -> Path | None:
         """The archive where that is gone; None where it is not, or where that can't be seen."""

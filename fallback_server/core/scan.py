@@ -161,7 +161,12 @@ def read_archive(path: Path) -> tuple[Fingerprint, float]:
     """
     status = path.stat()
     newest_ns = max(status.st_mtime_ns, status.st_ctime_ns)
-    return ((path.name, status.st_size, status.st_mtime_ns),), newest_ns / 1e9
+    return archive_fingerprint(status.st_size, status.st_mtime_ns), newest_ns / 1e9
+
+
+def archive_fingerprint(size_bytes: int, mtime_ns: int) -> Fingerprint:
+    """That of an archive."""
+    return ((".", size_bytes, mtime_ns),)
 
 
 def read_lack(path: Path, tree: Tree, *, reads_variables: Callable[[Path], bool] | None = None) -> str | None:
