@@ -10,6 +10,7 @@ import numpy as np
 from fallback_server.batching.policy import padded_rows
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
+from fallback_server.executors.base import GivenInputs
 from fallback_server.late_inputs import made
 
 _log = logging.getLogger(__name__)
@@ -92,14 +93,17 @@ def _merged(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]
 def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -> dict[str, Array]:
     """Runs tasks as one, padded up to an allowed size; what the padding gave is cut off again.
 
-    The padding repeats the first row: a row that a caller has sent is one that the model can take.
+    The padding repeats the first row: a row that a caller has sent is one that the model can take. Inputs that are run
+    as they came are given away: nothing that can come of it has them run again.
 
     Raises:
         _RowsNotKept: it was padded, and so can't be cut.
     """
     rows = sum(task.size for task in tasks)
     size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
-    inputs = _joined([made(task.inputs) for task in tasks], padding=size - rows)
+    inputs = GivenInputs(_joined([made(task.inputs) for task in tasks], padding=size - rows))
+    if len(tasks) == 1 and size == rows:
+        tasks[0].inputs = {}
     if queue.on_run is None:
         outputs = queue.run(inputs)
     else:

@@ -52,7 +52,8 @@ class Task:
 
     Attributes:
         caller: Whom it is for.
-        inputs: Checked against the signature. Those of a queue that merges have the same first dimension.
+        inputs: Checked against the signature. Those of a queue that merges have the same first dimension. Empty once it
+            runs, where it is run as it is.
         deadline_s: The instant after which the answer is worthless; None when there is no such instant.
         rows: The inputs' first dimension in a queue that merges; 1 otherwise. What it takes of bounds: an empty one
             takes a turn as well, and so counts as one.

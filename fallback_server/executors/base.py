@@ -75,6 +75,13 @@ class Signature:
         object.__setattr__(self, "batches", batches and not self.mixes_rows)
 
 
+class GivenInputs(dict[str, Array]):
+    """Inputs that whoever runs them may take out as soon as it needs them no more: nobody else looks at this mapping.
+
+    So the memory of a large request is free while the model runs, where that runs on a copy.
+    """
+
+
 class Executor(Protocol):
     """A loaded version.
 
@@ -90,7 +97,7 @@ class Executor(Protocol):
     def signature_defs(self) -> bytes: ...  # noqa: D102  told above
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs a signature on inputs that were checked against it. Thread-safe.
+        """Runs a signature on inputs that were checked against it; may empty `GivenInputs`, no others. Thread-safe.
 
         Raises:
             InvalidInput: the model refused the values.

@@ -36,8 +36,8 @@ _TRIM_THRESHOLD = 2**17
 def touched(size_bytes: int) -> Iterator[None]:
     """What is allocated in here, up to so many bytes altogether, takes memory that was touched before.
 
-    The process holds as much meanwhile, and what is free at the end is given back. What is freed later may stay: this is
-    meant for what lives as long as the process. Changes glibc's malloc for the whole process, and so is for one thread
+    The process holds as much meanwhile, and what is free at the end is given back. What is freed later may stay: it is
+    for what lives as long as the process. Changes glibc's malloc for the whole process, and so is for one thread
     at a time; where there is another malloc, it does nothing.
     """
     libc = _libc()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
 from fallback_server.core.loader import LoadStop
-from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.executors.base import Array, GivenInputs, Signature, TensorSpec
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.executors.worker.messages import Entry, Lane, Load, Loaded, Ran, RunRefused, Spec
 from fallback_server.executors.worker.nursery import Nursery
@@ -82,6 +82,8 @@ class WorkerExecutor:
                     send_run(lane.sock, signature, inputs)
                 except Closed:
                     raise self._not_ready() from None
+                if isinstance(inputs, GivenInputs):
+                    inputs.clear()  # The worker has a copy.
                 try:
                     frame = lane.receiver.receive()
                 except Closed:

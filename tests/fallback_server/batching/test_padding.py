@@ -133,3 +133,19 @@ def test_sizes_that_are_refused(sizes, text):
     """As TensorFlow Serving: ascending, and the last of them the largest batch."""
     with pytest.raises(ValueError, match=text):
         BatchingOptions(max_batch_size_rows=8, allowed_batch_sizes=sizes)
+
+
+def test_a_request_that_runs_as_it_came_is_given_away():
+    """Whoever runs it may let its inputs go meanwhile; what may be run again alone is kept for that."""
+    seen = []
+
+    def run(inputs):
+        seen.append([task.inputs == {} for task in waiting])
+        y = inputs["x"] + 1
+        inputs.clear()
+        return {"y": y}
+
+    queue = queue_of(run)
+    for waiting in (tasks_of([[1, 1]] * 2), tasks_of([[1, 1]]), tasks_of([[1, 1]], [[2, 2]])):
+        assert all((answer["y"] > 1).all() for answer in answers(queue, waiting))
+    assert seen == [[True], [False], [False, False]]

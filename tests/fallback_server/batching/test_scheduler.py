@@ -298,7 +298,7 @@ def test_one_slow_model_leaves_a_thread_to_the_others():
 
     def on_done(outcomes):
         done.extend(outcomes)
-        if any(task.inputs["x"][0, 0] == 7 for task, _ in outcomes):
+        if any(answer["y"][0, 0] == 7 for _, answer in outcomes):
             answered.set()
 
     options = BatchingOptions(num_batch_threads=2, max_batch_size_rows=1)
@@ -325,8 +325,8 @@ def test_models_that_hang_keep_no_other_from_being_answered():
         return {"y": inputs["x"]}
 
     def on_done(outcomes):
-        for task, _ in outcomes:
-            if task.inputs["x"][0, 0] == 7:
+        for _, answer in outcomes:
+            if answer["y"][0, 0] == 7:
                 answered.release()
 
     options = BatchingOptions(num_batch_threads=2, max_batch_size_rows=1)

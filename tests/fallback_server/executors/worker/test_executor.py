@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from support.fallback_workers import HangingLoad, alive, opened, wait_until
 from support.slices import nice, slice_ns
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady
+from fallback_server.executors.base import GivenInputs
 from fallback_server.executors.registry import default_registry
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.executors.worker.executor import ModelFault
@@ -69,6 +71,19 @@ def test_runs_go_side_by_side_and_keep_their_answers(models, nursery):
     for thread in threads:
         thread.join()
     assert wrong == []
+    executor.close()
+
+
+def test_inputs_that_were_given_are_free_while_the_model_runs(models, nursery):
+    """The worker has a copy, so they are let go as soon as that is sent; others are left as they are."""
+    executor = opened(nursery, models / "scale" / "1")
+    kept, given = dict(ROW), GivenInputs(x=np.ones((1, 3), np.float32))
+    gone = weakref.ref(given["x"])
+    executor.run("serving_default", kept)
+    executor.run("serving_default", given)
+    assert kept == ROW
+    assert given == {}
+    assert gone() is None
     executor.close()
 
 
