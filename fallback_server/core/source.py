@@ -298,7 +298,11 @@ class FileSystemSource:
             fingerprint = origin[0]
             if archive is not None:
                 found, newest_s = read_archive(archive)
-                fingerprint = found if self._rests(archive, found, newest_s) else fingerprint
+                if self._rests(archive, found, newest_s):
+                    fingerprint = found
+                elif found != fingerprint:
+                    # It may still be being written: what can be taken is what came out of the one before.
+                    archive = None
             return AspiredVersion(path=folder, fingerprint=fingerprint, archive=archive)
         if archive is not None and self._packed is not None:
             self._look.tell(str(archive), f"{archive} is not unpacked: {folder} is there, and not from it")

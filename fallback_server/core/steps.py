@@ -80,8 +80,8 @@ class Steps(Generic[S]):
         elif harness.aspired != version:
             self._renew(harness, version)
         else:
-            if harness.state in (State.START, State.END):
-                # Its archive may have another name by now.
+            if version.archive is not None:
+                # It may have another name by now.
                 harness.aspired = version
             self.retry_due(harness, self._clock())
 

@@ -64,11 +64,14 @@ def test_an_archive_under_another_name_and_of_other_contents_is_loaded(server, p
     assert not [record for record in caplog.records if "changed" in record.getMessage()]
 
 
-def test_an_archive_that_is_replaced_under_its_name_is_served_at_the_next_load(server, tmp_path):
+@pytest.mark.parametrize("name", ["7.tar.gz", "7.tgz"])
+def test_an_archive_that_is_replaced_under_its_name_is_served_at_the_next_load(server, tmp_path, name):
     """Until then the version answers as it was loaded, out of the old folder, and its state says so."""
     loaded = servable(server)
+    (tmp_path / "m" / "7.tar.gz").rename(tmp_path / "m" / name)
+    server.poll()
     new = write(tmp_path / "new.tar.gz", SAVED_MODEL | {"more": b"more"})
-    new.replace(tmp_path / "m" / "7.tar.gz")
+    new.replace(tmp_path / "m" / name)
     server.poll()
     server.poll()
     assert servable(server) is loaded
