@@ -37,7 +37,7 @@ _ORIGIN = re.compile("https?://[^/]*", re.IGNORECASE)
 
 _PREDICTS = {"predict": "run a signature", "classify": "label examples", "regress": "give each example a number"}
 _VERSIONS = ("", "/versions/{version}", "/labels/{label}")
-_RUN_FAULTS = (400, 404, 413, 415, 429, 500, 501, 503, 504)
+_RUN_FAULTS = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
 
 
 class RestApp:
@@ -47,7 +47,7 @@ class RestApp:
         backend: What handlers work with.
         metrics: Served at `metrics_path`.
         metrics_path: None serves none.
-        timeout_s: How long a request may take, its body's arrival included; None for ever.
+        timeout_s: How long an answer may take once the request is there, with its body; None for ever.
         allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
     """
 
@@ -93,9 +93,7 @@ class RestApp:
         path = request.scope.get("raw_path", b"").decode("latin-1") or request.scope["path"]
         path = _ORIGIN.sub("", path, count=1) or "/"
         route, params = self.routes.find(request.method, path)
-        clock = self._backend.dataplane.clock
-        deadline_s = None if self._timeout_s is None else clock() + self._timeout_s
-        exchange = Exchange(request, params, self._backend, deadline_s=deadline_s, verb=route.verb)
+        exchange = Exchange(request, params, self._backend, timeout_s=self._timeout_s, verb=route.verb)
         try:
             return await self._in_time(route, exchange)
         except (ClientDisconnect, RequestCancelled):
@@ -108,11 +106,12 @@ class RestApp:
 
     async def _in_time(self, route: Route, exchange: Exchange) -> Response:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(None) as bound:
+                exchange.begin(bound)
                 return await route.handler(exchange)
         except TimeoutError as error:
             assert self._timeout_s is not None
-            raise DeadlineExceeded(f"the request took longer than {self._timeout_s * 1e3:.0f} ms") from error
+            raise DeadlineExceeded(f"the answer took longer than {self._timeout_s * 1e3:.0f} ms") from error
 
     def _own(self) -> list[Route]:
         routes = [

@@ -22,6 +22,9 @@ from fallback_server.transport.settling import wait_settled
 LARGE_BYTES = 2**17
 """Work on more than this goes to a thread: the event loop has other callers, and JSON takes some 20 ns a byte."""
 
+BODY_STEP_BYTES = 2**14
+"""A client that sends less than this of a body in the time that it has for it does not send, but holds a place."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -64,15 +67,24 @@ class Backend:
         models: Knows who may.
         threads: How many large messages are read or written at a time.
         max_body_bytes: The largest body of a request.
+        stall_s: How long a client may take for the next `BODY_STEP_BYTES` of a body, or for its end.
         max_held_bytes: The most bytes of all requests' bodies together; at least one of the largest fits.
     """
 
     def __init__(
-        self, dataplane: DataPlane, models: Models, *, threads: int, max_body_bytes: int, max_held_bytes: int = 2**31
+        self,
+        dataplane: DataPlane,
+        models: Models,
+        *,
+        threads: int,
+        max_body_bytes: int,
+        stall_s: float,
+        max_held_bytes: int = 2**31,
     ) -> None:
         self.dataplane = dataplane
         self.models = models
         self.max_body_bytes = max_body_bytes
+        self.stall_s = stall_s
         self.serving = False
         self._max_held_bytes = max(max_held_bytes, max_body_bytes)
         self._held_bytes = 0

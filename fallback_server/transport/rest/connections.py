@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from fallback_server.transport.rest.backend import BODY_STEP_BYTES
 from fallback_server.transport.rest.refusals import HttpRefused, refusal
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _SPARE = 64
 """Connections beyond the bound that are still told that there are too many; what comes beyond them is closed."""
 
 _BODY_PAUSE_S = 5.0
-"""A body of which nothing has come for so long may be given up for a new connection, where there are too many."""
+"""A body of which no `BODY_STEP_BYTES` have come for so long may be given up for a new connection, where there are too
+many."""
 
 _STALL_EVERY_S = 1.0
 
@@ -46,7 +48,8 @@ class ConnectionLimits:
         connections: At most, but for a few that are only told so.
         head_s: From the connection, or the first byte of a request, to the end of the request's head.
         idle_s: From an answer to the next request.
-        stall_s: How long a client may take nothing of what is sent to it.
+        stall_s: How long a client may take nothing of what is sent to it, and how long it has for the next
+            `BODY_STEP_BYTES` of a body.
     """
 
     connections: int = 4096
@@ -89,7 +92,7 @@ class Connections(ServerState):
         self.moved(connection, Phase.BUSY, Phase.HEAD, now_s)
 
     def moved(self, connection: Connection, before: Phase, phase: Phase, now_s: float) -> None:
-        """A connection has come into another phase, or more of its body has come."""
+        """A connection has come into another phase, or a step further with its body."""
         if before in self._waiting:
             self._waiting[before].pop(connection, None)
         if phase in self._waiting:
@@ -139,6 +142,7 @@ class Connection(H11Protocol):
     server_state: Connections
 
     phase = Phase.HEAD
+    _step_bytes = 0
     _unsent_bytes = 0
     _unsent_since_s = 0.0
 
@@ -156,6 +160,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """As asyncio calls it."""
         super().data_received(data)
+        self._step_bytes += len(data)
         self._look()
 
     def on_response_complete(self) -> None:
@@ -191,9 +196,10 @@ class Connection(H11Protocol):
 
     def _look(self) -> None:
         before, phase = self.phase, self._phase()
-        if (phase is before and phase is not Phase.BODY) or self.transport.is_closing():
+        stays = phase is before and (phase is not Phase.BODY or self._step_bytes < BODY_STEP_BYTES)
+        if stays or self.transport.is_closing():
             return
-        self.phase = phase
+        self.phase, self._step_bytes = phase, 0
         self.server_state.moved(self, before, phase, self.loop.time())
 
     def _phase(self) -> Phase:

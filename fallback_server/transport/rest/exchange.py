@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
-from fallback_server.transport.rest.backend import LARGE_BYTES, Backend
+from fallback_server.transport.rest.backend import BODY_STEP_BYTES, LARGE_BYTES, Backend
 from fallback_server.transport.rest.refusals import JSON, HttpRefused, counted_as
 from fallback_server.transport.rest.unpacking import Unpacker, encoding_of
 from fallback_server.transport.targets import natural_number
@@ -50,7 +51,8 @@ class Exchange:
     Attributes:
         request: As it came.
         params: The parts of the path that are no fixed text, decoded.
-        deadline_s: The instant, of the data plane's clock, at which nobody waits any more.
+        deadline_s: The instant, of the data plane's clock, at which nobody waits any more; None for ever, and while
+            the body comes, as how long that takes is the client's network's affair.
         read_for: The version that the request is read for, once there is one.
     """
 
@@ -60,14 +62,16 @@ class Exchange:
         params: Mapping[str, str],
         backend: Backend,
         *,
-        deadline_s: float | None,
+        timeout_s: float | None,
         verb: Verb | None = None,
     ) -> None:
         self.request = request
         self.params = params
-        self.deadline_s = deadline_s
+        self.deadline_s: float | None = None
         self.read_for: ServableId | None = None
         self._verb = verb
+        self._timeout_s = timeout_s
+        self._bound: asyncio.Timeout | None = None
         self._backend = backend
         self._handed_over = False
         self._held_bytes = 0
@@ -83,6 +87,15 @@ class Exchange:
         """Who asks. Without the header it is of this request alone, so that asking twice means one version."""
         header = self.request.headers.get(CLIENT_HEADER)
         return secrets.token_bytes(8) if not header else header.encode("latin-1")
+
+    def begin(self, bound: asyncio.Timeout) -> None:
+        """The time for the answer runs from now on; a body that is waited for starts it anew when it is there.
+
+        Args:
+            bound: What ends the answering when the time is over.
+        """
+        self._bound = bound
+        self._restart()
 
     def target(self) -> ModelTarget:
         """Which version the path names.
@@ -100,7 +113,7 @@ class Exchange:
         """The request's body, unpacked where it came compressed. What is unpacked is what is counted and bounded.
 
         Raises:
-            HttpRefused: too large, or in an encoding that is unknown.
+            HttpRefused: too large, in an encoding that is unknown, or too slow to come.
             QueueFull: too much is held of all requests together.
             InvalidInput: it can't be unpacked.
         """
@@ -110,14 +123,49 @@ class Exchange:
         if length.isdecimal() and int(length) > self._backend.max_body_bytes:
             raise too_large(int(length), self._backend.max_body_bytes)
         body = bytearray()
-        async for chunk in self.request.stream():
+        async for chunk in self._arriving():
             if unpacker is None:
                 self._add(body, chunk)
             else:
                 await self._unpack(body, unpacker, chunk)
         if unpacker is not None:
             unpacker.end()
+        self._restart()
         return body
+
+    async def _arriving(self) -> AsyncIterator[bytes]:
+        """The body's pieces. What is done with one between them is not the client's time.
+
+        Raises:
+            HttpRefused: for `stall_s` less than `BODY_STEP_BYTES` came, and not the end.
+        """
+        if self._bound is not None:
+            self._bound.reschedule(None)
+        clock = asyncio.get_running_loop().time
+        stream = self.request.stream()
+        left_s, step_bytes, came_bytes = self._backend.stall_s, 0, 0
+        while True:
+            began_s = clock()
+            try:
+                async with asyncio.timeout(left_s):
+                    chunk = await anext(stream, None)
+            except TimeoutError as error:
+                raise _too_slow(came_bytes, self._backend.stall_s) from error
+            if chunk is None:
+                return
+            left_s -= clock() - began_s
+            step_bytes += len(chunk)
+            came_bytes += len(chunk)
+            if step_bytes >= BODY_STEP_BYTES:
+                left_s, step_bytes = self._backend.stall_s, 0
+            yield chunk
+
+    def _restart(self) -> None:
+        if self._timeout_s is None:
+            return
+        self.deadline_s = self._backend.dataplane.clock() + self._timeout_s
+        if self._bound is not None:
+            self._bound.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     async def _unpack(self, body: bytearray, unpacker: Unpacker, chunk: bytes) -> None:
         """A piece at once; where there is more, the rest beside the event loop."""
@@ -164,3 +212,11 @@ def too_large(size_bytes: int, bound: int) -> HttpRefused:
     return HttpRefused(
         413, f"the request's body has {size_bytes} bytes or more, at most {bound} are allowed", {"connection": "close"}
     )
+
+
+def _too_slow(came_bytes: int, stall_s: float) -> HttpRefused:
+    text = (
+        f"the request's body stalled after {came_bytes} bytes: "
+        f"neither {BODY_STEP_BYTES} more nor its end came within {stall_s:g} s"
+    )
+    return HttpRefused(408, text, {"connection": "close"})

@@ -14,13 +14,14 @@ _FAULTS = {
     400: "The request is at fault: a name, dtype, shape, value or label",
     403: "The operator of this server doesn't allow it from outside",
     404: "No such model or version",
+    408: "The body stalled",
     413: "The body is larger than allowed",
     415: "The body's encoding is unknown",
     429: "More is waiting than is allowed",
     500: "The model failed on its own",
     501: "The server has no such thing",
     503: "The version is loading or unloading, or the server is stopping",
-    504: "The request took longer than allowed",
+    504: "The answer took longer than allowed",
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from fallback_server.core.errors import ExecutionFailed, InvalidInput, QueueFull, ServerError
+from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, InvalidInput, QueueFull, ServerError
 from fallback_server.protocol.status import Fault
 from fallback_server.transport.faults import translate
 from fallback_server.transport.rest.json_codec import dump
@@ -27,7 +27,9 @@ HTTP_CODES: dict[Fault, int] = {
 }
 """As TensorFlow Serving maps them. Stated for itself: what HTTP says of a fault follows from no other table."""
 
-_TOO_LARGE = 413
+_TOO_LATE, _TOO_LARGE = 408, 413
+
+_COUNTED: dict[int, type[ServerError]] = {_TOO_LATE: DeadlineExceeded, _TOO_LARGE: QueueFull}
 
 CLIENT_GONE = 499
 """Nobody reads it; it is for whoever counts."""
@@ -60,7 +62,7 @@ def counted_as(error: Exception) -> ServerError:
     if isinstance(error, ServerError):
         return error
     if isinstance(error, HttpRefused):
-        return QueueFull(str(error)) if error.status == _TOO_LARGE else InvalidInput(str(error))
+        return _COUNTED.get(error.status, InvalidInput)(str(error))
     return ExecutionFailed("internal error")
 
 

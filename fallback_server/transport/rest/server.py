@@ -51,7 +51,7 @@ class RestServer:
         control: Knows the models.
         metrics: Served at `metrics_path`.
         cors: Whether pages of any origin may call.
-        timeout_s: How long a request may take; None for ever.
+        timeout_s: How long an answer may take once the request is there, with its body; None for ever.
         metrics_path: Where Prometheus finds the metrics; None serves none.
         max_body_bytes: The largest body of a request.
         threads: How many large messages are read or written at a time.
@@ -73,7 +73,11 @@ class RestServer:
         allow_remote_control: bool = True,
         limits: ConnectionLimits | None = None,
     ) -> None:
-        self._backend = Backend(dataplane, control, threads=threads, max_body_bytes=max_body_bytes)
+        if limits is None:
+            limits = ConnectionLimits(connections=min(_MAX_CONNECTIONS, descriptor_limit() // _SHARE))
+        self._backend = Backend(
+            dataplane, control, threads=threads, max_body_bytes=max_body_bytes, stall_s=limits.stall_s
+        )
         self.app = RestApp(
             self._backend,
             metrics,
@@ -81,8 +85,6 @@ class RestServer:
             timeout_s=timeout_s,
             allow_remote_control=allow_remote_control,
         )
-        if limits is None:
-            limits = ConnectionLimits(connections=min(_MAX_CONNECTIONS, descriptor_limit() // _SHARE))
         config = uvicorn.Config(
             sound(with_cors(self.app) if cors else self.app),
             access_log=False,

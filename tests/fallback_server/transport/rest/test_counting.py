@@ -7,6 +7,8 @@ import httpx
 import pytest
 from support.rest_stand import halves, standing
 
+from fallback_server.transport.rest.connections import ConnectionLimits
+
 
 @pytest.fixture
 def stand(tmp_path):
@@ -73,10 +75,10 @@ def test_a_version_answers_for_what_it_refuses(stand):
 
 
 def test_a_body_that_does_not_come_is_counted(tmp_path):
-    """As a request whose deadline has passed."""
-    with standing({("half", 1): halves()}, tmp_path, timeout_s=0.2) as stand:
+    """As a request whose deadline has passed; 408 says that it is the body which was late."""
+    with standing({("half", 1): halves()}, tmp_path, limits=ConnectionLimits(stall_s=0.2)) as stand:
         stand.metrics.load(model="half", version=1, seconds=0.1, ok=True)
         with socket.create_connection(("127.0.0.1", stand.port), 30) as client:
             client.sendall(b"POST /v1/models/half:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
-            assert client.recv(1000).startswith(b"HTTP/1.1 504 ")
+            assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
         assert counted(stand) == {("half", None, "DEADLINE_EXCEEDED"): 1}

@@ -49,7 +49,7 @@ def test_a_request_past_its_time_is_a_gateway_timeout(tmp_path):
     gate = Gate()
     with standing({("slow", 1): gate.executor}, tmp_path, timeout_s=0.2) as stand:
         answer = post(f"{stand.url}/v1/models/slow:predict", content=BODY)
-        assert (answer.status_code, answer.json()["error"]) == (504, "the request took longer than 200 ms")
+        assert (answer.status_code, answer.json()["error"]) == (504, "the answer took longer than 200 ms")
         gate.opened.set()
 
 
