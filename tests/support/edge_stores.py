@@ -6,9 +6,9 @@ import signal
 import sys
 
 from converter.artifact import Package
-from edge_runtime.store import labels
 from edge_runtime.installing.first_run import FirstRun
 from edge_runtime.installing.inventory import Measured
+from edge_runtime.store import labels
 from edge_runtime.store.store import Store
 
 STEPS = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.utime", "shutil.rmtree")
