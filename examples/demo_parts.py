@@ -42,6 +42,8 @@ class Server:
         self._command = [
             *command("fallback-server"), "--model_name=digits",
             f"--model_base_path={repository.resolve()}", "--model_version_policy=all", "--port=0", "--mdns",
+            # Device and server share this machine: a run takes one core, and the device keeps its own.
+            "--tensorflow_intra_op_parallelism=1", "--num_batch_threads=1",
         ]  # fmt: skip
         self._log = log
         self._process: subprocess.Popen[str] | None = None
