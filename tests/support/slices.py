@@ -1,4 +1,4 @@
-"""How long a slice a thread has asked for, and how nice it is."""
+"""How long a slice a thread has asked for, how nice it is, and how many cores it may run on."""
 
 import ctypes
 import os
@@ -20,3 +20,8 @@ def slice_ns(thread):
 def nice(thread):
     """How nice a thread is."""
     return os.getpriority(os.PRIO_PROCESS, thread)
+
+
+def cores(thread):
+    """On how many cores a thread may run."""
+    return len(os.sched_getaffinity(thread))

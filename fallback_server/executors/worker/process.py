@@ -18,6 +18,7 @@ from pathlib import Path
 from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.worker.line_limit import LineLimit
 from fallback_server.executors.worker.messages import Load, Loaded, LoadRefused
+from fallback_server.executors.worker.priority import put_aside
 from fallback_server.executors.worker.wire import Closed, Receiver, WireError, send
 
 _log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ class Worker:
         """Ends it, and waits for nothing."""
         with self._lock:
             self._killed = True
+            if self.pid is not None and not self.gone.is_set():
+                put_aside(self.pid)
             self._signal(signal.SIGKILL)
 
     def wait_ended(self, timeout_s: float) -> None:

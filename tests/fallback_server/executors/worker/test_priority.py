@@ -1,22 +1,26 @@
 """Making room for others, in threads of a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import slices
+
+from fallback_server.executors.worker.priority import put_aside
 
 SUPPORT = Path(__file__).parents[3]
 
 STEPS = """
 import json, sys, threading
 sys.path.append(sys.argv[1])
-from support.slices import nice, slice_ns
+from support.slices import cores, nice, slice_ns
 from fallback_server.executors.worker.priority import come_back, step_back
 seen, made, done = {}, threading.Event(), threading.Event()
 def look(name, thread):
-    seen[name] = (slice_ns(thread), nice(thread))
+    seen[name] = (slice_ns(thread), nice(thread), cores(thread))
 def niced():
     step_back(nice=10)
     step_back()
@@ -43,22 +47,43 @@ print(json.dumps(seen))
 
 @pytest.mark.slow
 def test_threads_step_back_and_come_back_but_stay_nice():
-    """The longest slice, for the thread and those that it makes; the usual one again for all. Nice is for ever."""
+    """The longest slice, for the thread and its children; who is nice has half of the cores. Nice is for ever."""
     done = subprocess.run([sys.executable, "-c", STEPS, SUPPORT], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
-    usual_ns, usual_nice = seen["usual"]
+    usual_ns, usual_nice, cores = seen["usual"]
     long_ns = seen["stepped back"][0]
     if not usual_ns:
         assert long_ns == 0, "a system that tells of no slices grants none"
     else:
         assert long_ns == 100_000_000
     niced = max(10, usual_nice)
+    most = cores if usual_nice < 10 else cores - cores // 2
     assert seen == {
-        "usual": [usual_ns, usual_nice],
-        "stepped back": [long_ns, usual_nice],
-        "its child": [long_ns, usual_nice],
-        "niced": [long_ns, niced],
-        "back": [usual_ns, usual_nice],
-        "its child, back": [usual_ns, usual_nice],
-        "niced, back": [usual_ns, niced],
+        "usual": [usual_ns, usual_nice, cores],
+        "stepped back": [long_ns, usual_nice, most],
+        "its child": [long_ns, usual_nice, most],
+        "niced": [long_ns, niced, cores - cores // 2],
+        "back": [usual_ns, usual_nice, cores],
+        "its child, back": [usual_ns, usual_nice, cores],
+        "niced, back": [usual_ns, niced, cores],
     }
+
+
+@pytest.mark.slow
+def test_a_process_that_is_put_aside_makes_room_with_all_its_threads():
+    """It frees its memory while others answer; one that has ended already is no error."""
+    code = "import threading, sys; threading.Thread(target=sys.stdin.read).start(); print(1, flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        put_aside(process.pid)
+        threads = [int(thread.name) for thread in Path(f"/proc/{process.pid}/task").iterdir()]
+        assert len(threads) == 2
+        cores = len(os.sched_getaffinity(0))
+        for thread in threads:
+            assert slices.nice(thread) == max(10, os.getpriority(os.PRIO_PROCESS, 0))
+            assert slices.cores(thread) == cores - cores // 2
+        process.kill()
+        process.wait()
+    put_aside(process.pid)
