@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.types import Policy
 
 MDNS = "mdns"
 """The fallback that stands for every server that announces itself."""
@@ -22,6 +23,14 @@ MAX_ENGINES = 256
 Isolation = Literal["auto", "none", "process"]
 """Where an engine runs. `auto`: accelerators in a worker process, where their crash costs one retry, the CPU in the
 application's own."""
+
+
+Fetch = Literal["never", "on-demand", "follow"]
+"""Whether packages are fetched from servers: `on-demand` those versions that are asked for and not installed, `follow`
+also what the servers' label or latest version goes over to."""
+
+Cascade = Literal["off", "on"] | float
+"""Whether servers are asked where the device's answer is unsure: below the threshold in the package, or this one."""
 
 
 def default_cache() -> Path | None:
@@ -39,6 +48,7 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         variant, delegates, isolation, engines, threads: As in `RuntimeOptions`.
+        policy, hedge, cascade, fetch: Likewise.
         weight: Its share of a device that several models wait for, against the others' 1.
     """
 
@@ -47,10 +57,15 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     isolation: Isolation | None = None
     engines: int | None = None
     threads: int | None = None
+    policy: Policy | None = None
+    hedge: bool | None = None
+    cascade: Cascade | None = None
+    fetch: Fetch | None = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         _check_engines(self)
+        _check_cascade(self.cascade)
         _bound("weight", self.weight, 0.01, 100)
 
 
@@ -69,6 +84,11 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         threads: Threads of one interpreter on the CPU. None for what the profile finds best.
         batch_sizes: Sizes that are tried at load; those that make a row cheaper are used. 1 is always.
         variant: The variant to run instead of the one that the package chooses; every package must have it.
+        policy: Where requests may be answered, and where they are tried first; a request may say otherwise.
+        hedge: Whether a request that takes longer than nearly all others is sent to a second place too; at most one in
+            twenty is.
+        cascade: See `Cascade`.
+        fetch: See `Fetch`.
         models: By model name, what it has otherwise.
         edgetpu_library: The Edge TPU's library, by name or path, where it is not the usual.
         watchdog_factor: A run in a worker process that takes so many times what it should is stuck...
@@ -90,6 +110,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     threads: int | None = None
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     variant: str | None = None
+    policy: Policy = "prefer_device"
+    hedge: bool = True
+    cascade: Cascade = "off"
+    fetch: Fetch = "never"
     models: dict[str, ModelOptions] = {}
     edgetpu_library: str = ""
     watchdog_factor: float = 10.0
@@ -104,6 +128,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         _check_engines(self)
+        _check_cascade(self.cascade)
         _bound("watchdog_factor", self.watchdog_factor, 1, 1e6)
         _bound("watchdog_min_s", self.watchdog_min_s, 0.001, 3600)
         _bound("max_streams", self.max_streams, 1, 10_000)
@@ -135,6 +160,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             isolation=own.isolation or self.isolation,
             engines=own.engines or self.engines,
             threads=own.threads or self.threads,
+            policy=own.policy or self.policy,
+            hedge=self.hedge if own.hedge is None else own.hedge,
+            cascade=self.cascade if own.cascade is None else own.cascade,
+            fetch=own.fetch or self.fetch,
             weight=own.weight,
         )
 
@@ -170,6 +199,11 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def _bound(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise InvalidConfig(f"{name}: must be from {low} to {high}, got {value}")
+
+
+def _check_cascade(cascade: Cascade | None) -> None:
+    if isinstance(cascade, float):
+        _bound("cascade", cascade, 0.0, 1.0)
 
 
 def _check_engines(options: ModelOptions | RuntimeOptions) -> None:

@@ -16,6 +16,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 
+Policy = Literal["prefer_device", "only_device", "prefer_server", "only_server"]
+"""Where a request may be answered, and where it is tried first."""
+
 
 class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """One request, already checked against its signature.
@@ -32,6 +35,9 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         deadline_s: The instant after which an answer is worthless; None for never.
         priority: 0 runs before 1, whatever their deadlines.
         reason: Why the request goes where it goes; the reply repeats it.
+        policy: Where it may be answered.
+        fingerprint: Of the preprocessing that made the inputs, where the version is installed here: a server that has
+            another for it refuses.
     """
 
     model: str
@@ -45,11 +51,33 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     label: str | None = None
     priority: int = 1
     reason: str = "local"
+    policy: Policy = "prefer_device"
+    fingerprint: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """What the inputs take, in bytes."""
+        return sum(array.nbytes for array in self.inputs.values())
 
     @property
     def subject(self) -> str:
         """`digits/3`, for messages."""
         return f"{self.model}/{self.version or self.label or 'latest'}"
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """A place that was asked for an answer.
+
+    Attributes:
+        place: `device`, or as in `Reply.place`.
+        outcome: `answered`; `unsure` (an answer that another was preferred to); `late`, `cancelled` (another answered
+            first); `failed: ...`, with the error.
+        ms: Milliseconds that it had the request, or was waited for.
+    """
+
+    place: str
+    outcome: str
+    ms: float
 
 
 class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -63,6 +91,7 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             `version-missing`, `version-damaged`, `engine-failed`: why a server; `server-failed`: why the device after
             all.
         latency_ms: From the call to the answer.
+        before: What was tried besides the place that answered, in order; see `tried`.
     """
 
     outputs: Arrays
@@ -70,6 +99,13 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     place: str
     reason: str
     latency_ms: float
+    before: tuple[Tried, ...] = ()
+
+    @property
+    def tried(self) -> tuple[Tried, ...]:
+        """Every place that was asked, in order, with times; the last is the one that answered."""
+        spent_ms = sum(one.ms for one in self.before)
+        return (*self.before, Tried(place=self.place, outcome="answered", ms=max(self.latency_ms - spent_ms, 0.0)))
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from converter.artifact import Signature
 from edge_runtime.errors import InvalidInput
 from edge_runtime.remote import codec
 from edge_runtime.remote.endpoint import Endpoint, Turn
-from edge_runtime.remote.endpoints import EndpointTable
+from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.journey import Journey, Trip
 from edge_runtime.remote.timers import Later, Timers
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
@@ -56,11 +56,9 @@ class RemoteClient:
     def __repr__(self) -> str:
         return f"<RemoteClient {self.endpoints!r}>"
 
-    @property
-    def expected_s(self) -> float | None:
-        """Seconds in which the best endpoint should answer one more request; None if none may be asked now."""
-        best = self.endpoints.pick()
-        return None if best is None else best.expected_s
+    def expects(self, request: InferRequest) -> float | None:
+        """Seconds in which the best endpoint should answer it; None if none may be asked, or none has the version."""
+        return self.endpoints.expects(Wanted.of(request))
 
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`."""

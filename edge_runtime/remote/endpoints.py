@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import msgspec
+
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.log_limit import LogLimit
+from edge_runtime.types import InferRequest
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +31,27 @@ class Found:
 
     key: str
     address: str
+
+
+class Wanted(msgspec.Struct, frozen=True, gc=False):
+    """What a request needs of an endpoint.
+
+    Attributes:
+        model: The model's name.
+        version: The version that must answer; None for the label's, or the latest.
+        label: The label that must answer, where `version` is None.
+        nbytes: What has to be sent.
+    """
+
+    model: str
+    version: int | None
+    label: str | None
+    nbytes: int
+
+    @classmethod
+    def of(cls, request: InferRequest) -> Wanted:
+        """What this request needs."""
+        return cls(request.model, request.version, request.label, request.nbytes)
 
 
 class EndpointTable:
@@ -81,6 +105,11 @@ class EndpointTable:
         """
         usable = [one for one in self.all() if one.allows and one.address not in besides]
         return min(usable, key=lambda one: one.expected_s, default=None)
+
+    def expects(self, wanted: Wanted) -> float | None:  # noqa: ARG002  what servers have is not known yet
+        """Seconds in which the best endpoint should answer; None if none may be asked now, or none has the version."""
+        best = self.pick()
+        return None if best is None else best.expected_s
 
     def acquire(self, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:
         """As `pick`, and takes the endpoint's leave for one call, which must follow.

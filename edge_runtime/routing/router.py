@@ -42,9 +42,8 @@ from edge_runtime.types import InferRequest, Pending, Reply
 class Remote(Protocol):
     """What the router needs of the servers: `edge_runtime.remote.client.RemoteClient`, which loads grpc."""
 
-    @property
-    def expected_s(self) -> float | None:
-        """Seconds in which the best server should answer; None if none may be asked."""
+    def expects(self, request: InferRequest) -> float | None:
+        """Seconds in which the best server should answer it; None if none may be asked, or none has the version."""
         ...
 
     def submit(self, request: InferRequest) -> Future[Reply]:
@@ -156,7 +155,7 @@ class Router:
         """Nothing of its own: device and servers belong to the runtime."""
 
     def _choose(self, request: InferRequest) -> Route:
-        expected_s = None if self._remote is None else self._remote.expected_s
+        expected_s = None if self._remote is None else self._remote.expects(request)
         server = ServerView(usable=expected_s is not None, expected_s=expected_s or 0.0)
         device = self._device
         if device is None:

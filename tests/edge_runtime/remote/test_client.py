@@ -136,7 +136,7 @@ def test_failing_server_is_left_alone(client):
         for _ in range(3):
             with pytest.raises(ServerFailed, match="the test wants it so"):
                 client.submit(request()).result(WAIT_S)
-        assert client.expected_s is None
+        assert client.expects(request()) is None
         with pytest.raises(ServerFailed, match="not asked, it failed before"):
             client.submit(request()).result(WAIT_S)
 

@@ -54,6 +54,9 @@ class FakeRemote:
         self.future = None
         self.asked = []
 
+    def expects(self, request):
+        return self.expected_s
+
     def submit(self, request):
         self.asked.append(request)
         self.future = Future()
