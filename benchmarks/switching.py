@@ -104,11 +104,16 @@ def switcher(address: str, stop: threading.Event, every_s: float) -> Callable[[]
 
 
 def effective_s(asked: list[Asked], moved: list[tuple[float, float, int]]) -> list[float]:
-    """For each switch, how long after its call was sent the last request went out that the old version answered."""
+    """For each switch, how long after its call was sent the last request went out that the old version answered.
+
+    Of those that came back before the next switch was sent: which of two switches an answer follows can't be told
+    where it came after both.
+    """
     delays = []
     for index, (sent_s, _, version) in enumerate(moved):
         until_s = moved[index + 1][0] if index + 1 < len(moved) else float("inf")
-        late = [one.sent_s for one in asked if sent_s <= one.sent_s < until_s and one.version not in (version, 0)]
+        these = [one for one in asked if sent_s <= one.sent_s and one.done_s < until_s]
+        late = [one.sent_s for one in these if one.version not in (version, 0)]
         delays.append(max(late, default=sent_s) - sent_s)
     return delays
 

@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from fallback_server.core.errors import InvalidInput
@@ -23,7 +24,7 @@ from fallback_server.executors.worker.messages import (
     RunRefused,
     Spec,
 )
-from fallback_server.executors.worker.priority import NICE, come_back, step_back
+from fallback_server.executors.worker.priority import NICE, NICE_CORES, come_back, step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send, send_ran
 from fallback_server.protocol.tensors import wire_dtype
 
@@ -54,7 +55,7 @@ def work(control: socket.socket) -> None:
                 come_back()
                 awaited = True
             lane = socket.socket(fileno=frame.fds[0])
-            args = (executor, lane, message.steps_back)
+            args = (executor, lane, partial(_make_room, load) if message.steps_back else None)
             threading.Thread(target=_answer, args=args, name="lane", daemon=True).start()
     except Closed:
         os._exit(0)  # Threads that still run have nobody left to run for.
@@ -68,12 +69,9 @@ def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
     """
     results: list[SavedModelExecutor | LoadRefused] = []
 
-    def be_nice() -> None:
-        step_back(nice=NICE)
-
     def run() -> None:
         try:
-            results.append(open_saved_model(Path(load.path), _options(load), on_session=be_nice))
+            results.append(open_saved_model(Path(load.path), _options(load), on_session=partial(_make_room, load)))
         except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
             results.append(LoadRefused(first_line(error)))
 
@@ -83,10 +81,15 @@ def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
     return results[0]
 
 
-def _answer(executor: SavedModelExecutor, lane: socket.socket, steps_back: bool) -> None:  # noqa: FBT001  a thread's
+def _make_room(load: Load) -> None:
+    """In the thread that loads or warms up; with all cores where there is nobody else to use them."""
+    step_back(nice=NICE, cores=NICE_CORES if load.beside_others else None)
+
+
+def _answer(executor: SavedModelExecutor, lane: socket.socket, make_room: Callable[[], None] | None) -> None:
     """Answers what comes on a lane, one after the other, until the server closes it."""
-    if steps_back:
-        step_back(nice=NICE)
+    if make_room is not None:
+        make_room()
     receiver = Receiver(lane)
     try:
         while True:

@@ -133,6 +133,7 @@ class WorkerExecutor:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
+            self._worker.answers |= not self._steps_back
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             # The control socket is closed once the process is gone.
@@ -186,7 +187,13 @@ def open_in_worker(
     worker = nursery.spawn(title)
     if stop is not None:
         stop.calls(worker.kill_soon)
-    load = Load(str(path.absolute()), options.intra_op_parallelism, options.inter_op_parallelism, options.tags)
+    load = Load(
+        str(path.absolute()),
+        options.intra_op_parallelism,
+        options.inter_op_parallelism,
+        options.tags,
+        beside_others=nursery.answers,
+    )
     try:
         executor = WorkerExecutor(worker, worker.load(load))
     except BaseException:

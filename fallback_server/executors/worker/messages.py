@@ -74,12 +74,14 @@ class Load(Message, frozen=True):
         intra_op_parallelism: See `SavedModelOptions`.
         inter_op_parallelism: See `SavedModelOptions`.
         tags: See `SavedModelOptions`.
+        beside_others: Whether others answer requests meanwhile.
     """
 
     path: str
     intra_op_parallelism: int
     inter_op_parallelism: int
     tags: tuple[str, ...]
+    beside_others: bool
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):

@@ -156,6 +156,12 @@ class Nursery:
             os.close(printed)
         return worker
 
+    @property
+    def answers(self) -> bool:
+        """Whether any worker has requests to answer."""
+        workers = [worker for program in list(self._programs) for worker in list(program.workers.values())]
+        return any(worker.answers and not worker.gone.is_set() for worker in workers)
+
     def close(self) -> None:
         """Ends all workers at once, also those that load, and the nursery."""
         with self._lock:

@@ -5,8 +5,8 @@ wakes up meanwhile. One that has asked for a long slice as well is put off at on
 no less of the processor for it over time. Who asks for a long slice may ask for the usual one again, which needs no
 privilege; who has become nicer may not. Linux heeds slices since 6.12 (EEVDF), and takes no notice before.
 
-What is nice keeps to half of the cores besides: a kernel that is busy for a load (it reads hundreds of MB, and frees
-them) is not put off by anybody, and is left the fewer cores for that.
+What is nice while others answer keeps to half of the cores besides: a kernel that is busy for a load (it reads hundreds
+of MB, and frees them) is not put off by anybody, and is left the fewer cores for that.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ _ATTR = struct.Struct("=IIQiIQQQ")
 """`struct sched_attr`, as sched_setattr(2) tells: size, policy, flags, nice, priority, runtime (the slice), two."""
 
 
-def step_back(*, nice: int = 0) -> None:
-    """Has the calling thread make room at once, and the threads and processes that it makes; at least so nice too.
+def step_back(*, nice: int = 0, cores: frozenset[int] | None = None) -> None:
+    """Has the calling thread make room at once, and the threads and processes that it makes.
 
-    Who is to be nice must have made TensorFlow's thread pools before, which have a thread for each core that the
-    calling thread may run on.
+    Args:
+        nice: It is at least so nice from now on.
+        cores: It keeps to these. TensorFlow's thread pools have to be there already: they have a thread for each core
+            that whoever makes them may run on.
     """
-    _put_off(threading.get_native_id(), nice)
+    _put_off(threading.get_native_id(), nice, cores)
 
 
 def come_back() -> None:
@@ -66,18 +68,18 @@ def put_aside(pid: int) -> None:
     with contextlib.suppress(OSError):  # It has ended, or is not ours to tell.
         for thread in _threads(str(pid)):
             with contextlib.suppress(ProcessLookupError):
-                _put_off(thread, NICE)
+                _put_off(thread, NICE, NICE_CORES)
 
 
 def _threads(process: str) -> list[int]:
     return [int(thread.name) for thread in Path("/proc", process, "task").iterdir()]
 
 
-def _put_off(thread: int, nice: int) -> None:
+def _put_off(thread: int, nice: int, cores: frozenset[int] | None) -> None:
     nice = max(nice, os.getpriority(os.PRIO_PROCESS, thread))
     os.setpriority(os.PRIO_PROCESS, thread, nice)
-    if nice >= NICE:
-        _keep_to(thread, NICE_CORES)
+    if cores is not None:
+        _keep_to(thread, cores)
     _set_slice(thread, _LONG_NS)
 
 

@@ -52,6 +52,7 @@ class Worker:
         title: The model and version, for logs.
         control: The server's end of its control socket.
         output: What it prints is read here.
+        answers: Whether it has been given requests to answer.
         gone: Set once it has ended.
         code: How it ended, once it has: an exit code, or below 0 a signal's number; None where nobody could see it.
     """
@@ -62,6 +63,7 @@ class Worker:
         self.title = title
         self.control = control
         self.output = output
+        self.answers = False
         self.gone = threading.Event()
         self.code: int | None = None
         self.pid: int | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.fallback_workers import HangingLoad, alive, opened, wait_until
-from support.slices import nice, slice_ns
+from support.slices import cores, nice, slice_ns
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady
 from fallback_server.executors.base import GivenInputs
@@ -144,18 +144,40 @@ def test_warming_up_steps_back_and_requests_do_not(models, nursery):
     usual_ns, usual_nice = slice_ns(0), nice(0)
 
     def threads():
-        """The slices of a worker's threads, and the nice values of those that run lanes."""
+        """The slices, nice values and numbers of cores of a worker's threads."""
         tasks = [int(task.name) for task in Path(f"/proc/{executor._worker.pid}/task").iterdir()]
-        return {slice_ns(task) for task in tasks}, sorted({nice(task) for task in tasks})
+        return {slice_ns(task) for task in tasks}, sorted({nice(task) for task in tasks}), set(map(cores, tasks))
 
     with executor.stepping_back():
         executor.run("serving_default", ROW)
-        slices_ns, nices = threads()
+        slices_ns, nices, _ = threads()
         assert usual_ns not in slices_ns or not usual_ns
         assert nices == sorted({usual_nice, max(usual_nice, 10)})
     executor.run("serving_default", ROW)
-    wait_until(lambda: threads() == ({usual_ns}, [usual_nice]))
+    wait_until(lambda: threads() == ({usual_ns}, [usual_nice], {cores(0)}))
     executor.close()
+
+
+def test_half_of_the_cores_are_left_to_others_where_there_are_any(models, nursery):
+    """The first to load, and to be warmed up, has all cores; the next one, beside a model that answers, has half."""
+    first = opened(nursery, models / "scale" / "1")
+
+    def cores_of_lanes(executor):
+        """How many cores the threads have that are nice."""
+        with executor.stepping_back():
+            executor.run("serving_default", ROW)
+            tasks = [int(task.name) for task in Path(f"/proc/{executor._worker.pid}/task").iterdir()]
+            return {cores(task) for task in tasks if nice(task) >= 10}
+
+    assert cores_of_lanes(first) == {cores(0)}
+    assert not nursery.answers
+    first.run("serving_default", ROW)
+    assert nursery.answers
+    second = opened(nursery, models / "scale" / "1")
+    assert cores_of_lanes(second) == {cores(0) - cores(0) // 2}
+    second.close()
+    first.close()
+    assert not nursery.answers
 
 
 def waited_for(nursery):
