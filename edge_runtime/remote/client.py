@@ -87,7 +87,8 @@ class RemoteClient:
             )
 
         patient = request.reason in _NOBODY_ELSE
-        return self._travel(Trip(request.subject, request.start_s, request.deadline_s, patient=patient), ask)
+        trip = Trip(request.subject, Wanted.of(request), request.start_s, request.deadline_s, patient=patient)
+        return self._travel(trip, ask)
 
     def describe(
         self, model: str, version: int | None, label: str | None, start_s: float, deadline_s: float | None
@@ -107,7 +108,8 @@ class RemoteClient:
             return endpoint.call(turn, GET_MODEL_METADATA, message, deadline_s, codec.signatures)
 
         subject = f"{model}/{version or label or 'latest'}"
-        future = self._travel(Trip(subject, start_s, deadline_s, patient=True), ask)
+        wanted = Wanted(model, version, label, 0)
+        future = self._travel(Trip(subject, wanted, start_s, deadline_s, patient=True), ask)
 
         def remember(done: Future[dict[str, Signature]]) -> None:
             if key is None or done.cancelled() or done.exception() is not None:

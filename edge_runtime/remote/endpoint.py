@@ -126,6 +126,8 @@ class Endpoint:
         message: Request,
         deadline_s: float,
         read: Callable[[Response], T],
+        *,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> Future[T]:
         """Sends a message; the future holds what `read` makes of the answer, or a RemoteFault.
 
@@ -138,11 +140,12 @@ class Endpoint:
             deadline_s: The instant at which the call ends as late. That, or being cancelled, is held against the server
                 where it had at least as long as it usually takes to answer.
             read: What it raises is the answer's fault.
+            metadata: Goes with the request, beside what always does.
         """
         future: Future[T] = Future()
         try:
             call = self._bound[method.path].future(
-                message, timeout=max(deadline_s - self._clock(), 0.0), metadata=(TENSOR_CONTENT_METADATA,)
+                message, timeout=max(deadline_s - self._clock(), 0.0), metadata=(TENSOR_CONTENT_METADATA, *metadata)
             )
         except Exception as error:  # noqa: BLE001  a closed channel, or a message that gRPC can't take: nobody was asked
             self._settle(turn, None)

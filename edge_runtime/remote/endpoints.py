@@ -111,7 +111,7 @@ class EndpointTable:
         best = self.pick()
         return None if best is None else best.expected_s
 
-    def acquire(self, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:
+    def acquire(self, wanted: Wanted, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:  # noqa: ARG002
         """As `pick`, and takes the endpoint's leave for one call, which must follow.
 
         Between looking and taking another request may have been let through a half-open breaker: then the next best.

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from edge_runtime.errors import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint, Turn
-from edge_runtime.remote.endpoints import EndpointTable
+from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.timers import Later
 from fallback_server.protocol.status import Fault
@@ -28,18 +28,23 @@ class Trip:
 
     Attributes:
         subject: `digits/3`, for messages.
+        wanted: What an endpoint must have, and what has to be sent.
         start_s: The instant at which the caller asked.
         deadline_s: The instant after which an answer is worthless; None for never.
         patient: Whether to ask again, after a while, servers that are loading or full: nobody else can answer.
     """
 
-    __slots__ = ("deadline_s", "patient", "start_s", "subject")
+    __slots__ = ("deadline_s", "patient", "start_s", "subject", "wanted")
 
-    def __init__(self, subject: str, start_s: float, deadline_s: float | None, *, patient: bool) -> None:
+    def __init__(
+        self, subject: str, wanted: Wanted, start_s: float, deadline_s: float | None, *, patient: bool
+    ) -> None:
         self.subject = subject
+        self.wanted = wanted
         self.start_s = start_s
         self.deadline_s = deadline_s
         self.patient = patient
+        self.wanted = wanted
 
 
 class Journey(Generic[T]):
@@ -99,7 +104,7 @@ class Journey(Generic[T]):
         if deadline_s is not None and now_s >= deadline_s:
             self._fail(self._late())
             return
-        chosen = self._endpoints.acquire(self._besides) if self._asked < MAX_ATTEMPTS else None
+        chosen = self._endpoints.acquire(self._trip.wanted, self._besides) if self._asked < MAX_ATTEMPTS else None
         if chosen is None:
             if not self._wait(now_s):
                 self._fail(self._nobody())
