@@ -22,7 +22,7 @@
 typedef struct {
   char device[64], only[64];
   char vanish_file[256], count_file[256], record_file[256], when_file[256], lock_dir[256];
-  long refuse, refuse_model, crash_on_load, delay_ms;
+  long refuse, refuse_model, crash_on_load, delay_ms, stall_every, stall_ms;
   long fail_at, fail_every, hang_at, abort_at, abort_every, segfault_at;
 } Options;
 
@@ -34,6 +34,7 @@ typedef struct { const char *name; size_t offset, bytes; } Field;
 static const Field fields[] = {
   TEXT(device), TEXT(only), TEXT(vanish_file), TEXT(count_file), TEXT(record_file), TEXT(when_file), TEXT(lock_dir),
   NUMBER(refuse), NUMBER(refuse_model), NUMBER(crash_on_load), NUMBER(delay_ms), NUMBER(fail_at),
+  NUMBER(stall_every), NUMBER(stall_ms),
   NUMBER(fail_every), NUMBER(hang_at), NUMBER(abort_at), NUMBER(abort_every), NUMBER(segfault_at),
 };
 
@@ -83,7 +84,8 @@ static int misbehave(Context *context, const Options *o) {
   }
   if (number == o->segfault_at) raise(SIGSEGV);
   while (number == o->hang_at) pause();
-  struct timespec delay = {o->delay_ms / 1000, o->delay_ms % 1000 * 1000000};
+  long delay_ms = due(number, 0, o->stall_every) ? o->stall_ms : o->delay_ms;
+  struct timespec delay = {delay_ms / 1000, delay_ms % 1000 * 1000000};
   while (nanosleep(&delay, &delay) != 0 && errno == EINTR) {}
   if (due(number, o->fail_at, o->fail_every)) {
     context->report(context, "the delegate fails at invoke %ld", number);

@@ -13,6 +13,7 @@ Options (numbers in decimal, 0 for never; an unknown one makes the library refus
 | `refuse`, `crash_on_load` | no delegate is made; making one crashes |
 | `refuse_model` | no model is taken |
 | `delay_ms` | every run takes this much longer |
+| `stall_every`, `stall_ms` | every n-th run takes the latter instead |
 | `fail_at`, `fail_every` | the n-th, every n-th run fails |
 | `hang_at`, `abort_at`, `abort_every`, `segfault_at` | likewise: never returns, aborts, crashes |
 | `vanish_file` | the device is there while this file is: else none can be made, and every run fails |

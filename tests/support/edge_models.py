@@ -15,12 +15,14 @@ from converter.artifact.digest import file_entry
 WIDTH = 4
 
 
-def scale_model(factor: float, *, signature: str = "serving_default", batched: bool = True) -> bytes:
+def scale_model(
+    factor: float, *, signature: str = "serving_default", batched: bool = True, width: int = WIDTH
+) -> bytes:
     """A TFLite file with one MUL: input `x` and output `y`, float32 [-1, 4] (or [1, 4] if it is not batched)."""
     constant = schema.BufferT()
     constant.data = np.full((1,), factor, np.float32).tobytes()
-    shape = [1, WIDTH]
-    flexible = [-1, WIDTH] if batched else shape
+    shape = [1, width]
+    flexible = [-1, width] if batched else shape
     tensors = [_tensor("x", shape, flexible, 0), _tensor("factor", [1], [1], 1), _tensor("y", shape, flexible, 0)]
     operator = schema.OperatorT()
     operator.inputs, operator.outputs = [0, 1], [2]
@@ -57,9 +59,9 @@ def _signature_def(name):
     return definition
 
 
-def scale_signature(*, name: str = "serving_default", batched: bool = True) -> Signature:
+def scale_signature(*, name: str = "serving_default", batched: bool = True, width: int = WIDTH) -> Signature:
     """What `scale_model` takes and gives."""
-    shape = (-1 if batched else 1, WIDTH)
+    shape = (-1 if batched else 1, width)
     return Signature(
         name=name,
         inputs=(TensorSpec(name="x", dtype="float32", shape=shape),),
@@ -78,12 +80,13 @@ def publish_scale(
     preprocess: Preprocess | None = None,
     content: bytes | None = None,
     batched: bool = True,
+    width: int = WIDTH,
 ) -> Package:
     """Publishes `model/version` whose answer is factor * x; `content` puts other bytes in the place of the model."""
-    signature = scale_signature(batched=batched)
+    signature = scale_signature(batched=batched, width=width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "float32.tflite"
-        file.write_bytes(scale_model(factor, batched=batched) if content is None else content)
+        file.write_bytes(scale_model(factor, batched=batched, width=width) if content is None else content)
         entry = file_entry(file)
         manifest = Manifest(
             format_version=1,
