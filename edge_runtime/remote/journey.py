@@ -129,7 +129,7 @@ class Journey(Generic[T]):
         self._round += 1
         self._asked = 0
         self._besides -= passing
-        return self._later.call(wait_s, self._go)
+        return self._later.call(wait_s, self._go) is not None
 
     def _done(self, call: Future[T]) -> None:
         if call.cancelled() or self.future.cancelled():

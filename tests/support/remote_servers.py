@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import grpc
 
+from edge_runtime.remote.timers import Timer
 from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT
 
 WAIT_S = 10
@@ -91,11 +92,12 @@ class FakeLater:
         self._changed = threading.Condition()
 
     def call(self, delay_s, what):
+        timer = Timer(what)
         with self._changed:
             self.waits_s.append(delay_s)
-            self._waiting.append(what)
+            self._waiting.append(timer)
             self._changed.notify_all()
-        return True
+        return timer
 
     def await_waits(self, count):
         """Until so many waits have been asked for."""
@@ -106,9 +108,12 @@ class FakeLater:
         """Waits until somebody waits, and ends it."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting, WAIT_S)
-            what = self._waiting.pop(0)
-        what()
+            what = self._waiting.pop(0).what
+        if what is not None:
+            what()
 
     def close(self):
         while self._waiting:
-            self._waiting.pop()()
+            what = self._waiting.pop().what
+            if what is not None:
+                what()

@@ -30,13 +30,35 @@ def test_closing_calls_what_waits_and_takes_no_more():
     timers, called = Timers(), []
     assert timers.call(LONG_S, lambda: called.append(timers.call(LONG_S, lambda: None)))
     timers.close()
-    assert called == [False]
+    assert called == [None]
     assert not timers.call(0, lambda: None)
 
 
 def test_waits_are_bounded():
     """Past the bound a wait is refused."""
     timers = Timers()
-    taken = sum(timers.call(LONG_S, lambda: None) for _ in range(MAX_TIMERS + 5))
+    taken = sum(timers.call(LONG_S, lambda: None) is not None for _ in range(MAX_TIMERS + 5))
     assert taken == MAX_TIMERS
+    timers.close()
+
+
+def test_what_was_cancelled_is_not_called_and_takes_no_place():
+    """A request that was answered leaves nothing behind of a deadline that is far off, however many there are."""
+    timers, called = Timers(), []
+    for _ in range(3 * MAX_TIMERS):
+        timer = timers.call(LONG_S, lambda: called.append(True))
+        assert timer is not None
+        timer.cancel()
+        assert timer.what is None
+    timers.close()
+    assert called == []
+
+
+def test_a_sooner_one_is_called_while_a_later_one_is_waited_for():
+    """The thread that sleeps until a far instant is woken for a nearer one."""
+    timers, done = Timers(), threading.Event()
+    timers.call(LONG_S, lambda: None)
+    timers.call(LONG_S * 2, lambda: None)
+    timers.call(0.01, done.set)
+    assert done.wait(WAIT_S)
     timers.close()
