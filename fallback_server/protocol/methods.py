@@ -58,6 +58,7 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 CATALOG_SERVICE = "edge.v1.Catalog"
 OPERATOR_SERVICE = "edge.v1.Operator"
+DELIVERY_SERVICE = "edge.v1.Delivery"
 
 PREDICT = Method(PREDICTION_SERVICE, "Predict", pb.PredictRequest, pb.PredictResponse)
 CLASSIFY = Method(PREDICTION_SERVICE, "Classify", pb.ClassificationRequest, pb.ClassificationResponse)
@@ -99,6 +100,8 @@ SET_LABEL = Method(OPERATOR_SERVICE, "SetLabel", edge.SetLabelRequest, edge.SetL
 SET_TRAFFIC = Method(OPERATOR_SERVICE, "SetTraffic", edge.SetTrafficRequest, edge.SetTrafficResponse)
 ROLLBACK = Method(OPERATOR_SERVICE, "Rollback", edge.RollbackRequest, edge.RollbackResponse)
 RELOAD = Method(OPERATOR_SERVICE, "Reload", edge.ReloadRequest, edge.ReloadResponse)
+DESCRIBE_PACKAGE = Method(DELIVERY_SERVICE, "Describe", edge.PackageRequest, edge.PackageDescription)
+FETCH_PACKAGE = Method(DELIVERY_SERVICE, "Fetch", edge.FetchRequest, edge.Chunk, streams_responses=True)
 
 SIGNATURE_DEF_FIELD = "signature_def"
 """The only metadata field there is."""
@@ -109,6 +112,11 @@ SIGNATURE_DEF_TYPE_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap
 TENSOR_CONTENT_METADATA = ("edge-tensor-content", "1")
 """Metadata of a Predict that asks for `tensor_content` in the answer, in place of typed values: integers take longer to
 write and read as those. A server that doesn't know it, such as TensorFlow Serving, passes it over."""
+
+PREPROCESSING_METADATA = "edge-preprocessing"
+"""The key of a request's metadata, over HTTP its header, that says by which preprocessing its inputs were made:
+`sha256:` and 64 hexadecimal digits, as the manifest of a package has it. Where the version that would answer is known to
+have another, the request is refused with FAILED_PRECONDITION. A server that doesn't know it passes it over."""
 
 UNLIMITED_MESSAGES = (
     ("grpc.max_send_message_length", -1),
