@@ -19,6 +19,7 @@ from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
+from fallback_server.package_info import check_preprocessing
 from fallback_server.served_model import ServedModel
 from fallback_server.shadowing import Shadowing
 from fallback_server.validation import check_inputs, check_output_filter
@@ -62,6 +63,7 @@ class PredictCall:
         verb: What is asked: the rules for signature and outputs follow from it.
         examples: Serialized Examples in place of inputs, for CLASSIFY and REGRESS.
         client_key: Who asks: where traffic is split, equal keys get the same version. Empty: nobody in particular.
+        preprocessing: The fingerprint of what made the inputs; empty where that is not said.
         entrypoint: For the metrics: "GRPC" or "REST".
         entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
         started_s: When it came to the data plane.
@@ -77,6 +79,7 @@ class PredictCall:
         "examples",
         "inputs",
         "output_filter",
+        "preprocessing",
         "signature",
         "started_s",
         "target",
@@ -94,6 +97,7 @@ class PredictCall:
         verb: Verb = Verb.PREDICT,
         examples: Sequence[bytes] | None = None,
         client_key: bytes = b"",
+        preprocessing: str = "",
         entrypoint: str = "GRPC",
         entry_point: EntryPoint | None = None,
     ) -> None:
@@ -105,6 +109,7 @@ class PredictCall:
         self.verb = verb
         self.examples = examples
         self.client_key = client_key
+        self.preprocessing = preprocessing
         self.entrypoint = entrypoint
         self.entry_point = entry_point
         self.started_s = 0.0
@@ -273,6 +278,7 @@ class DataPlane:
         try:
             name = call.signature or _entry_point(call, handle.servable)
             signature = self._signature(handle.servable, name, call)
+            check_preprocessing(call.preprocessing, handle.servable.package, handle.servable_id)
             rows = check_inputs(signature, call.inputs)
             check_output_filter(signature, call.output_filter)
         except ServerError as error:
@@ -313,6 +319,7 @@ class DataPlane:
         if handle is None:
             return None
         try:
+            check_preprocessing(call.preprocessing, handle.servable.package, handle.servable_id)
             rows = check_inputs(_found(handle.servable, caller.signature), call.inputs)
         except ServerError as error:
             # A version that can't take what the other answers must not look as good as one that agrees with it.

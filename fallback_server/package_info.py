@@ -11,6 +11,8 @@ import msgspec
 
 from converter.artifact.errors import PackageError
 from converter.artifact.schema import MANIFEST, MAX_MANIFEST_BYTES, decode
+from fallback_server.core.errors import PreconditionFailed
+from fallback_server.core.printable import printable
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,25 @@ class PackageInfo:
 
     fingerprint: str
     preprocessing_fingerprint: str
+
+
+def check_preprocessing(made_by: str, package: PackageInfo | None, subject: object) -> None:
+    """Refuses a request whose inputs were made by another preprocessing than the version's; what is unknown passes.
+
+    Args:
+        made_by: The fingerprint that came with the request; empty for none.
+        package: The version's; None where nothing is known.
+        subject: The version, for the message.
+
+    Raises:
+        PreconditionFailed: the two differ; the text gives both.
+    """
+    if not made_by or package is None or package.preprocessing_fingerprint in ("", made_by):
+        return
+    raise PreconditionFailed(
+        f"{subject} has the preprocessing {package.preprocessing_fingerprint}, "
+        f"the request's inputs were made by {printable(made_by, max_chars=MAX_FINGERPRINT)}"
+    )
 
 
 class _Statement(msgspec.Struct, frozen=True):

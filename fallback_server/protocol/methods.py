@@ -115,8 +115,8 @@ write and read as those. A server that doesn't know it, such as TensorFlow Servi
 
 PREPROCESSING_METADATA = "edge-preprocessing"
 """The key of a request's metadata, over HTTP its header, that says by which preprocessing its inputs were made:
-`sha256:` and 64 hexadecimal digits, as the manifest of a package has it. Where the version that would answer is known to
-have another, the request is refused with FAILED_PRECONDITION. A server that doesn't know it passes it over."""
+`sha256:` and 64 hexadecimal digits, as a package's manifest has it. Where the version that would answer is known to
+have another, the request is refused with FAILED_PRECONDITION. A server that doesn't know the key passes it over."""
 
 UNLIMITED_MESSAGES = (
     ("grpc.max_send_message_length", -1),

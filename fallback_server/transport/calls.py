@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fallback_server.core.errors import ServerStopping
 from fallback_server.dataplane import DataPlane, PredictCall, PredictReply, Settle
+from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.rpc import Context
 
@@ -73,13 +74,13 @@ def _attribute(call: PredictCall, context: Context, dataplane: DataPlane) -> Non
     if left_s is not None:
         deadline_s = dataplane.clock() + left_s
         call.deadline_s = deadline_s if call.deadline_s is None else min(call.deadline_s, deadline_s)
-    if not call.client_key:
-        call.client_key = client_key(context)
+    call.client_key = call.client_key or _said(context, CLIENT_HEADER)
+    call.preprocessing = _said(context, PREPROCESSING_METADATA).decode(errors="replace")
 
 
-def client_key(context: Context) -> bytes:
-    """Who calls, by the header; empty where it is not sent."""
+def _said(context: Context, wanted: str) -> bytes:
+    """What the call's metadata has under a key; empty where it has nothing."""
     for key, value in context.invocation_metadata() or ():
-        if key == CLIENT_HEADER:
+        if key == wanted:
             return value if isinstance(value, bytes) else value.encode()
     return b""

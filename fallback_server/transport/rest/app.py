@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fallback_server.core.errors import DeadlineExceeded, RequestCancelled, ServerStopping
 from fallback_server.dataplane import Verb
 from fallback_server.metrics import Metrics
+from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.transport.model_facts import SERVER_NAME
 from fallback_server.transport.rest import openapi
 from fallback_server.transport.rest.backend import Backend
@@ -146,7 +147,7 @@ def with_cors(app: ASGIApp) -> ASGIApp:
         app,
         allow_origins=["*"],
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["Content-Type", "Content-Encoding", HEADER_LENGTH, CLIENT_HEADER],
+        allow_headers=["Content-Type", "Content-Encoding", HEADER_LENGTH, CLIENT_HEADER, PREPROCESSING_METADATA],
         expose_headers=[HEADER_LENGTH],
     )
 

@@ -14,6 +14,7 @@ from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
+from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.transport.rest.backend import BODY_STEP_BYTES, LARGE_BYTES, Backend
 from fallback_server.transport.rest.refusals import JSON, HttpRefused, counted_as
 from fallback_server.transport.rest.unpacking import Unpacker, encoding_of
@@ -187,6 +188,7 @@ class Exchange:
     async def predict(self, call: PredictCall) -> PredictReply:
         """See `Backend.predict`."""
         self._handed_over = True
+        call.preprocessing = self.request.headers.get(PREPROCESSING_METADATA, "")
         return await self._backend.predict(call, self.request)
 
     def refused(self, error: Exception) -> None:
