@@ -25,6 +25,7 @@ from fallback_server.dataplane import DataPlane
 from fallback_server.descriptors import raise_descriptor_limit
 from fallback_server.executors.registry import Registry, default_registry
 from fallback_server.metrics import Metrics, observer
+from fallback_server.package_shelf import Shelf
 from fallback_server.poller import ConfigWatcher, Poller
 from fallback_server.protocol.mdns import Announcement, apis_of
 from fallback_server.served_model import ServedModel, ServedModelLoader
@@ -103,6 +104,7 @@ class Server:
             message_threads=network.grpc_threads,
             channel_arguments=network.channel_arguments,
             tensor_content=network.tensor_content,
+            packages=Shelf(self.control, source.package_repository) if network.allow_package_delivery else None,
         )
         self._rest: RestServer | None = None
         if network.rest_port is not None:

@@ -105,6 +105,7 @@ class NetworkOptions:
         allow_remote_control: Whether callers may change what is served.
         transport: What speaks gRPC.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
+        allow_package_delivery: Whether devices may fetch packages.
     """
 
     host: str = "127.0.0.1"
@@ -124,6 +125,7 @@ class NetworkOptions:
     allow_remote_control: bool = True
     transport: str = "grpcio"
     tensor_content: bool = False
+    allow_package_delivery: bool = True
 
     def __post_init__(self) -> None:
         faults = [
@@ -163,6 +165,8 @@ class SourceOptions:
         max_start_wait_s: How long the start waits for loads of which none ends.
         unpack_dir: Where archives are unpacked; None for beside them.
         max_unpacked_bytes: The most that one archive may hold.
+        package_repository: Holds NAME/VERSION/ of packages that devices may fetch, beside those in versions' folders;
+            None for none.
     """
 
     repository: Path | None = None
@@ -174,11 +178,16 @@ class SourceOptions:
     max_start_wait_s: float = 300.0
     unpack_dir: Path | None = None
     max_unpacked_bytes: int = 2**34
+    package_repository: Path | None = None
 
     def __post_init__(self) -> None:
         faults = [
             f"{flag}={path} is no directory"
-            for flag, path in (("--model_repository", self.repository), ("--unpack_dir", self.unpack_dir))
+            for flag, path in (
+                ("--model_repository", self.repository),
+                ("--unpack_dir", self.unpack_dir),
+                ("--package_repository", self.package_repository),
+            )
             if path is not None and not path.is_dir()
         ]
         if self.repository is None and not self.configs and self.config_file is None:

@@ -127,6 +127,15 @@ class Control:
         """Every model, in the names' order."""
         return tuple(self._view(name) for name in self._names())
 
+    def model(self, name: str) -> ModelView | None:
+        """One model as it stands; None where nothing is known of it."""
+        return self._view(name) if self._is_known(name) else None
+
+    def folder(self, name: str, version: int) -> Path | None:
+        """Where a version lies that should be served; None for none such."""
+        found = self._aspired.get(ServableId(name, version))
+        return None if found is None or name in self._withheld else found.path
+
     def configs(self) -> tuple[ModelConfig, ...]:
         """What is configured now."""
         return tuple(self._configs.values())

@@ -134,6 +134,7 @@ _MODELS = _flags(
     ("max_start_wait_s", _FLOAT, 300.0, "", "the server is ready though loads hang, when none has ended for so long"),
     ("unpack_dir", _PATH, None, "DIR", "where archives of versions are unpacked; beside them if left out"),
     ("max_unpacked_bytes", _INT, 2**34, "", "the most that one archive may hold"),
+    ("package_repository", _PATH, None, "DIR", "holds NAME/VERSION/manifest.json: packages that devices may fetch"),
 )
 
 _LOADING = _flags(
@@ -162,6 +163,7 @@ _NETWORK = _flags(
     ("max_message_bytes", _INT, MAX_MESSAGE_BYTES, "", "the largest message that is taken or sent"),
     ("*ssl_config_file", _PATH, None, "FILE", "key and certificate: an SSLConfig as text, with PEM in it"),
     ("allow_remote_control", _BOOL, True, "", "lets callers load, unload, label, roll back and configure models"),
+    ("allow_package_delivery", _BOOL, True, "", "lets devices fetch the packages of what is served"),
     ("mdns", _BOOL, True, "", "announces the server"),
     ("mdns_interfaces", _LIST, "default", "default|all|NAME,ADDRESS", "that it is announced on"),
     ("server_id", _TEXT, None, "ID", "in the announcement and the catalog; a random one if left out"),

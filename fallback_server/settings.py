@@ -180,6 +180,7 @@ class _Builder:
             allow_remote_control=settings.switch("allow_remote_control"),
             transport=settings.text("transport"),
             tensor_content=settings.switch("enable_serialization_as_tensor_content"),
+            allow_package_delivery=settings.switch("allow_package_delivery"),
             **({"server_id": server_id} if server_id else {}),
         )
 
@@ -235,6 +236,7 @@ class _Builder:
             allow_labels_for_unavailable=settings.switch("allow_version_labels_for_unavailable_models"),
             unpack_dir=settings.path("unpack_dir"),
             max_unpacked_bytes=settings.integer("max_unpacked_bytes"),
+            package_repository=settings.path("package_repository"),
         )
 
     def _too_many(self) -> str:

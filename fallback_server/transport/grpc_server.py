@@ -13,8 +13,10 @@ from fallback_server.config import TlsFiles
 from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
+from fallback_server.package_shelf import Shelf
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
@@ -56,6 +58,7 @@ class GrpcServer:
         message_threads: How many large messages are read and written at a time.
         channel_arguments: Given to gRPC as they are; they win over ours.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
+        packages: Those that devices may fetch; None where they may fetch none.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class GrpcServer:
         message_threads: int = 2,
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         tensor_content: bool = False,
+        packages: Shelf | None = None,
     ) -> None:
         self._tls = tls
         self._threads = MessageThreads(message_threads)
@@ -79,6 +83,7 @@ class GrpcServer:
         self._socket: UnixSocket | None = None
         self.calls = Calls(dataplane)
         remote = RemoteControl(allowed=allow_remote_control)
+        self._delivery = DeliveryService(packages, self._changes)
         self._rpcs = rpcs = Rpcs(self._threads)
         services = (
             PredictionService(self.calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content),
@@ -94,6 +99,7 @@ class GrpcServer:
             ),
             CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock),
             OperatorService(control, self._changes, remote),
+            self._delivery,
             self._health,
         )
         self._server = grpc.aio.server(
@@ -141,6 +147,7 @@ class GrpcServer:
         begun_s = time.monotonic()
         await self._rpcs.quiet(grace_s=grace_s)
         await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
+        self._delivery.close()
         self._threads.close()
 
     def _listen(self, address: str, *, tls: TlsFiles | None) -> int:

@@ -46,6 +46,9 @@ _PACKAGES = (
 
 _AS_THEY_ARE = (any_pb2, wrappers_pb2, health_pb2, reflection_pb2, edge_pb2)
 
+_DEFINED = (methods.CATALOG_SERVICE, methods.OPERATOR_SERVICE, methods.DELIVERY_SERVICE, "grpc.health.v1.Health")
+"""Services that the stubs define under their own names."""
+
 
 def reflection_handlers(services: Iterable[Method[Any, Any]]) -> list[grpc.GenericRpcHandler]:
     """The handlers of gRPC's reflection, for what is served.
@@ -153,7 +156,7 @@ def _service_files(
     """A file a service, but for those whose stubs define it under its own name."""
     files: dict[str, descriptor_pb2.FileDescriptorProto] = {}
     for method in offered:
-        if method.service in (methods.CATALOG_SERVICE, methods.OPERATOR_SERVICE, "grpc.health.v1.Health"):
+        if method.service in _DEFINED:
             continue
         package, _, service = method.service.rpartition(".")
         path = f"{method.service.replace('.', '/')}.proto"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from fallback_server.core.errors import InvalidInput, QueueFull
+from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFull
 from fallback_server.protocol.methods import Method
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES, give_back_memory
@@ -158,16 +158,29 @@ class Rpcs:
         return self.unary(method, answer, read=reader(method), write=serialize, weigh=_message_bytes)
 
     def responses(
-        self, method: Method[Request, Response], answer: Callable[[Request, Context], AsyncGenerator[Response, None]]
+        self,
+        method: Method[Request, Response],
+        answer: Callable[[Request, Context], AsyncGenerator[Response, None]],
+        *,
+        limit_s: float | None = None,
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A call of one request and a stream of responses."""
+        """A call of one request and a stream of responses.
+
+        Args:
+            method: Which.
+            answer: Runs in the event loop.
+            limit_s: How long it may take, the caller's reading included; None for ever.
+        """
 
         async def handle(_requests: object, context: Context) -> None:
             try:
-                request = await self._read(method, reader(method), context)
-                async with contextlib.aclosing(answer(request, context)) as responses:
-                    async for response in responses:
-                        await context.write(serialize(response))
+                async with asyncio.timeout(limit_s):
+                    request = await self._read(method, reader(method), context)
+                    async with contextlib.aclosing(answer(request, context)) as responses:
+                        async for response in responses:
+                            await context.write(serialize(response))
+            except TimeoutError:
+                fault, text = translate(DeadlineExceeded(f"{method.name} took longer than {limit_s} s"))
             except Exception as error:  # noqa: BLE001  as in unary
                 fault, text = translate(error)
                 _log.debug("%s: %s: %s", method.path, fault.name, text)
