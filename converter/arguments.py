@@ -50,6 +50,7 @@ def convert_parser() -> argparse.ArgumentParser:
     add("--signature", action="append", metavar="NAME", help=f"which to convert; repeat it ({DEFAULT_SIGNATURE})")
     add("--shape", action="append", metavar="INPUT=DIMS", help="fix dimensions: --shape input=1,20,8 (-1: variable)")
     add("--custom-objects", metavar="MODULE:NAME", help="a Keras model's own layers: a class, or a dict of them")
+    add("--server-model", metavar="DIR", help="SavedModel that servers answer the unsure ones with, if it is another")
     group = parser.add_argument_group("what is made, and chosen")
     add = group.add_argument
     add(
@@ -187,7 +188,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("saved_model", "name", "output", "calibration", "evaluation", "labels", "preprocess"), str),
-    **dict.fromkeys(("custom_objects", "optimize", "edgetpu_compiler", "into"), str),
+    **dict.fromkeys(("custom_objects", "optimize", "edgetpu_compiler", "into", "server_model"), str),
     **dict.fromkeys(("version", "calibration_samples", "edgetpu_segments", "jobs", "memory_limit_mib"), int),
     **dict.fromkeys(("search_time", "time_limit_s"), (int, float)),
     **dict.fromkeys(("uint8_input", "report", "only_chosen", "replace", "measure_latency"), bool),
@@ -242,7 +243,7 @@ def _words(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(str(one) for one in value)
 
 
-_PATHS = frozenset({"saved_model", "output", "labels", "preprocess", "into"})
+_PATHS = frozenset({"saved_model", "output", "labels", "preprocess", "into", "server_model"})
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "signature": ("signatures", _words),

@@ -2,7 +2,8 @@
 
 Every sample whose confidence is below the threshold is answered by the original (on the server), all others by the
 variant (on the device). The lowest threshold is taken with which both together are at most `MAX_LOSS` less accurate
-than the original alone: that escalates the fewest samples.
+than the original alone: that escalates the fewest samples. Where servers have another model than the one that is
+converted, its answers are in the original's place (`server_model`).
 """
 
 from __future__ import annotations

@@ -104,6 +104,8 @@ class ConvertOptions:
         signatures: The SavedModel's signatures to convert, the one that the data are for first.
         shapes: By input name, the dimensions to fix; -1 keeps one variable.
         custom_objects: `module:name` of a dict of Keras objects; empty for none.
+        server_model: The SavedModel that servers answer with, where it is another, say a larger one: the threshold
+            of the cascade is found against it. None for this one.
         targets: Device profiles to choose a variant for, beside the default.
         variants: Names of the recipes to make; empty for all.
         budget: What a variant may lose; None is `Budget()`, without a search and without "nothing fits": where
@@ -137,6 +139,7 @@ class ConvertOptions:
     signatures: tuple[str, ...] = (DEFAULT_SIGNATURE,)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     custom_objects: str = ""
+    server_model: Path | None = None
     targets: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     budget: Budget | None = None
@@ -190,6 +193,8 @@ class ConvertOptions:
         """What is about data must not be passed over in silence where there are none."""
         if self.metrics and self.calibration is None and self.evaluation is None:
             raise OptionInvalid("metric: there are no data to measure on; give --evaluation")
+        if self.server_model is not None and self.evaluation is None:
+            raise OptionInvalid("server model: no threshold can be found against it without --evaluation")
         if self.budget is not None and self.evaluation is None:
             raise OptionInvalid("max accuracy drop: nothing can be held against it without --evaluation")
 

@@ -42,6 +42,7 @@ from converter.progress import Counter
 from converter.quantize import Lowering, lower
 from converter.recipes import FLOAT32, MIXED, Recipe
 from converter.result import VariantResult
+from converter.server_model import ask_server_model
 from converter.sources import source
 from converter.sources.operators import describe
 
@@ -155,7 +156,7 @@ class Conversion:
 
         Raises:
             SourceInvalid: it fails on them.
-            OptionInvalid: a metric does not suit what it is for.
+            OptionInvalid: a metric does not suit what it is for, or the servers' model answers something else.
             DataInvalid: the labels do not fit.
         """
         dataset = loaded.evaluation or loaded.calibration
@@ -180,8 +181,13 @@ class Conversion:
             signature=first.name,
             others=others.answers,
         )
+        reference = dataclasses.replace(reference, notes=(*reference.notes, *others.notes))
+        if self.options.server_model:
+            with _source_errors(self.options.server_model):
+                signatures, folder = loaded.source.signatures, self.folder / "servers"
+                reference = ask_server_model(self.apart, self.options.server_model, signatures, reference, folder)
         self.counter.end()
-        return dataclasses.replace(reference, notes=(*reference.notes, *others.notes))
+        return reference
 
     def make_all(self, loaded: Loaded, reference: Reference | None) -> list[Outcome]:
         """Every recipe's variant, as many at once as was asked for, in the recipes' order."""

@@ -43,6 +43,7 @@ class Reference:
         own: The original's own metrics: those that compare with labels, and the user's functions.
         others: The further signatures that answered.
         notes: What the user should know of what is measured, a sentence each.
+        servers: By output, the `.npy` with what servers answer, where they have another model.
     """
 
     dataset: Dataset
@@ -52,6 +53,7 @@ class Reference:
     own: Metrics = field(default_factory=dict)
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    servers: dict[str, Path] = field(default_factory=dict)
 
     @property
     def labelled(self) -> frozenset[str]:
@@ -61,6 +63,10 @@ class Reference:
     def arrays(self) -> dict[str, Array]:
         """The outputs that are compared, mapped, not read."""
         return {name: np.load(self.outputs[name], mmap_mode="r") for name in self.plans}
+
+    def of_servers(self, output: str) -> Array | None:
+        """What servers answer; None where that is what the original does."""
+        return np.load(self.servers[output], mmap_mode="r") if output in self.servers else None
 
     def labels(self) -> Array | None:
         """The classes, int64 [samples], where they may be used."""
@@ -250,6 +256,7 @@ def measure(
     comparisons = {name: Comparison(name, plan) for name, plan in plans.items()}
     escalated = _cascade_output(plans, originals) if labels is not None else ""
     evidence = Evidence(confidence_kind(originals[escalated])) if escalated else None
+    served = reference.of_servers(escalated)
     functions = [name for name, plan in plans.items() if plan.function and reference.measured]
     with tempfile.TemporaryDirectory(prefix="variant-", dir=_folder(reference)) as folder:
         writer = OutputWriter(Path(folder) / "outputs", functions, dataset)
@@ -261,7 +268,7 @@ def measure(
                 truth = labels[part] if labels is not None and plans[name].labelled else None
                 comparison.add(originals[name][part], found, truth, batch.start)
                 if name == escalated and evidence and truth is not None:
-                    evidence.add(originals[name][part], found, truth)
+                    evidence.add((originals[name] if served is None else served)[part], found, truth)
             writer.add(batch, outputs)
         metrics = {name: comparison.metrics() for name, comparison in comparisons.items()}
         for name, file in writer.finish().items():

@@ -17,6 +17,7 @@ from converter.metrics.requests import parse_request
 from converter.recipes import MIXED, RECIPES, Recipe
 from converter.report_writing import check_report
 from converter.sources import source
+from converter.sources.saved_model import check_directory
 from devices.errors import UnknownProfile
 from devices.profile import DeviceProfile, load_profiles, profile
 
@@ -47,6 +48,8 @@ def make_plan(options: ConvertOptions) -> Plan:
     """
     _check_targets(options)
     kind = source.check(options.saved_model)
+    if options.server_model:
+        check_directory(options.server_model)
     for spec in (options.calibration, options.evaluation):
         if spec is not None:
             data.check(spec)

@@ -124,7 +124,7 @@ def cascade_text(found: Cascade) -> str:
         return f"none, it is as accurate by itself ({found.accuracy:.2%})"
     return (
         f"{found.escalation_rate:.2%} of them, those with a confidence below {found.threshold:.4g} in "
-        f"{found.output!r}; then {found.accuracy:.2%} are right, and {found.source_accuracy:.2%} by the original alone"
+        f"{found.output!r}; then {found.accuracy:.2%} are right, and {found.source_accuracy:.2%} by the server alone"
     )
 
 

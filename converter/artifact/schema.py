@@ -57,7 +57,7 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
         threshold: An answer with a lower confidence is for the server.
         escalation_rate: Share of the evaluation samples that go there, 0..1.
         accuracy: Of both together on the evaluation data, 0..1.
-        source_accuracy: Of the original alone.
+        source_accuracy: Of what servers answer with alone: the original, or the model that was named for them.
     """
 
     output: str

@@ -31,6 +31,7 @@ def test_the_least_that_is_needed_is_enough():
         ({"time_limit_s": float("nan")}, "time limit"),
         ({"time_limit_s": float("inf")}, "time limit"),
         ({"metrics": {"scores": "top1"}}, "metric: there are no data to measure on"),
+        ({"server_model": Path("m")}, "server model: no threshold can be found against it without --evaluation"),
         ({"budget": Budget()}, "max accuracy drop: nothing can be held against it without --evaluation"),
         ({"calibration_samples": 0}, "calibration samples: must be from 1 to 1000000, got 0"),
     ],
