@@ -17,7 +17,10 @@ EdgeRuntimeError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from edge_runtime.types import Tried
 
 
 class EdgeRuntimeError(Exception):
@@ -105,11 +108,13 @@ class ServerFailed(EdgeRuntimeError):
     Attributes:
         asked: What each server said, by `host:port`.
         lacking: Whether every one of them lacks the version or can't be reached: then nobody has it.
+        tried: Those that were asked, in order, with times; empty where that is not known.
     """
 
-    def __init__(self, subject: str, asked: Mapping[str, str], *, lacking: bool) -> None:
+    def __init__(self, subject: str, asked: Mapping[str, str], *, lacking: bool, tried: Sequence[Tried] = ()) -> None:
         self.asked = dict(asked)
         self.lacking = lacking
+        self.tried = tuple(tried)
         said = "; ".join(f"{address}: {text}" for address, text in self.asked.items())
         super().__init__(f"{subject}: no server answered. Asked: {said or 'none is known'}.")
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from msgspec.structs import replace
 
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
 from edge_runtime.inputs import Inputs
+from edge_runtime.routing.policy import DEVICE_FIRST
 from edge_runtime.scheduling.bulk import Bulk, asked_again
 from edge_runtime.target import Target
-from edge_runtime.types import InferRequest, Reply
+from edge_runtime.types import InferRequest, Policy, Reply
 
 _IN_FLIGHT = 64
 """Requests under way: enough to keep batches full, few enough to bound memory."""
@@ -34,21 +35,40 @@ _Again = Callable[[Inputs], Reply]
 """Asks a request of the series once more, alone."""
 
 
+class Asking(NamedTuple):
+    """What all requests of a series have in common; see `Model.predict`.
+
+    Attributes:
+        signature: The signature's name; None for the default one.
+        priority: As in `InferRequest`.
+        policy: Where they may be answered; None for the model's.
+    """
+
+    signature: str | None = None
+    priority: int = 1
+    policy: Policy | None = None
+
+
 class Asker(Protocol):
     """What a series needs of a model."""
 
-    def described(self) -> Target:
+    def described(self, policy: Policy | None = None) -> Target:
         """The present target, whose signatures are known."""
         ...
 
-    def predict(self, inputs: Inputs, *, signature: str | None, priority: Literal["high", "normal"]) -> Reply:
+    def predict(
+        self,
+        inputs: Inputs,
+        *,
+        signature: str | None,
+        priority: Literal["high", "normal"],
+        policy: Policy | None,
+    ) -> Reply:
         """See `Model.predict`."""
         ...
 
 
-def answers(
-    asker: Asker, requests: Iterable[Inputs], signature: str | None, priority: int, clock: Callable[[], float]
-) -> Iterator[Reply]:
+def answers(asker: Asker, requests: Iterable[Inputs], asking: Asking, clock: Callable[[], float]) -> Iterator[Reply]:
     """The answers in order, while at most so many requests are under way.
 
     Where the device's runs are short, requests are handed over some at a time, so that what a request costs beside its
@@ -59,14 +79,15 @@ def answers(
     """
 
     def again(inputs: Inputs) -> Reply:
-        return asker.predict(inputs, signature=signature, priority="normal" if priority else "high")
+        priority: Literal["high", "normal"] = "normal" if asking.priority else "high"
+        return asker.predict(inputs, signature=asking.signature, priority=priority, policy=asking.policy)
 
     source = iter(requests)
     under_way: deque[_Single | _Bulk] = deque()
     count = 0
     try:
         while True:
-            part = _read(asker, source, signature, priority, clock)
+            part = _read(asker, source, asking, clock)
             if part is None:
                 break
             while (started := _start(part, wait=not under_way)) is None:
@@ -149,25 +170,26 @@ class _Bulk:
             raise self._error
 
 
-def _read(
-    asker: Asker, source: Iterator[Inputs], signature: str | None, priority: int, clock: Callable[[], float]
-) -> _Part | None:
-    """The next requests, checked and copied; None at the end of the source."""
+def _read(asker: Asker, source: Iterator[Inputs], asking: Asking, clock: Callable[[], float]) -> _Part | None:
+    """The next requests, checked and copied; None at the end of the source. What is for servers comes one by one."""
     part = _Part(None)
     size, until_s = 1, clock() + _BULK_S
     for inputs in source:
         try:
             if part.target is None:
-                part.target = asker.described()
+                part.target = asker.described(asking.policy)
                 row_s = part.target.router.bulk_row_s
-                if row_s is not None:
+                if row_s is not None and (asking.policy or part.target.policy) in DEVICE_FIRST:
                     size = min(_BULK, int(_BULK_S / max(row_s, 1e-9)))
-            request = part.target.request(inputs, signature, clock(), None)
+            request = part.target.request(inputs, asking.signature, clock(), None)
         except EdgeRuntimeError as error:
             part.error = error
             return part
         request.inputs.update({name: np.array(array) for name, array in request.inputs.items()})
-        part.requests.append(request if priority == request.priority else replace(request, priority=priority))
+        policy = asking.policy or request.policy
+        if (asking.priority, policy) != (request.priority, request.policy):
+            request = replace(request, priority=asking.priority, policy=policy)
+        part.requests.append(request)
         if len(part.requests) >= size or clock() >= until_s:
             return part
     return part if part.requests else None

@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from converter.artifact import PackageError, Signature
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed
 from edge_runtime.inputs import Inputs, deadline
-from edge_runtime.many import answers
+from edge_runtime.many import Asking, answers
+from edge_runtime.routing.policy import POLICIES
 from edge_runtime.routing.router import timed_out
 from edge_runtime.target import Describer, Target
-from edge_runtime.types import Array, EngineReport, InferRequest, Reply
+from edge_runtime.types import Array, EngineReport, InferRequest, Policy, Reply
 
 if TYPE_CHECKING:
     from edge_runtime.stream import Stream
@@ -108,6 +109,7 @@ class Model:
         deadline_ms: float | None = None,
         signature: str | None = None,
         priority: Priority = "normal",
+        policy: Policy | None = None,
     ) -> Reply:
         """Answers one request: in this thread where an engine is idle, else from the queue or a server.
 
@@ -119,21 +121,28 @@ class Model:
             signature: The signature's name; None for `serving_default`, or the only one.
             priority: Where requests wait for the device, those of high priority run before the others of this version,
                 whatever their deadlines.
+            policy: Where the request may be answered, and where it is tried first; None for the model's or the
+                runtime's.
 
         Raises:
-            InvalidInput: see `InputCheck`; also a deadline that is not above 0, or a priority that there is not.
+            InvalidInput: see `InputCheck`; also a deadline that is not above 0, or a priority or policy that there is
+                not.
             VersionNotAvailable, DeadlineExceeded, Overloaded, ServerFailed, ServerRefused, EngineFailed,
             RuntimeClosed: see `edge_runtime.errors`.
         """
         start_s = self._clock()
         deadline_s = deadline(start_s, deadline_ms)
+        if policy is not None:
+            _checked(policy)
         while True:
             target = self._current()
             if target.needs_description(start_s):
-                self._describe(target, start_s, deadline_s)
+                self._describe(target, start_s, deadline_s, policy)
             request = target.request(inputs, signature, start_s, deadline_s)
             if priority != "normal":
                 request = replace(request, priority=_rank(priority))
+            if policy is not None:
+                request = replace(request, policy=policy)
             try:
                 reply = target.router.infer(request)
             except RuntimeClosed:
@@ -154,26 +163,25 @@ class Model:
         deadline_ms: float | None = None,
         signature: str | None = None,
         priority: Priority = "normal",
+        policy: Policy | None = None,
     ) -> Reply:
         """As `predict`, awaitable; cancelling it frees the request's place. The inputs are copied."""
         import asyncio  # noqa: PLC0415  20 ms that an application without an event loop does not pay
 
-        rank = _rank(priority)
+        rank, policy = _rank(priority), _checked(policy)
         start_s = self._clock()
         deadline_s = deadline(start_s, deadline_ms)
         while True:
             target = self._current()
             left_s = None if deadline_s is None else max(deadline_s - self._clock(), 0.0)
             if target.needs_description(start_s):
-                describing = asyncio.to_thread(self._describe, target, start_s, deadline_s)
+                describing = asyncio.to_thread(self._describe, target, start_s, deadline_s, policy)
                 try:
                     await asyncio.wait_for(describing, left_s)
                 except TimeoutError as error:
                     raise _named(error, target, start_s, deadline_s, self._clock()) from None
                 continue
-            request = _own(target.request(inputs, signature, start_s, deadline_s))
-            if rank != request.priority:
-                request = replace(request, priority=rank)
+            request = _own(target.request(inputs, signature, start_s, deadline_s), rank, policy)
             try:
                 pending = target.router.submit(request)
                 reply = await asyncio.wait_for(asyncio.wrap_future(pending), left_s)
@@ -197,6 +205,7 @@ class Model:
         *,
         signature: str | None = None,
         priority: Priority = "normal",
+        policy: Policy | None = None,
         progress: bool = False,
     ) -> Iterator[Reply]:
         """Answers many requests at full throughput and in order, with at most 64 of them under way.
@@ -205,12 +214,13 @@ class Model:
             requests: Each what `predict` takes; read as the answers are taken, and copied.
             signature: As in `predict`.
             priority: As in `predict`.
+            policy: As in `predict`.
             progress: Show a progress bar on stderr; how far it goes is known where `requests` has a length.
 
         Raises:
             EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
         """
-        replies = answers(self, requests, signature, _rank(priority), self._clock)
+        replies = answers(self, requests, Asking(signature, _rank(priority), _checked(policy)), self._clock)
         return _shown(replies, self.name, requests) if progress else replies
 
     def stream(self, *, signature: str | None = None) -> Stream:
@@ -232,16 +242,22 @@ class Model:
             raise InvalidInput(f"{target.subject} is not installed on the device: a stream keeps its state here")
         return target.open_stream(signature, lambda: self._target.version if self._target else None)
 
-    def described(self) -> Target:
+    def described(self, policy: Policy | None = None) -> Target:
         """What requests go to at present; a server has been asked for its signatures, where it must be."""
         target = self._current()
         now_s = self._clock()
         if target.needs_description(now_s):
-            self._describe(target, now_s, None)
+            self._describe(target, now_s, None, policy)
         return target
 
-    def _describe(self, target: Target, start_s: float, deadline_s: float | None) -> None:
-        """Asks for the signatures of a version that is not installed."""
+    def _describe(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> None:
+        """Asks for the signatures of a version that is not installed.
+
+        Raises:
+            VersionNotAvailable: the policy keeps the requests on the device; or as of `Describer.signatures`.
+        """
+        if (policy or target.policy) == "only_device":
+            raise target.router.absence(target.model, target.version or target.label, confined=True)
         target.describe(self._describer.signatures(target, start_s, deadline_s), self._clock())
 
     def _current(self) -> Target:
@@ -251,10 +267,13 @@ class Model:
         return target
 
 
-def _own(request: InferRequest) -> InferRequest:
+def _own(request: InferRequest, rank: int, policy: Policy | None) -> InferRequest:
     """The request with arrays of its own: the caller may refill a frame's buffer while the request waits."""
     request.inputs.update({name: np.array(array) for name, array in request.inputs.items()})
-    return request
+    policy = policy or request.policy
+    if (rank, policy) == (request.priority, request.policy):
+        return request
+    return replace(request, priority=rank, policy=policy)
 
 
 def _shown(replies: Iterator[Reply], name: str, requests: Iterable[Inputs]) -> Iterator[Reply]:
@@ -266,6 +285,17 @@ def _shown(replies: Iterator[Reply], name: str, requests: Iterable[Inputs]) -> I
         for reply in replies:
             bar.update()
             yield reply
+
+
+def _checked(policy: Policy | None) -> Policy | None:
+    """The policy of a request; None for the model's.
+
+    Raises:
+        InvalidInput: there is no such policy.
+    """
+    if policy is not None and policy not in POLICIES:
+        raise InvalidInput(f"policy must be one of {', '.join(map(repr, POLICIES))}, got {policy!r}")
+    return policy
 
 
 def _rank(priority: str) -> int:

@@ -27,6 +27,7 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.model import Model
+from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
 from edge_runtime.stream import Stream, StreamLimit
@@ -84,6 +85,7 @@ class Runtime:
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
         self._discovery: Discovery | None = None
+        self._outage = Outage(lambda: self.servers)
         self._remote = self._open_remote() if options.fallbacks else None
         self._opened_s = clock()
         self._origin = Origin()
@@ -371,6 +373,7 @@ class Runtime:
             reports=lambda: loaded.engines,
             open_stream=lambda signature, now: self._open_stream(target, loaded, signature, now),
             meter=self._meter(name, version),
+            policy=self.options.of(name).policy or "prefer_device",
         )
         return target
 
@@ -380,7 +383,8 @@ class Runtime:
             pin = self._store.labels(name).get(pin, pin)
         version, label = (None, pin) if isinstance(pin, str) else (pin, None)
         router = self._router(name, None, reason)
-        return Target(name, version, label, router, meter=self._meter(name, version))
+        policy = self.options.of(name).policy or "prefer_device"
+        return Target(name, version, label, router, meter=self._meter(name, version), policy=policy)
 
     def _serve_metrics(self, address: str) -> MetricsServer:
         from edge_runtime.metrics import serve_metrics  # noqa: PLC0415  loads an HTTP server: only who asks for it pays
@@ -422,6 +426,7 @@ class Runtime:
             installed=lambda: self._installed_of(name),
             clock=self._clock,
             absent=absent,
+            outage=self._outage,
             pixels=None if loaded is None else loaded.pixels,
         )
 

@@ -11,7 +11,7 @@ from edge_runtime.inputs import InputCheck, Inputs, default_signature
 from edge_runtime.pixels import Pixels
 from edge_runtime.routing.router import Router
 from edge_runtime.telemetry import Meter
-from edge_runtime.types import EngineReport, InferRequest
+from edge_runtime.types import EngineReport, InferRequest, Policy
 
 if TYPE_CHECKING:
     from edge_runtime.stream import Stream
@@ -50,6 +50,7 @@ class Target:
         pixels: The inputs that take pixels; none where the version is not installed.
         open_stream: Opens a stream of it; None where the version is not installed.
         meter: Counts its requests.
+        policy: Where its requests may be answered, if they don't say otherwise.
         default: The default signature's name.
     """
 
@@ -66,6 +67,7 @@ class Target:
         reports: Callable[[], tuple[EngineReport, ...]] | None = None,
         open_stream: OpenStream | None = None,
         meter: Meter | None = None,
+        policy: Policy = "prefer_device",
     ) -> None:
         self.model = model
         self.version = version
@@ -76,6 +78,8 @@ class Target:
         self.pixels = pixels or {}
         self.open_stream = open_stream
         self.meter = meter or Meter()
+        self.policy = policy
+        self._fingerprint = "" if package is None else package.manifest.preprocess_fingerprint
         self._reports = reports
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}
@@ -155,4 +159,6 @@ class Target:
             batched=self._batched[name],
             start_s=start_s,
             deadline_s=deadline_s,
+            policy=self.policy,
+            fingerprint=self._fingerprint,
         )

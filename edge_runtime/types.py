@@ -69,7 +69,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """A place that was asked for an answer.
 
     Attributes:
-        place: `device`, or as in `Reply.place`.
+        place: As in `Reply.place`; `device` or `server` where no more is known of it.
         outcome: `answered`; `unsure` (an answer that another was preferred to); `late`, `cancelled` (another answered
             first); `failed: ...`, with the error.
         ms: Milliseconds that it had the request, or was waited for.
@@ -87,11 +87,11 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         outputs: By output name; the batch axis first, as in the request.
         version: The version that answered.
         place: Where: `device:cpu`, `server:10.0.0.7:8500`...
-        reason: Why there: `local`; `overloaded` (the queue is too long), `too-slow` (a run alone would be too late),
-            `version-missing`, `version-damaged`, `engine-failed`: why a server; `server-failed`: why the device after
-            all.
+        reason: Why there; see `edge_runtime.routing.policy.REASONS`, which says what each stands for.
         latency_ms: From the call to the answer.
         before: What was tried besides the place that answered, in order; see `tried`.
+        asked_ms: When the place that answered was asked, from the call on; None where it was when those before it had
+            failed.
     """
 
     outputs: Arrays
@@ -100,12 +100,13 @@ class Reply(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     reason: str
     latency_ms: float
     before: tuple[Tried, ...] = ()
+    asked_ms: float | None = None
 
     @property
     def tried(self) -> tuple[Tried, ...]:
-        """Every place that was asked, in order, with times; the last is the one that answered."""
-        spent_ms = sum(one.ms for one in self.before)
-        return (*self.before, Tried(place=self.place, outcome="answered", ms=max(self.latency_ms - spent_ms, 0.0)))
+        """Every place that was asked, with times: the last is the one that answered, the others in order before it."""
+        asked_ms = sum(one.ms for one in self.before) if self.asked_ms is None else self.asked_ms
+        return (*self.before, Tried(place=self.place, outcome="answered", ms=max(self.latency_ms - asked_ms, 0.0)))
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):

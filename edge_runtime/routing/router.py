@@ -18,10 +18,15 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.pixels import Pixels, in_reals
+from edge_runtime.routing.chain import Rescue, after, failed, failed_servers, then
+from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
+    DEVICE_FIRST,
+    LOCAL,
     REASON_ENGINE_FAILED,
-    REASON_LOCAL,
+    REASON_NO_SERVER,
     REASON_OVERLOADED,
+    REASON_POLICY,
     REASON_SERVER_FAILED,
     REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
@@ -30,6 +35,7 @@ from edge_runtime.routing.policy import (
     Route,
     ServerView,
     choose,
+    needs_servers,
     predicted_s,
 )
 from edge_runtime.scheduling.batcher import Batcher
@@ -37,6 +43,8 @@ from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
 from edge_runtime.scheduling.runs import late
 from edge_runtime.types import InferRequest, Pending, Reply
+
+_NO_SERVERS = ServerView(usable=False)
 
 
 class Remote(Protocol):
@@ -63,6 +71,7 @@ class Router:
         clock: Callable[[], float],
         absent: str = REASON_VERSION_MISSING,
         pixels: Pixels | None = None,
+        outage: Outage | None = None,
     ) -> None:
         """Takes the two places.
 
@@ -73,13 +82,15 @@ class Router:
             clock: Monotonic seconds.
             absent: Why the version is not on the device, where it isn't.
             pixels: The inputs that may come as pixels, which servers don't take.
+            outage: Told of servers that are missed, and that answer.
         """
-        self._absent = absent
+        self._absent = DeviceView(installed=False, absent=absent)
         self._pixels = pixels or {}
         self._device = device
         self._remote = remote
         self._installed = installed
         self._clock = clock
+        self._outage = outage or Outage(dict)
 
     def __repr__(self) -> str:
         return f"<Router device={self._device!r} remote={self._remote!r}>"
@@ -87,7 +98,8 @@ class Router:
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`. Runs in the caller's thread where an engine is idle and fast enough."""
         device = self._device
-        if device is not None:
+        device_first = request.policy in DEVICE_FIRST
+        if device is not None and device_first:
             deadline_s = request.deadline_s
             if deadline_s is None or _fits(device.costs, request.rows, deadline_s - self._clock()):
                 try:
@@ -97,36 +109,41 @@ class Router:
                 if reply is not None:
                     return reply
         # Without servers there is no choice to make, and that is dear where many threads wait for one device.
-        if device is None or self._remote is not None:
+        if device is None or self._remote is not None or not device_first:
             route = self._choose(request)
             if device is None or route.place is not Place.DEVICE:
                 return self._wait(request, self._elsewhere(request, route))
+            if route.reason != request.reason:
+                request = replace(request, reason=route.reason)
         try:
-            # A caller that waits needs no future.
-            return device.wait(request)
+            # A caller that waits needs no future; and only who was sent elsewhere first may find an engine idle.
+            return device.wait(request) if device_first else device.infer(request)
         except EngineFailed as error:
             return self._rescued(request, error)
         except Overloaded:  # Another thread filled the queue since the choice was made.
-            return self._wait(request, self._to_server(replace(request, reason=REASON_OVERLOADED)))
+            return self._wait(request, self._overflow(request))
 
     def submit(self, request: InferRequest) -> Pending:
         """See `Executor`."""
-        if self._device is None or self._remote is not None:
+        device = self._device
+        if device is None or self._remote is not None or request.policy not in DEVICE_FIRST:
             route = self._choose(request)
-            if self._device is None or route.place is not Place.DEVICE:
+            if device is None or route.place is not Place.DEVICE:
                 return self._elsewhere(request, route)
+            if route.reason != request.reason:
+                request = replace(request, reason=route.reason)
         try:
-            inner = self._device.submit(request)
+            inner = device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
-            return self._to_server(replace(request, reason=REASON_OVERLOADED))
+            return self._overflow(request)
         except EngineFailed as error:
             rescued = self._after_engine(request, error)
             if rescued is None:
                 raise
-            return rescued
-        if self._remote is None and isinstance(inner, Pending):
+            return then(*rescued)
+        if not self._may_leave(request) and isinstance(inner, Pending):
             return inner
-        return _then(inner, "the device's queue", lambda error: self._after_engine(request, error))
+        return then(inner, (), lambda error: self._after_engine(request, error))
 
     def submit_bulk(self, requests: Sequence[InferRequest]) -> Bulk:
         """Requests of offline work, to the device alone: see `Batcher.submit_bulk`. What fails is asked again singly.
@@ -151,19 +168,51 @@ class Router:
             return None
         return device.costs.row_seconds(1)
 
+    def absence(
+        self, model: str, pin: int | str | None, asked: Mapping[str, str] | None = None, *, confined: bool
+    ) -> VersionNotAvailable:
+        """The error of a request for a version that is not on the device.
+
+        Args:
+            model: The model's name.
+            pin: The version or label; None for the latest.
+            asked: What each server that was asked said.
+            confined: Whether the policy keeps the request on the device.
+        """
+        if confined:
+            hint = "Its policy keeps it on the device."
+        elif self._remote is None:
+            hint = "The runtime was opened without a fallback server."
+        else:
+            hint = "" if asked else "No server has been found, or none may be asked now."
+        return VersionNotAvailable(model, pin, self._installed(), asked or {}, hint)
+
     def close(self) -> None:
         """Nothing of its own: device and servers belong to the runtime."""
 
     def _choose(self, request: InferRequest) -> Route:
-        expected_s = None if self._remote is None else self._remote.expects(request)
-        server = ServerView(usable=expected_s is not None, expected_s=expected_s or 0.0)
+        now_s = self._clock()
+        remaining_s = None if request.deadline_s is None else request.deadline_s - now_s
+        view, policy = self._view(request), request.policy
+        server = _NO_SERVERS
+        needed = needs_servers(view, remaining_s, policy)
+        if needed and self._remote is not None:
+            expected_s = self._remote.expects(request)
+            if expected_s is not None:
+                server = ServerView(usable=True, expected_s=expected_s)
+            else:
+                self._outage.missed()
+        route = choose(view, server, remaining_s, policy)
+        if route.reason == REASON_TOO_SLOW and self._probes(request, remaining_s or 0.0):
+            return LOCAL
+        return route
+
+    def _view(self, request: InferRequest) -> DeviceView:
         device = self._device
         if device is None:
-            return Route(choose(DeviceView(installed=False), server, None).place, self._absent)
+            return self._absent
         load, costs = device.load, device.costs
-        if not load.engines and server.usable:
-            return Route(Place.SERVER, REASON_ENGINE_FAILED)
-        view = DeviceView(
+        return DeviceView(
             installed=True,
             full=load.full,
             predicted_s=predicted_s(
@@ -174,17 +223,30 @@ class Router:
                 own_s=costs.seconds(request.rows),
             ),
             waits=bool(load.queued_rows or load.running_rows),
+            healthy=load.engines > 0,
         )
-        remaining_s = None if request.deadline_s is None else request.deadline_s - self._clock()
-        route = choose(view, server, remaining_s)
-        if route.reason == REASON_TOO_SLOW and costs.probe(request.rows, remaining_s or 0.0):
-            return Route(Place.DEVICE, REASON_LOCAL)
-        return route
+
+    def _probes(self, request: InferRequest, remaining_s: float) -> bool:
+        return self._device is not None and self._device.costs.probe(request.rows, remaining_s)
 
     def _elsewhere(self, request: InferRequest, route: Route) -> Pending:
         if route.place is Place.SERVER:
             return self._to_server(replace(request, reason=route.reason))
+        if self._remote is not None and request.policy == "only_server":
+            # None may be asked: who knows them all says it best.
+            reason = route.reason if self._device is None else REASON_POLICY
+            return self._to_server(replace(request, reason=reason))
         raise self._nowhere(request, {})
+
+    def _overflow(self, request: InferRequest) -> Pending:
+        """The queue was full after all."""
+        if not self._may_leave(request):
+            raise self._nowhere(request, {})
+        return self._to_server(replace(request, reason=REASON_OVERLOADED))
+
+    def _may_leave(self, request: InferRequest) -> bool:
+        """Whether a server may be asked for what the device can't answer."""
+        return self._remote is not None and request.policy != "only_device"
 
     def _rescued(self, request: InferRequest, error: EngineFailed) -> Reply:
         """The server's answer to what the device's engines failed on.
@@ -195,44 +257,52 @@ class Router:
         rescued = self._after_engine(request, error)
         if rescued is None:
             raise error
-        return self._wait(request, rescued)
+        future, tried = rescued
+        return after(tried, self._wait(request, future))
 
     def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
             raise self._nowhere(request, {})
         sent = in_reals(self._pixels, request) if self._pixels else request
-        return _then(self._remote.submit(sent), "a server", lambda error: self._after_server(request, error))
+        begun_s = self._clock()
+        inner = self._remote.submit(sent)
+        if self._outage.lasts:
+            inner.add_done_callback(self._outage.ended)
+        return then(inner, (), lambda error: self._after_server(request, error, begun_s), "a server")
 
-    def _after_server(self, request: InferRequest, error: BaseException) -> Future[Reply] | None:
+    def _after_server(self, request: InferRequest, error: BaseException, begun_s: float) -> Rescue | None:
         """No server answered: the device does, if it has the version. Whether that is too late is judged there."""
         if not isinstance(error, ServerFailed):
             return None
+        self._outage.missed()
         if self._device is None:
             if error.lacking:
                 raise self._nowhere(request, error.asked) from error
             return None
-        if request.reason == REASON_ENGINE_FAILED:
+        if request.reason == REASON_ENGINE_FAILED or request.policy == "only_server":
             return None
-        return self._device.submit(replace(request, reason=REASON_SERVER_FAILED))
+        tried = failed_servers(error, (self._clock() - begun_s) * 1e3)
+        return self._device.submit(replace(request, reason=REASON_SERVER_FAILED)), tried
 
-    def _after_engine(self, request: InferRequest, error: BaseException) -> Pending | None:
+    def _after_engine(self, request: InferRequest, error: BaseException) -> Rescue | None:
         """The engine failed: a server answers, if there is one and it has not been asked yet."""
-        if self._remote is None or not isinstance(error, EngineFailed) or request.reason == REASON_SERVER_FAILED:
+        if not self._may_leave(request) or not isinstance(error, EngineFailed):
             return None
-        return self._to_server(replace(request, reason=REASON_ENGINE_FAILED))
+        if request.reason in {REASON_SERVER_FAILED, REASON_NO_SERVER}:
+            return None
+        tried = failed("device", error, (self._clock() - request.start_s) * 1e3)
+        return self._to_server(replace(request, reason=REASON_ENGINE_FAILED)), (tried,)
 
     def _nowhere(self, request: InferRequest, asked: Mapping[str, str]) -> EdgeRuntimeError:
+        confined = request.policy == "only_device"
+        if self._device is not None and request.policy == "only_server":
+            return ServerFailed(request.subject, asked, lacking=True)
         if self._device is not None:
-            return Overloaded(
-                f"{request.subject}: the device's queue is full ({self._device!r}), and no server is usable"
-            )
-        if self._remote is None:
-            hint = "The runtime was opened without a fallback server."
-        else:
-            hint = "" if asked else "No server has been found, or none may be asked now."
-        return VersionNotAvailable(request.model, request.version or request.label, self._installed(), asked, hint)
+            more = "its policy keeps it here" if confined else "no server is usable"
+            return Overloaded(f"{request.subject}: the device's queue is full ({self._device!r}), and {more}")
+        return self.absence(request.model, request.version or request.label, asked, confined=confined)
 
-    def _wait(self, request: InferRequest, pending: Pending) -> Reply:
+    def _wait(self, request: InferRequest, pending: Future[Reply]) -> Reply:
         if request.deadline_s is None:
             return pending.result()
         try:
@@ -249,55 +319,7 @@ def _fits(costs: CostTable | DeviceCosts, rows: int, remaining_s: float) -> bool
     return costs.seconds(rows) <= remaining_s or costs.probe(rows, remaining_s)
 
 
-def timed_out(request: InferRequest, pending: Pending, now_s: float) -> DeadlineExceeded:
+def timed_out(request: InferRequest, pending: Future[Reply], now_s: float) -> DeadlineExceeded:
     """The error for a caller whose deadline passed while it waited."""
-    return late(request, now_s, {f"waiting for {pending.stage}": (now_s - request.start_s) * 1e3})
-
-
-def _then(inner: Future[Reply], stage: str, rescue: Callable[[BaseException], Future[Reply] | None]) -> Pending:
-    """A future that follows `inner`; where that fails, the one that `rescue` returns. Cancelling it cancels both.
-
-    Whatever is raised on the way ends in the future: these callbacks run in other threads, where it would be lost.
-    """
-    outer = Pending()
-    outer.stage = stage
-    current = inner
-
-    def follow(done: Future[Reply], *, last: bool) -> None:
-        nonlocal current
-        if done.cancelled() or outer.cancelled():
-            return
-        error = done.exception()
-        if error is not None and not last:
-            try:
-                rescued = rescue(error)
-            except EdgeRuntimeError as other:
-                rescued, error = None, other
-            except Exception as other:  # noqa: BLE001  see above
-                rescued, error = None, EngineFailed(f"{type(other).__name__}: {other}")
-                error.__cause__ = other
-            if rescued is not None:
-                current = rescued
-                outer.stage = getattr(rescued, "stage", "the device's queue, after a server failed")
-                rescued.add_done_callback(lambda again: follow(again, last=True))
-                if outer.cancelled():  # Between the look above and here: then nobody has told the new one.
-                    rescued.cancel()
-                return
-        _settle(outer, done, error)
-
-    def cancel(_: Future[Reply]) -> None:
-        if outer.cancelled():
-            current.cancel()
-
-    outer.add_done_callback(cancel)
-    inner.add_done_callback(lambda done: follow(done, last=False))
-    return outer
-
-
-def _settle(outer: Future[Reply], done: Future[Reply], error: BaseException | None) -> None:
-    if not outer.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        outer.set_exception(error)
-    else:
-        outer.set_result(done.result())
+    stage = getattr(pending, "stage", Pending.stage)
+    return late(request, now_s, {f"waiting for {stage}": (now_s - request.start_s) * 1e3})

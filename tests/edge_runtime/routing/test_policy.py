@@ -2,45 +2,173 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.routing.policy import DeviceView, Place, Route, ServerView, choose, predicted_s
+from edge_runtime.routing import policy as module
+from edge_runtime.routing.policy import (
+    HOPE,
+    POLICIES,
+    REASONS,
+    DeviceView,
+    Place,
+    Route,
+    ServerView,
+    choose,
+    needs_servers,
+    predicted_s,
+)
 
 ABSENT = DeviceView(installed=False)
+DAMAGED = DeviceView(installed=False, absent="version-damaged")
 QUICK = DeviceView(installed=True, predicted_s=0.010)
 SLOW = DeviceView(installed=True, predicted_s=0.200)
+TIGHT = DeviceView(installed=True, predicted_s=0.040)
 SLOW_ALONE = DeviceView(installed=True, predicted_s=0.200, waits=False)
 FULL = DeviceView(installed=True, full=True, predicted_s=0.5)
+BROKEN = DeviceView(installed=True, predicted_s=0.010, healthy=False)
 NO_SERVER = ServerView(usable=False)
 SERVER = ServerView(usable=True, expected_s=0.020)
 SLOWER_SERVER = ServerView(usable=True, expected_s=0.300)
+FAR_SERVER = ServerView(usable=True, expected_s=19.0)
+
+ON_DEVICE, ON_SERVER, NOWHERE = Place.DEVICE, Place.SERVER, Place.NOWHERE
 
 
 @pytest.mark.parametrize(
     ("device", "server", "remaining_s", "place", "reason"),
     [
-        (ABSENT, SERVER, None, Place.SERVER, "version-missing"),
-        (ABSENT, NO_SERVER, None, Place.NOWHERE, "version-missing"),
-        (QUICK, SERVER, 0.050, Place.DEVICE, "local"),
-        (QUICK, NO_SERVER, 0.050, Place.DEVICE, "local"),
-        (SLOW, SERVER, None, Place.DEVICE, "local"),
-        (SLOW, SERVER, 0.050, Place.SERVER, "overloaded"),
-        (SLOW, NO_SERVER, 0.050, Place.DEVICE, "local"),
-        (SLOW, SLOWER_SERVER, 0.050, Place.DEVICE, "local"),
-        (SLOW, SERVER, 0.010, Place.SERVER, "overloaded"),
-        (SLOW_ALONE, SERVER, 0.050, Place.SERVER, "too-slow"),
-        (FULL, SERVER, None, Place.SERVER, "overloaded"),
-        (FULL, NO_SERVER, None, Place.NOWHERE, "overloaded"),
+        (ABSENT, SERVER, None, ON_SERVER, "version-missing"),
+        (ABSENT, FAR_SERVER, 0.050, ON_SERVER, "version-missing"),
+        (ABSENT, NO_SERVER, None, NOWHERE, "version-missing"),
+        (DAMAGED, SERVER, None, ON_SERVER, "version-damaged"),
+        (QUICK, SERVER, 0.050, ON_DEVICE, "local"),
+        (QUICK, NO_SERVER, 0.050, ON_DEVICE, "local"),
+        (BROKEN, SERVER, 0.050, ON_SERVER, "engine-failed"),
+        (BROKEN, NO_SERVER, 0.050, ON_DEVICE, "local"),
+        (SLOW, SERVER, None, ON_DEVICE, "local"),
+        (SLOW, SERVER, 0.050, ON_SERVER, "overloaded"),
+        (SLOW, NO_SERVER, 0.050, ON_DEVICE, "local"),
+        (SLOW, SLOWER_SERVER, 0.050, ON_DEVICE, "local"),
+        (SLOW, SERVER, 0.015, ON_SERVER, "overloaded"),
+        (SLOW, SERVER, 0.010, ON_DEVICE, "local"),
+        (SLOW, FAR_SERVER, 0.050, ON_DEVICE, "local"),
+        (TIGHT, SERVER, 0.050, ON_SERVER, "overloaded"),
+        (TIGHT, ServerView(usable=True, expected_s=0.051), 0.050, ON_DEVICE, "local"),
+        (SLOW_ALONE, SERVER, 0.050, ON_SERVER, "too-slow"),
+        (FULL, SERVER, None, ON_SERVER, "overloaded"),
+        (FULL, SERVER, 0.050, ON_SERVER, "overloaded"),
+        (FULL, FAR_SERVER, 0.050, NOWHERE, "overloaded"),
+        (FULL, NO_SERVER, None, NOWHERE, "overloaded"),
     ],
 )
-def test_table(device, server, remaining_s, place, reason):
-    """The device keeps what it can answer in time; the rest goes where it is answered sooner."""
+def test_prefer_device(device, server, remaining_s, place, reason):
+    """The device keeps what it can answer in time; of the rest what a server can, and what may arrive, goes away."""
     assert choose(device, server, remaining_s) == Route(place, reason)
 
 
-@given(st.booleans(), st.booleans(), st.floats(0, 1), st.booleans(), st.floats(0, 1), st.none() | st.floats(-1, 1))
-def test_a_request_is_refused_only_where_nobody_can_take_it(installed, full, local_s, usable, remote_s, remaining_s):
-    """NOWHERE means no usable server, and a device that lacks the version or is full; never a prediction."""
-    route = choose(DeviceView(installed, full, local_s), ServerView(usable, remote_s), remaining_s)
-    assert (route.place is Place.NOWHERE) == (not usable and (full or not installed))
+@pytest.mark.parametrize(
+    ("device", "server", "remaining_s", "place", "reason"),
+    [
+        (QUICK, SERVER, 0.050, ON_SERVER, "policy"),
+        (QUICK, SERVER, None, ON_SERVER, "policy"),
+        (QUICK, NO_SERVER, 0.050, ON_DEVICE, "no-server"),
+        (QUICK, FAR_SERVER, None, ON_SERVER, "policy"),
+        (QUICK, FAR_SERVER, 0.050, ON_DEVICE, "no-server"),
+        (SLOW, FAR_SERVER, 0.050, ON_DEVICE, "no-server"),
+        (SLOW, SERVER, 0.015, ON_SERVER, "policy"),
+        (FULL, SERVER, None, ON_SERVER, "policy"),
+        (FULL, FAR_SERVER, 0.050, ON_SERVER, "policy"),
+        (FULL, NO_SERVER, None, NOWHERE, "overloaded"),
+        (BROKEN, SERVER, 0.010, ON_SERVER, "policy"),
+        (BROKEN, NO_SERVER, 0.010, ON_DEVICE, "no-server"),
+        (ABSENT, SERVER, 0.050, ON_SERVER, "version-missing"),
+        (ABSENT, NO_SERVER, 0.050, NOWHERE, "version-missing"),
+    ],
+)
+def test_prefer_server(device, server, remaining_s, place, reason):
+    """A server answers where one is usable and in time, else the device, and the reason says that there was none."""
+    assert choose(device, server, remaining_s, "prefer_server") == Route(place, reason)
+
+
+@pytest.mark.parametrize(
+    ("device", "server", "place", "reason"),
+    [
+        (QUICK, SERVER, ON_DEVICE, "local"),
+        (SLOW, SERVER, ON_DEVICE, "local"),
+        (BROKEN, SERVER, ON_DEVICE, "local"),
+        (FULL, SERVER, NOWHERE, "overloaded"),
+        (ABSENT, SERVER, NOWHERE, "version-missing"),
+        (DAMAGED, SERVER, NOWHERE, "version-damaged"),
+    ],
+)
+def test_only_device(device, server, place, reason):
+    """No server is asked, whatever becomes of the request."""
+    assert choose(device, server, 0.050, "only_device") == Route(place, reason)
+
+
+@pytest.mark.parametrize(
+    ("device", "server", "place", "reason"),
+    [
+        (QUICK, SERVER, ON_SERVER, "policy"),
+        (QUICK, FAR_SERVER, ON_SERVER, "policy"),
+        (QUICK, NO_SERVER, NOWHERE, "no-server"),
+        (FULL, SERVER, ON_SERVER, "policy"),
+        (ABSENT, SERVER, ON_SERVER, "version-missing"),
+        (ABSENT, NO_SERVER, NOWHERE, "version-missing"),
+    ],
+)
+def test_only_server(device, server, place, reason):
+    """The device answers nothing, even where no server may be asked."""
+    assert choose(device, server, 0.050, "only_server") == Route(place, reason)
+
+
+times = st.floats(0, 1)
+devices = st.builds(
+    DeviceView,
+    installed=st.booleans(),
+    full=st.booleans(),
+    predicted_s=times,
+    waits=st.booleans(),
+    healthy=st.booleans(),
+)
+servers = st.builds(ServerView, usable=st.booleans(), expected_s=times)
+left = st.none() | st.floats(-1, 1)
+
+
+@given(devices, servers, left, st.sampled_from(["prefer_device", "prefer_server"]))
+def test_a_request_is_refused_only_where_nobody_can_take_it(device, server, remaining_s, policy):
+    """NOWHERE means that the device can't take it, and no server is usable, or none within any hope of the deadline."""
+    hopeless = remaining_s is not None and server.expected_s > remaining_s * HOPE
+    if choose(device, server, remaining_s, policy).place is Place.NOWHERE:
+        assert device.full or not device.installed
+        assert not server.usable or hopeless
+
+
+@given(devices, servers, left, st.sampled_from(POLICIES))
+def test_policies_are_kept(device, server, remaining_s, policy):
+    """What is for one place only never goes to the other, and nobody is sent where nobody is."""
+    route = choose(device, server, remaining_s, policy)
+    assert route.place is not Place.SERVER or (server.usable and policy != "only_device")
+    assert route.place is not Place.DEVICE or (device.installed and not device.full and policy != "only_server")
+    assert route.reason in REASONS
+
+
+@given(devices, servers, left, st.sampled_from(POLICIES))
+def test_servers_are_asked_for_only_where_they_matter(device, server, remaining_s, policy):
+    """Where it is said that the servers' side is not needed, no state of theirs changes the route."""
+    if not needs_servers(device, remaining_s, policy):
+        alone = choose(device, ServerView(usable=False), remaining_s, policy)
+        assert choose(device, server, remaining_s, policy) == alone
+
+
+@given(devices, servers, st.floats(0, 1))
+def test_what_cannot_arrive_in_time_is_not_sent(device, server, remaining_s):
+    """Where the device can take a request, none is sent to a server that is expected far behind the deadline."""
+    if device.installed and device.healthy and server.expected_s > remaining_s * HOPE:
+        assert choose(device, server, remaining_s).place is not Place.SERVER
+
+
+def test_every_reason_is_explained():
+    """Each reason that there is says what it stands for."""
+    assert {value for name, value in vars(module).items() if name.startswith("REASON_")} == set(REASONS)
 
 
 def test_prediction_counts_queue_run_and_own_time():
