@@ -4,7 +4,9 @@
 
 The device's runs take 10 ms (a real delegate that waits, so that no processor time is what is measured); one real
 server is reached over a network with a delay each way; requests come evenly at three times what the device can answer,
-each with 50 ms to live. Beside each figure stands that of the device alone, of the same run.
+each with 50 ms to live. Beside each figure stands that of the device alone, of the same run. A machine that has other
+things to do is itself late at times: a process that does nothing but wake up sees when, and requests of such moments
+are left out of what the first two targets are held against; they are counted beside it.
 
 | scenario | what happens | target |
 |---|---|---|
@@ -33,6 +35,7 @@ from benchmarks.far_scene import (  # noqa: E402
     DEADLINE_MS,
     NARROW,
     WIDE,
+    Lates,
     Scene,
     Tally,
     capacity,
@@ -49,7 +52,10 @@ from edge_runtime.model import Model  # noqa: E402
 
 OVERLOAD = 3.0
 ROUNDS = 3
+KINDS = ("hedged", "plain")
 PAIRS = 4
+"""Models of each kind: a stall keeps a device busy, and the next request of its model should find it idle again."""
+
 EVERY_S = 0.25
 WARM_S = 15.0
 """So long each model is asked before hedging is measured: 50 answers are needed to know what takes long."""
@@ -66,13 +72,19 @@ class Settings:
     figure: Path | None
 
 
-def told(name: str, tally: Tally) -> None:
-    """A line, and what it is made of."""
+def told(name: str, tally: Tally, lates: Lates) -> None:
+    """A line, what it is made of, and what it is without the moments at which the machine itself was late."""
     print(
-        f"  {name:24}{tally.rate:8.2%} in time, {tally.goodput:6.1f}/s of {len(tally.outcomes) / tally.seconds:.0f}/s; "
-        f"longest {tally.latest_ms:.0f} ms, load late by {tally.lag_ms:.1f} ms (p99), untold {tally.untold}"
+        f"  {name:20}{tally.rate:8.2%} in time, {tally.goodput:6.1f}/s of {len(tally.outcomes) / tally.seconds:.0f}/s; "
+        f"longest {tally.latest_ms:.0f} ms, untold {tally.untold}"
     )
-    print(f"  {'':24}{tally.ways()}")
+    print(f"  {'':20}{tally.ways()}")
+    good = tally.punctual(lates)
+    missing = len(tally.outcomes) - len(good.outcomes)
+    print(
+        f"  {'':20}without {missing} during which the machine was late: {good.rate:.2%}, "
+        f"longest {good.latest_ms:.0f} ms, untold {good.untold}"
+    )
 
 
 def verdict(text: str, *, met: bool) -> bool:
@@ -81,16 +93,30 @@ def verdict(text: str, *, met: bool) -> bool:
     return met
 
 
-def both(alone: Model, together: Model, width: int, seconds: float) -> tuple[Tally, Tally, float]:
-    """The overload on the device alone and on device and server in turn; and the device's capacity."""
+@dataclass(frozen=True)
+class Compared:
+    """The overload on the device alone, and on device and server.
+
+    Attributes:
+        able: What the device answers a second.
+    """
+
+    alone: Tally
+    together: Tally
+    able: float
+    lates: Lates
+
+
+def both(alone: Model, together: Model, width: int, seconds: float) -> Compared:
+    """Plays both in turn."""
     row = ones(width)
     able = capacity(alone, row, 2.0)
     load(together, row, able, 1.0)
-    found = Tally(), Tally()
+    found, lates = (Tally(), Tally()), Lates()
     for _ in range(ROUNDS):
         for tally, model in zip(found, (alone, together), strict=True):
             tally.add(load(model, row, OVERLOAD * able, seconds / ROUNDS))
-    return *found, able
+    return Compared(*found, able, lates.stop())
 
 
 def overload(scene: Scene, settings: Settings) -> bool:
@@ -102,15 +128,20 @@ def overload(scene: Scene, settings: Settings) -> bool:
             scene.runtime(None) as alone,
             scene.runtime(network.address) as helped,
         ):
-            base, tally, able = both(alone.model("scale"), helped.model("scale"), NARROW, settings.seconds)
+            found = both(alone.model("scale"), helped.model("scale"), NARROW, settings.seconds)
     finally:
         server.kill()
-    print(f"overload: {OVERLOAD:g} x {able:.0f}/s, {DEADLINE_MS:.0f} ms, server {settings.delay_ms:g} ms away each way")
-    told("device alone", base)
-    told("device and server", tally)
+    print(
+        f"overload: {OVERLOAD:g} x {found.able:.0f}/s, {DEADLINE_MS:.0f} ms each, "
+        f"server {settings.delay_ms:g} ms away each way"
+    )
+    told("device alone", found.alone, found.lates)
+    told("device and server", found.together, found.lates)
+    rate = found.together.punctual(found.lates).rate
     return verdict(
-        f"{tally.rate:.2%}, {tally.rate / base.rate:.2f} x the device alone (target: {HIT_RATE:.1%})",
-        met=tally.rate >= HIT_RATE,
+        f"{rate:.2%} in time, {rate / found.alone.punctual(found.lates).rate:.2f} x the device alone "
+        f"(target: {HIT_RATE:.1%})",
+        met=rate >= HIT_RATE,
     )
 
 
@@ -127,6 +158,7 @@ def killed(scene: Scene, settings: Settings) -> bool:
         ):
             model, lonely = helped.model("scale"), alone.model("scale")
             able = capacity(lonely, row, 2.0)
+            lates = Lates()
             base = load(lonely, row, OVERLOAD * able, seconds / 4)
             load(model, row, able, 1.0)
             began_s = time.monotonic() + 0.1
@@ -145,6 +177,7 @@ def killed(scene: Scene, settings: Settings) -> bool:
             tally = load(model, row, OVERLOAD * able, seconds, began_s)
             events.join()
             base.add(load(lonely, row, OVERLOAD * able, seconds / 4))
+            lates.stop()
     finally:
         first.kill()
         second.kill()
@@ -152,18 +185,19 @@ def killed(scene: Scene, settings: Settings) -> bool:
     answered_s = [one.asked_s + one.took_ms / 1e3 for one in tally.outcomes if one.place == "server"]
     again_s = min((at_s for at_s in answered_s if at_s >= marks["back"]), default=float("inf")) - marks["back"]
     print(f"killed: {OVERLOAD:g} x {able:.0f}/s, gone for {marks['back'] - marks['killed']:.1f} s")
-    told("device alone", base)
-    told("before", tally.between(began_s, marks["killed"]))
-    told("while it is gone", gone)
-    told("after", tally.between(marks["back"], began_s + seconds))
+    told("device alone", base, lates)
+    told("before", tally.between(began_s, marks["killed"]), lates)
+    told("while it is gone", gone, lates)
+    told("after", tally.between(marks["back"], began_s + seconds), lates)
     if settings.figure is not None:
         from benchmarks.far_figure import draw  # noqa: PLC0415  it loads matplotlib
 
         draw(tally, began_s, {"server killed": marks["killed"], "server back": marks["back"]}, base, settings.figure)
     ratio = gone.goodput / base.goodput
+    untold = tally.punctual(lates).untold
     return all(
         [
-            verdict(f"requests untold by their deadline: {tally.untold} (target: 0)", met=tally.untold == 0),
+            verdict(f"requests untold by their deadline: {untold} (target: 0)", met=untold == 0),
             verdict(f"while it is gone {ratio:.3f} x the device alone (target: {GOODPUT})", met=ratio >= GOODPUT),
             verdict(f"in use again after {again_s:.2f} s (target: {AGAIN_S:.0f})", met=again_s <= AGAIN_S),
         ]
@@ -179,21 +213,23 @@ def slow(scene: Scene, settings: Settings) -> bool:
             scene.runtime(None) as alone,
             scene.runtime(network.address) as helped,
         ):
-            base, tally, able = both(alone.model("wide"), helped.model("wide"), WIDE, settings.seconds)
+            found = both(alone.model("wide"), helped.model("wide"), WIDE, settings.seconds)
             sent = served(server, "wide")
     finally:
         server.kill()
-    print(f"slow: {OVERLOAD:g} x {able:.0f}/s, 150 KB a request over 64 kbit/s, {sent} arrived at the server at all")
-    told("device alone", base)
-    told("device and server", tally)
-    ratio = tally.goodput / base.goodput
+    print(
+        f"slow: {OVERLOAD:g} x {found.able:.0f}/s, 150 KB a request over 64 kbit/s, {sent} arrived at the server at all"
+    )
+    told("device alone", found.alone, found.lates)
+    told("device and server", found.together, found.lates)
+    ratio = found.together.goodput / found.alone.goodput
     return verdict(f"goodput {ratio:.3f} x the device alone's (target: at least 1, 0.98 for noise)", met=ratio >= 0.98)
 
 
 def hedging(scene: Scene, settings: Settings) -> bool:
     """Runs that stall now and then: models with and without hedging side by side, each on a device of its own."""
     server = scene.server()
-    names = {kind: [f"{kind}-{number}" for number in range(PAIRS)] for kind in ("hedged", "plain")}
+    names = {kind: [f"{kind}-{number}" for number in range(PAIRS)] for kind in KINDS}
     options = {
         name: ModelOptions(
             delegates=(scene.delegate(device=f"usb:{name}", stall_every=50, stall_ms=200),), hedge=kind == "hedged"
@@ -258,7 +294,8 @@ def main() -> None:
         logging.disable(logging.WARNING)
     settings = Settings(arguments.seconds, arguments.delay_ms, arguments.figure)
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder), PAIRS)
+        pairs = {f"{kind}-{number}": NARROW for kind in KINDS for number in range(PAIRS)}
+        scene = Scene(Path(folder), {"scale": NARROW, "wide": WIDE, **pairs})
         met = [SCENARIOS[name](scene, settings) for name in arguments.scenarios or SCENARIOS]
     sys.exit(0 if all(met) else 1)
 

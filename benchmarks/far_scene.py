@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 import urllib.request
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +40,12 @@ DEADLINE_MS = 50.0
 NARROW, WIDE = 4, 37_500
 """Float32 values in an input: 16 bytes, and 150 KB."""
 
-SLACK_MS = 25.0
-"""What an outcome may come after its deadline: what a busy machine of two cores takes to wake a thread."""
+SLACK_MS = 10.0
+"""What an outcome may come after its deadline: who waits for it has to be woken."""
+
+TICK_S = 0.002
+LATE_MS = 5.0
+"""A machine that wakes who sleeps so much too late has too much to do for these figures."""
 
 SAVED = """
 import os, sys
@@ -87,37 +92,76 @@ class Server:
         self._process.wait()
 
 
+class Lates:
+    """By how much this machine was late at what: what a process of its own saw that did nothing but wake up."""
+
+    def __init__(self) -> None:
+        """Starts it; it ends with this process, or with `stop`."""
+        program = (
+            "import sys, threading, time\n"
+            "threading.Thread(target=lambda: (sys.stdin.read(), stop.append(1)), daemon=True).start()\n"
+            "stop, found, due_s = [], [], time.monotonic()\n"
+            "while not stop:\n"
+            f"    due_s = max(due_s + {TICK_S}, time.monotonic())\n"
+            "    time.sleep(max(due_s - time.monotonic(), 0))\n"
+            "    late_s = time.monotonic() - due_s\n"
+            "    if late_s > 0.002:\n"
+            "        found.append(f'{due_s} {late_s}')\n"
+            "print(' '.join(found))\n"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._due_s: list[float] = []
+        self._late_s: list[float] = []
+
+    def stop(self) -> Lates:
+        """Ends it and takes what it saw."""
+        said, _ = self._process.communicate()
+        values = [float(word) for word in said.split()]
+        self._due_s, self._late_s = values[::2], values[1::2]
+        return self
+
+    def worst_ms(self, from_s: float, until_s: float) -> float:
+        """The most that it was late by at any time then."""
+        first = max(bisect_left(self._due_s, from_s) - 1, 0)
+        worst_s = 0.0
+        for due_s, late_s in zip(self._due_s[first:], self._late_s[first:], strict=True):
+            if due_s > until_s:
+                break
+            if due_s + late_s >= from_s:
+                worst_s = max(worst_s, late_s)
+        return worst_s * 1e3
+
+
 class Scene:
     """Models for both sides, the delegate's library, and the servers' processes.
 
     Attributes:
-        store: The device's packages: `scale`, `wide`, and `hedged-0`, `plain-0`...
+        store: The device's packages.
     """
 
-    def __init__(self, folder: Path, pairs: int = 0) -> None:
-        """Makes the models, in a process of their own as far as TensorFlow is needed.
+    def __init__(self, folder: Path, models: Mapping[str, int]) -> None:
+        """Makes the models, in a process of their own as far as TensorFlow is needed: y = 2 * x.
 
         Args:
             folder: An empty one.
-            pairs: How many models `hedged-N` and as many `plain-N` there are.
+            models: By name, the values in a row; version 1 of each is installed, and served.
         """
         self.store = folder / "store"
         self._library = edge_delegates.build(folder)
-        widths = {"scale": NARROW, "wide": WIDE}
-        widths |= {f"{kind}-{number}": NARROW for kind in ("hedged", "plain") for number in range(pairs)}
-        saved = folder / "saved"
+        saved = {width: folder / "saved" / str(width) for width in sorted(set(models.values()))}
         subprocess.run(
-            [sys.executable, "-c", SAVED, f"{saved}/scale/1={NARROW}", f"{saved}/wide/1={WIDE}"],
+            [sys.executable, "-c", SAVED, *(f"{path}/1={width}" for width, path in saved.items())],
             check=True,
             capture_output=True,
         )
-        for name, width in widths.items():
+        for name, width in models.items():
             publish_scale(self.store, 1, 2.0, model=name, width=width)
         self._config = folder / "models.config"
         entries = (
-            f'config {{ name: "{name}" base_path: "{saved}/{"wide" if name == "wide" else "scale"}" '
-            'model_platform: "tensorflow" }'
-            for name in widths
+            f'config {{ name: "{name}" base_path: "{saved[width]}" model_platform: "tensorflow" }}'
+            for name, width in models.items()
         )
         self._config.write_text(f"model_config_list {{ {' '.join(entries)} }}")
 
@@ -125,13 +169,13 @@ class Scene:
         """The device string of a device; `delay_ms` is `RUN_MS` if it is not given."""
         return edge_delegates.device(self._library, **{"delay_ms": RUN_MS, **options})
 
-    def server(self) -> Server:
+    def server(self, *flags: str) -> Server:
         """A server with every model."""
         return Server(
-            f"--model_config_file={self._config}", "--port=0", "--no-mdns", "--file_system_poll_wait_seconds=0"
+            f"--model_config_file={self._config}", "--port=0", "--no-mdns", "--file_system_poll_wait_seconds=0", *flags
         )
 
-    def runtime(self, fallback: str | None, **options: Any) -> Runtime:
+    def runtime(self, fallback: str | Sequence[str] | None, **options: Any) -> Runtime:
         """A runtime on the device, one row a run, with that server or none."""
         given = {"delegates": [self.delegate()], "batch_sizes": (1,), "cache": None, **options}
         return Runtime.open(self.store, fallback=fallback, **given)
@@ -190,8 +234,13 @@ class Tally:
 
     @property
     def untold(self) -> int:
-        """Requests that ended otherwise than by an answer or a named error by their deadline."""
+        """Requests that ended otherwise than by an answer or a named error by their deadline, or a moment later."""
         return sum(one.place == "crash" or one.took_ms > DEADLINE_MS + SLACK_MS for one in self.outcomes)
+
+    def punctual(self, lates: Lates) -> Tally:
+        """Those during which the machine itself was never late."""
+        kept = [one for one in self.outcomes if lates.worst_ms(one.due_s, one.asked_s + one.took_ms / 1e3) < LATE_MS]
+        return Tally(kept, self.seconds)
 
     @property
     def latest_ms(self) -> float:
