@@ -8,12 +8,15 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from converter.artifact import Signature
-from edge_runtime.errors import InvalidInput
 from edge_runtime.remote import codec
+from edge_runtime.remote.coalescer import Coalescer
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.endpoints import EndpointTable, Wanted
-from edge_runtime.remote.journey import Journey, Trip
+from edge_runtime.remote.hedging import Hedging
+from edge_runtime.remote.journey import Journey, Means, Trip
+from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timers
+from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.types import InferRequest, Reply
 from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT
@@ -37,6 +40,7 @@ class RemoteClient:
         clock: Callable[[], float],
         timeout_s: float,
         later: Later | None = None,
+        hedges: Budget | None = None,
     ) -> None:
         """Takes the table that sources keep.
 
@@ -45,11 +49,21 @@ class RemoteClient:
             clock: Monotonic seconds.
             timeout_s: The longest that one call may take where the request has no deadline.
             later: Waits before a request asks again; None for a thread of its own.
+            hedges: What copies of late requests may be sent to a second server; None for no copies.
         """
         self.endpoints = endpoints
         self._clock = clock
-        self._timeout_s = timeout_s
         self._later = Timers() if later is None else later
+        self._means = Means(
+            endpoints=endpoints,
+            later=self._later,
+            clock=clock,
+            timeout_s=timeout_s,
+            retries=Retries(clock),
+            hedging=None if hedges is None else Hedging(hedges),
+        )
+        self._hedges = hedges
+        self._coalescer = Coalescer(_Carrier(self._means), self._later, clock)
         self._described: dict[tuple[str, int], dict[str, Signature]] = {}
         self._lock = threading.Lock()
 
@@ -58,7 +72,8 @@ class RemoteClient:
 
     def expects(self, request: InferRequest) -> float | None:
         """Seconds in which the best endpoint should answer it; None if none may be asked, or none has the version."""
-        return self.endpoints.expects(Wanted.of(request))
+        expected_s = self.endpoints.expects(Wanted.of(request))
+        return None if expected_s is None else expected_s + self._coalescer.waits_s(request)
 
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`."""
@@ -69,26 +84,13 @@ class RemoteClient:
 
         A request that nobody else can answer (its reason is that the version is not on the device) is asked again,
         after a short wait that doubles, where a server is loading or its queue full.
+
+        While others for the same model, version and signature are under way it waits for one of them to be answered,
+        and goes with all that wait then, in one call. Its place is freed when its deadline passes, or it is cancelled.
         """
-        try:
-            message = codec.predict_request(request)
-        except (ValueError, TypeError) as error:
-            refused: Future[Reply] = Future()
-            refused.set_exception(InvalidInput(f"{request.subject}: can't be sent to a server: {error}"))
-            return refused
-
-        def ask(endpoint: Endpoint, turn: Turn, deadline_s: float) -> Future[Reply]:
-            return endpoint.call(
-                turn,
-                PREDICT,
-                message,
-                deadline_s,
-                lambda response: codec.reply(request, response, endpoint.address, self._clock()),
-            )
-
-        patient = request.reason in _NOBODY_ELSE
-        trip = Trip(request.subject, Wanted.of(request), request.start_s, request.deadline_s, patient=patient)
-        return self._travel(trip, ask)
+        if self._hedges is not None:
+            self._hedges.earn()
+        return self._coalescer.submit(request, patient=request.reason in _NOBODY_ELSE)
 
     def describe(
         self, model: str, version: int | None, label: str | None, start_s: float, deadline_s: float | None
@@ -109,7 +111,7 @@ class RemoteClient:
 
         subject = f"{model}/{version or label or 'latest'}"
         wanted = Wanted(model, version, label, 0)
-        future = self._travel(Trip(subject, wanted, start_s, deadline_s, patient=True), ask)
+        future = Journey(Trip(subject, wanted, start_s, deadline_s, patient=True), self._means, ask).future
 
         def remember(done: Future[dict[str, Signature]]) -> None:
             if key is None or done.cancelled() or done.exception() is not None:
@@ -123,9 +125,53 @@ class RemoteClient:
         return future
 
     def close(self) -> None:
-        """Closes every connection. What waits to ask again fails now."""
+        """Closes every connection. What waits, to be sent or to ask again, fails now."""
+        self._coalescer.close()
         self.endpoints.close()
         self._later.close()
 
-    def _travel(self, trip: Trip, ask: Callable[[Endpoint, Turn, float], Future[T]]) -> Future[T]:
-        return Journey(trip, self.endpoints, self._later, ask, clock=self._clock, timeout_s=self._timeout_s).future
+
+class _Carrier:
+    """Sends what the coalescer has joined."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    def send(self, request: InferRequest, requests: int, *, patient: bool) -> Journey[Reply]:
+        """Sets out with one message.
+
+        Raises:
+            ValueError, TypeError: it has no wire form.
+        """
+        message = codec.predict_request(request)
+        metadata = codec.metadata(request)
+        clock = self._means.clock
+
+        def ask(endpoint: Endpoint, turn: Turn, deadline_s: float) -> Future[Reply]:
+            return endpoint.call(
+                turn,
+                PREDICT,
+                message,
+                deadline_s,
+                lambda response: codec.reply(request, response, endpoint.address, clock()),
+                metadata=metadata,
+            )
+
+        trip = Trip(
+            request.subject,
+            Wanted.of(request),
+            request.start_s,
+            request.deadline_s,
+            patient=patient,
+            requests=requests,
+            hedged=True,
+        )
+        return Journey(trip, self._means, ask)
+
+    def servers(self) -> int:
+        """How many may be asked now."""
+        return sum(endpoint.allows for endpoint in self._means.endpoints.all())
+
+    def expects(self, request: InferRequest, nbytes: int) -> float | None:
+        """Seconds in which a request of that size should be answered; None if none may be asked."""
+        return self._means.endpoints.expects(Wanted(request.model, request.version, request.label, nbytes))

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from converter.artifact import VARIABLE, PackageError, Signature, TensorSpec
 from edge_runtime.types import Array, Arrays, InferRequest, Reply
 from fallback_server.protocol import tensors
-from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD
+from fallback_server.protocol.methods import PREPROCESSING_METADATA, SIGNATURE_DEF_FIELD
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto import tensor_pb2
 
@@ -40,6 +40,11 @@ def predict_request(request: InferRequest) -> pb.PredictRequest:
         model_spec=_spec(request.model, request.version, request.label, request.signature),
         inputs={name: tensors.encode(array) for name, array in request.inputs.items()},
     )
+
+
+def metadata(request: InferRequest) -> tuple[tuple[str, str], ...]:
+    """What goes beside the message: by which preprocessing the inputs were made, where that is known."""
+    return ((PREPROCESSING_METADATA, request.fingerprint),) if request.fingerprint else ()
 
 
 def metadata_request(model: str, version: int | None, label: str | None) -> pb.GetModelMetadataRequest:

@@ -1,16 +1,21 @@
-"""One request's way from endpoint to endpoint, within its deadline."""
+"""One call's way from endpoint to endpoint, within its deadline."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edge_runtime.errors import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.faults import RemoteFault
-from edge_runtime.remote.timers import Later
+from edge_runtime.remote.hedging import Hedging
+from edge_runtime.remote.retries import Retries
+from edge_runtime.remote.timers import Later, Timer
+from edge_runtime.types import Tried
 from fallback_server.protocol.status import Fault
 
 T = TypeVar("T")
@@ -22,6 +27,30 @@ RETRY_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)
 """Waits before the further rounds of a request that nobody else can answer: a full queue is soon shorter, and a model
 takes seconds to load."""
 
+_FINAL = frozenset({Fault.INVALID_INPUT, Fault.PRECONDITION})
+"""What another server would say too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What all journeys share.
+
+    Attributes:
+        endpoints: Whom to ask.
+        later: For the waits between rounds, and before a copy.
+        clock: Monotonic seconds.
+        timeout_s: The longest that one call may take.
+        retries: Says whether a further endpoint may be asked.
+        hedging: Says when a copy may go to another endpoint; None for never.
+    """
+
+    endpoints: EndpointTable
+    later: Later
+    clock: Callable[[], float]
+    timeout_s: float
+    retries: Retries
+    hedging: Hedging | None = None
+
 
 class Trip:
     """What a journey is for.
@@ -32,60 +61,74 @@ class Trip:
         start_s: The instant at which the caller asked.
         deadline_s: The instant after which an answer is worthless; None for never.
         patient: Whether to ask again, after a while, servers that are loading or full: nobody else can answer.
+        requests: How many it carries.
+        hedged: Whether a copy may be sent.
     """
 
-    __slots__ = ("deadline_s", "patient", "start_s", "subject", "wanted")
+    __slots__ = ("deadline_s", "hedged", "patient", "requests", "start_s", "subject", "wanted")
 
     def __init__(
-        self, subject: str, wanted: Wanted, start_s: float, deadline_s: float | None, *, patient: bool
+        self,
+        subject: str,
+        wanted: Wanted,
+        start_s: float,
+        deadline_s: float | None,
+        *,
+        patient: bool,
+        requests: int = 1,
+        hedged: bool = False,
     ) -> None:
         self.subject = subject
         self.wanted = wanted
         self.start_s = start_s
         self.deadline_s = deadline_s
         self.patient = patient
-        self.wanted = wanted
+        self.requests = requests
+        self.hedged = hedged
+
+
+class _Leg(Generic[T]):
+    """One call to one endpoint."""
+
+    __slots__ = ("address", "call", "started_s")
+
+    def __init__(self, address: str, started_s: float) -> None:
+        self.address = address
+        self.started_s = started_s
+        self.call: Future[T] | None = None
 
 
 class Journey(Generic[T]):
     """Goes on in gRPC's threads and the timer's.
 
     Attributes:
-        future: The answer, or an EdgeRuntimeError. Cancelling it cancels the call in flight.
+        future: The answer, or an EdgeRuntimeError. Cancelling it cancels the calls in flight.
+        before: What was tried besides the endpoint that answered, in order; complete when the future is.
     """
 
-    def __init__(
-        self,
-        trip: Trip,
-        endpoints: EndpointTable,
-        later: Later,
-        ask: Callable[[Endpoint, Turn, float], Future[T]],
-        *,
-        clock: Callable[[], float],
-        timeout_s: float,
-    ) -> None:
+    def __init__(self, trip: Trip, means: Means, ask: Callable[[Endpoint, Turn, float], Future[T]]) -> None:
         """Sets out.
 
         Args:
             trip: What for.
-            endpoints: Whom to ask.
-            later: For the waits between rounds.
+            means: What all journeys share.
             ask: Sends the call to an endpoint, until an instant; raises nothing.
-            clock: Monotonic seconds.
-            timeout_s: The longest that one call may take.
         """
         self.future: Future[T] = Future()
+        self.before: tuple[Tried, ...] = ()
         self._trip = trip
-        self._endpoints = endpoints
-        self._later = later
+        self._means = means
         self._ask = ask
-        self._clock = clock
-        self._timeout_s = timeout_s
         self._faults: dict[str, RemoteFault] = {}
+        self._tried: list[Tried] = []
         self._besides: set[str] = set()
         self._asked = 0
         self._round = 0
-        self._call: Future[T] | None = None
+        self._unpaid = False
+        self._lock = threading.Lock()  # Of the legs and of the end: with a copy under way two threads bring news.
+        self._legs: list[_Leg[T]] = []
+        self._ended = False
+        self._timer: Timer | None = None
         self.future.add_done_callback(self._cancel)
         self._go()
 
@@ -99,29 +142,79 @@ class Journey(Generic[T]):
     def _next(self) -> None:
         if self.future.done():
             return
-        now_s = self._clock()
+        now_s = self._means.clock()
         deadline_s = self._trip.deadline_s
         if deadline_s is not None and now_s >= deadline_s:
             self._fail(self._late())
-            return
-        chosen = self._endpoints.acquire(self._trip.wanted, self._besides) if self._asked < MAX_ATTEMPTS else None
+        elif not self._send(now_s) and not self._wait(now_s):
+            self._fail(self._nobody())
+
+    def _send(self, now_s: float) -> bool:
+        """Asks the next endpoint; False if there is none, or the budget has no retry left."""
+        if self._asked >= MAX_ATTEMPTS:
+            return False
+        means = self._means
+        first = not self._faults
+        # A server that said it doesn't have the version has done nothing: to ask the one that has it is no load.
+        free = first or all(fault.fault is Fault.NOT_FOUND for fault in self._faults.values())
+        self._unpaid = not (free or means.retries.spend(patient=self._round > 0))
+        if self._unpaid:
+            return False
+        chosen = means.endpoints.acquire(self._trip.wanted, self._besides)
         if chosen is None:
-            if not self._wait(now_s):
-                self._fail(self._nobody())
-            return
-        endpoint, turn = chosen
+            if not free:
+                means.retries.give_back()
+            return False
+        if first:
+            means.retries.earn()
+        leg = self._call(*chosen, now_s)
+        if first:
+            self._plan_copy(leg)
+        return True
+
+    def _call(self, endpoint: Endpoint, turn: Turn, now_s: float) -> _Leg[T]:
+        leg: _Leg[T] = _Leg(endpoint.address, now_s)
         self._asked += 1
         self._besides.add(endpoint.address)
-        until_s = now_s + self._timeout_s
-        self._call = self._ask(endpoint, turn, until_s if deadline_s is None else min(deadline_s, until_s))
-        self._call.add_done_callback(self._done)
-        if self.future.cancelled():  # While the call was being sent: then nobody has told it.
-            self._call.cancel()
+        with self._lock:
+            self._legs.append(leg)
+        until_s = now_s + self._means.timeout_s
+        deadline_s = self._trip.deadline_s
+        leg.call = self._ask(endpoint, turn, until_s if deadline_s is None else min(deadline_s, until_s))
+        if self._ended or self.future.done():  # While the call was being sent: then nobody has told it.
+            leg.call.cancel()
+        leg.call.add_done_callback(lambda call: self._done(leg, call))
+        return leg
+
+    def _plan_copy(self, leg: _Leg[T]) -> None:
+        hedging = self._means.hedging
+        if hedging is None or not self._trip.hedged or len(self._means.endpoints.all()) < 2 or self.future.done():
+            return
+        after_s = hedging.after_s(leg.address, self._trip.wanted.model)
+        deadline_s = self._trip.deadline_s
+        if after_s is None or (deadline_s is not None and leg.started_s + after_s >= deadline_s):
+            return
+        self._timer = self._means.later.call(after_s, self._copy)
+        if self._timer is not None and self.future.done():
+            self._timer.cancel()
+
+    def _copy(self) -> None:
+        """The first endpoint has had its time: a copy goes to another, if the budget has room for it."""
+        hedging, requests = self._means.hedging, self._trip.requests
+        with self._lock:
+            waits = not self._ended and len(self._legs) == 1 and not self._faults
+        if hedging is None or not waits or self.future.done() or not hedging.budget.spend(requests):
+            return
+        chosen = self._means.endpoints.acquire(self._trip.wanted, self._besides)
+        if chosen is None:
+            hedging.budget.give_back(requests)
+            return
+        self._call(*chosen, self._means.clock())
 
     def _wait(self, now_s: float) -> bool:
         """Plans another round among those that may answer later; False if there are none, or no time."""
         passing = {address for address, fault in self._faults.items() if fault.passing}
-        if not (self._trip.patient and passing and self._round < len(RETRY_WAITS_S)):
+        if not (self._trip.patient and (passing or self._unpaid) and self._round < len(RETRY_WAITS_S)):
             return False
         wait_s = RETRY_WAITS_S[self._round]
         if self._trip.deadline_s is not None and now_s + wait_s >= self._trip.deadline_s:
@@ -129,55 +222,112 @@ class Journey(Generic[T]):
         self._round += 1
         self._asked = 0
         self._besides -= passing
-        return self._later.call(wait_s, self._go) is not None
+        return self._means.later.call(wait_s, self._go) is not None
 
-    def _done(self, call: Future[T]) -> None:
-        if call.cancelled() or self.future.cancelled():
+    def _done(self, leg: _Leg[T], call: Future[T]) -> None:
+        if call.cancelled():
             return
         error = call.exception()
-        subject = self._trip.subject
+        now_s = self._means.clock()
+        with self._lock:
+            if self._ended:
+                return
+            self._legs.remove(leg)
+            others = list(self._legs)
+            if error is None:
+                self._ended = True
+                lost = [_tried(other, "cancelled", now_s) for other in others]
+                self.before = (*self._tried, *lost)
+            elif isinstance(error, RemoteFault):
+                late = error.fault is Fault.DEADLINE
+                self._tried.append(_tried(leg, "late" if late else f"failed: {error.said}", now_s))
+                self._faults[error.address] = error
         if error is None:
-            if self.future.set_running_or_notify_cancel():
-                self.future.set_result(call.result())
+            self._answer(leg, call.result(), others, now_s)
         elif not isinstance(error, RemoteFault):
             self._fail(error)
-        elif error.fault is Fault.INVALID_INPUT:
-            self._fail(InvalidInput(f"{subject}: refused by server {error.address}: {error.detail}"))
-        elif error.fault is Fault.PRECONDITION:
-            self._fail(ServerRefused(f"{subject}: refused by server {error.address}: {error.detail}"))
-        else:
-            self._faults[error.address] = error
+        elif not others:  # Else the one that is still under way may answer.
+            self._failed(error)
+
+    def _failed(self, error: RemoteFault) -> None:
+        if error.fault not in _FINAL:
             self._go()
+            return
+        kind = InvalidInput if error.fault is Fault.INVALID_INPUT else ServerRefused
+        self._fail(kind(f"{self._trip.subject}: refused by server {error.address}: {error.detail}"))
+
+    def _answer(self, leg: _Leg[T], answer: T, others: list[_Leg[T]], now_s: float) -> None:
+        self._note(leg, others, now_s)
+        self._stop(others)
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(answer)
+
+    def _note(self, leg: _Leg[T], others: list[_Leg[T]], now_s: float) -> None:
+        """Tells what the answer took; and of the first endpoint, that it would have taken longer than its copy.
+
+        Without that its slow answers would never be seen, and the percentile that copies wait for sink with each.
+        """
+        hedging = self._means.hedging
+        if hedging is None or not self._trip.hedged:
+            return
+        model = self._trip.wanted.model
+        for one in (leg, *others):
+            if one is leg or one.started_s < leg.started_s:
+                hedging.took(one.address, model, now_s - one.started_s)
 
     def _nobody(self) -> ServerFailed:
         asked = {address: fault.said for address, fault in self._faults.items()}
         lacking = all(fault.lacking for fault in self._faults.values())
-        for endpoint in self._endpoints.all():
+        for endpoint in self._means.endpoints.all():
             if endpoint.address in self._faults:
                 continue
             if endpoint.unreachable:
                 asked[endpoint.address] = f"can't be reached, not asked again (breaker {endpoint.state.value})"
                 continue
             lacking = False
-            state = endpoint.state.value
-            asked[endpoint.address] = (
-                f"not asked, {MAX_ATTEMPTS} others were"
-                if endpoint.allows
-                else f"not asked, it failed before (breaker {state})"
-            )
-        return ServerFailed(self._trip.subject, asked, lacking=lacking)
+            asked[endpoint.address] = self._why_not_asked(endpoint)
+        return ServerFailed(self._trip.subject, asked, lacking=lacking, tried=self._tried)
+
+    def _why_not_asked(self, endpoint: Endpoint) -> str:
+        if not endpoint.allows:
+            return f"not asked, it failed before (breaker {endpoint.state.value})"
+        if self._unpaid:
+            return "not asked, too many requests were asked again already"
+        return f"not asked, {MAX_ATTEMPTS} others were"
 
     def _late(self) -> DeadlineExceeded:
         trip = self._trip
-        spent_ms = (self._clock() - trip.start_s) * 1e3
+        spent_ms = (self._means.clock() - trip.start_s) * 1e3
         stage = "asking " + (", ".join(self._faults) or "no server yet")
         limit_ms = spent_ms if trip.deadline_s is None else (trip.deadline_s - trip.start_s) * 1e3
         return DeadlineExceeded(trip.subject, limit_ms, {stage: spent_ms})
 
     def _fail(self, error: BaseException) -> None:
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self.before = tuple(self._tried)
+            others = list(self._legs)
+        self._stop(others)
+        if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
     def _cancel(self, future: Future[T]) -> None:
-        if future.cancelled() and self._call is not None:
-            self._call.cancel()
+        if not future.cancelled():
+            return
+        with self._lock:
+            self._ended = True
+            others = list(self._legs)
+        self._stop(others)
+
+    def _stop(self, legs: list[_Leg[T]]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for leg in legs:
+            if leg.call is not None:
+                leg.call.cancel()
+
+
+def _tried(leg: _Leg[T], outcome: str, now_s: float) -> Tried:
+    return Tried(place=f"server:{leg.address}", outcome=outcome, ms=(now_s - leg.started_s) * 1e3)

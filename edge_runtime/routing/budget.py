@@ -42,20 +42,20 @@ class Budget:
     def __repr__(self) -> str:
         return f"<Budget of {self._share:g} a request, {self._extras:.2f} of {self._burst:g} left>"
 
-    def earn(self) -> None:
-        """A first request is sent."""
+    def earn(self, requests: int = 1) -> None:
+        """So many first requests are sent."""
         with self._lock:
-            self._extras = min(self._extras + self._share, self._burst)
+            self._extras = min(self._extras + self._share * requests, self._burst)
 
-    def spend(self) -> bool:
-        """Whether an extra request may be sent; if so, it counts as sent."""
+    def spend(self, requests: int = 1) -> bool:
+        """Whether so many extra requests may be sent; if so, they count as sent."""
         with self._lock:
-            if self._extras < 1 - _ROUNDING:
+            if self._extras < requests - _ROUNDING:
                 return False
-            self._extras -= 1
+            self._extras -= requests
             return True
 
-    def give_back(self) -> None:
-        """An extra that was spent was not sent after all."""
+    def give_back(self, requests: int = 1) -> None:
+        """Extras that were spent were not sent after all."""
         with self._lock:
-            self._extras = min(self._extras + 1, self._burst)
+            self._extras = min(self._extras + requests, self._burst)

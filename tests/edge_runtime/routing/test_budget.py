@@ -50,6 +50,15 @@ def test_what_was_not_sent_is_given_back() -> None:
     assert spent(budget) == 2
 
 
+def test_several_at_once_are_all_or_none() -> None:
+    """What carries several requests is sent again only where the budget has room for each of them."""
+    budget = Budget(0.1, 3)
+    assert not budget.spend(4)
+    assert budget.spend(3)
+    budget.earn(20)
+    assert spent(budget) == 2
+
+
 @given(st.lists(st.booleans(), max_size=200), st.floats(0.01, 1.0), st.integers(1, 20))
 def test_extras_never_pass_share_and_burst(steps: list[bool], share: float, burst: int) -> None:
     """In any order of first and extra requests, the extras are at most the burst and their share of the first."""

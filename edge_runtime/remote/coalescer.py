@@ -1,0 +1,360 @@
+"""Requests that wait for the same model leave as one call, once those before them are answered."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+from edge_runtime.errors import InvalidInput, RuntimeClosed, ServerFailed
+from edge_runtime.remote.journey import Journey
+from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS, load, may_leave, patience_s
+from edge_runtime.remote.parcel import Cut, Key, Member, Parcel, key_of, wire_bytes
+from edge_runtime.remote.timers import Later
+from edge_runtime.types import InferRequest, Reply
+
+MAX_WAITING = 16384
+"""Requests that wait to be sent; past this they fail, and the device is asked."""
+
+MAX_WAITING_BYTES = 256 * 2**20
+"""What their inputs may take: a quarter of a small board's memory."""
+
+MAX_GROUPS = 256
+"""Kinds of requests that are known at once; past this a new one is sent alone."""
+
+_SMOOTHING = 0.2
+"""Weight of the newest call in what they usually take."""
+
+
+Kind = tuple[str, int | None, str | None]
+"""Model, version and label."""
+
+
+class Carrier(Protocol):
+    """What sends: `RemoteClient`."""
+
+    def send(self, request: InferRequest, requests: int, *, patient: bool) -> Journey[Reply]:
+        """Sets out with one message.
+
+        Raises:
+            ValueError, TypeError: it has no wire form.
+        """
+        ...
+
+    def servers(self) -> int:
+        """How many may be asked now."""
+        ...
+
+    def expects(self, request: InferRequest, nbytes: int) -> float | None:
+        """Seconds in which a request of that size should be answered; None if that can't be said."""
+        ...
+
+
+class _Group:
+    """Requests of one kind: what waits, and what is under way. Under the coalescer's lock.
+
+    Attributes:
+        waiting: Those of high priority, and the others; in the order of their coming.
+        usual_s: What calls took lately.
+        max_rows: That one call may have: a server has refused more.
+        sending: Whether a thread is sending what waits.
+        watched: Whether a timer will look after what waits.
+    """
+
+    def __init__(self, *, patient: bool) -> None:
+        self.patient = patient
+        self.waiting: tuple[dict[Member, None], dict[Member, None]] = ({}, {})
+        self.started_s: dict[int, float] = {}
+        self.usual_s: float | None = None
+        self.max_rows = MAX_ROWS
+        self.sending = False
+        self.watched = False
+
+    @property
+    def idle(self) -> bool:
+        return not (self.started_s or self.waiting[0] or self.waiting[1] or self.sending)
+
+    def add(self, member: Member) -> None:
+        self.waiting[min(member.request.priority, 1)][member] = None
+
+    def drop(self, member: Member) -> bool:
+        """It waits no more; whether it did."""
+        queue = self.waiting[min(member.request.priority, 1)]
+        if member not in queue:
+            return False
+        del queue[member]
+        return True
+
+    def in_order(self) -> list[Member]:
+        """What may be in the next call: no call has more requests than rows."""
+        return list(itertools.islice(itertools.chain(*self.waiting), MAX_ROWS))
+
+    def ended(self, number: int, now_s: float, *, answered: bool) -> None:
+        started_s = self.started_s.pop(number, None)
+        if started_s is not None and answered:
+            took_s = now_s - started_s
+            self.usual_s = took_s if self.usual_s is None else self.usual_s + _SMOOTHING * (took_s - self.usual_s)
+
+
+class Coalescer:
+    """Sends a request at once while few of its kind are under way, and else with the others that wait. Thread-safe."""
+
+    def __init__(self, carrier: Carrier, later: Later, clock: Callable[[], float]) -> None:
+        """Takes what sends.
+
+        Args:
+            carrier: Sends a call.
+            later: For deadlines, and for calls that take too long to be waited for.
+            clock: Monotonic seconds.
+        """
+        self._carrier = carrier
+        self._later = later
+        self._clock = clock
+        self._groups: dict[Key, _Group] = {}
+        self._numbers = itertools.count(1)
+        self._pressed_s: dict[Kind, float] = {}
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        with self._lock:
+            under_way = sum(len(group.started_s) for group in self._groups.values())
+            return f"<Coalescer, {self._waiting} waiting, {under_way} calls under way>"
+
+    def submit(self, request: InferRequest, *, patient: bool) -> Future[Reply]:
+        """Takes the request; what goes wrong is in the future. Cancelling it frees its place."""
+        try:
+            member = Member(request, wire_bytes(request))
+        except TypeError:
+            member = Member(request, request.nbytes)  # Has no wire form, which is told when it is sent.
+        now_s = self._clock()
+        with self._lock:
+            group = self._group(request, patient=patient)
+            parcel = self._bare(group, member, now_s)
+            refused = None if parcel is not None else self._enqueued(group, member)
+            watch_s = self._watch(group, now_s) if parcel is None and refused is None else None
+        if refused is not None:
+            member.fail(refused)
+            return member.future
+        member.future.add_done_callback(lambda _: self._gone(group, member))
+        if parcel is not None:
+            self._send(group, parcel)
+            return member.future
+        if request.deadline_s is not None:
+            member.timer = self._later.call(max(request.deadline_s - now_s, 0.0), lambda: self._late(member))
+            if member.timer is not None and member.future.done():
+                member.timer.cancel()
+        if watch_s is not None:
+            self._later.call(watch_s, lambda: self._look(group))
+        return member.future
+
+    def waits_s(self, request: InferRequest) -> float:
+        """Seconds that it would wait, about, before it is sent: half of what a call takes, where others wait."""
+        return self._pressed_s.get(_kind(request), 0.0) if self._pressed_s else 0.0
+
+    def close(self) -> None:
+        """What waits fails; calls under way are ended by whoever closes the connections."""
+        with self._lock:
+            self._closed = True
+            left = [member for group in self._groups.values() for queue in group.waiting for member in queue]
+            for group in self._groups.values():
+                for queue in group.waiting:
+                    queue.clear()
+            self._waiting = self._waiting_bytes = 0
+        for member in left:
+            member.fail(RuntimeClosed(f"{member.request.subject}: the runtime has been closed"))
+
+    def _group(self, request: InferRequest, *, patient: bool) -> _Group:
+        """The group of its kind; one of its own where it can't go with others."""
+        key = key_of(request, patient=patient)
+        if key is None:
+            return _Group(patient=patient)
+        group = self._groups.get(key)
+        if group is not None:
+            return group
+        if len(self._groups) >= MAX_GROUPS:
+            for old in [old for old, one in self._groups.items() if one.idle]:
+                del self._groups[old]
+        group = _Group(patient=patient)
+        if len(self._groups) < MAX_GROUPS:
+            self._groups[key] = group
+        return group
+
+    def _bare(self, group: _Group, member: Member, now_s: float) -> Parcel | None:
+        """The request alone, where nothing waits and another call may be sent; None where it must wait."""
+        if any(group.waiting) or not self._may_leave(group, now_s):
+            return None
+        return self._departing(group, [member], now_s)
+
+    def _departing(self, group: _Group, members: list[Member], now_s: float) -> Parcel:
+        number = next(self._numbers)
+        group.started_s[number] = now_s
+        return Parcel(members, number)
+
+    def _may_leave(self, group: _Group, now_s: float) -> bool:
+        if len(group.started_s) < MAX_BARE_IN_FLIGHT:
+            return True
+        ages_s = [now_s - started_s for started_s in group.started_s.values()]
+        return may_leave(ages_s, group.usual_s, self._carrier.servers())
+
+    def _enqueued(self, group: _Group, member: Member) -> Exception | None:
+        """Puts it behind the others, or says why not."""
+        subject = member.request.subject
+        if self._closed:
+            return RuntimeClosed(f"{subject}: the runtime has been closed")
+        if self._waiting >= MAX_WAITING or self._waiting_bytes + member.nbytes > MAX_WAITING_BYTES:
+            said = f"full: {self._waiting} requests with {self._waiting_bytes} bytes wait, "
+            said += f"at most {MAX_WAITING} with {MAX_WAITING_BYTES} may"
+            return ServerFailed(subject, {"the queue to the servers": said}, lacking=False)
+        group.add(member)
+        if group.usual_s is not None:
+            self._pressed_s[_kind(member.request)] = group.usual_s / 2
+        self._waiting += 1
+        self._waiting_bytes += member.nbytes
+        return None
+
+    def _watch(self, group: _Group, now_s: float) -> float | None:
+        """Seconds until what waits should be looked after, if no timer will: a call that hangs must not hold it up."""
+        if group.watched or not any(group.waiting):
+            return None
+        group.watched = True
+        limit_s = patience_s(group.usual_s)
+        left_s = [started_s + limit_s - now_s for started_s in group.started_s.values()]
+        return min((one for one in left_s if one > 0), default=limit_s)
+
+    def _look(self, group: _Group) -> None:
+        """A call has had its time."""
+        with self._lock:
+            group.watched = False
+        self._send_what_waits(group)
+        with self._lock:
+            watch_s = None if self._closed else self._watch(group, self._clock())
+        if watch_s is not None:
+            self._later.call(watch_s, lambda: self._look(group))
+
+    def _send_what_waits(self, group: _Group) -> None:
+        """Sends calls while some may be sent. One thread does; others that come meanwhile leave it to that one.
+
+        Without that a call that fails at once, as all do where there is no server, would send the next from within.
+        """
+        with self._lock:
+            if group.sending:
+                return
+            group.sending = True
+        try:
+            while (parcel := self._next(group)) is not None:
+                self._send(group, parcel)
+        except BaseException:
+            group.sending = False
+            raise
+
+    def _next(self, group: _Group) -> Parcel | None:
+        now_s = self._clock()
+        with self._lock:
+            if not any(group.waiting) or not self._may_leave(group, now_s):
+                group.sending = False
+                return None
+            members = group.in_order()
+            sizes = [(member.request.rows, member.nbytes) for member in members]
+            members = self._in_time(members[: load(sizes, group.max_rows)], now_s)
+            for member in members:
+                self._dequeue(group, member)
+            return self._departing(group, members, now_s)
+
+    def _in_time(self, members: list[Member], now_s: float) -> list[Member]:
+        """The first of them, so many that no deadline passes for what the others add: a thin line takes long."""
+        while len(members) > 1:
+            deadlines_s = [one.request.deadline_s for one in members if one.request.deadline_s is not None]
+            if not deadlines_s:
+                break
+            expected_s = self._carrier.expects(members[0].request, sum(member.nbytes for member in members))
+            if expected_s is None or now_s + expected_s <= min(deadlines_s):
+                break
+            members = members[: len(members) // 2]
+        return members
+
+    def _dequeue(self, group: _Group, member: Member) -> None:
+        if group.drop(member):
+            self._waiting -= 1
+            self._waiting_bytes -= member.nbytes
+            if self._pressed_s and not any(group.waiting):
+                self._pressed_s.pop(_kind(member.request), None)
+
+    def _send(self, group: _Group, parcel: Parcel) -> None:
+        """Sends; whatever goes wrong ends in the members' futures."""
+        try:
+            journey = self._carrier.send(parcel.request(), len(parcel.members), patient=group.patient)
+        except Exception as error:  # noqa: BLE001  see above
+            subject = parcel.members[0].request.subject
+            refused = InvalidInput(f"{subject}: can't be sent to a server: {error}")
+            refused.__cause__ = error
+            self._free(group, parcel, answered=False)
+            self._failed(group, parcel, refused)
+            return
+        parcel.call = journey.future
+        if parcel.abandoned:  # While it was being sent: then nobody has told it.
+            journey.future.cancel()
+        journey.future.add_done_callback(lambda _: self._landed(group, parcel, journey))
+
+    def _landed(self, group: _Group, parcel: Parcel, journey: Journey[Reply]) -> None:
+        """A call has ended: the next leaves, then the answers are handed out."""
+        future = journey.future
+        error = None if future.cancelled() else future.exception()
+        self._free(group, parcel, answered=not future.cancelled() and error is None)
+        if future.cancelled():
+            return
+        if error is not None:
+            self._failed(group, parcel, error)
+            return
+        if parcel.cut is not None:
+            with self._lock:
+                if parcel.cut.answered():
+                    group.max_rows = min(group.max_rows, parcel.cut.rows)
+        parcel.answer(future.result(), journey.before, self._clock())
+
+    def _free(self, group: _Group, parcel: Parcel, *, answered: bool) -> None:
+        with self._lock:
+            group.ended(parcel.number, self._clock(), answered=answered)
+            waits = any(group.waiting)
+        if waits:
+            self._send_what_waits(group)
+
+    def _failed(self, group: _Group, parcel: Parcel, error: BaseException) -> None:
+        """One request's fault must not be the others': a parcel that is refused is asked again in halves."""
+        count = len(parcel.members)
+        if count == 1 or not isinstance(error, InvalidInput):
+            parcel.fail(error, self._clock())
+            return
+        with self._lock:
+            left = [member for member in parcel.members if not member.future.done()]
+            halves = [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
+            rows = [sum(member.request.rows for member in half) for half in halves]
+            cut = Cut(max(rows)) if len(halves) > 1 else None
+            parcels = [Parcel(half, cut=cut) for half in halves]
+        for half in parcels:
+            self._send(group, half)
+
+    def _gone(self, group: _Group, member: Member) -> None:
+        """A member is settled. One whose caller has gone frees its place, and the last of a parcel ends the call."""
+        if member.timer is not None:
+            member.timer.cancel()
+        with self._lock:
+            self._dequeue(group, member)
+            last = member.parcel is not None and member.parcel.left_by_one()
+            call = member.parcel.call if member.parcel is not None else None
+        if last and call is not None:
+            call.cancel()
+
+    def _late(self, member: Member) -> None:
+        now_s = self._clock()
+        deadline_s = member.request.deadline_s
+        if deadline_s is not None and now_s >= deadline_s and not member.future.done():
+            member.fail(member.late(now_s))
+
+
+def _kind(request: InferRequest) -> Kind:
+    return (request.model, request.version, request.label)
