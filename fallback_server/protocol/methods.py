@@ -118,6 +118,10 @@ PREPROCESSING_METADATA = "edge-preprocessing"
 `sha256:` and 64 hexadecimal digits, as a package's manifest has it. Where the version that would answer is known to
 have another, the request is refused with FAILED_PRECONDITION. A server that doesn't know the key passes it over."""
 
+SERVER_MS_METADATA = "edge-server-ms"
+"""The key of the trailing metadata of an answered Predict that says how many milliseconds of it were the server's own:
+from the last byte of the request to the first of the answer. What is left of the caller's time the network took."""
+
 UNLIMITED_MESSAGES = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

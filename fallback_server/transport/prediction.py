@@ -44,6 +44,7 @@ class PredictionService:
                 read=functools.partial(messages.read_predict, max_tensor_bytes=self._max_tensor_bytes),
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
                 weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
+                timed=True,
             ),
             methods.CLASSIFY: rpcs.unary(
                 methods.CLASSIFY,

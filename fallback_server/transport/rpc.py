@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFull
-from fallback_server.protocol.methods import Method
+from fallback_server.protocol.methods import SERVER_MS_METADATA, Method
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES, give_back_memory
 
@@ -125,6 +125,7 @@ class Rpcs:
         read: Callable[[bytes], Asked],
         write: Callable[[Answered], bytes],
         weigh: Callable[[Answered], int],
+        timed: bool = False,
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A call of one request and one response.
 
@@ -134,17 +135,26 @@ class Rpcs:
             read: Reads the request; in any thread.
             write: Writes what `answer` gave; in any thread.
             weigh: About how many bytes it will have.
+            timed: Whether the answer's trailing metadata say how long it took here; see `SERVER_MS_METADATA`.
         """
 
         async def handle(_requests: object, context: Context) -> bytes:
-            self._came_s = asyncio.get_running_loop().time()
+            clock = asyncio.get_running_loop().time
+            self._came_s = clock()
             self._under_way += 1
+            came_s: list[float] = []
             try:
                 # Nothing of these may stay in a variable: the arrays live as long as somebody holds them.
-                return await self._written(write, weigh, await answer(await self._read(method, read, context), context))
+                written = await self._written(
+                    write, weigh, await answer(await self._read(method, read, context, came_s), context)
+                )
             except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
                 fault, text = translate(error)
                 _log.debug("%s: %s: %s", method.path, fault.name, text)
+            else:
+                if timed:
+                    context.set_trailing_metadata(((SERVER_MS_METADATA, f"{(clock() - came_s[0]) * 1e3:.3f}"),))
+                return written
             finally:
                 self._under_way -= 1
             return await context.abort(fault.code, text)
@@ -175,7 +185,7 @@ class Rpcs:
         async def handle(_requests: object, context: Context) -> None:
             try:
                 async with asyncio.timeout(limit_s):
-                    request = await self._read(method, reader(method), context)
+                    request = await self._read(method, reader(method), context, [])
                     async with contextlib.aclosing(answer(request, context)) as responses:
                         async for response in responses:
                             await context.write(serialize(response))
@@ -190,8 +200,13 @@ class Rpcs:
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    async def _read(self, method: Method[Any, Any], read: Callable[[bytes], Asked], context: Context) -> Asked:
+    async def _read(
+        self, method: Method[Any, Any], read: Callable[[bytes], Asked], context: Context, came_s: list[float]
+    ) -> Asked:
         data = await context.read()
+        came_s.append(
+            asyncio.get_running_loop().time()
+        )  # Not the handler's start: it begins before the bytes are here.
         if not isinstance(data, bytes):
             raise InvalidInput(f"the call ended before its {method.request.DESCRIPTOR.name}")
         size = len(data)
