@@ -1,7 +1,8 @@
-"""One server: its channel, its breaker, and what it is expected to take."""
+"""One server: its line, its breaker, what it is known to serve, and what it is expected to take."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,34 +12,27 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from edge_runtime.remote.answer_time import AnswerTime
+from edge_runtime.remote.catalog import ServedCatalog
+from edge_runtime.remote.estimate import Estimate
 from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.line import Line, Received
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
-from fallback_server.protocol.methods import (
-    GET_MODEL_METADATA,
-    PREDICT,
-    TENSOR_CONTENT_METADATA,
-    UNLIMITED_MESSAGES,
-    Method,
-)
+from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.protocol.status import Fault
 
 T = TypeVar("T")
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
-_CHANNEL_OPTIONS = (
-    *UNLIMITED_MESSAGES,
-    # gRPC's own back-off grows to two minutes; the breaker decides when to try again, and then it must really try.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # In spite of its name how long connecting may take: two round trips and a slow board's handshake fit many times.
-    ("grpc.min_reconnect_backoff_ms", 3000),
-    # Without it two channels to one address share a connection, and a fresh one would inherit the old one's state.
-    ("grpc.use_local_subchannel_pool", 1),
-    # The servers are on this network: a proxy that the environment names for the web would be asked for them.
-    ("grpc.enable_http_proxy", 0),
-)
+TRUSTED_S = 2.5
+"""For how long it is believed that a server is gone, or has not got a version: longer than two looks are apart. After
+that a request may find out."""
+
+_SILENT_LOOKS = 2
+"""Looks in a row that nobody answers while nothing else is answered either: then the server counts as gone."""
+
+_DOUBTS = frozenset({Fault.NOT_FOUND, Fault.NOT_READY})
+"""After these what is known of a server is looked at again at once."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +42,14 @@ class Turn:
     Attributes:
         permit: The breaker's.
         number: The answer time's.
+        model: Whom it is for; empty for a call that no model answers.
+        nbytes: What has to be sent.
     """
 
     permit: Permit
     number: int
+    model: str = ""
+    nbytes: int = 0
 
 
 class Endpoint:
@@ -59,22 +57,29 @@ class Endpoint:
 
     Attributes:
         address: `host:port`.
+        on_doubt: Called, in any thread, when what is known of it may be true no more; must be quick.
     """
 
     def __init__(self, address: str, clock: Callable[[], float]) -> None:
         """Opens no connection yet: gRPC connects with the first call."""
         self.address = address
+        self.on_doubt: Callable[[], None] = _nothing
         self._clock = clock
         self._lock = threading.Lock()
         self._breaker = Breaker(clock)
-        self._time = AnswerTime(clock)
+        self._estimate = Estimate(clock)
+        self._catalog: ServedCatalog | None = None
+        self._catalog_s = -math.inf
+        self._barred_until_s = 0.0
+        self._silent = 0
+        self._gone_s: float | None = None
+        self._answered_s = -math.inf
         self._unreachable = False
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        methods: tuple[Method[Any, Any], ...] = (PREDICT, GET_MODEL_METADATA)
-        self._bound: dict[str, Any] = {method.path: method.bind(self._channel) for method in methods}
+        self._line = Line(address)
+        self._retired: list[Line] = []
 
     def __repr__(self) -> str:
-        return f"<Endpoint {self.address}, {self._breaker.state.value}, {self._time.in_flight} in flight>"
+        return f"<Endpoint {self.address}, {self._breaker.state.value}, {self._estimate.time.in_flight} in flight>"
 
     @property
     def allows(self) -> bool:
@@ -92,7 +97,7 @@ class Endpoint:
     def in_flight(self) -> int:
         """Calls under way."""
         with self._lock:
-            return self._time.in_flight
+            return self._estimate.time.in_flight
 
     @property
     def unreachable(self) -> bool:
@@ -101,23 +106,72 @@ class Endpoint:
             return self._unreachable
 
     @property
-    def expected_s(self) -> float:
-        """Seconds in which it is expected to answer one more request."""
+    def catalog(self) -> ServedCatalog | None:
+        """What it serves, as it said last; None if it has not been asked, or doesn't say."""
+        return self._catalog
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Seconds there and back; None while it is not known."""
+        return self._estimate.link.round_trip_s or None
+
+    @property
+    def bandwidth_bytes_s(self) -> float | None:
+        """Bytes a second of the way there; None while it is not known."""
+        return self._estimate.link.bandwidth_bytes_s
+
+    @property
+    def looks(self) -> int:
+        """Looks that were answered since it was found, up to a few."""
         with self._lock:
-            return self._time.expected_s
+            return self._estimate.link.trips
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds in which it is expected to answer one more small request, whether it may be asked or not."""
+        return self._estimate.expected_s(self._clock(), "", 0, 0.0)
+
+    def expected_at(self, now_s: float, model: str, nbytes: int, wait_s: float) -> float:
+        """Seconds in which it is expected to answer one more request; infinite while the breaker lets none through.
+
+        See `Estimate.expected_s`. Takes no lock: it is asked for each request, and each figure is right by itself.
+        """
+        if now_s < self._barred_until_s:
+            return math.inf
+        return self._estimate.expected_s(now_s, model, nbytes, wait_s)
+
+    def trusted(self, now_s: float) -> ServedCatalog | None:
+        """The catalog, where it is so new that what is not in it is believed not to be there."""
+        return self._catalog if now_s - self._catalog_s <= TRUSTED_S else None
+
+    def gone(self, now_s: float) -> bool:
+        """Whether nobody answered the latest look."""
+        gone_s = self._gone_s
+        return gone_s is not None and now_s - gone_s <= TRUSTED_S
 
     def reset(self) -> None:
         """The server was announced anew: what was held against it is forgotten."""
         with self._lock:
             self._breaker.reset()
-            self._time.forget()
-            self._unreachable = False
+            self._estimate.forget()
+            self._catalog, self._catalog_s = None, -math.inf
+            self._unreachable, self._gone_s, self._silent = False, None, 0
+            self._barred_until_s = self._breaker.until_s
 
-    def try_begin(self) -> Turn | None:
-        """Takes leave for one call, which must follow; None if the breaker lets none through."""
+    def try_begin(self, model: str = "", nbytes: int = 0, wait_s: float = 0.0) -> Turn | None:
+        """Takes leave for one call, which must follow; None if the breaker lets none through.
+
+        Args:
+            model: Whom it is for.
+            nbytes: What has to be sent.
+            wait_s: As in `Estimate.expected_s`.
+        """
         with self._lock:
             permit = self._breaker.acquire()
-            return None if permit is None else Turn(permit, self._time.begin())
+            self._barred_until_s = self._breaker.until_s
+            if permit is None:
+                return None
+            return Turn(permit, self._estimate.begin(model, nbytes, wait_s), model, nbytes)
 
     def call(
         self,
@@ -144,9 +198,7 @@ class Endpoint:
         """
         future: Future[T] = Future()
         try:
-            call = self._bound[method.path].future(
-                message, timeout=max(deadline_s - self._clock(), 0.0), metadata=(TENSOR_CONTENT_METADATA, *metadata)
-            )
+            call = self._line.start(method, message, deadline_s - self._clock(), (TENSOR_CONTENT_METADATA, *metadata))
         except Exception as error:  # noqa: BLE001  a closed channel, or a message that gRPC can't take: nobody was asked
             self._settle(turn, None)
             closed = isinstance(error, ValueError)
@@ -162,45 +214,144 @@ class Endpoint:
                 call.cancel()
 
         future.add_done_callback(cancel)
-        call.add_done_callback(lambda call: self._finish(call, turn, future, read))
+        call.add_done_callback(lambda call: self._finish(call, turn, future, read, measured=method is PREDICT))
         return future
 
-    def close(self) -> None:
-        """Closes the channel; calls in flight end as failed."""
-        self._channel.close()
+    def ask(self, method: Method[Any, Any], message: Message, timeout_s: float) -> Any:
+        """Asks beside the breaker, and takes no turn: gRPC's future, whose result is a Received.
 
-    def _finish(self, call: Any, turn: Turn, future: Future[T], read: Callable[[Any], T]) -> None:
+        Raises:
+            ValueError: the endpoint has been closed.
+        """
+        with self._lock:
+            self._estimate.look_begins()
+        return self._line.start(method, message, timeout_s, ())
+
+    def heard(self, took_s: float, begun_s: float, catalog: ServedCatalog | None) -> None:
+        """A look was answered: the server is there.
+
+        Args:
+            took_s: Seconds there and back.
+            begun_s: The instant of the question.
+            catalog: What it serves; None if it doesn't say.
+        """
+        with self._lock:
+            self._estimate.look_ends(took_s)
+            self._catalog, self._catalog_s = catalog, begun_s
+            self._alive()
+            self._breaker.retry_now()
+            self._barred_until_s = self._breaker.until_s
+
+    def unheard(self, begun_s: float, *, unreachable: bool) -> None:
+        """A look was not answered.
+
+        Args:
+            begun_s: The instant of the question.
+            unreachable: Nobody is there; else no answer came in time.
+        """
+        with self._lock:
+            self._estimate.look_ends(None)
+            if not unreachable and self._answered_s >= begun_s:
+                return
+            self._silent += 1
+            if unreachable or self._silent >= _SILENT_LOOKS:
+                self._unreachable |= unreachable
+                self._gone_s = self._clock()
+
+    def renew_line(self) -> None:
+        """Connects anew where several looks in a row have not been answered; calls under way keep the old line.
+
+        Where a network was away, the old connection waits until TCP sends again: after a minute, one minute more.
+        """
+        with self._lock:
+            if self._silent < _SILENT_LOOKS:
+                return
+            self._silent = 0
+            self._retired.append(self._line)
+            self._line = Line(self.address)
+
+    def sweep(self) -> None:
+        """Closes the lines that nobody uses any more."""
+        with self._lock:
+            over = [line for line in self._retired if line.idle]
+            self._retired = [line for line in self._retired if line not in over]
+        for line in over:
+            line.close()
+
+    def close(self) -> None:
+        """Closes the lines; calls in flight end as failed."""
+        with self._lock:
+            lines = [self._line, *self._retired]
+        for line in lines:
+            line.close()
+
+    def _finish(self, call: Any, turn: Turn, future: Future[T], read: Callable[[Any], T], *, measured: bool) -> None:
         code = call.code()
+        received: Received | None = None
         if code is grpc.StatusCode.OK:
-            self._settle(turn, None, answered=True)
+            received = call.result()
+            own_s = _own_s(call.trailing_metadata())
+            self._settle(turn, None, received=received, own_s=own_s, measured=measured)
         else:
             fault = RemoteFault.of_status(code, self.address, call.details())
             self._settle(turn, fault)
+            if fault.fault in _DOUBTS:
+                self.on_doubt()
         if not future.set_running_or_notify_cancel():
             return
-        if code is not grpc.StatusCode.OK:
+        if received is None:
             future.set_exception(fault)
             return
         try:
-            future.set_result(read(call.result()))
+            future.set_result(read(received.message))
         except Exception as error:  # noqa: BLE001  whatever a foreign server's answer does to us is that call's fault
             future.set_exception(RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}"))
 
-    def _settle(self, turn: Turn, fault: RemoteFault | None, *, answered: bool = False) -> None:
-        """Ends a turn, once. Neither `fault` nor `answered`: the call said nothing of the server."""
+    def _settle(
+        self,
+        turn: Turn,
+        fault: RemoteFault | None,
+        *,
+        received: Received | None = None,
+        own_s: float | None = None,
+        measured: bool = False,
+    ) -> None:
+        """Ends a turn, once. Neither `fault` nor `received`: the call said nothing of the server."""
         with self._lock:
-            took_s = self._time.end(turn.number)
+            took_s = self._estimate.end(turn.number)
             if took_s is None:
                 return
-            if answered:
-                self._time.answered(took_s)
-            if fault is not None and fault.fault is Fault.DEADLINE and not self._time.late(took_s):
+            if received is not None and measured:
+                self._estimate.answered(turn.model, turn.nbytes, received.nbytes, took_s, own_s)
+            late = fault is not None and fault.fault is Fault.DEADLINE
+            if late and not self._estimate.late(turn.model, turn.nbytes, took_s):
                 fault = None  # A server that was given less time than it usually takes has not failed.
-            if answered or (fault is not None and fault.alive):
-                self._unreachable = False
+            if received is not None or (fault is not None and fault.alive):
+                self._alive()
                 self._breaker.succeeded(turn.permit)
             elif fault is None:
                 self._breaker.abandoned(turn.permit)
             else:
                 self._unreachable = fault.unreachable
                 self._breaker.failed(turn.permit)
+            self._barred_until_s = self._breaker.until_s
+
+    def _alive(self) -> None:
+        self._answered_s = self._clock()
+        self._unreachable, self._gone_s, self._silent = False, None, 0
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _own_s(metadata: Any) -> float | None:
+    """The server's own time, as it says in its trailing metadata; None if it doesn't, or what it says can't be."""
+    for key, value in metadata or ():
+        if key == SERVER_MS_METADATA:
+            try:
+                own_s = float(value) / 1e3
+            except ValueError:
+                return None
+            return own_s if math.isfinite(own_s) and own_s >= 0 else None
+    return None

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
+import random
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
-from edge_runtime.remote.endpoint import Endpoint, Turn
+from edge_runtime.remote.catalog import Serves, find, serves
+from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
 from edge_runtime.remote.log_limit import LogLimit
+from edge_runtime.remote.ranking import Standing, rank
 from edge_runtime.types import InferRequest
 
 _log = logging.getLogger(__name__)
 
 MAX_ENDPOINTS = 64
 """Announcements are cheap to forge; past this bound they are passed over."""
+
+
+MAX_WANTS = 1024
+"""Versions and labels whose endpoints are kept sorted; the first that was asked for goes when there is one more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +62,71 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
         return cls(request.model, request.version, request.label, request.nbytes)
 
 
+class _Choice:
+    """The endpoints for one version or label, sorted; made anew when something about servers is heard.
+
+    Attributes:
+        model: Whose version.
+        used_s: The instant at which it was last asked for.
+        news: Of which news it was made.
+        until_s: The instant at which it must be made anew even without news.
+        near, far, last: As in `Ranks`, each with the seconds that the server says one row waits and runs.
+        unmet_s: Since when no endpoint serves it; infinite where one does.
+    """
+
+    __slots__ = ("far", "last", "model", "near", "news", "unmet_s", "until_s", "used_s")
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.used_s = -math.inf
+        self.news = -1
+        self.until_s = math.inf
+        self.near: tuple[tuple[Endpoint, float], ...] = ()
+        self.far: tuple[tuple[Endpoint, float], ...] = ()
+        self.last: tuple[tuple[Endpoint, float], ...] = ()
+        self.unmet_s = math.inf
+
+
+class Interest(msgspec.Struct, frozen=True):
+    """What requests have asked for of late: servers are asked for news as often as it deserves.
+
+    Attributes:
+        wanted_s: The instant of the latest request that asked for servers; minus infinity for never.
+        models: The models that were asked for since the instant that was given.
+        unmet_s: Since when a version has been asked for that no server has; infinite for none.
+    """
+
+    wanted_s: float
+    models: tuple[str, ...]
+    unmet_s: float
+
+
 class EndpointTable:
     """Endpoints by key. Thread-safe; sources add and remove, the router picks."""
 
-    def __init__(self, connect: Callable[[str], Endpoint]) -> None:
-        """Takes what makes an Endpoint of an address."""
+    def __init__(
+        self,
+        connect: Callable[[str], Endpoint],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """Takes what makes an Endpoint of an address.
+
+        Args:
+            connect: Makes it.
+            clock: Monotonic seconds.
+            draw: A number from 0 to 1, without the latter.
+        """
         self._connect = connect
+        self._clock = clock
+        self._draw = draw
         self._endpoints: dict[str, Endpoint] = {}
+        self._choices: dict[tuple[str, int | None, str | None], _Choice] = {}
+        self._news = 0
+        self._wanted_s = -math.inf
+        self._rouse_s = math.inf
+        self._rouse: Callable[[], None] = _nobody
         self._limit = LogLimit(_log, time.monotonic)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -69,59 +135,126 @@ class EndpointTable:
         return f"<EndpointTable {self.all()}>"
 
     def add(self, found: Found) -> None:
-        """A server is there, or is announced anew: with a fresh connection and a closed breaker."""
+        """A server is there, or is announced anew: with a fresh connection and a closed breaker.
+
+        What several sources know at one address is one endpoint.
+        """
         with self._lock:
             old = self._endpoints.get(found.key)
-            if old is not None and old.address == found.address:
-                old.reset()
-                return
+            same = old is not None and old.address == found.address
             if old is None and len(self._endpoints) >= MAX_ENDPOINTS:
                 self._limit.warning("server %s passed over: %d are known already", found.address, MAX_ENDPOINTS)
                 return
-            self._endpoints[found.key] = self._connect(found.address)
-            self._changed.notify_all()
-        if old is not None:
+            if not same:
+                shared = next((one for one in self._endpoints.values() if one.address == found.address), None)
+                self._endpoints[found.key] = shared or self._connected(found.address)
+                self._changed.notify_all()
+            unused = old is not None and old not in self._endpoints.values()
+            self._news += 1
+        if same and old is not None:
+            old.reset()
+        elif old is not None and unused:
             old.close()
-        _log.info("server found: %s", found.address)
+        self.rouse()
+        if not same:
+            _log.info("server found: %s", found.address)
 
     def remove(self, key: str) -> None:
         """A server has said that it goes, or its announcement has expired."""
         with self._lock:
             gone = self._endpoints.pop(key, None)
-        if gone is not None:
+            unused = gone is not None and gone not in self._endpoints.values()
+            self._news += 1
+        if gone is not None and unused:
             _log.info("server gone: %s", gone.address)
             gone.close()
 
     def all(self) -> list[Endpoint]:
         """Every endpoint, whether it may be asked or not."""
         with self._lock:
-            return list(self._endpoints.values())
+            return list(dict.fromkeys(self._endpoints.values()))
 
-    def pick(self, besides: Collection[str] = ()) -> Endpoint | None:
-        """The endpoint that should answer first among those that may be asked; None if there is none.
+    def expects(self, wanted: Wanted) -> float | None:
+        """Seconds in which the best endpoint should answer; None if none may be asked now, or none has the version.
+
+        The best of two that are drawn from those that are alike, as `acquire` draws them. Some microseconds, without a
+        lock.
+        """
+        now_s = self._clock()
+        choice = self._choices.get((wanted.model, wanted.version, wanted.label))
+        if choice is None or choice.news != self._news or now_s >= choice.until_s:
+            choice = self._sorted(wanted, now_s)
+        choice.used_s = self._wanted_s = now_s
+        if now_s >= self._rouse_s:
+            self.rouse()
+        model, nbytes, near = wanted.model, wanted.nbytes, choice.near
+        count = len(near)
+        best_s = math.inf
+        if count == 1:
+            endpoint, wait_s = near[0]
+            best_s = endpoint.expected_at(now_s, model, nbytes, wait_s)
+        elif count:
+            first, second = self._two(count)
+            endpoint, wait_s = near[first]
+            best_s = endpoint.expected_at(now_s, model, nbytes, wait_s)
+            endpoint, wait_s = near[second]
+            best_s = min(best_s, endpoint.expected_at(now_s, model, nbytes, wait_s))
+        if best_s == math.inf:
+            others = (*near, *choice.far)
+            best_s = min((one.expected_at(now_s, model, nbytes, wait_s) for one, wait_s in others), default=math.inf)
+        return None if best_s == math.inf else best_s
+
+    def acquire(self, wanted: Wanted, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:
+        """The endpoint that should answer first, with its leave for one call, which must follow; None if there is none.
+
+        Of those that are alike two are drawn, and the sooner is taken: if all took the best, all would take the same.
+        Where the breaker of both lets none through, the next; at last those that may not be there, or not yet have it.
 
         Args:
+            wanted: What it must have.
             besides: Addresses that were tried already.
         """
-        usable = [one for one in self.all() if one.allows and one.address not in besides]
-        return min(usable, key=lambda one: one.expected_s, default=None)
-
-    def expects(self, wanted: Wanted) -> float | None:  # noqa: ARG002  what servers have is not known yet
-        """Seconds in which the best endpoint should answer; None if none may be asked now, or none has the version."""
-        best = self.pick()
-        return None if best is None else best.expected_s
-
-    def acquire(self, wanted: Wanted, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:  # noqa: ARG002
-        """As `pick`, and takes the endpoint's leave for one call, which must follow.
-
-        Between looking and taking another request may have been let through a half-open breaker: then the next best.
-        """
-        usable = [(one.expected_s, one) for one in self.all() if one.allows and one.address not in besides]
-        for _, endpoint in sorted(usable, key=lambda pair: pair[0]):
-            turn = endpoint.try_begin()
+        now_s = self._clock()
+        choice = self._sorted(wanted, now_s)
+        choice.used_s = self._wanted_s = now_s
+        if now_s >= self._rouse_s:
+            self.rouse()
+        for endpoint, wait_s in self._in_order(choice, wanted, now_s, besides):
+            turn = endpoint.try_begin(wanted.model, wanted.nbytes, wait_s)
             if turn is not None:
                 return endpoint, turn
         return None
+
+    def lacking(self, wanted: Wanted) -> list[Endpoint]:
+        """Those that are known not to have it: `acquire` passes them over."""
+        now_s = self._clock()
+        return [one for one in self.all() if _serves(one, wanted, now_s) is Serves.NO]
+
+    def interest(self, since_s: float) -> Interest:
+        """What requests have asked for since an instant."""
+        with self._lock:
+            choices = [choice for choice in self._choices.values() if choice.used_s >= since_s]
+        models = tuple(dict.fromkeys(choice.model for choice in choices))
+        unmet_s = max((choice.unmet_s for choice in choices if choice.unmet_s < math.inf), default=math.inf)
+        return Interest(wanted_s=self._wanted_s, models=models, unmet_s=unmet_s)
+
+    def news(self) -> None:
+        """Something was heard of an endpoint: what follows from it is found out anew."""
+        with self._lock:
+            self._news += 1
+
+    def watch(self, rouse: Callable[[], None]) -> None:
+        """Takes what is called, in any thread, when servers should be asked for news at once."""
+        self._rouse = rouse
+
+    def sleep_until(self, rouse_s: float) -> None:
+        """Servers are asked seldom now: the first request from that instant on rouses whoever asks them."""
+        self._rouse_s = rouse_s
+
+    def rouse(self) -> None:
+        """Has servers asked for news at once, if anybody asks them."""
+        self._rouse_s = math.inf
+        self._rouse()
 
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until there is an endpoint; whether there is."""
@@ -131,6 +264,85 @@ class EndpointTable:
     def close(self) -> None:
         """Closes every connection."""
         with self._lock:
-            endpoints, self._endpoints = list(self._endpoints.values()), {}
+            endpoints, self._endpoints = set(self._endpoints.values()), {}
+            self._news += 1
         for endpoint in endpoints:
             endpoint.close()
+
+    def _connected(self, address: str) -> Endpoint:
+        endpoint = self._connect(address)
+        endpoint.on_doubt = self.rouse
+        return endpoint
+
+    def _sorted(self, wanted: Wanted, now_s: float) -> _Choice:
+        """The choice for a version or label, made anew."""
+        key = (wanted.model, wanted.version, wanted.label)
+        with self._lock:
+            choice = self._choices.get(key)
+            if choice is None:
+                while len(self._choices) >= MAX_WANTS:
+                    del self._choices[next(iter(self._choices))]
+                choice = self._choices[key] = _Choice(wanted.model)
+            news, endpoints = self._news, list(dict.fromkeys(self._endpoints.values()))
+        standings, with_waits = [], []
+        for endpoint in endpoints:
+            standing, wait_s = _standing(endpoint, wanted, now_s)
+            standings.append(standing)
+            with_waits.append((endpoint, wait_s))
+        ranks = rank(standings)
+        choice.near = tuple(with_waits[place] for place in ranks.near)
+        choice.far = tuple(with_waits[place] for place in ranks.far)
+        choice.last = tuple(with_waits[place] for place in ranks.last)
+        # What is known to be lacking or gone is believed for a while only.
+        choice.until_s = now_s + TRUSTED_S / 4 if ranks.lacking or ranks.last else math.inf
+        met = any(one.serves in {Serves.YES, Serves.UNKNOWN} for one in standings) or not standings
+        choice.unmet_s = math.inf if met else min(choice.unmet_s, now_s)
+        choice.news = news
+        return choice
+
+    def _in_order(
+        self, choice: _Choice, wanted: Wanted, now_s: float, besides: Collection[str]
+    ) -> Iterator[tuple[Endpoint, float]]:
+        near = [one for one in choice.near if one[0].address not in besides]
+
+        def expected_s(one: tuple[Endpoint, float]) -> float:
+            return one[0].expected_at(now_s, wanted.model, wanted.nbytes, one[1])
+
+        if near:
+            drawn = min((near[place] for place in self._two(len(near))), key=expected_s)
+            yield drawn
+            yield from sorted((one for one in near if one is not drawn), key=expected_s)
+        for one in (*choice.far, *choice.last):
+            if one[0].address not in besides:
+                yield one
+
+    def _two(self, count: int) -> tuple[int, int]:
+        """Two places of so many, drawn; the same twice where there is only one."""
+        first = int(self._draw() * count)
+        if count == 1:
+            return 0, 0
+        second = int(self._draw() * (count - 1))
+        return first, second + (second >= first)
+
+
+def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float) -> tuple[Standing, float]:
+    found = find(endpoint.catalog, wanted.model, wanted.version, wanted.label)
+    wait_s = 0.0 if found is None else found.wait_s
+    standing = Standing(
+        serves=_serves(endpoint, wanted, now_s),
+        gone=endpoint.gone(now_s),
+        server_id="" if endpoint.catalog is None else endpoint.catalog.server_id,
+        expected_s=endpoint.expected_at(now_s, wanted.model, wanted.nbytes, wait_s),
+    )
+    return standing, wait_s
+
+
+def _serves(endpoint: Endpoint, wanted: Wanted, now_s: float) -> Serves:
+    """That a server has a version is believed until it says otherwise; that it hasn't, for a while."""
+    if serves(endpoint.catalog, wanted.model, wanted.version, wanted.label) is Serves.YES:
+        return Serves.YES
+    return serves(endpoint.trusted(now_s), wanted.model, wanted.version, wanted.label)
+
+
+def _nobody() -> None:
+    """Nobody asks servers for news."""

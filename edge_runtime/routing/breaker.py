@@ -64,6 +64,11 @@ class Breaker:
         return self._state
 
     @property
+    def until_s(self) -> float:
+        """The instant from which `acquire` lets a request pass; 0 while the breaker is closed."""
+        return 0.0 if self._state is BreakerState.CLOSED else self._until_s
+
+    @property
     def allows(self) -> bool:
         """Whether `acquire` would let a request pass now. Asking changes nothing."""
         return self._state is BreakerState.CLOSED or self._clock() >= self._until_s
@@ -99,6 +104,11 @@ class Breaker:
         """A request that passed ended without saying anything of the endpoint (cancelled, out of time)."""
         if self._counts(permit) and self._state is BreakerState.HALF_OPEN:
             self._open()
+
+    def retry_now(self) -> None:
+        """The endpoint has answered another question: an opening ends, and the next request finds out."""
+        if self._state is BreakerState.OPEN:
+            self._until_s = min(self._until_s, self._clock())
 
     def reset(self) -> None:
         """The endpoint is known to be another than before: nothing is held against it."""
