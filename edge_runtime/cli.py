@@ -15,7 +15,9 @@ from types import FrameType
 
 from converter.artifact import PackageError
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput, PackageRefused
+from edge_runtime.servers_command import add_command as add_servers
 from edge_runtime.store_command import add_commands as add_store_commands
+from edge_runtime.top_command import add_command as add_top
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -41,6 +43,9 @@ _EXAMPLES = """examples:
   edge-run bench model.tflite --delegate edgetpu      a bare file, on an Edge TPU
   edge-run bench digits --store packages/ --save      and have the runtime use what was measured
   edge-run bench digits --store packages/ --json      as a file, for edge-convert inspect
+  edge-run top                                        what a running application does now, once a second
+  edge-run top camera.toml --once                     the same, one look, where its file says
+  edge-run servers                                    which servers there are, and what each serves
 
 exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input, 130 interrupted
 """
@@ -110,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for add in (_add_doctor, add_store_commands, _add_predict, _add_bench):
+    for add in (_add_doctor, add_store_commands, _add_predict, _add_bench, add_top, add_servers):
         add(commands)
     return parser
 

@@ -139,7 +139,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for size in self.batch_sizes:
             _bound("batch_sizes", size, 1, 1024)
         for one in self.fallbacks:
-            if one != MDNS and not _is_address(one):
+            if one != MDNS and not is_address(one):
                 raise InvalidConfig(
                     f"fallback: {MDNS!r} or 'host:port' with a port from 1 to 65535 is expected, got {one!r}"
                 )
@@ -241,7 +241,8 @@ def _anchored_device(text: str) -> str:
     return text if name != "external" or "?" in anchored else f"{name}:{anchored}{question_mark}{query}"
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is a server's `host:port`, IPv6 in brackets."""
     match = _ADDRESS.fullmatch(text)
     return match is not None and 1 <= int(match[1]) <= 65535
 

@@ -4,7 +4,8 @@
         ...
 
 Everything is read when it is scraped; requests pay nothing for it. Format 0.0.4:
-https://prometheus.io/docs/instrumenting/exposition_formats/
+https://prometheus.io/docs/instrumenting/exposition_formats/. At `/stats` the same server has all of it as JSON: see
+`edge_runtime.snapshot`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from edge_runtime import snapshot
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig
 from edge_runtime.telemetry import (
     BUCKETS_S,
@@ -28,12 +30,15 @@ from edge_runtime.telemetry import (
     Histogram,
     ModelStats,
     RuntimeStats,
+    ServerStats,
 )
 
 if TYPE_CHECKING:
     from edge_runtime.metrics_server import Server
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_TEXT = "text/plain; charset=utf-8"
 
 STATES = ("ready", "standby", "starting", "unhealthy", "refused")
 """Of `EngineReport.state`."""
@@ -70,6 +75,12 @@ class HasStats(Protocol):
         ...
 
 
+def is_address(text: str) -> bool:
+    """Whether it is `host:port`, IPv6 in brackets."""
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and int(match["port"]) <= 65_535
+
+
 def prometheus_text(stats: RuntimeStats) -> str:
     """The stats as the body of an answer to a scrape. Pure."""
     return "".join(_rendered(family) for family in families(stats) if family.samples)
@@ -89,6 +100,7 @@ def families(stats: RuntimeStats) -> list[Family]:
             help="1 for the state that a server's breaker is in; closed is the healthy one.",
             samples=tuple(breakers),
         ),
+        *_servers(stats.endpoints),
         *_climate(stats.climate),
     ]
 
@@ -190,6 +202,24 @@ def _engines(models: Iterable[ModelStats]) -> Iterator[Family]:
     )
 
 
+def _servers(servers: Iterable[ServerStats]) -> Iterator[Family]:
+    known = [({"server": one.address}, one) for one in servers]
+    yield Family(
+        name="edge_server_calls_in_flight",
+        kind="gauge",
+        help="Calls that wait for a server now.",
+        samples=tuple(Sample(value=one.in_flight, labels=labels) for labels, one in known),
+    )
+    for name, said, field, factor in (
+        ("edge_server_expected_seconds", "In which a server is expected to answer one more.", "expected_ms", 1e-3),
+        ("edge_server_round_trip_seconds", "The way to a server and back.", "round_trip_ms", 1e-3),
+        ("edge_server_bandwidth_bytes", "Bytes a second that the way carries.", "bandwidth_bytes_s", 1.0),
+    ):
+        values = [(labels, getattr(one, field)) for labels, one in known]
+        samples = tuple(Sample(value=value * factor, labels=labels) for labels, value in values if value is not None)
+        yield Family(name=name, kind="gauge", help=said, samples=samples)
+
+
 def _climate(climate: ClimateStats) -> Iterator[Family]:
     yield Family(
         name="edge_temperature_celsius",
@@ -281,7 +311,7 @@ def _number(value: float) -> str:
 
 
 class MetricsServer:
-    """Answers scrapes at `/metrics`, on threads of its own: a few at once, each for 2 s. Made by `serve_metrics`.
+    """Answers at `/metrics` and `/stats`, on threads of its own: a few at once, each for 2 s. Made by `serve_metrics`.
 
     Attributes:
         address: `host:port`; the port that was found where 0 was asked for.
@@ -332,25 +362,28 @@ def serve_metrics(runtime: HasStats, address: str = "127.0.0.1:9101") -> Metrics
         InvalidConfig: it is no address of this machine, or the port is taken.
     """
     match = _ADDRESS.fullmatch(address)
-    if match is None or int(match["port"]) > 65_535:
+    if match is None or not is_address(address):
         raise InvalidConfig(f"metrics: 'host:port' with a port from 0 to 65535 is expected, got {address!r}")
     from edge_runtime.metrics_server import Server  # noqa: PLC0415  15 ms that a runtime without metrics does not pay
 
     host = match["v6"] or match["host"]
     try:
-        server = Server(host, int(match["port"]), partial(_answer, runtime), CONTENT_TYPE, v6=match["v6"] is not None)
+        server = Server(host, int(match["port"]), partial(_answer, runtime), v6=match["v6"] is not None)
     except OSError as error:
         raise InvalidConfig(f"metrics: {address} can't be listened on: {error.strerror or error}") from error
     return MetricsServer(server, f"[{host}]" if match["v6"] else host)
 
 
-def _answer(runtime: HasStats, path: str) -> tuple[int, bytes]:
-    if path.partition("?")[0] not in ("/metrics", "/"):
-        return 404, b"the metrics are at /metrics\n"
+def _answer(runtime: HasStats, path: str) -> tuple[int, str, bytes]:
+    wanted = path.partition("?")[0]
+    if wanted not in ("/metrics", "/", snapshot.PATH):
+        return 404, _TEXT, f"the metrics are at /metrics, and as JSON at {snapshot.PATH}\n".encode()
     try:
-        return 200, prometheus_text(runtime.stats()).encode()
+        if wanted == snapshot.PATH:
+            return 200, snapshot.CONTENT_TYPE, snapshot.encode(snapshot.take(runtime.stats()))
+        return 200, CONTENT_TYPE, prometheus_text(runtime.stats()).encode()
     except EdgeRuntimeError as error:
-        return 503, f"{error}\n".encode()
+        return 503, _TEXT, f"{error}\n".encode()
     except Exception:  # noqa: BLE001  told to the log and to the scraper; the thread serves on
         _log.exception("the metrics can't be read")
-        return 500, b"the metrics can't be read; the log says why\n"
+        return 500, _TEXT, b"the metrics can't be read; the log says why\n"

@@ -23,8 +23,8 @@ _CLOSE_LIMIT_S = 0.4
 
 _log = logging.getLogger(__name__)
 
-Answer = Callable[[str], tuple[int, bytes]]
-"""The status and body for a path."""
+Answer = Callable[[str], tuple[int, str, bytes]]
+"""For a path the status, the content type and the body."""
 
 
 class Server(TCPServer):
@@ -35,7 +35,7 @@ class Server(TCPServer):
 
     allow_reuse_address = True
 
-    def __init__(self, host: str, port: int, answer: Answer, content_type: str, *, v6: bool) -> None:
+    def __init__(self, host: str, port: int, answer: Answer, *, v6: bool) -> None:
         """Binds the port.
 
         Raises:
@@ -44,7 +44,7 @@ class Server(TCPServer):
         self.address_family = socket.AF_INET6 if v6 else socket.AF_INET
         self._lock = threading.Lock()
         self._open: dict[Any, tuple[threading.Thread, float]] = {}
-        super().__init__((host, port), _handler(answer, content_type))
+        super().__init__((host, port), _handler(answer))
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """On a thread, in the place of the oldest where there are too many."""
@@ -111,12 +111,12 @@ def _cut_off(request: Any) -> None:
         request.shutdown(socket.SHUT_RDWR)
 
 
-def _handler(answer: Answer, content_type: str) -> type[BaseHTTPRequestHandler]:
+def _handler(answer: Answer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_LIMIT_S
 
         def do_GET(self) -> None:
-            status, body = answer(self.path)
+            status, content_type, body = answer(self.path)
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))

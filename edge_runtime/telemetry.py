@@ -195,6 +195,28 @@ class ClimateStats(msgspec.Struct, frozen=True, kw_only=True):
     firmware: tuple[str, ...] | None = None
 
 
+class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One server as the runtime knows it. None stands for what is not known yet.
+
+    Attributes:
+        address: `host:port`.
+        state: Of its breaker: `closed` is the healthy one.
+        in_flight: Calls that wait for it now.
+        expected_ms: Milliseconds in which it is expected to answer one more small request.
+        round_trip_ms: Of these, the way there and back.
+        bandwidth_bytes_s: What the way carries.
+        serves: What it has said that it answers for, by model the versions.
+    """
+
+    address: str
+    state: str
+    in_flight: int = 0
+    expected_ms: float | None = None
+    round_trip_ms: float | None = None
+    bandwidth_bytes_s: float | None = None
+    serves: dict[str, tuple[int, ...]] | None = None
+
+
 class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     """A runtime at one instant.
 
@@ -202,11 +224,13 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
         models: Every version that has been asked since the runtime was opened, or is loaded.
         servers: By `host:port`, the state of the breaker: `closed` is the healthy one.
         climate: Temperatures and throttling.
+        endpoints: The servers once more, with what is known of each.
     """
 
     models: tuple[ModelStats, ...] = ()
     servers: dict[str, str] = {}
     climate: ClimateStats = ClimateStats()
+    endpoints: tuple[ServerStats, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -1,0 +1,202 @@
+"""Asks a server, once, who it is and what it serves: for people, not for requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import grpc
+import msgspec
+from google.protobuf.message import Message
+
+from edge_runtime.remote.faults import RemoteFault
+from fallback_server.protocol.methods import CATALOG_GET, GET_MODEL_STATUS, Method
+from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.status import Fault
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+MAX_BYTES = 2**26
+"""Of one answer: ten thousand models have some 5 MB."""
+
+_TRIPS = 3
+"""Small calls whose shortest is the round trip."""
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_BYTES),
+    # As in `endpoint`: a fresh connection, and no proxy for what is on this network.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+Kind = Literal["catalog", "tensorflow-serving", "other", "silent"]
+"""Who answers: `catalog` tells all that it serves, `tensorflow-serving` only of models that it is asked for by name,
+`other` is no model server, and `silent` did not answer."""
+
+
+class SeenVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version.
+
+    Attributes:
+        version: Its number.
+        state: `AVAILABLE`, `LOADING`...
+        labels: That point to it.
+        default: Whether it answers requests that name no version; None where the server doesn't say.
+        queued_rows: Rows that wait; None likewise.
+        wait_ms: Milliseconds that a request of one row would take there; None likewise, or before its first run.
+        package: The fingerprint of its package; empty where it has none.
+        preprocessing: The fingerprint of its package's preprocessing; likewise.
+        error: What is amiss.
+    """
+
+    version: int
+    state: str
+    labels: tuple[str, ...] = ()
+    default: bool | None = None
+    queued_rows: int | None = None
+    wait_ms: float | None = None
+    package: str = ""
+    preprocessing: str = ""
+    error: str = ""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server said.
+
+    Attributes:
+        address: `host:port`.
+        kind: Who it is.
+        said: Why there is nothing to tell, or what can't be told; empty where all is well.
+        server_id: Its own name; empty where it doesn't say.
+        round_trip_ms: Of a small call; None where it did not answer.
+        models: Its versions by model, the highest first.
+        notes: What it says of models as wholes.
+    """
+
+    address: str
+    kind: Kind
+    said: str = ""
+    server_id: str = ""
+    round_trip_ms: float | None = None
+    models: dict[str, tuple[SeenVersion, ...]] = {}
+    notes: tuple[str, ...] = ()
+
+
+def survey(
+    address: str, names: Sequence[str], *, timeout_s: float, clock: Callable[[], float] = time.perf_counter
+) -> Seen:
+    """Asks a server, and waits; any fault is in what is returned.
+
+    Args:
+        address: `host:port`.
+        names: The models to ask a server for that doesn't list them.
+        timeout_s: For each call.
+        clock: Seconds.
+    """
+    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+        asker = _Asker(channel, address, timeout_s)
+        try:
+            update = asker.ask(CATALOG_GET, edge.CatalogRequest())
+            return _of_catalog(address, update, asker.round_trip_ms(clock))
+        except RemoteFault as fault:
+            if fault.fault is not Fault.UNIMPLEMENTED:
+                return Seen(address=address, kind="silent", said=fault.said)
+        try:
+            return _of_names(asker, names, clock)
+        except RemoteFault as why:
+            if why.fault is Fault.UNIMPLEMENTED:
+                said = "it speaks gRPC, and neither edge.v1 nor TensorFlow Serving's API"
+                return Seen(address=address, kind="other", said=said)
+            return Seen(address=address, kind="silent", said=why.said)
+
+
+class _Asker:
+    def __init__(self, channel: grpc.Channel, address: str, timeout_s: float) -> None:
+        self.address = address
+        self._channel = channel
+        self._timeout_s = timeout_s
+
+    def ask(self, method: Method[Request, Response], request: Request) -> Response:
+        """Raises RemoteFault."""
+        call: Any = method.bind(self._channel)
+        try:
+            answer: Response = call(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            failed: Any = error  # It is a call as well, of which the stubs say nothing.
+            raise RemoteFault.of_status(failed.code(), self.address, failed.details()) from error
+        return answer
+
+    def status(self, name: str) -> pb.GetModelStatusResponse | None:
+        """A model's versions; None where the server has no such model. Raises RemoteFault for any other answer."""
+        try:
+            return self.ask(GET_MODEL_STATUS, pb.GetModelStatusRequest(model_spec=pb.ModelSpec(name=name)))
+        except RemoteFault as fault:
+            if fault.fault in (Fault.NOT_FOUND, Fault.INVALID_INPUT):
+                return None
+            raise
+
+    def round_trip_ms(self, clock: Callable[[], float]) -> float:
+        """Of the shortest of a few calls over the connection that is there: the status of nothing in particular."""
+        trips_s = []
+        for _ in range(_TRIPS):
+            begin_s = clock()
+            self.status("")
+            trips_s.append(clock() - begin_s)
+        return min(trips_s) * 1e3
+
+
+def _of_catalog(address: str, update: edge.CatalogUpdate, round_trip_ms: float) -> Seen:
+    return Seen(
+        address=address,
+        kind="catalog",
+        server_id=update.server_id,
+        round_trip_ms=round_trip_ms,
+        models={
+            model.name: tuple(
+                _version(model, one) for one in sorted(model.versions, key=lambda one: one.version, reverse=True)
+            )
+            for model in sorted(update.models, key=lambda model: model.name)
+        },
+        notes=tuple(f"{model.name}: {model.note}" for model in update.models if model.note),
+    )
+
+
+def _version(model: edge.Model, one: edge.Version) -> SeenVersion:
+    return SeenVersion(
+        version=one.version,
+        state=_state(one.state),
+        labels=tuple(sorted(label for label, version in model.labels.items() if version == one.version)),
+        default=one.version == model.default_version,
+        queued_rows=one.queued_rows,
+        wait_ms=one.expected_wait_ms or None,
+        package=one.package_fingerprint,
+        preprocessing=one.preprocessing_fingerprint,
+        error=one.error,
+    )
+
+
+def _of_names(asker: _Asker, names: Sequence[str], clock: Callable[[], float]) -> Seen:
+    asker.status("")  # Whether it is one at all, and the connection.
+    models: dict[str, tuple[SeenVersion, ...]] = {}
+    for name in dict.fromkeys(names):
+        response = asker.status(name)
+        if response is not None:
+            found = sorted(response.model_version_status, key=lambda one: one.version, reverse=True)
+            models[name] = tuple(
+                SeenVersion(version=one.version, state=_state(one.state), error=one.status.error_message)
+                for one in found
+            )
+    absent = [name for name in dict.fromkeys(names) if name not in models]
+    said = "it does not list its models" + ("" if names else "; name those to ask for with --model")
+    if absent:
+        said += f"; it has no {', '.join(absent)}"
+    trip_ms = asker.round_trip_ms(clock)
+    return Seen(address=asker.address, kind="tensorflow-serving", said=said, round_trip_ms=trip_ms, models=models)
+
+
+def _state(number: int) -> str:
+    """The same numbers in both protocols."""
+    return edge.Version.State.Name(number) if number in edge.Version.State.values() else str(number)
