@@ -31,7 +31,12 @@ _MAX_DESCRIBED = 256
 
 
 class RemoteClient:
-    """Sends requests to servers. Thread-safe."""
+    """Sends requests to servers. Thread-safe.
+
+    Attributes:
+        endpoints: Which servers there are.
+        hedging: When a copy goes to a second server; None for never.
+    """
 
     def __init__(
         self,
@@ -54,15 +59,15 @@ class RemoteClient:
         self.endpoints = endpoints
         self._clock = clock
         self._later = Timers() if later is None else later
+        self.hedging = None if hedges is None else Hedging(hedges)
         self._means = Means(
             endpoints=endpoints,
             later=self._later,
             clock=clock,
             timeout_s=timeout_s,
             retries=Retries(clock),
-            hedging=None if hedges is None else Hedging(hedges),
+            hedging=self.hedging,
         )
-        self._hedges = hedges
         self._coalescer = Coalescer(_Carrier(self._means), self._later, clock)
         self._described: dict[tuple[str, int], dict[str, Signature]] = {}
         self._lock = threading.Lock()
@@ -88,8 +93,8 @@ class RemoteClient:
         While others for the same model, version and signature are under way it waits for one of them to be answered,
         and goes with all that wait then, in one call. Its place is freed when its deadline passes, or it is cancelled.
         """
-        if self._hedges is not None:
-            self._hedges.earn()
+        if self.hedging is not None:
+            self.hedging.budget.earn()
         return self._coalescer.submit(request, patient=request.reason in _NOBODY_ELSE)
 
     def describe(
