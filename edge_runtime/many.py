@@ -203,7 +203,7 @@ def _start(part: _Part, *, wait: bool) -> _Single | _Bulk | None:
     failure: EdgeRuntimeError
     try:
         if len(requests) == 1 and part.error is None:
-            return _Single(target.router.submit(requests[0]), part)
+            return _Single(target.router.submit(requests[0], hedge=False), part)
         return _Bulk(_bulk(target, requests), part, target)
     except Overloaded as error:
         if not wait:

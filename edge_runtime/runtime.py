@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from converter.artifact import ManifestInvalid, Signature, check_name, check_version
 from edge_runtime.bare import OneStore, open_store
-from edge_runtime.config import MDNS, RuntimeOptions, read_options
+from edge_runtime.config import RuntimeOptions, read_options
 from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import (
-    DeadlineExceeded,
     EdgeRuntimeError,
     EngineFailed,
     InvalidConfig,
@@ -27,7 +26,6 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.model import Model
-from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
 from edge_runtime.stream import Stream, StreamLimit
@@ -37,14 +35,9 @@ from edge_runtime.versions import Hall, Key, Loaded, LoadedVersions, stamp_of, s
 
 if TYPE_CHECKING:
     from edge_runtime.metrics import MetricsServer
-    from edge_runtime.remote.client import RemoteClient
-    from edge_runtime.remote.discovery import Discovery
+    from edge_runtime.servers import Servers
 
 _log = logging.getLogger(__name__)
-
-_DISCOVERY_S = 3.0
-"""How long after the opening a request that needs a server waits for the first announcement. mDNS answers within
-about a second; a server that registers at the same moment needs some two."""
 
 _REFUSED_S = 60.0
 """How long a version that could not be loaded is left alone: for lack of memory, say, that may be there later."""
@@ -84,10 +77,8 @@ class Runtime:
         self._name_locks: dict[str, threading.Lock] = {}
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
-        self._discovery: Discovery | None = None
-        self._outage = Outage(lambda: self.servers)
-        self._remote = self._open_remote() if options.fallbacks else None
-        self._opened_s = clock()
+        self._servers = self._open_servers() if options.fallbacks else None
+        self._remote = None if self._servers is None else self._servers.remote
         self._origin = Origin()
         self._metrics = self._serve_metrics(options.metrics) if options.metrics else None
         self._hall.monitor.start()
@@ -119,7 +110,7 @@ class Runtime:
 
     def __repr__(self) -> str:
         state = "closed" if self._stop.is_set() else repr(self._versions)
-        servers = "no fallback" if self._remote is None else repr(self._remote)
+        servers = "no fallback" if self._servers is None else repr(self._servers)
         return f"<Runtime {self._store!r}, {state}, {servers}>"
 
     @property
@@ -130,13 +121,11 @@ class Runtime:
     @property
     def servers(self) -> dict[str, str]:
         """The known servers: `host:port` and the state of their breaker (`closed` is the healthy one)."""
-        if self._remote is None:
-            return {}
-        return {one.address: one.state.value for one in self._remote.endpoints.all()}
+        return {} if self._servers is None else self._servers.states
 
     def wait_for_server(self, timeout_s: float) -> bool:
         """Waits until a server is known; whether one is. For programs that want to start with one."""
-        return self._remote is not None and self._remote.endpoints.wait_for_any(timeout_s)
+        return self._servers is not None and self._servers.wait_for_any(timeout_s)
 
     def model(self, name: str | None = None, *, version: int | None = None, label: str | None = None) -> Model:
         """A model. It is loaded here, if it is installed; the same arguments give the same object.
@@ -220,13 +209,13 @@ class Runtime:
             if self._metrics is not None:
                 self._metrics.close()
             self._watcher.join()
-            if self._discovery is not None:
-                self._discovery.close()
+            if self._servers is not None:
+                self._servers.stop_looking()
             self._streams.close()
             self._versions.close()
             self._hall.close()
-            if self._remote is not None:
-                self._remote.close()
+            if self._servers is not None:
+                self._servers.close()
             with self._lock:
                 models = list(self._models.values())
             for model in models:
@@ -236,33 +225,14 @@ class Runtime:
 
     def signatures(self, target: Target, start_s: float, deadline_s: float | None) -> dict[str, Signature]:
         """See `edge_runtime.target.Describer`."""
-        if self._remote is None:
+        if self._servers is None:
             raise self._not_available(target.model, target.version or target.label, {})
-        self._await_discovery(deadline_s)
-        future = self._remote.describe(target.model, target.version, target.label, start_s, deadline_s)
         try:
-            return future.result(None if deadline_s is None else max(deadline_s - self._clock(), 0.0))
+            return self._servers.signatures(target, start_s, deadline_s)
         except ServerFailed as error:
             if error.lacking:
                 raise self._not_available(target.model, target.version or target.label, error.asked) from error
             raise
-        except TimeoutError as error:
-            if isinstance(error, EdgeRuntimeError):
-                raise
-            future.cancel()
-            spent_ms = (self._clock() - start_s) * 1e3
-            limit_ms = spent_ms if deadline_s is None else (deadline_s - start_s) * 1e3
-            spent = {"asking a server for the signatures": spent_ms}
-            raise DeadlineExceeded(target.subject, limit_ms, spent) from None
-
-    def _await_discovery(self, deadline_s: float | None) -> None:
-        """Just after the opening no server may have been found yet: waits for the first, within the deadline."""
-        if self._remote is None or self._discovery is None:
-            return
-        until_s = self._opened_s + _DISCOVERY_S
-        if deadline_s is not None:
-            until_s = min(until_s, deadline_s)
-        self._remote.endpoints.wait_for_any(max(until_s - self._clock(), 0.0))
 
     @contextlib.contextmanager
     def _turn(self, name: str) -> Iterator[None]:
@@ -392,10 +362,8 @@ class Runtime:
         try:
             return serve_metrics(self, address)
         except BaseException:
-            if self._discovery is not None:
-                self._discovery.close()
-            if self._remote is not None:
-                self._remote.close()
+            if self._servers is not None:
+                self._servers.close()
             raise
 
     def _open_stream(
@@ -426,7 +394,8 @@ class Runtime:
             installed=lambda: self._installed_of(name),
             clock=self._clock,
             absent=absent,
-            outage=self._outage,
+            outage=None if self._servers is None else self._servers.outage,
+            hedging=self._servers.hedging() if self._servers is not None and self.options.of(name).hedge else None,
             pixels=None if loaded is None else loaded.pixels,
         )
 
@@ -437,19 +406,10 @@ class Runtime:
         hint = "" if self._remote is not None else "The runtime was opened without a fallback server."
         return VersionNotAvailable(name, pin, self._installed_of(name), asked, hint)
 
-    def _open_remote(self) -> RemoteClient:
-        from edge_runtime.remote.client import RemoteClient  # noqa: PLC0415  loads grpc: only who falls back pays
-        from edge_runtime.remote.endpoint import Endpoint  # noqa: PLC0415
-        from edge_runtime.remote.endpoints import EndpointTable, Found  # noqa: PLC0415
+    def _open_servers(self) -> Servers:
+        from edge_runtime.servers import Servers  # noqa: PLC0415  loads grpc: only who falls back pays
 
-        table = EndpointTable(lambda address: Endpoint(address, self._clock))
-        for address in self.options.addresses:
-            table.add(Found(key=address, address=address))
-        if MDNS in self.options.fallbacks:
-            from edge_runtime.remote.discovery import Discovery  # noqa: PLC0415  loads zeroconf
-
-            self._discovery = Discovery(table)
-        return RemoteClient(table, clock=self._clock, timeout_s=self.options.server_timeout_s)
+        return Servers(self.options, self._clock)
 
     def _watch(self) -> None:
         """The watcher's thread: follows the store until the runtime is closed."""

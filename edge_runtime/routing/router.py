@@ -19,11 +19,13 @@ from edge_runtime.errors import (
 )
 from edge_runtime.pixels import Pixels, in_reals
 from edge_runtime.routing.chain import Rescue, after, failed, failed_servers, then
+from edge_runtime.routing.hedging import MIN_OWN_MS, MIN_OWN_S, Hedging, worth_a_copy
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
     DEVICE_FIRST,
     LOCAL,
     REASON_ENGINE_FAILED,
+    REASON_HEDGED,
     REASON_NO_SERVER,
     REASON_OVERLOADED,
     REASON_POLICY,
@@ -72,6 +74,7 @@ class Router:
         absent: str = REASON_VERSION_MISSING,
         pixels: Pixels | None = None,
         outage: Outage | None = None,
+        hedging: Hedging | None = None,
     ) -> None:
         """Takes the two places.
 
@@ -83,6 +86,7 @@ class Router:
             absent: Why the version is not on the device, where it isn't.
             pixels: The inputs that may come as pixels, which servers don't take.
             outage: Told of servers that are missed, and that answer.
+            hedging: Sends a copy of late requests to a server; None for never.
         """
         self._absent = DeviceView(installed=False, absent=absent)
         self._pixels = pixels or {}
@@ -91,6 +95,7 @@ class Router:
         self._installed = installed
         self._clock = clock
         self._outage = outage or Outage(dict)
+        self._hedging = None if device is None or remote is None else hedging
 
     def __repr__(self) -> str:
         return f"<Router device={self._device!r} remote={self._remote!r}>"
@@ -98,16 +103,25 @@ class Router:
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`. Runs in the caller's thread where an engine is idle and fast enough."""
         device = self._device
-        device_first = request.policy in DEVICE_FIRST
-        if device is not None and device_first:
+        if device is not None and request.policy in DEVICE_FIRST:
             deadline_s = request.deadline_s
             if deadline_s is None or _fits(device.costs, request.rows, deadline_s - self._clock()):
+                hedging = self._hedging
+                if hedging is not None and hedging.ready and self._hedges(request):
+                    return self._wait(request, self.submit(request))
                 try:
                     reply = device.try_infer(request)
                 except EngineFailed as error:
                     return self._rescued(request, error)
                 if reply is not None:
+                    if hedging is not None and reply.latency_ms >= MIN_OWN_MS:
+                        hedging.lateness.record(reply.latency_ms / 1e3, device.costs.seconds(request.rows))
                     return reply
+        return self._infer_chosen(device, request)
+
+    def _infer_chosen(self, device: Batcher | None, request: InferRequest) -> Reply:
+        """The answer of a request that no engine was idle for, or that is for a server."""
+        device_first = request.policy in DEVICE_FIRST
         # Without servers there is no choice to make, and that is dear where many threads wait for one device.
         if device is None or self._remote is not None or not device_first:
             route = self._choose(request)
@@ -115,16 +129,18 @@ class Router:
                 return self._wait(request, self._elsewhere(request, route))
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
+        if self._hedges(request):
+            return self._wait(request, self._queued(device, request, hedges=True))
         try:
-            # A caller that waits needs no future; and only who was sent elsewhere first may find an engine idle.
+            # A caller that waits needs no future; and only who was for a server first may find an engine idle.
             return device.wait(request) if device_first else device.infer(request)
         except EngineFailed as error:
             return self._rescued(request, error)
         except Overloaded:  # Another thread filled the queue since the choice was made.
             return self._wait(request, self._overflow(request))
 
-    def submit(self, request: InferRequest) -> Pending:
-        """See `Executor`."""
+    def submit(self, request: InferRequest, *, hedge: bool = True) -> Pending:
+        """See `Executor`. What nobody waits for, as in offline work, is not to be hedged."""
         device = self._device
         if device is None or self._remote is not None or request.policy not in DEVICE_FIRST:
             route = self._choose(request)
@@ -132,6 +148,11 @@ class Router:
                 return self._elsewhere(request, route)
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
+        return self._queued(device, request, hedges=hedge and self._hedges(request))
+
+    def _queued(self, device: Batcher, request: InferRequest, *, hedges: bool) -> Pending:
+        """The answer to come of a request for the device."""
+        predicted_s = self._view(request).predicted_s if hedges else 0.0
         try:
             inner = device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
@@ -141,6 +162,8 @@ class Router:
             if rescued is None:
                 raise
             return then(*rescued)
+        if hedges and self._hedging is not None:
+            return self._hedged(self._hedging, request, predicted_s, inner)
         if not self._may_leave(request) and isinstance(inner, Pending):
             return inner
         return then(inner, (), lambda error: self._after_engine(request, error))
@@ -238,6 +261,28 @@ class Router:
             return self._to_server(replace(request, reason=reason))
         raise self._nowhere(request, {})
 
+    def _hedges(self, request: InferRequest) -> bool:
+        """Whether a copy of the request may be sent where the device is late."""
+        device, remote, hedging = self._device, self._remote, self._hedging
+        if hedging is None or device is None or remote is None or request.policy != "prefer_device":
+            return False
+        return device.costs.seconds(request.rows) >= MIN_OWN_S and remote.expects(request) is not None
+
+    def _hedged(self, hedging: Hedging, request: InferRequest, predicted_s: float, inner: Future[Reply]) -> Pending:
+        """The device's answer, or a server's where the device takes longer than usual."""
+
+        def copy() -> Future[Reply] | None:
+            remaining_s = None if request.deadline_s is None else request.deadline_s - self._clock()
+            remote = self._remote
+            if remote is None or not worth_a_copy(remote.expects(request), remaining_s):
+                return None
+            return remote.submit(self._sendable(replace(request, reason=REASON_HEDGED)))
+
+        return hedging.race(request, predicted_s, inner, copy, lambda error: self._after_engine(request, error))
+
+    def _sendable(self, request: InferRequest) -> InferRequest:
+        return in_reals(self._pixels, request) if self._pixels else request
+
     def _overflow(self, request: InferRequest) -> Pending:
         """The queue was full after all."""
         if not self._may_leave(request):
@@ -263,9 +308,8 @@ class Router:
     def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
             raise self._nowhere(request, {})
-        sent = in_reals(self._pixels, request) if self._pixels else request
         begun_s = self._clock()
-        inner = self._remote.submit(sent)
+        inner = self._remote.submit(self._sendable(request))
         if self._outage.lasts:
             inner.add_done_callback(self._outage.ended)
         return then(inner, (), lambda error: self._after_server(request, error, begun_s), "a server")
@@ -303,15 +347,18 @@ class Router:
         return self.absence(request.model, request.version or request.label, asked, confined=confined)
 
     def _wait(self, request: InferRequest, pending: Future[Reply]) -> Reply:
-        if request.deadline_s is None:
-            return pending.result()
+        deadline_s = request.deadline_s
+        wait_s = None if deadline_s is None else min(max(deadline_s - self._clock(), 0.0), TIMEOUT_MAX)
         try:
-            return pending.result(min(max(request.deadline_s - self._clock(), 0.0), TIMEOUT_MAX))
-        except TimeoutError as error:
-            if isinstance(error, EdgeRuntimeError):
-                raise
+            return pending.result(wait_s)
+        except EdgeRuntimeError:
+            raise
+        except TimeoutError:
             pending.cancel()
             raise timed_out(request, pending, self._clock()) from None
+        except BaseException:
+            pending.cancel()  # The caller was interrupted: nobody waits any more.
+            raise
 
 
 def _fits(costs: CostTable | DeviceCosts, rows: int, remaining_s: float) -> bool:

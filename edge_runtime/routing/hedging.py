@@ -1,0 +1,304 @@
+"""A second copy, to a server, of a request that the device takes longer over than usual; the first answer counts.
+
+J. Dean and L. A. Barroso, "The Tail at Scale" (2013): wait for the 95th percentile, then ask a second place, and the
+tail goes for a few per cent more requests.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from edge_runtime.errors import EngineFailed
+from edge_runtime.routing.budget import Budget
+from edge_runtime.routing.chain import Rescue, failed, settle, then
+from edge_runtime.types import InferRequest, Pending, Reply, Tried
+
+MIN_OWN_S = 0.005
+"""Requests whose own run takes less are answered in the caller's thread, and are over before a copy could be sent."""
+
+MIN_OWN_MS = MIN_OWN_S * 1e3
+
+MIN_ANSWERS = 50
+"""Answers from which a 95th percentile is known: two or three lie beyond it."""
+
+WINDOW = 512
+"""Answers that are remembered: those of some seconds to minutes, so that it follows what the device does now."""
+
+SHARE = 0.95
+"""The share of answers that come before a copy would be sent."""
+
+PATIENCE = 1.1
+"""Past the percentile by a tenth. Most devices are so even that half of what is past it comes at once after it: a copy
+of these is lost, and the budget with it."""
+
+_REFRESH = 16
+"""Answers after which the percentile is taken anew."""
+
+
+class Cancellable(Protocol):
+    """A wait that may be given up."""
+
+    def cancel(self) -> None:
+        """It ends without effect."""
+        ...
+
+
+class Later(Protocol):
+    """What calls back after a while: `edge_runtime.remote.timers`."""
+
+    def call(self, delay_s: float, what: Callable[[], None]) -> Cancellable | None:
+        """Calls `what` once after the delay; None if it takes no more, and never will call."""
+        ...
+
+
+class Lateness:
+    """How long the device's answers take beside what was predicted for them. Thread-safe.
+
+    So requests of one row and of many, behind others and alone, on a cool device and on a hot one, have one measure.
+
+    Attributes:
+        factor: The percentile; None while too few answers are known.
+    """
+
+    def __init__(self) -> None:
+        """Knows no answer."""
+        self.factor: float | None = None
+        self._ratios: list[float] = []
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        known = "unknown" if self.factor is None else f"{self.factor:.2f} x the prediction"
+        return f"<Lateness of {len(self._ratios)} answers: {SHARE:.0%} within {known}>"
+
+    def record(self, took_s: float, predicted_s: float) -> None:
+        """Takes an answer into account, or that there was none so far."""
+        ratio = took_s / max(predicted_s, 1e-9)
+        with self._lock:
+            if len(self._ratios) < WINDOW:
+                self._ratios.append(ratio)
+            else:
+                self._ratios[self._next % WINDOW] = ratio
+            self._next += 1
+            if self._next % _REFRESH == 0 and self._next >= MIN_ANSWERS:
+                self.factor = sorted(self._ratios)[int(len(self._ratios) * SHARE)]
+
+
+def copy_after_s(predicted_s: float, factor: float) -> float:
+    """Seconds from the call after which an answer is later than nearly all. Pure.
+
+    Args:
+        predicted_s: What was predicted for the request.
+        factor: See `Lateness`.
+    """
+    return predicted_s * max(factor, 1.0) * PATIENCE
+
+
+def worth_a_copy(expected_s: float | None, remaining_s: float | None) -> bool:
+    """Whether a copy that is sent now may be in time. Pure.
+
+    Args:
+        expected_s: What the best server is expected to take; None if none may be asked.
+        remaining_s: Seconds until the deadline; None for no deadline.
+    """
+    return expected_s is not None and (remaining_s is None or expected_s <= remaining_s)
+
+
+class Hedging:
+    """What hedging needs, and what it has learnt, of one model and version. Thread-safe.
+
+    Attributes:
+        lateness: Of the device's answers.
+    """
+
+    def __init__(self, budget: Budget, later: Later, clock: Callable[[], float]) -> None:
+        """Takes what all models share.
+
+        Args:
+            budget: Of copies.
+            later: Calls when a copy is due.
+            clock: Monotonic seconds.
+        """
+        self.lateness = Lateness()
+        self._budget = budget
+        self._later = later
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Hedging {self.lateness!r}, {self._budget!r}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known when an answer is late."""
+        return self.lateness.factor is not None
+
+    def race(
+        self,
+        request: InferRequest,
+        predicted_s: float,
+        device: Future[Reply],
+        copy: Callable[[], Future[Reply] | None],
+        rescue: Callable[[BaseException], Rescue | None],
+    ) -> Pending:
+        """The answer of the device, or of the copy that is sent when that is late.
+
+        Args:
+            request: What is asked.
+            predicted_s: Seconds until the device's answer.
+            device: The device's answer to come.
+            copy: Sends the copy; None if it is not worth it.
+            rescue: See `then`: where the engine fails before a copy is sent.
+        """
+        self._budget.earn()
+        race = _Race(request, device, rescue, self._clock)
+        factor = self.lateness.factor
+        timer: Cancellable | None = None
+        if factor is not None:
+            due_s = request.start_s + copy_after_s(predicted_s, factor)
+            timer = self._later.call(max(due_s - self._clock(), 0.0), lambda: self._send(race, copy))
+
+        def ended(_: Future[Reply]) -> None:
+            if timer is not None:
+                timer.cancel()
+            # A loser counts with what it took so far: were it left out, the percentile would sink with each copy.
+            self.lateness.record(self._clock() - request.start_s, predicted_s)
+
+        race.outer.add_done_callback(ended)
+        return race.outer
+
+    def _send(self, race: _Race, copy: Callable[[], Future[Reply] | None]) -> None:
+        if race.over or not self._budget.spend():
+            return
+        sent = copy()
+        if sent is None:
+            self._budget.give_back()
+        else:
+            race.enter(sent)
+
+
+class _Race:
+    """A request that the device has, and perhaps a server too.
+
+    Attributes:
+        outer: What the caller waits for. Cancelling it cancels whatever is under way.
+    """
+
+    def __init__(
+        self,
+        request: InferRequest,
+        device: Future[Reply],
+        rescue: Callable[[BaseException], Rescue | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.outer = Pending()
+        self.outer.stage = "the device's queue"
+        self._request = request
+        self._device = device
+        self._rescue = rescue
+        self._clock = clock
+        self._copy: Future[Reply] | None = None
+        self._rescuer: Future[Reply] | None = None
+        self._sent_ms = 0.0
+        self._device_error: BaseException | None = None
+        self._copy_error: BaseException | None = None
+        self._won = False
+        self._lock = threading.Lock()
+        self.outer.add_done_callback(self._end)
+        device.add_done_callback(self._device_done)
+
+    @property
+    def over(self) -> bool:
+        """Whether the device has answered or failed, or nobody waits any more."""
+        return self._device.done() or self.outer.done()
+
+    def enter(self, copy: Future[Reply]) -> None:
+        """A copy is on its way."""
+        with self._lock:
+            self._copy, self._sent_ms = copy, self._spent_ms
+            late = self._rescuer is not None
+        self.outer.stage = "the device's queue and a server"
+        copy.add_done_callback(self._copy_done)
+        if late or self.outer.done():  # Since it was looked whether it is worth it.
+            copy.cancel()
+
+    @property
+    def _spent_ms(self) -> float:
+        return (self._clock() - self._request.start_s) * 1e3
+
+    def _device_done(self, device: Future[Reply]) -> None:
+        if device.cancelled() or self.outer.done():
+            return
+        error = device.exception()
+        with self._lock:
+            self._device_error = error
+            rescuable = isinstance(error, EngineFailed)
+            if rescuable and self._copy is not None and self._copy_error is None:
+                return  # The copy decides.
+            if rescuable and self._copy is None:
+                self._rescuer = then(device, (), self._rescue)
+        if self._rescuer is not None:
+            self.outer.stage = "a server"
+            self._rescuer.add_done_callback(self._rescuer_done)
+        elif error is not None:
+            self._lose(error)
+        else:
+            self._win(self._ahead(device.result()))
+
+    def _rescuer_done(self, rescuer: Future[Reply]) -> None:
+        if not rescuer.cancelled() and self._claim():
+            settle(self.outer, rescuer, rescuer.exception())
+
+    def _copy_done(self, copy: Future[Reply]) -> None:
+        if copy.cancelled() or self.outer.done():
+            return
+        error = copy.exception()
+        if error is None:
+            self._win(self._overtaken(copy.result()))
+            return
+        with self._lock:
+            self._copy_error, first = error, self._device_error
+        if first is not None:
+            self._lose(first)
+
+    def _ahead(self, reply: Reply) -> Reply:
+        """The device's reply, which may say that a copy was sent in vain."""
+        if self._copy is None:
+            return reply
+        ms = self._spent_ms - self._sent_ms
+        error = self._copy_error
+        copy = Tried(place="server", outcome="cancelled", ms=ms) if error is None else failed("server", error, ms)
+        return replace(reply, before=(*reply.before, copy), asked_ms=reply.asked_ms or 0.0)
+
+    def _overtaken(self, reply: Reply) -> Reply:
+        """The copy's reply, which says what became of the device."""
+        ms, error = self._spent_ms, self._device_error
+        device = Tried(place="device", outcome="cancelled", ms=ms) if error is None else failed("device", error, ms)
+        asked_ms = reply.asked_ms
+        if asked_ms is None:
+            asked_ms = self._sent_ms + sum(one.ms for one in reply.before)
+        return replace(reply, before=(device, *reply.before), asked_ms=asked_ms)
+
+    def _claim(self) -> bool:
+        """Whether nobody has ended the race so far."""
+        with self._lock:
+            first, self._won = not self._won, True
+        return first
+
+    def _win(self, reply: Reply) -> None:
+        if self._claim() and self.outer.set_running_or_notify_cancel():
+            self.outer.set_result(reply)
+
+    def _lose(self, error: BaseException) -> None:
+        if self._claim() and self.outer.set_running_or_notify_cancel():
+            self.outer.set_exception(error)
+
+    def _end(self, _: Future[Reply]) -> None:
+        """Whatever is still under way is for nobody."""
+        for one in (self._device, self._copy, self._rescuer):
+            if one is not None:
+                one.cancel()

@@ -1,0 +1,104 @@
+"""The servers of a runtime: found, asked, waited for and missed. Made only where there is a fallback: it loads grpc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from converter.artifact import Signature
+from edge_runtime.config import MDNS, RuntimeOptions
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError
+from edge_runtime.remote.client import RemoteClient
+from edge_runtime.remote.endpoint import Endpoint
+from edge_runtime.remote.endpoints import EndpointTable, Found
+from edge_runtime.remote.timers import Timers
+from edge_runtime.routing.budget import BURST, HEDGE_SHARE, Budget
+from edge_runtime.routing.hedging import Hedging
+from edge_runtime.routing.outage import Outage
+from edge_runtime.target import Target
+
+_DISCOVERY_S = 3.0
+"""How long after the opening a request that needs a server waits for the first announcement. mDNS answers within
+about a second; a server that registers at the same moment needs some two."""
+
+
+class Servers:
+    """Everything of a runtime that knows of servers. Thread-safe.
+
+    Attributes:
+        remote: Sends requests.
+        outage: What the log says of servers that are missed.
+    """
+
+    def __init__(self, options: RuntimeOptions, clock: Callable[[], float]) -> None:
+        """Starts to look for servers where the options say so; opens no connection to those that are given."""
+        self._clock = clock
+        self._opened_s = clock()
+        table = EndpointTable(lambda address: Endpoint(address, clock))
+        for address in options.addresses:
+            table.add(Found(key=address, address=address))
+        # Of both: what late requests cost beside, whether the device is late or a server.
+        self._hedges = Budget(HEDGE_SHARE, BURST)
+        self._later = Timers()
+        self.remote = RemoteClient(
+            table,
+            clock=clock,
+            timeout_s=options.server_timeout_s,
+            later=self._later,
+            hedges=self._hedges if options.hedge else None,
+        )
+        self.outage = Outage(lambda: self.states)
+        self._discovery = None
+        if MDNS in options.fallbacks:
+            from edge_runtime.remote.discovery import Discovery  # noqa: PLC0415  loads zeroconf
+
+            self._discovery = Discovery(table)
+
+    def __repr__(self) -> str:
+        return repr(self.remote)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The known servers: `host:port` and the state of their breaker."""
+        return {one.address: one.state.value for one in self.remote.endpoints.all()}
+
+    def wait_for_any(self, timeout_s: float) -> bool:
+        """Waits until a server is known; whether one is."""
+        return self.remote.endpoints.wait_for_any(timeout_s)
+
+    def hedging(self) -> Hedging:
+        """For the requests of one model and version."""
+        return Hedging(self._hedges, self._later, self._clock)
+
+    def signatures(self, target: Target, start_s: float, deadline_s: float | None) -> dict[str, Signature]:
+        """See `edge_runtime.target.Describer`; a ServerFailed may be for lack of the version."""
+        self._await_discovery(deadline_s)
+        future = self.remote.describe(target.model, target.version, target.label, start_s, deadline_s)
+        try:
+            return future.result(None if deadline_s is None else max(deadline_s - self._clock(), 0.0))
+        except TimeoutError as error:
+            if isinstance(error, EdgeRuntimeError):
+                raise
+            future.cancel()
+            spent_ms = (self._clock() - start_s) * 1e3
+            limit_ms = spent_ms if deadline_s is None else (deadline_s - start_s) * 1e3
+            spent = {"asking a server for the signatures": spent_ms}
+            raise DeadlineExceeded(target.subject, limit_ms, spent) from None
+
+    def stop_looking(self) -> None:
+        """No server is found any more."""
+        if self._discovery is not None:
+            self._discovery.close()
+
+    def close(self) -> None:
+        """Closes every connection; what waits for a server fails."""
+        self.stop_looking()
+        self.remote.close()
+
+    def _await_discovery(self, deadline_s: float | None) -> None:
+        """Just after the opening no server may have been found yet: waits for the first, within the deadline."""
+        if self._discovery is None:
+            return
+        until_s = self._opened_s + _DISCOVERY_S
+        if deadline_s is not None:
+            until_s = min(until_s, deadline_s)
+        self.remote.endpoints.wait_for_any(max(until_s - self._clock(), 0.0))
