@@ -155,4 +155,5 @@ def _expected_s(kind: _Kind, now_s: float) -> float:
         return max(kind.usual_s, kind.late_s)
     above_s = max(kind.usual_s, kind.late_s) - kind.least_s
     least_s: float = kind.least_s * 0.5 ** (quiet_s / _LEAST_HALF_LIFE_S)
-    return least_s + max(above_s, 0.0) * 0.5 ** (quiet_s / _HALF_LIFE_S)
+    forgotten: float = 0.5 ** (quiet_s / _HALF_LIFE_S)
+    return least_s + max(above_s, 0.0) * forgotten

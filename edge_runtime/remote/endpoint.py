@@ -218,7 +218,7 @@ class Endpoint:
         return future
 
     def ask(self, method: Method[Any, Any], message: Message, timeout_s: float) -> Any:
-        """Asks beside the breaker, and takes no turn: gRPC's future, whose result is a Received.
+        """Looks what there is: beside the breaker, without a turn. gRPC's future, whose result is a Received.
 
         Raises:
             ValueError: the endpoint has been closed.
@@ -227,20 +227,23 @@ class Endpoint:
             self._estimate.look_begins()
         return self._line.start(method, message, timeout_s, ())
 
-    def heard(self, took_s: float, begun_s: float, catalog: ServedCatalog | None) -> None:
-        """A look was answered: the server is there.
-
-        Args:
-            took_s: Seconds there and back.
-            begun_s: The instant of the question.
-            catalog: What it serves; None if it doesn't say.
-        """
+    def heard(self, took_s: float) -> None:
+        """A look was answered, there and back in that time: the server is there."""
         with self._lock:
             self._estimate.look_ends(took_s)
-            self._catalog, self._catalog_s = catalog, begun_s
             self._alive()
             self._breaker.retry_now()
             self._barred_until_s = self._breaker.until_s
+
+    def told(self, catalog: ServedCatalog | None, begun_s: float) -> None:
+        """The server has said what it serves; None if it doesn't say.
+
+        Args:
+            catalog: That.
+            begun_s: The instant of the question.
+        """
+        with self._lock:
+            self._catalog, self._catalog_s = catalog, begun_s
 
     def unheard(self, begun_s: float, *, unreachable: bool) -> None:
         """A look was not answered.

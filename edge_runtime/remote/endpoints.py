@@ -127,6 +127,7 @@ class EndpointTable:
         self._wanted_s = -math.inf
         self._rouse_s = math.inf
         self._rouse: Callable[[], None] = _nobody
+        self._stop_asking: Callable[[], None] = _nobody
         self._limit = LogLimit(_log, time.monotonic)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -243,9 +244,14 @@ class EndpointTable:
         with self._lock:
             self._news += 1
 
-    def watch(self, rouse: Callable[[], None]) -> None:
-        """Takes what is called, in any thread, when servers should be asked for news at once."""
-        self._rouse = rouse
+    def watch(self, rouse: Callable[[], None], close: Callable[[], None]) -> None:
+        """Takes who asks the servers for news.
+
+        Args:
+            rouse: Called, in any thread, when they should be asked at once.
+            close: Ends that; called by `close`.
+        """
+        self._rouse, self._stop_asking = rouse, close
 
     def sleep_until(self, rouse_s: float) -> None:
         """Servers are asked seldom now: the first request from that instant on rouses whoever asks them."""
@@ -262,7 +268,9 @@ class EndpointTable:
             return self._changed.wait_for(lambda: bool(self._endpoints), timeout_s)
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Asks for news no more, and closes every connection."""
+        self._rouse = _nobody
+        self._stop_asking()
         with self._lock:
             endpoints, self._endpoints = set(self._endpoints.values()), {}
             self._news += 1
@@ -296,7 +304,8 @@ class EndpointTable:
         # What is known to be lacking or gone is believed for a while only.
         choice.until_s = now_s + TRUSTED_S / 4 if ranks.lacking or ranks.last else math.inf
         met = any(one.serves in {Serves.YES, Serves.UNKNOWN} for one in standings) or not standings
-        choice.unmet_s = math.inf if met else min(choice.unmet_s, now_s)
+        anew = now_s - choice.used_s > TRUSTED_S
+        choice.unmet_s = math.inf if met else now_s if anew else min(choice.unmet_s, now_s)
         choice.news = news
         return choice
 

@@ -15,6 +15,19 @@ _UNREACHABLE = (
 """gRPC's own words where no server spoke. It gives both the code UNAVAILABLE and nothing else to tell them apart;
 `tests/edge_runtime/remote/test_endpoint.py` watches that the words stay."""
 
+_BROKEN = (
+    "socket closed",
+    "connection reset",
+    "broken pipe",
+    "stream removed",
+    "connection timed out",
+    "recvmsg:",
+    "sendmsg:",
+    "endpoint closing",
+    "transport closed",
+)
+"""gRPC's own words where the connection broke under a call. Whether the server lives it doesn't say."""
+
 _ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
 """Faults that a healthy server answers with."""
 
@@ -27,13 +40,17 @@ class RemoteFault(Exception):
         address: Which endpoint.
         detail: Its own words.
         unreachable: Nobody was there: no connection came about.
+        broken: The connection broke under the call.
     """
 
-    def __init__(self, fault: Fault, address: str, detail: str, *, unreachable: bool = False) -> None:
+    def __init__(
+        self, fault: Fault, address: str, detail: str, *, unreachable: bool = False, broken: bool = False
+    ) -> None:
         self.fault = fault
         self.address = address
         self.detail = detail
         self.unreachable = unreachable
+        self.broken = broken
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -45,7 +62,8 @@ class RemoteFault(Exception):
         words = detail or code.name
         fault = Fault.of(code)
         unreachable = fault is Fault.NOT_READY and any(text.lower() in words.lower() for text in _UNREACHABLE)
-        return cls(fault, address, words, unreachable=unreachable)
+        broken = fault is Fault.NOT_READY and not unreachable and any(text in words.lower() for text in _BROKEN)
+        return cls(fault, address, words, unreachable=unreachable, broken=broken)
 
     @property
     def said(self) -> str:
@@ -56,11 +74,11 @@ class RemoteFault(Exception):
     @property
     def alive(self) -> bool:
         """Whether a server that works said it."""
-        return self.fault in _ALIVE or self.passing
+        return self.fault in _ALIVE or (self.passing and not self.broken)
 
     @property
     def passing(self) -> bool:
-        """Whether the same server may well answer a moment later: it is loading, or its queue is full."""
+        """Whether the same server may well answer a moment later: it is loading, full, or lost one connection."""
         return self.fault is Fault.QUEUE_FULL or (self.fault is Fault.NOT_READY and not self.unreachable)
 
     @property

@@ -1,77 +1,138 @@
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.clock import FakeClock
 
-from edge_runtime.remote.answer_time import AnswerTime
+from edge_runtime.remote.answer_time import MAX_KINDS, AnswerTime
+
+SMALL, LARGE = 100, 1_000_000
 
 
-def answered(clock, time, took_s, count=1):
+def answered(clock, time, took_s, count=1, model="m", nbytes=SMALL):
     for _ in range(count):
-        number = time.begin()
+        number = time.begin(model, nbytes, 0.01)
         clock.advance(took_s)
-        time.answered(time.end(number))
+        time.answered(model, nbytes, time.end(number))
+
+
+def usual(clock, time, model="m", nbytes=SMALL):
+    return time.usual_s(model, nbytes, clock())
 
 
 def test_follows_answers():
     """Some ten answers bring the estimate close to what a server takes now."""
     clock = FakeClock()
     time = AnswerTime(clock)
+    answered(clock, time, 0.01)
     answered(clock, time, 0.1, 20)
-    assert time.expected_s == pytest.approx(0.1, rel=0.05)
+    assert usual(clock, time) == pytest.approx(0.1, rel=0.05)
 
 
-def test_call_in_flight_counts_with_its_age():
-    """One more request is not expected to be answered sooner than the oldest call has been waiting."""
+def test_models_are_told_apart():
+    """A slow model makes nobody expect another one late."""
     clock = FakeClock()
     time = AnswerTime(clock)
-    answered(clock, time, 0.05, 20)
-    alone_s = time.expected_s
-    time.begin()
-    assert time.expected_s > alone_s
-    clock.advance(3)
-    assert time.expected_s >= 3
+    answered(clock, time, 1.0, model="slow")
+    answered(clock, time, 0.01, model="fast")
+    assert usual(clock, time, "fast") == pytest.approx(0.01)
+    assert usual(clock, time, "other") is None
+
+
+def test_sizes_are_told_apart():
+    """Many rows take longer than one; what is not known of a size is taken from the next smaller one."""
+    clock = FakeClock()
+    time = AnswerTime(clock)
+    answered(clock, time, 0.01, nbytes=SMALL)
+    answered(clock, time, 0.2, nbytes=LARGE)
+    assert usual(clock, time, nbytes=SMALL) == pytest.approx(0.01)
+    assert usual(clock, time, nbytes=LARGE) == pytest.approx(0.2)
+    assert usual(clock, time, nbytes=LARGE // 16) == pytest.approx(0.01)
+    assert usual(clock, time, nbytes=1) == pytest.approx(0.01)
+
+
+def test_first_call_under_way_that_should_have_ended_is_known():
+    """The instant by which the first of the calls under way should have ended, not that of the first that began."""
+    clock = FakeClock()
+    time = AnswerTime(clock)
+    long, short = time.begin("m", 0, 5.0), time.begin("m", 0, 0.1)
+    assert (time.due_s, time.in_flight) == (clock() + 0.1, 2)
+    time.end(short)
+    assert time.due_s == clock() + 5.0
+    time.end(long)
+    assert (time.due_s, time.in_flight) == (math.inf, 0)
 
 
 def test_lateness_raises_the_estimate_and_an_answer_lowers_it():
     """A call that waited in vain makes the server as slow as that, until it answers again."""
     clock = FakeClock()
     time = AnswerTime(clock)
-    number = time.begin()
-    clock.advance(0.1)
-    assert time.late(time.end(number))
-    assert time.expected_s == pytest.approx(0.1)
+    time.late("m", SMALL, 0.1)
+    assert usual(clock, time) == pytest.approx(0.1)
     answered(clock, time, 0.01)
-    assert time.expected_s == pytest.approx(0.01)
-
-
-def test_haste_is_no_lateness():
-    """A server that was given less than it usually takes was not late."""
-    clock = FakeClock()
-    time = AnswerTime(clock)
-    answered(clock, time, 0.1, 20)
-    number = time.begin()
-    clock.advance(0.05)
-    assert not time.late(time.end(number))
+    assert usual(clock, time) == pytest.approx(0.01)
 
 
 def test_slowness_is_forgotten_only_while_nothing_is_sent():
-    """A server that was slow is tried again after a while, but not because of calls that hang there."""
+    """A server that was slow for a while is tried again soon, but not because of calls that hang there."""
+    clock = FakeClock()
+    time = AnswerTime(clock)
+    answered(clock, time, 0.01)
+    answered(clock, time, 1.0, 20)
+    slow_s = usual(clock, time)
+    for _ in range(10):
+        number = time.begin("m", SMALL, 0.01)
+        clock.advance(0.5)
+        time.end(number)
+        assert usual(clock, time) == slow_s
+    clock.advance(20)
+    assert usual(clock, time) < 0.3
+
+
+def test_model_that_was_never_faster_stays_slow():
+    """What is known to be the least a model takes is forgotten over minutes, not over seconds."""
     clock = FakeClock()
     time = AnswerTime(clock)
     answered(clock, time, 1.0, 20)
-    slow_s = time.expected_s
-    for _ in range(10):
-        number = time.begin()
-        clock.advance(0.5)
-        assert time.expected_s >= slow_s
-        time.end(number)
-    clock.advance(20)
-    assert time.expected_s < 0.01
+    clock.advance(10)
+    assert usual(clock, time) > 0.8
+    clock.advance(600)
+    assert usual(clock, time) < 0.01
 
 
 def test_a_call_ends_once():
     """Of two ends, the second says None."""
     time = AnswerTime(FakeClock())
-    number = time.begin()
+    number = time.begin("m", 0, 0.1)
     assert time.end(number) == 0
     assert time.end(number) is None
     assert time.in_flight == 0
+
+
+def test_kinds_are_bounded():
+    """Names that a caller makes up do not fill the memory."""
+    clock = FakeClock()
+    time = AnswerTime(clock)
+    for number in range(MAX_KINDS + 10):
+        time.answered(f"m{number}", 1, 0.1)
+    assert usual(clock, time, "m0", 1) is None
+    assert usual(clock, time, f"m{MAX_KINDS}", 1) == pytest.approx(0.1)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 10), st.floats(0, 10)), max_size=60))
+def test_calls_are_counted_whatever_their_order(steps):
+    """However calls begin and end, the number under way and the first one that is due are right."""
+    clock = FakeClock()
+    time = AnswerTime(clock)
+    due = {}
+    for begins, expected_s, pause_s in steps:
+        clock.advance(pause_s)
+        if begins or not due:
+            due[time.begin("m", SMALL, expected_s)] = clock() + expected_s
+        else:
+            number = sorted(due)[int(expected_s * 7) % len(due)]
+            assert time.end(number) is not None
+            del due[number]
+        assert time.in_flight == len(due)
+        assert time.due_s == min(due.values(), default=math.inf)
