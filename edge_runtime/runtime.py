@@ -180,6 +180,7 @@ class Runtime:
             models=tuple(found[key] for key in in_order),
             servers=self.servers,
             climate=self._hall.monitor.climate.stats(),
+            endpoints=() if self._servers is None else self._servers.stats,
         )
 
     def refresh(self) -> None:

@@ -11,10 +11,12 @@ from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.timers import Timers
+from edge_runtime.remote.told import server_stats
 from edge_runtime.routing.budget import BURST, HEDGE_SHARE, Budget
 from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.outage import Outage
 from edge_runtime.target import Target
+from edge_runtime.telemetry import ServerStats
 
 _DISCOVERY_S = 3.0
 """How long after the opening a request that needs a server waits for the first announcement. mDNS answers within
@@ -60,6 +62,11 @@ class Servers:
     def states(self) -> dict[str, str]:
         """The known servers: `host:port` and the state of their breaker."""
         return {one.address: one.state.value for one in self.remote.endpoints.all()}
+
+    @property
+    def stats(self) -> tuple[ServerStats, ...]:
+        """What is known of each of them."""
+        return server_stats(self.remote.endpoints.all())
 
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until a server is known; whether one is."""
