@@ -10,12 +10,13 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from msgspec.structs import replace
 
+from edge_runtime.config import Cascade
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
 from edge_runtime.inputs import Inputs
 from edge_runtime.routing.policy import DEVICE_FIRST
 from edge_runtime.scheduling.bulk import Bulk, asked_again
 from edge_runtime.target import Target
-from edge_runtime.types import InferRequest, Policy, Reply
+from edge_runtime.types import Executor, InferRequest, Policy, Reply
 
 _IN_FLIGHT = 64
 """Requests under way: enough to keep batches full, few enough to bound memory."""
@@ -42,11 +43,13 @@ class Asking(NamedTuple):
         signature: The signature's name; None for the default one.
         priority: As in `InferRequest`.
         policy: Where they may be answered; None for the model's.
+        unsure: When an answer of the device's goes on to a server; likewise.
     """
 
     signature: str | None = None
     priority: int = 1
     policy: Policy | None = None
+    unsure: Cascade | None = None
 
 
 class Asker(Protocol):
@@ -63,6 +66,7 @@ class Asker(Protocol):
         signature: str | None,
         priority: Literal["high", "normal"],
         policy: Policy | None,
+        unsure: Cascade | None,
     ) -> Reply:
         """See `Model.predict`."""
         ...
@@ -80,7 +84,9 @@ def answers(asker: Asker, requests: Iterable[Inputs], asking: Asking, clock: Cal
 
     def again(inputs: Inputs) -> Reply:
         priority: Literal["high", "normal"] = "normal" if asking.priority else "high"
-        return asker.predict(inputs, signature=asking.signature, priority=priority, policy=asking.policy)
+        return asker.predict(
+            inputs, signature=asking.signature, priority=priority, policy=asking.policy, unsure=asking.unsure
+        )
 
     source = iter(requests)
     under_way: deque[_Single | _Bulk] = deque()
@@ -108,10 +114,11 @@ def answers(asker: Asker, requests: Iterable[Inputs], asking: Asking, clock: Cal
 
 
 class _Part:
-    """Requests that were read together, and the error of the one behind them."""
+    """Requests that were read together, and the error of the one behind them; where answers are judged, by what."""
 
     def __init__(self, target: Target | None) -> None:
         self.target = target
+        self.cascade: Executor | None = None
         self.requests: list[InferRequest] = []
         self.error: EdgeRuntimeError | None = None
 
@@ -178,7 +185,9 @@ def _read(asker: Asker, source: Iterator[Inputs], asking: Asking, clock: Callabl
         try:
             if part.target is None:
                 part.target = asker.described(asking.policy)
-                row_s = part.target.router.bulk_row_s
+                executor = part.target.judging(asking.unsure)
+                part.cascade = None if executor is part.target.router else executor
+                row_s = part.target.router.bulk_row_s if part.cascade is None else None
                 if row_s is not None and (asking.policy or part.target.policy) in DEVICE_FIRST:
                     size = min(_BULK, int(_BULK_S / max(row_s, 1e-9)))
             request = part.target.request(inputs, asking.signature, clock(), None)
@@ -203,6 +212,8 @@ def _start(part: _Part, *, wait: bool) -> _Single | _Bulk | None:
     failure: EdgeRuntimeError
     try:
         if len(requests) == 1 and part.error is None:
+            if part.cascade is not None:
+                return _Single(part.cascade.submit(requests[0]), part)
             return _Single(target.router.submit(requests[0], hedge=False), part)
         return _Bulk(_bulk(target, requests), part, target)
     except Overloaded as error:

@@ -9,12 +9,13 @@ import numpy as np
 from msgspec.structs import replace
 
 from converter.artifact import PackageError, Signature
+from edge_runtime.config import Cascade
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed
 from edge_runtime.inputs import Inputs, deadline
 from edge_runtime.many import Asking, answers
 from edge_runtime.routing.policy import POLICIES
 from edge_runtime.routing.router import timed_out
-from edge_runtime.target import Describer, Target
+from edge_runtime.target import Describer, Target, checked_unsure
 from edge_runtime.types import Array, EngineReport, InferRequest, Policy, Reply
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Model:
         signature: str | None = None,
         priority: Priority = "normal",
         policy: Policy | None = None,
+        unsure: Cascade | None = None,
     ) -> Reply:
         """Answers one request: in this thread where an engine is idle, else from the queue or a server.
 
@@ -123,10 +125,13 @@ class Model:
                 whatever their deadlines.
             policy: Where the request may be answered, and where it is tried first; None for the model's or the
                 runtime's.
+            unsure: When an answer of the device's is unsure, so that a server is asked too: `on` below the package's
+                threshold, or a threshold of 0..1 in its place; `off` never. None for the model's or the runtime's
+                `cascade`.
 
         Raises:
-            InvalidInput: see `InputCheck`; also a deadline that is not above 0, or a priority or policy that there is
-                not.
+            InvalidInput: see `InputCheck`; also a deadline that is not above 0, or a priority, policy or threshold
+                that there is not.
             VersionNotAvailable, DeadlineExceeded, Overloaded, ServerFailed, ServerRefused, EngineFailed,
             RuntimeClosed: see `edge_runtime.errors`.
         """
@@ -143,8 +148,9 @@ class Model:
                 request = replace(request, priority=_rank(priority))
             if policy is not None:
                 request = replace(request, policy=policy)
+            executor = target.judging(unsure)
             try:
-                reply = target.router.infer(request)
+                reply = executor.infer(request)
             except RuntimeClosed:
                 # The version was unloaded between the look at it and the call; the one that follows it answers.
                 if self._target is target:
@@ -164,6 +170,7 @@ class Model:
         signature: str | None = None,
         priority: Priority = "normal",
         policy: Policy | None = None,
+        unsure: Cascade | None = None,
     ) -> Reply:
         """As `predict`, awaitable; cancelling it frees the request's place. The inputs are copied."""
         import asyncio  # noqa: PLC0415  20 ms that an application without an event loop does not pay
@@ -182,8 +189,9 @@ class Model:
                     raise _named(error, target, start_s, deadline_s, self._clock()) from None
                 continue
             request = _own(target.request(inputs, signature, start_s, deadline_s), rank, policy)
+            executor = target.judging(unsure)
             try:
-                pending = target.router.submit(request)
+                pending = executor.submit(request)
                 reply = await asyncio.wait_for(asyncio.wrap_future(pending), left_s)
             except RuntimeClosed:
                 if self._target is target:
@@ -206,6 +214,7 @@ class Model:
         signature: str | None = None,
         priority: Priority = "normal",
         policy: Policy | None = None,
+        unsure: Cascade | None = None,
         progress: bool = False,
     ) -> Iterator[Reply]:
         """Answers many requests at full throughput and in order, with at most 64 of them under way.
@@ -215,12 +224,14 @@ class Model:
             signature: As in `predict`.
             priority: As in `predict`.
             policy: As in `predict`.
+            unsure: As in `predict`.
             progress: Show a progress bar on stderr; how far it goes is known where `requests` has a length.
 
         Raises:
             EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
         """
-        replies = answers(self, requests, Asking(signature, _rank(priority), _checked(policy)), self._clock)
+        asking = Asking(signature, _rank(priority), _checked(policy), checked_unsure(unsure))
+        replies = answers(self, requests, asking, self._clock)
         return _shown(replies, self.name, requests) if progress else replies
 
     def stream(self, *, signature: str | None = None) -> Stream:

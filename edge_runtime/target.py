@@ -9,9 +9,10 @@ from converter.artifact import Package, Signature
 from edge_runtime.errors import InvalidInput
 from edge_runtime.inputs import InputCheck, Inputs, default_signature
 from edge_runtime.pixels import Pixels
+from edge_runtime.routing.cascade import Asked, CascadeExecutor
 from edge_runtime.routing.router import Router
 from edge_runtime.telemetry import Meter
-from edge_runtime.types import EngineReport, InferRequest, Policy
+from edge_runtime.types import EngineReport, Executor, InferRequest, Policy
 
 if TYPE_CHECKING:
     from edge_runtime.stream import Stream
@@ -51,6 +52,7 @@ class Target:
         open_stream: Opens a stream of it; None where the version is not installed.
         meter: Counts its requests.
         policy: Where its requests may be answered, if they don't say otherwise.
+        executor: What answers them: the router, or that with the cascade around it.
         default: The default signature's name.
     """
 
@@ -68,6 +70,7 @@ class Target:
         open_stream: OpenStream | None = None,
         meter: Meter | None = None,
         policy: Policy = "prefer_device",
+        cascade: CascadeExecutor | None = None,
     ) -> None:
         self.model = model
         self.version = version
@@ -79,6 +82,8 @@ class Target:
         self.open_stream = open_stream
         self.meter = meter or Meter()
         self.policy = policy
+        self._cascade = cascade
+        self.executor: Executor = router if cascade is None or not cascade.doubts else cascade
         self._fingerprint = "" if package is None else package.manifest.preprocess_fingerprint
         self._reports = reports
         self.default = ""
@@ -92,6 +97,17 @@ class Target:
     def subject(self) -> str:
         """`digits/3`, for messages."""
         return f"{self.model}/{self.version or self.label or 'latest'}"
+
+    def judging(self, unsure: Asked | None) -> Executor:
+        """What answers a request that says by itself when its answer is unsure; None says nothing.
+
+        Raises:
+            InvalidInput: as of `checked_unsure`.
+        """
+        if unsure is None:
+            return self.executor
+        asked = checked_unsure(unsure) or "off"
+        return self.router if self._cascade is None or asked == "off" else self._cascade.asking(asked)
 
     @property
     def engines(self) -> tuple[EngineReport, ...]:
@@ -162,3 +178,16 @@ class Target:
             policy=self.policy,
             fingerprint=self._fingerprint,
         )
+
+
+def checked_unsure(unsure: Asked | None) -> Asked | None:
+    """When a request's answer is unsure; None for what the model says.
+
+    Raises:
+        InvalidInput: it is neither `on`, `off` nor a threshold.
+    """
+    if unsure is None or unsure in {"on", "off"}:
+        return unsure
+    if isinstance(unsure, str | bool) or not 0 <= unsure <= 1:
+        raise InvalidInput(f"unsure must be 'on', 'off' or a threshold from 0 to 1, got {unsure!r}")
+    return unsure
