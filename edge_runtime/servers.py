@@ -10,6 +10,7 @@ from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
+from edge_runtime.remote.freshness import Freshness
 from edge_runtime.remote.timers import Timers
 from edge_runtime.remote.told import server_stats
 from edge_runtime.routing.budget import BURST, HEDGE_SHARE, Budget
@@ -32,12 +33,13 @@ class Servers:
     """
 
     def __init__(self, options: RuntimeOptions, clock: Callable[[], float]) -> None:
-        """Starts to look for servers where the options say so; opens no connection to those that are given."""
+        """Starts to look for servers where the options say so, and to ask all that are known what they serve."""
         self._clock = clock
         self._opened_s = clock()
-        table = EndpointTable(lambda address: Endpoint(address, clock))
+        table = EndpointTable(lambda address: Endpoint(address, clock), clock=clock)
         for address in options.addresses:
             table.add(Found(key=address, address=address))
+        Freshness(table, clock=clock).start()
         # Of both: what late requests cost beside, whether the device is late or a server.
         self._hedges = Budget(HEDGE_SHARE, BURST)
         self._later = Timers()
