@@ -1,0 +1,271 @@
+import random
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.clock import FakeClock
+from support.places import BROKEN, BUSY, HANGS, SPOILT, FakeDevice, FakeLater, FakeRemote, asked
+
+from edge_runtime import EngineFailed, InvalidInput
+from edge_runtime.routing.budget import Budget
+from edge_runtime.routing.hedging import MIN_ANSWERS, PATIENCE, WINDOW, Hedging, Lateness, copy_after_s, worth_a_copy
+from edge_runtime.routing.router import Router
+
+
+class Stand:
+    """A device that hangs, servers, and hedging that knows what the device usually takes."""
+
+    def __init__(self, *, extras=10, known=True, outcome=HANGS, expected_s=0.002):
+        self.clock = FakeClock()
+        self.device = FakeDevice(self.clock, HANGS)
+        self.remote = FakeRemote(self.clock, outcome, expected_s=expected_s)
+        self.later = FakeLater()
+        self.budget = Budget(1e-9, max(extras, 1))
+        if not extras:
+            self.budget.spend()
+        self.hedging = Hedging(self.budget, self.later, self.clock)
+        for _ in range(WINDOW if known else 0):
+            self.hedging.lateness.record(0.010, 0.010)
+        self.router = Router(self.device, self.remote, installed=list, clock=self.clock, hedging=self.hedging)
+
+    def ask(self, *fields, **named):
+        return self.router.submit(asked(self.clock, *fields, **named))
+
+    def late(self, *fields, **named):
+        """A request that the device is late with, so that its copy is due."""
+        pending = self.ask(*fields, **named)
+        self.clock.advance(0.012)
+        self.later.go_off()
+        return pending
+
+
+def told(answer):
+    return answer.place, answer.reason, [(one.place, one.outcome, round(one.ms, 3)) for one in answer.tried]
+
+
+def test_copy_answers_first():
+    """The copy's answer is the reply, says both places with their times, and the device's request is cancelled."""
+    stand = Stand()
+    pending = stand.late()
+    stand.clock.advance(0.004)
+    stand.remote.end()
+    answer = pending.result(0)
+    assert told(answer) == ("server:s:1", "hedged", [("device", "cancelled", 16), ("server:s:1", "answered", 4)])
+    assert stand.device.futures[0].cancelled()
+
+
+def test_device_answers_first():
+    """The device's answer is the reply and says that a copy was sent in vain, and the copy is cancelled."""
+    stand = Stand()
+    pending = stand.late()
+    stand.clock.advance(0.001)
+    stand.device.end()
+    assert told(pending.result(0)) == (
+        "device:cpu",
+        "local",
+        [("server", "cancelled", 1), ("device:cpu", "answered", 13)],
+    )
+    assert stand.remote.futures[0].cancelled()
+
+
+def test_usual_answers_are_not_copied():
+    """The copy is due a tenth after what nearly all answers take; what is there by then costs nothing more."""
+    stand = Stand()
+    pending = stand.ask()
+    assert stand.later.waits == [pytest.approx(0.010 * PATIENCE)]
+    stand.device.end()
+    stand.later.go_off()
+    assert pending.result(0).reason == "local"
+    assert not stand.remote.asked
+
+
+@pytest.mark.parametrize(
+    ("stand", "deadline_s", "policy"),
+    [
+        (Stand(extras=0), None, "prefer_device"),
+        (Stand(known=False), None, "prefer_device"),
+        (Stand(expected_s=None), None, "prefer_device"),
+        (Stand(expected_s=0.005), 0.0165, "prefer_device"),
+        (Stand(), None, "only_device"),
+    ],
+)
+def test_no_copy(stand, deadline_s, policy):
+    """Nothing is copied past the budget, before it is known what is late, in vain, or against the policy."""
+    stand.late(deadline_s, policy=policy)
+    assert not stand.remote.asked
+
+
+def test_budget_is_spent_by_copies_alone():
+    """A copy that is not worth sending costs the budget nothing."""
+    stand = Stand(extras=1)
+    stand.ask(0.020)
+    stand.clock.advance(0.019)
+    stand.later.go_off()
+    assert not stand.remote.asked
+    assert stand.budget.spend()
+
+
+def test_offline_work_is_not_copied():
+    """Where nobody waits nothing is late."""
+    stand = Stand()
+    stand.router.submit(asked(stand.clock), hedge=False)
+    assert not stand.later.waits
+
+
+def test_short_runs_are_not_copied():
+    """A model that is done in a millisecond stays in the caller's thread."""
+    stand = Stand()
+    for _ in range(100):
+        stand.device.costs.record(1, 0.001)
+    stand.ask()
+    assert not stand.later.waits
+
+
+@pytest.mark.parametrize("first", ["device", "copy"])
+def test_one_that_fails_leaves_it_to_the_other(first):
+    """A failure of one place is no failure of the request while the other may answer."""
+    stand = Stand()
+    pending = stand.late()
+    if first == "device":
+        stand.device.end(SPOILT)
+        assert not pending.done()
+        stand.remote.end()
+        assert told(pending.result(0))[2][0] == ("device", "failed: broken", 12)
+    else:
+        stand.remote.end(BROKEN)
+        assert not pending.done()
+        stand.device.end()
+        assert pending.result(0).tried[0].outcome.startswith("failed: scale/1: no server answered")
+    assert len(stand.remote.asked) == len(stand.device.asked) == 1
+
+
+@pytest.mark.parametrize("first", ["device", "copy"])
+def test_both_fail(first):
+    """Where both fail the request ends with the device's error."""
+    stand = Stand()
+    pending = stand.late()
+    ends = [lambda: stand.device.end(SPOILT), lambda: stand.remote.end(BROKEN)]
+    for end in ends if first == "device" else reversed(ends):
+        assert not pending.done()
+        end()
+    assert pending.exception(0) is SPOILT
+
+
+def test_engine_that_fails_before_the_copy():
+    """The usual rescue: a server is asked at once, and no copy is sent beside it."""
+    stand = Stand()
+    pending = stand.ask()
+    stand.device.end(SPOILT)
+    stand.later.go_off()
+    assert len(stand.remote.asked) == 1
+    stand.remote.end()
+    assert pending.result(0).reason == "engine-failed"
+
+
+def test_rescue_that_fails_too():
+    """Where the server that is asked for a failed engine fails, the request ends instead of going round."""
+    stand = Stand(outcome=BROKEN)
+    pending = stand.ask()
+    stand.device.end(SPOILT)
+    assert pending.exception(0) is BROKEN
+    assert len(stand.device.asked) == 1
+
+
+def test_the_callers_fault_ends_it():
+    """An input that the device refuses is not left to the copy."""
+    stand = Stand()
+    pending = stand.late()
+    stand.device.end(InvalidInput("bad"))
+    assert isinstance(pending.exception(0), InvalidInput)
+    assert stand.remote.futures[0].cancelled()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_cancelling_cancels_both(late):
+    """A caller that gives up frees whatever is under way."""
+    stand = Stand()
+    pending = stand.late() if late else stand.ask()
+    assert pending.cancel()
+    stand.later.go_off()
+    assert stand.device.futures[0].cancelled()
+    assert all(future.cancelled() for future in stand.remote.futures)
+    assert len(stand.remote.futures) == late
+
+
+def test_callers_that_wait_are_hedged():
+    """A caller in its own thread gets the copy's answer too."""
+    stand = Stand()
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(stand.router.infer(asked(stand.clock))))
+    thread.start()
+    until = time.monotonic() + 30
+    while not stand.later.waits and time.monotonic() < until:
+        time.sleep(0.001)
+    stand.later.go_off()
+    stand.remote.end()
+    thread.join(30)
+    assert answers[0].reason == "hedged"
+
+
+def test_what_is_late_is_learnt_from_idle_engines():
+    """Answers from the caller's own thread tell what the device takes, until enough are known to hedge."""
+    stand = Stand(known=False)
+    stand.device.outcome = None
+    for _ in range(MIN_ANSWERS + 20):
+        stand.router.infer(asked(stand.clock))
+    assert stand.hedging.ready
+    assert stand.later.waits
+
+
+def test_a_queue_is_no_lateness():
+    """What waits behind others as predicted is not late: the copy is due after the queue."""
+    stand = Stand()
+    stand.device.load = BUSY
+    stand.ask()
+    assert stand.later.waits[0] > 1.0
+
+
+def test_losers_count():
+    """A request whose copy won counts with what it took: else the percentile would sink with each copy."""
+    stand = Stand(extras=1000)
+    for _ in range(WINDOW):
+        stand.late()
+        stand.clock.advance(0.088)
+        stand.remote.end()
+    assert stand.hedging.lateness.factor == pytest.approx(10.0)
+
+
+@given(st.integers(), st.integers(MIN_ANSWERS // 16 + 1, 2 * WINDOW // 16).map(lambda count: count * 16))
+def test_percentile(seed, count):
+    """One in twenty of the latest answers is beyond it, and no more."""
+    lateness, source = Lateness(), random.Random(seed)
+    ratios = [source.expovariate(1.0) for _ in range(count)]
+    for ratio in ratios:
+        lateness.record(ratio, 1.0)
+    latest = ratios[-WINDOW:]
+    beyond = sum(ratio > lateness.factor for ratio in latest) / len(latest)
+    assert 0.05 - 2 / len(latest) <= beyond <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("expected_s", "remaining_s", "worth"),
+    [(0.01, 0.02, True), (0.01, None, True), (0.03, 0.02, False), (None, 0.02, False), (None, None, False)],
+)
+def test_worth_a_copy(expected_s, remaining_s, worth):
+    """A copy is sent where a server may answer in time."""
+    assert worth_a_copy(expected_s, remaining_s) is worth
+
+
+@given(st.floats(0.001, 10), st.floats(0, 10))
+def test_no_copy_before_the_prediction(predicted_s, factor):
+    """However early answers come, what was predicted is waited for."""
+    assert copy_after_s(predicted_s, factor) > predicted_s
+
+
+def test_engine_error_without_remote():
+    """Without servers the engine's error is the caller's."""
+    clock = FakeClock()
+    with pytest.raises(EngineFailed):
+        Router(FakeDevice(clock, SPOILT), None, installed=list, clock=clock).infer(asked(clock))
