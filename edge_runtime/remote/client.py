@@ -17,7 +17,7 @@ from edge_runtime.remote.journey import Journey, Means, Trip
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timers
 from edge_runtime.routing.budget import Budget
-from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
+from edge_runtime.routing.policy import REASON_HEDGED, REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.types import InferRequest, Reply
 from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT
 
@@ -93,9 +93,10 @@ class RemoteClient:
         While others for the same model, version and signature are under way it waits for one of them to be answered,
         and goes with all that wait then, in one call. Its place is freed when its deadline passes, or it is cancelled.
         """
-        if self.hedging is not None:
+        if self.hedging is not None and request.reason != REASON_HEDGED:
             self.hedging.budget.earn()
-        return self._coalescer.submit(request, patient=request.reason in _NOBODY_ELSE)
+        patient = request.reason in _NOBODY_ELSE or request.policy == "only_server"
+        return self._coalescer.submit(request, patient=patient)
 
     def describe(
         self, model: str, version: int | None, label: str | None, start_s: float, deadline_s: float | None
@@ -169,7 +170,7 @@ class _Carrier:
             request.deadline_s,
             patient=patient,
             requests=requests,
-            hedged=True,
+            hedged=request.reason != REASON_HEDGED,  # A copy has no copies.
         )
         return Journey(trip, self._means, ask)
 
