@@ -246,33 +246,65 @@ class Coalescer:
                 return
             group.sending = True
         try:
-            while (parcel := self._next(group)) is not None:
-                self._send(group, parcel)
+            while (found := self._next(group)) is not None:
+                parcel, hopeless = found
+                for member in hopeless:
+                    member.fail(_hopeless(member))
+                if parcel is not None:
+                    self._send(group, parcel)
         except BaseException:
             group.sending = False
             raise
 
-    def _next(self, group: _Group) -> Parcel | None:
+    def _next(self, group: _Group) -> tuple[Parcel | None, list[Member]] | None:
+        """The next call, and those that it is too late for; None if nothing can be sent."""
         now_s = self._clock()
         with self._lock:
             if not any(group.waiting) or not self._may_leave(group, now_s):
                 group.sending = False
                 return None
-            members = group.in_order()
-            sizes = [(member.request.rows, member.nbytes) for member in members]
-            members = self._in_time(members[: load(sizes, group.max_rows)], now_s)
-            for member in members:
+            members, hopeless = self._timely(group, group.in_order(), now_s)
+            members = members[: load([(member.request.rows, member.nbytes) for member in members], group.max_rows)]
+            members = self._in_time(members, now_s)
+            for member in (*members, *hopeless):
                 self._dequeue(group, member)
-            return self._departing(group, members, now_s)
+            return (self._departing(group, members, now_s) if members else None), hopeless
+
+    def _timely(self, group: _Group, members: list[Member], now_s: float) -> tuple[list[Member], list[Member]]:
+        """Those that a server may still answer in time, or that nobody else can answer; and the others.
+
+        They were to be in time when they came. Now they would only take the line from those behind them.
+        """
+        if group.patient or all(member.request.deadline_s is None for member in members):
+            return members, []
+        expected_s = self._carrier.expects(members[0].request, members[0].nbytes)
+        timely: list[Member] = []
+        hopeless: list[Member] = []
+        for member in members:
+            request = member.request
+            late = (
+                expected_s is not None
+                and request.deadline_s is not None
+                and request.policy != "only_server"
+                and now_s + expected_s > request.deadline_s
+            )
+            (hopeless if late else timely).append(member)
+        return timely, hopeless
 
     def _in_time(self, members: list[Member], now_s: float) -> list[Member]:
-        """The first of them, so many that no deadline passes for what the others add: a thin line takes long."""
-        while len(members) > 1:
-            deadlines_s = [one.request.deadline_s for one in members if one.request.deadline_s is not None]
-            if not deadlines_s:
-                break
-            expected_s = self._carrier.expects(members[0].request, sum(member.nbytes for member in members))
-            if expected_s is None or now_s + expected_s <= min(deadlines_s):
+        """The first of them, so many that no deadline passes for what the others add: a thin line takes long.
+
+        A deadline that the first alone would miss bounds nothing.
+        """
+        deadlines_s = [one.request.deadline_s for one in members]
+        if len(members) < 2 or all(one is None for one in deadlines_s):
+            return members
+        request = members[0].request
+        alone_s = self._carrier.expects(request, members[0].nbytes)
+        while len(members) > 1 and alone_s is not None:
+            kept = [one for one in deadlines_s[: len(members)] if one is not None and one >= now_s + alone_s]
+            expected_s = self._carrier.expects(request, sum(member.nbytes for member in members))
+            if not kept or expected_s is None or now_s + expected_s <= min(kept):
                 break
             members = members[: len(members) // 2]
         return members
@@ -358,3 +390,8 @@ class Coalescer:
 
 def _kind(request: InferRequest) -> Kind:
     return (request.model, request.version, request.label)
+
+
+def _hopeless(member: Member) -> ServerFailed:
+    said = "not sent, after it had waited for its turn no server would have answered in time"
+    return ServerFailed(member.request.subject, {"the queue to the servers": said}, lacking=False)

@@ -278,11 +278,15 @@ class Journey(Generic[T]):
     def _nobody(self) -> ServerFailed:
         asked = {address: fault.said for address, fault in self._faults.items()}
         lacking = all(fault.lacking for fault in self._faults.values())
+        known = self._means.endpoints.lacking(self._trip.wanted)
         for endpoint in self._means.endpoints.all():
             if endpoint.address in self._faults:
                 continue
             if endpoint.unreachable:
                 asked[endpoint.address] = f"can't be reached, not asked again (breaker {endpoint.state.value})"
+                continue
+            if endpoint in known:
+                asked[endpoint.address] = "not asked, it doesn't serve that"
                 continue
             lacking = False
             asked[endpoint.address] = self._why_not_asked(endpoint)

@@ -282,6 +282,34 @@ def test_what_waits_is_bounded(client, server, monkeypatch):
         check(future, i)
 
 
+def test_what_would_be_late_by_then_is_not_sent(client, server, clock):
+    """Who has waited too long goes back to the device in time, unless nobody else may answer; others go on."""
+    under_way(client, server)
+    late = client.submit(row_request(5, start_s=clock(), deadline_s=clock() + LONG_S))
+    only = client.submit(row_request(6, start_s=clock(), deadline_s=clock() + LONG_S, policy="only_server"))
+    goes = client.submit(row_request(7))
+    clock.advance(LONG_S - 1e-4)
+    with pytest.raises(ServerFailed, match="not sent, after it had waited"):
+        late.result(WAIT_S)
+    server.hold.set()
+    check(goes, 7)
+    check(only, 6)
+
+
+def test_a_thin_line_has_small_calls(client, server, clock, monkeypatch):
+    """So many go together that their bytes arrive within the nearest deadline that can be kept."""
+    monkeypatch.setattr(client.endpoints, "expects", lambda wanted: wanted.nbytes / 1600)
+    under_way(client, server)
+    futures = [client.submit(row_request(i, start_s=clock(), deadline_s=clock() + 1.0)) for i in range(64)]
+    hopeless = [client.submit(row_request(i, start_s=clock(), deadline_s=clock() + 1e-6)) for i in range(2)]
+    server.hold.set()
+    for i, future in enumerate(futures):
+        check(future, i)
+    for future in hopeless:
+        assert future.exception(WAIT_S) is not None
+    assert 16 <= max(server.calls) <= 1600 / rows(1).nbytes
+
+
 def test_high_priority_leaves_first(client, server):
     """Where not all that wait fit into the next call, those of high priority are in it."""
     under_way(client, server)
