@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from converter.artifact import ManifestInvalid, Signature, check_name, check_version
+from converter.artifact import Signature
 from edge_runtime.bare import OneStore, open_store
-from edge_runtime.config import RuntimeOptions, read_options
+from edge_runtime.config import Fetch, RuntimeOptions, read_options
 from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import (
     EdgeRuntimeError,
@@ -25,15 +25,19 @@ from edge_runtime.errors import (
     ServerFailed,
     VersionNotAvailable,
 )
+from edge_runtime.fetch_policy import checked_fetch, in_order
 from edge_runtime.model import Model
+from edge_runtime.pins import checked_pin
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
+from edge_runtime.store.store import Store
 from edge_runtime.stream import Stream, StreamLimit
 from edge_runtime.target import Target
 from edge_runtime.telemetry import Meter, ModelStats, RuntimeStats, model_stats
 from edge_runtime.versions import Hall, Key, Loaded, LoadedVersions, stamp_of, stream_engine
 
 if TYPE_CHECKING:
+    from edge_runtime.fetching import Fetcher
     from edge_runtime.metrics import MetricsServer
     from edge_runtime.servers import Servers
 
@@ -44,9 +48,6 @@ _REFUSED_S = 60.0
 
 MAX_MODELS = 1024
 """Model handles that a runtime keeps: each name and pin is one."""
-
-
-_MAX_LABEL = 128
 
 
 class Runtime:
@@ -65,6 +66,7 @@ class Runtime:
         self.options = options = options.anchored()
         self._clock = clock
         self._store = open_store(options.store)
+        fetches = checked_fetch(options, folder=isinstance(self._store, Store))
         self._hall = Hall(options, clock, root=root)
         self._versions = LoadedVersions(self._store, self._hall)
         self._streams = StreamLimit(options.max_streams)
@@ -84,6 +86,7 @@ class Runtime:
         self._hall.monitor.start()
         self._watcher = threading.Thread(target=self._watch, name="edge-store-watch", daemon=True)
         self._watcher.start()
+        self._fetcher = self._open_fetcher() if fetches else None
 
     @classmethod
     def open(cls, source: str | os.PathLike[str], **options: Any) -> Self:
@@ -144,7 +147,7 @@ class Runtime:
             if not isinstance(self._store, OneStore):
                 raise InvalidConfig(f"{self._store.path} is a folder of packages: say which model")
             name = self._store.model
-        pin = _checked_pin(name, version, label)
+        pin = checked_pin(name, version, label)
         with self._turn(name):
             model = self._models.get((name, pin))
             if model is None:
@@ -156,6 +159,8 @@ class Runtime:
                     if self._stop.is_set():
                         raise RuntimeClosed("the runtime has been closed")
                     self._models[name, pin] = model
+                if self._fetcher is not None:
+                    self._fetcher.wake()
             return model
 
     def stats(self) -> RuntimeStats:
@@ -209,6 +214,8 @@ class Runtime:
                 self._stop.set()
             if self._metrics is not None:
                 self._metrics.close()
+            if self._fetcher is not None:
+                self._fetcher.close()
             self._watcher.join()
             if self._servers is not None:
                 self._servers.stop_looking()
@@ -279,7 +286,8 @@ class Runtime:
             pin = self._store.labels(name).get(pin, 0)
         if pin is not None:
             return [pin] if pin in versions else []
-        return sorted(versions, reverse=True)
+        fetch = self.options.of(name).fetch
+        return in_order(fetch, self._store.labels(name) if fetch == "follow" else {}, versions)
 
     def _follow(self, name: str) -> None:
         """Brings the models of a name to what the store says now, then unloads what none of them uses."""
@@ -412,6 +420,21 @@ class Runtime:
 
         return Servers(self.options, self._clock)
 
+    def _open_fetcher(self) -> Fetcher | None:
+        from edge_runtime.fetching import Fetcher  # noqa: PLC0415  only who fetches pays
+
+        if self._remote is None or not isinstance(self._store, Store):
+            return None
+        fetcher = Fetcher(self._store, self._remote.endpoints, self._wanted, clock=self._clock, changed=self.refresh)
+        fetcher.start()
+        return fetcher
+
+    def _wanted(self) -> list[tuple[str, int | str | None, Fetch]]:
+        """The models that are asked for, and what may be fetched of each."""
+        with self._lock:
+            keys = list(self._models)
+        return [(name, pin, self.options.of(name).fetch or "never") for name, pin in keys]
+
     def _watch(self) -> None:
         """The watcher's thread: follows the store until the runtime is closed."""
         while not self._stop.wait(self.options.poll_interval_s):
@@ -422,24 +445,3 @@ class Runtime:
                 return
             except Exception as error:  # noqa: BLE001  a store that can't be read now may be readable at the next look
                 self._say_once("", f"the store could not be looked at: {type(error).__name__}: {error}")
-
-
-def _checked_pin(name: str, version: int | None, label: str | None) -> int | str | None:
-    """The version or label that a model is pinned to; None to follow the latest.
-
-    Raises:
-        InvalidConfig: a name, version or label that can't be.
-    """
-    if version is not None and label is not None:
-        raise InvalidConfig(f"model {name!r}: version {version!r} and label {label!r} exclude each other")
-    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
-        raise InvalidConfig(f"model {name!r}: version must be an int, got {version!r}")
-    if label is not None and (not isinstance(label, str) or not 0 < len(label) <= _MAX_LABEL):
-        raise InvalidConfig(f"model {name!r}: label must be 1 to {_MAX_LABEL} characters, got {label!r}")
-    try:
-        check_name(name)
-        if version is not None:
-            check_version(version)
-    except (ManifestInvalid, TypeError) as error:
-        raise InvalidConfig(str(error)) from error
-    return version if version is not None else label

@@ -12,7 +12,7 @@ from converter.artifact import Package
 from edge_runtime.errors import EngineFailed, PackageRefused
 from edge_runtime.installing.inventory import Measured, fastest
 from edge_runtime.store.settling import PROFILE
-from edge_runtime.trial import ask_child
+from edge_runtime.trial import Trials, ask_child
 
 FIRST_RUN_LIMIT_S = 180.0
 """A slow board packs the weights of a large model for tens of seconds; a stuck Edge TPU says so after 12 s."""
@@ -38,12 +38,13 @@ class FirstRun:
     profile: Path | None = None
 
 
-def try_package(package: Package, *, limit_s: float = FIRST_RUN_LIMIT_S) -> FirstRun:
+def try_package(package: Package, *, limit_s: float = FIRST_RUN_LIMIT_S, trials: Trials | None = None) -> FirstRun:
     """Loads and runs a package once with zeros in a child process, and measures it.
 
     Args:
         package: It; the folder that its directory is in can be written.
         limit_s: How long the child may take before it is killed.
+        trials: Where it can be called off; None for nowhere.
 
     Raises:
         PackageRefused: it crashes its process, is not done by then, or is not what its manifest says.
@@ -54,7 +55,9 @@ def try_package(package: Package, *, limit_s: float = FIRST_RUN_LIMIT_S) -> Firs
     folder = package.path.with_name(_FOLDER)
     folder.mkdir()
     (folder / package.path.name).symlink_to(package.path.absolute(), target_is_directory=True)
-    answer = ask_child(DEED, options={"path": str(folder.absolute() / package.path.name)}, limit_s=limit_s)
+    answer = ask_child(
+        DEED, options={"path": str(folder.absolute() / package.path.name)}, limit_s=limit_s, trials=trials
+    )
     printed = f"; it printed: {' '.join(answer.printed.split())}" if answer.printed else ""
     if answer.failure in ("crashed", "stuck"):
         how = "crashes its process" if answer.failure == "crashed" else "hangs"

@@ -82,11 +82,11 @@ def install(
             )
         size_bytes = tree_bytes(package.path)
         say(f"verified {package}, {size_text(size_bytes)}")
-        _room(store, package, size_bytes)
+        room_for(store, package.manifest.model, package.manifest.version, size_bytes)
         first = None if trial is None else trial(package)
         if first is not None:
             say(_first_run_text(first))
-        room = _room(store, package, size_bytes)
+        room = room_for(store, package.manifest.model, package.manifest.version, size_bytes)
         placed = _place(store, package, first, replace=replace, now_s=now())
     removed = tuple(str(one) for one in room.removed if evict(store, one.model, one.version))
     for name in removed:
@@ -103,13 +103,12 @@ def _same(target: Path, package: Package) -> Package | None:
     return there if there.digest == package.digest else None
 
 
-def _room(store: Store, package: Package, size_bytes: int) -> Room:
-    """Which versions are to make room.
+def room_for(store: Store, model: str, version: int, size_bytes: int) -> Room:
+    """Which versions are to make room for one that comes.
 
     Raises:
-        InvalidConfig: all that may go would not be enough.
+        InvalidConfig: all that may go would not be enough; or the store can't be read.
     """
-    model, version = package.manifest.model, package.manifest.version
     quota_bytes = read_quota(store)
     if quota_bytes is None:
         return make_room((), size_bytes, None)
@@ -117,9 +116,10 @@ def _room(store: Store, package: Package, size_bytes: int) -> Room:
     room = make_room(held, size_bytes, quota_bytes)
     if room.missing_bytes:
         raise InvalidConfig(
-            f"{package} has {size_text(size_bytes)}, and the store's quota is {size_text(quota_bytes)}: even without "
-            f"all that may go {size_text(room.missing_bytes)} are missing; {size_text(room.kept_bytes - size_bytes)} "
-            "are of versions that are labelled, open or the latest of their model"
+            f"{model}/{version} has {size_text(size_bytes)}, and the store's quota is {size_text(quota_bytes)}: even "
+            f"without all that may go {size_text(room.missing_bytes)} are missing; "
+            f"{size_text(room.kept_bytes - size_bytes)} are of versions that are labelled, open or the latest of their "
+            "model"
         )
     return room
 

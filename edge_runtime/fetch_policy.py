@@ -1,0 +1,93 @@
+"""What is fetched from servers: decided from what is wanted and what is installed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from edge_runtime.config import Fetch, RuntimeOptions
+from edge_runtime.errors import InvalidConfig
+from edge_runtime.pins import Pin
+
+FOLLOWED = "server"
+"""The device's label for what the server answers with who names no version, where that is followed. It outlasts a
+restart without a network, and keeps the version from making room for others."""
+
+
+class Want(msgspec.Struct, frozen=True):
+    """A model as it is asked for, and what there is of it.
+
+    Attributes:
+        model: Its name.
+        pin: Which of its versions.
+        fetch: What may be fetched.
+        installed: The versions on the device.
+        labels: Its labels there.
+    """
+
+    model: str
+    pin: Pin
+    fetch: Fetch
+    installed: tuple[int, ...] = ()
+    labels: Mapping[str, int] = {}
+
+    @property
+    def key(self) -> tuple[str, Pin]:
+        """What tells it from others."""
+        return (self.model, self.pin)
+
+    @property
+    def label(self) -> str | None:
+        """The device's label that goes where the server's does; None for none."""
+        if isinstance(self.pin, str):
+            return self.pin
+        return FOLLOWED if self.pin is None and self.fetch == "follow" else None
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.pin or 'latest'}"
+
+
+def checked_fetch(options: RuntimeOptions, *, folder: bool) -> bool:
+    """Whether a runtime may fetch anything.
+
+    Args:
+        options: The runtime's.
+        folder: Whether its store is a folder of packages.
+
+    Raises:
+        InvalidConfig: it may, and there is no server to ask, or nowhere to put a package.
+    """
+    asked = [options.fetch, *(own.fetch or "never" for own in options.models.values())]
+    fetch = next((one for one in asked if one != "never"), "never")
+    if fetch == "never":
+        return False
+    if not options.fallbacks:
+        raise InvalidConfig(f"fetch={fetch!r}: there is no server to fetch from; give fallback='mdns' or 'host:port'")
+    if not folder:
+        raise InvalidConfig(f"fetch={fetch!r}: {options.store} is no folder of packages, so none can be put there")
+    return True
+
+
+def lacks(want: Want) -> bool:
+    """Whether nothing that is installed can answer it."""
+    if want.pin is None:
+        return not want.installed
+    version = want.labels.get(want.pin) if isinstance(want.pin, str) else want.pin
+    return version not in want.installed
+
+
+def asks(want: Want) -> bool:
+    """Whether servers are to be asked: for what is lacking, and what a server is followed for."""
+    if want.fetch == "never":
+        return False
+    return lacks(want) or (want.fetch == "follow" and not isinstance(want.pin, int))
+
+
+def in_order(fetch: Fetch | None, labels: Mapping[str, int], versions: Sequence[int]) -> list[int]:
+    """The installed versions that may answer who asks for the latest, the best first.
+
+    Where a server is followed, what that answers with comes first: it may have gone back to a lower one.
+    """
+    first = labels.get(FOLLOWED) if fetch == "follow" else None
+    return sorted(versions, key=lambda version: (version == first, version), reverse=True)

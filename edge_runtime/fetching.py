@@ -1,0 +1,392 @@
+"""Fetches packages from servers, and installs them: one thread, which does what `fetch_policy` decides.
+
+One package is fetched at a time, and for a turn, so that a slow server holds up no other model and requests keep most
+of a narrow line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from converter.artifact import Manifest, Package, PackageError
+from edge_runtime.config import Fetch
+from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
+from edge_runtime.fetch_policy import Want, asks
+from edge_runtime.installing.first_run import FirstRun, try_package
+from edge_runtime.installing.install import install, room_for
+from edge_runtime.installing.inventory import read_quota
+from edge_runtime.installing.partial import MAX_PACKAGE_BYTES, Partial, SentWrong, prune, taken
+from edge_runtime.pins import Pin
+from edge_runtime.remote.delivery import Described, Supplier
+from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.store.quota import size_text
+from edge_runtime.store.store import Store
+from edge_runtime.trial import Trials
+from fallback_server.protocol.status import Fault
+
+if TYPE_CHECKING:
+    from edge_runtime.remote.endpoint import Endpoint
+
+FOLLOW_S = 10.0
+"""How often a server that is followed is asked, and how long the thread sleeps at most."""
+
+TURN_S = 30.0
+"""How long a package is fetched before another has its turn; a server that sends nothing for so long has failed."""
+
+LEAST_BYTES = 4096
+"""A turn that is broken off and brought less has failed."""
+
+BROKEN_OFF_S = 1.0
+"""The wait after a call that brought something and was broken off."""
+
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+"""The waits after turns in which no server could deliver."""
+
+REFUSED_S = 3600.0
+"""How long a package that was refused is left alone: the same one would be refused again."""
+
+ENGINE_FAILED_S = 600.0
+"""The same, where it may have been for lack of memory, or for an accelerator that is not attached now."""
+
+KEPT_S = 600.0
+"""How long parts of packages are kept when nothing is wanted: an application that starts asks for its models late."""
+
+DESCRIBE_S = 5.0
+"""How long a server may take to say what it has."""
+
+FREE_BYTES = 64 * 2**20
+"""What stays free on the disk."""
+
+_MAX_REFUSED = 256
+"""Packages that are remembered as refused."""
+
+_MAX_SAID = 1024
+"""Warnings that are remembered as said."""
+
+_log = logging.getLogger(__name__)
+
+
+class Table(Protocol):
+    """Knows the servers: `edge_runtime.remote.endpoints.EndpointTable`."""
+
+    def all(self) -> Sequence[Endpoint]:
+        """Every server, whether it may be asked or not."""
+        ...
+
+
+class _Passed(Exception):
+    """A server can't bring it now; the text says which, and why."""
+
+
+class Fetcher:
+    """Fetches for a runtime what it wants. `wake` and `close` may be called by any thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        servers: Table,
+        wanted: Callable[[], Iterable[tuple[str, Pin, Fetch]]],
+        *,
+        clock: Callable[[], float],
+        changed: Callable[[], None] = lambda: None,
+        trial: Callable[[Package], FirstRun] | None = None,
+    ) -> None:
+        """Asks nobody yet; see `start`.
+
+        Args:
+            store: Where packages go.
+            servers: Whom to ask.
+            wanted: The models that are asked for, by name and pin, and what may be fetched of each.
+            clock: Monotonic seconds.
+            changed: Called when a version was installed or a label moved.
+            trial: Runs a package once before it is installed; None for a child process.
+        """
+        self._store = store
+        self._servers = servers
+        self._wanted = wanted
+        self._clock = clock
+        self._changed = changed
+        self._trials = Trials()
+        self._trial = trial or functools.partial(try_package, trials=self._trials)
+        self._wanted_s = clock()
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._supplier: Supplier | None = None
+        self._due_s: dict[tuple[str, Pin], float] = {}
+        self._failures: dict[tuple[str, Pin], int] = {}
+        self._asked: dict[tuple[str, Pin], str] = {}
+        self._said: dict[tuple[str, Pin], str] = {}
+        self._refused_s: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, name="edge-fetch", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Fetcher {self._store!r}, {len(self._due_s)} wanted>"
+
+    def start(self) -> None:
+        """Begins."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something else is wanted: looks at once."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stops, and waits for it. What has come of a package stays for the next time; a first run is ended."""
+        with self._lock:
+            self._stopped = True
+            supplier = self._supplier
+        self._wake.set()
+        self._trials.call_off()
+        if supplier is not None:
+            supplier.close()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def step(self) -> float:
+        """Does what is due now; seconds until something is due again. Called by the thread."""
+        wants = [want for want in self._look() if asks(want)]
+        self._forget_others({want.key for want in wants})
+        if wants:
+            self._wanted_s = self._clock()
+        elif self._clock() - self._wanted_s >= KEPT_S:
+            prune(self._store.path, keep_bytes=0)
+        for want in wants:
+            if self._stopped:
+                break
+            if self._clock() >= self._due_s.get(want.key, 0.0):
+                self._attend(want)
+        now_s = self._clock()
+        next_s = min((self._due_s.get(want.key, now_s) for want in wants), default=now_s + FOLLOW_S)
+        return min(max(next_s - now_s, 0.0), FOLLOW_S)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                wait_s = self.step()
+            except Exception:  # noqa: BLE001  what is installed answers on, and so do servers
+                _log.exception("packages can't be fetched now")
+                wait_s = FOLLOW_S
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def _look(self) -> list[Want]:
+        wants = []
+        for model, pin, fetch in self._wanted():
+            if fetch == "never":
+                continue
+            try:
+                installed = tuple(self._store.versions(model))
+                wants.append(Want(model, pin, fetch, installed, self._store.labels(model)))
+            except InvalidConfig as error:
+                self._say_once((model, pin), f"model {model}: nothing is fetched of it: {error}")
+        return wants
+
+    def _forget_others(self, keys: set[tuple[str, Pin]]) -> None:
+        for table in (self._due_s, self._failures, self._asked):
+            for key in table.keys() - keys:
+                del table[key]
+
+    def _attend(self, want: Want) -> None:
+        """One turn: asks the servers, one after the other, until one brings something."""
+        said = []
+        for address in self._addresses(want):
+            try:
+                wait_s = self._ask(want, address)
+            except (_Passed, EdgeRuntimeError, PackageError, OSError) as error:
+                said.append(f"{address}: {error}")
+                if self._stopped:
+                    return
+                continue
+            self._asked[want.key] = address
+            self._failures.pop(want.key, None)
+            self._said.pop(want.key, None)
+            self._due_s[want.key] = self._clock() + wait_s
+            return
+        failures = self._failures.get(want.key, 0)
+        self._failures[want.key] = failures + 1
+        self._asked.pop(want.key, None)
+        self._due_s[want.key] = self._clock() + RETRY_S[min(failures, len(RETRY_S) - 1)]
+        if said:
+            self._say_once(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
+
+    def _addresses(self, want: Want) -> list[str]:
+        """Whom to ask, in this order: one server is followed as long as it answers, and those that failed come last."""
+        last = self._asked.get(want.key)
+        found = {(one.address != last, not one.allows, one.address) for one in self._servers.all()}
+        return [address for _, _, address in sorted(found)]
+
+    def _ask(self, want: Want, address: str) -> float:
+        """Has one server bring what is wanted, or a part of it; seconds until it is to be asked again.
+
+        Raises:
+            _Passed: it can't.
+            EdgeRuntimeError, PackageError, OSError: what it brings can't be installed.
+        """
+        version = want.pin if isinstance(want.pin, int) else None
+        label = want.pin if isinstance(want.pin, str) else None
+        with self._supplied(address) as supplier:
+            try:
+                described = supplier.describe(want.model, version, label, timeout_s=DESCRIBE_S)
+            except RemoteFault as fault:
+                raise _Passed(fault.said) from fault
+            missing = described.version not in want.installed
+            wait_s = self._bring(described, supplier) if missing else None
+        if wait_s is not None:
+            return wait_s
+        pointed = want.label is not None and want.labels.get(want.label) != described.version
+        if want.label is not None and pointed:
+            self._store.label(want.model, want.label, described.version)
+            _log.info(
+                "model %s: label %s -> version %d, as %s says", want.model, want.label, described.version, address
+            )
+        if missing or pointed:
+            self._changed()
+        return FOLLOW_S
+
+    @contextlib.contextmanager
+    def _supplied(self, address: str) -> Iterator[Supplier]:
+        supplier = Supplier(address)
+        try:
+            with self._lock:
+                if self._stopped:
+                    raise _Passed("the runtime was closed")
+                self._supplier = supplier
+            yield supplier
+        finally:
+            with self._lock:
+                self._supplier = None
+            supplier.close()
+
+    def _bring(self, described: Described, supplier: Supplier) -> float | None:
+        """Fetches and installs a package; None if it is installed, else seconds until it is gone on with.
+
+        Raises:
+            _Passed: not by this server, or not now.
+            EdgeRuntimeError, PackageError, OSError: it can't be installed.
+        """
+        if self._clock() < self._refused_s.get(described.digest, 0.0):
+            raise _Passed(f"{described} was refused before, and is the same")
+        others_bytes = self._bound(described) - described.total_bytes
+        prune(self._store.path, keep_bytes=others_bytes, besides=(described.model, described.digest))
+        with taken(
+            self._store.path,
+            described.model,
+            described.version,
+            described.digest,
+            manifest_bytes=described.manifest_bytes,
+        ) as partial:
+            if partial is None:
+                return RETRY_S[0]  # Another process fetches it.
+            try:
+                wait_s = self._fetch(partial, described, supplier)
+                if wait_s is None:
+                    self._install(partial, described, supplier.address)
+                    partial.discard()
+            except SentWrong as error:
+                raise _Passed(str(error)) from error
+            except (PackageError, EdgeRuntimeError) as error:
+                if not self._stopped:
+                    self._refuse(described.digest, error)
+                    if not isinstance(error, EngineFailed):
+                        partial.discard()
+                raise
+            return wait_s
+
+    def _bound(self, described: Described) -> int:
+        """What packages that come may take together.
+
+        Raises:
+            _Passed: this one is larger, or the store's quota has no room for it.
+        """
+        quota_bytes = read_quota(self._store)
+        bound_bytes = MAX_PACKAGE_BYTES if quota_bytes is None else min(quota_bytes, MAX_PACKAGE_BYTES)
+        if described.total_bytes > bound_bytes:
+            raise _Passed(
+                f"{described} has {size_text(described.total_bytes)}, at most {size_text(bound_bytes)} are fetched"
+            )
+        try:
+            room_for(self._store, described.model, described.version, described.total_bytes)
+        except InvalidConfig as error:
+            raise _Passed(str(error)) from error
+        return bound_bytes
+
+    def _fetch(self, partial: Partial, described: Described, supplier: Supplier) -> float | None:
+        """Has what is missing come, for a turn; None if all of it has, else seconds until it is gone on with.
+
+        Raises:
+            _Passed: next to nothing came, or the disk has no room.
+            SentWrong: it was not what was described.
+            PackageRefused: the manifest is none.
+            OSError: the disk is full or not writable.
+        """
+        until_s = self._clock() + TURN_S
+        begun_bytes = partial.held_bytes
+        while pieces := partial.missing():
+            self._check_room(partial, described)
+            for piece in pieces:
+                left_s = until_s - self._clock()
+                if left_s <= 0:
+                    return 0.0
+                try:
+                    with supplier.read(described, piece.path, partial.offset(piece), timeout_s=left_s) as chunks:
+                        whole = partial.take(piece, chunks)
+                except RemoteFault as fault:
+                    if partial.held_bytes < begun_bytes + LEAST_BYTES:
+                        raise _Passed(f"{piece.path}: {fault.said}") from fault
+                    return 0.0 if fault.fault is Fault.DEADLINE else BROKEN_OFF_S
+                if not whole:
+                    raise _Passed(f"{piece.path}: less than its {piece.entry.size_bytes} bytes came")
+        return None
+
+    def _check_room(self, partial: Partial, described: Described) -> None:
+        """Whether there is room for what is to come, and for the copy of it that is installed.
+
+        Raises:
+            _Passed: there is none.
+            SentWrong: the package is larger than was described.
+        """
+        manifest = partial.manifest()
+        if manifest is not None and _total_bytes(manifest, described) > described.total_bytes:
+            raise SentWrong(
+                f"{described}: its files have more than the {described.total_bytes} bytes that were described"
+            )
+        needed_bytes = 2 * described.total_bytes - partial.held_bytes + FREE_BYTES
+        free_bytes = shutil.disk_usage(self._store.path).free
+        if free_bytes < needed_bytes:
+            raise _Passed(
+                f"{described} needs {size_text(needed_bytes)} of the disk while it is installed, "
+                f"{size_text(free_bytes)} are free"
+            )
+
+    def _install(self, partial: Partial, described: Described, address: str) -> None:
+        try:
+            done = install(partial.tree(), self._store.path, trial=self._trial)
+        except PackageRefused as error:
+            raise PackageRefused(f"{error} (fetched from {address})") from error
+        if not done.was_there:
+            _log.info("installed %s, %s, from %s", described, size_text(described.total_bytes), address)
+
+    def _refuse(self, digest: str, error: Exception) -> None:
+        while len(self._refused_s) >= _MAX_REFUSED:
+            del self._refused_s[next(iter(self._refused_s))]
+        wait_s = ENGINE_FAILED_S if isinstance(error, EngineFailed) else REFUSED_S
+        self._refused_s[digest] = self._clock() + wait_s
+
+    def _say_once(self, key: tuple[str, Pin], text: str) -> None:
+        """A warning, unless it is what was said last of this want: it is tried again and again."""
+        if self._said.get(key) != text:
+            while len(self._said) >= _MAX_SAID:
+                del self._said[next(iter(self._said))]
+            self._said[key] = text
+            _log.warning("%s", text)
+
+
+def _total_bytes(manifest: Manifest, described: Described) -> int:
+    return described.manifest_bytes + sum(entry.size_bytes for entry in manifest.files.values())

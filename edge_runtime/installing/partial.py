@@ -1,0 +1,274 @@
+"""A package on its way to this device: what has come of it so far, on disk, whoever sends the rest.
+
+    STORE/.fetching/NAME@DIGEST/
+      DIGEST.part     what has come of a file
+      DIGEST          a file that has come, and is what its digest says
+      tree/           the package, when all have
+
+Nothing that a server says names a file here, but its model and digests, which are checked first. What comes is bounded
+by the manifest's sizes, and that by the description's; the manifest is the first file, and its digest is the package's.
+Whenever the process ends, what has come is there for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.artifact import FileEntry, Manifest, PackageError, placing
+from converter.artifact.digest import file_entry
+from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, decode
+from edge_runtime.errors import PackageRefused
+
+FOLDER = ".fetching"
+"""In the store. No model can be called so."""
+
+MAX_PACKAGE_BYTES = 4 * 2**30
+"""Of one package; a TFLite file has at most 2 GiB."""
+
+_ITS_NAMES = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
+"""What the file system says of names that can't be: the package's fault, and not the disk's."""
+
+_PART = ".part"
+_TREE = "tree"
+
+
+class SentWrong(Exception):
+    """A server sent or described something else than it should; what came of a wrong file is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A file of the package that has not come yet.
+
+    Attributes:
+        path: In the package.
+        entry: Its size and digest.
+    """
+
+    path: str
+    entry: FileEntry
+
+
+class Partial:
+    """What has come of one package. Its folder is locked; one thread uses it."""
+
+    def __init__(self, folder: Path, model: str, version: int, digest: str, *, manifest_bytes: int) -> None:
+        """Takes the folder, which is there and locked; see `taken`.
+
+        Args:
+            folder: Where it comes to.
+            model: What it must be.
+            version: Likewise.
+            digest: Of its manifest, as `sha256:...`.
+            manifest_bytes: The size of that.
+        """
+        self._folder = folder
+        self._model = model
+        self._version = version
+        entry = FileEntry(size_bytes=manifest_bytes, sha256=digest.removeprefix("sha256:"))
+        self._manifest_piece = Piece(path=MANIFEST, entry=entry)
+        self._manifest: Manifest | None = None
+
+    def __repr__(self) -> str:
+        return f"<Partial {self._model}/{self._version}, {self.held_bytes} bytes>"
+
+    @property
+    def held_bytes(self) -> int:
+        """What has come."""
+        return _size(self._folder)
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, decoded; None as long as it has not come.
+
+        Raises:
+            PackageRefused: it is no manifest.
+            SentWrong: it is that of another model or version.
+        """
+        if self._manifest is None and self._has(self._manifest_piece):
+            try:
+                found = decode(self._place(self._manifest_piece).read_bytes())
+            except PackageError as error:
+                raise PackageRefused(f"{self._model}/{self._version}: {error}") from error
+            if (found.model, found.version) != (self._model, self._version):
+                # Whoever described it is at fault, and not the package.
+                raise SentWrong(f"the package is that of {found.model}/{found.version}")
+            self._manifest = found
+        return self._manifest
+
+    def missing(self) -> list[Piece]:
+        """The files that have not come: the manifest alone as long as that has not.
+
+        Raises:
+            PackageRefused, SentWrong: see `manifest`.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            return [self._manifest_piece]
+        pieces = [Piece(path=path, entry=entry) for path, entry in sorted(manifest.files.items())]
+        return [piece for piece in pieces if not self._has(piece)]
+
+    def offset(self, piece: Piece) -> int:
+        """How much of a file has come, in bytes."""
+        try:
+            return min(self._part(piece).stat().st_size, piece.entry.size_bytes)
+        except FileNotFoundError:
+            return 0
+
+    def take(self, piece: Piece, chunks: Iterable[bytes]) -> bool:
+        """Appends what comes of a file; whether it has all come, and is verified.
+
+        Never more than the file's size is written.
+
+        Args:
+            piece: Which file.
+            chunks: Its bytes from `offset` on. What they raise is passed on, and what came before it stays.
+
+        Raises:
+            SentWrong: more came than the file has, or what came is not what its digest says.
+            OSError: the disk is full or not writable.
+        """
+        part, size_bytes = self._part(piece), piece.entry.size_bytes
+        have = self.offset(piece)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:  # Of a descriptor, which does not empty it.
+            file.truncate(have)
+            file.seek(have)
+            if have < size_bytes:
+                for chunk in chunks:
+                    if have + len(chunk) > size_bytes:
+                        part.unlink()
+                        raise SentWrong(f"{piece.path}: more than its {size_bytes} bytes came")
+                    file.write(chunk)
+                    have += len(chunk)
+                    if have == size_bytes:
+                        break
+        if have < size_bytes:
+            return False
+        if file_entry(part) != piece.entry:
+            part.unlink()
+            raise SentWrong(f"{piece.path}: what came is not what its digest says")
+        part.rename(self._place(piece))
+        return True
+
+    def tree(self) -> Path:
+        """The package as a directory, now that nothing is missing; for `installing.install`, which verifies all of it.
+
+        Raises:
+            PackageRefused: its paths can't be, or see `manifest`.
+            OSError: the disk is full or not writable.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            raise PackageRefused(f"{self._model}/{self._version}: it has not come yet")
+        tree = self._folder / _TREE
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir()
+        sums = f"{self._manifest_piece.entry.sha256}  {MANIFEST}\n"
+        try:
+            _lay(self._place(self._manifest_piece), tree / MANIFEST)
+            (tree / MANIFEST_DIGEST).write_text(sums, "ascii")
+            for path, entry in manifest.files.items():
+                target = tree / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _lay(self._place(Piece(path=path, entry=entry)), target)
+        except OSError as error:
+            if error.errno not in _ITS_NAMES:
+                raise
+            raise PackageRefused(f"{self._model}/{self._version}: its files can't be named so: {error}") from error
+        return tree
+
+    def discard(self) -> None:
+        """Removes all that has come."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _has(self, piece: Piece) -> bool:
+        return self._place(piece).is_file()
+
+    def _place(self, piece: Piece) -> Path:
+        return self._folder / piece.entry.sha256
+
+    def _part(self, piece: Piece) -> Path:
+        return self._folder / f"{piece.entry.sha256}{_PART}"
+
+
+@contextlib.contextmanager
+def taken(root: Path, model: str, version: int, digest: str, *, manifest_bytes: int) -> Iterator[Partial | None]:
+    """What has come of a package, for this process alone meanwhile; None while another one fetches it.
+
+    Args:
+        root: The store.
+        model: Its model's name, which has been checked.
+        version: Its version.
+        digest: Its digest, which has been checked.
+        manifest_bytes: Its manifest's size.
+
+    Raises:
+        OSError: the store can't be written.
+    """
+    folder = root / FOLDER / _name(model, digest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with placing.locked(folder, wait=False) as mine:
+        # Whoever had it before may have removed it between the two lines above.
+        if not mine or not folder.is_dir():
+            yield None
+        else:
+            yield Partial(folder, model, version, digest, manifest_bytes=manifest_bytes)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def prune(root: Path, *, keep_bytes: int, besides: tuple[str, str] | None = None) -> None:
+    """Removes what has come of packages that nobody fetches now: the oldest, until the others are within a bound.
+
+    Args:
+        root: The store.
+        keep_bytes: What the others may take.
+        besides: Model and digest of one that does not count, and stays.
+    """
+    base = root / FOLDER
+    spared = None if besides is None else _name(*besides)
+    found = [path for path in base.glob("*") if path.name != spared]
+    for path in sorted(found, key=_changed_s, reverse=True):
+        keep_bytes -= _size(path)
+        if keep_bytes >= 0:
+            continue
+        with contextlib.suppress(OSError), placing.locked(path, wait=False) as mine:
+            if mine:
+                shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        base.rmdir()
+
+
+def _name(model: str, digest: str) -> str:
+    return f"{model}@{digest.removeprefix('sha256:')}"
+
+
+def _changed_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
+def _lay(source: Path, target: Path) -> None:
+    """A second name for a file; a copy, where the file system has no such thing."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target, follow_symlinks=False)

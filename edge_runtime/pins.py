@@ -1,0 +1,32 @@
+"""What a model handle is pinned to: a version, a label, or the latest."""
+
+from __future__ import annotations
+
+from converter.artifact import ManifestInvalid, check_name, check_version
+from edge_runtime.errors import InvalidConfig
+
+Pin = int | str | None
+"""A version, a label, or None for the latest, which is followed."""
+
+_MAX_LABEL = 128
+
+
+def checked_pin(name: str, version: int | None, label: str | None) -> Pin:
+    """The version or label that a model is pinned to; None to follow the latest.
+
+    Raises:
+        InvalidConfig: a name, version or label that can't be.
+    """
+    if version is not None and label is not None:
+        raise InvalidConfig(f"model {name!r}: version {version!r} and label {label!r} exclude each other")
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
+        raise InvalidConfig(f"model {name!r}: version must be an int, got {version!r}")
+    if label is not None and (not isinstance(label, str) or not 0 < len(label) <= _MAX_LABEL):
+        raise InvalidConfig(f"model {name!r}: label must be 1 to {_MAX_LABEL} characters, got {label!r}")
+    try:
+        check_name(name)
+        if version is not None:
+            check_version(version)
+    except (ManifestInvalid, TypeError) as error:
+        raise InvalidConfig(str(error)) from error
+    return version if version is not None else label

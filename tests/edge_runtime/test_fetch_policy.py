@@ -1,0 +1,66 @@
+import pytest
+
+from edge_runtime import InvalidConfig, ModelOptions, RuntimeOptions
+from edge_runtime.fetch_policy import FOLLOWED, Want, asks, checked_fetch, in_order
+
+
+def want(pin=None, fetch="on-demand", installed=(), **labels):
+    return Want("m", pin, fetch, installed, labels)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "asked"),
+    [
+        (want(), True),
+        (want(installed=(1,)), False),
+        (want(2, installed=(1,)), True),
+        (want(2, installed=(1, 2)), False),
+        (want("stable", installed=(1,)), True),
+        (want("stable", installed=(1,), stable=1), False),
+        (want("stable", installed=(1,), stable=2), True),
+        (want(fetch="follow", installed=(1,)), True),
+        (want("stable", fetch="follow", installed=(1,), stable=1), True),
+        (want(1, fetch="follow", installed=(1,)), False),
+        (want(1, fetch="follow"), True),
+        (want(fetch="never"), False),
+        (want(2, fetch="never", installed=(1,)), False),
+    ],
+)
+def test_servers_are_asked_for_what_lacks_and_for_what_is_followed(wanted, asked):
+    """On demand only what nothing installed can answer; a version that is there is never asked for again."""
+    assert asks(wanted) is asked
+
+
+@pytest.mark.parametrize(
+    ("wanted", "label"),
+    [
+        (want(), None),
+        (want(3), None),
+        (want("stable"), "stable"),
+        (want(fetch="follow"), FOLLOWED),
+        (want(3, fetch="follow"), None),
+        (want("stable", fetch="follow"), "stable"),
+    ],
+)
+def test_a_label_goes_where_the_servers_goes(wanted, label):
+    """That of the pin; where the latest is followed, one of its own; none for a version."""
+    assert wanted.label == label
+
+
+def test_what_the_server_answers_with_comes_first():
+    """Also where it went back to a lower version; where nobody follows it, and where it is gone, the highest does."""
+    assert in_order("follow", {FOLLOWED: 2}, [1, 2, 3]) == [2, 3, 1]
+    assert in_order("follow", {FOLLOWED: 9}, [1, 2, 3]) == [3, 2, 1]
+    assert in_order("on-demand", {FOLLOWED: 2}, [1, 2, 3]) == [3, 2, 1]
+    assert in_order("follow", {}, []) == []
+
+
+def test_who_can_fetch_nothing_is_refused(tmp_path):
+    """Fetching needs a server and a folder of packages, for one model too; without it nothing is needed."""
+    assert not checked_fetch(RuntimeOptions(store=tmp_path), folder=False)
+    assert checked_fetch(RuntimeOptions(store=tmp_path, fetch="follow", fallback="mdns"), folder=True)
+    with pytest.raises(InvalidConfig, match="no server to fetch from"):
+        checked_fetch(RuntimeOptions(store=tmp_path, fetch="follow"), folder=True)
+    models = {"m": ModelOptions(fetch="on-demand")}
+    with pytest.raises(InvalidConfig, match="no folder of packages"):
+        checked_fetch(RuntimeOptions(store=tmp_path, fallback="mdns", models=models), folder=False)

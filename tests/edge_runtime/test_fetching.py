@@ -1,0 +1,382 @@
+"""What is fetched from real servers over gRPC; the turns are the test's, the first run of a package a fake one."""
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from support.clock import FakeClock
+from support.delivery_servers import add_version, delivering
+from support.edge_models import publish_scale
+from support.edge_stores import fake_trial
+from support.package_senders import sending
+
+from edge_runtime import EngineFailed, PackageRefused, fetching
+from edge_runtime.fetch_policy import FOLLOWED
+from edge_runtime.fetching import Fetcher
+from edge_runtime.installing import partial
+from edge_runtime.installing.install import install
+from edge_runtime.installing.inventory import write_quota
+from edge_runtime.store.store import Store
+from fallback_server.protocol.proto import edge_pb2 as pb
+
+FILE = "variants/float32.tflite"
+
+
+class Servers:
+    """A table of addresses."""
+
+    def __init__(self, *addresses):
+        self.addresses = addresses
+
+    def all(self):
+        return [SimpleNamespace(address=address, allows=True) for address in self.addresses]
+
+
+class Stand:
+    """A fetcher without a thread, over a store."""
+
+    def __init__(self, root, *addresses, pin=None, fetch="on-demand", trial=fake_trial):
+        root.mkdir(exist_ok=True)
+        self.root = root
+        self.store = Store(root)
+        self.clock = FakeClock()
+        self.changes = 0
+        self.wanted = [("scale", pin, fetch)]
+        self.servers = Servers(*addresses)
+        self.fetcher = Fetcher(
+            self.store, self.servers, lambda: self.wanted, clock=self.clock, changed=self.changed, trial=trial
+        )
+
+    def changed(self):
+        self.changes += 1
+
+    def step(self):
+        return self.fetcher.step()
+
+    @property
+    def versions(self):
+        return self.store.versions("scale")
+
+    @property
+    def left(self):
+        return sorted(path.name for path in self.root.iterdir())
+
+    @property
+    def come(self):
+        return sorted(path.name for path in self.root.glob(f"{partial.FOLDER}/*/*"))
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Has a file of 20 kB."""
+    return publish_scale(tmp_path / "published", 1, 1.0, content=os.urandom(20_000))
+
+
+@contextmanager
+def standing(tmp_path, package, **options):
+    with sending(package) as sender:
+        yield sender, Stand(tmp_path / "store", sender.address, **options)
+
+
+def test_what_lacks_is_fetched_and_installed(tmp_path):
+    """From a server of ours, by version, label and neither; the runtime is told, and nothing is left behind."""
+    for version in (1, 2):
+        add_version(tmp_path / "models", version)
+    with delivering(tmp_path / "models") as server:
+        server.control.set_label("scale", "stable", 1)
+        for number, (pin, version, labels) in enumerate([(1, 1, {}), ("stable", 1, {"stable": 1}), (None, 2, {})]):
+            stand = Stand(tmp_path / f"store{number}", server.address, pin=pin)
+            assert stand.step() == fetching.FOLLOW_S
+            assert (stand.versions, stand.store.labels("scale"), stand.changes) == ([version], labels, 1)
+            stand.step()
+            assert (stand.changes, stand.left) == (1, ["scale"])
+
+
+def test_a_server_that_is_followed_is_followed_back_too(tmp_path):
+    """Its latest, and its label: what it goes to is fetched, what it goes back to is pointed to."""
+    add_version(tmp_path / "models", 1)
+    add_version(tmp_path / "models", 2)
+    with delivering(tmp_path / "models") as server:
+        server.control.set_label("scale", "stable", 1)
+        stand = Stand(tmp_path / "store", server.address, fetch="follow")
+        stand.wanted.append(("scale", "stable", "follow"))
+
+        def labels():
+            stand.step()
+            stand.clock.advance(fetching.FOLLOW_S)
+            return stand.store.labels("scale")
+
+        assert labels() == {FOLLOWED: 2, "stable": 1}
+        assert stand.versions == [1, 2]
+        server.control.rollback("scale")
+        assert labels() == {FOLLOWED: 1, "stable": 1}
+        server.control.rollback("scale", undo=True)
+        server.control.set_label("scale", "stable", 2)
+        assert labels() == {FOLLOWED: 2, "stable": 2}
+        add_version(tmp_path / "models", 3)
+        server.look()
+        assert labels() == {FOLLOWED: 3, "stable": 2}
+        changes = stand.changes
+        labels()
+        assert stand.changes == changes
+
+
+def test_what_is_broken_off_goes_on_where_it_was(tmp_path, package):
+    """At the byte that came last, by another process and from another server too; what has come whole stays."""
+    with standing(tmp_path, package) as (sender, stand):
+        sender.break_off_after = 8000
+        assert stand.step() == fetching.BROKEN_OFF_S
+        assert sender.asked == [("manifest.json", 0), (FILE, 0)]
+        assert stand.versions == []
+    with sending(package) as other:
+        stand = Stand(tmp_path / "store", other.address)
+        stand.step()
+        assert other.asked == [(FILE, 8000)]
+        assert (stand.versions, stand.come) == ([1], [])
+
+
+def test_another_server_is_asked_where_one_fails(tmp_path, package):
+    """One that has none, knows no such call, or sends what is wrong; who brought it is asked first from then."""
+    with sending(package) as first, sending(package) as second, sending(package) as third:
+        in_order = sorted([first, second, third], key=lambda one: one.address)
+        in_order[0].describe = lambda request: grpc.StatusCode.UNIMPLEMENTED
+        in_order[1].send = lambda request: iter([b"x" * 10**6])
+        stand = Stand(tmp_path / "store", *(one.address for one in in_order), fetch="follow")
+        stand.step()
+        assert stand.versions == [1]
+        asked = []
+        for number, one in enumerate(in_order):
+            one.describe = lambda request, one=one, number=number: (asked.append(number), one.truth())[1]
+        stand.clock.advance(60)
+        stand.step()
+        assert asked == [2]
+
+
+def test_servers_that_have_nothing_are_asked_ever_less_often_and_said_once(tmp_path, package, caplog):
+    """One warning as long as it is the same; a wait that grows; and it is fetched when a server has it."""
+    with standing(tmp_path, package) as (sender, stand):
+        sender.describe = lambda request: grpc.StatusCode.NOT_FOUND
+        waits = []
+        for _ in range(5):
+            waits.append(stand.step())
+            stand.clock.advance(waits[-1])
+        assert waits == [1.0, 2.0, 4.0, 8.0, fetching.FOLLOW_S]
+        assert sum("scale/latest: no server brings its package" in one.message for one in caplog.records) == 1
+        sender.describe = sender.truth
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.versions == [1]
+
+
+def described(sender, change):
+    answer = sender.truth()
+    change(answer)
+    return answer
+
+
+def grow(answer):
+    answer.files[0].bytes = 10**15
+
+
+LIES = {
+    "another model": lambda one: setattr(one, "model", "other"),
+    "a name that leads out": lambda one: setattr(one, "model", "../../scale"),
+    "another version": lambda one: setattr(one, "version", 7),
+    "a version that can't be": lambda one: setattr(one, "version", -1),
+    "a digest that leads out": lambda one: setattr(one, "digest", "sha256:../../../../evil"),
+    "another digest": lambda one: setattr(one, "digest", "sha256:" + "0" * 64),
+    "a manifest of a petabyte": grow,
+    "a petabyte": lambda one: one.files.add(path="x", bytes=10**15),
+    "less than nothing": lambda one: one.files.add(path="x", bytes=-(10**15)),
+    "less than there is": lambda one: one.files.pop(),
+    "no manifest": lambda one: one.files.pop(0),
+    "nothing": lambda one: one.Clear(),
+    "ten thousand files": lambda one: one.files.extend(pb.PackageFile(path=str(i)) for i in range(10_000)),
+    "more than is taken into memory": lambda one: one.files.add(path="x" * 5_000_000),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_no_description_does_harm(tmp_path, package, lie):
+    """One that is not of what was asked for, or impossible, or false: nothing is installed, nor written elsewhere."""
+    with standing(tmp_path, package, pin=1) as (sender, stand):
+        sender.describe = lambda request: described(sender, LIES[lie])
+        before = sorted(tmp_path.iterdir())
+        assert stand.step() == 1.0
+        assert (stand.versions, sorted(tmp_path.iterdir())) == ([], before)
+        assert sum(path.stat().st_size for path in stand.root.rglob("*") if path.is_file()) < 10_000
+        # Nor does it stand in the way of the truth.
+        sender.describe = sender.truth
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.versions == [1]
+
+
+def endless(request):
+    while True:
+        yield b"x" * 100_000
+
+
+SENT = {
+    "other bytes": lambda request: [b"y" * 20_000],
+    "more": endless,
+    "less": lambda request: [b"y" * 10],
+    "nothing": lambda request: [],
+    "a message larger than is taken": lambda request: [b"y" * 5_000_000],
+    "many empty ones": lambda request: [b""] * 10_000,
+}
+
+
+@pytest.mark.parametrize("what", SENT)
+def test_no_bytes_do_harm(tmp_path, package, what):
+    """Those that are not the file's: no more than its size is ever written, and what is wrong is not kept."""
+    with standing(tmp_path, package, pin=1) as (sender, stand):
+        sender.send = lambda request: SENT[what](request) if request.path == FILE else sender.pieces(request)
+        stand.step()
+        assert stand.versions == []
+        assert sum(path.stat().st_size for path in stand.root.rglob("*") if path.is_file()) < 25_000
+        sender.send = sender.pieces
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.versions == [1] or what == "less"  # Those ten bytes are found wrong at the end, and then gone.
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.versions == [1]
+
+
+def forged(package, change):
+    """The package with another manifest, and all digests made to fit."""
+    place = package.path / "manifest.json"
+    content = json.loads(place.read_bytes())
+    change(content)
+    place.write_text(json.dumps(content))
+    digest = hashlib.sha256(place.read_bytes()).hexdigest()
+    (package.path / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    answer = pb.PackageDescription(model="scale", version=1, digest=f"sha256:{digest}")
+    answer.files.add(path="manifest.json", bytes=place.stat().st_size)
+    answer.files.add(path="rest", bytes=10**6)
+    return answer
+
+
+def rename(path):
+    def change(content):
+        content["files"][path] = content["files"].pop(FILE)
+        content["variants"][0]["file"] = path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../evil", "/evil", "a/../../evil", "x" * 300, "manifest.json/x", "manifest.json"]
+)
+def test_no_path_leads_out(tmp_path, package, path):
+    """Of a package whose digests are all right: it is refused, nothing is written elsewhere, and it is left alone."""
+    answer = forged(package, rename(path))
+    with standing(tmp_path, package, pin=1) as (sender, stand):
+        sender.describe = lambda request: answer
+        file = (package.path / FILE).read_bytes()
+        sender.send = lambda request: sender.pieces(request) if request.path == "manifest.json" else iter([file])
+        before = sorted(tmp_path.iterdir())
+        stand.step()
+        stand.clock.advance(60)
+        asked = len(sender.asked)
+        stand.step()
+        assert (stand.versions, stand.come, sorted(tmp_path.iterdir())) == ([], [], before)
+        assert len(sender.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("error", "left_alone_s", "kept"),
+    [
+        (PackageRefused("crashes"), fetching.REFUSED_S, False),
+        (EngineFailed("no memory"), fetching.ENGINE_FAILED_S, True),
+    ],
+)
+def test_what_was_refused_is_left_alone_for_a_while(tmp_path, package, error, left_alone_s, kept):
+    """A package that its first run refused is not fetched again at once; one that no engine took is kept."""
+    trials = []
+
+    def trial(package):
+        trials.append(package)
+        if len(trials) == 1:
+            raise error
+        return fake_trial(package)
+
+    with standing(tmp_path, package, trial=trial) as (_, stand):
+        stand.step()
+        assert (stand.versions, bool(stand.come)) == ([], kept)
+        stand.clock.advance(left_alone_s - 1)
+        stand.step()
+        assert len(trials) == 1
+        stand.clock.advance(61)
+        stand.step()
+        assert stand.versions == [1]
+
+
+def test_there_is_room_or_nothing_comes(tmp_path, package, monkeypatch):
+    """Neither beyond the store's quota, nor what would fill the disk, nor more than is ever fetched."""
+    with standing(tmp_path, package) as (sender, stand):
+
+        def stays_away():
+            stand.clock.advance(60)
+            stand.step()
+            return stand.versions == [] and (FILE, 0) not in sender.asked
+
+        write_quota(stand.store, 1000)
+        assert stays_away()
+        write_quota(stand.store, None)
+        monkeypatch.setattr(fetching, "MAX_PACKAGE_BYTES", 1000)
+        assert stays_away()
+        monkeypatch.undo()
+        monkeypatch.setattr(fetching, "FREE_BYTES", 10**15)
+        assert stays_away()
+        monkeypatch.undo()
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.versions == [1]
+
+
+def test_what_has_come_of_others_is_bounded(tmp_path, package, monkeypatch):
+    """Packages that a server describes one after the other and never sends whole do not fill the disk; nor for good."""
+    monkeypatch.setattr(fetching, "MAX_PACKAGE_BYTES", 60_000)
+    with standing(tmp_path, package, pin=1) as (sender, stand):
+        for number in range(10):
+            sender.package = publish_scale(tmp_path / f"other{number}", 1, 1.0, content=os.urandom(20_000))
+            sender.break_off_after = 15_000
+            stand.step()
+            stand.clock.advance(60)
+        assert sum(path.stat().st_size for path in stand.root.rglob("*") if path.is_file()) < 60_000
+        assert len(list(stand.root.glob(f"{partial.FOLDER}/*"))) in (2, 3)
+        stand.wanted.clear()
+        stand.clock.advance(fetching.KEPT_S - 61)
+        stand.step()
+        assert stand.come
+        stand.clock.advance(61)
+        stand.step()
+        assert stand.left == []
+
+
+def test_a_version_that_is_there_is_not_replaced(tmp_path, package):
+    """Where the server has another package of an installed version, the device's stays."""
+    own = publish_scale(tmp_path / "own", 1, 5.0)
+    with standing(tmp_path, package, fetch="follow") as (sender, stand):
+        install(own.path, stand.root, trial=None)
+        stand.step()
+        assert stand.store.open("scale", 1).digest == own.digest
+        assert sender.asked == []
+
+
+def test_two_that_fetch_the_same_share_what_comes(tmp_path, package):
+    """While one process fetches a package another one leaves it to that."""
+    with standing(tmp_path, package) as (sender, stand):
+        described = sender.truth()
+        with partial.taken(stand.root, "scale", 1, described.digest, manifest_bytes=1):
+            assert stand.step() == 1.0
+            assert sender.asked == []
+        stand.clock.advance(1)
+        stand.step()
+        assert stand.versions == [1]
