@@ -25,6 +25,9 @@ _LEAST_HALF_LIFE_S = 60.0
 _QUIET_S = 0.5
 """Nothing is forgotten sooner."""
 
+_FADE_S = 0.1
+"""An estimate is looked through so often: it is asked for with each request."""
+
 SIDE_BY_SIDE = 16
 """So many calls in flight double what is expected of one more. A server works many side by side, how many is not
 known; the answers' own times show the rest. Of two servers that are alike the one with less to do is asked."""
@@ -33,16 +36,48 @@ MAX_KINDS = 1024
 """Kinds of requests that are told apart: one for each model and size, a size being a power of two."""
 
 
-class _Kind:
-    """Requests of one model and about one size."""
+Kind = tuple[str, int]
+"""A model, and of the bytes that are sent the number of binary digits."""
 
-    __slots__ = ("late_s", "least_s", "touched_s", "usual_s")
+
+def kind_of(model: str, nbytes: int) -> Kind:
+    """What a request is like: with others of its kind its time is learnt."""
+    return model, nbytes.bit_length()
+
+
+class _Known:
+    """What is known of one kind.
+
+    Attributes:
+        usual_s: Seconds that answers took, smoothed.
+        least_s: Seconds that they take at least.
+        late_s: Seconds that the latest call waited in vain; 0 if it was answered.
+        touched_s: The instant at which the latest call ended.
+        expected_s: Seconds that the next one should take.
+        until_s: The instant until which that holds.
+    """
+
+    __slots__ = ("expected_s", "late_s", "least_s", "touched_s", "until_s", "usual_s")
 
     def __init__(self, own_s: float, now_s: float) -> None:
-        self.usual_s = own_s
-        self.least_s = own_s
+        self.usual_s = self.least_s = own_s
         self.late_s = 0.0
+        self.touch(now_s)
+
+    def touch(self, now_s: float) -> None:
+        """A call has ended."""
         self.touched_s = now_s
+        self.expected_s = max(self.usual_s, self.late_s)
+        self.until_s = now_s + _QUIET_S
+
+    def fade(self, now_s: float) -> None:
+        """None has ended for a while."""
+        quiet_s = now_s - self.touched_s
+        least: float = 0.5 ** (quiet_s / _LEAST_HALF_LIFE_S)
+        above: float = 0.5 ** (quiet_s / _HALF_LIFE_S)
+        above_s = max(max(self.usual_s, self.late_s) - self.least_s, 0.0)
+        self.expected_s = self.least_s * least + above_s * above
+        self.until_s = now_s + _FADE_S
 
 
 class AnswerTime:
@@ -53,38 +88,40 @@ class AnswerTime:
         due_s: The instant at which the first of them should have been answered; infinite where there are none.
     """
 
-    __slots__ = ("_begun", "_clock", "_due", "_kinds", "_started", "due_s", "in_flight")
+    __slots__ = ("_begun", "_clock", "_due", "_known", "_started", "due_s", "in_flight")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """Takes monotonic seconds."""
         self._clock = clock
-        self._kinds: dict[tuple[str, int], _Kind] = {}
-        self._started: dict[int, tuple[float, str, int]] = {}
+        self._known: dict[Kind, _Known] = {}
+        self._started: dict[int, tuple[float, Kind]] = {}
         self._due: list[tuple[float, int]] = []
         self._begun = 0
         self.in_flight = 0
         self.due_s = math.inf
 
-    def usual_s(self, model: str, nbytes: int, now_s: float) -> float | None:
-        """Seconds that a server of its own takes for such a request; None if it has answered no such request yet.
+    def usual_s(self, kind: Kind, now_s: float) -> float | None:
+        """Seconds that a server of its own takes for such a request; None if it has answered none of the model's yet.
 
         What answers usually took, or what the latest call waited for in vain; while none is sent, less and less.
         """
-        kind = self._kinds.get((model, nbytes.bit_length()))
-        if kind is None:
-            return self._of_other_size(model, nbytes, now_s)
-        return _expected_s(kind, now_s)
+        known = self._known.get(kind)
+        if known is None:
+            return self._of_other_size(kind, now_s)
+        if now_s > known.until_s:
+            known.fade(now_s)
+        return known.expected_s
 
-    def typical_s(self, model: str, nbytes: int) -> float:
+    def typical_s(self, kind: Kind) -> float:
         """Seconds that such a request takes where nothing is wrong: who gives a server less blames it for nothing."""
-        kind = self._kinds.get((model, nbytes.bit_length()))
-        return UNKNOWN_S if kind is None else kind.usual_s
+        known = self._known.get(kind)
+        return UNKNOWN_S if known is None else known.usual_s
 
-    def begin(self, model: str, nbytes: int, expected_s: float) -> int:
+    def begin(self, kind: Kind, expected_s: float) -> int:
         """A call begins that should take so long; the number to end it with."""
         self._begun += 1
         now_s = self._clock()
-        self._started[self._begun] = (now_s, model, nbytes)
+        self._started[self._begun] = (now_s, kind)
         heapq.heappush(self._due, (now_s + expected_s, self._begun))
         self._count()
         return self._begun
@@ -96,64 +133,51 @@ class AnswerTime:
             return None
         self._count()
         now_s = self._clock()
-        started_s, model, nbytes = started
-        kind = self._kinds.get((model, nbytes.bit_length()))
-        if kind is not None:
-            kind.touched_s = now_s
+        started_s, kind = started
+        known = self._known.get(kind)
+        if known is not None:
+            known.touch(now_s)
         return now_s - started_s
 
-    def answered(self, model: str, nbytes: int, own_s: float) -> None:
+    def answered(self, kind: Kind, own_s: float) -> None:
         """The server answered; so long it took itself."""
         now_s = self._clock()
-        kind = self._kind(model, nbytes, own_s, now_s)
-        kind.usual_s += _SMOOTHING * (own_s - kind.usual_s)
-        kind.least_s += (1.0 if own_s < kind.least_s else _RELAXING) * (own_s - kind.least_s)
-        kind.late_s = 0.0
-        kind.touched_s = now_s
+        known = self._of(kind, own_s, now_s)
+        known.usual_s += _SMOOTHING * (own_s - known.usual_s)
+        known.least_s += (1.0 if own_s < known.least_s else _RELAXING) * (own_s - known.least_s)
+        known.late_s = 0.0
+        known.touch(now_s)
 
-    def late(self, model: str, nbytes: int, waited_s: float) -> None:
+    def late(self, kind: Kind, waited_s: float) -> None:
         """No answer came within that time, which should have been enough."""
         now_s = self._clock()
-        kind = self._kind(model, nbytes, UNKNOWN_S, now_s)
-        kind.late_s = max(kind.late_s, waited_s)
-        kind.touched_s = now_s
+        known = self._of(kind, UNKNOWN_S, now_s)
+        known.late_s = max(known.late_s, waited_s)
+        known.touch(now_s)
 
     def forget(self) -> None:
         """The server is another than before. Calls in flight stay known."""
-        self._kinds.clear()
+        self._known.clear()
 
-    def _kind(self, model: str, nbytes: int, own_s: float, now_s: float) -> _Kind:
-        key = (model, nbytes.bit_length())
-        kind = self._kinds.get(key)
-        if kind is None:
-            while len(self._kinds) >= MAX_KINDS:
-                del self._kinds[next(iter(self._kinds))]
-            kind = self._kinds[key] = _Kind(own_s, now_s)
-        return kind
+    def _of(self, kind: Kind, own_s: float, now_s: float) -> _Known:
+        known = self._known.get(kind)
+        if known is None:
+            while len(self._known) >= MAX_KINDS:
+                del self._known[next(iter(self._known))]
+            known = self._known[kind] = _Known(own_s, now_s)
+        return known
 
-    def _of_other_size(self, model: str, nbytes: int, now_s: float) -> float | None:
+    def _of_other_size(self, kind: Kind, now_s: float) -> float | None:
         """From the next smaller size that was answered, or else the next larger: rows that go together cost little."""
-        size = nbytes.bit_length()
-        known = [(other > size, abs(size - other), kind) for (name, other), kind in self._known() if name == model]
-        if not known:
+        model, size = kind
+        sizes = [other for name, other in list(self._known) if name == model]
+        if not sizes:
             return None
-        return _expected_s(min(known, key=lambda one: one[:2])[2], now_s)
-
-    def _known(self) -> list[tuple[tuple[str, int], _Kind]]:
-        return list(self._kinds.items())
+        nearest = min(sizes, key=lambda other: (other > size, abs(size - other)))
+        return self.usual_s((model, nearest), now_s)
 
     def _count(self) -> None:
         while self._due and self._due[0][1] not in self._started:
             heapq.heappop(self._due)
         self.in_flight = len(self._started)
         self.due_s = self._due[0][0] if self._due else math.inf
-
-
-def _expected_s(kind: _Kind, now_s: float) -> float:
-    quiet_s = now_s - kind.touched_s
-    if quiet_s <= _QUIET_S:
-        return max(kind.usual_s, kind.late_s)
-    above_s = max(kind.usual_s, kind.late_s) - kind.least_s
-    least_s: float = kind.least_s * 0.5 ** (quiet_s / _LEAST_HALF_LIFE_S)
-    forgotten: float = 0.5 ** (quiet_s / _HALF_LIFE_S)
-    return least_s + max(above_s, 0.0) * forgotten

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from edge_runtime.remote.answer_time import Kind
 from edge_runtime.remote.catalog import ServedCatalog
 from edge_runtime.remote.estimate import Estimate
 from edge_runtime.remote.faults import RemoteFault
@@ -129,16 +130,16 @@ class Endpoint:
     @property
     def expected_s(self) -> float:
         """Seconds in which it is expected to answer one more small request, whether it may be asked or not."""
-        return self._estimate.expected_s(self._clock(), "", 0, 0.0)
+        return self._estimate.expected_s(self._clock(), ("", 0), 0, 0.0)
 
-    def expected_at(self, now_s: float, model: str, nbytes: int, wait_s: float) -> float:
+    def expected_at(self, now_s: float, kind: Kind, nbytes: int, wait_s: float) -> float:
         """Seconds in which it is expected to answer one more request; infinite while the breaker lets none through.
 
         See `Estimate.expected_s`. Takes no lock: it is asked for each request, and each figure is right by itself.
         """
         if now_s < self._barred_until_s:
             return math.inf
-        return self._estimate.expected_s(now_s, model, nbytes, wait_s)
+        return self._estimate.expected_s(now_s, kind, nbytes, wait_s)
 
     def trusted(self, now_s: float) -> ServedCatalog | None:
         """The catalog, where it is so new that what is not in it is believed not to be there."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.catalog import Serves, find, serves
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
 from edge_runtime.remote.log_limit import LogLimit
@@ -23,6 +24,10 @@ _log = logging.getLogger(__name__)
 MAX_ENDPOINTS = 64
 """Announcements are cheap to forge; past this bound they are passed over."""
 
+
+_SORTED_S = 0.25
+"""For how long endpoints stay sorted without news: what they are expected to take changes with every call, and that one
+is gone or lacks a version is believed for a while only."""
 
 MAX_WANTS = 1024
 """Versions and labels whose endpoints are kept sorted; the first that was asked for goes when there is one more."""
@@ -69,7 +74,7 @@ class _Choice:
         model: Whose version.
         used_s: The instant at which it was last asked for.
         news: Of which news it was made.
-        until_s: The instant at which it must be made anew even without news.
+        until_s: The instant at which it is made anew even without news.
         near, far, last: As in `Ranks`, each with the seconds that the server says one row waits and runs.
         unmet_s: Since when no endpoint serves it; infinite where one does.
     """
@@ -188,21 +193,21 @@ class EndpointTable:
         choice.used_s = self._wanted_s = now_s
         if now_s >= self._rouse_s:
             self.rouse()
-        model, nbytes, near = wanted.model, wanted.nbytes, choice.near
+        nbytes, near = wanted.nbytes, choice.near
+        kind = (choice.model, nbytes.bit_length())
         count = len(near)
         best_s = math.inf
-        if count == 1:
-            endpoint, wait_s = near[0]
-            best_s = endpoint.expected_at(now_s, model, nbytes, wait_s)
-        elif count:
-            first, second = self._two(count)
+        if count:
+            first = int(self._draw() * count)
             endpoint, wait_s = near[first]
-            best_s = endpoint.expected_at(now_s, model, nbytes, wait_s)
-            endpoint, wait_s = near[second]
-            best_s = min(best_s, endpoint.expected_at(now_s, model, nbytes, wait_s))
+            best_s = endpoint.expected_at(now_s, kind, nbytes, wait_s)
+        if count > 1:
+            endpoint, wait_s = near[first - 1 - int(self._draw() * (count - 1))]
+            other_s = endpoint.expected_at(now_s, kind, nbytes, wait_s)
+            best_s = min(other_s, best_s)
         if best_s == math.inf:
             others = (*near, *choice.far)
-            best_s = min((one.expected_at(now_s, model, nbytes, wait_s) for one, wait_s in others), default=math.inf)
+            best_s = min((one.expected_at(now_s, kind, nbytes, wait_s) for one, wait_s in others), default=math.inf)
         return None if best_s == math.inf else best_s
 
     def acquire(self, wanted: Wanted, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:
@@ -216,7 +221,9 @@ class EndpointTable:
             besides: Addresses that were tried already.
         """
         now_s = self._clock()
-        choice = self._sorted(wanted, now_s)
+        choice = self._choices.get((wanted.model, wanted.version, wanted.label))
+        if choice is None or choice.news != self._news or now_s >= choice.until_s:
+            choice = self._sorted(wanted, now_s)
         choice.used_s = self._wanted_s = now_s
         if now_s >= self._rouse_s:
             self.rouse()
@@ -301,8 +308,7 @@ class EndpointTable:
         choice.near = tuple(with_waits[place] for place in ranks.near)
         choice.far = tuple(with_waits[place] for place in ranks.far)
         choice.last = tuple(with_waits[place] for place in ranks.last)
-        # What is known to be lacking or gone is believed for a while only.
-        choice.until_s = now_s + TRUSTED_S / 4 if ranks.lacking or ranks.last else math.inf
+        choice.until_s = now_s + _SORTED_S
         met = any(one.serves in {Serves.YES, Serves.UNKNOWN} for one in standings) or not standings
         anew = now_s - choice.used_s > TRUSTED_S
         choice.unmet_s = math.inf if met else now_s if anew else min(choice.unmet_s, now_s)
@@ -314,24 +320,20 @@ class EndpointTable:
     ) -> Iterator[tuple[Endpoint, float]]:
         near = [one for one in choice.near if one[0].address not in besides]
 
+        kind = kind_of(wanted.model, wanted.nbytes)
+
         def expected_s(one: tuple[Endpoint, float]) -> float:
-            return one[0].expected_at(now_s, wanted.model, wanted.nbytes, one[1])
+            return one[0].expected_at(now_s, kind, wanted.nbytes, one[1])
 
         if near:
-            drawn = min((near[place] for place in self._two(len(near))), key=expected_s)
+            first = int(self._draw() * len(near))
+            second = first - 1 - int(self._draw() * (len(near) - 1))  # Counted back, around the end: never the first.
+            drawn = min(near[first], near[second], key=expected_s)
             yield drawn
             yield from sorted((one for one in near if one is not drawn), key=expected_s)
         for one in (*choice.far, *choice.last):
             if one[0].address not in besides:
                 yield one
-
-    def _two(self, count: int) -> tuple[int, int]:
-        """Two places of so many, drawn; the same twice where there is only one."""
-        first = int(self._draw() * count)
-        if count == 1:
-            return 0, 0
-        second = int(self._draw() * (count - 1))
-        return first, second + (second >= first)
 
 
 def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float) -> tuple[Standing, float]:
@@ -341,7 +343,7 @@ def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float) -> tuple[Standin
         serves=_serves(endpoint, wanted, now_s),
         gone=endpoint.gone(now_s),
         server_id="" if endpoint.catalog is None else endpoint.catalog.server_id,
-        expected_s=endpoint.expected_at(now_s, wanted.model, wanted.nbytes, wait_s),
+        expected_s=endpoint.expected_at(now_s, kind_of(wanted.model, wanted.nbytes), wanted.nbytes, wait_s),
     )
     return standing, wait_s
 

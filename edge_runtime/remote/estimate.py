@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from edge_runtime.remote.answer_time import SIDE_BY_SIDE, UNKNOWN_S, AnswerTime
+from edge_runtime.remote.answer_time import SIDE_BY_SIDE, UNKNOWN_S, AnswerTime, Kind, kind_of
 from edge_runtime.remote.network import Link
 
 _HEARD_MARGIN_S = 0.02
@@ -29,7 +29,7 @@ class Estimate:
         self.time = AnswerTime(clock)
         self._look_due_s = math.inf
 
-    def expected_s(self, now_s: float, model: str, nbytes: int, wait_s: float) -> float:
+    def expected_s(self, now_s: float, kind: Kind, nbytes: int, wait_s: float) -> float:
         """Seconds until one more request would be answered.
 
         Round trip, transfer behind what was sent before, and the server's own time, which grows with the calls under
@@ -37,12 +37,12 @@ class Estimate:
 
         Args:
             now_s: The instant.
-            model: Of the request.
+            kind: Of the request.
             nbytes: What has to be sent.
             wait_s: Seconds that the server said one row waits and runs; 0 where it doesn't say.
         """
         time, link = self.time, self.link
-        own_s = time.usual_s(model, nbytes, now_s)
+        own_s = time.usual_s(kind, now_s)
         if own_s is None:
             own_s = wait_s or UNKNOWN_S
         elif own_s < wait_s:
@@ -58,9 +58,10 @@ class Estimate:
 
     def begin(self, model: str, nbytes: int, wait_s: float) -> int:
         """A call begins; the number to end it with."""
-        expected_s = self.expected_s(self._clock(), model, nbytes, wait_s)
+        kind = kind_of(model, nbytes)
+        expected_s = self.expected_s(self._clock(), kind, nbytes, wait_s)
         self.link.sent(nbytes)
-        return self.time.begin(model, nbytes, expected_s)
+        return self.time.begin(kind, expected_s)
 
     def end(self, number: int) -> float | None:
         """A call has ended: the seconds that it took; None if it had ended before."""
@@ -88,15 +89,15 @@ class Estimate:
             rest_s = took_s - link.round_trip_s - nbytes * link.byte_s
         else:
             rest_s = own_s + back_bytes * link.byte_s
-        self.time.answered(model, nbytes, min(max(rest_s, 0.0), took_s))
+        self.time.answered(kind_of(model, nbytes), min(max(rest_s, 0.0), took_s))
 
     def late(self, model: str, nbytes: int, took_s: float) -> bool:
         """No answer came in that time: whether it should have. That is held against the way, or against the server."""
-        link = self.link
-        if took_s < self.time.typical_s(model, nbytes) + link.round_trip_s + nbytes * link.byte_s:
+        link, kind = self.link, kind_of(model, nbytes)
+        if took_s < self.time.typical_s(kind) + link.round_trip_s + nbytes * link.byte_s:
             return False
         if not link.late(nbytes, took_s):
-            self.time.late(model, nbytes, took_s)
+            self.time.late(kind, took_s)
         return True
 
     def look_begins(self) -> None:

@@ -5,20 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import FakeClock
 
-from edge_runtime.remote.answer_time import MAX_KINDS, AnswerTime
+from edge_runtime.remote.answer_time import MAX_KINDS, AnswerTime, kind_of
 
 SMALL, LARGE = 100, 1_000_000
 
 
 def answered(clock, time, took_s, count=1, model="m", nbytes=SMALL):
     for _ in range(count):
-        number = time.begin(model, nbytes, 0.01)
+        number = time.begin(kind_of(model, nbytes), 0.01)
         clock.advance(took_s)
-        time.answered(model, nbytes, time.end(number))
+        time.answered(kind_of(model, nbytes), time.end(number))
 
 
 def usual(clock, time, model="m", nbytes=SMALL):
-    return time.usual_s(model, nbytes, clock())
+    return time.usual_s(kind_of(model, nbytes), clock())
 
 
 def test_follows_answers():
@@ -56,7 +56,7 @@ def test_first_call_under_way_that_should_have_ended_is_known():
     """The instant by which the first of the calls under way should have ended, not that of the first that began."""
     clock = FakeClock()
     time = AnswerTime(clock)
-    long, short = time.begin("m", 0, 5.0), time.begin("m", 0, 0.1)
+    long, short = time.begin(("m", 0), 5.0), time.begin(("m", 0), 0.1)
     assert (time.due_s, time.in_flight) == (clock() + 0.1, 2)
     time.end(short)
     assert time.due_s == clock() + 5.0
@@ -68,7 +68,7 @@ def test_lateness_raises_the_estimate_and_an_answer_lowers_it():
     """A call that waited in vain makes the server as slow as that, until it answers again."""
     clock = FakeClock()
     time = AnswerTime(clock)
-    time.late("m", SMALL, 0.1)
+    time.late(kind_of("m", SMALL), 0.1)
     assert usual(clock, time) == pytest.approx(0.1)
     answered(clock, time, 0.01)
     assert usual(clock, time) == pytest.approx(0.01)
@@ -82,7 +82,7 @@ def test_slowness_is_forgotten_only_while_nothing_is_sent():
     answered(clock, time, 1.0, 20)
     slow_s = usual(clock, time)
     for _ in range(10):
-        number = time.begin("m", SMALL, 0.01)
+        number = time.begin(kind_of("m", SMALL), 0.01)
         clock.advance(0.5)
         time.end(number)
         assert usual(clock, time) == slow_s
@@ -104,7 +104,7 @@ def test_model_that_was_never_faster_stays_slow():
 def test_a_call_ends_once():
     """Of two ends, the second says None."""
     time = AnswerTime(FakeClock())
-    number = time.begin("m", 0, 0.1)
+    number = time.begin(("m", 0), 0.1)
     assert time.end(number) == 0
     assert time.end(number) is None
     assert time.in_flight == 0
@@ -115,7 +115,7 @@ def test_kinds_are_bounded():
     clock = FakeClock()
     time = AnswerTime(clock)
     for number in range(MAX_KINDS + 10):
-        time.answered(f"m{number}", 1, 0.1)
+        time.answered((f"m{number}", 1), 0.1)
     assert usual(clock, time, "m0", 1) is None
     assert usual(clock, time, f"m{MAX_KINDS}", 1) == pytest.approx(0.1)
 
@@ -129,7 +129,7 @@ def test_calls_are_counted_whatever_their_order(steps):
     for begins, expected_s, pause_s in steps:
         clock.advance(pause_s)
         if begins or not due:
-            due[time.begin("m", SMALL, expected_s)] = clock() + expected_s
+            due[time.begin(kind_of("m", SMALL), expected_s)] = clock() + expected_s
         else:
             number = sorted(due)[int(expected_s * 7) % len(due)]
             assert time.end(number) is not None
