@@ -68,7 +68,7 @@ def write_data(folder: Path, data: Path = DATA) -> dict[str, Path]:
 
 
 def _small(layers: Any, image: Any) -> Any:
-    """Some 5,000 weights, as fit where there is little memory."""
+    """Some 9,000 weights, as fit where there is little memory."""
     flow = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu")(image)
     flow = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(flow)
     flow = layers.Conv2D(24, 3, strides=2, padding="same", activation="relu")(flow)

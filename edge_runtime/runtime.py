@@ -28,6 +28,7 @@ from edge_runtime.errors import (
 from edge_runtime.fetch_policy import checked_fetch, in_order
 from edge_runtime.model import Model
 from edge_runtime.pins import checked_pin
+from edge_runtime.routing import cascade
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
 from edge_runtime.store.store import Store
@@ -341,6 +342,7 @@ class Runtime:
     def _device_target(self, name: str, version: int) -> Target:
         loaded = self._versions.get(name, version)
         router = self._router(name, loaded, REASON_VERSION_MISSING)
+        options = self.options.of(name)
         target = Target(
             name,
             version,
@@ -352,7 +354,17 @@ class Runtime:
             reports=lambda: loaded.engines,
             open_stream=lambda signature, now: self._open_stream(target, loaded, signature, now),
             meter=self._meter(name, version),
-            policy=self.options.of(name).policy or "prefer_device",
+            policy=options.policy or "prefer_device",
+            cascade=cascade.over(
+                router,
+                self._remote,
+                loaded.package.manifest,
+                lambda: loaded.engines,
+                options.cascade or "off",
+                clock=self._clock,
+                pixels=loaded.pixels,
+                outage=None if self._servers is None else self._servers.outage,
+            ),
         )
         return target
 
