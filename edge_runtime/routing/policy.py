@@ -102,7 +102,7 @@ LOCAL = Route(Place.DEVICE, REASON_LOCAL)
 
 _SERVERS_TURN = Route(Place.SERVER, REASON_POLICY)
 _NO_SERVER = Route(Place.DEVICE, REASON_NO_SERVER)
-_TOO_SLOW = Route(Place.SERVER, REASON_TOO_SLOW)
+TOO_SLOW = Route(Place.SERVER, REASON_TOO_SLOW)
 _OVERLOADED = Route(Place.SERVER, REASON_OVERLOADED)
 _ENGINE_FAILED = Route(Place.SERVER, REASON_ENGINE_FAILED)
 
@@ -161,7 +161,7 @@ def _devices_first(device: DeviceView, server: ServerView, remaining_s: float | 
     # Either the server is in time, or neither is and the server may be by luck.
     if server.expected_s > (remaining_s if device.predicted_s <= remaining_s else remaining_s * HOPE):
         return LOCAL
-    return _OVERLOADED if device.waits else _TOO_SLOW
+    return _OVERLOADED if device.waits else TOO_SLOW
 
 
 def _servers_first(device: DeviceView, server: ServerView, remaining_s: float | None) -> Route:
@@ -184,7 +184,7 @@ def _lack(device: DeviceView) -> str:
     return REASON_OVERLOADED if device.installed else device.absent
 
 
-def predicted_s(*, queued_rows: int, running_rows: int, engines: int, row_s: float, own_s: float) -> float:
+def predicted_s(queued_rows: int, running_rows: int, engines: int, row_s: float, own_s: float) -> float:
     """Seconds until a request that is queued now is answered.
 
     What waits is shared by the engines; what runs is half done on average; then the request's own run.

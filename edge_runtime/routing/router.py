@@ -30,8 +30,8 @@ from edge_runtime.routing.policy import (
     REASON_OVERLOADED,
     REASON_POLICY,
     REASON_SERVER_FAILED,
-    REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
+    TOO_SLOW,
     DeviceView,
     Place,
     Route,
@@ -214,19 +214,18 @@ class Router:
         """Nothing of its own: device and servers belong to the runtime."""
 
     def _choose(self, request: InferRequest) -> Route:
-        now_s = self._clock()
-        remaining_s = None if request.deadline_s is None else request.deadline_s - now_s
-        view, policy = self._view(request), request.policy
-        server = _NO_SERVERS
-        needed = needs_servers(view, remaining_s, policy)
-        if needed and self._remote is not None:
-            expected_s = self._remote.expects(request)
+        deadline_s, policy = request.deadline_s, request.policy
+        remaining_s = None if deadline_s is None else deadline_s - self._clock()
+        view = self._view(request)
+        server, remote = _NO_SERVERS, self._remote
+        if remote is not None and needs_servers(view, remaining_s, policy):
+            expected_s = remote.expects(request)
             if expected_s is not None:
-                server = ServerView(usable=True, expected_s=expected_s)
+                server = ServerView(True, expected_s)
             else:
                 self._outage.missed()
         route = choose(view, server, remaining_s, policy)
-        if route.reason == REASON_TOO_SLOW and self._probes(request, remaining_s or 0.0):
+        if route is TOO_SLOW and self._probes(request, remaining_s or 0.0):
             return LOCAL
         return route
 
@@ -235,18 +234,17 @@ class Router:
         if device is None:
             return self._absent
         load, costs = device.load, device.costs
+        own_s = costs.seconds(request.rows)
+        queued_rows, running_rows, engines = load.queued_rows, load.running_rows, load.engines
+        if not queued_rows and not running_rows:
+            # By position: half the time that names take.
+            return DeviceView(True, load.full, own_s, False, engines > 0)
+        row_s = costs.row_seconds(queued_rows // max(load.queued_requests, 1))
         return DeviceView(
             installed=True,
             full=load.full,
-            predicted_s=predicted_s(
-                queued_rows=load.queued_rows,
-                running_rows=load.running_rows,
-                engines=max(load.engines, 1),
-                row_s=costs.row_seconds(load.queued_rows // max(load.queued_requests, 1)),
-                own_s=costs.seconds(request.rows),
-            ),
-            waits=bool(load.queued_rows or load.running_rows),
-            healthy=load.engines > 0,
+            predicted_s=predicted_s(queued_rows, running_rows, max(engines, 1), row_s, own_s),
+            healthy=engines > 0,
         )
 
     def _probes(self, request: InferRequest, remaining_s: float) -> bool:
