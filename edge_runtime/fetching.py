@@ -195,8 +195,11 @@ class Fetcher:
 
     def _attend(self, want: Want) -> None:
         """One turn: asks the servers, one after the other, until one brings something."""
-        said = []
-        for address in self._addresses(want):
+        addresses, said = self._addresses(want), []
+        if not addresses:
+            self._due_s[want.key] = self._clock() + RETRY_S[0]  # No fault of theirs: the first may be found at once.
+            return
+        for address in addresses:
             try:
                 wait_s = self._ask(want, address)
             except (_Passed, EdgeRuntimeError, PackageError, OSError) as error:
@@ -213,8 +216,7 @@ class Fetcher:
         self._failures[want.key] = failures + 1
         self._asked.pop(want.key, None)
         self._due_s[want.key] = self._clock() + RETRY_S[min(failures, len(RETRY_S) - 1)]
-        if said:
-            self._say_once(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
+        self._say_once(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
 
     def _addresses(self, want: Want) -> list[str]:
         """Whom to ask, in this order: one server is followed as long as it answers, and those that failed come last."""

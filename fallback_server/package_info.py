@@ -16,6 +16,9 @@ from fallback_server.core.printable import printable
 
 _log = logging.getLogger(__name__)
 
+IN_VERSION = Path("assets.extra", "edge_package")
+"""Where `edge-convert --into` lays a package in a SavedModel's folder."""
+
 STATEMENT = "package.json"
 """Says the two fingerprints where the manifest itself is not there."""
 
@@ -61,13 +64,17 @@ class _Statement(msgspec.Struct, frozen=True):
 
 
 def read_package(path: Path) -> PackageInfo | None:
-    """Reads `manifest.json` of a version's folder, else its `package.json`; None where there is neither.
+    """Reads the manifest of the package in a version's folder, else its `package.json`; None where there is neither.
 
-    `package.json` is an object with `fingerprint` and `preprocessing_fingerprint`. One that can't be read is told in
-    the log, and is as none: the model answers without.
+    The package is in `assets.extra/edge_package/`, or the folder is one as well. `package.json` is an object with
+    `fingerprint` and `preprocessing_fingerprint`. One that can't be read is told in the log, and is as none: the model
+    answers without.
     """
     try:
-        if (manifest := _content(path / MANIFEST)) is not None:
+        manifest = _content(path / IN_VERSION / MANIFEST)
+        if manifest is None:
+            manifest = _content(path / MANIFEST)
+        if manifest is not None:
             said = decode(manifest).preprocess.fingerprint
             return PackageInfo(
                 fingerprint=f"sha256:{hashlib.sha256(manifest).hexdigest()}", preprocessing_fingerprint=said

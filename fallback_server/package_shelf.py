@@ -19,11 +19,9 @@ from fallback_server.core.errors import ExecutionFailed, InvalidInput, ModelNotF
 from fallback_server.core.printable import quoted
 from fallback_server.core.target import ModelTarget
 from fallback_server.model_views import ModelView
+from fallback_server.package_info import IN_VERSION
 
 _log = logging.getLogger(__name__)
-
-IN_VERSION = Path("assets.extra", "edge_package")
-"""Where `edge-convert --into` lays a package in a SavedModel's folder; or the folder itself is the package as well."""
 
 _MAX_KEPT = 256
 """Packages that are remembered as they were read, and of which was said what is wrong with them."""

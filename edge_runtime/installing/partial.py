@@ -38,6 +38,10 @@ _PART = ".part"
 _TREE = "tree"
 
 
+MAX_PARTIALS = 16
+"""Packages of which something has come; of one more the oldest goes."""
+
+
 class SentWrong(Exception):
     """A server sent or described something else than it should; what came of a wrong file is gone."""
 
@@ -218,13 +222,16 @@ def taken(root: Path, model: str, version: int, digest: str, *, manifest_bytes: 
         if not mine or not folder.is_dir():
             yield None
         else:
-            yield Partial(folder, model, version, digest, manifest_bytes=manifest_bytes)
-    with contextlib.suppress(OSError):
-        folder.parent.rmdir()
+            try:
+                yield Partial(folder, model, version, digest, manifest_bytes=manifest_bytes)
+            finally:
+                for emptied in (folder, folder.parent):
+                    with contextlib.suppress(OSError):
+                        emptied.rmdir()
 
 
 def prune(root: Path, *, keep_bytes: int, besides: tuple[str, str] | None = None) -> None:
-    """Removes what has come of packages that nobody fetches now: the oldest, until the others are within a bound.
+    """Removes what has come of packages that nobody fetches now: the oldest, until the others are within the bounds.
 
     Args:
         root: The store.
@@ -234,9 +241,9 @@ def prune(root: Path, *, keep_bytes: int, besides: tuple[str, str] | None = None
     base = root / FOLDER
     spared = None if besides is None else _name(*besides)
     found = [path for path in base.glob("*") if path.name != spared]
-    for path in sorted(found, key=_changed_s, reverse=True):
+    for number, path in enumerate(sorted(found, key=_changed_s, reverse=True), start=1):
         keep_bytes -= _size(path)
-        if keep_bytes >= 0:
+        if keep_bytes >= 0 and number < MAX_PARTIALS:
             continue
         with contextlib.suppress(OSError), placing.locked(path, wait=False) as mine:
             if mine:

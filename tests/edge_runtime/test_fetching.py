@@ -360,6 +360,34 @@ def test_what_has_come_of_others_is_bounded(tmp_path, package, monkeypatch):
         assert stand.left == []
 
 
+def test_digests_without_end_leave_nothing_behind(tmp_path, package, monkeypatch):
+    """A server that describes ever other packages, and sends their manifests alone or nothing, fills no folder."""
+    monkeypatch.setattr(partial, "MAX_PARTIALS", 4)
+    with standing(tmp_path, package, pin=1) as (sender, stand):
+
+        def step():
+            stand.step()
+            stand.clock.advance(60)
+            return len(list(stand.root.glob(f"{partial.FOLDER}/*")))
+
+        for number in range(8):
+            change = {"version": 1, "digest": f"sha256:{number:064}"}
+            sender.describe = lambda request, change=change: described(sender, lambda one: set_all(one, change))
+            assert step() == 0
+        sender.send = lambda request: sender.pieces(request) if request.path == "manifest.json" else iter(())
+        sender.describe = sender.truth
+        seen = []
+        for number in range(8):
+            sender.package = publish_scale(tmp_path / f"other{number}", 1, 1.0, content=os.urandom(20_000))
+            seen.append(step())
+        assert seen == [1, 2, 3, 4, 4, 4, 4, 4]
+
+
+def set_all(answer, values):
+    for name, value in values.items():
+        setattr(answer, name, value)
+
+
 def test_a_version_that_is_there_is_not_replaced(tmp_path, package):
     """Where the server has another package of an installed version, the device's stays."""
     own = publish_scale(tmp_path / "own", 1, 5.0)

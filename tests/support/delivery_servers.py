@@ -16,7 +16,7 @@ from fallback_server.control import Control
 from fallback_server.core.manager import Manager, ManagerOptions
 from fallback_server.core.source import FileSystemSource
 from fallback_server.dataplane import DataPlane
-from fallback_server.package_info import read_package
+from fallback_server.package_info import IN_VERSION, read_package
 from fallback_server.package_shelf import Shelf
 from fallback_server.protocol.proto import tensor_pb2
 from fallback_server.served_model import ServedModel
@@ -25,7 +25,7 @@ from fallback_server.transport.grpc_server import GrpcServer
 WAIT_S = 30
 
 
-def add_version(root, version, *, model="scale", package=True, inside="assets.extra/edge_package"):
+def add_version(root, version, *, model="scale", package=True, inside=IN_VERSION):
     """A SavedModel's folder, as far as a source looks, with the package of `x * version` in it."""
     folder = root / model / str(version)
     folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ from support.delivery_servers import add_version, call, delivering, refusal
 from support.edge_models import publish_scale
 
 from converter.artifact import Package
-from fallback_server.protocol.methods import DESCRIBE_PACKAGE, FETCH_PACKAGE
+from fallback_server.protocol.methods import CATALOG_GET, DESCRIBE_PACKAGE, FETCH_PACKAGE
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport import delivery
 
@@ -59,6 +59,13 @@ def test_a_package_is_described_by_what_it_holds(server, which, version, place):
     for path, (size, sha256) in told.items():
         data = (package.path / path).read_bytes()
         assert (size, sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_the_catalog_tells_the_packages_that_can_be_fetched(server):
+    """By the same digest, wherever in a version's folder the package lies: it is what answers are held against."""
+    (model,) = call(server.address, CATALOG_GET, pb.CatalogRequest()).models
+    told = {version.version: version.package_fingerprint for version in model.versions}
+    assert told == {version: describe(server, version=version).digest for version in (1, 3)} | {2: ""}
 
 
 def test_files_come_in_pieces_from_any_offset(server, monkeypatch):
