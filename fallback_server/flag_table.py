@@ -141,6 +141,13 @@ _LOADING = _flags(
     Group.LOADING,
     ("*num_load_threads", _INT, _MANAGER.num_load_threads, "", "versions that load at a time; 0 is as 1"),
     ("*num_unload_threads", _INT, _MANAGER.num_unload_threads, "", "versions that unload at a time; 0 is as 1"),
+    (
+        "max_unload_wait_s",
+        _FLOAT,
+        _MANAGER.max_unload_wait_s,
+        "",
+        "requests of a version that is to be unloaded are ended when they have run on for so long",
+    ),
     ("*max_num_load_retries", _INT, _MANAGER.max_num_load_retries, "", "of a load that failed, while its files stay"),
     (
         "*load_retry_interval_micros",

@@ -287,6 +287,7 @@ class _Builder:
             ManagerOptions,
             # TensorFlow Serving's 0 is "one after another", and a negative interval is none.
             **{name: max(1, number) for name, number in threads.items()},
+            max_unload_wait_s=settings.number("max_unload_wait_s"),
             max_num_load_retries=settings.integer("max_num_load_retries"),
             load_retry_interval_s=max(0, settings.integer("load_retry_interval_micros")) / 1e6,
         )

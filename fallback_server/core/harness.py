@@ -68,6 +68,7 @@ class Harness(Generic[S]):
         origin: As what it was found by the first load that succeeded; None before.
         note: What else an operator should know of it; empty for nothing.
         begun: Whether a thread has taken up the load under way.
+        ends_at_s: In UNLOADING: the instant at which whoever still holds it is made to let go; None for never.
         given_up: Whether the load under way is to end, and nothing is wanted that it gives.
         stop: Ends the load under way; None where nothing has been begun that could be ended.
     """
@@ -88,6 +89,7 @@ class Harness(Generic[S]):
         self.origin: AspiredVersion | None = None
         self.note = ""
         self.begun = False
+        self.ends_at_s: float | None = None
         self.given_up = False
         self.stop: Callable[[], None] | None = None
         self._loaded: Loaded[S] | None = None
@@ -164,9 +166,10 @@ class Harness(Generic[S]):
         self._move(State.LOADING)
         return dead
 
-    def begin_unload(self) -> None:
-        """AVAILABLE to UNLOADING: no further handles; see `quiescent`."""
+    def begin_unload(self, *, ends_at_s: float | None = None) -> None:
+        """AVAILABLE to UNLOADING: no further handles; see `quiescent` and `ends_at_s`."""
         self._move(State.UNLOADING)
+        self.ends_at_s = ends_at_s
 
     def unloaded(self) -> None:
         """UNLOADING to END, once quiescent and closed."""
@@ -195,9 +198,14 @@ class Harness(Generic[S]):
         return self._loaded.servable
 
     @property
+    def holders(self) -> int:
+        """How many requests hold it."""
+        return 0 if self._loaded is None else self._loaded.holders
+
+    @property
     def quiescent(self) -> bool:
         """Whether it is UNLOADING and nobody holds it: its memory may go."""
-        return self.state is State.UNLOADING and (self._loaded is None or self._loaded.holders == 0)
+        return self.state is State.UNLOADING and not self.holders
 
     @property
     def under_way(self) -> bool:
@@ -212,12 +220,16 @@ class Harness(Generic[S]):
             state=self.state,
             error=self.error,
             resource_exhausted=self.starved,
-            note=self.note if self.state is State.AVAILABLE else "",
+            note=self.note if self.state is State.AVAILABLE else self._why_held(),
         )
 
+    def _why_held(self) -> str:
+        if self.state is State.UNLOADING and self.holders:
+            return f"it is unloaded once the {self.holders} requests are answered that it still has"
+        return ""
+
     def __repr__(self) -> str:
-        holders = 0 if self._loaded is None else self._loaded.holders
-        return f"Harness({self.servable_id}, {self.state.name}, {holders} holders, {self.attempts} attempts)"
+        return f"Harness({self.servable_id}, {self.state.name}, {self.holders} holders, {self.attempts} attempts)"
 
     def _move(self, to: State, *, of: State | None = None) -> None:
         if to not in _ALLOWED[self.state] or (of is not None and self.state is not of):

@@ -26,12 +26,15 @@ class ManagerOptions:
     Attributes:
         num_load_threads: How many versions load at the same time.
         num_unload_threads: How many versions unload at the same time.
+        max_unload_wait_s: How long a version that is to be unloaded is left to the requests that it still has: one that
+            hangs would hold its memory for ever.
         max_num_load_retries: How often a failed load is tried again while the version's files stay as they are.
         load_retry_interval_s: How long after a failed load the next attempt begins.
     """
 
     num_load_threads: int = 2
     num_unload_threads: int = 1
+    max_unload_wait_s: float = 300.0
     max_num_load_retries: int = 5
     load_retry_interval_s: float = 60.0
 
@@ -41,7 +44,7 @@ class ManagerOptions:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
             if getattr(self, name) > MAX_THREADS:
                 raise ValueError(f"{name} must be at most {MAX_THREADS}, got {getattr(self, name)}")
-        for name in ("max_num_load_retries", "load_retry_interval_s"):
+        for name in ("max_num_load_retries", "load_retry_interval_s", "max_unload_wait_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 

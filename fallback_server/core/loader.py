@@ -14,7 +14,10 @@ class Servable(Protocol):
     """A loaded version. The core only closes it."""
 
     def close(self) -> None:
-        """Frees its memory. Called once, when nobody holds the version any more."""
+        """Frees its memory, when nobody holds the version any more; then it may be called again, and does nothing.
+
+        Where a version is held longer than it may be, it is called before: what runs of it ends with an error.
+        """
 
 
 S = TypeVar("S", bound=Servable)

@@ -74,6 +74,8 @@ class Manager(Generic[S]):
             transition=transition,
             num_load_threads=options.num_load_threads,
             clock=clock,
+            max_unload_wait_s=options.max_unload_wait_s,
+            wake=lambda: self._alarm.wake(),  # noqa: PLW0108  it is made further below
             submit_load=lambda harness: self._loads.submit(functools.partial(self._load, harness)),
             submit_unload=lambda harness: self._unloads.submit(functools.partial(self._unload, harness)),
         )
@@ -118,6 +120,11 @@ class Manager(Generic[S]):
         """The versions of a model that answer now, ascending."""
         with self._lock:
             return self._table.available(name)
+
+    def coming(self, name: str) -> tuple[int, ...]:
+        """The versions of a model that are being loaded, or about to be, ascending."""
+        with self._lock:
+            return self._table.coming(name)
 
     def lacks(self, name: str, version: int) -> bool:
         """Whether a version does not answer, and is not about to, of a model that is wanted as a whole."""
@@ -171,7 +178,9 @@ class Manager(Generic[S]):
             self._steps.act(name)
 
     def tick(self) -> float | None:
-        """Begins the loads that are due again. Called by a thread of the manager's own at the right instants.
+        """Begins the loads that are due again, and ends runs that hold a version for too long.
+
+        Called by a thread of the manager's own at the right instants.
 
         Returns:
             The instant of the next; None where none is to come.
@@ -180,6 +189,9 @@ class Manager(Generic[S]):
             now_s = self._clock()
             for harness in list(self._table):
                 self._steps.retry_due(harness, now_s)
+                if harness.state is State.UNLOADING and harness.ends_at_s is not None and harness.ends_at_s <= now_s:
+                    harness.ends_at_s = None
+                    self._unloads.submit(functools.partial(self._end_runs, harness, harness.servable, harness.holders))
             for name in self._table.names():
                 self._steps.act(name)
             return first_instant(iter(self._table), self._steps.aspired.__contains__)
@@ -359,6 +371,16 @@ class Manager(Generic[S]):
         for starved in [item for item in self._table if item.starved and item.servable_id in self._steps.aspired]:
             starved.retry()
             self._steps.act(starved.servable_id.name)
+
+    def _end_runs(self, harness: Harness[S], servable: S, holders: int) -> None:
+        """In an unload thread: what still runs of a version that is to go fails, which has its holders let go."""
+        _log.warning(
+            "%s is held by %d requests %.0f s after it was to be unloaded: they are ended",
+            harness.servable_id,
+            holders,
+            self._options.max_unload_wait_s,
+        )
+        servable.close()
 
     def _release(self, harness: Harness[S], loaded: Loaded[S]) -> None:
         with self._lock:

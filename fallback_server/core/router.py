@@ -98,11 +98,13 @@ class Router(Generic[S]):
             if routes.latest_answers:
                 break
             draw = self._draw() if routes.hold is None and not client_key else 0.0
-            version = default_version(routes, self._manager.available(name), key=client_key, draw=draw)
+            available, coming = self._manager.available(name), self._manager.coming(name)
+            version = default_version(routes, available, coming=coming, key=client_key, draw=draw)
             try:
                 return self._manager.acquire(name, version)
             except (ModelNotFound, NotReady):
-                continue
+                if version in coming:
+                    raise
         return self._manager.acquire(name)
 
     def shadow(self, name: str, answered: int) -> ServableHandle[S] | None:

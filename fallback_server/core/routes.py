@@ -114,23 +114,35 @@ PLAIN = Routes()
 """Of a model for which nothing was said."""
 
 
-def default_version(routes: Routes, available: Sequence[int], *, key: bytes = b"", draw: float = 0.0) -> int | None:
+def default_version(
+    routes: Routes,
+    available: Sequence[int],
+    *,
+    coming: Sequence[int] = (),
+    key: bytes = b"",
+    draw: float = 0.0,
+) -> int | None:
     """The version for a request that names none; None where none answers.
 
-    A rolled back default answers while it is available, then the next lower version. A split counts the versions that
-    are available; where none of them is, the highest version answers rather than nobody.
+    A rolled back default answers while it is available, then the next lower version. Where none of these is, but one is
+    being loaded, it is that one, though it can't answer yet: what was rolled back from must not answer because the
+    process of the good version died. A split counts the versions that are available; where none of them is, the highest
+    version answers rather than nobody.
 
     Args:
         routes: The model's.
         available: The versions that answer, ascending.
+        coming: Those that are loaded or about to be, ascending.
         key: Requests with the same one get the same version; empty: each is drawn anew.
         draw: A random number in [0, 1), for requests without a key.
     """
     if not available:
         return None
     if routes.hold is not None and not routes.hold.ends_with(available):
-        lower = [version for version in available if version <= routes.hold.version]
-        return lower[-1] if lower else available[-1]
+        for versions in (available, coming):
+            if lower := [version for version in versions if version <= routes.hold.version]:
+                return lower[-1]
+        return available[-1]
     weights = _weights(routes, available)
     if not weights:
         return available[-1]

@@ -40,6 +40,8 @@ class Steps(Generic[S]):
         transition: What to load or unload next.
         num_load_threads: How many loads run at a time.
         clock: Monotonic seconds.
+        max_unload_wait_s: How long a version that is to be unloaded is left to those that hold it.
+        wake: Has the manager look again at what is due when.
         submit_load: Has a load begun in a thread.
         submit_unload: Likewise an unload, of what nobody holds.
 
@@ -55,6 +57,8 @@ class Steps(Generic[S]):
         transition: Transition,
         num_load_threads: int,
         clock: Callable[[], float],
+        max_unload_wait_s: float,
+        wake: Callable[[], None],
         submit_load: Callable[[Harness[S]], None],
         submit_unload: Callable[[Harness[S]], None],
     ) -> None:
@@ -64,6 +68,8 @@ class Steps(Generic[S]):
         self._transition = transition
         self._num_load_threads = num_load_threads
         self._clock = clock
+        self._max_unload_wait_s = max_unload_wait_s
+        self._wake = wake
         self._submit_load = submit_load
         self._submit_unload = submit_unload
 
@@ -196,10 +202,12 @@ class Steps(Generic[S]):
 
     def begin_unload(self, harness: Harness[S]) -> None:
         """Has a version answer no more, and unloaded once nobody holds it."""
-        harness.begin_unload()
+        harness.begin_unload(ends_at_s=self._clock() + self._max_unload_wait_s)
         self.table.refresh_latest(harness.servable_id.name)
         if harness.quiescent:
             self._submit_unload(harness)
+        else:
+            self._wake()
 
     def states(self, name: str) -> tuple[ServableState, ...]:
         """What is known of a model's versions, the highest first; what is wanted again follows what is unloaded."""

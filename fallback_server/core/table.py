@@ -109,6 +109,11 @@ class VersionTable(Generic[S]):
         harnesses = self._models.get(name, {}).items()
         return tuple(sorted(number for number, harness in harnesses if harness.state is State.AVAILABLE))
 
+    def coming(self, name: str) -> tuple[int, ...]:
+        """The versions that are being loaded, or about to be, ascending."""
+        harnesses = self._models.get(name, {}).items()
+        return tuple(sorted(number for number, one in harnesses if one.state in {State.START, State.LOADING}))
+
     def states(self, name: str) -> tuple[ServableState, ...]:
         """What is known of a model's versions, the highest first."""
         ended = {key.version: state for key, state in self._ended.items() if key.name == name}
@@ -163,9 +168,9 @@ class VersionTable(Generic[S]):
 
 
 def first_instant(harnesses: Iterator[Harness[S]], is_aspired: Callable[[ServableId], bool]) -> float | None:
-    """The earliest instant at which a load is due again; None where none is."""
+    """The earliest instant at which a load is due again, or the end of what runs; None where none is."""
     instants = [
-        harness.retry_at_s if harness.state is State.END else harness.reload_at_s
+        {State.END: harness.retry_at_s, State.UNLOADING: harness.ends_at_s}.get(harness.state, harness.reload_at_s)
         for harness in harnesses
         if harness.state is not State.END or is_aspired(harness.servable_id)
     ]

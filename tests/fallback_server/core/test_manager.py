@@ -72,6 +72,28 @@ def test_unload_waits_for_the_last_handle(stage):
     assert stage.loaders[1].result.closed
 
 
+def test_a_request_that_never_ends_holds_a_version_for_so_long_alone(stage, caplog):
+    """Meanwhile the state says what it waits for; then what runs is ended, and its holder lets go."""
+    stage.aspire(1)
+    stage.settle()
+    handle = stage.manager.acquire("m")
+    stage.aspire()
+    (state,) = stage.manager.states("m")
+    assert state.note == "it is unloaded once the 1 requests are answered that it still has"
+    due_s = stage.manager.tick()
+    assert due_s == stage.clock() + ManagerOptions().max_unload_wait_s
+    stage.clock.advance(due_s - stage.clock() - 1)
+    stage.manager.tick()
+    assert not stage.loaders[1].result.closed
+    stage.clock.advance(1)
+    assert stage.manager.tick() is None
+    soon(lambda: stage.loaders[1].result.closed)
+    assert stage.states() == {1: State.UNLOADING}
+    assert "version: 1} is held by 1 requests 300 s after it was to be unloaded" in caplog.text
+    handle.close()
+    stage.until({})
+
+
 def test_a_version_that_comes_back_while_it_unloads_is_loaded_again(stage):
     """Aspired again before its memory went: it is loaded anew."""
     stage.aspire(1)

@@ -51,6 +51,23 @@ def test_what_answers_who_names_no_version(routes, available, version):
     assert shares(routes, available) == ({} if version is None else {version: 1.0})
 
 
+@pytest.mark.parametrize(
+    ("available", "coming", "version"),
+    [
+        ([3], [2], 2),
+        ([3], [1, 2], 2),
+        ([3], [1], 1),
+        ([1, 3], [2], 1),
+        ([3], [], 3),
+        ([3], [4], 3),
+        ([3, 4], [2], 4),
+    ],
+)
+def test_what_was_rolled_back_from_does_not_answer_while_the_good_version_comes_back(available, coming, version):
+    """It is the version that is being loaded, which refuses; what was withdrawn answers where no other ever will."""
+    assert default_version(HELD, available, coming=coming) == version
+
+
 @pytest.mark.parametrize("weights", [{1: 95, 2: 5}, {1: 1.0, 2: 1.0}, {1: 0.2, 2: 0.3, 3: 0.5}])
 def test_shares_are_as_the_weights_say(weights):
     """Over many keys, and over many draws, each version gets its share within two points."""
