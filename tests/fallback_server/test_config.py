@@ -32,6 +32,8 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
         "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,grpc.name=x",
         "--max_message_bytes=4096",
         "--allow_remote_control=false",
+        "--allow_package_delivery=false",
+        "--package_repository=/tmp",
         "--mdns_interfaces=eth0, 192.168.1.7",
         "--no-mdns",
         "--model_config_file_poll_wait_seconds=2",
@@ -50,6 +52,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
     assert str(network.socket_path) == "/tmp/a.sock"
     assert network.channel_arguments == (("grpc.max_connection_age_ms", 2000), ("grpc.name", "x"))
     assert (network.max_message_bytes, network.allow_remote_control) == (4096, False)
+    assert (network.allow_package_delivery, str(source.package_repository)) == (False, "/tmp")
     assert network.mdns_interfaces == ("eth0", "192.168.1.7")
     assert (source.config_poll_s, source.poll_wait_s, source.allow_labels_for_unavailable) == (2.0, 0.5, True)
     assert (made.manager.num_load_threads, made.manager.load_retry_interval_s) == (1, 0.0)
