@@ -157,7 +157,7 @@ class Freshness:
                 continue
             pace = Pace(
                 wanted_ago_s=wanted_ago_s,
-                unmet_for_s=now_s - interest.unmet_s,
+                unmet_for_s=math.inf if interest.unmet_s == math.inf else now_s - interest.unmet_s,
                 gone=endpoint.gone(now_s),
                 looks=endpoint.looks,
                 took_s=watch.took_s,

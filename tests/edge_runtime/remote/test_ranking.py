@@ -1,0 +1,57 @@
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime.remote.catalog import Serves
+from edge_runtime.remote.ranking import Standing, rank
+
+
+def standing(expected_s=0.01, *, serves=Serves.YES, gone=False, server_id=""):
+    return Standing(serves=serves, gone=gone, server_id=server_id, expected_s=expected_s)
+
+
+def test_those_that_are_alike_are_drawn_from():
+    """What takes up to three times as long as the best, and a little, is near; what takes longer is far."""
+    ranks = rank([standing(0.2), standing(0.02), standing(0.01), standing(math.inf)])
+    assert (ranks.near, ranks.far) == ((1, 2), (0, 3))
+
+
+def test_unknown_is_asked_and_lacking_is_not():
+    """A server that hasn't said what it has may be asked; one without the version not; one that loads it at last."""
+    ranks = rank([standing(serves=serves) for serves in (Serves.NO, Serves.UNKNOWN, Serves.SOON, Serves.YES)])
+    assert (ranks.near, ranks.far, ranks.last, ranks.lacking) == ((1, 3), (), (2,), (0,))
+
+
+def test_those_that_are_gone_come_last():
+    """Where nobody was there of late somebody may be there again: after those that load, not never."""
+    ranks = rank([standing(gone=True), standing(serves=Serves.SOON, expected_s=1.0), standing()])
+    assert (ranks.near, ranks.last) == ((2,), (1, 0))
+
+
+def test_two_ways_to_one_server_are_one():
+    """A server that is known by two addresses is no second one: the sooner way is near."""
+    ranks = rank([standing(0.011, server_id="a"), standing(0.010, server_id="a"), standing(0.012, server_id="b")])
+    assert (ranks.near, ranks.far) == ((1, 2), (0,))
+
+
+STANDINGS = st.lists(
+    st.builds(
+        Standing,
+        serves=st.sampled_from(Serves),
+        gone=st.booleans(),
+        server_id=st.sampled_from(["", "a", "b"]),
+        expected_s=st.floats(0, 100) | st.just(math.inf),
+    ),
+    max_size=8,
+)
+
+
+@given(STANDINGS)
+def test_every_endpoint_has_one_rank(standings):
+    """Nobody is lost or named twice, and where somebody who serves may be asked, somebody is near."""
+    ranks = rank(standings)
+    places = [*ranks.near, *ranks.far, *ranks.last, *ranks.lacking]
+    assert sorted(places) == list(range(len(standings)))
+    able = [one for one in standings if one.serves in {Serves.YES, Serves.UNKNOWN} and not one.gone]
+    assert bool(ranks.near) == any(one.expected_s < math.inf for one in able)
