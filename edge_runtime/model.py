@@ -196,16 +196,19 @@ class Model:
             except RuntimeClosed:
                 if self._target is target:
                     raise
+                continue
             except EdgeRuntimeError as error:
                 target.meter.failed(error)
                 raise
             except TimeoutError:
-                late = timed_out(request, pending, self._clock())
-                target.meter.failed(late)
-                raise late from None
-            else:
-                target.meter.answered(reply)
-                return reply
+                at_hand: Callable[[], Reply] | None = getattr(pending, "at_hand", None)
+                if at_hand is None:
+                    late = timed_out(request, pending, self._clock())
+                    target.meter.failed(late)
+                    raise late from None
+                reply = at_hand()
+            target.meter.answered(reply)
+            return reply
 
     def predict_many(
         self,

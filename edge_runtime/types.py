@@ -6,6 +6,7 @@ Engine pool, batcher, remote client and router are all Executors; each wraps ano
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Literal, Protocol
 
@@ -154,9 +155,11 @@ class Pending(Future[Reply]):
 
     Attributes:
         stage: What is waited for: `the device's queue`, `a server`. Said when the deadline passes.
+        at_hand: What there is at the deadline, if nothing better comes until then: who waits takes it; None for none.
     """
 
     stage = "an answer"
+    at_hand: Callable[[], Reply] | None = None
 
     def __init__(self) -> None:
         """Nothing has come yet."""

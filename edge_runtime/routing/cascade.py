@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 Asked = Literal["off", "on"] | float
 """As `edge_runtime.config.Cascade`."""
 
-KEPT_S = 0.002
+KEPT_S = 0.005
 """So long before the deadline the device's answer is handed over, if no better one has come: waking its caller takes
 some of that."""
 
@@ -212,7 +212,7 @@ class CascadeExecutor:
             future.exception(max(until_s - self._clock(), 0.0))
         except (TimeoutError, CancelledError):
             future.cancel()
-            return self._kept(doubt, (self._late(doubt),))
+            return self._given_up(doubt)
         return self._ended(doubt, future)
 
     def submit(self, request: InferRequest) -> Pending:
@@ -236,6 +236,8 @@ class CascadeExecutor:
                 _give(outer, self._kept(doubt, ()))
                 return
             current = future
+            outer.stage = getattr(future, "stage", "a server")
+            outer.at_hand = partial(self._given_up, doubt)
             future.add_done_callback(partial(_guarded, outer, partial(end, doubt)))
             if outer.cancelled():  # Between the look above and here: then nobody has told the new one.
                 future.cancel()
@@ -309,7 +311,7 @@ class CascadeExecutor:
                 error = ServerRefused(f"{doubt.request.subject}: can't be put together: {unfit}")
         ms = self._ms_since(doubt.begun_s)
         if isinstance(error, DeadlineExceeded):
-            return self._kept(doubt, (self._late(doubt),))
+            return self._given_up(doubt)
         if isinstance(error, ServerFailed):
             self._outage.missed()
             return self._kept(doubt, failed_servers(error, ms))
@@ -339,8 +341,8 @@ class CascadeExecutor:
             local, latency_ms=latency_ms, before=(*local.before, _unsure(local), *tried), asked_ms=latency_ms
         )
 
-    def _late(self, doubt: _Doubt) -> Tried:
-        return Tried(place="server", outcome="late", ms=self._ms_since(doubt.begun_s))
+    def _given_up(self, doubt: _Doubt) -> Reply:
+        return self._kept(doubt, (Tried(place="server", outcome="late", ms=self._ms_since(doubt.begun_s)),))
 
     def _ms_since(self, begun_s: float) -> float:
         return (self._clock() - begun_s) * 1e3

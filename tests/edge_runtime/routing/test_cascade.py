@@ -121,14 +121,14 @@ def test_a_servers_answer_wins(clock, way):
     """The reply says where it is from and why, what was tried, and how long each took."""
     servers = Servers(clock)
     executor = CascadeExecutor(Device(clock, answer(UNSURE)), servers, judge(), "on", clock=clock)
-    reply = asked(way, executor, request(clock, 0.050))
+    reply = asked(way, executor, request(clock, 0.100))
     assert (reply.place, reply.reason) == ("server:s:1", "unsure")
     np.testing.assert_array_equal(reply.outputs["scores"], BETTER)
     assert outcomes(reply) == [("device:cpu", "unsure", 3.0), ("server:s:1", "answered", 10.0)]
     assert reply.latency_ms == pytest.approx(13.0)
     (sent,) = servers.asked
     assert sent.reason == "unsure"
-    assert sent.deadline_s == pytest.approx(clock() - 0.013 + 0.050 - KEPT_S)
+    assert sent.deadline_s == pytest.approx(clock() - 0.013 + 0.100 - KEPT_S)
 
 
 @BOTH
@@ -177,6 +177,16 @@ def test_what_cannot_come_in_time_is_not_asked_for(clock, expected_s, deadline_i
     assert (reply.reason, outcomes(reply)[0]) == ("unsure" if sent else "local", ("device:cpu", "unsure", 3.0))
     if not sent:
         assert outcomes(reply)[1:] == [("device:cpu", "answered", 0.0)]
+
+
+def test_who_awaits_has_the_answer_at_hand(clock):
+    """Where nothing ends the call in time, whoever waits for the future takes the device's answer at the deadline."""
+    servers = Servers(clock, outcome=None)
+    outer = CascadeExecutor(Device(clock, answer(UNSURE)), servers, judge(), "on", clock=clock).submit(request(clock))
+    clock.advance(0.020)
+    reply = outer.at_hand()
+    assert (outer.stage, reply.place, round(reply.latency_ms)) == ("a server", "device:cpu", 23)
+    assert [one.outcome for one in reply.tried] == ["unsure", "late", "answered"]
 
 
 def test_a_server_that_hangs_does_not_cost_the_answer(clock):
