@@ -233,7 +233,7 @@ def test_heat_and_throttling():
 
 
 def test_what_is_known_of_a_server():
-    """Its calls under way, and in base units what it takes, the way there and its bandwidth; no line for the unknown."""
+    """Calls under way, and in base units what it takes, the way there and its bandwidth; no line for the unknown."""
     known = ServerStats(
         address="a:1", state="closed", in_flight=2, expected_ms=12.5, round_trip_ms=0.8, bandwidth_bytes_s=2.5e6
     )
