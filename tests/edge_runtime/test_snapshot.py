@@ -4,8 +4,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from support.edge_models import publish_scale, rows
+from support.edge_servers import scale_server
 from support.snapshots import Running, busy, snapshot
 
+from edge_runtime import Runtime
 from edge_runtime.errors import RuntimeClosed
 from edge_runtime.metrics import serve_metrics
 from edge_runtime.snapshot import MAX_BYTES, NoSnapshot, decode, encode, fetch, take
@@ -45,6 +48,22 @@ def test_a_running_application_is_seen_from_outside():
     assert seen.process.cpu_s > 0
     assert seen.process.up_s > 0
     assert seen.process.resident_bytes > 2**20
+
+
+def test_a_real_runtime_shows_its_models_places_and_servers(tmp_path):
+    """What a device and a server have answered, each with its reason, and what is known of the server."""
+    publish_scale(tmp_path, 1, 2.0)
+    with (
+        scale_server({2: 3.0}) as server,
+        Runtime.open(tmp_path, fallback=server.address, metrics="127.0.0.1:0", threads=1) as runtime,
+    ):
+        runtime.model("scale").predict(rows(1))
+        runtime.model("scale", version=2).predict(rows(1))
+        stats = fetch(runtime._metrics.address).stats
+    found = {(model.version, one.place, one.reason) for model in stats.models for one in model.answered}
+    assert found == {(1, "device:cpu", "local"), (2, f"server:{server.address}", "version-missing")}
+    (known,) = stats.endpoints
+    assert (known.address, known.state, known.in_flight) == (server.address, "closed", 0)
 
 
 def test_fields_of_a_later_release_are_passed_over():
