@@ -75,6 +75,7 @@ class Control:
         self._read_configs = read_configs
         self._router = Router(manager, configs, allow_unavailable=allow_labels_for_unavailable, draw=draw)
         self._watchers = Watchers()
+        self._reloading = threading.Lock()
         self._configuring = threading.Lock()
         self._aspiring = threading.Lock()
         self._changed = threading.Condition()
@@ -224,20 +225,24 @@ class Control:
         Labels may wait in it as they may at the start, so that what a start accepts is not refused here.
 
         Returns:
-            The models' names.
+            The models' names: those that are configured now, and those that were found before on disk.
 
         Raises:
             ConfigRefused: see `configure`; what was, stays.
         """
+        before = self._configs.keys()
         if self._read_configs is not None:
-            with refusals_told("configuration", who):
-                configs = self._read_configs()
-            self.configure(configs, who=who, from_file=True)
+            # What was read first must not be applied last.
+            with self._reloading:
+                with refusals_told("configuration", who):
+                    configs = self._read_configs()
+                self.configure(configs, who=who, from_file=True)
         else:
             told(logging.INFO, "the disk is looked at", who)
             with self._configuring:
                 self._take(self.configs())
-        return tuple(self._names())
+        found = {servable_id.name for servable_id in self._aspired}
+        return tuple(sorted((found - before) | self._configs.keys()))
 
     def _take(self, configs: Sequence[ModelConfig]) -> None:
         with self._changed:

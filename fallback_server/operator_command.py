@@ -154,8 +154,12 @@ def _watched(client: OperatorClient, models: Sequence[str], *, as_json: bool, co
 
 
 def _reload(client: OperatorClient, _: Sequence[str], settings: Settings) -> Iterator[str]:
-    models = client.reload()
-    yield json.dumps({"models": models}) if settings.switch("json") else f"reloaded: {', '.join(models) or 'no model'}"
+    done = client.reload()
+    if settings.switch("json"):
+        yield json.dumps({"models": list(done.models), "removed": list(done.removed)})
+        return
+    removed = f"; removed: {', '.join(done.removed)}" if done.removed else ""
+    yield f"reloaded: {', '.join(done.models) or 'no model'}{removed}"
 
 
 def _label(client: OperatorClient, arguments: Sequence[str], settings: Settings) -> Iterator[str]:

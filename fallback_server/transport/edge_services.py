@@ -144,9 +144,10 @@ class OperatorService:
         """Answers when each model is served, or can't be; see `wait_served`."""
         del request
         self._remote_control.check("Reload")
-        models = await asyncio.to_thread(self._control.reload, who=peer_of(context))
-        await wait_served(self._control, self._control.wanted(), self._changes)
-        return pb.ReloadResponse(models=models)
+        before = self._control.wanted()
+        await asyncio.to_thread(self._control.reload, who=peer_of(context))
+        models = await wait_served(self._control, self._changes)
+        return pb.ReloadResponse(models=models, removed=sorted({*before}.difference(models)))
 
 
 def write_model(view: ModelView) -> pb.Model:

@@ -51,5 +51,5 @@ class ModelService:
         with refusals_told("configuration", who):
             configs = read_configs(request.config)
         await asyncio.to_thread(self._control.configure, configs, who=who)
-        await wait_served(self._control, [config.name for config in configs], self._changes)
+        await wait_served(self._control, self._changes, [config.name for config in configs])
         return pb.ReloadConfigResponse(status=pb.StatusProto())

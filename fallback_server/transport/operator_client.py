@@ -104,10 +104,10 @@ class OperatorClient:
         """Has requests answered by the version before, or takes that back."""
         return self._call(methods.ROLLBACK, edge.RollbackRequest(model=model, label=label, undo=undo))
 
-    def reload(self) -> tuple[str, ...]:
-        """Has the server read its configuration again, and waits for its loads; returns its models."""
+    def reload(self) -> edge.ReloadResponse:
+        """Has the server read its configuration again, and waits for its loads; returns what it serves, or no more."""
         late = "; what was reloaded may still be loading: see its status"
-        return tuple(self._call(methods.RELOAD, edge.ReloadRequest(), late=late).models)
+        return self._call(methods.RELOAD, edge.ReloadRequest(), late=late)
 
     def close(self) -> None:
         """Ends the connection."""

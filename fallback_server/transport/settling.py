@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from fallback_server.control import Control
 from fallback_server.core.errors import ModelNotFound, NotServed, VersionNotReady
@@ -18,9 +18,15 @@ _LOOK_AGAIN_S = 0.5
 
 _ON_THE_WAY = (State.START, State.LOADING)
 
+_GONE = "it was removed meanwhile, or taken out of service"
+
 
 async def wait_settled(
-    names: Sequence[str], states_of: States, changes: Changes, lack_of: Callable[[str], str] = lambda _: ""
+    names: Sequence[str],
+    states_of: States,
+    changes: Changes,
+    lack_of: Callable[[str], str] = lambda _: "",
+    wanted: Callable[[], Collection[str]] | None = None,
 ) -> None:
     """Waits until nothing of the models is on its way any more, as long as the caller does.
 
@@ -29,6 +35,7 @@ async def wait_settled(
         states_of: What is known of one.
         changes: Tells when that has changed.
         lack_of: Why nothing, or nothing new, of a model is on disk; empty where there is. Nobody waits for that.
+        wanted: The models that should be served; nobody waits for another. None: all that are named.
 
     Raises:
         VersionNotReady: a model is not served as it should be; the text says why.
@@ -36,16 +43,30 @@ async def wait_settled(
     while True:
         seen = changes.count
         states = {name: _known(states_of, name) for name in names}
-        if changes.closed or all(settled(states[name], lack_of(name)) for name in names):
+        # After the states: of a model that was wanted now, they were not those of its removal.
+        gone: frozenset[str] = frozenset() if wanted is None else frozenset(names).difference(wanted())
+        if changes.closed or all(name in gone or settled(states[name], lack_of(name)) for name in names):
             break
         await changes.wait(seen, _LOOK_AGAIN_S)
-    failed = [text for name in names if (text := failure(name, states[name], lack_of(name)))]
+    failed = [
+        text
+        for name in names
+        if (text := f"{{name: {name}}}: {_GONE}" if name in gone else failure(name, states[name], lack_of(name)))
+    ]
     if failed:
         raise VersionNotReady(f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}")
 
 
-async def wait_served(control: Control, names: Sequence[str], changes: Changes) -> None:
+async def wait_served(control: Control, changes: Changes, names: Sequence[str] | None = None) -> tuple[str, ...]:
     """Waits until a configuration was looked for on disk, and nothing of its models is on its way any more.
+
+    Args:
+        control: Has taken the configuration.
+        changes: Tells when states have changed.
+        names: The models; None for all that should be served once the disk was looked at.
+
+    Returns:
+        The models' names.
 
     Raises:
         NotServed: a model is not served as it should be. UNKNOWN, as in TensorFlow Serving: a client that tries again
@@ -53,10 +74,12 @@ async def wait_served(control: Control, names: Sequence[str], changes: Changes) 
     """
     while not changes.closed and not await asyncio.to_thread(control.wait_configured, timeout_s=_LOOK_AGAIN_S):
         pass
+    waited = control.wanted() if names is None else tuple(names)
     try:
-        await wait_settled(names, control.states, changes, control.lack)
+        await wait_settled(waited, control.states, changes, control.lack, control.wanted)
     except VersionNotReady as error:
         raise NotServed(str(error)) from error
+    return waited
 
 
 def settled(states: Sequence[ServableState], lack: str = "") -> bool:

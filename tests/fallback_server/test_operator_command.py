@@ -187,7 +187,9 @@ def test_what_the_changes_say(server, capsys):
     shown = json.loads(run(capsys, "rollback", where, "half", "--json")[1][0])
     assert (shown["to_version"], shown["moves"][0]["before"]) == (12, {"12": 0.95, "13": 0.05})
     assert json.loads(run(capsys, "split", where, "half", "--clear", "--json")[1][0])["after"] == {"12": 1.0}
-    assert json.loads(run(capsys, "reload", where, "--json")[1][0]) == {"models": ["a", "b"]}
+    assert json.loads(run(capsys, "reload", where, "--json")[1][0]) == {"models": ["a", "b"], "removed": []}
+    server.reloaded.removed.append("c")
+    assert run(capsys, "reload", where)[1] == ["reloaded: a, b; removed: c"]
 
 
 def test_refusals_are_one_line(server, capsys):

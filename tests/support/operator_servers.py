@@ -15,6 +15,7 @@ class OperatorServer:
 
     Attributes:
         catalog: What Get and Watch give.
+        reloaded: What a reload gives.
         refuse_with: When set, (code, text) with which every change is refused.
         asked: Every request for a change.
     """
@@ -22,6 +23,7 @@ class OperatorServer:
     def __init__(self, *, ours=True, credentials=None):
         self.catalog = edge.CatalogUpdate(server_id="s-1", revision=1)
         self.states = {}
+        self.reloaded = edge.ReloadResponse(models=["a", "b"])
         self.refuse_with = None
         self.asked = []
         self._changed = threading.Condition()
@@ -39,7 +41,7 @@ class OperatorServer:
             self._add(methods.SET_TRAFFIC, self._change(edge.SetTrafficResponse(move=moves[0])))
             rolled = edge.RollbackResponse(from_version=13, to_version=12, moves=moves)
             self._add(methods.ROLLBACK, self._change(rolled))
-            self._add(methods.RELOAD, self._change(edge.ReloadResponse(models=["a", "b"])))
+            self._add(methods.RELOAD, self._change(self.reloaded))
         if credentials is None:
             self.port = self._server.add_insecure_port("127.0.0.1:0")
         else:
