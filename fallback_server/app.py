@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fallback_server.advertiser import Advertiser
 from fallback_server.config import ServerOptions
-from fallback_server.config_file import batching_for, read_model_configs
+from fallback_server.config_file import ConfigFile, batching_for
 from fallback_server.control import Control
 from fallback_server.core.archive import Unpacker
 from fallback_server.core.loader import OnLost
@@ -69,6 +69,9 @@ class Server:
         self._ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
+        config_file = None
+        if source.config_file is not None:
+            config_file = ConfigFile(source.config_file, source.config_digest)
         unpacker = Unpacker(unpack_dir=source.unpack_dir, options=UnpackOptions(max_bytes=source.max_unpacked_bytes))
         self._manager: Manager[ServedModel] = Manager(
             make_loader=self._make_loader, options=options.manager, budget=MemoryBudget(), prepare=unpacker.prepare
@@ -84,7 +87,7 @@ class Server:
             configs=source.configs,
             repository=source.repository,
             allow_labels_for_unavailable=source.allow_labels_for_unavailable,
-            read_configs=functools.partial(read_model_configs, source.config_file) if source.config_file else None,
+            read_configs=None if config_file is None else config_file.read,
         )
         self._metrics = Metrics(self.control.catalog)
         self._dataplane = DataPlane(
@@ -128,10 +131,8 @@ class Server:
         )
         self.control.wake = self._poller.wake
         self._config_watcher: ConfigWatcher | None = None
-        if source.config_file is not None and source.config_poll_s:
-            self._config_watcher = ConfigWatcher(
-                source.config_file, reload=self.control.reload, wait_s=source.config_poll_s
-            )
+        if config_file is not None and source.config_poll_s:
+            self._config_watcher = ConfigWatcher(config_file, reload=self.control.reload, wait_s=source.config_poll_s)
         self._advertiser: Advertiser | None = None
 
     async def start(self) -> Ports:

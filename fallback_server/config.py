@@ -159,6 +159,7 @@ class SourceOptions:
         repository: Holds NAME/VERSION/saved_model.pb; None for none.
         configs: The models that are listed.
         config_file: Where they are listed, to be read again; None where they are not in a file.
+        config_digest: Of that file as it was read; see `digest_of`. Empty: not known, and then the first look reads it.
         config_poll_s: Time between two looks at that file; 0 for none.
         poll_wait_s: Time between two looks at the disk; 0 looks at the start alone.
         allow_labels_for_unavailable: Whether a new label may point to a version that is not available yet.
@@ -172,6 +173,7 @@ class SourceOptions:
     repository: Path | None = None
     configs: tuple[ModelConfig, ...] = ()
     config_file: Path | None = None
+    config_digest: bytes = b""
     config_poll_s: float = 0.0
     poll_wait_s: float = 1.0
     allow_labels_for_unavailable: bool = False

@@ -18,7 +18,7 @@ from fallback_server.config import ConfigInvalid, TlsFiles, metrics_path_fault
 from fallback_server.core.model_config import ModelConfig
 from fallback_server.flag_table import DEFAULT_METRICS_PATH
 from fallback_server.protocol.proto import model_config_pb2 as pb
-from fallback_server.text_file import read_text
+from fallback_server.text_file import digest_of, read_text
 from fallback_server.toml_file import Listed, read_toml
 
 _log = logging.getLogger(__name__)
@@ -44,8 +44,12 @@ def read_text_proto(path: Path, message: M) -> M:
     Raises:
         ConfigInvalid: the file can't be read or holds another text; says file, line and column.
     """
+    return _parsed(path, read_text(path), message)
+
+
+def _parsed(path: Path, content: str, message: M) -> M:
     try:
-        return text_format.Parse(read_text(path), message)
+        return text_format.Parse(content, message)
     except text_format.ParseError as error:
         # The parser's text begins with line and column, and may repeat the line itself.
         text = re.sub(r"^[0-9]+:[0-9]+ : (?:'.*': )?", "", str(error), flags=re.DOTALL).replace("edge.wire.", "")
@@ -73,8 +77,40 @@ def list_models(path: Path) -> Listed:
     """
     if path.suffix == ".toml":
         return read_toml(path).models
-    models = config_proto.list_models(read_text_proto(path, pb.ModelServerConfig()))
-    return Listed.of(models, path)
+    text = read_text(path)
+    models = config_proto.list_models(_parsed(path, text, pb.ModelServerConfig()))
+    return dataclasses.replace(Listed.of(models, path), digest=digest_of(text))
+
+
+class ConfigFile:
+    """A file that lists models, and what of it was taken last. Thread-safe.
+
+    Args:
+        path: The file.
+        digest: Of what was taken at the start.
+
+    Attributes:
+        path: See above.
+    """
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        self.path = path
+        self._digest = digest
+
+    def read(self) -> tuple[ModelConfig, ...]:
+        """The models that it lists; see `read_model_configs`."""
+        found = list_models(self.path)
+        if found.faults:
+            raise ConfigInvalid(*found.faults)
+        self._digest = found.digest
+        return found.configs
+
+    def has_changed(self) -> bool:
+        """Whether it holds something else than what was taken, or can't be read."""
+        try:
+            return digest_of(read_text(self.path)) != self._digest
+        except ConfigInvalid:
+            return True
 
 
 def read_batching(path: Path) -> dict[str, Any]:

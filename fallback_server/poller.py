@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -165,6 +164,19 @@ def _named(loading: Collection[ServableId]) -> str:
     return f"{shown} and {len(loading) - _NAMED} more" if len(loading) > _NAMED else shown
 
 
+class WatchedFile(Protocol):
+    """Tells whether it is another than was read; see `ConfigFile`."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    def has_changed(self) -> bool:
+        """Whether it holds something else than what was taken, or can't be read."""
+        ...
+
+
 class ConfigWatcher:
     """A thread that has a configuration file read again when it has changed.
 
@@ -172,17 +184,15 @@ class ConfigWatcher:
     what it lacked may have come.
 
     Args:
-        path: The file.
+        file: The file.
         reload: Reads and applies it; see `Control.reload`.
         wait_s: Between two looks.
     """
 
-    def __init__(self, path: Path, *, reload: Callable[[], object], wait_s: float) -> None:
-        self._path = path
+    def __init__(self, file: WatchedFile, *, reload: Callable[[], object], wait_s: float) -> None:
+        self._file = file
         self._reload = reload
         self._wait_s = wait_s
-        # Not known: what the file held when it was read at the start may be older than what it holds now.
-        self._applied: bytes | None = b""
         self._refused = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="config", daemon=True)
@@ -198,29 +208,19 @@ class ConfigWatcher:
 
     def look(self) -> None:
         """Looks once; never raises for what is in the file."""
-        content = _content(self._path)
-        if content == self._applied:
+        if not self._file.has_changed():
+            self._refused = ""
             return
         try:
             self._reload()
         except Exception as error:  # noqa: BLE001  a mistake in a file must not end what serves
             if self._refused != (text := str(error)):
                 self._refused = text
-                _log.error("%s has changed and can't be applied; what was, stays: %s", self._path, text)
+                _log.error("%s has changed and can't be applied; what was, stays: %s", self._file.path, text)
             return
-        if self._applied:
-            _log.info("%s has changed and was applied", self._path)
-        self._applied, self._refused = content, ""
+        _log.info("%s has changed and was applied", self._file.path)
+        self._refused = ""
 
     def _work(self) -> None:
         while not self._stopped.wait(self._wait_s):
             self.look()
-
-
-def _content(path: Path) -> bytes | None:
-    """A digest of a file; None where it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return None

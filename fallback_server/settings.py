@@ -127,6 +127,7 @@ class _Builder:
     ) -> None:
         self.settings = settings
         self.configs: tuple[ModelConfig, ...] = ()
+        self._digest = b""
         self._faults = faults
         self._toml = toml
         self._file = file
@@ -230,6 +231,7 @@ class _Builder:
             repository=settings.path("model_repository"),
             configs=self.configs,
             config_file=file,
+            config_digest=self._digest,
             config_poll_s=settings.number("model_config_file_poll_wait_seconds"),
             poll_wait_s=settings.number("file_system_poll_wait_seconds"),
             max_start_wait_s=settings.number("max_start_wait_s"),
@@ -261,7 +263,7 @@ class _Builder:
         return said
 
     def _list(self, listed: Listed) -> None:
-        self.configs = listed.configs
+        self.configs, self._digest = listed.configs, listed.digest
         self._faults.lines += bounded(listed.faults)
 
     def _single(self, base_path: Path) -> ModelConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from fallback_server.config import ConfigInvalid
@@ -26,3 +27,8 @@ def read_text(path: Path) -> str:
         raise ConfigInvalid(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise ConfigInvalid(f"{path}: {error.strerror or error}") from error
+
+
+def digest_of(text: str) -> bytes:
+    """Tells one content of a file from another."""
+    return hashlib.sha256(text.encode()).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, V
 from fallback_server.flag_table import FLAGS, Kind, Value
 from fallback_server.flags import check_value, unknown
 from fallback_server.model_list import ModelDraft, ModelList
-from fallback_server.text_file import read_text
+from fallback_server.text_file import digest_of, read_text
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,10 +32,12 @@ class Listed:
     Attributes:
         configs: Those with which nothing is wrong.
         faults: All that is wrong with the others, a line each.
+        digest: Of the file as it was read; see `digest_of`.
     """
 
     configs: tuple[ModelConfig, ...] = ()
     faults: tuple[str, ...] = ()
+    digest: bytes = b""
 
     @classmethod
     def of(cls, models: ModelList, path: Path) -> Listed:
@@ -66,7 +69,8 @@ def read_toml(path: Path) -> TomlFile:
         ConfigInvalid: it can't be read at all.
     """
     try:
-        document = tomllib.loads(read_text(path))
+        text = read_text(path)
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         hint = "" if path.suffix == ".toml" else f"; is it TensorFlow Serving's? --model_config_file={path}"
         raise ConfigInvalid(f"{path}: no TOML: {error}{hint}") from error
@@ -80,6 +84,7 @@ def read_toml(path: Path) -> TomlFile:
         except ValueError as error:
             faults.append(f"{path}: {error}")
     models = Listed() if tables is None else _tables(tables, path)
+    models = dataclasses.replace(models, digest=digest_of(text))
     return TomlFile(values, models, listed=tables is not None, faults=tuple(faults))
 
 

@@ -1,11 +1,15 @@
 import threading
 
+import pytest
 from support.clock import FakeClock
 from support.fallback_stages import soon
 
+from fallback_server.config_file import ConfigFile, list_models
 from fallback_server.core.servable import ServableId
 from fallback_server.core.source import SourceSnapshot
+from fallback_server.flags import parse
 from fallback_server.poller import PATIENCE_POLLS, ConfigWatcher, Poller
+from fallback_server.settings import options_of
 
 
 class FailingSource:
@@ -134,34 +138,62 @@ def test_a_load_that_hangs_keeps_the_start_waiting_for_so_long_alone(caplog):
     assert "the server is ready, though no load has ended for 300 s: {name: m version: 1}" in caplog.text
 
 
-def test_a_configuration_file_is_read_again_when_its_content_has_changed(tmp_path, caplog):
+@pytest.fixture(params=["models.config", "models.toml"])
+def config_file(tmp_path, request):
+    """A file of one kind, and what writes a model's name into it."""
+    path = tmp_path / request.param
+    text = {
+        "models.config": 'model_config_list {{ config {{ name: "{}" base_path: "/m" }} }}',
+        "models.toml": '[models.{}]\nbase_path = "/m"',
+    }[request.param]
+
+    def write(name):
+        path.write_text(text.format(name))
+
+    write("one")
+    return path, write
+
+
+def test_a_configuration_file_is_read_again_when_its_content_has_changed(config_file, caplog):
     """Also where its time and size are as before; a mistake is told once, tried again, and what was, stays."""
-    file = tmp_path / "models.config"
-    file.write_text("one")
-    applied, refused = [], []
+    caplog.set_level("INFO", "fallback_server.poller")
+    path, write = config_file
+    file, applied = ConfigFile(path, list_models(path).digest), []
 
     def reload():
-        if refused:
-            raise ValueError(refused[0])
-        applied.append(file.read_text())
+        applied.extend(config.name for config in file.read())
 
     watcher = ConfigWatcher(file, reload=reload, wait_s=0.001)
     watcher.look()
+    assert applied == [], "it holds what was read at the start"
+    write("two")
     watcher.look()
-    assert applied == ["one"], "once: it may have changed since it was read at the start"
-    file.write_text("two")
     watcher.look()
-    assert applied == ["one", "two"]
-    refused.append("line 3: no such field")
-    file.write_text("bad")
+    assert applied == ["two"]
+    path.write_text("bad = {")
     for _ in range(3):
         watcher.look()
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert told == [f"{file} has changed and can't be applied; what was, stays: line 3: no such field"]
-    refused.clear()
+    path.unlink()
     watcher.look()
-    assert applied[-1] == "bad"
-    file.write_text("three")
+    told = [(record.levelname, record.getMessage().partition(": ")[0]) for record in caplog.records]
+    refused = ("ERROR", f"{path} has changed and can't be applied; what was, stays")
+    assert told == [("INFO", f"{path} has changed and was applied"), refused, refused]
+    write("six")
     watcher.start()
-    soon(lambda: applied[-1] == "three")
+    soon(lambda: applied[-1] == "six")
     watcher.stop(timeout_s=30)
+    write("ten")
+    reload()
+    watcher.look()
+    assert applied == ["two", "six", "ten"], "who asked for it has had it read"
+
+
+def test_the_digest_is_of_what_was_read_at_the_start(config_file):
+    """So that the first look undoes nothing that was set meanwhile, and misses nothing that was written meanwhile."""
+    path, write = config_file
+    flag = "config" if path.suffix == ".toml" else "model_config_file"
+    source = options_of(parse([f"--{flag}={path}"])).source
+    file = ConfigFile(source.config_file, source.config_digest)
+    assert not file.has_changed()
+    write("two")
+    assert file.has_changed()
