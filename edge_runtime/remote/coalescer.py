@@ -10,7 +10,7 @@ from typing import Protocol
 
 from edge_runtime.errors import InvalidInput, RuntimeClosed, ServerFailed
 from edge_runtime.remote.journey import Journey
-from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS, load, may_leave, patience_s
+from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS, gap_s, load, may_leave, patience_s
 from edge_runtime.remote.parcel import Cut, Key, Member, Parcel, key_of, wire_bytes
 from edge_runtime.remote.timers import Later
 from edge_runtime.types import InferRequest, Reply
@@ -153,7 +153,7 @@ class Coalescer:
         return member.future
 
     def waits_s(self, request: InferRequest) -> float:
-        """Seconds that it would wait, about, before it is sent: half of what a call takes, where others wait."""
+        """Seconds that it would wait, about, before it is sent: where others wait, half of the time between two calls."""
         return self._pressed_s.get(_kind(request), 0.0) if self._pressed_s else 0.0
 
     def close(self) -> None:
@@ -212,18 +212,19 @@ class Coalescer:
             return ServerFailed(subject, {"the queue to the servers": said}, lacking=False)
         group.add(member)
         if group.usual_s is not None:
-            self._pressed_s[_kind(member.request)] = group.usual_s / 2
+            self._pressed_s[_kind(member.request)] = min(gap_s(group.usual_s), group.usual_s) / 2
         self._waiting += 1
         self._waiting_bytes += member.nbytes
         return None
 
     def _watch(self, group: _Group, now_s: float) -> float | None:
-        """Seconds until what waits should be looked after, if no timer will: a call that hangs must not hold it up."""
+        """Seconds until what waits may leave, or a call that hangs must hold it up no more, if no timer will look."""
         if group.watched or not any(group.waiting):
             return None
         group.watched = True
         limit_s = patience_s(group.usual_s)
         left_s = [started_s + limit_s - now_s for started_s in group.started_s.values()]
+        left_s.append(max(group.started_s.values(), default=now_s) + gap_s(group.usual_s) - now_s)
         return min((one for one in left_s if one > 0), default=limit_s)
 
     def _look(self, group: _Group) -> None:

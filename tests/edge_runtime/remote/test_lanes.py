@@ -27,10 +27,16 @@ from edge_runtime.types import Reply
         ([0.019, 0.0], 0.001, 1, False),
         ([9.0] * 7, 0.01, 1, True),
         ([9.0] * 8, 0.01, 1, False),
+        ([0.01, 0.0029], 0.024, 1, False),
+        ([0.01, 0.003], 0.024, 1, True),
+        ([0.01, 0.003], 0.08, 1, False),
+        ([0.01] * 15, 0.08, 1, True),
+        ([0.01] * 16, 0.08, 1, False),
+        ([0.01, 0.0], 0.001, 1, False),
     ],
 )
 def test_leave(ages_s: list[float], usual_s: float | None, servers: int, leaves: bool) -> None:
-    """Two calls a server at a time; those that are late don't count, up to a bound."""
+    """Two calls a server at a time, and more one after the other; those that are late don't count, up to a bound."""
     assert may_leave(ages_s, usual_s, servers) is leaves
 
 
