@@ -7,8 +7,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 from fallback_server.core.errors import InvalidInput
@@ -24,7 +23,7 @@ from fallback_server.executors.worker.messages import (
     RunRefused,
     Spec,
 )
-from fallback_server.executors.worker.priority import NICE, NICE_CORES, come_back, step_back
+from fallback_server.executors.worker.priority import NICE, Aside, come_back, step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send, send_ran
 from fallback_server.protocol.tensors import wire_dtype
 
@@ -41,7 +40,8 @@ def work(control: socket.socket) -> None:
     try:
         load = receiver.receive().message
         assert isinstance(load, Load)
-        executor = _loaded(load)
+        aside = Aside()
+        executor = _loaded(load, aside)
         if isinstance(executor, LoadRefused):
             send(control, executor)
             return
@@ -53,15 +53,15 @@ def work(control: socket.socket) -> None:
             assert isinstance(message, Lane)
             if not (message.steps_back or awaited):
                 come_back()
+                aside.end()
                 awaited = True
             lane = socket.socket(fileno=frame.fds[0])
-            args = (executor, lane, partial(_make_room, load) if message.steps_back else None)
-            threading.Thread(target=_answer, args=args, name="lane", daemon=True).start()
+            threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
     except Closed:
         os._exit(0)  # Threads that still run have nobody left to run for.
 
 
-def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
+def _loaded(load: Load, aside: Aside) -> SavedModelExecutor | LoadRefused:
     """Loads in a thread that becomes nice, on top of what this process does already to make room.
 
     A thread of its own, since it can't become less nice again. The lanes' threads are not its children, and
@@ -69,9 +69,14 @@ def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
     """
     results: list[SavedModelExecutor | LoadRefused] = []
 
+    def make_room() -> None:
+        step_back(nice=NICE)
+        if load.beside_others:
+            aside.begin()
+
     def run() -> None:
         try:
-            results.append(open_saved_model(Path(load.path), _options(load), on_session=partial(_make_room, load)))
+            results.append(open_saved_model(Path(load.path), _options(load), on_session=make_room))
         except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
             results.append(LoadRefused(first_line(error)))
 
@@ -81,15 +86,8 @@ def _loaded(load: Load) -> SavedModelExecutor | LoadRefused:
     return results[0]
 
 
-def _make_room(load: Load) -> None:
-    """In the thread that loads or warms up; with all cores where there is nobody else to use them."""
-    step_back(nice=NICE, cores=NICE_CORES if load.beside_others else None)
-
-
-def _answer(executor: SavedModelExecutor, lane: socket.socket, make_room: Callable[[], None] | None) -> None:
+def _answer(executor: SavedModelExecutor, lane: socket.socket) -> None:
     """Answers what comes on a lane, one after the other, until the server closes it."""
-    if make_room is not None:
-        make_room()
     receiver = Receiver(lane)
     try:
         while True:

@@ -109,7 +109,7 @@ class WorkerExecutor:
             yield
         finally:
             self._steps_back = False
-            self._close_lanes()  # Their threads can't become less nice.
+            self._close_lanes()  # So that the first request opens one, and the worker comes back.
 
     def memory_bytes(self) -> int:
         """The private memory of its process: what closing frees."""

@@ -5,8 +5,10 @@ wakes up meanwhile. One that has asked for a long slice as well is put off at on
 no less of the processor for it over time. Who asks for a long slice may ask for the usual one again, which needs no
 privilege; who has become nicer may not. Linux heeds slices since 6.12 (EEVDF), and takes no notice before.
 
-What is nice while others answer keeps to half of the cores besides: a kernel that is busy for a load (it reads hundreds
-of MB, and frees them) is not put off by anybody, and is left the fewer cores for that.
+Being nice is for the thread that loads alone: what a run makes for good (TensorFlow's thread pools that are made when
+they are first needed) would stay nice. A load and its warming up keep to half of the cores instead, with all their
+threads, where others answer meanwhile; so does a killed worker that frees its memory. A kernel that is busy for them
+is not put off by anybody, and is left the fewer cores for that.
 """
 
 from __future__ import annotations
@@ -24,12 +26,6 @@ from pathlib import Path
 NICE = 10
 """A tenth of the processor's time where all of it is asked for, and all of what nobody asks for."""
 
-_CORES = frozenset(os.sched_getaffinity(0))
-"""What this process may run on, as it was started."""
-
-NICE_CORES = frozenset(sorted(_CORES)[len(_CORES) // 2 :])
-"""What is left to those that are nice: one core of one, one of two, two of four."""
-
 _LONG_NS = 100_000_000
 """The longest slice that Linux grants."""
 
@@ -44,42 +40,65 @@ _ATTR = struct.Struct("=IIQiIQQQ")
 """`struct sched_attr`, as sched_setattr(2) tells: size, policy, flags, nice, priority, runtime (the slice), two."""
 
 
-def step_back(*, nice: int = 0, cores: frozenset[int] | None = None) -> None:
-    """Has the calling thread make room at once, and the threads and processes that it makes.
+def step_back(*, nice: int = 0) -> None:
+    """Has the calling thread make room at once, and the threads and processes that it makes; at least so nice too."""
+    _put_off(threading.get_native_id(), nice)
 
-    Args:
-        nice: It is at least so nice from now on.
-        cores: It keeps to these. TensorFlow's thread pools have to be there already: they have a thread for each core
-            that whoever makes them may run on.
-    """
-    _put_off(threading.get_native_id(), nice, cores)
+
+class Aside:
+    """This process keeps to half of the cores that it may run on, from `begin` to `end`."""
+
+    def __init__(self) -> None:
+        self._all: frozenset[int] = frozenset()
+        self._half: frozenset[int] = frozenset()
+
+    def begin(self) -> None:
+        """For all threads that there are, and those that they make.
+
+        TensorFlow's pools must be there: they get a thread for each core that whoever makes them may run on.
+        """
+        self._all = frozenset(os.sched_getaffinity(0))
+        self._half = _half(self._all)
+        for thread in _threads("self"):
+            _keep_to(thread, self._half)
+
+    def end(self) -> None:
+        """All cores again. A thread that somebody else has given others meanwhile keeps these."""
+        for thread in _threads("self") if self._half else ():
+            with contextlib.suppress(ProcessLookupError):  # It has ended.
+                if os.sched_getaffinity(thread) == self._half:
+                    _keep_to(thread, self._all)
 
 
 def come_back() -> None:
-    """Has all threads of this process, also TensorFlow's, have usual slices and all cores; they stay as nice."""
+    """Has all threads of this process, also TensorFlow's, have usual slices again; who is nice stays so."""
     for thread in _threads("self"):
-        with contextlib.suppress(ProcessLookupError):  # It has ended.
-            _keep_to(thread, _CORES)
+        with contextlib.suppress(ProcessLookupError):
             _set_slice(thread, _USUAL_NS)
 
 
 def put_aside(pid: int) -> None:
     """Has another process make room in all it still does: freeing its memory, when it is killed next."""
     with contextlib.suppress(OSError):  # It has ended, or is not ours to tell.
+        half = _half(frozenset(os.sched_getaffinity(pid)))
         for thread in _threads(str(pid)):
             with contextlib.suppress(ProcessLookupError):
-                _put_off(thread, NICE, NICE_CORES)
+                _put_off(thread, NICE)
+                _keep_to(thread, half)
+
+
+def _half(cores: frozenset[int]) -> frozenset[int]:
+    """One core of one, one of two, two of four."""
+    return frozenset(sorted(cores)[len(cores) // 2 :])
 
 
 def _threads(process: str) -> list[int]:
     return [int(thread.name) for thread in Path("/proc", process, "task").iterdir()]
 
 
-def _put_off(thread: int, nice: int, cores: frozenset[int] | None) -> None:
+def _put_off(thread: int, nice: int) -> None:
     nice = max(nice, os.getpriority(os.PRIO_PROCESS, thread))
     os.setpriority(os.PRIO_PROCESS, thread, nice)
-    if cores is not None:
-        _keep_to(thread, cores)
     _set_slice(thread, _LONG_NS)
 
 

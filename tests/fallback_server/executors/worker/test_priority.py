@@ -17,12 +17,12 @@ STEPS = """
 import json, sys, threading
 sys.path.append(sys.argv[1])
 from support.slices import cores, nice, slice_ns
-from fallback_server.executors.worker.priority import NICE_CORES, come_back, step_back
+from fallback_server.executors.worker.priority import Aside, come_back, step_back
 seen, made, done = {}, threading.Event(), threading.Event()
 def look(name, thread):
     seen[name] = (slice_ns(thread), nice(thread), cores(thread))
 def niced():
-    step_back(nice=10, cores=NICE_CORES)
+    step_back(nice=10)
     step_back()
     look("niced", threading.get_native_id())
     made.set()
@@ -37,7 +37,12 @@ look("its child", child.native_id)
 thread = threading.Thread(target=niced)
 thread.start()
 made.wait()
+aside = Aside()
+aside.begin()
+look("aside", main)
+look("aside, niced", thread.native_id)
 come_back()
+aside.end()
 for name, one in (("back", main), ("its child, back", child.native_id), ("niced, back", thread.native_id)):
     look(name, one)
 done.set()
@@ -47,7 +52,7 @@ print(json.dumps(seen))
 
 @pytest.mark.slow
 def test_threads_step_back_and_come_back_but_stay_nice():
-    """The longest slice, for the thread and its children; half of the cores where told so. Nice is for ever."""
+    """The longest slice, for the thread and its children; half of the cores for a while. Nice is for ever."""
     done = subprocess.run([sys.executable, "-c", STEPS, SUPPORT], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     usual_ns, usual_nice, cores = seen["usual"]
@@ -61,7 +66,9 @@ def test_threads_step_back_and_come_back_but_stay_nice():
         "usual": [usual_ns, usual_nice, cores],
         "stepped back": [long_ns, usual_nice, cores],
         "its child": [long_ns, usual_nice, cores],
-        "niced": [long_ns, niced, cores - cores // 2],
+        "niced": [long_ns, niced, cores],
+        "aside": [long_ns, usual_nice, cores - cores // 2],
+        "aside, niced": [long_ns, niced, cores - cores // 2],
         "back": [usual_ns, usual_nice, cores],
         "its child, back": [usual_ns, usual_nice, cores],
         "niced, back": [usual_ns, niced, cores],
