@@ -211,7 +211,7 @@ def _servers(servers: Iterable[ServerStats]) -> Iterator[Family]:
         samples=tuple(Sample(value=one.in_flight, labels=labels) for labels, one in known),
     )
     for name, said, field, factor in (
-        ("edge_server_expected_seconds", "In which a server is expected to answer one more.", "expected_ms", 1e-3),
+        ("edge_server_wait_seconds", "How long a row waits and runs there, as the server says.", "wait_ms", 1e-3),
         ("edge_server_round_trip_seconds", "The way to a server and back.", "round_trip_ms", 1e-3),
         ("edge_server_bandwidth_bytes", "Bytes a second that the way carries.", "bandwidth_bytes_s", 1.0),
     ):

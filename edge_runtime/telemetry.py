@@ -202,18 +202,18 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
         address: `host:port`.
         state: Of its breaker: `closed` is the healthy one.
         in_flight: Calls that wait for it now.
-        expected_ms: Milliseconds in which it is expected to answer one more small request.
-        round_trip_ms: Of these, the way there and back.
+        round_trip_ms: The way there and back.
         bandwidth_bytes_s: What the way carries.
+        wait_ms: How long a row waits and runs there, as it says; of its versions the longest.
         serves: What it has said that it answers for, by model the versions.
     """
 
     address: str
     state: str
     in_flight: int = 0
-    expected_ms: float | None = None
     round_trip_ms: float | None = None
     bandwidth_bytes_s: float | None = None
+    wait_ms: float | None = None
     serves: dict[str, tuple[int, ...]] | None = None
 
 

@@ -291,14 +291,14 @@ def _servers(span: _Span, stats: RuntimeStats, answers: dict[_Key, tuple[Histogr
                 (one.state, _STYLES.get(one.state, "")),
                 str(one.in_flight),
                 span.rate(answered, 0),
-                known_text(one.expected_ms),
                 known_text(one.round_trip_ms),
                 "-" if one.bandwidth_bytes_s is None else bytes_text(one.bandwidth_bytes_s),
+                known_text(one.wait_ms),
                 _served(one.serves),
             ]
         )
     unit = _unit(span)
-    headings = ("SERVER", "BREAKER", "IN FLIGHT", f"ANSWERS{unit}", "EXPECTED ms", "ROUND TRIP ms", "BYTES/s", "SERVES")
+    headings = ("SERVER", "BREAKER", "IN FLIGHT", f"ANSWERS{unit}", "ROUND TRIP ms", "BYTES/s", "TAKES ms", "SERVES")
     return table(headings, rows, right=range(2, 7))
 
 

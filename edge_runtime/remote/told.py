@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
+from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.catalog import ServedCatalog, Serves
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.telemetry import ServerStats
@@ -16,18 +16,23 @@ def server_stats(endpoints: Iterable[Endpoint]) -> tuple[ServerStats, ...]:
 
 
 def _stats(endpoint: Endpoint) -> ServerStats:
-    trip_s = endpoint.round_trip_s
-    # Before the first answer it is a guess, and no figure.
-    expected_s = math.inf if trip_s is None else endpoint.expected_s
+    trip_s, catalog = endpoint.round_trip_s, endpoint.catalog
     return ServerStats(
         address=endpoint.address,
         state=endpoint.state.value,
         in_flight=endpoint.in_flight,
-        expected_ms=expected_s * 1e3 if math.isfinite(expected_s) else None,
         round_trip_ms=None if trip_s is None else trip_s * 1e3,
         bandwidth_bytes_s=endpoint.bandwidth_bytes_s,
-        serves=_serves(endpoint.catalog),
+        wait_ms=_wait_ms(catalog),
+        serves=_serves(catalog),
     )
+
+
+def _wait_ms(catalog: ServedCatalog | None) -> float | None:
+    """The longest of all versions; None where none has been run yet, or the server doesn't say."""
+    models = () if catalog is None else catalog.models.values()
+    waits_s = [one.wait_s for model in models for one in model.versions.values()]
+    return max(waits_s, default=0.0) * 1e3 or None
 
 
 def _serves(catalog: ServedCatalog | None) -> dict[str, tuple[int, ...]] | None:

@@ -233,15 +233,15 @@ def test_heat_and_throttling():
 
 
 def test_what_is_known_of_a_server():
-    """Calls under way, and in base units what it takes, the way there and its bandwidth; no line for the unknown."""
+    """Calls under way, and in base units what a row takes there, the way and its bandwidth; no line for the unknown."""
     known = ServerStats(
-        address="a:1", state="closed", in_flight=2, expected_ms=12.5, round_trip_ms=0.8, bandwidth_bytes_s=2.5e6
+        address="a:1", state="closed", in_flight=2, wait_ms=12.5, round_trip_ms=0.8, bandwidth_bytes_s=2.5e6
     )
     text = prometheus_text(RuntimeStats(endpoints=(known, ServerStats(address="b:1", state="open"))))
     found = parsed(text)
     assert value(found, "edge_server_calls_in_flight", server="a:1") == 2
     assert value(found, "edge_server_calls_in_flight", server="b:1") == 0
-    assert value(found, "edge_server_expected_seconds", server="a:1") == pytest.approx(0.0125)
+    assert value(found, "edge_server_wait_seconds", server="a:1") == pytest.approx(0.0125)
     assert value(found, "edge_server_round_trip_seconds", server="a:1") == pytest.approx(0.0008)
     assert value(found, "edge_server_bandwidth_bytes", server="a:1") == 2.5e6
     assert text.count('server="b:1"') == 1

@@ -31,7 +31,7 @@ def test_one_look_shows_what_was_since_the_start():
     assert row(lines, "faces/latest")[5:] == ["-", "remote", "-", "-"]
     assert row(lines, "device:cpu")[:4] == ["device:cpu", "local", "100", "82.6 %"]
     assert row(lines, f"server:{SERVER}  overloaded")[2] == "20"
-    assert row(lines, f"{SERVER} ") == [SERVER, "closed", "2", "21", "12.5", "0.80", "2.5 MB", "digits/2,3"]
+    assert row(lines, f"{SERVER} ") == [SERVER, "closed", "2", "21", "0.80", "2.5 MB", "12.5", "digits/2,3"]
     assert row(lines, "10.0.0.8:8500") == ["10.0.0.8:8500", "open", "0", "0", "-", "-", "-", "not known"]
     engine = row(lines, "digits/3  edgetpu")
     assert engine[1:5] == ["edgetpu:usb:0", "unhealthy", "int8-edgetpu", "1"]
