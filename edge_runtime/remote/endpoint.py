@@ -32,6 +32,9 @@ that a request may find out."""
 _SILENT_LOOKS = 2
 """Looks in a row that nobody answers while nothing else is answered either: then the server counts as gone."""
 
+_SAME_INSTANT_S = 0.002
+"""Who waits for a deadline wakes about so long before or after gRPC."""
+
 _DOUBTS = frozenset({Fault.NOT_FOUND, Fault.NOT_READY})
 """After these what is known of a server is looked at again at once."""
 
@@ -192,8 +195,9 @@ class Endpoint:
             turn: From `try_begin`.
             method: Which call.
             message: What goes.
-            deadline_s: The instant at which the call ends as late. That, or being cancelled, is held against the server
-                where it had at least as long as it usually takes to answer.
+            deadline_s: The instant at which the call ends as late. That, or being cancelled then, is held against the
+                server where it had at least as long as it usually takes to answer. Being cancelled before is not: the
+                copy of a late call may have been answered first; but that it took so long is remembered.
             read: What it raises is the answer's fault.
             metadata: Goes with the request, beside what always does.
         """
@@ -211,7 +215,8 @@ class Endpoint:
         def cancel(future: Future[T]) -> None:
             if future.cancelled():
                 # Callers give up at the same instant as gRPC: without this a server that hangs would never be blamed.
-                self._settle(turn, RemoteFault(Fault.DEADLINE, self.address, "cancelled"))
+                late = RemoteFault(Fault.DEADLINE, self.address, "cancelled")
+                self._settle(turn, late if self._clock() >= deadline_s - _SAME_INSTANT_S else None, given_up=True)
                 call.cancel()
 
         future.add_done_callback(cancel)
@@ -229,12 +234,17 @@ class Endpoint:
         return self._line.start(method, message, timeout_s, ())
 
     def heard(self, took_s: float) -> None:
-        """A look was answered, there and back in that time: the server is there."""
+        """A look was answered, there and back in that time: the server is there.
+
+        Where it was away, its breaker has the next request find out whether it answers. Where looks were answered all
+        the time and requests were not, the breaker keeps to its own times.
+        """
         with self._lock:
             self._estimate.look_ends(took_s)
+            if self._unreachable or self._silent or self._gone_s is not None:
+                self._breaker.retry_now()
+                self._barred_until_s = self._breaker.until_s
             self._alive()
-            self._breaker.retry_now()
-            self._barred_until_s = self._breaker.until_s
 
     def told(self, catalog: ServedCatalog | None, begun_s: float) -> None:
         """The server has said what it serves; None if it doesn't say.
@@ -319,15 +329,16 @@ class Endpoint:
         received: Received | None = None,
         own_s: float | None = None,
         measured: bool = False,
+        given_up: bool = False,
     ) -> None:
-        """Ends a turn, once. Neither `fault` nor `received`: the call said nothing of the server."""
+        """Ends a turn, once. Neither `fault` nor `received`: the call said nothing of whether the server works."""
         with self._lock:
             took_s = self._estimate.end(turn.number)
             if took_s is None:
                 return
             if received is not None and measured:
                 self._estimate.answered(turn.model, turn.nbytes, received.nbytes, took_s, own_s)
-            late = fault is not None and fault.fault is Fault.DEADLINE
+            late = given_up or (fault is not None and fault.fault is Fault.DEADLINE)
             if late and not self._estimate.late(turn.model, turn.nbytes, took_s):
                 fault = None  # A server that was given less time than it usually takes has not failed.
             if received is not None or (fault is not None and fault.alive):

@@ -194,22 +194,30 @@ class Freshness:
     def _looked(self, endpoint: Endpoint, watch: _Watch, models: tuple[str, ...], call: Any) -> None:
         """A look has ended. In one of gRPC's threads, where nobody hears what is raised."""
         now_s = self._clock()
+        try:
+            self._tell(endpoint, watch.begun_s, models, call, now_s)
+        except Exception:  # noqa: BLE001  one server's answer must not end the looks at it
+            _log.exception("server %s could not be looked at", endpoint.address)
+        finally:
+            watch.took_s = now_s - watch.begun_s
+            watch.ended_s = now_s
+            watch.asking = False
+        self._table.news()
+        self._nudge()
+
+    def _tell(self, endpoint: Endpoint, begun_s: float, models: tuple[str, ...], call: Any, now_s: float) -> None:
+        """Tells the endpoint what its server has said, or not."""
         code = call.code()
         fault = RemoteFault.of_status(code, endpoint.address, call.details())
         if code in _SAID_NOTHING or fault.unreachable or fault.broken:
-            endpoint.unheard(watch.begun_s, unreachable=fault.unreachable)
+            endpoint.unheard(begun_s, unreachable=fault.unreachable)
             endpoint.renew_line()
-        else:
-            endpoint.heard(now_s - watch.begun_s)
+            return
+        endpoint.heard(now_s - begun_s)
         if code is grpc.StatusCode.OK:
-            endpoint.told(_catalog_of(call), watch.begun_s)
+            endpoint.told(_catalog_of(call), begun_s)
         elif code is grpc.StatusCode.UNIMPLEMENTED:
-            self._ask_states(endpoint, models, watch.begun_s)
-        watch.took_s = now_s - watch.begun_s
-        watch.ended_s = now_s
-        watch.asking = False
-        self._table.news()
-        self._nudge()
+            self._ask_states(endpoint, models, begun_s)
 
     def _ask_states(self, endpoint: Endpoint, models: tuple[str, ...], begun_s: float) -> None:
         lock = threading.Lock()

@@ -1,6 +1,9 @@
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -63,7 +66,7 @@ def test_server_that_hangs_is_blamed_by_callers_that_give_up(server, endpoint, c
     """A call that its caller cancels at the deadline counts like one that gRPC ended: estimate and breaker are told."""
     server.hold.clear()
     for _ in range(FAILURES_TO_OPEN):
-        future = send(endpoint, clock)
+        future = send(endpoint, clock, within_s=DEADLINE_S)
         clock.advance(DEADLINE_S)
         assert future.cancel()
         assert endpoint.expected_s >= DEADLINE_S * 0.999
@@ -78,6 +81,46 @@ def test_early_cancel_blames_nobody(server, endpoint, clock):
         assert send(endpoint, clock).cancel()
     assert endpoint.state is BreakerState.CLOSED
     assert endpoint.in_flight == 0
+
+
+def test_call_that_was_given_up_is_remembered_and_not_blamed(server, endpoint, clock):
+    """Whose copy was answered first, long before the deadline, is expected to be slow; its breaker stays closed."""
+    server.hold.clear()
+    for _ in range(FAILURES_TO_OPEN + 1):
+        future = send(endpoint, clock)
+        clock.advance(DEADLINE_S)
+        assert future.cancel()
+    assert endpoint.expected_s >= DEADLINE_S * 0.999
+    assert endpoint.state is BreakerState.CLOSED
+
+
+HANGING_SERVER = """
+import sys, time
+sys.path[:0] = sys.argv[1:]
+from support.edge_servers import ScaleServer
+server = ScaleServer({1: 2.0})
+server.hold.clear()
+print(server.port, flush=True)
+server.reached.wait()
+print("reached", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_server_that_is_killed_under_a_call_is_not_alive():
+    """Words of gRPC for a connection that broke under a call have not changed; it counts for the breaker."""
+    folders = [str(Path(__file__).parents[3]), str(Path(__file__).parents[2])]
+    with subprocess.Popen([sys.executable, "-c", HANGING_SERVER, *folders], stdout=subprocess.PIPE, text=True) as child:
+        endpoint = Endpoint(f"127.0.0.1:{int(child.stdout.readline())}", time.monotonic)
+        future = send(endpoint, time.monotonic)
+        assert child.stdout.readline() == "reached\n"
+        child.kill()
+    broken = fault_of(future)
+    assert (broken.fault, broken.broken, broken.alive, broken.passing) == (Fault.NOT_READY, True, False, True)
+    assert not broken.lacking
+    assert fault_of(send(endpoint, time.monotonic)).unreachable
+    endpoint.close()
 
 
 def test_call_in_flight_makes_the_next_one_expected_later(server, endpoint, clock):
@@ -137,7 +180,7 @@ def test_earlier_call_does_not_decide_for_the_probe(server, endpoint, clock):
     server.hold.clear()
     cancelled, answered = send(endpoint, clock), send(endpoint, clock)
     for _ in range(FAILURES_TO_OPEN):
-        future = send(endpoint, clock)
+        future = send(endpoint, clock, within_s=DEADLINE_S)
         clock.advance(DEADLINE_S)
         future.cancel()
     assert endpoint.state is BreakerState.OPEN

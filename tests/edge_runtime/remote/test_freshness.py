@@ -228,8 +228,9 @@ def test_round_trip_and_bandwidth_are_measured(table, tmp_path):
         assert endpoint.bandwidth_bytes_s > 0
 
 
-def test_answer_to_a_look_has_the_breaker_find_out(table):
-    """Of an endpoint whose breaker is open, an answered look lets the next request through at once."""
+@pytest.mark.parametrize(("was_away", "state"), [(True, BreakerState.HALF_OPEN), (False, BreakerState.OPEN)])
+def test_server_that_is_back_is_tried_at_once(was_away, state):
+    """An answered look ends the opening of a server's breaker that was away; not of one that answers looks only."""
     clock = FakeClock()
     table = EndpointTable(lambda address: Endpoint(address, clock), clock=clock)
     freshness = Freshness(table, clock=clock)
@@ -240,9 +241,12 @@ def test_answer_to_a_look_has_the_breaker_find_out(table):
             send(table, wanted(model="scale"), model="scale")
         assert endpoint.state is BreakerState.OPEN
         assert table.expects(wanted(model="scale")) is None
+        if was_away:
+            endpoint.unheard(clock(), unreachable=True)
         freshness.tick()
-        until(lambda: endpoint.state is BreakerState.HALF_OPEN)
-        until(lambda: table.expects(wanted(model="scale")) is not None)
+        until(lambda: endpoint.catalog is not None and not freshness._watches[endpoint].asking)
+        assert endpoint.state is state
+        assert (table.expects(wanted(model="scale")) is not None) == was_away
     table.close()
 
 

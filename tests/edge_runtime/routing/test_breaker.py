@@ -101,6 +101,20 @@ def test_only_the_probe_decides(end):
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_opening_can_be_ended_early():
+    """Who hears that the endpoint is back has the next request find out, and no more than one; else nothing changes."""
+    _, breaker = opened()
+    assert breaker.until_s > 0
+    breaker.retry_now()
+    assert breaker.state is BreakerState.HALF_OPEN
+    probe = breaker.acquire()
+    breaker.retry_now()
+    assert breaker.acquire() is None
+    breaker.succeeded(probe)
+    breaker.retry_now()
+    assert (breaker.state, breaker.until_s) == (BreakerState.CLOSED, 0.0)
+
+
 def test_reset_forgets_what_came_before():
     """An endpoint that is known to be new starts closed, and old failures don't count against it."""
     _, breaker = opened()
@@ -136,6 +150,10 @@ class BreakerMachine(RuleBasedStateMachine):
     def end(self, end, data):
         index = data.draw(st.integers(0, len(self.under_way) - 1))
         getattr(self.breaker, end)(self.under_way.pop(index))
+
+    @rule()
+    def retry_now(self):
+        self.breaker.retry_now()
 
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds):
