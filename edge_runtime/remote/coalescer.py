@@ -153,7 +153,7 @@ class Coalescer:
         return member.future
 
     def waits_s(self, request: InferRequest) -> float:
-        """Seconds that it would wait, about, before it is sent: where others wait, half of the time between two calls."""
+        """Seconds that it would wait, about, before it is sent: half of the time between two calls, if others wait."""
         return self._pressed_s.get(_kind(request), 0.0) if self._pressed_s else 0.0
 
     def close(self) -> None:
