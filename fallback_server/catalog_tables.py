@@ -17,6 +17,9 @@ _COLOURS = {"AVAILABLE": "32", "START": "33", "LOADING": "33", "UNLOADING": "33"
 _SHADOW = "SHADOW"
 """A column that is left out where no model has one."""
 
+_SHOWN = 10
+"""Of a split's versions that are not available."""
+
 _PLAIN = "the server tells states alone, as TensorFlow Serving does: labels, traffic, queues and packages are not known"
 
 
@@ -40,10 +43,12 @@ def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
             rows.append((model.name, *("-" for _ in heading[1:])))
         if model.note or not model.versions:
             notes.append(f"{model.name}: {model.note or 'no version'}")
+        shares = _shares(model)
         for version in sorted(model.versions, key=lambda one: one.version, reverse=True):
-            rows.append(_row(model, version))
+            rows.append(_row(model, version, shares))
             if version.error:
                 notes.append(f"{model.name} {version.version}: {version.error}")
+        notes += _absent_lines(model, shares)
         if model.HasField("hold"):
             notes.append(_hold_line(model))
         notes += [
@@ -107,6 +112,7 @@ def _model_json(model: edge.Model) -> dict[str, Any]:
         "waiting_labels": dict(sorted(model.waiting_labels.items())),
         "note": model.note,
         "traffic": {str(version): weight for version, weight in sorted(model.traffic.items())},
+        "shares": {str(version): share for version, share in sorted(_shares(model).items())},
         "rolled_back": {"version": hold.version, "above": hold.above or None} if model.HasField("hold") else None,
         "shadow": {"version": shadow.version, "share": shadow.share} if model.HasField("shadow") else None,
         "versions": [
@@ -124,9 +130,9 @@ def _model_json(model: edge.Model) -> dict[str, Any]:
     }
 
 
-def _row(model: edge.Model, version: edge.Version) -> tuple[str, ...]:
-    number, total = version.version, sum(model.traffic.values())
-    weight = model.traffic.get(number, 0.0) / total if total else float(number == model.default_version)
+def _row(model: edge.Model, version: edge.Version, shares: Mapping[int, float]) -> tuple[str, ...]:
+    number = version.version
+    share = shares.get(number)
     labels = sorted(label for label, target in model.labels.items() if target == number)
     shadowed = model.HasField("shadow") and model.shadow.version == number
     return (
@@ -134,12 +140,30 @@ def _row(model: edge.Model, version: edge.Version) -> tuple[str, ...]:
         str(number),
         edge.Version.State.Name(version.state),
         ", ".join(labels) or "-",
-        f"{weight * 100:.3g} %" if weight else "-",
+        f"{share * 100:.3g} %" if share else "-",
         f"{model.shadow.share * 100:.3g} %" if shadowed else "-",
         f"{version.queued_rows} rows" if version.queued_rows else "-",
         f"{version.expected_wait_ms:.1f} ms" if version.expected_wait_ms else "-",
         version.package_fingerprint.removeprefix("sha256:")[:12] or "-",
     )
+
+
+def _shares(model: edge.Model) -> dict[int, float]:
+    """Version -> its part of the requests that name neither version nor label: of a split, those that are available."""
+    answering = {version.version for version in model.versions if version.state == edge.Version.AVAILABLE}
+    weights = {number: weight for number, weight in model.traffic.items() if weight > 0 and number in answering}
+    if weights:
+        total = sum(weights.values())
+        return {number: weight / total for number, weight in weights.items()}
+    return {model.default_version: 1.0} if model.default_version in answering else {}
+
+
+def _absent_lines(model: edge.Model, shares: Mapping[int, float]) -> list[str]:
+    """One for each version of a split that should answer and is not available."""
+    weights = sorted(model.traffic.items())
+    absent = [number for number, weight in weights if weight > 0 and number not in shares]
+    instead = f"requests that name no version get {shares_text(shares)}"
+    return [f"{model.name}: version {number} of the split is not available: {instead}" for number in absent[:_SHOWN]]
 
 
 def _hold_line(model: edge.Model) -> str:

@@ -146,6 +146,32 @@ def test_a_shadow_and_a_rollback_are_shown(server, capsys):
     assert whole["rolled_back"] == {"version": 1, "above": None}
 
 
+@pytest.mark.parametrize(
+    ("gone", "default", "shares", "told"),
+    [
+        ({13}, 12, {"12": 1.0}, [(13, 12)]),
+        ({12, 13}, 14, {"14": 1.0}, [(12, 14), (13, 14)]),
+    ],
+)
+def test_traffic_is_what_requests_get(server, capsys, gone, default, shares, told):
+    """Of a split, those versions that are available; of one of which none is, the highest version; and that is told."""
+    half = server.catalog.models[0]
+    half.versions.add(version=14, state=30)
+    half.default_version = default
+    for version in half.versions:
+        version.state = 50 if version.version in gone else 30
+    lines = run(capsys, "status", server.address, "half")[1][1:]
+    answers = [line.split()[1] for line in lines[:3] if "100 %" in line]
+    assert answers == list(shares)
+    assert sum("%" in line for line in lines) == 1
+    assert lines[3:] == [
+        f"half: version {absent} of the split is not available: requests that name no version get version {instead}"
+        for absent, instead in told
+    ]
+    (model,) = json.loads(run(capsys, "status", server.address, "half", "--json")[1][0])["models"]
+    assert (model["shares"], model["traffic"]) == (shares, {"12": 95.0, "13": 5.0})
+
+
 def test_colours_are_for_terminals_alone():
     """They take no room in the table; a pipe has none."""
     coloured = catalog_lines(a_catalog(), colours=True)
