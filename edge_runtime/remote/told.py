@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.catalog import ServedCatalog, Serves
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.telemetry import ServerStats
