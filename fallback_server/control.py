@@ -334,8 +334,7 @@ class Control:
         with refusals_told(f"rollback of model {name}", who):
             self._check_known(name)
             done = self._router.rollback(name, label, undo=undo)
-        how = "the rollback was taken back" if undo else f"label {label} was rolled back" if label else "rolled back"
-        told(logging.WARNING, f"model {name}: {how}: version {done.from_version} -> {done.to_version}", who)
+        told(logging.WARNING, f"model {name}: {'the rollback was taken back' if undo else 'rolled back'}: {done}", who)
         self._on_change()
         return done
 

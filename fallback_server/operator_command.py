@@ -199,7 +199,12 @@ def _rollback(client: OperatorClient, arguments: Sequence[str], settings: Settin
             }
         )
         return
-    yield f"{model}: version {done.from_version} -> {done.to_version}"
+    if not done.moves:
+        yield f"{model}: requests get what they got before"
+    elif all(move.label for move in done.moves):
+        yield f"{model}: {', '.join(_whose(move.label) for move in done.moves)} alone"
+    else:
+        yield f"{model}: version {done.from_version} -> {done.to_version}"
     for move in done.moves:
         yield f"  {_whose(move.label)}: {shares_text(move.before)} -> {shares_text(move.after)}"
     if not undo:

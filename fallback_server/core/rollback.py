@@ -43,6 +43,12 @@ class Rollback:
     label: str
     moves: tuple[Move, ...] = ()
 
+    def __str__(self) -> str:
+        """From where to where; with the labels, where they alone have moved."""
+        labels = [f"label {move.label}: " for move in self.moves]
+        alone = "".join(labels) if self.moves and all(move.label for move in self.moves) else ""
+        return f"{alone}version {self.from_version} -> {self.to_version}"
+
 
 def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int]) -> tuple[Rollback, Routes]:
     """A model's routes a step back.
@@ -71,7 +77,7 @@ def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int])
             f"available: {there}"
         )
     before = 0 if now.aim is None else now.aim
-    step = Step(from_version=before, to_version=back.version, labels={label: now}, hold=routes.hold)
+    step = Step(from_version=before, to_version=back.version, labels={label: now}, hold=routes.hold, label=label)
     after = _stepped(replace(routes, labels={**routes.labels, label: back}), step)
     moves = _moves(routes, after, available, [label])
     return Rollback(from_version=before, to_version=back.version, label=label, moves=moves), after
@@ -95,7 +101,11 @@ def taken_back(name: str, routes: Routes, available: Sequence[int]) -> tuple[Rol
     labels = {**routes.labels, **step.labels}
     after = settled(replace(routes, labels=labels, hold=step.hold, steps=tuple(steps)), available)
     moves = _moves(routes, after, available, list(step.labels))
-    return Rollback(from_version=step.to_version, to_version=step.from_version, label="", moves=moves), after
+    back_from = step.to_version
+    if moves and not moves[0].label and len(moves[0].before) == 1:
+        # What it went back to may have gone since, and another have answered.
+        (back_from,) = moves[0].before
+    return Rollback(from_version=back_from, to_version=step.from_version, label=step.label, moves=moves), after
 
 
 def rolled_back_label(label: Label, available: Sequence[int]) -> Label | None:

@@ -232,7 +232,8 @@ class Router(Generic[S]):
             PreconditionFailed: no earlier version is available; or there is nothing to take back.
         """
         with self._lock:
-            routes, available = self.of(name), self._manager.available(name)
+            available = self._manager.available(name)
+            routes = settled(self.of(name), available)
             if undo:
                 done, routes = taken_back(name, routes, available)
             else:

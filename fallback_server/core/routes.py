@@ -70,12 +70,14 @@ class Step:
         to_version: What it went back to.
         labels: The labels that it moved, as they were before.
         hold: The hold that there was before; None for none.
+        label: The label that was to go back alone; empty: all that made the newer version answer.
     """
 
     from_version: int
     to_version: int
     labels: Mapping[str, Label]
     hold: Hold | None
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,17 +189,22 @@ def shares(routes: Routes, available: Sequence[int]) -> dict[int, float]:
 
 
 def settled(routes: Routes, available: Sequence[int]) -> Routes:
-    """The routes after versions came or went: labels move to what they waited for, a hold that was passed ends."""
+    """The routes after versions came or went: labels move to what they waited for, a hold that was passed ends.
+
+    With a hold ends what was rolled back to it, and before: to take that back would move `stable` alone, away from the
+    version that was good to one that was bad. What went back alone since then stays.
+    """
     labels = {
         name: label.moved(label.pending) if label.pending is not None and label.pending in available else label
         for name, label in routes.labels.items()
     }
-    hold = routes.hold
-    if hold is not None and hold.ends_with(available):
-        hold = None
-    if hold is routes.hold and all(label is routes.labels[name] for name, label in labels.items()):
+    if routes.hold is not None and routes.hold.ends_with(available):
+        since = next((at for at, step in enumerate(reversed(routes.steps)) if not step.label), len(routes.steps))
+        steps = tuple(replace(step, hold=None) for step in routes.steps[len(routes.steps) - since :])
+        return replace(routes, labels=labels, hold=None, steps=steps)
+    if all(label is routes.labels[name] for name, label in labels.items()):
         return routes
-    return replace(routes, labels=labels, hold=hold)
+    return replace(routes, labels=labels)
 
 
 def shadowed(shadow: Shadow | None, answered: int, draw: float) -> int | None:

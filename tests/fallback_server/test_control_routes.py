@@ -73,6 +73,18 @@ def test_rollback_of_the_default(serve, tmp_path):
     assert server.control.catalog()[0].hold is None
 
 
+def test_a_new_version_ends_the_rollback_and_leaves_nothing_to_take_back(serve, tmp_path):
+    """It answers before and after, and `stable` goes to no version that was withdrawn."""
+    server = serve(config(tmp_path, labels={"stable": 3}))
+    server.control.rollback("m")
+    server.control.rollback("m")
+    server.add("m/4")
+    server.poll()
+    with pytest.raises(PreconditionFailed, match="no rollback that can be taken back"):
+        server.control.rollback("m", undo=True)
+    assert (server.version(), server.version(label="stable")) == (4, 1)
+
+
 def test_one_rollback_takes_back_label_split_and_default(serve, tmp_path):
     """After it every way leads to the older version; undone, each way leads where it did."""
     server = serve(config(tmp_path, labels={"stable": 2}, traffic={2: 50, 3: 50}))

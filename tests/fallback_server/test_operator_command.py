@@ -218,6 +218,15 @@ def test_what_the_changes_say(server, capsys):
     assert run(capsys, "reload", where)[1] == ["reloaded: a, b; removed: c"]
 
 
+def test_a_rollback_tells_what_really_moves(server, capsys):
+    """A label alone, or nothing."""
+    del server.rolled.moves[0]
+    label = ["half: label stable alone", "  label stable: version 13 -> version 12"]
+    assert run(capsys, "rollback", server.address, "half", "--undo")[1] == label
+    del server.rolled.moves[:]
+    assert run(capsys, "rollback", server.address, "half", "--undo")[1] == ["half: requests get what they got before"]
+
+
 def test_refusals_are_one_line(server, capsys):
     """The server's own text, and exit code 1."""
     text = "Request to assign label to version 14 of model half, which is not currently available for inference"

@@ -16,6 +16,7 @@ class OperatorServer:
     Attributes:
         catalog: What Get and Watch give.
         reloaded: What a reload gives.
+        rolled: What a rollback gives.
         refuse_with: When set, (code, text) with which every change is refused.
         asked: Every request for a change.
     """
@@ -39,8 +40,8 @@ class OperatorServer:
                 edge.Move(label="stable", before={13: 1.0}, after={12: 1.0}),
             ]
             self._add(methods.SET_TRAFFIC, self._change(edge.SetTrafficResponse(move=moves[0])))
-            rolled = edge.RollbackResponse(from_version=13, to_version=12, moves=moves)
-            self._add(methods.ROLLBACK, self._change(rolled))
+            self.rolled = edge.RollbackResponse(from_version=13, to_version=12, moves=moves)
+            self._add(methods.ROLLBACK, self._change(self.rolled))
             self._add(methods.RELOAD, self._change(self.reloaded))
         if credentials is None:
             self.port = self._server.add_insecure_port("127.0.0.1:0")

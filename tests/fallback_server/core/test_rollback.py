@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fallback_server.core.errors import InvalidInput, PreconditionFailed
 from fallback_server.core.rollback import MAX_STEPS, Move, rolled_back, rolled_back_label, taken_back
-from fallback_server.core.routes import PLAIN, Hold, Label, Routes, default_version, shares
+from fallback_server.core.routes import PLAIN, Hold, Label, Routes, default_version, settled, shares
 
 ONE, TWO, THREE = {1: 1.0}, {2: 1.0}, {3: 1.0}
 
@@ -138,6 +138,33 @@ def test_a_rollback_can_be_taken_back_while_its_version_is_there():
         taken_back("m", first, [1, 2, 3])
     with pytest.raises(PreconditionFailed, match=r"version 3 is not available; available: 1, 2$"):
         taken_back("m", once, [1, 2])
+
+
+def test_with_the_hold_ends_what_can_be_taken_back():
+    """A newer version answers: to take back would move `stable` alone, to a bad one. A label that went since can."""
+    routes = Routes(labels=stable(3) | {"canary": Label(version=3)})
+    for label in ("canary", "", ""):
+        routes = back(routes, [1, 2, 3], label)[2]
+    assert [step.to_version for step in routes.steps] == [2, 2, 1]
+    over = settled(routes, [1, 2, 3, 4])
+    assert (over.hold, over.steps, over.points()) == (None, (), {"stable": 1, "canary": 2})
+    with pytest.raises(PreconditionFailed, match="no rollback that can be taken back"):
+        taken_back("m", over, [1, 2, 3, 4])
+    over = settled(back(routes, [1, 2, 3], "canary")[2], [1, 2, 3, 4])
+    done, after = taken_back("m", over, [1, 2, 3])
+    assert (after.hold, after.points(), done.label) == (None, {"stable": 1, "canary": 2}, "canary")
+    assert (str(done), done.moves) == ("label canary: version 1 -> 2", (Move(label="canary", before=ONE, after=TWO),))
+
+
+def test_what_was_taken_back_tells_who_answered():
+    """What it went back to may be gone, and another have answered; or the label alone have moved."""
+    twice = back(back(PLAIN, [1, 2, 3, 4])[2], [1, 2, 3, 4])[2]
+    done, _ = taken_back("m", twice, [1, 3, 4])
+    assert (str(done), done.moves) == ("version 1 -> 3", (Move(label="", before=ONE, after=THREE),))
+    held = Routes(labels=stable(3), hold=Hold(version=2, above=3))
+    done, after = rolled_back("m", "", held, [1, 2, 3])
+    assert str(done) == "label stable: version 3 -> 2"
+    assert str(taken_back("m", after, [1, 2, 3])[0]) == "label stable: version 2 -> 3"
 
 
 numbers = st.integers(0, 6)
