@@ -108,6 +108,11 @@ class Steps(Generic[S]):
                 _log.warning("%s changed on disk after it was loaded; it is loaded anew as it is now", servable_id)
         elif harness.state is State.AVAILABLE and not moved:
             harness.aspired = version
+            # After a death nobody can tell whether it was loaded from the original.
+            if version == harness.origin and not harness.losses:
+                harness.note = ""
+                _log.info("%s: its files on disk are again those that it was loaded from", servable_id)
+                return
             harness.note = CHANGED_SINCE if harness.losses else CHANGED
             _log.log(logging.ERROR if harness.losses else logging.WARNING, "%s: %s", servable_id, harness.note)
 

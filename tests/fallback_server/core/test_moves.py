@@ -149,6 +149,23 @@ def test_files_changed_in_place_and_a_death_are_no_secret(stage, caplog):
     assert [record.levelname for record in told] == ["ERROR"]
 
 
+def test_files_that_are_back_as_they_were_are_as_loaded(stage):
+    """The note goes, and comes again with the next change; after a death it stays: what was loaded is not known."""
+    stage.aspire(2)
+    stage.settle()
+    for _ in range(2):
+        stage.aspire(2, mark="other")
+        assert state(stage).note
+        stage.aspire(2)
+        assert state(stage).note == ""
+    stage.lose(2)
+    stage.until({2: AVAILABLE})
+    assert state(stage).note == ""
+    stage.aspire(2, mark="other")
+    stage.aspire(2)
+    assert "before or after its process died" in state(stage).note
+
+
 def test_a_change_that_is_seen_only_after_a_death_is_told_too(stage, caplog):
     """Nobody can tell what was loaded: as an error, since the answers may have changed."""
     stage.aspire(2)
