@@ -7,6 +7,7 @@ long as an accelerator's and take no processor time, so that machines with few c
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -269,6 +270,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 def load(model: Model, inputs: Array, rate_hz: float, seconds: float, began_s: float | None = None) -> Tally:
     """Requests at an even rate, none waiting for another, each with `DEADLINE_MS` to live; waits for all of them.
 
+    What is loaded is kept from Python's garbage collector first, as a program with deadlines does: a look at all of it
+    takes tens of milliseconds, in which no thread of the process runs.
+
     Args:
         model: Who is asked, by `predict_async`.
         inputs: One row.
@@ -289,16 +293,20 @@ def load(model: Model, inputs: Array, rate_hz: float, seconds: float, began_s: f
 
     async def run() -> None:
         first_s = time.monotonic() if began_s is None else began_s
-        tasks = []
+        tasks: set[asyncio.Task[None]] = set()
         for number in range(int(rate_hz * seconds)):
             due_s = first_s + number / rate_hz
             if (wait_s := due_s - time.monotonic()) > 0:
                 await asyncio.sleep(wait_s)
-            tasks.append(asyncio.create_task(ask(due_s)))
+            task = asyncio.create_task(ask(due_s))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
             if number % 16 == 0:
                 await asyncio.sleep(0)  # Also a load that is behind lets the answers in.
         await asyncio.gather(*tasks)
 
+    gc.collect()
+    gc.freeze()
     asyncio.run(run())
     return Tally(outcomes, seconds)
 
