@@ -10,7 +10,9 @@ import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from fallback_server.archive_check import archive_fault
 from fallback_server.config import NetworkOptions, ServerOptions, TlsFiles
 from fallback_server.core.model_config import ModelConfig, PolicyKind
 from fallback_server.core.scan import read_folders, read_lack, read_tree, read_versions
@@ -39,9 +41,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """The versions below a base path: number -> why it can't be loaded yet, empty if it can."""
+    """The versions below a base path.
+
+    Attributes:
+        versions: Number -> why it can't be loaded yet, empty if it can.
+        archives: Number -> what it is to be unpacked from, where it has no folder.
+        fault: Why the base path can't be read; empty if it can.
+    """
 
     versions: Mapping[int, str] = field(default_factory=dict)
+    archives: Mapping[int, Path] = field(default_factory=dict)
     fault: str = ""
 
 
@@ -64,8 +73,10 @@ def check(reading: Reading) -> Report:
     rows: list[tuple[str, ...]] = []
     for config in configs:
         disk = look(config.base_path)
-        warnings += model_warnings(config, disk.versions, fault=disk.fault)
-        rows.append(_row(config, disk.versions))
+        archives = {number: disk.archives[number] for number in taken(config, disk.versions) & disk.archives.keys()}
+        damaged = {number: fault for number, archive in archives.items() if (fault := archive_fault(archive))}
+        warnings += model_warnings(config, disk.versions, damaged, fault=disk.fault)
+        rows.append(_row(config, disk.versions, damaged))
     if configs:
         lines += [*([""] if lines else []), *aligned(_with_heading(rows))]
     if warnings:
@@ -79,15 +90,35 @@ def look(base_path: Path) -> OnDisk:
         entries = read_versions(base_path)
     except OSError as error:
         return OnDisk(fault=f"{base_path} can't be read: {error.strerror or error}")
-    return OnDisk({number: "" if entry.folder is None else _lacks(entry.folder) for number, entry in entries.items()})
+    return OnDisk(
+        {number: "" if entry.folder is None else _lacks(entry.folder) for number, entry in entries.items()},
+        {number: entry.archive for number, entry in entries.items() if entry.folder is None and entry.archive},
+    )
 
 
-def model_warnings(config: ModelConfig, versions: Mapping[int, str], *, fault: str = "") -> list[str]:
+def taken(config: ModelConfig, versions: Mapping[int, str]) -> frozenset[int]:
+    """Those that the policy would choose: of the complete ones, as `FileSystemSource` does. Pure.
+
+    Args:
+        config: Of the model.
+        versions: On disk: number -> what it lacks.
+    """
+    return config.version_policy.select([number for number, lack in versions.items() if not lack])
+
+
+def model_warnings(
+    config: ModelConfig,
+    versions: Mapping[int, str],
+    damaged: Mapping[int, str] = MappingProxyType({}),
+    *,
+    fault: str = "",
+) -> list[str]:
     """What of one model would not be served as it is configured. A server starts all the same, and waits for it. Pure.
 
     Args:
         config: Of the model.
         versions: On disk: number -> what it lacks.
+        damaged: Those of them that would be loaded in vain, and why.
         fault: Why its base path can't be read.
     """
     model = f"model {config.name}"
@@ -96,10 +127,15 @@ def model_warnings(config: ModelConfig, versions: Mapping[int, str], *, fault: s
     if not versions:
         hint = f"a version is a folder or an archive that is named by its number: {config.base_path}/1/saved_model.pb"
         return [f"{model}: no version in {config.base_path}; {hint}"]
-    served = config.version_policy.select(versions)
-    warnings = [f"{model}: version {number} {versions[number]}" for number in sorted(served) if versions[number]]
+    served = taken(config, versions) - damaged.keys()
+    incomplete = [number for number in sorted(config.version_policy.select(versions)) if versions[number]]
+    warnings = [f"{model}: version {number} {versions[number]}; it is waited for" for number in incomplete]
+    warnings += [
+        f"{model}: version {number} can't be loaded, and counts for the version policy all the same: {why}"
+        for number, why in sorted(damaged.items())
+    ]
     if config.version_policy.kind is PolicyKind.SPECIFIC:
-        absent = sorted(set(config.version_policy.versions) - served)
+        absent = sorted(set(config.version_policy.versions).difference(versions))
         warnings += [
             f"{model}: version {number} is to be served, and is not in {config.base_path}" for number in absent
         ]
@@ -205,8 +241,8 @@ def _network_faults(network: NetworkOptions, notes: list[str]) -> list[str]:
     return faults
 
 
-def _row(config: ModelConfig, versions: Collection[int]) -> tuple[str, ...]:
-    served = config.version_policy.select(versions)
+def _row(config: ModelConfig, versions: Mapping[int, str], damaged: Mapping[int, str]) -> tuple[str, ...]:
+    served = taken(config, versions) - damaged.keys()
     labels = ", ".join(f"{label}={number}" for label, number in sorted(config.labels.items()))
     traffic = ", ".join(f"{number}={weight:g}" for number, weight in sorted(config.traffic.items()))
     return (

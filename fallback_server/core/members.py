@@ -11,7 +11,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
@@ -64,7 +64,7 @@ class Member:
     chunks: Iterator[bytes] = field(default_factory=lambda: iter(()))
 
 
-def read_members(archive: Path) -> Iterator[Member]:
+def read_members(archive: Path) -> Generator[Member, None, None]:
     """The members of a `.tar.gz`, `.tgz`, `.tar.zst` or `.zip`, in its order.
 
     Raises:

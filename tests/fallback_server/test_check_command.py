@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.fallback_archives import SAVED_MODEL, write
 from support.tls_files import CERTIFICATE, KEY, OTHER_KEY
 
+from fallback_server import archive_check
+from fallback_server.archive_check import archive_fault
 from fallback_server.check_command import certificate_fault, check, look, model_warnings, port_fault
 from fallback_server.cli import main
 from fallback_server.config import TlsFiles
@@ -71,7 +74,9 @@ def specific(*versions):
     [
         ({}, {1: ""}, []),
         ({}, {1: "has no x", 2: ""}, []),
-        ({}, {1: "", 2: "has no x"}, ["model m: version 2 has no x"]),
+        ({}, {1: "", 2: "has no x"}, ["model m: version 2 has no x; it is waited for"]),
+        ({"labels": {"a": 1}}, {1: "", 2: "has no x"}, ["model m: version 2 has no x; it is waited for"]),
+        ({"version_policy": specific(1)}, {1: "has no x"}, ["model m: version 1 has no x; it is waited for"]),
         ({}, {}, ["model m: no version in /m; a version is a folder or an archive that is named by its number"]),
         ({"version_policy": specific(1, 3)}, {1: ""}, ["model m: version 3 is to be served, and is not in /m"]),
         (
@@ -93,6 +98,36 @@ def test_what_would_not_be_served_as_it_is_configured(changes, versions, warning
     found = model_warnings(config(**changes), versions)
     assert len(found) == len(warnings)
     assert all(one.startswith(text) for one, text in zip(found, warnings, strict=True)), found
+
+
+def test_the_versions_served_are_those_that_the_server_would_choose(tmp_path, capsys):
+    """An incomplete one displaces none; an archive that can't be unpacked does, and a warning says so."""
+    for name in ("a", "b", "c", "d"):
+        version(tmp_path / name, 2)
+        version(tmp_path / name, 3)
+    (tmp_path / "a" / "5").mkdir()
+    (tmp_path / "b" / "4.tar.gz").write_text("junk")
+    write(tmp_path / "c" / "4.tar.gz", SAVED_MODEL)
+    write(tmp_path / "d" / "4.zip", {"readme": b"x"})
+    (tmp_path / "server.toml").write_text("".join(f'[models.{name}]\nbase_path = "{name}"\n' for name in "abcd"))
+    assert main(["check", str(tmp_path / "server.toml"), "--port=0", "--rest_api_port=0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line[1:2] == " "] == ["3", "none", "4", "none"]
+    counts = "version 4 can't be loaded, and counts for the version policy all the same"
+    assert [line for line in lines if line.startswith("warning")] == [
+        f"warning: model a: version 5 in {tmp_path}/a/5 is not complete: saved_model.pb is missing; it is waited for",
+        f"warning: model b: {counts}: {tmp_path}/b/4.tar.gz is truncated or damaged: Not a gzipped file (b'ju')",
+        f"warning: model d: {counts}: {tmp_path}/d/4.zip: saved_model.pb is missing",
+    ]
+
+
+def test_a_large_archive_is_not_read_to_its_end(tmp_path, monkeypatch):
+    """A check before each start has no time for that."""
+    archive = write(tmp_path / "1.tar.gz", SAVED_MODEL | {"variables/x": b"x" * 100_000})
+    archive.write_bytes(archive.read_bytes()[:-4])
+    assert "damaged" in archive_fault(archive)
+    monkeypatch.setattr(archive_check, "MAX_CHECKED_BYTES", 50_000)
+    assert archive_fault(archive) == ""
 
 
 def test_key_and_certificate():
@@ -137,8 +172,8 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         "--mdns_interfaces: nosuch9 is no interface or address of this machine",
     ]
     warned = [
-        f"warning: model a: version 1 in {tmp_path}/a/1 is not complete: saved_model.pb is missing",
-        "warning: model a: label stable waits for version 7, which is not served; 1 would be",
+        f"warning: model a: version 1 in {tmp_path}/a/1 is not complete: saved_model.pb is missing; it is waited for",
+        "warning: model a: label stable waits for version 7, and none is served",
         f"warning: model b: {tmp_path}/b can't be read: No such file or directory; it is waited for",
     ]
     assert report.lines[-3:] == tuple(warned)
