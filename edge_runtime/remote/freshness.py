@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,9 @@ QUICK_S = 0.25
 
 FLOOR_S = 0.1
 """Never sooner, whatever happens."""
+
+_BURST_S = 0.005
+"""What wakes the thread several times within so long wakes it once: a server that dies under a hundred calls."""
 
 INTEREST_S = 30.0
 """So long after the last request servers are still wanted, and so is a model."""
@@ -112,7 +116,7 @@ class Freshness:
         self._watches: dict[Endpoint, _Watch] = {}
         self._roused = False
         self._closed = False
-        self._awake = threading.Condition()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
@@ -127,17 +131,12 @@ class Freshness:
     def rouse(self) -> None:
         """Every endpoint is looked at again at once. Returns at once."""
         self._roused = True
-        if self._awake.acquire(blocking=False):  # Whoever has it looks at `_roused` before it sleeps.
-            try:
-                self._awake.notify()
-            finally:
-                self._awake.release()
+        self._wake.set()
 
     def close(self) -> None:
         """Ends the thread. Looks under way end with their channels."""
-        with self._awake:
-            self._closed = True
-            self._awake.notify()
+        self._closed = True
+        self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -167,20 +166,19 @@ class Freshness:
                 self._look(endpoint, watch, interest.models[:_MAX_MODELS], now_s)
             else:
                 next_s = min(next_s, due_s)
+                self._roused |= roused
         return next_s - now_s
 
     def _run(self) -> None:
         while not self._closed:
+            self._wake.clear()  # Before the tick: what wakes it meanwhile may have come too late for this one.
             try:
                 wait_s = self.tick()
             except Exception:  # noqa: BLE001  what a server has said must not end the looks at the others
                 _log.exception("servers could not be looked at")
                 wait_s = IDLE_S
-            with self._awake:
-                if not (self._closed or self._roused):
-                    self._awake.wait(max(wait_s, FLOOR_S / 10))
-                if self._roused and not self._closed:
-                    self._awake.wait(FLOOR_S / 10)  # A burst of doubts is one.
+            if self._wake.wait(wait_s) and not self._closed:
+                time.sleep(_BURST_S)
 
     def _look(self, endpoint: Endpoint, watch: _Watch, models: tuple[str, ...], now_s: float) -> None:
         watch.asking, watch.begun_s = True, now_s
@@ -203,7 +201,7 @@ class Freshness:
             watch.ended_s = now_s
             watch.asking = False
         self._table.news()
-        self._nudge()
+        self._wake.set()  # When the next look is due is to be found out again.
 
     def _tell(self, endpoint: Endpoint, begun_s: float, models: tuple[str, ...], call: Any, now_s: float) -> None:
         """Tells the endpoint what its server has said, or not."""
@@ -244,11 +242,6 @@ class Freshness:
             except ValueError:  # Closed meanwhile.
                 return
             call.add_done_callback(lambda call, name=name: said(name, call))
-
-    def _nudge(self) -> None:
-        """When the next look is due is to be found out again."""
-        with self._awake:
-            self._awake.notify()
 
 
 def _catalog_of(call: Any) -> ServedCatalog | None:

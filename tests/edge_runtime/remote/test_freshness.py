@@ -186,6 +186,21 @@ def test_server_that_is_killed_is_missed_and_used_again(table):
         assert send(table, wanted()) == endpoint.address
 
 
+def test_looks_go_on_whatever_a_server_answers_and_when():
+    """An answer that comes while the next look is being planned is not missed, time after time."""
+    table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
+    Freshness(table, clock=time.monotonic).start()
+    with plain_server({"m": {1: AVAILABLE}}) as first:
+        endpoint = add(table, first.address)
+        until(lambda: table.expects(wanted()) is not None and endpoint.looks)
+    for _ in range(2):
+        until(lambda: table.expects(wanted()) is None)
+        before = endpoint.looks
+        with plain_server({"m": {1: AVAILABLE}}, first.port):
+            until(lambda: table.expects(wanted()) is not None and endpoint.looks > before, wait_s=IDLE_S)
+    table.close()
+
+
 def test_server_at_another_address_takes_the_first_ones_place(table):
     """What a source announces under the same name somewhere else is asked there, and the old address no more."""
     with plain_server({"m": {1: AVAILABLE}}) as old, plain_server({"m": {1: AVAILABLE}}) as new:
