@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 3
-"""Consecutive failures: one or two may be a lost connection that the next call mends."""
+"""Failures one after the other: one or two may be a lost connection that the next call mends. Calls that were under way
+together fail together, by one hiccup of the network or of this machine, and count as one."""
 
 FIRST_OPEN_S = 0.5
 """How long the first opening lasts: a restarted server is back within about a second."""
@@ -34,10 +35,12 @@ class Permit:
     Attributes:
         era: Counts the openings: what began before the latest one says nothing of the endpoint now.
         probe: Which probe of the half-open breaker it is; 0 if it passed a closed one.
+        blow: Counts the failures that were known when it passed.
     """
 
     era: int
     probe: int = 0
+    blow: int = 0
 
 
 class Breaker:
@@ -47,6 +50,7 @@ class Breaker:
         """Takes monotonic seconds."""
         self._clock = clock
         self._failures = 0
+        self._blows = 0
         self._open_s = FIRST_OPEN_S
         self._until_s = 0.0
         self._era = 0
@@ -78,7 +82,7 @@ class Breaker:
         if not self.allows:
             return None
         if self._state is BreakerState.CLOSED:
-            return Permit(self._era)
+            return Permit(self._era, blow=self._blows)
         self._state = BreakerState.HALF_OPEN
         self._until_s = self._clock() + PROBE_S
         self._probe += 1
@@ -93,6 +97,10 @@ class Breaker:
         """The endpoint did not answer, or broke while it did."""
         if not self._counts(permit):
             return
+        if self._state is BreakerState.CLOSED:
+            if permit.blow != self._blows:
+                return
+            self._blows += 1
         self._failures += 1
         if self._state is BreakerState.HALF_OPEN:
             self._open_s = min(self._open_s * 2, LONGEST_OPEN_S)

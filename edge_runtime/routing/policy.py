@@ -49,6 +49,10 @@ HOPE = 1.5
 prediction may be wrong by half. What is expected later than that only takes the network from the others."""
 
 
+TRY_AGAIN_S = 0.1
+"""How often at most a request that is lost anyway finds out whether a server is late."""
+
+
 class Place(enum.Enum):
     """Where a request goes."""
 
@@ -120,6 +124,23 @@ def needs_servers(device: DeviceView, remaining_s: float | None, policy: Policy)
     if policy != "prefer_device":
         return True
     return not (device.installed and device.healthy and not device.full and _in_time(device, remaining_s))
+
+
+def tries_again(device: DeviceView, server: ServerView, remaining_s: float | None, since_s: float) -> bool:
+    """Whether a request that is lost on the device finds out if a server that is expected too late still is.
+
+    A server that was late once, by a hiccup of the network, would be passed over until that is forgotten. What is sent
+    in vain takes at most half of the way's time.
+
+    Args:
+        device: The device's snapshot.
+        server: The servers' snapshot.
+        remaining_s: Seconds until the deadline; None for no deadline.
+        since_s: Seconds since this was last tried.
+    """
+    if remaining_s is None or not server.usable or device.predicted_s <= remaining_s:
+        return False
+    return since_s >= max(TRY_AGAIN_S, 2 * server.expected_s)
 
 
 def choose(

@@ -30,6 +30,7 @@ from edge_runtime.routing.policy import (
     REASON_OVERLOADED,
     REASON_POLICY,
     REASON_SERVER_FAILED,
+    REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
     TOO_SLOW,
     DeviceView,
@@ -39,6 +40,7 @@ from edge_runtime.routing.policy import (
     choose,
     needs_servers,
     predicted_s,
+    tries_again,
 )
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.bulk import Bulk
@@ -95,6 +97,7 @@ class Router:
         self._installed = installed
         self._clock = clock
         self._outage = outage or Outage(dict)
+        self._tried_s = float("-inf")
         self._hedging = None if device is None or remote is None else hedging
 
     def __repr__(self) -> str:
@@ -225,6 +228,11 @@ class Router:
             else:
                 self._outage.missed()
         route = choose(view, server, remaining_s, policy)
+        if route is LOCAL and server.usable:
+            now_s = self._clock()
+            if tries_again(view, server, remaining_s, now_s - self._tried_s):
+                self._tried_s = now_s
+                return Route(Place.SERVER, REASON_OVERLOADED if view.waits else REASON_TOO_SLOW)
         if route is TOO_SLOW and self._probes(request, remaining_s or 0.0):
             return LOCAL
         return route

@@ -32,6 +32,17 @@ def test_opens_after_consecutive_failures_only():
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_calls_under_way_together_fail_as_one():
+    """A hiccup that ends many calls at once opens nothing; calls that fail one after the other do."""
+    breaker = Breaker(FakeClock())
+    for _ in range(FAILURES_TO_OPEN):
+        assert breaker.state is BreakerState.CLOSED
+        together = [breaker.acquire() for _ in range(20)]
+        for permit in together:
+            breaker.failed(permit)
+    assert breaker.state is BreakerState.OPEN
+
+
 def test_half_open_lets_one_through():
     """After its time an open breaker lets exactly one request find out."""
     clock, breaker = opened()

@@ -14,6 +14,7 @@ from edge_runtime.routing.policy import (
     choose,
     needs_servers,
     predicted_s,
+    tries_again,
 )
 
 ABSENT = DeviceView(installed=False)
@@ -157,6 +158,25 @@ def test_servers_are_asked_for_only_where_they_matter(device, server, remaining_
     if not needs_servers(device, remaining_s, policy):
         alone = choose(device, ServerView(usable=False), remaining_s, policy)
         assert choose(device, server, remaining_s, policy) == alone
+
+
+@pytest.mark.parametrize(
+    ("device", "server", "remaining_s", "since_s", "again"),
+    [
+        (SLOW, SLOWER_SERVER, 0.050, 10.0, True),
+        (SLOW, SLOWER_SERVER, 0.050, 0.5, False),
+        (SLOW, FAR_SERVER, 0.050, 37.0, False),
+        (SLOW, FAR_SERVER, 0.050, 39.0, True),
+        (SLOW, SERVER, 0.010, 0.09, False),
+        (SLOW, SERVER, 0.010, 0.11, True),
+        (SLOW, NO_SERVER, 0.050, 1e9, False),
+        (TIGHT, SLOWER_SERVER, 0.050, 1e9, False),
+        (SLOW, SLOWER_SERVER, None, 1e9, False),
+    ],
+)
+def test_what_is_lost_anyway_finds_out(device, server, remaining_s, since_s, again):
+    """Now and then a request that nobody is expected to answer in time is sent; the rarer, the further the server."""
+    assert tries_again(device, server, remaining_s, since_s) is again
 
 
 @given(devices, servers, st.floats(0, 1))

@@ -162,3 +162,14 @@ def test_servers_that_lack_a_version_are_no_outage(clock, caplog):
     made = router(FakeDevice(clock), FakeRemote(clock, LACKING), clock, outage=Outage(lambda: {"s:1": "closed"}))
     assert made.infer(asked(clock, policy="prefer_server")).reason == "server-failed"
     assert not caplog.records
+
+
+def test_a_server_that_was_late_is_tried_again(clock):
+    """While nobody is expected in time, one request in a while is sent; the others are not."""
+    device, remote = FakeDevice(clock, load=BUSY, takes_s=0.0), FakeRemote(clock, expected_s=0.2, takes_s=0.0)
+    made = router(device, remote, clock)
+    places = []
+    for _ in range(10):
+        places.append(made.infer(asked(clock, 0.05)).place)
+        clock.advance(0.11)
+    assert [place == "server:s:1" for place in places] == [True, False, False, False] * 2 + [True, False]
