@@ -12,6 +12,9 @@ UNKNOWN_S = 0.010
 _SMOOTHING = 0.2
 """Weight of the newest answer: some ten answers follow a server that slows down."""
 
+_LATER = 1.5
+"""What did not come in time would have come later, nobody knows how much: so many times what was waited is assumed."""
+
 _RELAXING = 0.02
 """Weight of a slow answer in the least that is known: a hundred move it."""
 
@@ -27,6 +30,11 @@ _QUIET_S = 0.5
 
 _FADE_S = 0.1
 """An estimate is looked through so often: it is asked for with each request."""
+
+_LATE_FACTOR = 1.5
+_LATE_MARGIN_S = 0.005
+"""A call is late when it has taken so much longer than was expected: what is expected is a mean, and half of the calls
+take longer."""
 
 SIDE_BY_SIDE = 16
 """So many calls in flight double what is expected of one more. A server works many side by side, how many is not
@@ -51,7 +59,7 @@ class _Known:
     Attributes:
         usual_s: Seconds that answers took, smoothed.
         least_s: Seconds that they take at least.
-        late_s: Seconds that the latest call waited in vain; 0 if it was answered.
+        late_s: Seconds that it must take by calls that waited in vain since the latest answer, smoothed; 0 for none.
         touched_s: The instant at which the latest call ended.
         expected_s: Seconds that the next one should take.
         until_s: The instant until which that holds.
@@ -85,7 +93,7 @@ class AnswerTime:
 
     Attributes:
         in_flight: Calls that have begun and not ended.
-        due_s: The instant at which the first of them should have been answered; infinite where there are none.
+        due_s: The instant from which on the first of them is late; infinite where there are none.
     """
 
     __slots__ = ("_begun", "_clock", "_due", "_known", "_started", "due_s", "in_flight")
@@ -122,7 +130,7 @@ class AnswerTime:
         self._begun += 1
         now_s = self._clock()
         self._started[self._begun] = (now_s, kind)
-        heapq.heappush(self._due, (now_s + expected_s, self._begun))
+        heapq.heappush(self._due, (now_s + expected_s * _LATE_FACTOR + _LATE_MARGIN_S, self._begun))
         self._count()
         return self._begun
 
@@ -148,11 +156,24 @@ class AnswerTime:
         known.late_s = 0.0
         known.touch(now_s)
 
-    def late(self, kind: Kind, waited_s: float) -> None:
-        """No answer came within that time, which should have been enough."""
+    def late(self, kind: Kind, waited_s: float, *, news: bool) -> None:
+        """No answer came within that time, which should have been enough.
+
+        One such call among many that were answered makes the server a little slower, and not as slow as that: else
+        every pause of this machine or of the network would send all requests elsewhere, and nobody would find out.
+
+        Args:
+            kind: Of the request.
+            waited_s: Seconds that the server had for it.
+            news: Whether it began after the last that was late. Those that were under way together say no more than one
+                of them: that it took as long as that.
+        """
         now_s = self._clock()
+        answered = kind in self._known
         known = self._of(kind, UNKNOWN_S, now_s)
-        known.late_s = max(known.late_s, waited_s)
+        least_s = waited_s * _LATER if news else waited_s
+        before_s = max(known.late_s, known.usual_s)
+        known.late_s = max(before_s + (_SMOOTHING if answered else 1.0) * (least_s - before_s), before_s)
         known.touch(now_s)
 
     def forget(self) -> None:

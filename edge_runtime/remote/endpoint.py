@@ -78,6 +78,7 @@ class Endpoint:
         self._silent = 0
         self._gone_s: float | None = None
         self._answered_s = -math.inf
+        self._spoke_s = self._counted_s = -math.inf
         self._unreachable = False
         self._line = Line(address)
         self._retired: list[Line] = []
@@ -337,10 +338,11 @@ class Endpoint:
             if took_s is None:
                 return
             if received is not None and measured:
+                self._spoke_s = self._clock()
                 self._estimate.answered(turn.model, turn.nbytes, received.nbytes, took_s, own_s)
             late = given_up or (fault is not None and fault.fault is Fault.DEADLINE)
-            if late and not self._estimate.late(turn.model, turn.nbytes, took_s):
-                fault = None  # A server that was given less time than it usually takes has not failed.
+            if late and not self._is_silent(turn, took_s):
+                fault = None
             if received is not None or (fault is not None and fault.alive):
                 self._alive()
                 self._breaker.succeeded(turn.permit)
@@ -350,6 +352,19 @@ class Endpoint:
                 self._unreachable = fault.unreachable
                 self._breaker.failed(turn.permit)
             self._barred_until_s = self._breaker.until_s
+
+    def _is_silent(self, turn: Turn, took_s: float) -> bool:
+        """Whether a call that was not answered in its time speaks against the server.
+
+        Not where it had less time than such calls usually take. Nor where another was answered meanwhile, or was under
+        way together with one that counted: a pause of this machine or of the network makes all of them late at once.
+        """
+        now_s = self._clock()
+        news = max(self._spoke_s, self._counted_s) <= now_s - took_s
+        if not self._estimate.late(turn.model, turn.nbytes, took_s, news=news) or not news:
+            return False
+        self._counted_s = now_s
+        return True
 
     def _alive(self) -> None:
         self._answered_s = self._clock()

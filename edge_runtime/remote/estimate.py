@@ -91,13 +91,21 @@ class Estimate:
             rest_s = own_s + back_bytes * link.byte_s
         self.time.answered(kind_of(model, nbytes), min(max(rest_s, 0.0), took_s))
 
-    def late(self, model: str, nbytes: int, took_s: float) -> bool:
-        """No answer came in that time: whether it should have. That is held against the way, or against the server."""
+    def late(self, model: str, nbytes: int, took_s: float, *, news: bool = True) -> bool:
+        """No answer came in that time: whether it should have. That is held against the way, or against the server.
+
+        Args:
+            model: Of the request.
+            nbytes: What was sent.
+            took_s: Seconds that were waited.
+            news: As in `AnswerTime.late`.
+        """
         link, kind = self.link, kind_of(model, nbytes)
-        if took_s < self.time.typical_s(kind) + link.round_trip_s + nbytes * link.byte_s:
+        way_s = link.round_trip_s + nbytes * link.byte_s
+        if took_s < self.time.typical_s(kind) + way_s:
             return False
         if not link.late(nbytes, took_s):
-            self.time.late(kind, took_s)
+            self.time.late(kind, max(took_s - way_s, 0.0), news=news)
         return True
 
     def look_begins(self) -> None:

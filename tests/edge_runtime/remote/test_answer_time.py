@@ -52,24 +52,45 @@ def test_sizes_are_told_apart():
     assert usual(clock, time, nbytes=1) == pytest.approx(0.01)
 
 
-def test_first_call_under_way_that_should_have_ended_is_known():
-    """The instant by which the first of the calls under way should have ended, not that of the first that began."""
+def late_after_s(expected_s):
+    return expected_s * 1.5 + 0.005
+
+
+def test_first_call_under_way_that_will_be_late_is_known():
+    """The instant from which on the first of the calls under way is late, not that of the first that began."""
     clock = FakeClock()
     time = AnswerTime(clock)
     long, short = time.begin(("m", 0), 5.0), time.begin(("m", 0), 0.1)
-    assert (time.due_s, time.in_flight) == (clock() + 0.1, 2)
+    assert (time.due_s, time.in_flight) == (clock() + late_after_s(0.1), 2)
     time.end(short)
-    assert time.due_s == clock() + 5.0
+    assert time.due_s == clock() + late_after_s(5.0)
     time.end(long)
     assert (time.due_s, time.in_flight) == (math.inf, 0)
 
 
 def test_lateness_raises_the_estimate_and_an_answer_lowers_it():
-    """A call that waited in vain makes the server as slow as that, until it answers again."""
+    """A server that has not answered yet is slower than a call waited in vain, until it answers."""
     clock = FakeClock()
     time = AnswerTime(clock)
-    time.late(kind_of("m", SMALL), 0.1)
-    assert usual(clock, time) == pytest.approx(0.1)
+    time.late(kind_of("m", SMALL), 0.1, news=True)
+    assert usual(clock, time) == pytest.approx(0.15)
+    answered(clock, time, 0.01)
+    assert usual(clock, time) == pytest.approx(0.01)
+
+
+def test_calls_that_were_late_together_are_one_pause():
+    """One makes little of a difference, many of one moment show what they waited, one after the other even more."""
+    clock = FakeClock()
+    time = AnswerTime(clock)
+    answered(clock, time, 0.01, 20)
+    time.late(kind_of("m", SMALL), 0.1, news=True)
+    assert usual(clock, time) < 0.05
+    for _ in range(50):
+        time.late(kind_of("m", SMALL), 0.1, news=False)
+    assert usual(clock, time) == pytest.approx(0.1, rel=0.01)
+    for _ in range(50):
+        time.late(kind_of("m", SMALL), 0.1, news=True)
+    assert usual(clock, time) == pytest.approx(0.15, rel=0.01)
     answered(clock, time, 0.01)
     assert usual(clock, time) == pytest.approx(0.01)
 
@@ -129,7 +150,7 @@ def test_calls_are_counted_whatever_their_order(steps):
     for begins, expected_s, pause_s in steps:
         clock.advance(pause_s)
         if begins or not due:
-            due[time.begin(kind_of("m", SMALL), expected_s)] = clock() + expected_s
+            due[time.begin(kind_of("m", SMALL), expected_s)] = clock() + late_after_s(expected_s)
         else:
             number = sorted(due)[int(expected_s * 7) % len(due)]
             assert time.end(number) is not None
