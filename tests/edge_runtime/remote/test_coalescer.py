@@ -319,7 +319,7 @@ def test_high_priority_leaves_first(client, server):
     for i, future in enumerate(futures):
         check(future, i, MAX_ROWS)
     check(urgent, 7, 2)
-    assert server.calls[MAX_BARE_IN_FLIGHT] == 2
+    assert 2 in server.calls[MAX_BARE_IN_FLIGHT : 2 * MAX_BARE_IN_FLIGHT]  # Two leave at once.
 
 
 def test_preprocessing_goes_with_the_request(client, server):
