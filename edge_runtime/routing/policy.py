@@ -52,6 +52,9 @@ prediction may be wrong by half. What is expected later than that only takes the
 TRY_AGAIN_S = 0.1
 """How often at most a request that is lost anyway finds out whether a server is late."""
 
+TRY_WITHIN = 10.0
+"""A server may be that many times too late for it: a hiccup makes it so. A line that is too slow is so by far more."""
+
 
 class Place(enum.Enum):
     """Where a request goes."""
@@ -129,8 +132,7 @@ def needs_servers(device: DeviceView, remaining_s: float | None, policy: Policy)
 def tries_again(device: DeviceView, server: ServerView, remaining_s: float | None, since_s: float) -> bool:
     """Whether a request that is lost on the device finds out if a server that is expected too late still is.
 
-    A server that was late once, by a hiccup of the network, would be passed over until that is forgotten. What is sent
-    in vain takes at most half of the way's time.
+    A server that was late once, by a hiccup of the network, would be passed over until that is forgotten.
 
     Args:
         device: The device's snapshot.
@@ -139,6 +141,8 @@ def tries_again(device: DeviceView, server: ServerView, remaining_s: float | Non
         since_s: Seconds since this was last tried.
     """
     if remaining_s is None or not server.usable or device.predicted_s <= remaining_s:
+        return False
+    if server.expected_s > remaining_s * TRY_WITHIN:
         return False
     return since_s >= max(TRY_AGAIN_S, 2 * server.expected_s)
 
