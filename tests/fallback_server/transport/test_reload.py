@@ -27,9 +27,11 @@ async def listening(server):
     )
     port = await grpc.start(host="127.0.0.1", port=0)
     poller.start()
-    yield f"127.0.0.1:{port}"
-    await grpc.stop(grace_s=0)
-    poller.stop(timeout_s=30)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await grpc.stop(grace_s=0)
+        poller.stop(timeout_s=30)
 
 
 @pytest.fixture
