@@ -174,7 +174,7 @@ class Control:
             name=name,
             versions=versions,
             labels=routes.points(),
-            default_version=heaviest(routes, sorted(loaded)),
+            default_version=heaviest(routes, sorted(loaded), self._manager.coming(name)),
             traffic=dict(routes.traffic) if routes.hold is None else {},
             hold=routes.hold,
             shadow=routes.shadow,

@@ -172,20 +172,20 @@ def drawn(weights: Mapping[int, float], draw: float) -> int:
     return max(weights)
 
 
-def heaviest(routes: Routes, available: Sequence[int]) -> int:
+def heaviest(routes: Routes, available: Sequence[int], coming: Sequence[int] = ()) -> int:
     """What answers most requests that name no version; 0 where none does."""
-    shared = shares(routes, available)
+    shared = shares(routes, available, coming)
     return max(shared, key=lambda version: (shared[version], version), default=0)
 
 
-def shares(routes: Routes, available: Sequence[int]) -> dict[int, float]:
+def shares(routes: Routes, available: Sequence[int], coming: Sequence[int] = ()) -> dict[int, float]:
     """Version -> its part of the requests that name none, all parts together 1; empty where nothing answers."""
     weights = _weights(routes, available) if routes.hold is None else {}
     total = sum(weights.values())
     if weights:
         return {version: weight / total for version, weight in sorted(weights.items())}
-    version = default_version(routes, available)
-    return {} if version is None else {version: 1.0}
+    version = default_version(routes, available, coming=coming)
+    return {version: 1.0} if version in available else {}
 
 
 def settled(routes: Routes, available: Sequence[int]) -> Routes:

@@ -66,6 +66,7 @@ def test_what_answers_who_names_no_version(routes, available, version):
 def test_what_was_rolled_back_from_does_not_answer_while_the_good_version_comes_back(available, coming, version):
     """It is the version that is being loaded, which refuses; what was withdrawn answers where no other ever will."""
     assert default_version(HELD, available, coming=coming) == version
+    assert heaviest(HELD, available, coming) == (version if version in available else 0)
 
 
 @pytest.mark.parametrize("weights", [{1: 95, 2: 5}, {1: 1.0, 2: 1.0}, {1: 0.2, 2: 0.3, 3: 0.5}])
