@@ -89,22 +89,22 @@ class Lateness:
                 self.factor = sorted(self._ratios)[int(len(self._ratios) * SHARE)]
 
 
-def copy_after_s(predicted_s: float, factor: float) -> float:
+def copy_after_s(predicted_s: float, factor: float | None) -> float:
     """Seconds from the call after which an answer is later than nearly all. Pure.
 
     Args:
         predicted_s: What was predicted for the request.
-        factor: See `Lateness`.
+        factor: See `Lateness`; None while it is not known.
     """
-    return predicted_s * max(factor, 1.0) * PATIENCE
+    return predicted_s * max(factor or 1.0, 1.0) * PATIENCE
 
 
 def worth_a_copy(expected_s: float | None, remaining_s: float | None) -> bool:
-    """Whether a copy that is sent now may be in time. Pure.
+    """Whether a copy may be in time. Pure.
 
     Args:
         expected_s: What the best server is expected to take; None if none may be asked.
-        remaining_s: Seconds until the deadline; None for no deadline.
+        remaining_s: Seconds from its sending until the deadline; None for no deadline.
     """
     return expected_s is not None and (remaining_s is None or expected_s <= remaining_s)
 
@@ -156,10 +156,9 @@ class Hedging:
         """
         self._budget.earn()
         race = _Race(request, device, rescue, self._clock)
-        factor = self.lateness.factor
         timer: Cancellable | None = None
-        if factor is not None:
-            due_s = request.start_s + copy_after_s(predicted_s, factor)
+        if self.ready:
+            due_s = request.start_s + copy_after_s(predicted_s, self.lateness.factor)
             timer = self._later.call(max(due_s - self._clock(), 0.0), lambda: self._send(race, copy))
 
         def ended(_: Future[Reply]) -> None:

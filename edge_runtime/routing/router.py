@@ -19,7 +19,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.pixels import Pixels, in_reals
 from edge_runtime.routing.chain import Rescue, after, failed, failed_servers, then
-from edge_runtime.routing.hedging import MIN_OWN_MS, MIN_OWN_S, Hedging, worth_a_copy
+from edge_runtime.routing.hedging import MIN_OWN_MS, MIN_OWN_S, Hedging, copy_after_s, worth_a_copy
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
     DEVICE_FIRST,
@@ -110,7 +110,7 @@ class Router:
             deadline_s = request.deadline_s
             if deadline_s is None or _fits(device.costs, request.rows, deadline_s - self._clock()):
                 hedging = self._hedging
-                if hedging is not None and hedging.ready and self._hedges(request):
+                if hedging is not None and hedging.ready and self._hedged_from(request) is not None:
                     return self._wait(request, self.submit(request))
                 try:
                     reply = device.try_infer(request)
@@ -132,8 +132,9 @@ class Router:
                 return self._wait(request, self._elsewhere(request, route))
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
-        if self._hedges(request):
-            return self._wait(request, self._queued(device, request, hedges=True))
+        predicted_s = self._hedged_from(request)
+        if predicted_s is not None:
+            return self._wait(request, self._queued(device, request, predicted_s))
         try:
             # A caller that waits needs no future; and only who was for a server first may find an engine idle.
             return device.wait(request) if device_first else device.infer(request)
@@ -151,11 +152,10 @@ class Router:
                 return self._elsewhere(request, route)
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
-        return self._queued(device, request, hedges=hedge and self._hedges(request))
+        return self._queued(device, request, self._hedged_from(request) if hedge else None)
 
-    def _queued(self, device: Batcher, request: InferRequest, *, hedges: bool) -> Pending:
-        """The answer to come of a request for the device."""
-        predicted_s = self._view(request).predicted_s if hedges else 0.0
+    def _queued(self, device: Batcher, request: InferRequest, predicted_s: float | None) -> Pending:
+        """The answer to come of a request for the device, which is hedged where its prediction is given."""
         try:
             inner = device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
@@ -165,7 +165,7 @@ class Router:
             if rescued is None:
                 raise
             return then(*rescued)
-        if hedges and self._hedging is not None:
+        if predicted_s is not None and self._hedging is not None:
             return self._hedged(self._hedging, request, predicted_s, inner)
         if not self._may_leave(request) and isinstance(inner, Pending):
             return inner
@@ -267,12 +267,20 @@ class Router:
             return self._to_server(replace(request, reason=reason))
         raise self._nowhere(request, {})
 
-    def _hedges(self, request: InferRequest) -> bool:
-        """Whether a copy of the request may be sent where the device is late."""
+    def _hedged_from(self, request: InferRequest) -> float | None:
+        """The prediction from which it is told that the device is late; None where a copy could not be of use."""
         device, remote, hedging = self._device, self._remote, self._hedging
         if hedging is None or device is None or remote is None or request.policy != "prefer_device":
-            return False
-        return device.costs.seconds(request.rows) >= MIN_OWN_S and remote.expects(request) is not None
+            return None
+        if device.costs.seconds(request.rows) < MIN_OWN_S:
+            return None
+        predicted_s = self._view(request).predicted_s
+        left_s = None
+        if request.deadline_s is not None:
+            left_s = request.deadline_s - self._clock() - copy_after_s(predicted_s, hedging.lateness.factor)
+            if left_s <= 0:  # As in a queue that is too long: then the servers need not even be looked at.
+                return None
+        return predicted_s if worth_a_copy(remote.expects(request), left_s) else None
 
     def _hedged(self, hedging: Hedging, request: InferRequest, predicted_s: float, inner: Future[Reply]) -> Pending:
         """The device's answer, or a server's where the device takes longer than usual."""

@@ -100,11 +100,21 @@ def test_no_copy(stand, deadline_s, policy):
 def test_budget_is_spent_by_copies_alone():
     """A copy that is not worth sending costs the budget nothing."""
     stand = Stand(extras=1)
-    stand.ask(0.020)
-    stand.clock.advance(0.019)
+    stand.ask(0.030)
+    stand.clock.advance(0.029)
     stand.later.go_off()
     assert not stand.remote.asked
     assert stand.budget.spend()
+
+
+def test_what_a_copy_could_not_save_is_not_watched():
+    """Where the copy would be due too late for its deadline, the request costs neither timer nor race."""
+    stand = Stand()
+    stand.ask(0.0125)
+    stand.device.load = BUSY
+    stand.remote.expected_s = 19.0
+    stand.ask(0.05)
+    assert not stand.later.waits
 
 
 def test_offline_work_is_not_copied():

@@ -176,7 +176,7 @@ def test_servers_are_asked_for_only_where_they_matter(device, server, remaining_
     ],
 )
 def test_what_is_lost_anyway_finds_out(device, server, remaining_s, since_s, again):
-    """Now and then a request that nobody is expected to answer in time is sent; never on a line that is far too slow."""
+    """Now and then a request that nobody is expected to answer in time is sent; not on a line far too slow."""
     assert tries_again(device, server, remaining_s, since_s) is again
 
 
