@@ -185,7 +185,7 @@ def shares(routes: Routes, available: Sequence[int], coming: Sequence[int] = ())
     if weights:
         return {version: weight / total for version, weight in sorted(weights.items())}
     version = default_version(routes, available, coming=coming)
-    return {version: 1.0} if version in available else {}
+    return {version: 1.0} if version is not None and version in available else {}
 
 
 def settled(routes: Routes, available: Sequence[int]) -> Routes:
