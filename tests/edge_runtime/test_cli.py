@@ -265,10 +265,10 @@ def test_an_interrupt_that_looks_like_a_failure_is_an_interrupt(packages, tmp_pa
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # Shells have background jobs ignore it.
     try:
         assert main(["bench", str(packages)]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "edge-run: interrupted\n"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
