@@ -4,9 +4,11 @@
 
 The device's runs take 10 ms (a real delegate that waits, so that no processor time is what is measured); one real
 server is reached over a network with a delay each way; requests come evenly at three times what the device can answer,
-each with 50 ms to live. Beside each figure stands that of the device alone, of the same run. A machine that has other
-things to do is itself late at times: a process that does nothing but wake up sees when, and requests of such moments
-are left out of what the first two targets are held against; they are counted beside it.
+each with 50 ms to live. Beside each figure stands that of the device alone, of the same run.
+
+A machine that others use has other things to do at times: `lates.py` sees when a part of this had to wait for a core,
+and requests of such moments are left out of what the targets are held against where that is a share; the figures with them stand
+beside it. `nice -n -15` before the command keeps such moments few.
 
 | scenario | what happens | target |
 |---|---|---|
@@ -35,7 +37,6 @@ from benchmarks.far_scene import (  # noqa: E402
     DEADLINE_MS,
     NARROW,
     WIDE,
-    Lates,
     Scene,
     Tally,
     capacity,
@@ -46,12 +47,13 @@ from benchmarks.far_scene import (  # noqa: E402
     served,
     steady,
 )
+from benchmarks.lates import Lates  # noqa: E402
 from benchmarks.network import Network  # noqa: E402
 from edge_runtime.config import ModelOptions  # noqa: E402
 from edge_runtime.model import Model  # noqa: E402
 
 OVERLOAD = 3.0
-ROUNDS = 3
+ROUNDS = 6
 KINDS = ("hedged", "plain")
 PAIRS = 4
 """Models of each kind: a stall keeps a device busy, and the next request of its model should find it idle again."""
@@ -222,8 +224,8 @@ def slow(scene: Scene, settings: Settings) -> bool:
     )
     told("device alone", found.alone, found.lates)
     told("device and server", found.together, found.lates)
-    ratio = found.together.goodput / found.alone.goodput
-    return verdict(f"goodput {ratio:.3f} x the device alone's (target: at least 1, 0.98 for noise)", met=ratio >= 0.98)
+    ratio = found.together.punctual(found.lates).rate / found.alone.punctual(found.lates).rate
+    return verdict(f"in time {ratio:.3f} x the device alone (target: at least 1, 0.98 for noise)", met=ratio >= 0.98)
 
 
 def hedging(scene: Scene, settings: Settings) -> bool:

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 _STYLE = {
     "device": ("#0072b2", "answered in time by the device"),
     "server": ("#e69f00", "answered in time by the server"),
-    "told": ("#bbbbbb", "told by the deadline that there is no answer"),
+    "told": ("#bbbbbb", "not answered in time"),
 }
 
 

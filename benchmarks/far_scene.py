@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 import urllib.request
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support import edge_delegates
 from support.edge_models import publish_scale
 
+from benchmarks.lates import Lates
 from edge_runtime import EdgeRuntimeError, Runtime
 from edge_runtime.model import Model
 from edge_runtime.types import Array, Reply
@@ -44,9 +44,8 @@ NARROW, WIDE = 4, 37_500
 SLACK_MS = 10.0
 """What an outcome may come after its deadline: who waits for it has to be woken."""
 
-TICK_S = 0.002
 LATE_MS = 5.0
-"""A machine that wakes who sleeps so much too late has too much to do for these figures."""
+"""A machine on which a part of this waits so long for a core has too much else to do for these figures."""
 
 SAVED = """
 import os, sys
@@ -91,48 +90,6 @@ class Server:
         """Ends it at once, if it has not ended."""
         self._process.kill()
         self._process.wait()
-
-
-class Lates:
-    """By how much this machine was late at what: what a process of its own saw that did nothing but wake up."""
-
-    def __init__(self) -> None:
-        """Starts it; it ends with this process, or with `stop`."""
-        program = (
-            "import sys, threading, time\n"
-            "threading.Thread(target=lambda: (sys.stdin.read(), stop.append(1)), daemon=True).start()\n"
-            "stop, found, due_s = [], [], time.monotonic()\n"
-            "while not stop:\n"
-            f"    due_s = max(due_s + {TICK_S}, time.monotonic())\n"
-            "    time.sleep(max(due_s - time.monotonic(), 0))\n"
-            "    late_s = time.monotonic() - due_s\n"
-            "    if late_s > 0.002:\n"
-            "        found.append(f'{due_s} {late_s}')\n"
-            "print(' '.join(found))\n"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._due_s: list[float] = []
-        self._late_s: list[float] = []
-
-    def stop(self) -> Lates:
-        """Ends it and takes what it saw."""
-        said, _ = self._process.communicate()
-        values = [float(word) for word in said.split()]
-        self._due_s, self._late_s = values[::2], values[1::2]
-        return self
-
-    def worst_ms(self, from_s: float, until_s: float) -> float:
-        """The most that it was late by at any time then."""
-        first = max(bisect_left(self._due_s, from_s) - 1, 0)
-        worst_s = 0.0
-        for due_s, late_s in zip(self._due_s[first:], self._late_s[first:], strict=True):
-            if due_s > until_s:
-                break
-            if due_s + late_s >= from_s:
-                worst_s = max(worst_s, late_s)
-        return worst_s * 1e3
 
 
 class Scene:
