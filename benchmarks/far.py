@@ -6,9 +6,10 @@ The device's runs take 10 ms (a real delegate that waits, so that no processor t
 server is reached over a network with a delay each way; requests come evenly at three times what the device can answer,
 each with 50 ms to live. Beside each figure stands that of the device alone, of the same run.
 
-A machine that others use has other things to do at times: `lates.py` sees when a part of this had to wait for a core,
-and requests of such moments are left out of what the targets are held against where that is a share; the figures with them stand
-beside it. `nice -n -15` before the command keeps such moments few.
+A machine that others use has other things to do at times: `lates.py` sees when a part of this had to wait for a core.
+Requests of such moments are left out of what shares are held against; the figures with them stand beside it. Keep such
+moments few: `nice -n -15` before the command. Two seconds of the load come first, in which the server runs its model for
+the first time.
 
 | scenario | what happens | target |
 |---|---|---|
@@ -54,6 +55,7 @@ from edge_runtime.model import Model  # noqa: E402
 
 OVERLOAD = 3.0
 ROUNDS = 6
+WARM_UP_S = 2.0
 KINDS = ("hedged", "plain")
 PAIRS = 4
 """Models of each kind: a stall keeps a device busy, and the next request of its model should find it idle again."""
@@ -113,7 +115,7 @@ def both(alone: Model, together: Model, width: int, seconds: float) -> Compared:
     """Plays both in turn."""
     row = ones(width)
     able = capacity(alone, row, 2.0)
-    load(together, row, able, 1.0)
+    load(together, row, OVERLOAD * able, WARM_UP_S)
     found, lates = (Tally(), Tally()), Lates()
     for _ in range(ROUNDS):
         for tally, model in zip(found, (alone, together), strict=True):
@@ -162,7 +164,7 @@ def killed(scene: Scene, settings: Settings) -> bool:
             able = capacity(lonely, row, 2.0)
             lates = Lates()
             base = load(lonely, row, OVERLOAD * able, seconds / 4)
-            load(model, row, able, 1.0)
+            load(model, row, OVERLOAD * able, WARM_UP_S)
             began_s = time.monotonic() + 0.1
 
             def happen() -> None:
