@@ -61,6 +61,8 @@ class RemoteFault(Exception):
         """The fault that a call's status stands for."""
         words = detail or code.name
         fault = Fault.of(code)
+        if code is grpc.StatusCode.UNKNOWN and any(text in words.lower() for text in _BROKEN):
+            fault = Fault.NOT_READY  # gRPC gives a stream that its connection took along this code as well.
         unreachable = fault is Fault.NOT_READY and any(text.lower() in words.lower() for text in _UNREACHABLE)
         broken = fault is Fault.NOT_READY and not unreachable and any(text in words.lower() for text in _BROKEN)
         return cls(fault, address, words, unreachable=unreachable, broken=broken)

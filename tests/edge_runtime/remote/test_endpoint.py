@@ -129,7 +129,8 @@ def test_server_that_is_killed_under_a_call_is_not_alive():
     broken = fault_of(future)
     assert (broken.fault, broken.broken, broken.alive, broken.passing) == (Fault.NOT_READY, True, False, True)
     assert not broken.lacking
-    assert fault_of(send(endpoint, time.monotonic)).unreachable
+    # The connection that broke may take one more call along.
+    assert any(fault_of(send(endpoint, time.monotonic)).unreachable for _ in range(3))
     endpoint.close()
 
 
