@@ -7,9 +7,9 @@ server is reached over a network with a delay each way; requests come evenly at 
 each with 50 ms to live. Beside each figure stands that of the device alone, of the same run.
 
 A machine that others use has other things to do at times: `lates.py` sees when a part of this had to wait for a core.
-Requests of such moments are left out of what shares are held against; the figures with them stand beside it. Keep such
-moments few: `nice -n -15` before the command. Two seconds of the load come first, in which the server runs its model for
-the first time.
+Requests of such moments are left out of what shares are held against; the figures with them stand beside it. There are
+few such moments with `nice -n -15` before the command. Two seconds of the load come first, in which the server runs its
+model for the first time.
 
 | scenario | what happens | target |
 |---|---|---|
