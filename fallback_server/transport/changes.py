@@ -42,6 +42,11 @@ class Changes:
                 await asyncio.wait_for(self._woken.wait(), timeout_s)
         return self.count
 
+    async def closing(self) -> None:
+        """Waits until this is closed."""
+        while not self.closed:
+            await self._woken.wait()
+
     def tell(self) -> None:
         """Wakes the watchers at once. In the event loop alone."""
         self._told = False

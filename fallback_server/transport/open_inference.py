@@ -19,16 +19,13 @@ from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
+from fallback_server.transport.ordered_stream import ordered_stream
 from fallback_server.transport.rpc import Context, MessageThreads, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
 from fallback_server.transport.targets import read_target
 
 _log = logging.getLogger(__name__)
-
-MAX_STREAM_REQUESTS = 64
-"""Of one stream, that are under way at a time; the next is not read before one of them is answered."""
-
 
 _ABSENT = {
     "SystemSharedMemoryStatus": "tensors in shared memory",
@@ -108,7 +105,7 @@ class InferenceService:
                 write=messages.write_infer,
                 weigh=messages.infer_bytes,
             ),
-            methods.MODEL_STREAM_INFER: grpc.stream_stream_rpc_method_handler(self._stream),
+            methods.MODEL_STREAM_INFER: ordered_stream(methods.MODEL_STREAM_INFER, self._stream_answer, self._changes),
             methods.REPOSITORY_INDEX: rpcs.message(methods.REPOSITORY_INDEX, self._index),
             methods.REPOSITORY_MODEL_LOAD: rpcs.message(methods.REPOSITORY_MODEL_LOAD, self._load),
             methods.REPOSITORY_MODEL_UNLOAD: rpcs.message(methods.REPOSITORY_MODEL_UNLOAD, self._unload),
@@ -164,43 +161,15 @@ class InferenceService:
             call.deadline_s = self._calls.dataplane.clock() + asked.timeout_s
         return InferReply(reply=await self._calls.predict(call, context), id=asked.id)
 
-    async def _stream(self, _requests: object, context: Context) -> None:
-        """Answers each request when it is done, in whatever order that is, and goes on after one that failed."""
-        slots = asyncio.Semaphore(MAX_STREAM_REQUESTS)
-        writing = asyncio.Lock()
-        under_way: set[asyncio.Task[None]] = set()
-
-        async def one(data: bytes) -> None:
-            try:
-                answer = await self._stream_answer(data, context)
-                async with writing:
-                    await context.write(answer)
-            finally:
-                slots.release()
-
-        try:
-            while True:
-                await slots.acquire()
-                data = await context.read()
-                if not isinstance(data, bytes):
-                    break
-                task = asyncio.create_task(one(data))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            if under_way:
-                await asyncio.wait(under_way)
-        finally:
-            for task in under_way:
-                task.cancel()
-
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
+        """Its error, where a request fails: no fault of one may end the stream of the others."""
         asked: InferCall | None = None
         try:
             asked = await self._threads.run(self._read, data, size=len(data))
             del data
             answered = await self._infer(asked, context)
             return await self._threads.run(messages.write_stream_infer, answered, size=messages.infer_bytes(answered))
-        except Exception as error:  # noqa: BLE001  no fault of one request may end the stream of the others
+        except Exception as error:  # noqa: BLE001  told above
             fault, text = translate(error)
             _log.debug("%s: %s: %s", methods.MODEL_STREAM_INFER.path, fault.name, text)
         return messages.write_stream_error("" if asked is None else asked.id, f"[{fault.code.name}] {text}")
