@@ -173,6 +173,7 @@ class Rpcs:
         answer: Callable[[Request, Context], AsyncGenerator[Response, None]],
         *,
         limit_s: float | None = None,
+        stall_s: float | None = None,
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A call of one request and a stream of responses.
 
@@ -180,6 +181,7 @@ class Rpcs:
             method: Which.
             answer: Runs in the event loop.
             limit_s: How long it may take, the caller's reading included; None for ever.
+            stall_s: How long the caller may take none of the responses; None for ever.
         """
 
         async def handle(_requests: object, context: Context) -> None:
@@ -188,7 +190,7 @@ class Rpcs:
                     request = await self._read(method, reader(method), context, [])
                     async with contextlib.aclosing(answer(request, context)) as responses:
                         async for response in responses:
-                            await context.write(serialize(response))
+                            await _taken(method, context, serialize(response), stall_s)
             except TimeoutError:
                 fault, text = translate(DeadlineExceeded(f"{method.name} took longer than {limit_s} s"))
             except Exception as error:  # noqa: BLE001  as in unary
@@ -224,6 +226,14 @@ class Rpcs:
         self, write: Callable[[Answered], bytes], weigh: Callable[[Answered], int], answered: Answered
     ) -> bytes:
         return await self._threads.run(write, answered, size=weigh(answered))
+
+
+async def _taken(method: Method[Any, Any], context: Context, data: bytes, stall_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(stall_s):
+            await context.write(data)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"{method.name}: nothing of it was taken for {stall_s} s") from error
 
 
 def _worked_off(work: Callable[[Asked], Answered], box: list[Asked]) -> Answered:
