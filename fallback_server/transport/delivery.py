@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,21 +16,82 @@ from fallback_server.package_shelf import Shelf
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.rpc import Context, Rpcs, peer_of
 from fallback_server.transport.services import Handlers
 
 CHUNK_BYTES = 256 * 1024
 """Of one piece: small beside what a connection has on its way, large beside what a message costs."""
 
 MAX_CALLS = 64
-"""Calls at a time; each holds an open file and a piece of it."""
+"""Calls of Fetch at a time, each of which holds an open file and a piece of it; and as many of Describe."""
 
 MAX_STREAM_S = 600.0
-"""How long one call may take: a caller that does not read keeps its place no longer, one that does asks again."""
+"""How long one call may take: a caller that reads asks for the rest."""
+
+STALL_S = 60.0
+"""How long a caller may leave a piece untaken; longer than a device waits for one."""
 
 _THREADS = 2
 
 T = TypeVar("T")
+
+
+def may_take(own: int, free: int) -> bool:
+    """Whether an address that has so many calls may have another: while it has fewer than there are free places.
+
+    One alone gets half of them, the next half of the rest, and none can keep another from its first. (The dynamic
+    thresholds of shared-memory switches, Choudhury and Hahne, 1998.)
+
+    Args:
+        own: Calls that it has.
+        free: Places that no call has.
+    """
+    return own < free
+
+
+class Places:
+    """So many calls at a time, shared among the addresses that they come from.
+
+    Args:
+        method: What is called, for the refusal.
+        places: How many.
+    """
+
+    def __init__(self, method: str, places: int) -> None:
+        self._method = method
+        self._places = places
+        self._answered = 0
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def taken(self, address: str, at_end: Callable[[Callable[[object], None]], None]) -> Iterator[None]:
+        """A place for as long as a call is answered.
+
+        gRPC keeps a call, and what its caller has not taken of it, until the caller takes it or is gone: so long it
+        counts against its address, though no more against the others.
+
+        Args:
+            address: Where the call comes from.
+            at_end: Has a function called when gRPC is done with the call.
+
+        Raises:
+            QueueFull: the address may have none; see `may_take`.
+        """
+        own, free = self._open.get(address, 0), self._places - self._answered
+        if not may_take(own, free):
+            raise QueueFull(f"{self._method}: {address} has {own} calls open, and may have as many as are free: {free}")
+        self._open[address] += 1
+        self._answered += 1
+        at_end(functools.partial(self._ended, address))
+        try:
+            yield
+        finally:
+            self._answered -= 1
+
+    def _ended(self, address: str, _call: object) -> None:
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
 
 
 class DeliveryService:
@@ -43,13 +106,16 @@ class DeliveryService:
         self._shelf = shelf
         self._changes = changes
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="delivery")
-        self._calls = 0
+        self._describes = Places("Describe", MAX_CALLS)
+        self._fetches = Places("Fetch", MAX_CALLS)
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
         return {
             methods.DESCRIBE_PACKAGE: rpcs.message(methods.DESCRIBE_PACKAGE, self._describe),
-            methods.FETCH_PACKAGE: rpcs.responses(methods.FETCH_PACKAGE, self._fetch, limit_s=MAX_STREAM_S),
+            methods.FETCH_PACKAGE: rpcs.responses(
+                methods.FETCH_PACKAGE, self._fetch, limit_s=MAX_STREAM_S, stall_s=STALL_S
+            ),
         }
 
     def close(self) -> None:
@@ -57,10 +123,9 @@ class DeliveryService:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _describe(self, request: pb.PackageRequest, context: Context) -> pb.PackageDescription:
-        del context
         shelf = self._allowed("Describe")
         target = ModelTarget(name=request.model, version=request.version or None, label=request.label or None)
-        with self._place():
+        with self._describes.taken(*_caller(context)):
             found = await self._in_thread(shelf.find, target)
         files = [
             pb.PackageFile(path=path, bytes=entry.size_bytes, sha256=entry.sha256)
@@ -69,10 +134,9 @@ class DeliveryService:
         return pb.PackageDescription(model=found.model, version=found.version, digest=found.digest, files=files)
 
     async def _fetch(self, request: pb.FetchRequest, context: Context) -> AsyncGenerator[pb.Chunk, None]:
-        del context
         shelf = self._allowed("Fetch")
         target = ModelTarget(name=request.model, version=request.version)
-        with self._place():
+        with self._fetches.taken(*_caller(context)):
             file = await self._in_thread(shelf.open, target, request.digest, request.path, request.offset)
             with file:
                 while data := await self._in_thread(file.read, CHUNK_BYTES):
@@ -85,15 +149,10 @@ class DeliveryService:
             raise PermissionDenied(f"{what} is refused: this server was started with --allow_package_delivery=false")
         return self._shelf
 
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._calls >= MAX_CALLS:
-            raise QueueFull(f"{self._calls} calls fetch packages; no more are taken")
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
+def _caller(context: Context) -> tuple[str, Callable[[Callable[[object], None]], None]]:
+    """Where a call comes from, without the port (`ipv4:10.0.0.7`), and what has a function called at its end."""
+    return peer_of(context).rpartition(":")[0], context.add_done_callback  # type: ignore[return-value]  # takes any callable

@@ -1,14 +1,23 @@
+import contextlib
 import hashlib
+import time
+from collections import Counter
+from contextlib import contextmanager
 
 import grpc
 import pytest
-from support.delivery_servers import add_version, call, delivering, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from support.delivery_servers import WAIT_S, add_version, call, delivering, refusal
 from support.edge_models import publish_scale
+from support.relays import relayed
 
 from converter.artifact import Package
+from fallback_server.core.errors import QueueFull
 from fallback_server.protocol.methods import CATALOG_GET, DESCRIBE_PACKAGE, FETCH_PACKAGE
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport import delivery
+from fallback_server.transport.delivery import Places, may_take
 
 CODE = grpc.StatusCode
 
@@ -146,25 +155,111 @@ def test_an_operator_may_hand_out_nothing(tmp_path):
             assert "--allow_package_delivery=false" in text
 
 
-def test_who_does_not_read_keeps_no_place(tmp_path, monkeypatch):
-    """Calls are bounded; one that takes nothing is ended after its time, and its place is free."""
-    monkeypatch.setattr(delivery, "MAX_CALLS", 1)
-    monkeypatch.setattr(delivery, "MAX_STREAM_S", 1.0)
-    add_version(tmp_path / "models", 1)
+@pytest.mark.parametrize(
+    ("own", "free", "may"),
+    [(0, 64, True), (31, 33, True), (32, 32, False), (15, 17, True), (0, 1, True), (0, 0, False)],
+)
+def test_nobody_has_more_calls_than_places_are_free(own, free, may):
+    """Half for one alone, half of the rest for the next, and the last one for whoever has none."""
+    assert may_take(own, free) is may
+
+
+@given(st.lists(st.sampled_from("abcdef")))
+def test_however_many_calls_come_of_a_few_addresses_another_has_its_place(callers):
+    """They can't keep it away, and when all calls have ended nothing of them is remembered."""
+    places, ends = Places("Fetch", 64), []
+    with contextlib.ExitStack() as held:
+        for caller in callers:
+            with contextlib.suppress(QueueFull):
+                held.enter_context(places.taken(caller, ends.append))
+        held.enter_context(places.taken("another", ends.append))
+    for end in ends:
+        end(None)
+    assert not places._open
+
+
+@contextmanager
+def unread(address, asked, *, calls=1):
+    """Calls of Fetch over one connection, of each of which the first piece has come, if any, and no other is read."""
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    with grpc.insecure_channel(address, options=options) as channel:
+        fetch = channel.unary_stream(
+            FETCH_PACKAGE.path,
+            request_serializer=pb.FetchRequest.SerializeToString,
+            response_deserializer=pb.Chunk.FromString,
+        )
+        yield [fetch(asked) for _ in range(calls)] if calls else fetch
+
+
+def code_of(stream):
+    """How it begins: OK where a piece of it comes."""
+    try:
+        next(stream)
+    except grpc.RpcError as error:
+        return error.code()
+    return CODE.OK
+
+
+def begin_until(server, code):
+    """How a call begins, of one after the other, until one does so; each is given up at once."""
+    until_s, found = time.monotonic() + WAIT_S, None
+    while found is not code and time.monotonic() < until_s:
+        with unread(server.address, server.asked) as (stream,):
+            found = code_of(stream)
+    return found
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A server that delivers a file of 32 MiB, and the request for it."""
     package = publish_scale(tmp_path / "packages", 2, 2.0, content=bytes(32 << 20))
+    add_version(tmp_path / "models", 1)
     with delivering(tmp_path / "models", packages=tmp_path / "packages") as server:
-        asked = pb.FetchRequest(model="scale", version=2, digest=package.digest, path="variants/float32.tflite")
-        with grpc.insecure_channel(server.address) as channel:
-            stream = channel.unary_stream(
-                FETCH_PACKAGE.path,
-                request_serializer=pb.FetchRequest.SerializeToString,
-                response_deserializer=pb.Chunk.FromString,
-            )(asked)
-            next(stream)
-            request = pb.PackageRequest(model="scale", version=1)
-            assert refusal(server.address, DESCRIBE_PACKAGE, request)[0] is CODE.RESOURCE_EXHAUSTED
-            while refusal(server.address, DESCRIBE_PACKAGE, request)[0] is not CODE.OK:
-                pass
-            with pytest.raises(grpc.RpcError) as caught:
-                list(stream)
-            assert caught.value.code() is CODE.DEADLINE_EXCEEDED
+        server.asked = pb.FetchRequest(model="scale", version=2, digest=package.digest, path="variants/float32.tflite")
+        yield server
+
+
+def test_one_who_fetches_and_does_not_read_leaves_places_to_others(large):
+    """Half of them, and all of Describe's: its own address's too."""
+    with unread(large.address, large.asked, calls=70) as streams:
+        seen = Counter(code_of(stream) for stream in streams)
+        assert seen == {CODE.OK: 32, CODE.RESOURCE_EXHAUSTED: 38}
+        assert describe(large, version=1).version == 1
+        with relayed(large.port, source="127.0.0.2") as port, unread(f"127.0.0.1:{port}", large.asked) as others:
+            assert [code_of(stream) for stream in others] == [CODE.OK]
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"), [("STALL_S", "nothing of it was taken for 1.0 s"), ("MAX_STREAM_S", "took longer than 1.0 s")]
+)
+def test_who_does_not_read_keeps_no_place(monkeypatch, request, bound, said):
+    """One that takes nothing is ended after its time, or as one that has taken too long, and its place is free."""
+    monkeypatch.setattr(delivery, "MAX_CALLS", 2)
+    monkeypatch.setattr(delivery, bound, 1.0)
+    large = request.getfixturevalue("large")
+    with unread(large.address, large.asked) as (stream,):
+        assert code_of(stream) is CODE.OK
+        assert begin_until(large, CODE.RESOURCE_EXHAUSTED) is CODE.RESOURCE_EXHAUSTED
+        assert begin_until(large, CODE.OK) is CODE.OK
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is CODE.DEADLINE_EXCEEDED
+        assert said in caught.value.details()
+
+
+def test_calls_that_are_over_and_not_taken_count_against_their_address_alone(monkeypatch, request):
+    """Memory is kept for them until they are taken or cancelled: so they are bounded, and others keep their places."""
+    monkeypatch.setattr(delivery, "MAX_CALLS", 4)
+    monkeypatch.setattr(delivery, "STALL_S", 0.2)
+    large = request.getfixturevalue("large")
+    with unread(large.address, large.asked, calls=0) as fetch, relayed(large.port, source="127.0.0.2") as port:
+        streams, until_s = [], time.monotonic() + WAIT_S
+        while len(streams) < 4 and time.monotonic() < until_s:
+            stream = fetch(large.asked)
+            if code_of(stream) is CODE.OK:
+                streams.append(stream)
+        assert len(streams) == 4
+        assert code_of(fetch(large.asked)) is CODE.RESOURCE_EXHAUSTED
+        with unread(f"127.0.0.1:{port}", large.asked, calls=2) as others:
+            assert [code_of(stream) for stream in others] == [CODE.OK, CODE.OK]
+    assert begin_until(large, CODE.OK) is CODE.OK
