@@ -13,7 +13,7 @@ from fallback_server.protocol.status import Fault
         ("UNAVAILABLE", "failed to connect to all addresses; last error: refused", Fault.NOT_READY, "unreachable"),
         ("UNAVAILABLE", "Socket closed", Fault.NOT_READY, "broken"),
         ("UNKNOWN", "Stream removed (peer 10.0.0.7: Socket closed)", Fault.NOT_READY, "broken"),
-        ("UNKNOWN", "it went wrong in the model", Fault.INTERNAL, ""),
+        ("UNKNOWN", "it went wrong in the model", Fault.UNKNOWN, ""),
         ("UNAVAILABLE", "version 2 is LOADING", Fault.NOT_READY, ""),
         ("INTERNAL", "the model read from a broken pipe", Fault.INTERNAL, ""),
     ],
