@@ -10,7 +10,7 @@ import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from converter.artifact import ManifestInvalid, Package, PackageError, PackageNotFound, installed, version_path
@@ -124,7 +124,7 @@ class Shelf:
         if not 0 <= offset <= entry.size_bytes:
             raise InvalidInput(f"offset {offset} is beyond {quoted(path)}, which has {entry.size_bytes} bytes")
         try:
-            descriptor = os.open(package.path / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = _open_within(package.path, path)
         except OSError as error:
             _log.warning("%s can't be delivered: %s", package.path / path, error.strerror or error)
             raise ExecutionFailed(f"{quoted(path)} of {package.model}/{package.version} can't be read") from error
@@ -206,6 +206,28 @@ def _published(view: ModelView | None, version: int) -> str:
         if one.state.servable_id.version == version and one.servable is not None and one.servable.package is not None:
             return one.servable.package.fingerprint
     return ""
+
+
+def _open_within(folder: Path, path: str) -> int:
+    """A descriptor of a file below a folder, reached through no link, whatever is put in its way meanwhile.
+
+    Args:
+        folder: May be a link itself: where packages lie is the operator's.
+        path: Of the manifest, which has checked it.
+
+    Raises:
+        OSError: there is none, or a link is on the way.
+    """
+    *folders, name = PurePosixPath(path).parts
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _stamp(path: Path) -> _Stamp:
