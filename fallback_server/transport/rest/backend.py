@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -17,10 +18,14 @@ from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictRep
 from fallback_server.served_model import ServedModel
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.rest.json_readers import JsonReaders
 from fallback_server.transport.settling import wait_settled
 
 LARGE_BYTES = 2**17
 """Work on more than this goes to a thread: the event loop has other callers, and JSON takes some 20 ns a byte."""
+
+JSON_BYTES = 2**18
+"""More JSON than this is read in another process: at worst it holds Python's lock for 130 ns a byte."""
 
 BODY_STEP_BYTES = 2**14
 """A client that sends less than this of a body in the time that it has for it does not send, but holds a place."""
@@ -90,6 +95,7 @@ class Backend:
         self._held_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rest")
+        self._readers = JsonReaders(at_once=threads)
         self._waiting = Answers()
         self._changes: Changes | None = None
 
@@ -98,6 +104,18 @@ class Backend:
         if size_bytes <= LARGE_BYTES:
             return function(*args, **kwargs)
         return await self._loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    async def read(self, size_bytes: int, function: Callable[..., T], body: bytearray, *args: object) -> T:
+        """Calls a function that reads JSON of so many bytes in a body: in another process where there is much of it.
+
+        Raises:
+            ServerError: as the function does; QueueFull where there is no process to be had.
+            HttpRefused: what is in the body takes more memory than it may.
+        """
+        if size_bytes <= JSON_BYTES:
+            return await self.work(size_bytes, function, body, *args)
+        read: Callable[[], T] = partial(self._readers.read, function, body, *args)
+        return await self._loop.run_in_executor(self._pool, read)
 
     async def predict(self, call: PredictCall, request: Request) -> PredictReply:
         """Runs a call; it is cancelled when the client leaves, or this coroutine is.
@@ -144,10 +162,11 @@ class Backend:
         self._held_bytes -= size_bytes
 
     def close(self) -> None:
-        """Ends the threads once their work is done, without waiting."""
+        """Ends the threads once their work is done, without waiting, and the processes that read."""
         if self._changes is not None:
             self._changes.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
 
 
 async def _watch(request: Request, future: asyncio.Future[Answer]) -> None:

@@ -10,10 +10,21 @@ from fallback_server.classification import Examples
 from fallback_server.core.errors import InvalidInput
 from fallback_server.protocol.proto import example_pb2 as pb
 from fallback_server.transport.rest.json_arrays import Json, decode_b64, is_b64, read_array, shown, type_name
+from fallback_server.transport.rest.json_codec import parse, signature_name
 
 _KINDS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 _INT64 = np.iinfo(np.int64)
 _FLOAT = np.dtype(np.float32)
+
+
+def read_request(body: bytearray) -> tuple[str, Examples]:
+    """The signature that a classify or regress request names, empty for none, and its examples.
+
+    Raises:
+        InvalidInput: it is no such request.
+    """
+    document = parse(body)
+    return signature_name(document), read_examples(document)
 
 
 def read_examples(document: Mapping[str, Json]) -> Examples:

@@ -76,6 +76,7 @@ class Exchange:
         self._backend = backend
         self._handed_over = False
         self._held_bytes = 0
+        self._max_bytes = backend.max_body_bytes
 
     @property
     def who(self) -> str:
@@ -110,8 +111,11 @@ class Exchange:
             raise InvalidInput(f"Failed to convert version: {version} to numeric.")
         return ModelTarget(name=self.params["model"], version=number, label=self.params.get("label"))
 
-    async def body(self) -> bytearray:
+    async def body(self, max_bytes: int | None = None) -> bytearray:
         """The request's body, unpacked where it came compressed. What is unpacked is what is counted and bounded.
+
+        Args:
+            max_bytes: The most, where that is less than for any body.
 
         Raises:
             HttpRefused: too large, in an encoding that is unknown, or too slow to come.
@@ -121,8 +125,9 @@ class Exchange:
         encoding = encoding_of(self.request.headers.getlist("content-encoding"))
         unpacker = None if encoding is None else Unpacker(encoding)
         length = self.request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._backend.max_body_bytes:
-            raise too_large(int(length), self._backend.max_body_bytes)
+        self._max_bytes = min(self._max_bytes, max_bytes or self._max_bytes)
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise too_large(int(length), self._max_bytes)
         body = bytearray()
         async for chunk in self._arriving():
             if unpacker is None:
@@ -178,7 +183,7 @@ class Exchange:
             size_bytes = _CHUNK_BYTES
 
     def _add(self, body: bytearray, chunk: bytes) -> None:
-        bound = self._backend.max_body_bytes
+        bound = self._max_bytes
         if len(body) + len(chunk) > bound:
             raise too_large(len(body) + len(chunk), bound)
         self._backend.hold(len(chunk))

@@ -67,12 +67,7 @@ def read_request(body: bytearray, header_length: str | None) -> InferRequest:
         Unimplemented: it asks for what this server doesn't do.
     """
     view = memoryview(body)
-    end = len(body)
-    if header_length is not None:
-        number = natural_number(header_length) if header_length.isascii() and header_length.isdecimal() else None
-        if number is None or number > len(body):
-            raise InvalidInput(f"{HEADER_LENGTH} is {header_length!r}, and the body has {len(body)} bytes")
-        end = number
+    end = json_bytes(body, header_length)
     document = parse(body, end)
     parameters = _parameters(document)
     binary = parameters.get("binary_data_output", False) is True
@@ -85,6 +80,20 @@ def read_request(body: bytearray, header_length: str | None) -> InferRequest:
         binary=binary,
         client_key=_text(parameters, CLIENT_PARAMETER).encode(errors="replace"),
     )
+
+
+def json_bytes(body: bytearray, header_length: str | None) -> int:
+    """How many bytes of a body are JSON.
+
+    Raises:
+        InvalidInput: the header says what can't be.
+    """
+    if header_length is None:
+        return len(body)
+    number = natural_number(header_length) if header_length.isascii() and header_length.isdecimal() else None
+    if number is None or number > len(body):
+        raise InvalidInput(f"{HEADER_LENGTH} is {header_length!r}, and the body has {len(body)} bytes")
+    return number
 
 
 def write_reply(reply: PredictReply, request: InferRequest) -> tuple[bytes, list[Buffer]]:

@@ -10,11 +10,13 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import orjson
 
 from fallback_server.core.errors import InvalidInput
+from fallback_server.dataplane import DEFAULT_SIGNATURE
 from fallback_server.executors.base import Signature, TensorSpec
 from fallback_server.transport.rest.json_arrays import Array, Json, RowRefused, dtype_name, is_b64, read_array, shown
 
@@ -22,8 +24,15 @@ B64_SUFFIX = "_bytes"
 """Strings of an output that is named so are bytes, and written as base64."""
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+_TEXT_ITEMS = 2**16
+"""As many numbers are written at a time: Python's lock is held for that long, some milliseconds."""
+
 _TOKENS = (b"NaN", b"Infinity")
 _SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Malformed(InvalidInput):
+    """No JSON, or none that says for which signature it is."""
 
 
 def parse(body: bytes | bytearray, end: int | None = None) -> dict[str, Json]:
@@ -34,17 +43,17 @@ def parse(body: bytes | bytearray, end: int | None = None) -> dict[str, Json]:
         end: Where the JSON ends; None where the body does.
 
     Raises:
-        InvalidInput: it is none.
+        Malformed: it is none.
     """
     if not body or end == 0:
-        raise InvalidInput("JSON Parse error: The document is empty")
+        raise Malformed("JSON Parse error: The document is empty")
     document, fault = _parse(body if end is None else memoryview(body)[:end])
     if fault:
         if all(body.find(token, 0, end) < 0 for token in _TOKENS):
-            raise InvalidInput(fault)
+            raise Malformed(fault)
         document = _parse_with_tokens(bytes(memoryview(body)[:end]))
     if not isinstance(document, dict):
-        raise InvalidInput(f"JSON Value: {shown(document)} Is not object")
+        raise Malformed(f"JSON Value: {shown(document)} Is not object")
     return document
 
 
@@ -73,21 +82,62 @@ def _parse_with_tokens(data: bytes) -> Json:
         fault = "no UTF-8, or a number that is too long"
     else:
         return document
-    raise InvalidInput(f"JSON Parse error: {fault}")
+    raise Malformed(f"JSON Parse error: {fault}")
 
 
 def signature_name(document: Mapping[str, Json]) -> str:
     """The signature that a request names; empty for none.
 
     Raises:
-        InvalidInput: it is no string.
+        Malformed: it is no string.
     """
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise InvalidInput(
+        raise Malformed(
             f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictRequest:
+    """What the body of a predict request asks.
+
+    Attributes:
+        signature: Its name; empty for the default.
+        inputs: By name.
+        rows: Whether they came by rows (`instances`) rather than by columns.
+    """
+
+    signature: str
+    inputs: dict[str, Array]
+    rows: bool
+
+
+def read_predict(body: bytes | bytearray, signatures: Mapping[str, Signature]) -> PredictRequest:
+    """A predict request's body, by the signature that it names.
+
+    Raises:
+        Malformed: it is none.
+        InvalidInput: it names no signature, or a value doesn't fit the signature's dtype.
+        Unimplemented: no JSON value stands for an input's dtype.
+    """
+    document = parse(body)
+    name = signature_name(document)
+    signature = signatures.get(name or DEFAULT_SIGNATURE)
+    if signature is None:
+        raise InvalidInput(f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def')
+    inputs, rows = read_inputs(document, signature)
+    return PredictRequest(signature=name, inputs=inputs, rows=rows)
+
+
+def check(body: bytes | bytearray) -> None:
+    """Whether a body is a predict request, for whatever signature.
+
+    Raises:
+        Malformed: it is none.
+    """
+    signature_name(parse(body))
 
 
 def read_inputs(document: Mapping[str, Json], signature: Signature) -> tuple[dict[str, Array], bool]:
@@ -227,7 +277,7 @@ def column(name: str, array: Array) -> Json:
     array = _plain(array)
     if not array.ndim:
         return orjson.Fragment(_text(array.reshape(1))[1:-1])
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.size > _TEXT_ITEMS or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         return orjson.Fragment(_text(array))
     return array
 
@@ -263,7 +313,12 @@ def _fragments(array: Array) -> list[Json]:
 
 
 def _text(array: Array) -> bytes:
-    """A numeric array as JSON, with a token for each number that JSON has none for."""
+    """A numeric array as JSON, with a token for each number that JSON has none for; a large one by and by."""
+    if array.size > _TEXT_ITEMS:
+        if len(array) == 1:
+            return b"[%s]" % _text(array[0])
+        rows = max(1, _TEXT_ITEMS * len(array) // array.size)
+        return b"[%s]" % b",".join(_text(array[begin : begin + rows])[1:-1] for begin in range(0, len(array), rows))
     text = orjson.dumps(array, option=_OPTIONS)
     if array.dtype.kind != "f":
         return text

@@ -13,7 +13,7 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall
 from fallback_server.transport import model_facts as facts
 from fallback_server.transport.rest import inference_codec as codec
-from fallback_server.transport.rest.backend import Backend
+from fallback_server.transport.rest.backend import JSON_BYTES, Backend
 from fallback_server.transport.rest.exchange import ENTRYPOINT, Exchange, json_answer
 from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
 from fallback_server.transport.rest.json_arrays import Json, shown
@@ -81,7 +81,7 @@ class OpenInference:
         target = _target(exchange.params)
         body = await exchange.body()
         length = exchange.request.headers.get(HEADER_LENGTH)
-        request = await self._backend.work(len(body), codec.read_request, body, length)
+        request = await self._backend.read(codec.json_bytes(body, length), codec.read_request, body, length)
         del body
         call = PredictCall(
             target=target,
@@ -104,7 +104,7 @@ class OpenInference:
 
     async def index(self, exchange: Exchange) -> Response:
         """All versions and their states; those that answer alone, where the request says `ready`."""
-        body = await exchange.body()
+        body = await exchange.body(JSON_BYTES)
         ready = parse(body).get("ready", False) if body else False
         if not isinstance(ready, bool):
             raise InvalidInput(f"'ready' must be true or false, got {shown(ready)}")
@@ -114,7 +114,7 @@ class OpenInference:
         """Takes a model back into service; answers when it is loaded, or can't be."""
         self._check_control()
         name = exchange.params["model"]
-        if parameters := _parameters(await exchange.body()):
+        if parameters := _parameters(await exchange.body(JSON_BYTES)):
             raise Unimplemented(f"load parameters are not supported: {shown(parameters)}")
         await asyncio.to_thread(self._backend.models.load, name, who=exchange.who)
         await self._backend.settled(name)
@@ -123,7 +123,7 @@ class OpenInference:
     async def unload(self, exchange: Exchange) -> Response:
         """Takes a model out of service; answers at once, and what is in flight is finished first."""
         self._check_control()
-        facts.check_unload(_parameters(await exchange.body()))
+        facts.check_unload(_parameters(await exchange.body(JSON_BYTES)))
         await asyncio.to_thread(self._backend.models.unload, exchange.params["model"], who=exchange.who)
         return Response(status_code=200)
 

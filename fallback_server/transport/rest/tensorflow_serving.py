@@ -9,16 +9,16 @@ from google.protobuf import json_format
 from starlette.responses import Response
 
 from fallback_server import classification
-from fallback_server.core.errors import InvalidInput
+from fallback_server.core.errors import InvalidInput, ServerError
 from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, Verb
+from fallback_server.dataplane import PredictCall, Verb
 from fallback_server.executors.base import Array, Signature
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.rest import json_codec
 from fallback_server.transport.rest.backend import Backend
-from fallback_server.transport.rest.examples import read_examples
+from fallback_server.transport.rest.examples import read_request
 from fallback_server.transport.rest.exchange import ENTRYPOINT, Exchange, json_answer
 
 _TRIES = 3
@@ -35,31 +35,28 @@ class TensorFlowServing:
         """Runs a signature on instances or inputs."""
         work = self._backend.work
         body = await exchange.body()
-        size_bytes = len(body)
-        document = await work(size_bytes, json_codec.parse, body)
-        del body
-        name = json_codec.signature_name(document)
         target, client_key = exchange.target(), exchange.client_key
         for left in reversed(range(_TRIES)):
-            servable_id, signature = self._signature(exchange, target, client_key, name)
-            inputs, rows = await work(size_bytes, json_codec.read_inputs, document, signature)
+            servable_id, request = await self._read(exchange, target, client_key, body)
+            rows = request.rows
             call = PredictCall(
                 target=target,
-                signature=name,
-                inputs=inputs,
+                signature=request.signature,
+                inputs=request.inputs,
                 deadline_s=exchange.deadline_s,
                 client_key=client_key,
                 entrypoint=ENTRYPOINT,
             )
+            del request
             try:
                 reply = await exchange.predict(call)
             except InvalidInput:
                 # The request may have been read for the signature of a version that has gone since.
-                if not left or self._signature(exchange, target, client_key, name)[0] == servable_id:
+                if not left or self._signatures(exchange, target, client_key)[0] == servable_id:
                     raise
             else:
                 break
-        del document, inputs, call
+        del body, call
         text = await work(size_of(reply.outputs), json_codec.write_outputs, reply.outputs, rows=rows)
         return json_answer(text)
 
@@ -97,10 +94,11 @@ class TensorFlowServing:
 
     async def _examples(self, exchange: Exchange, verb: Verb) -> tuple[Mapping[str, Array], int]:
         body = await exchange.body()
-        document, examples = await self._backend.work(len(body), _read_examples, body)
+        signature, examples = await self._backend.read(len(body), read_request, body)
+        del body
         call = PredictCall(
             target=exchange.target(),
-            signature=json_codec.signature_name(document),
+            signature=signature,
             examples=examples,
             deadline_s=exchange.deadline_s,
             verb=verb,
@@ -110,28 +108,33 @@ class TensorFlowServing:
         reply = await exchange.predict(call)
         return reply.outputs, len(examples)
 
-    def _signature(
-        self, exchange: Exchange, target: ModelTarget, client_key: bytes, name: str
-    ) -> tuple[ServableId, Signature]:
+    async def _read(
+        self, exchange: Exchange, target: ModelTarget, client_key: bytes, body: bytearray
+    ) -> tuple[ServableId, json_codec.PredictRequest]:
+        read = self._backend.read
+        try:
+            servable_id, signatures = self._signatures(exchange, target, client_key)
+        except ServerError:
+            await read(len(body), json_codec.check, body)  # What is wrong with a body is told first, whoever is meant.
+            raise
+        try:
+            return servable_id, await read(len(body), json_codec.read_predict, body, signatures)
+        except json_codec.Malformed:
+            exchange.read_for = None
+            raise
+
+    def _signatures(
+        self, exchange: Exchange, target: ModelTarget, client_key: bytes
+    ) -> tuple[ServableId, dict[str, Signature]]:
         """Whose dtypes a request's values are read as."""
         with self._backend.models.acquire(target, client_key) as handle:
             exchange.read_for = handle.servable_id
-            name = name or DEFAULT_SIGNATURE
-            signature = handle.servable.signatures.get(name)
-            if signature is None:
-                raise InvalidInput(f'Serving signature name: "{name}" not found in signature def')
-            return handle.servable_id, signature
+            return handle.servable_id, dict(handle.servable.signatures)
 
 
 def size_of(arrays: Mapping[str, Array]) -> int:
     """The bytes that arrays take, of strings their pointers alone."""
     return sum(array.nbytes for array in arrays.values())
-
-
-def _read_examples(body: bytearray) -> tuple[dict[str, Any], classification.Examples]:
-    document = json_codec.parse(body)
-    json_codec.signature_name(document)
-    return document, read_examples(document)
 
 
 def _status(state: ServableState) -> dict[str, Any]:

@@ -186,3 +186,13 @@ def test_odd_layouts_are_written():
         assert write_outputs({"y": odd}, rows=False) == write_outputs({"y": plain}, rows=False)
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     assert write_outputs({"y": plain.astype(bfloat16)}, rows=False) == write_outputs({"y": plain}, rows=False)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 9), (9,), (5, 2), (2, 3, 5), (1, 5, 0), (7, 1, 1)])
+def test_large_arrays_are_written_by_and_by(monkeypatch, shape):
+    """In pieces that make up the same text, also where some are no numbers."""
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    odd = np.where(array % 3, array, np.nan)
+    whole = [write_outputs({"y": one}, rows=False) for one in (array, odd, array.astype(np.int64))]
+    monkeypatch.setattr(json_codec, "_TEXT_ITEMS", 4)
+    assert [write_outputs({"y": one}, rows=False) for one in (array, odd, array.astype(np.int64))] == whole

@@ -287,3 +287,11 @@ def test_remote_control_may_be_refused(tmp_path):
             answer = httpx.post(f"{stand.url}/v2/repository/models/half/{verb}", content=b"{}")
             assert answer.status_code == 403
         assert stand.models.loaded == []
+
+
+def test_the_body_of_an_order_is_small(tmp_path):
+    """It is read in the event loop."""
+    with standing({}, tmp_path) as stand:
+        for path in ("index", "models/half/load", "models/half/unload"):
+            answer = httpx.post(f"{stand.url}/v2/repository/{path}", content=b" " * (2**18 + 1))
+            assert (answer.status_code, answer.json()["error"].endswith("at most 262144 are allowed")) == (413, True)
