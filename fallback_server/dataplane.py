@@ -19,6 +19,7 @@ from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
+from fallback_server.leaving import code_received
 from fallback_server.package_info import check_preprocessing
 from fallback_server.served_model import ServedModel
 from fallback_server.shadowing import Shadowing
@@ -67,17 +68,18 @@ class PredictCall:
         entrypoint: For the metrics: "GRPC" or "REST".
         entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
         started_s: When it came to the data plane.
-        cancelled: Set by the transport when nobody waits any more.
+        left_s: When the transport found that nobody waits any more, of the data plane's clock; None while somebody
+            does, or has the answer.
     """
 
     __slots__ = (
-        "cancelled",
         "client_key",
         "deadline_s",
         "entry_point",
         "entrypoint",
         "examples",
         "inputs",
+        "left_s",
         "output_filter",
         "preprocessing",
         "signature",
@@ -113,7 +115,7 @@ class PredictCall:
         self.entrypoint = entrypoint
         self.entry_point = entry_point
         self.started_s = 0.0
-        self.cancelled = False
+        self.left_s: float | None = None
 
 
 Answer = PredictReply | ServerError
@@ -156,7 +158,7 @@ class _Admitted:
 
     @property
     def cancelled(self) -> bool:
-        return self.call.cancelled
+        return self.call.left_s is not None
 
     def reply(self, outputs: dict[str, Array]) -> PredictReply:
         wanted = self.call.output_filter
@@ -220,7 +222,7 @@ class DataPlane:
             for caller, refusal in zip(admitted, self.scheduler.submit(items), strict=True):
                 if refusal is not None:
                     caller.settle([(caller.call, refusal)])
-                    self._let_go(caller, refusal)
+                    self._let_go(caller, refusal, refusal)
         if refused:
             settle(refused)
 
@@ -342,24 +344,31 @@ class DataPlane:
     def _done(self, outcomes: Sequence[Outcome]) -> None:
         """A batch has run: lets its version go, and hands the answers to whoever asked."""
         answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
-        settled: list[tuple[_Admitted, Answer]] = []
+        settled: list[tuple[_Admitted, Answer, Answer]] = []
         for task, outcome in outcomes:
             caller = task.caller
             assert isinstance(caller, _Admitted)
             answer = _answer(caller, outcome)
             answers.setdefault(caller.settle, []).append((caller.call, answer))
-            settled.append((caller, answer))
+            # Before the answer is handed over: from then on a call that nobody waits for is one that was answered.
+            settled.append((caller, answer, _received(caller.call, answer)))
         for settle, group in answers.items():
             settle(group)
-        for caller, answer in settled:
-            self._let_go(caller, answer)
+        for caller, answer, received in settled:
+            self._let_go(caller, answer, received)
 
-    def _let_go(self, caller: _Admitted, answer: Answer) -> None:
-        """A call has been settled: its version is told, compared, and let go."""
+    def _let_go(self, caller: _Admitted, answer: Answer, received: Answer) -> None:
+        """A call has been settled: its version is told, compared, and let go.
+
+        Args:
+            caller: The call.
+            answer: What came of it.
+            received: What its caller got: that is what counts.
+        """
         if caller.settle is not _nobody:
-            self._tell(caller.call, caller.handle.servable_id, answer)
+            self._tell(caller.call, caller.handle.servable_id, received)
         took_s = self.clock() - caller.call.started_s
-        caller.handle.servable.statistics.settled(answer if isinstance(answer, ServerError) else None, took_s)
+        caller.handle.servable.statistics.settled(received if isinstance(received, ServerError) else None, took_s)
         if caller.comparison is not None:
             caller.comparison(answer.outputs if isinstance(answer, PredictReply) else None)
         caller.handle.close()
@@ -384,6 +393,13 @@ def _found(servable: ServedModel, name: str) -> Signature:
 
 def _nobody(answers: Sequence[tuple[PredictCall, Answer]]) -> None:
     """Who waits for the answer of a shadow."""
+
+
+def _received(call: PredictCall, answer: Answer) -> Answer:
+    """The answer; where nobody waits for it any more, why not."""
+    if call.left_s is None:
+        return answer
+    return code_received(came_s=call.started_s, deadline_s=call.deadline_s, left_s=call.left_s)
 
 
 def _answer(caller: _Admitted, outcome: dict[str, Array] | ServerError) -> Answer:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
-from fallback_server.core.errors import ServerError
+from fallback_server.core.errors import RequestCancelled, ServerError
 from fallback_server.dataplane import Answer, PredictCall, PredictReply
 
 _log = logging.getLogger(__name__)
 
 
 class Answers:
-    """Who waits for which answer. Lives in the event loop that makes it; only `settle` is for any thread."""
+    """Who waits for which answer. Lives in the event loop that makes it; only `settle` is for any thread.
 
-    def __init__(self) -> None:
+    Args:
+        clock: The data plane's: when somebody stopped waiting is told by it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._waiting: dict[PredictCall, asyncio.Future[Answer]] = {}
@@ -34,9 +40,12 @@ class Answers:
         return future
 
     def give_up(self, call: PredictCall) -> None:
-        """Nobody waits for a call any more: where it has not run yet, it is skipped in its queue."""
-        call.cancelled = True
-        del self._waiting[call]
+        """Nobody waits for a call any more.
+
+        Where it was not answered it is skipped in its queue; if it runs already, it is run to its end in vain.
+        """
+        if not _answered(self._waiting.pop(call)):
+            call.left_s = self._clock()
 
     def settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         """The data plane's `Settle`: one hop to the event loop for a whole batch."""
@@ -53,6 +62,10 @@ class Answers:
             future = self._waiting.get(call)
             if future is not None and not future.done():
                 future.set_result(answer)
+
+
+def _answered(future: asyncio.Future[Answer]) -> bool:
+    return future.done() and not future.cancelled() and not isinstance(future.result(), RequestCancelled)
 
 
 def reply_of(answer: Answer) -> PredictReply:

@@ -21,7 +21,7 @@ class Calls:
 
     def __init__(self, dataplane: DataPlane) -> None:
         self.dataplane = dataplane
-        self._answers = Answers()
+        self._answers = Answers(dataplane.clock)
         self._stopping = False
 
     def stop(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import grpc
+
 from fallback_server.core import errors
 from fallback_server.core.errors import ServerError
 from fallback_server.core.servable import ServableState, State
@@ -35,6 +37,8 @@ INTERNAL_TEXT = "internal error; the server's log tells more"
 
 def code_of(error: ServerError) -> str:
     """The name that gRPC has for a fault, for metrics."""
+    if isinstance(error, errors.RequestCancelled):
+        return grpc.StatusCode.CANCELLED.name  # Of a caller that has left; so nobody is ever answered with it.
     fault = _fault_of(error)
     return (Fault.INTERNAL if fault is None else fault).code.name
 
