@@ -50,7 +50,8 @@ format: $(READY)  ## format the code
 
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
 	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
-		switching loads unloads startup large_messages typed_values rest; do \
+		switching loads unloads startup large_messages typed_values rest \
+		routing coalescing far cascade; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
 
 lock:  ## rewrite the lock files (needs uv)

@@ -41,7 +41,7 @@ DEADLINE_MS = 50.0
 NARROW, WIDE = 4, 37_500
 """Float32 values in an input: 16 bytes, and 150 KB."""
 
-SLACK_MS = 20.0
+SLACK_MS = 10.0
 """What an outcome may come after its deadline: who waits has to be woken, and Python may look for garbage before."""
 
 LATE_MS = 5.0
