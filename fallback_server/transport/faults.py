@@ -32,6 +32,8 @@ MAX_TEXT_BYTES = 2000
 """A status text travels in the trailers, percent-encoded, and clients refuse trailers over 8 KiB: a longer text, with a
 name in it that the caller made long, would cost the caller the code too."""
 
+LEFT_TEXT = "the call is over"
+
 INTERNAL_TEXT = "internal error; the server's log tells more"
 
 
@@ -55,11 +57,15 @@ def fault_of_state(state: ServableState) -> Fault | None:
 def translate(error: Exception) -> tuple[Fault, str]:
     """The fault and the text for the caller, cut where it would be too long to travel.
 
-    What is no named error is logged, and its text kept from the caller.
+    What is no named error is logged, and its text kept from the caller; but for what gRPC says of a call that is over.
     """
     fault = _fault_of(error)
     if fault is not None:
         return fault, _cut(str(error))
+    if isinstance(error, grpc.aio.BaseError):
+        # gRPC can't read or write any more: an ordinary end of a stream, and nobody is left to be told.
+        _log.debug("the caller has left: %s", error)
+        return Fault.UNKNOWN, LEFT_TEXT
     _log.error("an error that has no name", exc_info=error)
     return Fault.INTERNAL, INTERNAL_TEXT
 

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 
@@ -10,6 +11,8 @@ from support.grpc_stand import SlowExecutor, code_of, loaded
 from support.rest_stand import Gate, standing
 
 from fallback_server.metrics import Metrics, observer
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import edge_pb2, inference_pb2
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import encode
 from fallback_server.transport.faults import code_of as name_of
@@ -91,3 +94,31 @@ def test_a_client_that_closes_its_connection_is_counted_as_cancelled(tmp_path):
         gate.opened.set()
         asyncio.run(until(lambda: counts(metrics)[0]))
         assert counts(metrics) == [{"CANCELLED": 1}] * 2
+
+
+def test_who_leaves_a_stream_is_no_error_of_the_server(tmp_path, caplog):
+    """Also where the server is about to write: the log tells an operator of none of them."""
+    caplog.set_level(logging.DEBUG, "fallback_server")
+
+    async def story():
+        async with loaded(None, tmp_path) as stand:
+            watch = stand.channel.unary_stream(
+                methods.CATALOG_WATCH.path,
+                request_serializer=edge_pb2.CatalogRequest.SerializeToString,
+                response_deserializer=edge_pb2.CatalogUpdate.FromString,
+            )
+            infer = stand.channel.stream_stream(methods.MODEL_STREAM_INFER.path)
+            for turn in range(30):
+                watching, asking = watch(edge_pb2.CatalogRequest()), infer()
+                await watching.read()
+                await asking.write(inference_pb2.ModelInferRequest(model_name="nobody").SerializeToString())
+                watching.cancel()
+                asking.cancel()
+                stand.control.labels["turn"] = turn
+                stand.server._changes.tell()
+                # Any call: what was sent before it has come by then.
+                await stand.unary(methods.SERVER_LIVE)(inference_pb2.ServerLiveRequest())
+
+    asyncio.run(story())
+    assert "the caller has left" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
