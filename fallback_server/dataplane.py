@@ -235,6 +235,9 @@ class DataPlane:
                     call.target = ModelTarget(name=call.target.name, version=handle.servable_id.version)
                 self.predict(calls, settle)
         except ServerError as error:
+            for call in calls:
+                call.started_s = self.clock()
+                self._tell(call, None, error)
             settle([(call, error) for call in calls])
 
     def refused(self, call: PredictCall, error: ServerError, servable_id: ServableId | None = None) -> None:

@@ -14,6 +14,7 @@ from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall, PredictRep
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto.example_pb2 import BytesList
+from fallback_server.transport.counting import Reading, Refused, counted
 from fallback_server.transport.large import LARGE_BYTES
 from fallback_server.transport.messages import read_target, write_spec
 from fallback_server.transport.rpc import parse
@@ -44,30 +45,46 @@ class Answered:
     rows: int
 
 
-def read_classify(data: bytes) -> PredictCall:
+def read_classify(data: bytes, refused: Refused | None = None) -> PredictCall:
     """A serialized ClassificationRequest.
+
+    Args:
+        data: The message.
+        refused: Is told of what is refused.
 
     Raises:
         InvalidInput: no ClassificationRequest, no model spec, or no examples.
     """
-    request = parse(methods.CLASSIFY, data)
-    return _call(request, Verb.CLASSIFY, request.input)
+    with counted(refused, Verb.CLASSIFY) as reading:
+        return _read(parse(methods.CLASSIFY, data), reading)
 
 
-def read_regress(data: bytes) -> PredictCall:
-    """A serialized RegressionRequest; raises as `read_classify`."""
-    request = parse(methods.REGRESS, data)
-    return _call(request, Verb.REGRESS, request.input)
+def read_regress(data: bytes, refused: Refused | None = None) -> PredictCall:
+    """A serialized RegressionRequest; as `read_classify`."""
+    with counted(refused, Verb.REGRESS) as reading:
+        return _read(parse(methods.REGRESS, data), reading)
 
 
-def read_multi(data: bytes) -> list[PredictCall]:
+def read_multi(data: bytes, refused: Refused | None = None) -> list[PredictCall]:
     """A serialized MultiInferenceRequest: one call a task, all of one model and each of another signature.
+
+    Args:
+        data: The message.
+        refused: Is told of what is refused: once, as what the first task asks for, if that can be told.
 
     Raises:
         InvalidInput: the tasks don't go together, or as `read_classify`.
         Unimplemented: a task's method is neither classify nor regress.
     """
-    request = parse(methods.MULTI_INFERENCE, data)
+    with counted(refused, Verb.CLASSIFY) as reading:
+        request = parse(methods.MULTI_INFERENCE, data)
+        if request.tasks:
+            reading.name = request.tasks[0].model_spec.name
+            reading.verb = _VERBS.get(request.tasks[0].method_name, Verb.CLASSIFY)
+        return _tasks(request)
+
+
+def _tasks(request: pb.MultiInferenceRequest) -> list[PredictCall]:
     if not 0 < len(request.tasks) <= MAX_TASKS:
         raise InvalidInput(f"a MultiInferenceRequest must have 1 to {MAX_TASKS} tasks, got {len(request.tasks)}")
     examples = read_input(request.input)
@@ -151,12 +168,13 @@ def answered_bytes(answered: Answered) -> int:
     return _WEIGHT * sum(array.nbytes for array in answered.reply.outputs.values())
 
 
-def _call(request: pb.ClassificationRequest | pb.RegressionRequest, verb: Verb, message: pb.Input) -> PredictCall:
+def _read(request: pb.ClassificationRequest | pb.RegressionRequest, reading: Reading) -> PredictCall:
+    reading.name = request.model_spec.name
     return PredictCall(
         target=read_target(request),
         signature=request.model_spec.signature_name,
-        verb=verb,
-        examples=read_input(message),
+        verb=reading.verb,
+        examples=read_input(request.input),
     )
 
 

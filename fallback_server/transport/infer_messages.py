@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fallback_server.core.errors import InvalidInput, ServerError, Unimplemented
-from fallback_server.core.target import ModelTarget
+from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.executors.base import Array
 from fallback_server.protocol import methods
 from fallback_server.protocol.open_inference import datatype_of, raw_view, read_contents, read_raw
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
+from fallback_server.transport.counting import Refused, counted
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_repeated, field_parts
 from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER, entry_point
 from fallback_server.transport.rpc import parse
@@ -20,9 +20,6 @@ from fallback_server.transport.targets import read_target
 
 TIMEOUT_PARAMETER = "timeout"
 """In microseconds; 0 for none."""
-
-Refused = Callable[[PredictCall, ServerError], None]
-"""Is told of a call that could not be read, as far as it was, and why."""
 
 _RAW_INPUTS = 7
 _RAW_OUTPUTS = 6
@@ -63,18 +60,13 @@ def read_infer(data: bytes, refused: Refused | None = None) -> InferCall:
         InvalidInput: no ModelInferRequest, or a tensor that can't be read.
         Unimplemented: it asks for what this server doesn't do.
     """
-    name = ""
-    try:
+    with counted(refused) as reading:
         contents: Mapping[int, Buffer] = {}
         if len(data) >= LARGE_BYTES:
             data, contents = cut_repeated(data, field=_RAW_INPUTS)
         request = parse(methods.MODEL_INFER, data)
-        name = request.model_name
+        reading.name = request.model_name
         return _read(request, contents)
-    except ServerError as error:
-        if refused is not None:
-            refused(PredictCall(target=ModelTarget(name=name)), error)
-        raise
 
 
 def _read(request: pb.ModelInferRequest, contents: Mapping[int, Buffer]) -> InferCall:

@@ -23,6 +23,7 @@ from fallback_server.protocol.tensors import (
     encode_parts,
     read,
 )
+from fallback_server.transport.counting import Refused, counted
 from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, field_parts
 from fallback_server.transport.rpc import parse
@@ -67,7 +68,7 @@ def read_target(request: Request) -> ModelTarget:
     )
 
 
-def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
+def read_predict(data: bytes, *, max_tensor_bytes: int, refused: Refused | None = None) -> PredictCall:
     """A serialized PredictRequest as a call. The arrays of large tensors read the bytes in place.
 
     What the message has in few values takes no memory before the call runs: see `LateInputs`.
@@ -75,24 +76,27 @@ def read_predict(data: bytes, *, max_tensor_bytes: int) -> PredictCall:
     Args:
         data: The message.
         max_tensor_bytes: The most that its tensors may take together.
+        refused: Is told of what is refused.
 
     Raises:
         InvalidInput: no PredictRequest, no model spec, or tensors that can't be read, or are too many or too large.
     """
-    contents: Mapping[str, Mapping[int, Buffer]] = {}
-    if len(data) >= LARGE_BYTES:
-        data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=CUTTABLE)
-    request = parse(methods.PREDICT, data)
-    target = read_target(request)
-    if len(wanted := request.output_filter) > MAX_NAMES:
-        raise InvalidInput(f"output_filter has {len(wanted)} names, at most {MAX_NAMES} are allowed")
-    return PredictCall(
-        target=target,
-        signature=request.model_spec.signature_name,
-        inputs=_read_inputs(request.inputs, contents, max_tensor_bytes),
-        output_filter=list(wanted),
-        client_key=request.client_id,
-    )
+    with counted(refused) as reading:
+        contents: Mapping[str, Mapping[int, Buffer]] = {}
+        if len(data) >= LARGE_BYTES:
+            data, contents = cut_map(data, field=_REQUEST_INPUTS, cut=CUTTABLE)
+        request = parse(methods.PREDICT, data)
+        reading.name = request.model_spec.name
+        target = read_target(request)
+        if len(wanted := request.output_filter) > MAX_NAMES:
+            raise InvalidInput(f"output_filter has {len(wanted)} names, at most {MAX_NAMES} are allowed")
+        return PredictCall(
+            target=target,
+            signature=request.model_spec.signature_name,
+            inputs=_read_inputs(request.inputs, contents, max_tensor_bytes),
+            output_filter=list(wanted),
+            client_key=request.client_id,
+        )
 
 
 def _read_inputs(

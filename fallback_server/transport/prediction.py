@@ -37,11 +37,12 @@ class PredictionService:
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
+        refused = self._calls.dataplane.refused
         return {
             methods.PREDICT: rpcs.unary(
                 methods.PREDICT,
                 self._predict,
-                read=functools.partial(messages.read_predict, max_tensor_bytes=self._max_tensor_bytes),
+                read=functools.partial(messages.read_predict, max_tensor_bytes=self._max_tensor_bytes, refused=refused),
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
                 weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
                 timed=True,
@@ -49,21 +50,21 @@ class PredictionService:
             methods.CLASSIFY: rpcs.unary(
                 methods.CLASSIFY,
                 self._answer,
-                read=examples.read_classify,
+                read=functools.partial(examples.read_classify, refused=refused),
                 write=examples.write_classify,
                 weigh=examples.answered_bytes,
             ),
             methods.REGRESS: rpcs.unary(
                 methods.REGRESS,
                 self._answer,
-                read=examples.read_regress,
+                read=functools.partial(examples.read_regress, refused=refused),
                 write=examples.write_regress,
                 weigh=examples.answered_bytes,
             ),
             methods.MULTI_INFERENCE: rpcs.unary(
                 methods.MULTI_INFERENCE,
                 self._multi,
-                read=examples.read_multi,
+                read=functools.partial(examples.read_multi, refused=refused),
                 write=examples.write_multi,
                 weigh=lambda results: sum(examples.answered_bytes(answered) for _, answered in results),
             ),

@@ -15,6 +15,7 @@ from fallback_server.late_inputs import made, size_bytes
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto.example_pb2 import Example
+from fallback_server.protocol.proto.tensor_pb2 import TensorProto
 from fallback_server.transport.examples import Answered, answered_bytes, read_input, read_regress, write_regress
 from fallback_server.transport.large import LARGE_BYTES
 
@@ -265,3 +266,60 @@ def test_metadata(tmp_path):
         assert reply.model_spec.version.value == 1
 
     told(story, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "counted"),
+    [
+        (methods.PREDICT, b"\xff", ("", "Predict")),
+        (methods.PREDICT, pb.PredictRequest(), ("", "Predict")),
+        (
+            methods.PREDICT,
+            pb.PredictRequest(
+                model_spec=pb.ModelSpec(name="m"), inputs={"x": TensorProto(dtype=1, tensor_content=b"123")}
+            ),
+            ("m", "Predict"),
+        ),
+        (methods.CLASSIFY, b"\xff", ("", "Classify")),
+        (methods.CLASSIFY, pb.ClassificationRequest(model_spec=pb.ModelSpec(name="m")), ("m", "Classify")),
+        (methods.REGRESS, pb.RegressionRequest(model_spec=pb.ModelSpec(name="m")), ("m", "Regress")),
+        (methods.MULTI_INFERENCE, pb.MultiInferenceRequest(input=INPUT), ("", "Classify")),
+        (
+            methods.MULTI_INFERENCE,
+            pb.MultiInferenceRequest(
+                tasks=[pb.InferenceTask(model_spec=pb.ModelSpec(name="m"), method_name=REGRESS)] * 2, input=INPUT
+            ),
+            ("m", "Regress"),
+        ),
+    ],
+)
+def test_what_can_not_be_read_is_counted(tmp_path, method, data, counted):
+    """Once, as what was asked for, under the model's name where that could be read."""
+
+    async def story():
+        async with loaded(ExampleExecutor(), tmp_path) as stand:
+            seen = []
+            stand.plane._observe = lambda call, servable_id, answer, took_s: seen.append(
+                (call.target.name, call.verb.value, servable_id, type(answer))
+            )
+            message = data if isinstance(data, bytes) else data.SerializeToString()
+            assert (await code_of(stand.channel.unary_unary(method.path)(message)))[0] is CODE.INVALID_ARGUMENT
+            assert seen == [(*counted, None, InvalidInput)]
+
+    asyncio.run(story())
+
+
+def test_tasks_of_a_model_that_is_not_here_are_counted(tmp_path):
+    """Each of them, though none came as far as a version."""
+
+    async def story():
+        async with loaded(ExampleExecutor(), tmp_path) as stand:
+            seen = []
+            stand.plane._observe = lambda call, *_: seen.append((call.target.name, call.verb.value))
+            spec = pb.ModelSpec(name="nobody")
+            task = pb.InferenceTask(model_spec=spec, method_name=REGRESS)
+            asked = pb.MultiInferenceRequest(tasks=[task], input=INPUT)
+            assert (await code_of(stand.unary(methods.MULTI_INFERENCE)(asked)))[0] is CODE.NOT_FOUND
+            assert seen == [("nobody", "Regress")]
+
+    asyncio.run(story())
