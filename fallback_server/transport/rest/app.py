@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.metadata
 import logging
 import re
@@ -20,7 +19,7 @@ from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.transport.model_facts import SERVER_NAME
 from fallback_server.transport.rest import openapi
 from fallback_server.transport.rest.backend import Backend
-from fallback_server.transport.rest.exchange import CLIENT_HEADER, Exchange, json_answer
+from fallback_server.transport.rest.exchange import CLIENT_HEADER, Exchange, drop, json_answer
 from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
 from fallback_server.transport.rest.json_codec import dump
 from fallback_server.transport.rest.open_inference import OpenInference
@@ -29,9 +28,6 @@ from fallback_server.transport.rest.routes import Route, Routes
 from fallback_server.transport.rest.tensorflow_serving import TensorFlowServing
 
 _log = logging.getLogger(__name__)
-
-_LINGER_S = 2.0
-"""How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
 
 _ORIGIN = re.compile("https?://[^/]*", re.IGNORECASE)
 """In front of a path, as a request to a proxy has it; servers must take that too: RFC 9112, section 3.2.2."""
@@ -73,6 +69,8 @@ class RestApp:
         """ASGI."""
         if scope["type"] == "http":
             response = await self._answer(Request(scope, receive))
+            if self._backend.stopping:
+                response.headers["connection"] = "close"
             await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -85,7 +83,7 @@ class RestApp:
             return refusal(ServerStopping("the server is stopping"))
         except HttpRefused as error:
             if error.status == 413:
-                await _drop(request)
+                await drop(request)
             return refusal(error)
         except Exception as error:  # noqa: BLE001  no fault of one request may go further than its response
             return refusal(error)
@@ -106,6 +104,10 @@ class RestApp:
             exchange.close()
 
     async def _in_time(self, route: Route, exchange: Exchange) -> Response:
+        if self._backend.stopping:
+            self._backend.came_s = asyncio.get_running_loop().time()
+            await drop(exchange.request)
+            raise ServerStopping("the server is stopping")
         try:
             async with asyncio.timeout(None) as bound:
                 exchange.begin(bound)
@@ -158,15 +160,6 @@ def package_version() -> str:
         return importlib.metadata.version("edge-runtime")
     except importlib.metadata.PackageNotFoundError:
         return "0"
-
-
-async def _drop(request: Request) -> None:
-    if "expect" in request.headers:
-        return  # This client waits to be told, and has sent nothing.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_S):
-            while (await request.receive()).get("more_body", False):
-                pass
 
 
 def _serving(handlers: TensorFlowServing) -> list[Route]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -74,6 +75,11 @@ class Backend:
         max_body_bytes: The largest body of a request.
         stall_s: How long a client may take for the next `BODY_STEP_BYTES` of a body, or for its end.
         max_held_bytes: The most bytes of all requests' bodies together; at least one of the largest fits.
+
+    Attributes:
+        serving: Whether the server takes requests, as it says to who asks.
+        stopping: Whether what comes is refused, and connections are closed with the answer.
+        came_s: When a request was last refused for that, of the event loop's time.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class Backend:
         self.max_body_bytes = max_body_bytes
         self.stall_s = stall_s
         self.serving = False
+        self.stopping = False
+        self.came_s = -math.inf
         self._max_held_bytes = max(max_held_bytes, max_body_bytes)
         self._held_bytes = 0
         self._loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
 
@@ -27,6 +28,9 @@ ENTRYPOINT = "REST"
 """As metrics tell it."""
 
 _CHUNK_BYTES = 2**20
+
+_LINGER_S = 2.0
+"""How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
 
 
 class Answer(Response):
@@ -207,6 +211,16 @@ class Exchange:
         """The body is no longer held."""
         self._backend.let_go(self._held_bytes)
         self._held_bytes = 0
+
+
+async def drop(request: Request) -> None:
+    """Takes in what is left of a refused request's body, for a moment."""
+    if "expect" in request.headers:
+        return  # This client waits to be told, and has sent nothing.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while (await request.receive()).get("more_body", False):
+                pass
 
 
 def json_answer(body: bytes, status: int = 200) -> Response:

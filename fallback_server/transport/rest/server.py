@@ -19,6 +19,11 @@ from fallback_server.transport.rest.listener import ACCEPTS, listen
 
 _MAX_CONNECTIONS = 4096
 
+_QUIET_S = 0.1
+"""Who asks again and again on a connection does so within this, and so hears that the server is stopping."""
+
+_LONGEST_QUIET_S = 1.0
+
 _SHARE = 2
 """Of the descriptors that the process may have, every second one at most is a REST connection: gRPC and the models'
 processes need theirs."""
@@ -130,8 +135,12 @@ class RestServer:
         """
         if self._serving is None:
             return
+        begun_s = asyncio.get_running_loop().time()
+        self._backend.stopping = True
+        await self._quiet(grace_s=grace_s)
         self._uvicorn.should_exit = True
-        done, _ = await asyncio.wait([self._serving], timeout=grace_s)
+        left_s = max(0.0, grace_s - (asyncio.get_running_loop().time() - begun_s))
+        done, _ = await asyncio.wait([self._serving], timeout=left_s)
         if not done:
             for task in list(self._uvicorn.server_state.tasks):
                 task.cancel("the grace is over")
@@ -140,3 +149,17 @@ class RestServer:
             self._uvicorn.force_exit = True
             await asyncio.wait([self._serving], timeout=1.0)
         self._backend.close()
+
+    async def _quiet(self, *, grace_s: float) -> None:
+        """Waits until no request has come for a moment, at most a second, and takes no new connections meanwhile.
+
+        uvicorn closes connections with the requests that are in their sockets: so their clients are told before.
+        """
+        for listening in self._uvicorn.servers:
+            listening.close()
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        while (now_s := loop.time()) - begun_s < min(grace_s, _LONGEST_QUIET_S):
+            if now_s - max(begun_s, self._backend.came_s) >= _QUIET_S:
+                return
+            await asyncio.sleep(_QUIET_S / 5)

@@ -82,6 +82,27 @@ def test_a_stop_waits_for_what_is_in_flight(gated):
     stopping.result(30)
     thread.join(30)
     assert answers[0].json() == {"outputs": [1.0]}
+    assert answers[0].headers["connection"] == "close"
+
+
+def test_a_stop_tells_those_that_go_on_asking(gated):
+    """None meets a closed connection: each is told, and that the connection is closed with that answer."""
+
+    def ask_on():
+        with httpx.Client(timeout=30) as client:
+            while (answer := client.get(f"{gated.url}/v2/models/half")).status_code == 200:
+                started.release()
+            return answer
+
+    started = threading.Semaphore(0)
+    asking = [in_thread(ask_on) for _ in range(8)]
+    for _ in range(50):
+        assert started.acquire(timeout=30)
+    gated.call(gated.server.stop(grace_s=30))
+    for thread, answers in asking:
+        thread.join(30)
+        assert (answers[0].status_code, answers[0].json()["error"]) == (503, "the server is stopping")
+        assert answers[0].headers["connection"] == "close"
 
 
 def _refused(port):
