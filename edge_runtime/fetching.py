@@ -348,7 +348,7 @@ class Fetcher:
         return None
 
     def _check_room(self, partial: Partial, described: Described) -> None:
-        """Whether there is room for what is to come, and for the copy of it that is installed.
+        """Whether there is room for what is to come, and for copies of it where installing makes some.
 
         Raises:
             _Passed: there is none.
@@ -359,7 +359,7 @@ class Fetcher:
             raise SentWrong(
                 f"{described}: its files have more than the {described.total_bytes} bytes that were described"
             )
-        needed_bytes = 2 * described.total_bytes - partial.held_bytes + FREE_BYTES
+        needed_bytes = partial.copies * described.total_bytes - partial.held_bytes + FREE_BYTES
         free_bytes = shutil.disk_usage(self._store.path).free
         if free_bytes < needed_bytes:
             raise _Passed(
@@ -369,7 +369,7 @@ class Fetcher:
 
     def _install(self, partial: Partial, described: Described, address: str) -> None:
         try:
-            done = install(partial.tree(), self._store.path, trial=self._trial)
+            done = install(partial.tree(), self._store.path, link=True, trial=self._trial)
         except PackageRefused as error:
             raise PackageRefused(f"{error} (fetched from {address})") from error
         if not done.was_there:

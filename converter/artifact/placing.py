@@ -135,6 +135,22 @@ def moved(*places: Place) -> Iterator[None]:
         (place.folder / _JOURNAL).unlink()
 
 
+def link(source: Path, target: Path) -> bool:
+    """Gives a file a second name, or copies it where the file system has no such thing; whether it did the first.
+
+    Raises:
+        OSError: the target is there, or what a copy says.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise  # A copy would be written over what is there, which may be another name of the source.
+    except OSError:
+        shutil.copyfile(source, target, follow_symlinks=False)
+        return False
+    return True
+
+
 def sync_directory(path: Path) -> None:
     """Has the names in a directory on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

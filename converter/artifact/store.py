@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -154,10 +155,17 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
 
 
 @contextlib.contextmanager
-def staged(source: str | os.PathLike[str], store: str | os.PathLike[str]) -> Iterator[Package]:
+def staged(source: str | os.PathLike[str], store: str | os.PathLike[str], *, link: bool = False) -> Iterator[Package]:
     """A verified copy of a package in a staging folder of the store, for `place`; gone afterwards.
 
     It can be looked at and run there. What is to lie beside it is written to `placing.BESIDE`/NAME in the same folder.
+
+    Args:
+        source: A directory or a `.tar.gz`.
+        store: The folder of packages; made if absent.
+        link: Whether a directory's files get second names here, which take no room, and are copied only where the file
+            system has no such thing. For a source that is the caller's alone and goes away: what is written into its
+            files later is written into the installed ones too. It stays as it is, whenever the process ends.
 
     Raises:
         PackageNotFound, UnsafeArchive, PackageError, OSError: as `install`.
@@ -169,7 +177,7 @@ def staged(source: str | os.PathLike[str], store: str | os.PathLike[str]) -> Ite
     with placing.staging(root) as staging:
         tree = staging / placing.TREE
         if origin.is_dir():
-            _copy(Package.open(origin, verify=False), tree)
+            _copy(Package.open(origin, verify=False), tree, link=link)
         else:
             unpack(origin, staging / "unpacked").rename(tree)  # A model may be called as what else lies in staging.
         package = _opened(origin, tree)
@@ -256,12 +264,27 @@ def _passing_over(path: Path, passed_over: Callable[[Path, OSError], None]) -> I
         passed_over(path, error)
 
 
-def _copy(package: Package, destination: Path) -> None:
-    """Copies what the manifest lists and nothing that happens to lie beside it."""
+def _copy(package: Package, destination: Path, *, link: bool = False) -> None:
+    """Copies or links what the manifest lists and nothing that happens to lie beside it."""
     for name in (MANIFEST, MANIFEST_DIGEST, *package.manifest.files):
         target = destination / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(package.path / name, target, follow_symlinks=False)
+        if link:
+            _link(package.path / name, target)
+        else:
+            shutil.copyfile(package.path / name, target, follow_symlinks=False)
+
+
+def _link(source: Path, target: Path) -> None:
+    """As a copy would be: of this user, and with the rights that a new file has."""
+    status = source.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        shutil.copyfile(source, target, follow_symlinks=False)
+    elif placing.link(source, target):
+        # Those of the folder, which was made just now, less those to search it.
+        rights = stat.S_IMODE(target.parent.stat().st_mode) & 0o666
+        if stat.S_IMODE(status.st_mode) != rights:
+            target.chmod(rights)
 
 
 def _opened(origin: Path, tree: Path) -> Package:

@@ -44,6 +44,7 @@ def install(
     root: str | os.PathLike[str],
     *,
     replace: bool = False,
+    link: bool = False,
     trial: Trial | None = try_package,
     say: Callable[[str], None] = lambda _text: None,
     now: Callable[[], float] = time.time,
@@ -61,6 +62,7 @@ def install(
         source: The package.
         root: The store; made if absent.
         replace: Whether a version that is there with another digest gives way.
+        link: Whether its files are not copied, but get second names; see `converter.artifact.store.staged`.
         trial: Runs the package once; None for no first run, and no profile.
         say: Is told of each step when it is done, in a few words.
         now: Unix seconds.
@@ -71,7 +73,7 @@ def install(
         InvalidConfig: the quota has no room, or the store can't be read.
         OSError: as `converter.artifact.install`.
     """
-    with staged(source, root) as package:
+    with staged(source, root, link=link) as package:
         store = Store(root)
         target = version_path(store.path, package.manifest.model, package.manifest.version)
         if (there := _same(target, package)) is not None:

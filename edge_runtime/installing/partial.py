@@ -35,6 +35,7 @@ _ITS_NAMES = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETO
 """What the file system says of names that can't be: the package's fault, and not the disk's."""
 
 _PART = ".part"
+_PROBES = ("probe", "probe-2")
 _TREE = "tree"
 
 
@@ -78,6 +79,7 @@ class Partial:
         entry = FileEntry(size_bytes=manifest_bytes, sha256=digest.removeprefix("sha256:"))
         self._manifest_piece = Piece(path=MANIFEST, entry=entry)
         self._manifest: Manifest | None = None
+        self._copies: int | None = None
 
     def __repr__(self) -> str:
         return f"<Partial {self._model}/{self._version}, {self.held_bytes} bytes>"
@@ -86,6 +88,13 @@ class Partial:
     def held_bytes(self) -> int:
         """What has come."""
         return _size(self._folder)
+
+    @property
+    def copies(self) -> int:
+        """How often the package is on the disk while it is installed: once, where files may have second names."""
+        if self._copies is None:
+            self._copies = 1 if self._links() else 3
+        return self._copies
 
     def manifest(self) -> Manifest | None:
         """The manifest, decoded; None as long as it has not come.
@@ -163,6 +172,8 @@ class Partial:
     def tree(self) -> Path:
         """The package as a directory, now that nothing is missing; for `installing.install`, which verifies all of it.
 
+        Its files are second names of those that have come: install it by `link`, and `discard`.
+
         Raises:
             PackageRefused: its paths can't be, or see `manifest`.
             OSError: the disk is full or not writable.
@@ -175,12 +186,12 @@ class Partial:
         tree.mkdir()
         sums = f"{self._manifest_piece.entry.sha256}  {MANIFEST}\n"
         try:
-            _lay(self._place(self._manifest_piece), tree / MANIFEST)
+            placing.link(self._place(self._manifest_piece), tree / MANIFEST)
             (tree / MANIFEST_DIGEST).write_text(sums, "ascii")
             for path, entry in manifest.files.items():
                 target = tree / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _lay(self._place(Piece(path=path, entry=entry)), target)
+                placing.link(self._place(Piece(path=path, entry=entry)), target)
         except OSError as error:
             if error.errno not in _ITS_NAMES:
                 raise
@@ -190,6 +201,19 @@ class Partial:
     def discard(self) -> None:
         """Removes all that has come."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _links(self) -> bool:
+        one, other = (self._folder / name for name in _PROBES)
+        try:
+            one.touch()
+            other.unlink(missing_ok=True)  # Of a process that was killed.
+            return placing.link(one, other)
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                other.unlink(missing_ok=True)
+                one.unlink(missing_ok=True)
 
     def _has(self, piece: Piece) -> bool:
         return self._place(piece).is_file()
@@ -269,13 +293,3 @@ def _size(folder: Path) -> int:
         with contextlib.suppress(OSError):
             total += path.lstat().st_size
     return total
-
-
-def _lay(source: Path, target: Path) -> None:
-    """A second name for a file; a copy, where the file system has no such thing."""
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except FileExistsError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target, follow_symlinks=False)

@@ -340,6 +340,19 @@ def test_there_is_room_or_nothing_comes(tmp_path, package, monkeypatch):
         assert stand.versions == [1]
 
 
+def test_a_package_needs_the_room_of_its_files_once(tmp_path, package, monkeypatch):
+    """Not of the installed copy too: what has come is what is installed."""
+    total = sum(path.stat().st_size for path in package.path.rglob("*") if path.is_file())
+    with standing(tmp_path, package) as (_, stand):
+        for free_bytes, versions in ((total - 1, []), (total, [1])):
+            free = SimpleNamespace(free=free_bytes + fetching.FREE_BYTES)
+            monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _path, free=free: free)
+            stand.clock.advance(60)
+            stand.step()
+            assert stand.versions == versions
+        assert stand.left == ["scale"]
+
+
 def test_what_has_come_of_others_is_bounded(tmp_path, package, monkeypatch):
     """Packages that a server describes one after the other and never sends whole do not fill the disk; nor for good."""
     monkeypatch.setattr(fetching, "MAX_PACKAGE_BYTES", 60_000)

@@ -11,7 +11,7 @@ from edge_runtime.installing.inventory import Measured
 from edge_runtime.store import labels
 from edge_runtime.store.store import Store
 
-STEPS = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.utime", "shutil.rmtree")
+STEPS = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.utime", "os.chmod", "shutil.rmtree")
 """What Python tells audit hooks before it touches the disk."""
 
 CRASHING = """

@@ -6,6 +6,7 @@ import pytest
 from support.edge_models import publish_scale
 from support.edge_stores import fake_trial, killed_at, leftovers, state
 
+from converter.artifact import Package
 from edge_runtime.installing.install import install
 from edge_runtime.installing.inventory import write_quota
 from edge_runtime.store.removal import remove
@@ -37,6 +38,8 @@ def changes(root, packages):
     return {
         "install": lambda: install(packages / "scale" / "4", root, trial=fake_trial),
         "replace": lambda: install(other, root, replace=True, trial=fake_trial),
+        "install by links": lambda: install(packages / "scale" / "4", root, link=True, trial=fake_trial),
+        "replace by links": lambda: install(other, root, replace=True, link=True, trial=fake_trial),
         "use": lambda: Store(root).label("scale", "stable", 1),
         "rollback": lambda: Store(root).roll_back("scale"),
         "remove": lambda: remove(Store(root), "scale", 1),
@@ -45,7 +48,10 @@ def changes(root, packages):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["install", "replace", "use", "rollback", "remove", "remove --force"])
+@pytest.mark.parametrize(
+    "name",
+    ["install", "replace", "install by links", "replace by links", "use", "rollback", "remove", "remove --force"],
+)
 def test_whenever_a_writer_is_killed_the_old_or_the_new_is_there(packages, filled, tmp_path, name):
     """Whoever looks sees the store as it was or as it is to be, and the next writer leaves nothing behind."""
     undisturbed = tmp_path / "undisturbed"
@@ -71,6 +77,8 @@ def test_whenever_a_writer_is_killed_the_old_or_the_new_is_there(packages, fille
         install(packages / "scale" / "4", root, trial=None)
         Store(root).label("scale", "canary", 2)
         assert not leftovers(root)
+        for source in (packages / "scale" / "4", packages / "other" / "scale" / "3"):
+            assert Package.open(source), "what is linked to stays whole"
         profiles = {path.name.partition(".")[0] for path in (root / "scale").glob("*.profile.json")}
         assert profiles <= {path.name for path in (root / "scale").iterdir() if path.is_dir()}
         shutil.rmtree(root)

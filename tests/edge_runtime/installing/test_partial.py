@@ -1,3 +1,4 @@
+import errno
 import itertools
 import os
 import shutil
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from support.edge_models import publish_scale
 from support.edge_stores import fake_trial, killed_at, leftovers, state
 
-from converter.artifact import FileEntry, Package
+from converter.artifact import DigestMismatch, FileEntry, Package
 from converter.artifact.digest import file_entry
 from edge_runtime.installing.install import install
 from edge_runtime.installing.partial import FOLDER, Partial, Piece, SentWrong, taken
@@ -24,17 +25,30 @@ def fetch(root, package):
     """What a fetcher does, with a disk in the place of a server."""
     size_bytes = (package.path / "manifest.json").stat().st_size
     with taken(root, "scale", 1, package.digest, manifest_bytes=size_bytes) as partial:
+        assert partial.copies
         while pieces := partial.missing():
             for piece in pieces:
                 data = (package.path / piece.path).read_bytes()[partial.offset(piece) :]
                 assert partial.take(piece, [data[:1000], data[1000:]])
-        install(partial.tree(), root, trial=fake_trial)
+        install(partial.tree(), root, link=True, trial=fake_trial)
         partial.discard()
 
 
+def refuse_link(*_arguments, **_options):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def without_links(monkeypatch):
+    """As on a file system where files have one name: FAT, say."""
+    monkeypatch.setattr(os, "link", refuse_link)
+
+
 @pytest.mark.slow
-def test_whenever_who_fetches_is_killed_the_next_finishes_it(package, tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_whenever_who_fetches_is_killed_the_next_finishes_it(package, tmp_path, monkeypatch, links):
     """The version is whole or not there, what had come is used or found wrong, and nothing stays behind."""
+    if not links:
+        without_links(monkeypatch)
     for step in itertools.count(1):
         root = tmp_path / str(step)
         root.mkdir()
@@ -89,7 +103,7 @@ def test_a_link_in_the_place_of_a_part_is_not_written_through(tmp_path):
 
 
 def test_what_has_come_is_installed_as_a_package_is(package, tmp_path):
-    """Verified once more, from a copy: what changes on the disk after it came is found, and not installed."""
+    """Verified once more: what changes on the disk after it came is found, and not installed."""
     size_bytes = (package.path / "manifest.json").stat().st_size
     with taken(tmp_path, "scale", 1, package.digest, manifest_bytes=size_bytes) as partial:
         for _ in range(2):
@@ -99,6 +113,47 @@ def test_what_has_come_is_installed_as_a_package_is(package, tmp_path):
         assert Package.open(tree).digest == package.digest
         file = tree / "variants/float32.tflite"
         file.write_bytes(b"x" * file.stat().st_size)
-        with pytest.raises(Exception, match="SHA-256"):
-            install(tree, tmp_path, trial=fake_trial)
+        for link in (False, True):
+            with pytest.raises(Exception, match="SHA-256"):
+                install(tree, tmp_path, link=link, trial=fake_trial)
     assert state(tmp_path) == {}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_has_come_is_there_once_while_it_is_installed(package, tmp_path, monkeypatch, links):
+    """Its files get second names; where there are none, all are copied, which is told before. They end up alike."""
+    if not links:
+        without_links(monkeypatch)
+    size_bytes = sum(path.stat().st_size for path in package.path.rglob("*") if path.is_file())
+    seen = []
+
+    def trial(staged):
+        found = {path.stat().st_ino: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
+        seen.append(sum(found.values()))
+        return fake_trial(staged)
+
+    manifest_bytes = (package.path / "manifest.json").stat().st_size
+    with taken(tmp_path, "scale", 1, package.digest, manifest_bytes=manifest_bytes) as partial:
+        for _ in range(2):
+            for piece in partial.missing():
+                partial.take(piece, [(package.path / piece.path).read_bytes()])
+        install(partial.tree(), tmp_path, link=True, trial=trial)
+        assert seen[0] <= partial.copies * size_bytes < seen[0] + size_bytes
+        assert partial.copies == (1 if links else 3)
+        partial.discard()
+    (tmp_path / "new").touch()
+    for path in (tmp_path / "scale" / "1").rglob("*.*"):
+        assert path.stat().st_nlink == 1
+        assert path.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_a_link_is_not_taken_for_a_file(package, tmp_path):
+    """Neither given a second name nor installed, and where it leads nothing is changed."""
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    shutil.copytree(package.path, tree)
+    (tree / "variants/float32.tflite").rename(outside)
+    outside.chmod(0o600)
+    (tree / "variants/float32.tflite").symlink_to(outside)
+    with pytest.raises(DigestMismatch, match="a link"):
+        install(tree, tmp_path / "store", link=True, trial=fake_trial)
+    assert (outside.stat().st_mode & 0o777, outside.stat().st_nlink) == (0o600, 1)
