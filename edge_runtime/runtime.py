@@ -236,6 +236,7 @@ class Runtime:
         """See `edge_runtime.target.Describer`."""
         if self._servers is None:
             raise self._not_available(target.model, target.version or target.label, {})
+        self._origin.check(target.subject)
         try:
             return self._servers.signatures(target, start_s, deadline_s)
         except ServerFailed as error:

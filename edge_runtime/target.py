@@ -186,8 +186,8 @@ def checked_unsure(unsure: Asked | None) -> Asked | None:
     Raises:
         InvalidInput: it is neither `on`, `off` nor a threshold.
     """
-    if unsure is None or unsure in {"on", "off"}:
+    if unsure is None or (isinstance(unsure, str) and unsure in {"on", "off"}):
         return unsure
-    if isinstance(unsure, str | bool) or not 0 <= unsure <= 1:
+    if isinstance(unsure, bool) or not isinstance(unsure, int | float) or not 0 <= unsure <= 1:
         raise InvalidInput(f"unsure must be 'on', 'off' or a threshold from 0 to 1, got {unsure!r}")
     return unsure

@@ -107,4 +107,5 @@ class Timers:
                     continue
                 if self._closed:
                     return None
-                self._changed.wait(wait_s)
+                # A deadline may be further away than the system can wait.
+                self._changed.wait(None if wait_s is None else min(wait_s, threading.TIMEOUT_MAX))

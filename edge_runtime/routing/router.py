@@ -9,6 +9,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from edge_runtime.engine.origin import Origin
 from edge_runtime.errors import (
     DeadlineExceeded,
     EdgeRuntimeError,
@@ -96,6 +97,7 @@ class Router:
         self._remote = remote
         self._installed = installed
         self._clock = clock
+        self._origin = Origin()
         self._outage = outage or Outage(dict)
         self._tried_s = float("-inf")
         self._hedging = None if device is None or remote is None else hedging
@@ -222,6 +224,7 @@ class Router:
         view = self._view(request)
         server, remote = _NO_SERVERS, self._remote
         if remote is not None and needs_servers(view, remaining_s, policy):
+            self._origin.check(request.subject)
             expected_s = remote.expects(request)
             if expected_s is not None:
                 server = ServerView(True, expected_s)
@@ -322,6 +325,7 @@ class Router:
     def _to_server(self, request: InferRequest) -> Pending:
         if self._remote is None:
             raise self._nowhere(request, {})
+        self._origin.check(request.subject)
         begun_s = self._clock()
         inner = self._remote.submit(self._sendable(request))
         if self._outage.lasts:

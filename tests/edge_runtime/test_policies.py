@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.edge_models import publish_scale, rows
 from support.edge_servers import scale_server
+from support.forks import forked
 
 from edge_runtime import InvalidInput, Runtime, ServerFailed, VersionNotAvailable
 from edge_runtime.config import ModelOptions
@@ -93,3 +94,21 @@ def test_server_that_is_gone(store, ask, unused_address):
 def unused_address():
     with scale_server({1: 1.0}) as server:
         return server.address
+
+
+def test_a_forked_process_is_told_so_and_asks_no_server(store, server):
+    """The connections are the other process's: neither a request nor a question for signatures goes over them."""
+    with Runtime.open(store, fallback=server.address, **QUIET) as runtime:
+        here, there = runtime.model("scale"), runtime.model("scale", version=7)
+        here.predict(X, policy="only_server")
+        said = "was opened in another process"
+        assert said in forked(lambda: here.predict(X, policy="only_server", deadline_ms=5000).place)
+        assert forked(lambda: here.predict(X, deadline_ms=5000).place) == "device:cpu"
+        assert said in forked(lambda: there.predict(X, deadline_ms=5000).place)
+
+
+@pytest.mark.parametrize("unsure", [[1], {}, object(), True, 2, "maybe"])
+def test_what_unsure_is_not(store, unsure):
+    """Anything but `on`, `off` and a threshold is refused by its value."""
+    with Runtime.open(store, **QUIET) as runtime, pytest.raises(InvalidInput, match="unsure must be"):
+        runtime.model("scale").predict(X, unsure=unsure)

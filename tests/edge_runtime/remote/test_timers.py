@@ -62,3 +62,13 @@ def test_a_sooner_one_is_called_while_a_later_one_is_waited_for():
     timers.call(0.01, done.set)
     assert done.wait(WAIT_S)
     timers.close()
+
+
+def test_an_instant_beyond_all_waiting_keeps_nobody_from_being_called():
+    """A deadline of a million years is waited for as long as the system can, and then again."""
+    timers = Timers()
+    assert timers.call(1e12, lambda: None) is not None
+    called = threading.Event()
+    assert timers.call(0.01, called.set) is not None
+    assert called.wait(30)
+    timers.close()
