@@ -30,6 +30,7 @@ from fallback_server.poller import ConfigWatcher, Poller
 from fallback_server.protocol.mdns import Announcement, apis_of
 from fallback_server.served_model import ServedModel, ServedModelLoader
 from fallback_server.signals import Signals
+from fallback_server.statistics import KeptStatistics
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
 from fallback_server.transport.rest.server import RestServer
@@ -73,6 +74,7 @@ class Server:
         if source.config_file is not None:
             config_file = ConfigFile(source.config_file, source.config_digest)
         unpacker = Unpacker(unpack_dir=source.unpack_dir, options=UnpackOptions(max_bytes=source.max_unpacked_bytes))
+        self._kept = KeptStatistics()
         self._manager: Manager[ServedModel] = Manager(
             make_loader=self._make_loader, options=options.manager, budget=MemoryBudget(), prepare=unpacker.prepare
         )
@@ -263,4 +265,5 @@ class Server:
             warm=self._options.warm_up,
             batching_for=batching_for if options.per_model else None,
             observer=self._metrics,
+            kept=self._kept,
         )

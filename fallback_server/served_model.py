@@ -17,7 +17,7 @@ from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.registry import Registry
 from fallback_server.package_info import PackageInfo, read_package
-from fallback_server.statistics import VersionStatistics
+from fallback_server.statistics import KeptStatistics, VersionStatistics
 from fallback_server.warmup import warm_up
 
 _WEIGHT = 0.1
@@ -46,6 +46,7 @@ class ServedModel:
         package: What it was published with.
         on_run: Told of every run that has ended well.
         clock: Monotonic seconds.
+        statistics: What it has answered before; None for nothing.
 
     Attributes:
         executor: Runs it.
@@ -63,9 +64,10 @@ class ServedModel:
         *,
         on_run: Callable[[BatchRun], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        statistics: VersionStatistics | None = None,
     ) -> None:
         self.executor = executor
-        self.statistics = VersionStatistics()
+        self.statistics = VersionStatistics() if statistics is None else statistics
         self.package = package
         self._options = options
         self._meter = _Meter(clock)
@@ -167,6 +169,7 @@ class ServedModelLoader:
         batching_for: What the version's own folder says of batching; None where that is not asked.
         observer: Is told of loads and runs.
         clock: Monotonic seconds.
+        kept: What versions have answered before they were loaded anew; None where each load begins at nothing.
     """
 
     def __init__(
@@ -181,7 +184,9 @@ class ServedModelLoader:
         batching_for: Callable[[Path, BatchingOptions], BatchingOptions] | None = None,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        kept: KeptStatistics | None = None,
     ) -> None:
+        self._kept = kept
         self._servable_id = servable_id
         self._path = path
         self._registry = registry
@@ -232,7 +237,13 @@ class ServedModelLoader:
         try:
             warm_up(executor, self._path, options, enabled=self._warm)
             model = ServedModel(
-                self._servable_id, executor, options, read_package(self._path), on_run=self._ran, clock=self._clock
+                self._servable_id,
+                executor,
+                options,
+                read_package(self._path),
+                on_run=self._ran,
+                clock=self._clock,
+                statistics=None if self._kept is None else self._kept.of(self._servable_id),
             )
         except BaseException:
             executor.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fallback_server.batching.queue import BatchRun
 from fallback_server.core.errors import ServerError
+from fallback_server.core.servable import ServableId
 
 BOUNDS_S = tuple(1e-4 * 10 ** (step / 10) for step in range(61))
 """Upper ends of the latency buckets: 0.1 ms to 100 s, ten a decade, so that a percentile is right to some 12 %."""
@@ -19,10 +20,13 @@ BOUNDS_S = tuple(1e-4 * 10 ** (step / 10) for step in range(61))
 MAX_SIZES = 256
 """Batch sizes that are told apart: a request may have any number of rows, and every size that was seen is kept."""
 
+MAX_KEPT = 1024
+"""Versions whose statistics outlive them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a version has done since it was loaded, in sums that only grow. Durations are in seconds.
+    """What a version has done since it was loaded first, in sums that only grow. Durations are in seconds.
 
     Attributes:
         answered: Requests that were answered.
@@ -53,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """One version's figures since it was loaded.
+    """One version's figures since it was loaded first.
 
     Attributes:
         requests: How many were settled.
@@ -188,3 +192,23 @@ class VersionStatistics:
             if wanted and seen >= wanted:
                 return bound_s * 1e3
         return 0.0
+
+
+class KeptStatistics:
+    """The statistics of versions by their numbers: one that is loaded anew goes on counting. Thread-safe.
+
+    Of the `MAX_KEPT` versions that were loaded last; one of those before counts on as long as it is loaded.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[ServableId, VersionStatistics] = {}
+
+    def of(self, servable_id: ServableId) -> VersionStatistics:
+        """Those of a version that is being loaded."""
+        with self._lock:
+            found = self._kept.pop(servable_id, None) or VersionStatistics()
+            self._kept[servable_id] = found
+            if len(self._kept) > MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return found

@@ -18,6 +18,7 @@ from fallback_server.core.servable import ServableId
 from fallback_server.executors.registry import Platform, Registry
 from fallback_server.package_info import PackageInfo, read_package
 from fallback_server.served_model import ServedModel, ServedModelLoader
+from fallback_server.statistics import KeptStatistics
 from fallback_server.warmup import RECORDS
 
 ID = ServableId("m", 1)
@@ -76,6 +77,24 @@ def test_a_loss_is_told_with_the_model_even_if_it_comes_before_the_load_is_done(
     model = loader.load()
     assert lost == [(model, "the model's process ended (signal 9)")]
     assert opened[0][0] == "m/1"
+
+
+def test_a_version_that_is_loaded_anew_goes_on_counting(tmp_path):
+    """What it has answered, and what it failed when it was lost, is no less when it is there again."""
+    (tmp_path / "model").touch()
+    kept = KeptStatistics()
+
+    def load(servable_id=ID):
+        parts = {"registry": registry(FakeExecutor(), []), "options": OPTIONS, "kept": kept}
+        return ServedModelLoader(servable_id, tmp_path, **parts).load()
+
+    lost = load()
+    lost.statistics.settled(None, 0.1)
+    again = load()
+    lost.statistics.settled(ExecutionFailed("the model's process ended"), 0.1)  # After its successor was there.
+    again.statistics.settled(None, 0.1)
+    assert (again.statistics.work().answered, again.statistics.work().failed) == (2, 1)
+    assert load(ServableId("m", 2)).statistics.work().answered == 0
 
 
 def test_a_failed_warm_up_closes_what_was_opened(tmp_path):

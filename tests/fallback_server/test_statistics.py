@@ -2,7 +2,8 @@ import pytest
 
 from fallback_server.batching.queue import BatchRun
 from fallback_server.core.errors import InvalidInput, QueueFull
-from fallback_server.statistics import BOUNDS_S, MAX_SIZES, VersionStatistics
+from fallback_server.core.servable import ServableId
+from fallback_server.statistics import BOUNDS_S, MAX_KEPT, MAX_SIZES, KeptStatistics, VersionStatistics
 
 
 def test_a_version_counts_what_it_settled():
@@ -67,3 +68,15 @@ def test_the_sizes_that_are_told_apart_are_bounded():
         statistics.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=(0.0,), run_s=1.0))
     work = statistics.work()
     assert (work.runs, len(work.sizes), work.sizes[1]) == (MAX_SIZES + 10, MAX_SIZES, (2, 2.0))
+
+
+def test_the_versions_whose_statistics_are_kept_are_bounded():
+    """Those that were loaded last are kept, each apart."""
+    kept = KeptStatistics()
+    first, second = kept.of(ServableId("m", 1)), kept.of(ServableId("m", 2))
+    assert first is not second
+    assert kept.of(ServableId("m", 1)) is first
+    for number in range(MAX_KEPT - 1):
+        kept.of(ServableId("other", number))
+    assert kept.of(ServableId("m", 1)) is first
+    assert kept.of(ServableId("m", 2)) is not second
