@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from converter.artifact import Manifest, Package, PackageError
+from converter.artifact import Manifest, Package, PackageError, PackageExists
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.fetch_policy import Want, asks
@@ -295,7 +295,8 @@ class Fetcher:
                 raise _Passed(str(error)) from error
             except (PackageError, EdgeRuntimeError) as error:
                 if not self._stopped:
-                    self._refuse(described.digest, error)
+                    if not isinstance(error, PackageExists) or not self._has(described):
+                        self._refuse(described.digest, error)
                     if not isinstance(error, EngineFailed):
                         partial.discard()
                 raise
@@ -374,6 +375,9 @@ class Fetcher:
             raise PackageRefused(f"{error} (fetched from {address})") from error
         if not done.was_there:
             _log.info("installed %s, %s, from %s", described, size_text(described.total_bytes), address)
+
+    def _has(self, described: Described) -> bool:
+        return described.version in self._store.versions(described.model)
 
     def _refuse(self, digest: str, error: Exception) -> None:
         while len(self._refused_s) >= _MAX_REFUSED:

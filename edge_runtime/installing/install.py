@@ -30,7 +30,8 @@ class Installed:
         package: The package at its place.
         first_run: Its first run; None where there was none.
         removed: The versions that made room, as `NAME/VERSION`.
-        was_there: Whether this very package was installed before, so that nothing was done.
+        was_there: Whether this very package was installed before, or by another process meanwhile, so that nothing was
+            done.
     """
 
     package: Package
@@ -89,7 +90,13 @@ def install(
         if first is not None:
             say(_first_run_text(first))
         room = room_for(store, package.manifest.model, package.manifest.version, size_bytes)
-        placed = _place(store, package, first, replace=replace, now_s=now())
+        try:
+            placed = _place(store, package, first, replace=replace, now_s=now())
+        except PackageExists:
+            # Somebody else may have installed the very same meanwhile.
+            if (there := _same(target, package)) is None:
+                raise
+            return Installed(package=there, first_run=first, was_there=True)
     removed = tuple(str(one) for one in room.removed if evict(store, one.model, one.version))
     for name in removed:
         say(f"removed {name}, the least recently used, for room")

@@ -20,6 +20,7 @@ from edge_runtime.fetching import Fetcher
 from edge_runtime.installing import partial
 from edge_runtime.installing.install import install
 from edge_runtime.installing.inventory import write_quota
+from edge_runtime.store.removal import remove
 from edge_runtime.store.store import Store
 from fallback_server.protocol.proto import edge_pb2 as pb
 
@@ -315,6 +316,26 @@ def test_what_was_refused_is_left_alone_for_a_while(tmp_path, package, error, le
         stand.clock.advance(61)
         stand.step()
         assert stand.versions == [1]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_somebody_else_installed_meanwhile_is_not_refused(tmp_path, package, same):
+    """Nothing is wrong with it: should its version be removed, it is fetched at once."""
+    other = package if same else publish_scale(tmp_path / "other", 1, 5.0)
+
+    def trial(tried):
+        if not removed:
+            install(other.path, tmp_path / "store", trial=fake_trial)
+        return fake_trial(tried)
+
+    removed = []
+    with standing(tmp_path, package, trial=trial) as (_, stand):
+        stand.step()
+        assert stand.store.open("scale", 1).digest == other.digest
+        removed.append(remove(stand.store, "scale", 1))
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.store.open("scale", 1).digest == package.digest
 
 
 def test_there_is_room_or_nothing_comes(tmp_path, package, monkeypatch):

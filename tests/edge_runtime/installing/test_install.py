@@ -89,6 +89,25 @@ def test_the_same_package_again_changes_nothing(packages, root):
     assert not (root / "scale" / "1.profile.json").exists(), "the profile was the other package's"
 
 
+def test_of_two_who_install_the_same_at_once_both_are_content(packages, root):
+    """It is there, whoever was first; where that put another package of this version there, the second is refused."""
+
+    def beaten_by(source):
+        def trial(package):
+            install(source, root, trial=fake_trial)
+            return fake_trial(package)
+
+        return trial
+
+    done = install(packages / "1", root, trial=beaten_by(packages / "1"))
+    assert (done.was_there, done.package.path) == (True, root / "scale" / "1")
+    other = publish_scale(root.parent / "other", 2, 9.0)
+    with pytest.raises(PackageExists):
+        install(packages / "2", root, trial=beaten_by(other.path))
+    assert state(root)["scale"][0][2] == other.digest
+    assert not leftovers(root)
+
+
 def test_a_damaged_version_gives_way_only_where_told_to(packages, root):
     """That its manifest is the same does not make it the same package."""
     put(packages, root, 1)
