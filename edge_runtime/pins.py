@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from converter.artifact import ManifestInvalid, check_name, check_version
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.store.labels import check_label
 
 Pin = int | str | None
 """A version, a label, or None for the latest, which is followed."""
-
-_MAX_LABEL = 128
 
 
 def checked_pin(name: str, version: int | None, label: str | None) -> Pin:
@@ -21,10 +20,12 @@ def checked_pin(name: str, version: int | None, label: str | None) -> Pin:
         raise InvalidConfig(f"model {name!r}: version {version!r} and label {label!r} exclude each other")
     if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
         raise InvalidConfig(f"model {name!r}: version must be an int, got {version!r}")
-    if label is not None and (not isinstance(label, str) or not 0 < len(label) <= _MAX_LABEL):
-        raise InvalidConfig(f"model {name!r}: label must be 1 to {_MAX_LABEL} characters, got {label!r}")
+    if label is not None and not isinstance(label, str):
+        raise InvalidConfig(f"model {name!r}: label must be a str, got {label!r}")
     try:
         check_name(name)
+        if label is not None:
+            check_label(label)  # As strictly as where one is set: what can't be set is never answered by.
         if version is not None:
             check_version(version)
     except (ManifestInvalid, TypeError) as error:
