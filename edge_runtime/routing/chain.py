@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 from msgspec.structs import replace
 
-from edge_runtime.errors import EdgeRuntimeError, EngineFailed, ServerFailed
-from edge_runtime.types import Pending, Reply, Tried
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, EngineFailed, ServerFailed
+from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
 _SHOWN = 300
 """Characters of an error that are told in an outcome."""
@@ -18,8 +18,16 @@ Rescue = tuple[Future[Reply], tuple[Tried, ...]]
 
 
 def failed(place: str, error: BaseException, ms: float) -> Tried:
-    """A place that was asked for so many milliseconds, and failed."""
-    return Tried(place=place, outcome=f"failed: {error}"[:_SHOWN], ms=ms)
+    """A place that was asked for so many milliseconds, and failed, or was late."""
+    outcome = "late" if isinstance(error, DeadlineExceeded) else f"failed: {error}"[:_SHOWN]
+    return Tried(place=place, outcome=outcome, ms=ms)
+
+
+def dropped(error: BaseException | None, request: InferRequest, now_s: float) -> float | None:
+    """Seconds left of a request that the device gave up as too late before its deadline; None for all others. Pure."""
+    if not isinstance(error, DeadlineExceeded) or request.deadline_s is None or now_s >= request.deadline_s:
+        return None
+    return request.deadline_s - now_s
 
 
 def failed_servers(error: ServerFailed, ms: float) -> tuple[Tried, ...]:

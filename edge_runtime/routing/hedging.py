@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from edge_runtime.errors import EngineFailed
 from edge_runtime.routing.budget import Budget
-from edge_runtime.routing.chain import Rescue, failed, settle, then
+from edge_runtime.routing.chain import Rescue, dropped, failed, settle, then
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
 MIN_OWN_S = 0.005
@@ -152,7 +152,7 @@ class Hedging:
             predicted_s: Seconds until the device's answer.
             device: The device's answer to come.
             copy: Sends the copy; None if it is not worth it.
-            rescue: See `then`: where the engine fails before a copy is sent.
+            rescue: See `then`: where the engine fails, or would be too late, before a copy is sent.
         """
         self._budget.earn()
         race = _Race(request, device, rescue, self._clock)
@@ -235,7 +235,8 @@ class _Race:
         error = device.exception()
         with self._lock:
             self._device_error = error
-            rescuable = isinstance(error, EngineFailed)
+            # What the device gives up as too late, a server may still answer in time.
+            rescuable = isinstance(error, EngineFailed) or dropped(error, self._request, self._clock()) is not None
             if rescuable and self._copy is not None and self._copy_error is None:
                 return  # The copy decides.
             if rescuable and self._copy is None:

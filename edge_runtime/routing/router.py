@@ -19,7 +19,7 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.pixels import Pixels, in_reals
-from edge_runtime.routing.chain import Rescue, after, failed, failed_servers, then
+from edge_runtime.routing.chain import Rescue, after, dropped, failed, failed_servers, then
 from edge_runtime.routing.hedging import MIN_OWN_MS, MIN_OWN_S, Hedging, copy_after_s, worth_a_copy
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
@@ -116,7 +116,7 @@ class Router:
                     return self._wait(request, self.submit(request))
                 try:
                     reply = device.try_infer(request)
-                except EngineFailed as error:
+                except (EngineFailed, DeadlineExceeded) as error:
                     return self._rescued(request, error)
                 if reply is not None:
                     if hedging is not None and reply.latency_ms >= MIN_OWN_MS:
@@ -140,7 +140,7 @@ class Router:
         try:
             # A caller that waits needs no future; and only who was for a server first may find an engine idle.
             return device.wait(request) if device_first else device.infer(request)
-        except EngineFailed as error:
+        except (EngineFailed, DeadlineExceeded) as error:
             return self._rescued(request, error)
         except Overloaded:  # Another thread filled the queue since the choice was made.
             return self._wait(request, self._overflow(request))
@@ -310,11 +310,11 @@ class Router:
         """Whether a server may be asked for what the device can't answer."""
         return self._remote is not None and request.policy != "only_device"
 
-    def _rescued(self, request: InferRequest, error: EngineFailed) -> Reply:
-        """The server's answer to what the device's engines failed on.
+    def _rescued(self, request: InferRequest, error: EngineFailed | DeadlineExceeded) -> Reply:
+        """The server's answer to what the device's engines failed on, or would be too late with.
 
         Raises:
-            EngineFailed: the error, if no server may be asked.
+            EngineFailed, DeadlineExceeded: the error, if no server may be asked.
         """
         rescued = self._after_engine(request, error)
         if rescued is None:
@@ -347,13 +347,19 @@ class Router:
         return self._device.submit(replace(request, reason=REASON_SERVER_FAILED)), tried
 
     def _after_engine(self, request: InferRequest, error: BaseException) -> Rescue | None:
-        """The engine failed: a server answers, if there is one and it has not been asked yet."""
-        if not self._may_leave(request) or not isinstance(error, EngineFailed):
+        """The engine failed, or would be too late: a server answers, if there is one and it has not been asked yet."""
+        remote, now_s = self._remote, self._clock()
+        if remote is None or not self._may_leave(request) or request.reason in {REASON_SERVER_FAILED, REASON_NO_SERVER}:
             return None
-        if request.reason in {REASON_SERVER_FAILED, REASON_NO_SERVER}:
+        left_s = dropped(error, request, now_s)
+        if left_s is not None and worth_a_copy(remote.expects(request), left_s):
+            reason = REASON_OVERLOADED
+        elif isinstance(error, EngineFailed):
+            reason = REASON_ENGINE_FAILED
+        else:
             return None
-        tried = failed("device", error, (self._clock() - request.start_s) * 1e3)
-        return self._to_server(replace(request, reason=REASON_ENGINE_FAILED)), (tried,)
+        tried = failed("device", error, (now_s - request.start_s) * 1e3)
+        return self._to_server(replace(request, reason=reason)), (tried,)
 
     def _nowhere(self, request: InferRequest, asked: Mapping[str, str]) -> EdgeRuntimeError:
         confined = request.policy == "only_device"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.clock import FakeClock
 from support.places import BROKEN, BUSY, HANGS, SPOILT, FakeDevice, FakeLater, FakeRemote, asked
 
-from edge_runtime import EngineFailed, InvalidInput
+from edge_runtime import DeadlineExceeded, EngineFailed, InvalidInput
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.hedging import MIN_ANSWERS, PATIENCE, WINDOW, Hedging, Lateness, copy_after_s, worth_a_copy
 from edge_runtime.routing.router import Router
@@ -172,6 +172,45 @@ def test_engine_that_fails_before_the_copy():
     assert len(stand.remote.asked) == 1
     stand.remote.end()
     assert pending.result(0).reason == "engine-failed"
+
+
+TOO_LATE = DeadlineExceeded("scale/1", 100.0, {"waiting for the device": 12.0})
+
+
+def test_what_the_device_gives_up_is_left_to_the_copy():
+    """A device that would be too late does not end a copy that may be in time."""
+    stand = Stand()
+    pending = stand.late(0.1)
+    stand.device.end(TOO_LATE)
+    assert not pending.done()
+    stand.clock.advance(0.004)
+    stand.remote.end()
+    assert told(pending.result(0)) == ("server:s:1", "hedged", [("device", "late", 16), ("server:s:1", "answered", 4)])
+
+
+@pytest.mark.parametrize(("expected_s", "asks"), [(0.002, 1), (0.2, 0)])
+def test_what_the_device_gives_up_before_the_copy(expected_s, asks):
+    """A server is asked at once for what the device would be too late with, if it is expected in time itself."""
+    stand = Stand()
+    pending = stand.ask(0.1)
+    stand.remote.expected_s = expected_s
+    stand.device.end(TOO_LATE)
+    assert len(stand.remote.asked) == asks
+    if asks:
+        stand.remote.end()
+        assert told(pending.result(0))[:2] == ("server:s:1", "overloaded")
+    else:
+        assert pending.exception(0) is TOO_LATE
+
+
+def test_a_deadline_that_has_passed_ends_the_race():
+    """At the deadline itself nobody is asked any more, and the copy is given up."""
+    stand = Stand()
+    pending = stand.late(0.1)
+    stand.clock.advance(0.1)
+    stand.device.end(TOO_LATE)
+    assert pending.exception(0) is TOO_LATE
+    assert stand.remote.futures[0].cancelled()
 
 
 def test_rescue_that_fails_too():

@@ -5,7 +5,15 @@ import pytest
 from support.clock import FakeClock
 from support.edge_models import rows
 
-from edge_runtime import EngineFailed, InvalidInput, Overloaded, Reply, ServerFailed, VersionNotAvailable
+from edge_runtime import (
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidInput,
+    Overloaded,
+    Reply,
+    ServerFailed,
+    VersionNotAvailable,
+)
 from edge_runtime.routing.router import Router, timed_out
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.stats import Load
@@ -158,6 +166,28 @@ def test_failed_engine_is_rescued_by_a_server(clock, idle):
     assert router(device, FakeRemote(), clock).infer(request(clock)).reason == "engine-failed"
     with pytest.raises(EngineFailed):
         router(device, None, clock).infer(request(clock))
+
+
+@pytest.mark.parametrize("submitted", [True, False])
+def test_what_the_device_gives_up_goes_to_a_server(clock, submitted):
+    """What the device drops as too late before its deadline goes to a server, if one is expected in time."""
+    device, remote = FakeDevice(), FakeRemote()
+    device.idle, device.error = False, DeadlineExceeded("scale/1", 50.0, {"waiting for the device": 10.0})
+
+    def ask():
+        one = router(device, remote, clock)
+        return one.submit(request(clock, 0.05)).result(1) if submitted else one.infer(request(clock, 0.05))
+
+    answer = ask()
+    assert (answer.place, answer.reason) == ("server:s:1", "overloaded")
+    assert (answer.tried[0].place, answer.tried[0].outcome) == ("device", "late")
+    remote.expected_s = 0.06
+    with pytest.raises(DeadlineExceeded):
+        ask()
+    remote.expected_s, remote.outcome = 0.002, BROKEN
+    with pytest.raises(DeadlineExceeded):
+        ask()
+    assert len(remote.asked) == 2
 
 
 def test_broken_device_and_broken_server_end(clock):
