@@ -105,7 +105,6 @@ class RestApp:
 
     async def _in_time(self, route: Route, exchange: Exchange) -> Response:
         if self._backend.stopping:
-            self._backend.came_s = asyncio.get_running_loop().time()
             await drop(exchange.request)
             raise ServerStopping("the server is stopping")
         try:

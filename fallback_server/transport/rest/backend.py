@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
@@ -79,7 +79,7 @@ class Backend:
     Attributes:
         serving: Whether the server takes requests, as it says to who asks.
         stopping: Whether what comes is refused, and connections are closed with the answer.
-        came_s: When a request was last refused for that, of the event loop's time.
+        no_bodies: Whether bodies that are not whole are waited for no more.
     """
 
     def __init__(
@@ -98,9 +98,10 @@ class Backend:
         self.stall_s = stall_s
         self.serving = False
         self.stopping = False
-        self.came_s = -math.inf
+        self.no_bodies = False
         self._max_held_bytes = max(max_held_bytes, max_body_bytes)
         self._held_bytes = 0
+        self._arriving: set[asyncio.Timeout] = set()
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rest")
         self._readers = JsonReaders(at_once=threads)
@@ -151,6 +152,24 @@ class Backend:
         if self._changes is None:
             self._changes = Changes(self.models.watch)
         await wait_settled([name], self.models.states, self._changes, self.models.lack)
+
+    @contextlib.contextmanager
+    def waiting_for_body(self, bound: asyncio.Timeout) -> Iterator[None]:
+        """While it is waited for more of a body: what ends that with a TimeoutError, also where no more is waited."""
+        if self.no_bodies:
+            bound.reschedule(self._loop.time())
+        self._arriving.add(bound)
+        try:
+            yield
+        finally:
+            self._arriving.discard(bound)
+
+    def give_up_bodies(self) -> None:
+        """Waits for no more of any request: those whose bodies are not there are refused."""
+        self.no_bodies = True
+        for bound in self._arriving:
+            if not bound.expired():
+                bound.reschedule(self._loop.time())
 
     def hold(self, size_bytes: int) -> None:
         """Counts bytes of a body; they must be given back by `let_go`.

@@ -116,6 +116,12 @@ class Connections(ServerState):
                 return True
         return False
 
+    def expecting(self, since_s: float) -> bool:
+        """Whether a connection that waits for a request has begun to after an instant."""
+        return any(
+            since_s < next(reversed(self._waiting[phase].values()), since_s) for phase in (Phase.HEAD, Phase.IDLE)
+        )
+
     def drop(self, connection: Connection) -> None:
         """Closes a connection at once. It counts no more, though its socket goes with the event loop's next turn."""
         self.lost(connection, connection.phase)

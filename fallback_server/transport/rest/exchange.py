@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fallback_server.core.errors import InvalidInput
+from fallback_server.core.errors import InvalidInput, ServerStopping
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
@@ -148,6 +148,7 @@ class Exchange:
 
         Raises:
             HttpRefused: for `stall_s` less than `BODY_STEP_BYTES` came, and not the end.
+            ServerStopping: the server waits for no bodies any more.
         """
         if self._bound is not None:
             self._bound.reschedule(None)
@@ -157,9 +158,13 @@ class Exchange:
         while True:
             began_s = clock()
             try:
-                async with asyncio.timeout(left_s):
-                    chunk = await anext(stream, None)
+                async with asyncio.timeout(left_s) as bound:
+                    with self._backend.waiting_for_body(bound):
+                        chunk = await anext(stream, None)
             except TimeoutError as error:
+                if self._backend.no_bodies:
+                    await drop(self.request)
+                    raise ServerStopping("the server is stopping") from error
                 raise _too_slow(came_bytes, self._backend.stall_s) from error
             if chunk is None:
                 return

@@ -19,10 +19,11 @@ from fallback_server.transport.rest.listener import ACCEPTS, listen
 
 _MAX_CONNECTIONS = 4096
 
-_QUIET_S = 0.1
-"""Who asks again and again on a connection does so within this, and so hears that the server is stopping."""
+_RECENT_S = 0.5
+"""Who has asked within this is likely to ask again, and to hear then that the server is stopping."""
 
 _LONGEST_QUIET_S = 1.0
+_LOOK_EVERY_S = 0.01
 
 _SHARE = 2
 """Of the descriptors that the process may have, every second one at most is a REST connection: gRPC and the models'
@@ -138,6 +139,7 @@ class RestServer:
         begun_s = asyncio.get_running_loop().time()
         self._backend.stopping = True
         await self._quiet(grace_s=grace_s)
+        self._backend.give_up_bodies()
         self._uvicorn.should_exit = True
         left_s = max(0.0, grace_s - (asyncio.get_running_loop().time() - begun_s))
         done, _ = await asyncio.wait([self._serving], timeout=left_s)
@@ -151,7 +153,7 @@ class RestServer:
         self._backend.close()
 
     async def _quiet(self, *, grace_s: float) -> None:
-        """Waits until no request has come for a moment, at most a second, and takes no new connections meanwhile.
+        """Takes no new connections, and waits until those who asked lately have asked again, at most a second.
 
         uvicorn closes connections with the requests that are in their sockets: so their clients are told before.
         """
@@ -160,6 +162,6 @@ class RestServer:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         while (now_s := loop.time()) - begun_s < min(grace_s, _LONGEST_QUIET_S):
-            if now_s - max(begun_s, self._backend.came_s) >= _QUIET_S:
+            if not self.connections.expecting(now_s - _RECENT_S):
                 return
-            await asyncio.sleep(_QUIET_S / 5)
+            await asyncio.sleep(_LOOK_EVERY_S)

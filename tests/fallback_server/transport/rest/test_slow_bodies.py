@@ -1,5 +1,6 @@
 """Bodies that come slowly, over real sockets: which are waited for, and which are not."""
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -92,6 +93,22 @@ def test_a_body_that_trickles_is_given_up(tmp_path, timeout_s):
     assert said.startswith(b"HTTP/1.1 408 ")
     assert b"the request's body stalled after " in said
     assert b"neither 16384 more nor its end came within 0.5 s" in said
+
+
+def test_a_stop_waits_for_no_body(tmp_path):
+    """A request that is not there is none in flight: its client is told, also where it goes on sending."""
+    with contextlib.ExitStack() as stack:
+        stand = stack.enter_context(standing({("half", 1): halves()}, tmp_path))
+        silent, sending = (stack.enter_context(asking(stand, 10**6)) for _ in range(2))
+        silent.sendall(b'{"inputs":')
+        until_s = time.monotonic() + 30
+        while len(stand.server._backend._arriving) < 2:
+            assert time.monotonic() < until_s
+            time.sleep(0.005)
+        stopping = asyncio.run_coroutine_threadsafe(stand.server.stop(grace_s=600), stand.loop)
+        assert trickle(sending).startswith(b"HTTP/1.1 503 ")
+        assert read_all(silent).endswith(b'{"error":"the server is stopping"}')
+        stopping.result(30)
 
 
 def test_a_body_that_trickles_makes_room(tmp_path, monkeypatch):
