@@ -29,6 +29,9 @@ ENTRYPOINT = "REST"
 
 _CHUNK_BYTES = 2**20
 
+_GROWTH = 32
+"""A packed body must grow by this part of what it holds in the time for a step: few bytes can hold much."""
+
 _LINGER_S = 2.0
 """How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
 
@@ -133,7 +136,7 @@ class Exchange:
         if length.isdecimal() and int(length) > self._max_bytes:
             raise too_large(int(length), self._max_bytes)
         body = bytearray()
-        async for chunk in self._arriving():
+        async for chunk in self._arriving(packed=unpacker is not None):
             if unpacker is None:
                 self._add(body, chunk)
             else:
@@ -143,7 +146,7 @@ class Exchange:
         self._restart()
         return body
 
-    async def _arriving(self) -> AsyncIterator[bytes]:
+    async def _arriving(self, *, packed: bool) -> AsyncIterator[bytes]:
         """The body's pieces. What is done with one between them is not the client's time.
 
         Raises:
@@ -154,7 +157,7 @@ class Exchange:
             self._bound.reschedule(None)
         clock = asyncio.get_running_loop().time
         stream = self.request.stream()
-        left_s, step_bytes, came_bytes = self._backend.stall_s, 0, 0
+        left_s, step_bytes, came_bytes, held_bytes = self._backend.stall_s, 0, 0, 0
         while True:
             began_s = clock()
             try:
@@ -171,9 +174,11 @@ class Exchange:
             left_s -= clock() - began_s
             step_bytes += len(chunk)
             came_bytes += len(chunk)
-            if step_bytes >= BODY_STEP_BYTES:
-                left_s, step_bytes = self._backend.stall_s, 0
             yield chunk
+            # What comes packed must also unpack to something, and to more where it has taken much.
+            needed_bytes = max(BODY_STEP_BYTES, held_bytes // _GROWTH) if packed else 0
+            if step_bytes >= BODY_STEP_BYTES and self._held_bytes - held_bytes >= needed_bytes:
+                left_s, step_bytes, held_bytes = self._backend.stall_s, 0, self._held_bytes
 
     def _restart(self) -> None:
         if self._timeout_s is None:

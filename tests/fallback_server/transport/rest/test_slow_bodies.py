@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
+import zlib
 
 import httpx
 import pytest
@@ -31,7 +32,7 @@ def read_all(client):
     return data
 
 
-def trickle(client, every_s=0.02):
+def trickle(client, every_s=0.02, what=b" "):
     """Sends a byte now and then until the server has had enough; what it says."""
     deadline = time.monotonic() + 30
     client.settimeout(every_s)
@@ -43,7 +44,7 @@ def trickle(client, every_s=0.02):
                     return said
                 said += piece
             except TimeoutError:
-                client.sendall(b" ")
+                client.sendall(what)
     assert time.monotonic() < deadline
     return said
 
@@ -93,6 +94,18 @@ def test_a_body_that_trickles_is_given_up(tmp_path, timeout_s):
     assert said.startswith(b"HTTP/1.1 408 ")
     assert b"the request's body stalled after " in said
     assert b"neither 16384 more nor its end came within 0.5 s" in said
+
+
+def test_a_packed_body_that_unpacks_to_nothing_is_given_up(tmp_path):
+    """However many bytes come: they hold what was unpacked before."""
+    head = (HEAD % (b"half", 10**9)).replace(b"Host: x", b"Host: x\r\nContent-Encoding: gzip")
+    packer = zlib.compressobj(wbits=31)
+    empty = b"\0\0\0\xff\xff" * (BODY_STEP_BYTES // 5 + 1)
+    with contextlib.ExitStack() as stack:
+        stand = stack.enter_context(standing({}, tmp_path, limits=ConnectionLimits(stall_s=1)))
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", stand.port), 30))
+        client.sendall(head + packer.compress(b" " * 2**20) + packer.flush(zlib.Z_SYNC_FLUSH))
+        assert trickle(client, every_s=0.2, what=empty).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_stop_waits_for_no_body(tmp_path):
