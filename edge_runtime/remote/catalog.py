@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from edge_runtime.remote.bounds import wait_ms
 from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.protocol.proto import serving_pb2 as pb
 
 MAX_MODELS = 4096
 """Models of one server that are kept; of further ones it is not known whether it has them."""
+
+MAX_VERSIONS = 256
+"""Of one model that are kept, the first ones that it tells; a server loads a few."""
+
+MAX_LABELS = 256
+"""Of a model with more than these it is not known where any points."""
 
 _AVAILABLE = 30
 _COMING = frozenset({10, 20})
@@ -80,8 +87,14 @@ class ServedCatalog:
     complete: bool = False
 
 
-def read_update(update: edge.CatalogUpdate) -> ServedCatalog:
-    """The catalog that `edge.v1.Catalog` told."""
+def read_update(update: edge.CatalogUpdate | None) -> ServedCatalog:
+    """The catalog that `edge.v1.Catalog` told.
+
+    Raises:
+        ValueError: it listed too much, and was not read.
+    """
+    if update is None:
+        raise ValueError("it lists too much")
     models = {model.name: _read_model(model) for model in update.models[:MAX_MODELS]}
     return ServedCatalog(
         server_id=update.server_id,
@@ -97,9 +110,10 @@ def with_status(catalog: ServedCatalog, name: str, response: pb.GetModelStatusRe
     Args:
         catalog: What is known so far.
         name: The model.
-        response: What TensorFlow Serving's ModelService said; None if it has no such model.
+        response: What TensorFlow Serving's ModelService said; None if it has no such model, or tells too much of it.
     """
-    versions = {} if response is None else {one.version: _read_status(one) for one in response.model_version_status}
+    told = [] if response is None else response.model_version_status[:MAX_VERSIONS]
+    versions = {one.version: _read_status(one) for one in told}
     available = [version for version, one in versions.items() if one.serves is Serves.YES]
     model = ServedModel(versions=versions, labels=None, default=max(available, default=0))
     models = {**catalog.models, name: model}
@@ -137,8 +151,8 @@ def serves(catalog: ServedCatalog | None, name: str, version: int | None, label:
 
 def _read_model(model: edge.Model) -> ServedModel:
     return ServedModel(
-        versions={one.version: _read_version(one) for one in model.versions},
-        labels=dict(model.labels),
+        versions={one.version: _read_version(one) for one in model.versions[:MAX_VERSIONS]},
+        labels=dict(model.labels) if len(model.labels) <= MAX_LABELS else None,
         default=model.default_version,
     )
 
@@ -147,8 +161,8 @@ def _read_version(version: edge.Version) -> ServedVersion:
     return ServedVersion(
         state=_name_of(version.state),
         serves=_serves_in(version.state),
-        wait_s=max(version.expected_wait_ms, 0.0) / 1e3,
-        queued_rows=version.queued_rows,
+        wait_s=wait_ms(version.expected_wait_ms) / 1e3,
+        queued_rows=max(version.queued_rows, 0),
         package_fingerprint=version.package_fingerprint,
         preprocessing_fingerprint=version.preprocessing_fingerprint,
     )

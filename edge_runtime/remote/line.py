@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
 
+from edge_runtime.remote.bounds import SERVICE_CONFIG, read
 from fallback_server.protocol.methods import (
     CATALOG_GET,
     GET_MODEL_METADATA,
@@ -20,6 +20,7 @@ from fallback_server.protocol.methods import (
 
 _CHANNEL_OPTIONS = (
     *UNLIMITED_MESSAGES,
+    SERVICE_CONFIG,
     # gRPC's own back-off grows to two minutes; the breaker decides when to try again, and then it must really try.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -35,7 +36,10 @@ _METHODS: tuple[Method[Any, Any], ...] = (PREDICT, GET_MODEL_METADATA, GET_MODEL
 
 
 class Received(NamedTuple):
-    """A message that came, and how many bytes it had: protobuf would have to write it again to count them."""
+    """A message that came, None for one that lists too much, and how many bytes it had.
+
+    protobuf would have to write it again to count them.
+    """
 
     message: Any
     nbytes: int
@@ -83,9 +87,8 @@ class Line:
 
 
 def _bind(channel: grpc.Channel, method: Method[Any, Any]) -> Any:
-    read: Callable[[bytes], Any] = method.response.FromString
     return channel.unary_unary(
         method.path,
         request_serializer=method.request.SerializeToString,
-        response_deserializer=lambda data: Received(read(data), len(data)),
+        response_deserializer=lambda data: Received(read(method, data), len(data)),
     )

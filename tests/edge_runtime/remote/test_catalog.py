@@ -2,7 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.remote.catalog import MAX_MODELS, ServedCatalog, Serves, find, read_update, serves, with_status
+from edge_runtime.remote.catalog import (
+    MAX_LABELS,
+    MAX_MODELS,
+    MAX_VERSIONS,
+    ServedCatalog,
+    Serves,
+    find,
+    read_update,
+    serves,
+    with_status,
+)
 from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.protocol.proto import serving_pb2 as pb
 
@@ -95,3 +105,21 @@ def test_whatever_a_server_sends_can_be_read(data):
         return
     catalog = read_update(message)
     assert all(serves(catalog, name, None, None) in Serves for name in catalog.models)
+
+
+def test_of_one_model_some_hundred_versions_and_labels_are_kept():
+    """What one server says takes no more memory than that; where there are more labels, none is believed absent."""
+    kept = read_update(update(dict.fromkeys(range(1, MAX_VERSIONS + 9), AVAILABLE), {"l": 1}, default=1)).models["m"]
+    assert list(kept.versions) == list(range(1, MAX_VERSIONS + 1))
+    assert len(with_status(ServedCatalog(), "m", status(dict.fromkeys(range(1, 999), 30))).models["m"].versions) == 256
+    many = read_update(update({1: AVAILABLE}, {str(label): 1 for label in range(MAX_LABELS + 1)}, default=1))
+    assert many.models["m"].labels is None
+    assert serves(many, "m", None, "300") is Serves.UNKNOWN
+
+
+def test_figures_that_can_not_be_are_not_reckoned_with():
+    """A wait that is no number is not known, and no row waits less than none."""
+    nan = read_update(update({1: AVAILABLE}, wait_ms=float("nan"))).models["m"].versions[1]
+    assert nan.wait_s == 0.0
+    less = edge.CatalogUpdate(models=[{"name": "m", "versions": [{"version": 1, "queued_rows": -5}]}])
+    assert read_update(less).models["m"].versions[1].queued_rows == 0
