@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -91,3 +92,18 @@ def in_order(fetch: Fetch | None, labels: Mapping[str, int], versions: Sequence[
     """
     first = labels.get(FOLLOWED) if fetch == "follow" else None
     return sorted(versions, key=lambda version: (version == first, version), reverse=True)
+
+
+def in_turn(found: Iterable[tuple[str, bool]], paces: Mapping[str, float], last: str | None) -> list[str]:
+    """The servers in the order in which they are asked for a package.
+
+    First those that have not been tried, then those that brought parts of it, the fastest first, then those that
+    failed. So neither a server that fails nor one that brings it drop by drop keeps it from coming from another.
+
+    Args:
+        found: The servers' addresses, and whether requests go there now.
+        paces: What each that was tried brought, in bytes a second; 0 for one that failed.
+        last: Which one brought something last.
+    """
+    order = {(-paces.get(address, math.inf), address != last, not allows, address) for address, allows in found}
+    return [address for *_, address in sorted(order)]

@@ -12,12 +12,12 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from converter.artifact import Manifest, Package, PackageError, PackageExists
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
-from edge_runtime.fetch_policy import Want, asks
+from edge_runtime.fetch_policy import Want, asks, in_turn
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install, room_for
 from edge_runtime.installing.inventory import read_quota
@@ -84,6 +84,18 @@ class _Passed(Exception):
     """A server can't bring it now; the text says which, and why."""
 
 
+class _Unfinished(NamedTuple):
+    """A package of which more is to come.
+
+    Attributes:
+        wait_s: When it is gone on with.
+        pace: What came in this turn, in bytes a second; None where nobody was asked for any.
+    """
+
+    wait_s: float
+    pace: float | None = None
+
+
 class Fetcher:
     """Fetches for a runtime what it wants. `wake` and `close` may be called by any thread."""
 
@@ -122,6 +134,7 @@ class Fetcher:
         self._due_s: dict[tuple[str, Pin], float] = {}
         self._failures: dict[tuple[str, Pin], int] = {}
         self._asked: dict[tuple[str, Pin], str] = {}
+        self._paces: dict[tuple[str, Pin], dict[str, float]] = {}
         self._said: dict[tuple[str, Pin], str] = {}
         self._refused_s: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="edge-fetch", daemon=True)
@@ -189,7 +202,7 @@ class Fetcher:
         return wants
 
     def _forget_others(self, keys: set[tuple[str, Pin]]) -> None:
-        for table in (self._due_s, self._failures, self._asked):
+        for table in (self._due_s, self._failures, self._asked, self._paces):
             for key in table.keys() - keys:
                 del table[key]
 
@@ -199,18 +212,26 @@ class Fetcher:
         if not addresses:
             self._due_s[want.key] = self._clock() + RETRY_S[0]  # No fault of theirs: the first may be found at once.
             return
+        paces = self._paces[want.key] = {
+            address: pace for address, pace in self._paces.get(want.key, {}).items() if address in addresses
+        }
         for address in addresses:
             try:
-                wait_s = self._ask(want, address)
+                unfinished = self._ask(want, address)
             except (_Passed, EdgeRuntimeError, PackageError, OSError) as error:
                 said.append(f"{address}: {error}")
                 if self._stopped:
                     return
+                paces[address] = 0.0
                 continue
             self._asked[want.key] = address
             self._failures.pop(want.key, None)
             self._said.pop(want.key, None)
-            self._due_s[want.key] = self._clock() + wait_s
+            if unfinished is None:
+                paces.clear()
+            elif unfinished.pace is not None:
+                paces[address] = unfinished.pace
+            self._due_s[want.key] = self._clock() + (FOLLOW_S if unfinished is None else unfinished.wait_s)
             return
         failures = self._failures.get(want.key, 0)
         self._failures[want.key] = failures + 1
@@ -219,13 +240,12 @@ class Fetcher:
         self._say_once(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
 
     def _addresses(self, want: Want) -> list[str]:
-        """Whom to ask, in this order: one server is followed as long as it answers, and those that failed come last."""
-        last = self._asked.get(want.key)
-        found = {(one.address != last, not one.allows, one.address) for one in self._servers.all()}
-        return [address for _, _, address in sorted(found)]
+        """Whom to ask, in this order: one server is followed as long as it answers."""
+        found = ((one.address, one.allows) for one in self._servers.all())
+        return in_turn(found, self._paces.get(want.key, {}), self._asked.get(want.key))
 
-    def _ask(self, want: Want, address: str) -> float:
-        """Has one server bring what is wanted, or a part of it; seconds until it is to be asked again.
+    def _ask(self, want: Want, address: str) -> _Unfinished | None:
+        """Has one server bring what is wanted, or a part of it; None if no more is to come.
 
         Raises:
             _Passed: it can't.
@@ -239,9 +259,9 @@ class Fetcher:
             except RemoteFault as fault:
                 raise _Passed(fault.said) from fault
             missing = described.version not in want.installed
-            wait_s = self._bring(described, supplier) if missing else None
-        if wait_s is not None:
-            return wait_s
+            unfinished = self._bring(described, supplier) if missing else None
+        if unfinished is not None:
+            return unfinished
         pointed = want.label is not None and want.labels.get(want.label) != described.version
         if want.label is not None and pointed:
             self._store.label(want.model, want.label, described.version)
@@ -250,7 +270,7 @@ class Fetcher:
             )
         if missing or pointed:
             self._changed()
-        return FOLLOW_S
+        return None
 
     @contextlib.contextmanager
     def _supplied(self, address: str) -> Iterator[Supplier]:
@@ -266,8 +286,8 @@ class Fetcher:
                 self._supplier = None
             supplier.close()
 
-    def _bring(self, described: Described, supplier: Supplier) -> float | None:
-        """Fetches and installs a package; None if it is installed, else seconds until it is gone on with.
+    def _bring(self, described: Described, supplier: Supplier) -> _Unfinished | None:
+        """Fetches and installs a package; None if it is installed.
 
         Raises:
             _Passed: not by this server, or not now.
@@ -285,10 +305,10 @@ class Fetcher:
             manifest_bytes=described.manifest_bytes,
         ) as partial:
             if partial is None:
-                return RETRY_S[0]  # Another process fetches it.
+                return _Unfinished(RETRY_S[0])  # Another process fetches it.
             try:
-                wait_s = self._fetch(partial, described, supplier)
-                if wait_s is None:
+                unfinished = self._fetch(partial, described, supplier)
+                if unfinished is None:
                     self._install(partial, described, supplier.address)
                     partial.discard()
             except SentWrong as error:
@@ -300,7 +320,7 @@ class Fetcher:
                     if not isinstance(error, EngineFailed):
                         partial.discard()
                 raise
-            return wait_s
+            return unfinished
 
     def _bound(self, described: Described) -> int:
         """What packages that come may take together.
@@ -320,8 +340,8 @@ class Fetcher:
             raise _Passed(str(error)) from error
         return bound_bytes
 
-    def _fetch(self, partial: Partial, described: Described, supplier: Supplier) -> float | None:
-        """Has what is missing come, for a turn; None if all of it has, else seconds until it is gone on with.
+    def _fetch(self, partial: Partial, described: Described, supplier: Supplier) -> _Unfinished | None:
+        """Has what is missing come, for a turn; None if all of it has.
 
         Raises:
             _Passed: next to nothing came, or the disk has no room.
@@ -329,21 +349,25 @@ class Fetcher:
             PackageRefused: the manifest is none.
             OSError: the disk is full or not writable.
         """
-        until_s = self._clock() + TURN_S
-        begun_bytes = partial.held_bytes
+        begun_s, begun_bytes = self._clock(), partial.held_bytes
+
+        def unfinished(wait_s: float) -> _Unfinished:
+            took_s = max(self._clock() - begun_s, BROKEN_OFF_S)
+            return _Unfinished(wait_s, (partial.held_bytes - begun_bytes) / took_s)
+
         while pieces := partial.missing():
             self._check_room(partial, described)
             for piece in pieces:
-                left_s = until_s - self._clock()
+                left_s = begun_s + TURN_S - self._clock()
                 if left_s <= 0:
-                    return 0.0
+                    return unfinished(0.0)
                 try:
                     with supplier.read(described, piece.path, partial.offset(piece), timeout_s=left_s) as chunks:
                         whole = partial.take(piece, chunks)
                 except RemoteFault as fault:
                     if partial.held_bytes < begun_bytes + LEAST_BYTES:
                         raise _Passed(f"{piece.path}: {fault.said}") from fault
-                    return 0.0 if fault.fault is Fault.DEADLINE else BROKEN_OFF_S
+                    return unfinished(0.0 if fault.fault is Fault.DEADLINE else BROKEN_OFF_S)
                 if not whole:
                     raise _Passed(f"{piece.path}: less than its {piece.entry.size_bytes} bytes came")
         return None

@@ -1,7 +1,7 @@
 import pytest
 
 from edge_runtime import InvalidConfig, ModelOptions, RuntimeOptions
-from edge_runtime.fetch_policy import FOLLOWED, Want, asks, checked_fetch, in_order
+from edge_runtime.fetch_policy import FOLLOWED, Want, asks, checked_fetch, in_order, in_turn
 
 
 def want(pin=None, fetch="on-demand", installed=(), **labels):
@@ -64,3 +64,19 @@ def test_who_can_fetch_nothing_is_refused(tmp_path):
     models = {"m": ModelOptions(fetch="on-demand")}
     with pytest.raises(InvalidConfig, match="no folder of packages"):
         checked_fetch(RuntimeOptions(store=tmp_path, fallback="mdns", models=models), folder=False)
+
+
+@pytest.mark.parametrize(
+    ("paces", "last", "order"),
+    [
+        ({}, None, "abcd"),
+        ({}, "c", "cabd"),
+        ({"a": 200.0}, "a", "bcda"),
+        ({"a": 200.0, "b": 0.0, "c": 10e6}, "c", "dcab"),
+        ({"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, "b", "bacd"),
+    ],
+)
+def test_the_fastest_server_is_asked_and_those_that_were_not_tried_before_it(paces, last, order):
+    """Who failed comes last; whom requests don't go to now comes after its like."""
+    found = [(address, address != "d") for address in "dcba"]
+    assert in_turn(found, paces, last) == list(order)

@@ -157,6 +157,17 @@ def test_another_server_is_asked_where_one_fails(tmp_path, package):
         assert asked == [2]
 
 
+def test_a_server_that_drips_keeps_a_package_from_coming_from_no_other(tmp_path, package):
+    """When its turn is over the next one is another server's, and goes on at the byte that came last."""
+    with sending(package) as one, sending(package) as other:
+        slow, fast = sorted([one, other], key=lambda sender: sender.address)
+        slow.break_off_after, slow.break_off_as = 8000, grpc.StatusCode.DEADLINE_EXCEEDED
+        stand = Stand(tmp_path / "store", slow.address, fast.address, pin=1)
+        assert (stand.step(), fast.asked) == (0.0, [])
+        stand.step()
+        assert (stand.versions, fast.asked) == ([1], [(FILE, 8000)])
+
+
 def test_servers_that_have_nothing_are_asked_ever_less_often_and_said_once(tmp_path, package, caplog):
     """One warning as long as it is the same; a wait that grows; and it is fetched when a server has it."""
     with standing(tmp_path, package) as (sender, stand):
