@@ -32,7 +32,7 @@ CLIENT_PARAMETER = "client_id"
 
 REFUSED_PARAMETERS = {
     "shared_memory_region": "tensors in shared memory",
-    "classification": "classification of an output",
+    "classification": "outputs as classifications",
     "sequence_id": "sequences of requests",
 }
 """Parameters that change what is asked: passing over them would give another answer than was meant."""

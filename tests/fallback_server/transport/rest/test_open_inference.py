@@ -295,3 +295,15 @@ def test_the_body_of_an_order_is_small(tmp_path):
         for path in ("index", "models/half/load", "models/half/unload"):
             answer = httpx.post(f"{stand.url}/v2/repository/{path}", content=b" " * (2**18 + 1))
             assert (answer.status_code, answer.json()["error"].endswith("at most 262144 are allowed")) == (413, True)
+
+
+def test_outputs_as_classifications_are_refused(tmp_path):
+    """In a sentence."""
+    output = {"name": "y", "parameters": {"classification": 2}}
+    document = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}], "outputs": [output]}
+    with standing({("half", 1): halves()}, tmp_path) as stand:
+        answer = httpx.post(f"{stand.url}/v2/models/half/infer", json=document)
+    assert (answer.status_code, answer.json()["error"]) == (
+        501,
+        "parameter classification: outputs as classifications are not supported",
+    )
