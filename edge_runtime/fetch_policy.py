@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,6 +15,23 @@ from edge_runtime.pins import Pin
 FOLLOWED = "server"
 """The device's label for what the server answers with who names no version, where that is followed. It outlasts a
 restart without a network, and keeps the version from making room for others."""
+
+
+FAITHFUL_S = 300.0
+"""How long a server that is followed, and does not answer, is waited for before another is followed: the other may have
+an older version, and that is no reason to go back to it while the first one starts again."""
+
+
+class Followed(NamedTuple):
+    """The server that a model follows.
+
+    Attributes:
+        address: Where it is.
+        answered_s: When it last said what it has, in monotonic seconds.
+    """
+
+    address: str
+    answered_s: float
 
 
 class Want(msgspec.Struct, frozen=True):
@@ -107,3 +125,20 @@ def in_turn(found: Iterable[tuple[str, bool]], paces: Mapping[str, float], last:
     """
     order = {(-paces.get(address, math.inf), address != last, not allows, address) for address, allows in found}
     return [address for *_, address in sorted(order)]
+
+
+def to_ask(
+    want: Want, found: Iterable[tuple[str, bool]], paces: Mapping[str, float], last: Followed | None, now_s: float
+) -> list[str]:
+    """The servers that may be asked, in this order: as `in_turn`, but for a while none but the one that is followed.
+
+    Args:
+        want: For what. Where nothing that is installed can answer it, nobody is waited for.
+        found: See `in_turn`.
+        paces: See there.
+        last: Which one brought something last, if any.
+        now_s: Monotonic seconds.
+    """
+    if last is not None and not lacks(want) and now_s < last.answered_s + FAITHFUL_S:
+        return [address for address, _ in found if address == last.address]
+    return in_turn(found, paces, None if last is None else last.address)

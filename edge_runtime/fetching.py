@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from converter.artifact import Manifest, Package, PackageError, PackageExists
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
-from edge_runtime.fetch_policy import Want, asks, in_turn
+from edge_runtime.fetch_policy import Followed, Want, asks, to_ask
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install, room_for
 from edge_runtime.installing.inventory import read_quota
@@ -133,7 +133,7 @@ class Fetcher:
         self._supplier: Supplier | None = None
         self._due_s: dict[tuple[str, Pin], float] = {}
         self._failures: dict[tuple[str, Pin], int] = {}
-        self._asked: dict[tuple[str, Pin], str] = {}
+        self._asked: dict[tuple[str, Pin], Followed] = {}
         self._paces: dict[tuple[str, Pin], dict[str, float]] = {}
         self._said: dict[tuple[str, Pin], str] = {}
         self._refused_s: dict[str, float] = {}
@@ -224,7 +224,7 @@ class Fetcher:
                     return
                 paces[address] = 0.0
                 continue
-            self._asked[want.key] = address
+            self._asked[want.key] = Followed(address, self._clock())
             self._failures.pop(want.key, None)
             self._said.pop(want.key, None)
             if unfinished is None:
@@ -235,14 +235,14 @@ class Fetcher:
             return
         failures = self._failures.get(want.key, 0)
         self._failures[want.key] = failures + 1
-        self._asked.pop(want.key, None)
         self._due_s[want.key] = self._clock() + RETRY_S[min(failures, len(RETRY_S) - 1)]
         self._say_once(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
 
     def _addresses(self, want: Want) -> list[str]:
         """Whom to ask, in this order: one server is followed as long as it answers."""
         found = ((one.address, one.allows) for one in self._servers.all())
-        return in_turn(found, self._paces.get(want.key, {}), self._asked.get(want.key))
+        paces, last = self._paces.get(want.key, {}), self._asked.get(want.key)
+        return list(dict.fromkeys(to_ask(want, found, paces, last, self._clock())))
 
     def _ask(self, want: Want, address: str) -> _Unfinished | None:
         """Has one server bring what is wanted, or a part of it; None if no more is to come.
@@ -258,6 +258,8 @@ class Fetcher:
                 described = supplier.describe(want.model, version, label, timeout_s=DESCRIBE_S)
             except RemoteFault as fault:
                 raise _Passed(fault.said) from fault
+            if (last := self._asked.get(want.key)) is not None and last.address == address:
+                self._asked[want.key] = Followed(address, self._clock())
             missing = described.version not in want.installed
             unfinished = self._bring(described, supplier) if missing else None
         if unfinished is not None:

@@ -1,7 +1,17 @@
 import pytest
 
 from edge_runtime import InvalidConfig, ModelOptions, RuntimeOptions
-from edge_runtime.fetch_policy import FOLLOWED, Want, asks, checked_fetch, in_order, in_turn
+from edge_runtime.fetch_policy import (
+    FAITHFUL_S,
+    FOLLOWED,
+    Followed,
+    Want,
+    asks,
+    checked_fetch,
+    in_order,
+    in_turn,
+    to_ask,
+)
 
 
 def want(pin=None, fetch="on-demand", installed=(), **labels):
@@ -80,3 +90,21 @@ def test_the_fastest_server_is_asked_and_those_that_were_not_tried_before_it(pac
     """Who failed comes last; whom requests don't go to now comes after its like."""
     found = [(address, address != "d") for address in "dcba"]
     assert in_turn(found, paces, last) == list(order)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "last", "now_s", "order"),
+    [
+        (want(fetch="follow", installed=(1,)), Followed("b", 5.0), 4.0 + FAITHFUL_S, "b"),
+        (want(fetch="follow", installed=(1,)), Followed("b", 5.0), 5.0 + FAITHFUL_S, "bac"),
+        (want(fetch="follow", installed=(1,)), Followed("gone", 5.0), 6.0, ""),
+        (want(fetch="follow", installed=(1,)), None, 6.0, "abc"),
+        (want(fetch="follow"), Followed("b", 5.0), 6.0, "bac"),
+        (want("stable", fetch="follow", installed=(1,)), Followed("b", 5.0), 6.0, "bac"),
+        (want("stable", fetch="follow", installed=(1,), stable=1), Followed("b", 5.0), 6.0, "b"),
+        (want(2, installed=(1,)), Followed("b", 5.0), 6.0, "bac"),
+    ],
+)
+def test_a_server_that_is_followed_is_waited_for(wanted, last, now_s, order):
+    """Also where it is not to be found; not where nothing that is installed can answer, and not for ever."""
+    assert to_ask(wanted, [(address, True) for address in "abc"], {}, last, now_s) == list(order)

@@ -15,7 +15,7 @@ from support.edge_stores import fake_trial
 from support.package_senders import sending
 
 from edge_runtime import EngineFailed, PackageRefused, fetching
-from edge_runtime.fetch_policy import FOLLOWED
+from edge_runtime.fetch_policy import FAITHFUL_S, FOLLOWED
 from edge_runtime.fetching import Fetcher
 from edge_runtime.installing import partial
 from edge_runtime.installing.install import install
@@ -124,6 +124,27 @@ def test_a_server_that_is_followed_is_followed_back_too(tmp_path):
         changes = stand.changes
         labels()
         assert stand.changes == changes
+
+
+def test_while_a_server_that_is_followed_starts_again_nobody_goes_back(tmp_path, package):
+    """To the older version of another one; that comes first only when the followed one has been away for long."""
+    newer = publish_scale(tmp_path / "newer", 2, 2.0)
+    with sending(newer) as followed, sending(package) as other:
+        stand = Stand(tmp_path / "store", followed.address, fetch="follow")
+
+        def label():
+            stand.step()
+            stand.clock.advance(60)
+            return stand.store.labels("scale")
+
+        assert label() == {FOLLOWED: 2}
+        followed.describe = lambda request: grpc.StatusCode.UNAVAILABLE
+        stand.servers.addresses = (followed.address, other.address)
+        assert [label() for _ in range(2)] == [{FOLLOWED: 2}] * 2
+        stand.servers.addresses = (other.address,)
+        assert label() == {FOLLOWED: 2}
+        stand.clock.advance(FAITHFUL_S)
+        assert label() == {FOLLOWED: 1}
 
 
 def test_what_is_broken_off_goes_on_where_it_was(tmp_path, package):
