@@ -14,7 +14,8 @@ from edge_runtime.pins import Pin
 
 FOLLOWED = "server"
 """The device's label for what the server answers with who names no version, where that is followed. It outlasts a
-restart without a network, and keeps the version from making room for others."""
+restart without a network, and keeps the version from making room for others. Who asks for it by name gets what is
+followed here: a server's label of that name is not fetched, since one label can't go where two things do."""
 
 
 FAITHFUL_S = 300.0
@@ -59,6 +60,8 @@ class Want(msgspec.Struct, frozen=True):
     @property
     def label(self) -> str | None:
         """The device's label that goes where the server's does; None for none."""
+        if self.pin == FOLLOWED:
+            return None
         if isinstance(self.pin, str):
             return self.pin
         return FOLLOWED if self.pin is None and self.fetch == "follow" else None
@@ -98,7 +101,7 @@ def lacks(want: Want) -> bool:
 
 def asks(want: Want) -> bool:
     """Whether servers are to be asked: for what is lacking, and what a server is followed for."""
-    if want.fetch == "never":
+    if want.fetch == "never" or want.pin == FOLLOWED:
         return False
     return lacks(want) or (want.fetch == "follow" and not isinstance(want.pin, int))
 

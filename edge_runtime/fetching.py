@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from converter.artifact import Manifest, Package, PackageError, PackageExists
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
-from edge_runtime.fetch_policy import Followed, Want, asks, to_ask
+from edge_runtime.fetch_policy import FOLLOWED, Followed, Want, asks, to_ask
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install, room_for
 from edge_runtime.installing.inventory import read_quota
@@ -193,6 +193,12 @@ class Fetcher:
         wants = []
         for model, pin, fetch in self._wanted():
             if fetch == "never":
+                continue
+            if pin == FOLLOWED:
+                self._say_once(
+                    (model, pin),
+                    f"model {model}: no server is asked for its label {pin!r}: on a device that says what is followed",
+                )
                 continue
             try:
                 installed = tuple(self._store.versions(model))

@@ -33,6 +33,8 @@ def want(pin=None, fetch="on-demand", installed=(), **labels):
         (want(1, fetch="follow", installed=(1,)), False),
         (want(1, fetch="follow"), True),
         (want(fetch="never"), False),
+        (want(FOLLOWED, fetch="follow"), False),
+        (want(FOLLOWED), False),
         (want(2, fetch="never", installed=(1,)), False),
     ],
 )
@@ -47,6 +49,7 @@ def test_servers_are_asked_for_what_lacks_and_for_what_is_followed(wanted, asked
         (want(), None),
         (want(3), None),
         (want("stable"), "stable"),
+        (want(FOLLOWED, fetch="follow"), None),
         (want(fetch="follow"), FOLLOWED),
         (want(3, fetch="follow"), None),
         (want("stable", fetch="follow"), "stable"),

@@ -126,6 +126,22 @@ def test_a_server_that_is_followed_is_followed_back_too(tmp_path):
         assert stand.changes == changes
 
 
+def test_the_label_of_what_is_followed_goes_where_nothing_else_does(tmp_path, caplog):
+    """A server's own label of that name moves it nowhere; who asks for it is told once."""
+    for version in (1, 2):
+        add_version(tmp_path / "models", version)
+    with delivering(tmp_path / "models") as server:
+        server.control.set_label("scale", FOLLOWED, 1)
+        stand = Stand(tmp_path / "store", server.address, fetch="follow")
+        stand.wanted.append(("scale", FOLLOWED, "follow"))
+        for _ in range(3):
+            stand.step()
+            stand.clock.advance(60)
+            assert stand.store.labels("scale") == {FOLLOWED: 2}
+        assert (stand.versions, stand.changes) == ([2], 1)
+    assert sum(f"no server is asked for its label '{FOLLOWED}'" in one.message for one in caplog.records) == 1
+
+
 def test_while_a_server_that_is_followed_starts_again_nobody_goes_back(tmp_path, package):
     """To the older version of another one; that comes first only when the followed one has been away for long."""
     newer = publish_scale(tmp_path / "newer", 2, 2.0)
