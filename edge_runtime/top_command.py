@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from edge_runtime.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from edge_runtime.screen_text import Line
-    from edge_runtime.snapshot import Snapshot
+    from edge_runtime.snapshot import Look, Snapshot
     from edge_runtime.terminal import Terminal
 
 METRICS_VARIABLE = "EDGE_METRICS"
@@ -29,6 +30,12 @@ exit codes: 0 done; 1 no runtime answers there; 2 bad input
 """
 
 _SHORTEST_S, _LONGEST_S = 0.1, 60.0
+
+_PROMPT_S = 0.2
+"""So long an answer is waited for without a look at the keys: nobody notices, and most take less."""
+
+_KEY_S = 0.05
+"""From one look at the keys to the next while an answer is late."""
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,7 +73,8 @@ def top_command(arguments: argparse.Namespace) -> int:
     address = address_of(arguments.where)
     first = snapshot.fetch(address)
     if arguments.json:
-        sys.stdout.write(f"{snapshot.encode(first).decode()}\n")
+        # In ASCII: a model's name may be of any letters, and be meant for the terminal.
+        sys.stdout.write(f"{json.dumps(json.loads(snapshot.encode(first)))}\n")
         return 0
     if arguments.once or not sys.stdout.isatty():
         sys.stdout.write("".join(f"{text}\n" for text in once(first, address, sys.stdout)))
@@ -160,15 +168,34 @@ class Show:
                 if key:
                     self.heed(key)
                     self.draw()
-            if not self._halted:
-                self.look()
+            if not self._halted and not self.look():
+                return
 
-    def look(self) -> None:
-        """Asks the runtime; where it does not answer, what was seen last stays, and the last line says so."""
-        from edge_runtime.snapshot import NoSnapshot, fetch  # noqa: PLC0415  loaded already
+    def look(self) -> bool:
+        """Asks the runtime; where it does not answer, what was seen last stays, and the last line says so.
+
+        Keys are heeded as long as the answer takes; whether none of them was `q`.
+        """
+        from edge_runtime.snapshot import LIMIT_S, Look  # noqa: PLC0415  loaded already
+
+        with Look(self._address) as look:
+            end_s = time.monotonic() + LIMIT_S
+            late = not look.wait(_PROMPT_S)
+            while late and time.monotonic() < end_s and not look.wait(0.0):
+                key = self._terminal.key(_KEY_S)
+                if key in ("q", "Q"):
+                    return False
+                if key:
+                    self.heed(key)
+                    self.draw()
+            self._take(look)
+        return True
+
+    def _take(self, look: Look) -> None:
+        from edge_runtime.snapshot import NoSnapshot  # noqa: PLC0415  likewise
 
         try:
-            self._history.append(fetch(self._address))
+            self._history.append(look.result())
         except NoSnapshot as error:
             self._silence = str(error)
         else:

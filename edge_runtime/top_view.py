@@ -17,6 +17,9 @@ KEPT = 61
 WINDOW = 5
 """Rates and percentiles are of so many steps: of one alone they would jump."""
 
+_LEAST_S = 1e-9
+"""Between two snapshots, where a rate is reckoned: whoever is looked at may say anything."""
+
 _STYLES = {
     "ready": "good",
     "closed": "good",
@@ -50,7 +53,7 @@ class _Span(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return 0.0 if self.before is None else max(self.now.taken_s - self.before.taken_s, 1e-9)
+        return 0.0 if self.before is None else max(self.now.taken_s - self.before.taken_s, _LEAST_S)
 
     def rate(self, now: float, before: float) -> str:
         """How often a second; since the start, how often."""
@@ -147,7 +150,7 @@ def _title(history: Sequence[Snapshot], address: str) -> list[str | Piece]:
         said.append(f"up {duration_text(process.up_s)}")
     if len(history) > 1:
         spent_s = history[-1].process.cpu_s - history[-2].process.cpu_s
-        said.append(f"cpu {100 * spent_s / (history[-1].taken_s - history[-2].taken_s):.0f} %")
+        said.append(f"cpu {100 * spent_s / max(history[-1].taken_s - history[-2].taken_s, _LEAST_S):.0f} %")
     if process.resident_bytes is not None:
         said.append(f"{process.resident_bytes / 2**20:.0f} MiB")
     return [("edge-run top", "bold"), f"  {address}  ", (process.program or "?", "name"), f"  {', '.join(said)}"]
@@ -174,7 +177,7 @@ def _totals(
 def _curve(history: Sequence[Snapshot]) -> str:
     """Requests a second, a block for each step."""
     rates = [
-        max(_requests(new.stats) - _requests(old.stats), 0) / (new.taken_s - old.taken_s)
+        max(_requests(new.stats) - _requests(old.stats), 0) / max(new.taken_s - old.taken_s, _LEAST_S)
         for old, new in itertools.pairwise(history)
     ]
     most = max(rates, default=0.0)

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -128,3 +130,69 @@ def test_this_process_is_measured_without_a_name(monkeypatch):
     """An interpreter without a script has none."""
     monkeypatch.setattr("sys.argv", [])
     assert take(busy()).process.program == ""
+
+
+@contextmanager
+def raw_server(head, piece=b"", pause_s=0.0):
+    """The address of a server that sends a head, and then a piece again and again, and an event for who hung up."""
+    gone = threading.Event()
+    closed = threading.Event()
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(head)
+            while piece and not closed.wait(pause_s):
+                connection.sendall(piece)
+        gone.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}", gone
+        finally:
+            closed.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_a_whole_answer_has_its_time_and_no_more(head, piece):
+    """Who drips bytes, or says again and again that more will come, is left; the connection ends with that."""
+    with raw_server(head, piece, pause_s=0.01) as (address, gone):
+        with pytest.raises(NoSnapshot, match=r"no whole answer within 0\.2 s"):
+            fetch(address, limit_s=0.2)
+        assert gone.wait(30)
+
+
+def test_foreign_words_are_repeated_without_what_moves_a_cursor():
+    """A status line that is none is shown, but controls no terminal."""
+    with raw_server(b"\x1b]0;pwned\x07\x1b[2Jhello\r\n\r\n") as (address, _):
+        with pytest.raises(NoSnapshot, match="pwned") as refused:
+            fetch(address, limit_s=30.0)
+        assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' + b"[" * 100_000,
+        b'{"taken_s": 1, "process": {"pid": 1' + b"0" * 400 + b'}, "stats": {}}',
+        b'{"taken_s": 1e300, "process": {"pid": 1}, "stats": {}}',
+        b'{"taken_s": 1, "process": {"pid": 1}, "stats": {"models": [{"model": "m", "version": 1, "errors": {"e": 1'
+        + b"0" * 30
+        + b"}}]}}",
+    ],
+)
+def test_what_no_runtime_says_is_no_snapshot(body):
+    """Depths and figures with which nothing can be reckoned are refused where they come in."""
+    with pytest.raises(ValueError, match=r"nested too deep|figures that no runtime has|range|expected"):
+        decode(body)

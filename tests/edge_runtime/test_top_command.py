@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import pytest
 from support.clock import FakeClock
 from support.snapshots import Running, snapshot
 
-from edge_runtime import EngineFailed, RuntimeClosed
+from edge_runtime import EngineFailed, RuntimeClosed, top_command
 from edge_runtime.cli import main
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.metrics import serve_metrics
+from edge_runtime.telemetry import RuntimeStats
 from edge_runtime.top_command import Show, address_of
 
 WAIT_S = 30
@@ -119,6 +121,12 @@ class Paper:
         return key
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Keys are for what is shown, however busy this machine is."""
+    monkeypatch.setattr(top_command, "_PROMPT_S", WAIT_S)
+
+
 def shown(running, *keys):
     clock = FakeClock()
     paper = Paper(clock, *keys, "q")
@@ -131,6 +139,28 @@ def test_it_looks_again_after_each_interval(running):
     first, second = shown(running, "")
     assert "pid 42" in first[0]
     assert f"pid {os.getpid()}" in second[0]
+
+
+def test_keys_are_heeded_while_an_answer_is_late(monkeypatch):
+    """Who answers never, or a byte a second, holds up no `q`."""
+    monkeypatch.setattr(top_command, "_PROMPT_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        clock = FakeClock()
+        paper = Paper(clock, "", " ", "q")
+        show = Show(f"127.0.0.1:{silent.getsockname()[1]}", paper, snapshot(), interval_s=1.0, clock=clock)
+        show.run()
+    assert (len(paper.drawn), paper.keys) == (2, [])
+    assert "halted" in paper.drawn[-1][-1]
+
+
+def test_json_of_foreign_names_moves_no_cursor(running, capsys, monkeypatch):
+    """Whatever letters a model's name has, they come as ASCII, and are the same ones to who reads them."""
+    stats = RuntimeStats(servers={"\u009b2J\u202e": "closed"})
+    monkeypatch.setattr(running, "stats", lambda: stats)
+    assert main(["top", running.address, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out)["stats"]["servers"] == stats.servers
 
 
 def test_a_runtime_that_is_gone_is_told_and_waited_for(running):
