@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from edge_runtime.errors import InvalidInput, RuntimeClosed, ServerFailed
+from edge_runtime.errors import InvalidInput, RuntimeClosed, ServerFailed, ServerRefused
+from edge_runtime.remote.faults import Apart
 from edge_runtime.remote.journey import Journey
 from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS, gap_s, load, may_leave, patience_s
 from edge_runtime.remote.parcel import Cut, Key, Member, Parcel, key_of, wire_bytes
@@ -326,7 +327,7 @@ class Coalescer:
             refused = InvalidInput(f"{subject}: can't be sent to a server: {error}")
             refused.__cause__ = error
             self._free(group, parcel, answered=False)
-            self._failed(group, parcel, refused)
+            self._failed(group, parcel, refused, Apart.HALVES)
             return
         parcel.call = journey.future
         if parcel.abandoned:  # While it was being sent: then nobody has told it.
@@ -341,7 +342,7 @@ class Coalescer:
         if future.cancelled():
             return
         if error is not None:
-            self._failed(group, parcel, error)
+            self._failed(group, parcel, error, journey.apart)
             return
         if parcel.cut is not None:
             with self._lock:
@@ -356,20 +357,21 @@ class Coalescer:
         if waits:
             self._send_what_waits(group)
 
-    def _failed(self, group: _Group, parcel: Parcel, error: BaseException) -> None:
-        """One request's fault must not be the others': a parcel that is refused is asked again in halves."""
-        count = len(parcel.members)
-        if count == 1 or not isinstance(error, InvalidInput):
+    def _failed(self, group: _Group, parcel: Parcel, error: BaseException, apart: Apart) -> None:
+        """One request's fault must not be the others': they are asked again in halves, or each for itself."""
+        divisible = isinstance(error, InvalidInput | ServerRefused | ServerFailed) and not self._closed
+        if len(parcel.members) == 1 or not divisible or apart is Apart.NO:
             parcel.fail(error, self._clock())
             return
         with self._lock:
             left = [member for member in parcel.members if not member.future.done()]
-            halves = [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
-            rows = [sum(member.request.rows for member in half) for half in halves]
-            cut = Cut(max(rows)) if len(halves) > 1 else None
-            parcels = [Parcel(half, cut=cut) for half in halves]
-        for half in parcels:
-            self._send(group, half)
+            size = 1 if apart is Apart.SINGLY else max((len(left) + 1) // 2, 1)
+            parts = [left[begin : begin + size] for begin in range(0, len(left), size)]
+            rows = [sum(member.request.rows for member in part) for part in parts]
+            cut = Cut(max(rows)) if apart is Apart.HALVES and len(parts) > 1 else None
+            parcels = [Parcel(part, cut=cut) for part in parts]
+        for one in parcels:
+            self._send(group, one)
 
     def _gone(self, group: _Group, member: Member) -> None:
         """A member is settled. One whose caller has gone frees its place, and the last of a parcel ends the call."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import grpc
 
 from fallback_server.protocol.status import Fault
@@ -28,8 +30,26 @@ _BROKEN = (
 )
 """gRPC's own words where the connection broke under a call. Whether the server lives it doesn't say."""
 
+_TOO_LARGE = ("message larger than max", "decompression larger than max", "message exceeds maximum size")
+"""gRPC's own words, in C++ and Go, and in Java, where a message is larger than a server reads. The code is that of a
+full queue."""
+
 _ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
 """Faults that a healthy server answers with."""
+
+_OF_THE_RUN = frozenset({Fault.INTERNAL, Fault.UNKNOWN, Fault.PRECONDITION})
+"""Faults that a model's run has for what one row holds, in TensorFlow's and other servers."""
+
+
+class Apart(enum.Enum):
+    """How requests that went together and failed are asked again."""
+
+    NO = "no"
+    """Apart they would fare no better."""
+    HALVES = "halves"
+    """It was refused before the model ran, so that it costs little: until the one at fault, or a size that is taken."""
+    SINGLY = "singly"
+    """The model may have run: each once more, which is no more than if they had not gone together."""
 
 
 class RemoteFault(Exception):
@@ -41,16 +61,25 @@ class RemoteFault(Exception):
         detail: Its own words.
         unreachable: Nobody was there: no connection came about.
         broken: The connection broke under the call.
+        too_large: The message was larger than the server reads, so that it would not be taken later either.
     """
 
     def __init__(
-        self, fault: Fault, address: str, detail: str, *, unreachable: bool = False, broken: bool = False
+        self,
+        fault: Fault,
+        address: str,
+        detail: str,
+        *,
+        unreachable: bool = False,
+        broken: bool = False,
+        too_large: bool = False,
     ) -> None:
         self.fault = fault
         self.address = address
         self.detail = detail
         self.unreachable = unreachable
         self.broken = broken
+        self.too_large = too_large
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -65,12 +94,14 @@ class RemoteFault(Exception):
             fault = Fault.NOT_READY  # gRPC gives a stream that its connection took along this code as well.
         unreachable = fault is Fault.NOT_READY and any(text.lower() in words.lower() for text in _UNREACHABLE)
         broken = fault is Fault.NOT_READY and not unreachable and any(text in words.lower() for text in _BROKEN)
-        return cls(fault, address, words, unreachable=unreachable, broken=broken)
+        too_large = fault is Fault.QUEUE_FULL and any(text in words.lower() for text in _TOO_LARGE)
+        return cls(fault, address, words, unreachable=unreachable, broken=broken, too_large=too_large)
 
     @property
     def said(self) -> str:
         """What happened, with the server's own words."""
         kind = "can't be reached" if self.unreachable else self.fault.name.lower().replace("_", " ")
+        kind = "too large" if self.too_large else kind
         return f"{kind}: {self.detail}"
 
     @property
@@ -79,9 +110,18 @@ class RemoteFault(Exception):
         return self.fault in _ALIVE or (self.passing and not self.broken)
 
     @property
+    def apart(self) -> Apart:
+        """Whether one of several requests that went together may be at fault, and how it is found."""
+        if self.too_large or self.fault is Fault.INVALID_INPUT:
+            return Apart.HALVES
+        return Apart.SINGLY if self.fault in _OF_THE_RUN else Apart.NO
+
+    @property
     def passing(self) -> bool:
         """Whether the same server may well answer a moment later: it is loading, full, or lost one connection."""
-        return self.fault is Fault.QUEUE_FULL or (self.fault is Fault.NOT_READY and not self.unreachable)
+        return (self.fault is Fault.QUEUE_FULL and not self.too_large) or (
+            self.fault is Fault.NOT_READY and not self.unreachable
+        )
 
     @property
     def lacking(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from edge_runtime.errors import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.endpoints import EndpointTable, Wanted
-from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.faults import Apart, RemoteFault
 from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timer
@@ -131,6 +131,12 @@ class Journey(Generic[T]):
         self._timer: Timer | None = None
         self.future.add_done_callback(self._cancel)
         self._go()
+
+    @property
+    def apart(self) -> Apart:
+        """How those that it carried are asked again, once it has failed."""
+        ways = {fault.apart for fault in self._faults.values()}
+        return next((way for way in (Apart.HALVES, Apart.SINGLY) if way in ways), Apart.NO)
 
     def _go(self) -> None:
         """The next step. Whatever goes wrong ends in the future: these threads have nobody else to tell."""

@@ -20,7 +20,7 @@ LONG_S = 3600.0
 
 
 class FarServer:
-    """Doubles `x`, row by row, unless `behaviour` says otherwise.
+    """Doubles `x`, row by row, unless `behaviour` says otherwise, what fits into `max_bytes` (-1 for no limit).
 
     Attributes:
         behaviour: Of a call's `x`: a status code to end it with, or None to answer.
@@ -29,14 +29,14 @@ class FarServer:
         metadata: What came beside each.
     """
 
-    def __init__(self, behaviour=None):
+    def __init__(self, behaviour=None, max_bytes=-1):
         self.behaviour = behaviour or (lambda x: None)
         self.hold = threading.Event()
         self.hold.set()
         self.calls = []
         self.metadata = []
         self._came = threading.Condition()
-        self._server = grpc.server(ThreadPoolExecutor(32))
+        self._server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.max_receive_message_length", max_bytes)])
         handler = grpc.unary_unary_rpc_method_handler(
             self._predict,
             request_deserializer=PREDICT.request.FromString,
@@ -72,9 +72,9 @@ class FarServer:
 
 
 @contextmanager
-def far_server(behaviour=None):
+def far_server(behaviour=None, max_bytes=-1):
     """A FarServer for the length of a `with`."""
-    server = FarServer(behaviour)
+    server = FarServer(behaviour, max_bytes)
     try:
         yield server
     finally:

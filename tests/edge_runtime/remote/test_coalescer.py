@@ -12,7 +12,7 @@ from support.clock import FakeClock
 from support.edge_models import rows
 from support.far_servers import LONG_S, WAIT_S, far_server, row_request, until
 
-from edge_runtime import DeadlineExceeded, InvalidInput, RuntimeClosed, ServerFailed
+from edge_runtime import DeadlineExceeded, InvalidInput, RuntimeClosed, ServerFailed, ServerRefused
 from edge_runtime.remote import coalescer
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
@@ -200,6 +200,40 @@ def test_one_bad_request_harms_nobody_else(client, server):
         futures.pop(7).result(WAIT_S)
     for i, future in futures.items():
         check(future, i)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("INTERNAL", ServerFailed), ("UNKNOWN", ServerFailed), ("FAILED_PRECONDITION", ServerRefused)],
+)
+def test_one_request_that_a_model_fails_on_harms_nobody_else(client, server, code, error):
+    """The requests of a call that fails in the server are asked once more, each by itself."""
+    server.behaviour = lambda x: grpc.StatusCode[code] if (x >= POISON).any() else None
+    first = under_way(client, server)
+    futures = {i: client.submit(row_request(POISON if i == 7 else i)) for i in range(20)}
+    server.hold.set()
+    with pytest.raises(error, match="the test wants it so"):
+        futures.pop(7).result(WAIT_S)
+    for i, future in (*futures.items(), *enumerate(first)):
+        check(future, i)
+    assert sorted(server.calls) == [1] * (len(first) + 20) + [20]
+
+
+@pytest.mark.parametrize("policy", ["prefer_device", "only_server"])
+def test_a_call_too_large_for_the_server_is_divided(client, policy):
+    """What a server does not read in one message it is sent in smaller ones; one that is too large alone fails."""
+    wide = 2**17
+    with far_server(max_bytes=2**20) as server:
+        client.endpoints.add(Found(key=server.address, address=server.address))
+        under_way(client, server)
+        futures = [
+            client.submit(row_request(inputs={"x": np.full((1, wide), i, np.float32)}, policy=policy)) for i in range(8)
+        ]
+        server.hold.set()
+        for i, future in enumerate(futures):
+            assert future.result(WAIT_S).outputs["y"][0, 0] == 2 * i
+        with pytest.raises(ServerFailed, match=r"too large: .*larger than max"):
+            client.submit(row_request(inputs={"x": np.zeros((1, 4 * wide), np.float32)}, policy=policy)).result(WAIT_S)
 
 
 def test_what_has_no_wire_form_harms_nobody_else(client, server):
