@@ -32,6 +32,12 @@ _LONGEST_WAIT_S, _SHORTEST_LIMIT_S, _LONGEST_LIMIT_S = 600.0, 0.1, 60.0
 _AT_ONCE = 16
 """Servers that are asked at the same time: one that is silent holds up no other."""
 
+_MOST_LINES = 1_000
+"""Of one server's versions, and of what is to be said of them: nobody reads more, and strangers may list any number."""
+
+_MOST_LABELS = 16
+"""That point to one version."""
+
 _MOST_ANNOUNCED = 64
 """As many as a runtime keeps: announcements are cheap to forge."""
 
@@ -175,19 +181,21 @@ def as_lines(found: Sequence[Answer]) -> list[Line]:
     versions: list[list[str | Piece]] = []
     notes: list[str] = []
     for sources, seen in found:
+        said = [text for text in (seen.said, *seen.notes) if text]
+        said += [f"{name} has no version" for name, listed in seen.models.items() if not listed]
+        said += [
+            f"{name}/{one.version}: {one.error}" for name, listed in seen.models.items() for one in listed if one.error
+        ]
+        rows = [(name, one) for name, listed in seen.models.items() for one in listed]
         answers = {"catalog": ("yes", "good"), "tensorflow-serving": ("TensorFlow Serving", "good")}
         trip = "-" if seen.round_trip_ms is None else f"{seen.round_trip_ms:.1f} ms"
         answer = answers.get(seen.kind, ("no", "bad"))
         servers.append([seen.address, ", ".join(sources), answer, trip, seen.server_id or "-"])
-        versions += [_row(seen.address, name, one) for name, listed in seen.models.items() for one in listed]
-        notes += [f"{seen.address}: {text}" for text in (seen.said, *seen.notes) if text]
-        notes += [f"{seen.address}: {name} has no version" for name, listed in seen.models.items() if not listed]
-        notes += [
-            f"{seen.address}: {name}/{one.version}: {one.error}"
-            for name, listed in seen.models.items()
-            for one in listed
-            if one.error
-        ]
+        versions += [_row(seen.address, *each) for each in rows[:_MOST_LINES]]
+        notes += [f"{seen.address}: {text}" for text in said[:_MOST_LINES]]
+        for more, what in ((len(rows), "versions"), (len(said), "notes")):
+            if more > _MOST_LINES:
+                notes.append(f"{seen.address}: {more - _MOST_LINES} more {what}, which --json shows")
         if seen.kind == "catalog" and not seen.models:
             notes.append(f"{seen.address}: it serves no model")
     lines = table(("SERVER", "FOUND BY", "ANSWERS", "ROUND TRIP", "ID"), servers, right=(3,))
@@ -206,7 +214,7 @@ def _row(address: str, name: str, one: SeenVersion) -> list[str | Piece]:
         (name, "name"),
         str(one.version),
         (one.state, _STYLES.get(one.state, "")),
-        ", ".join(one.labels) or "-",
+        ", ".join(one.labels[:_MOST_LABELS]) + (", ..." if len(one.labels) > _MOST_LABELS else "") or "-",
         default,
         "?" if one.queued_rows is None else f"{one.queued_rows} rows" if one.queued_rows else "-",
         "-" if one.wait_ms is None else f"{one.wait_ms:.1f} ms",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import grpc
 import msgspec
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
+from edge_runtime.remote import bounds
 from edge_runtime.remote.faults import RemoteFault
 from fallback_server.protocol.methods import CATALOG_GET, GET_MODEL_STATUS, Method
 from fallback_server.protocol.proto import edge_pb2 as edge
@@ -19,14 +20,11 @@ from fallback_server.protocol.status import Fault
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
-MAX_BYTES = 2**26
-"""Of one answer: ten thousand models have some 5 MB."""
-
 _TRIPS = 3
 """Small calls whose shortest is the round trip."""
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_BYTES),
+    ("grpc.max_receive_message_length", bounds.MAX_BYTES),
     # As in `endpoint`: a fresh connection, and no proxy for what is on this network.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -121,13 +119,21 @@ class _Asker:
 
     def ask(self, method: Method[Request, Response], request: Request) -> Response:
         """Raises RemoteFault."""
-        call: Any = method.bind(self._channel)
+        call: Any = self._channel.unary_unary(
+            method.path, request_serializer=method.request.SerializeToString, response_deserializer=None
+        )
         try:
-            answer: Response = call(request, timeout=self._timeout_s)
+            data: bytes = call(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             failed: Any = error  # It is a call as well, of which the stubs say nothing.
             raise RemoteFault.of_status(failed.code(), self.address, failed.details()) from error
-        return answer
+        try:
+            answer: Any = bounds.read(method, data)
+        except DecodeError as error:
+            raise RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}") from error
+        if answer is None:
+            raise RemoteFault(Fault.INTERNAL, self.address, f"its answer lists more than {bounds.MAX_FIELDS} things")
+        return cast("Response", answer)
 
     def status(self, name: str) -> pb.GetModelStatusResponse | None:
         """A model's versions; None where the server has no such model. Raises RemoteFault for any other answer."""
@@ -154,24 +160,27 @@ def _of_catalog(address: str, update: edge.CatalogUpdate, round_trip_ms: float) 
         kind="catalog",
         server_id=update.server_id,
         round_trip_ms=round_trip_ms,
-        models={
-            model.name: tuple(
-                _version(model, one) for one in sorted(model.versions, key=lambda one: one.version, reverse=True)
-            )
-            for model in sorted(update.models, key=lambda model: model.name)
-        },
+        models={model.name: _versions(model) for model in sorted(update.models, key=lambda model: model.name)},
         notes=tuple(f"{model.name}: {model.note}" for model in update.models if model.note),
     )
 
 
-def _version(model: edge.Model, one: edge.Version) -> SeenVersion:
+def _versions(model: edge.Model) -> tuple[SeenVersion, ...]:
+    labels: dict[int, list[str]] = {}
+    for label, version in sorted(model.labels.items()):
+        labels.setdefault(version, []).append(label)
+    found = sorted(model.versions, key=lambda one: one.version, reverse=True)
+    return tuple(_version(model, one, tuple(labels.pop(one.version, ()))) for one in found)
+
+
+def _version(model: edge.Model, one: edge.Version, labels: tuple[str, ...]) -> SeenVersion:
     return SeenVersion(
         version=one.version,
         state=_state(one.state),
-        labels=tuple(sorted(label for label, version in model.labels.items() if version == one.version)),
+        labels=labels,
         default=one.version == model.default_version,
-        queued_rows=one.queued_rows,
-        wait_ms=one.expected_wait_ms or None,
+        queued_rows=max(one.queued_rows, 0),
+        wait_ms=bounds.wait_ms(one.expected_wait_ms) or None,
         package=one.package_fingerprint,
         preprocessing=one.preprocessing_fingerprint,
         error=one.error,

@@ -168,3 +168,24 @@ def test_what_announces_itself_is_found(ours, capsys):
         announcer.close()
     assert found[ours]["found_by"] == ["mdns"]
     assert found[ours]["server_id"] == "rack-2"
+
+
+def test_a_server_that_lists_thousands_fills_no_screen(capsys):
+    """The first thousand of its versions are shown, and how many more there are; JSON has all, and is JSON."""
+    versions = [
+        {"version": number + 1, "state": 30, "error": "amiss", "expected_wait_ms": float("nan")}
+        for number in range(1500)
+    ]
+    update = edge.CatalogUpdate(
+        models=[{"name": "m", "versions": versions, "labels": {f"l{number:02}": 1500 for number in range(50)}}]
+    )
+    with serving({CATALOG_GET: lambda _: update, **model_statuses()}) as address:
+        assert main(["servers", address, *ALONE]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert main(["servers", address, *ALONE, "--json"]) == 0
+        out = capsys.readouterr().out
+    assert len(lines) < 2020
+    assert lines[-2:] == [f"{address}: 500 more {what}, which --json shows" for what in ("versions", "notes")]
+    assert ", l15, ..." in lines[4]
+    assert len(json.loads(out)["servers"][0]["models"]["m"]) == 1500
+    assert "NaN" not in out

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import socket
 
 import grpc
@@ -6,6 +7,7 @@ import pytest
 from support.grpc_stand import loaded
 from support.model_servers import model_statuses, serving
 
+from edge_runtime.remote.bounds import MAX_BYTES, MAX_FIELDS
 from edge_runtime.remote.survey import SeenVersion, survey
 from fallback_server.protocol.methods import CATALOG_GET, PREDICT
 from fallback_server.protocol.proto import edge_pb2 as edge
@@ -76,3 +78,19 @@ def test_states_of_a_later_server_are_numbers(state):
     with serving({CATALOG_GET: lambda _: update, **model_statuses()}) as address:
         (version,) = asked(address).models["m"]
     assert version.state == {30: "AVAILABLE", 77: "77"}[state]
+
+
+def test_no_server_is_listened_to_without_end():
+    """What is too long, or lists too much, is not read; and figures that are none are not known."""
+    odd = edge.CatalogUpdate(
+        models=[{"name": "m", "versions": [{"version": 1, "expected_wait_ms": math.nan, "queued_rows": -3}]}]
+    )
+    many = edge.CatalogUpdate(models=[{"versions": [{}] * (MAX_FIELDS + 1)}])
+    for update, said in ((edge.CatalogUpdate(server_id="x" * MAX_BYTES), "larger than max"), (many, "lists more than")):
+        with serving({CATALOG_GET: lambda _, update=update: update}) as address:
+            seen = asked(address)
+        assert (seen.kind, seen.models) == ("silent", {})
+        assert said in seen.said
+    with serving({CATALOG_GET: lambda _: odd, **model_statuses()}) as address:
+        (version,) = asked(address).models["m"]
+    assert (version.wait_ms, version.queued_rows) == (None, 0)
