@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import signal
@@ -23,6 +24,9 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""The disk is full or fails, which no other input mends; whatever the error is called that came of it."""
 
 _BAD_INPUT = (InvalidConfig, InvalidInput, PackageError, PackageRefused, NotADirectoryError)
 
@@ -65,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is interrupted while it is imported says that it can't be loaded, and not why.
         if interrupts:
             return _interrupted()
-        if isinstance(error, _BAD_INPUT):
+        if isinstance(error, _BAD_INPUT) and not _of_disk(error):
             return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
-        if isinstance(error, EdgeRuntimeError | OSError):
+        if isinstance(error, (*_BAD_INPUT, EdgeRuntimeError, OSError)):
             return _fail(error, EXIT_FAILED, debug=arguments.debug)
         raise
 
@@ -89,6 +93,11 @@ def _noting(interrupts: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _of_disk(error: Exception) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _DISK
 
 
 def _interrupted() -> int:

@@ -33,7 +33,12 @@ has it open answers on from memory until it looks at the store again, and then g
 exit codes: 0 removed; 1 the disk failed; 2 not installed, labelled, open, or no permission; 130 interrupted
 """
 
-_CHANGE = """exit codes: 0 done; 2 refused: not installed, nothing known of before, or no permission; 130 interrupted
+_CHANGE = """exit codes: 0 done; 1 the disk is full or failed; 2 refused: not installed, nothing known of before, or no
+permission; 130 interrupted
+"""
+
+
+_QUOTA = """exit codes: 0 done; 1 the disk is full or failed; 2 no size, no store, or no permission; 130 interrupted
 """
 
 
@@ -70,7 +75,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     remove.set_defaults(run=_remove)
 
     quota = _add(
-        commands, "quota", "how much a store may hold: kept in it, and held to when something is installed", None
+        commands, "quota", "how much a store may hold: kept in it, and held to when something is installed", _QUOTA
     )
     quota.add_argument("size", nargs="?", help="2GiB, 500MB; or none (default: only show it)")
     quota.add_argument("--json", action="store_true", help="as JSON")

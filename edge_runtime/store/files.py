@@ -61,9 +61,15 @@ def write(path: Path, data: bytes) -> None:
     """
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        # Where the disk is full, it is an empty file that nobody knows.
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise

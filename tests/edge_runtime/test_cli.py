@@ -91,6 +91,26 @@ def test_failures_are_one_line_with_an_exit_code(packages, tmp_path, capsys, arg
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("arguments", [["use", "scale", "1"], ["quota", "1GB"]])
+def test_a_disk_that_takes_nothing_more_is_no_bad_input(packages, tmp_path, arguments):
+    """The code is that of a machine that could not do it, and no half of a file stays behind."""
+    store = tmp_path / "store"
+    assert main(["install", str(packages / "scale" / "1"), "--store", str(store), "--no-trial"]) == 0
+    before = sorted(path for path in store.rglob("*") if path.is_file())
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    run = "import sys; from edge_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{full}; {run}", *arguments, "--store", str(store)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "too large" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path for path in store.rglob("*") if path.is_file()) == before
+
+
 def test_a_store_without_permission_is_one_line(packages, tmp_path, capsys):
     """A store that can't be written or read is named with the system's reason."""
     store = tmp_path / "store"
