@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from converter.artifact import Manifest, Package, PackageError, PackageExists
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
+from edge_runtime.fetch_log import FetchLog, plain
 from edge_runtime.fetch_policy import FOLLOWED, Followed, Want, asks, to_ask
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install, room_for
@@ -65,9 +66,6 @@ FREE_BYTES = 64 * 2**20
 
 _MAX_REFUSED = 256
 """Packages that are remembered as refused."""
-
-_MAX_SAID = 1024
-"""Warnings that are remembered as said."""
 
 _log = logging.getLogger(__name__)
 
@@ -135,8 +133,8 @@ class Fetcher:
         self._failures: dict[tuple[str, Pin], int] = {}
         self._asked: dict[tuple[str, Pin], Followed] = {}
         self._paces: dict[tuple[str, Pin], dict[str, float]] = {}
-        self._said: dict[tuple[str, Pin], str] = {}
-        self._refused_s: dict[str, float] = {}
+        self._told = FetchLog(_log, clock)
+        self._refused: dict[str, tuple[float, str]] = {}
         self._thread = threading.Thread(target=self._run, name="edge-fetch", daemon=True)
 
     def __repr__(self) -> str:
@@ -195,7 +193,7 @@ class Fetcher:
             if fetch == "never":
                 continue
             if pin == FOLLOWED:
-                self._say_once(
+                self._told.say(
                     (model, pin),
                     f"model {model}: no server is asked for its label {pin!r}: on a device that says what is followed",
                 )
@@ -204,7 +202,7 @@ class Fetcher:
                 installed = tuple(self._store.versions(model))
                 wants.append(Want(model, pin, fetch, installed, self._store.labels(model)))
             except InvalidConfig as error:
-                self._say_once((model, pin), f"model {model}: nothing is fetched of it: {error}")
+                self._told.say((model, pin), f"model {model}: nothing is fetched of it: {plain(str(error))}")
         return wants
 
     def _forget_others(self, keys: set[tuple[str, Pin]]) -> None:
@@ -225,14 +223,14 @@ class Fetcher:
             try:
                 unfinished = self._ask(want, address)
             except (_Passed, EdgeRuntimeError, PackageError, OSError) as error:
-                said.append(f"{address}: {error}")
+                said.append(f"{address}: {plain(str(error))}")
                 if self._stopped:
                     return
                 paces[address] = 0.0
                 continue
             self._asked[want.key] = Followed(address, self._clock())
             self._failures.pop(want.key, None)
-            self._said.pop(want.key, None)
+            self._told.forget(want.key)
             if unfinished is None:
                 paces.clear()
             elif unfinished.pace is not None:
@@ -242,7 +240,7 @@ class Fetcher:
         failures = self._failures.get(want.key, 0)
         self._failures[want.key] = failures + 1
         self._due_s[want.key] = self._clock() + RETRY_S[min(failures, len(RETRY_S) - 1)]
-        self._say_once(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
+        self._told.say(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
 
     def _addresses(self, want: Want) -> list[str]:
         """Whom to ask, in this order: one server is followed as long as it answers."""
@@ -301,8 +299,9 @@ class Fetcher:
             _Passed: not by this server, or not now.
             EdgeRuntimeError, PackageError, OSError: it can't be installed.
         """
-        if self._clock() < self._refused_s.get(described.digest, 0.0):
-            raise _Passed(f"{described} was refused before, and is the same")
+        until_s, reason = self._refused.get(described.digest, (0.0, ""))
+        if self._clock() < until_s:
+            raise _Passed(reason)  # As it was said then: it is the same package.
         others_bytes = self._bound(described) - described.total_bytes
         prune(self._store.path, keep_bytes=others_bytes, besides=(described.model, described.digest))
         with taken(
@@ -412,18 +411,10 @@ class Fetcher:
         return described.version in self._store.versions(described.model)
 
     def _refuse(self, digest: str, error: Exception) -> None:
-        while len(self._refused_s) >= _MAX_REFUSED:
-            del self._refused_s[next(iter(self._refused_s))]
+        while len(self._refused) >= _MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
         wait_s = ENGINE_FAILED_S if isinstance(error, EngineFailed) else REFUSED_S
-        self._refused_s[digest] = self._clock() + wait_s
-
-    def _say_once(self, key: tuple[str, Pin], text: str) -> None:
-        """A warning, unless it is what was said last of this want: it is tried again and again."""
-        if self._said.get(key) != text:
-            while len(self._said) >= _MAX_SAID:
-                del self._said[next(iter(self._said))]
-            self._said[key] = text
-            _log.warning("%s", text)
+        self._refused[digest] = (self._clock() + wait_s, plain(str(error)))
 
 
 def _total_bytes(manifest: Manifest, described: Described) -> int:

@@ -3,84 +3,29 @@
 import hashlib
 import json
 import os
-from contextlib import contextmanager
 from types import SimpleNamespace
 
-import grpc
 import pytest
-from support.clock import FakeClock
 from support.delivery_servers import add_version, delivering
 from support.edge_models import publish_scale
 from support.edge_stores import fake_trial
+from support.fetch_stands import Stand, standing
 from support.package_senders import sending
 
 from edge_runtime import EngineFailed, PackageRefused, fetching
-from edge_runtime.fetch_policy import FAITHFUL_S, FOLLOWED
-from edge_runtime.fetching import Fetcher
 from edge_runtime.installing import partial
 from edge_runtime.installing.install import install
 from edge_runtime.installing.inventory import write_quota
 from edge_runtime.store.removal import remove
-from edge_runtime.store.store import Store
 from fallback_server.protocol.proto import edge_pb2 as pb
 
 FILE = "variants/float32.tflite"
-
-
-class Servers:
-    """A table of addresses."""
-
-    def __init__(self, *addresses):
-        self.addresses = addresses
-
-    def all(self):
-        return [SimpleNamespace(address=address, allows=True) for address in self.addresses]
-
-
-class Stand:
-    """A fetcher without a thread, over a store."""
-
-    def __init__(self, root, *addresses, pin=None, fetch="on-demand", trial=fake_trial):
-        root.mkdir(exist_ok=True)
-        self.root = root
-        self.store = Store(root)
-        self.clock = FakeClock()
-        self.changes = 0
-        self.wanted = [("scale", pin, fetch)]
-        self.servers = Servers(*addresses)
-        self.fetcher = Fetcher(
-            self.store, self.servers, lambda: self.wanted, clock=self.clock, changed=self.changed, trial=trial
-        )
-
-    def changed(self):
-        self.changes += 1
-
-    def step(self):
-        return self.fetcher.step()
-
-    @property
-    def versions(self):
-        return self.store.versions("scale")
-
-    @property
-    def left(self):
-        return sorted(path.name for path in self.root.iterdir())
-
-    @property
-    def come(self):
-        return sorted(path.name for path in self.root.glob(f"{partial.FOLDER}/*/*"))
 
 
 @pytest.fixture
 def package(tmp_path):
     """Has a file of 20 kB."""
     return publish_scale(tmp_path / "published", 1, 1.0, content=os.urandom(20_000))
-
-
-@contextmanager
-def standing(tmp_path, package, **options):
-    with sending(package) as sender:
-        yield sender, Stand(tmp_path / "store", sender.address, **options)
 
 
 def test_what_lacks_is_fetched_and_installed(tmp_path):
@@ -97,72 +42,6 @@ def test_what_lacks_is_fetched_and_installed(tmp_path):
             assert (stand.changes, stand.left) == (1, ["scale"])
 
 
-def test_a_server_that_is_followed_is_followed_back_too(tmp_path):
-    """Its latest, and its label: what it goes to is fetched, what it goes back to is pointed to."""
-    add_version(tmp_path / "models", 1)
-    add_version(tmp_path / "models", 2)
-    with delivering(tmp_path / "models") as server:
-        server.control.set_label("scale", "stable", 1)
-        stand = Stand(tmp_path / "store", server.address, fetch="follow")
-        stand.wanted.append(("scale", "stable", "follow"))
-
-        def labels():
-            stand.step()
-            stand.clock.advance(fetching.FOLLOW_S)
-            return stand.store.labels("scale")
-
-        assert labels() == {FOLLOWED: 2, "stable": 1}
-        assert stand.versions == [1, 2]
-        server.control.rollback("scale")
-        assert labels() == {FOLLOWED: 1, "stable": 1}
-        server.control.rollback("scale", undo=True)
-        server.control.set_label("scale", "stable", 2)
-        assert labels() == {FOLLOWED: 2, "stable": 2}
-        add_version(tmp_path / "models", 3)
-        server.look()
-        assert labels() == {FOLLOWED: 3, "stable": 2}
-        changes = stand.changes
-        labels()
-        assert stand.changes == changes
-
-
-def test_the_label_of_what_is_followed_goes_where_nothing_else_does(tmp_path, caplog):
-    """A server's own label of that name moves it nowhere; who asks for it is told once."""
-    for version in (1, 2):
-        add_version(tmp_path / "models", version)
-    with delivering(tmp_path / "models") as server:
-        server.control.set_label("scale", FOLLOWED, 1)
-        stand = Stand(tmp_path / "store", server.address, fetch="follow")
-        stand.wanted.append(("scale", FOLLOWED, "follow"))
-        for _ in range(3):
-            stand.step()
-            stand.clock.advance(60)
-            assert stand.store.labels("scale") == {FOLLOWED: 2}
-        assert (stand.versions, stand.changes) == ([2], 1)
-    assert sum(f"no server is asked for its label '{FOLLOWED}'" in one.message for one in caplog.records) == 1
-
-
-def test_while_a_server_that_is_followed_starts_again_nobody_goes_back(tmp_path, package):
-    """To the older version of another one; that comes first only when the followed one has been away for long."""
-    newer = publish_scale(tmp_path / "newer", 2, 2.0)
-    with sending(newer) as followed, sending(package) as other:
-        stand = Stand(tmp_path / "store", followed.address, fetch="follow")
-
-        def label():
-            stand.step()
-            stand.clock.advance(60)
-            return stand.store.labels("scale")
-
-        assert label() == {FOLLOWED: 2}
-        followed.describe = lambda request: grpc.StatusCode.UNAVAILABLE
-        stand.servers.addresses = (followed.address, other.address)
-        assert [label() for _ in range(2)] == [{FOLLOWED: 2}] * 2
-        stand.servers.addresses = (other.address,)
-        assert label() == {FOLLOWED: 2}
-        stand.clock.advance(FAITHFUL_S)
-        assert label() == {FOLLOWED: 1}
-
-
 def test_what_is_broken_off_goes_on_where_it_was(tmp_path, package):
     """At the byte that came last, by another process and from another server too; what has come whole stays."""
     with standing(tmp_path, package) as (sender, stand):
@@ -175,50 +54,6 @@ def test_what_is_broken_off_goes_on_where_it_was(tmp_path, package):
         stand.step()
         assert other.asked == [(FILE, 8000)]
         assert (stand.versions, stand.come) == ([1], [])
-
-
-def test_another_server_is_asked_where_one_fails(tmp_path, package):
-    """One that has none, knows no such call, or sends what is wrong; who brought it is asked first from then."""
-    with sending(package) as first, sending(package) as second, sending(package) as third:
-        in_order = sorted([first, second, third], key=lambda one: one.address)
-        in_order[0].describe = lambda request: grpc.StatusCode.UNIMPLEMENTED
-        in_order[1].send = lambda request: iter([b"x" * 10**6])
-        stand = Stand(tmp_path / "store", *(one.address for one in in_order), fetch="follow")
-        stand.step()
-        assert stand.versions == [1]
-        asked = []
-        for number, one in enumerate(in_order):
-            one.describe = lambda request, one=one, number=number: (asked.append(number), one.truth())[1]
-        stand.clock.advance(60)
-        stand.step()
-        assert asked == [2]
-
-
-def test_a_server_that_drips_keeps_a_package_from_coming_from_no_other(tmp_path, package):
-    """When its turn is over the next one is another server's, and goes on at the byte that came last."""
-    with sending(package) as one, sending(package) as other:
-        slow, fast = sorted([one, other], key=lambda sender: sender.address)
-        slow.break_off_after, slow.break_off_as = 8000, grpc.StatusCode.DEADLINE_EXCEEDED
-        stand = Stand(tmp_path / "store", slow.address, fast.address, pin=1)
-        assert (stand.step(), fast.asked) == (0.0, [])
-        stand.step()
-        assert (stand.versions, fast.asked) == ([1], [(FILE, 8000)])
-
-
-def test_servers_that_have_nothing_are_asked_ever_less_often_and_said_once(tmp_path, package, caplog):
-    """One warning as long as it is the same; a wait that grows; and it is fetched when a server has it."""
-    with standing(tmp_path, package) as (sender, stand):
-        sender.describe = lambda request: grpc.StatusCode.NOT_FOUND
-        waits = []
-        for _ in range(5):
-            waits.append(stand.step())
-            stand.clock.advance(waits[-1])
-        assert waits == [1.0, 2.0, 4.0, 8.0, fetching.FOLLOW_S]
-        assert sum("scale/latest: no server brings its package" in one.message for one in caplog.records) == 1
-        sender.describe = sender.truth
-        stand.clock.advance(60)
-        stand.step()
-        assert stand.versions == [1]
 
 
 def described(sender, change):

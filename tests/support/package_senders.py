@@ -16,6 +16,7 @@ class Sender:
 
     Attributes:
         describe: The answer to Describe, by request; a status code ends the call.
+        describe_words: What is said with that code.
         send: The pieces of a file from an offset on, by request.
         break_off_after: Bytes after which a Fetch ends with `break_off_as`; None for never.
         asked: (path, offset) of each Fetch.
@@ -24,6 +25,7 @@ class Sender:
     def __init__(self, package, port=0):
         self.package = package
         self.describe = self.truth
+        self.describe_words = "the test wants it so"
         self.send = self.pieces
         self.break_off_after = None
         self.break_off_as = grpc.StatusCode.UNAVAILABLE
@@ -54,7 +56,7 @@ class Sender:
     def _handlers(self):
         def describe(request, context):
             said = self.describe(request)
-            return context.abort(said, "the test wants it so") if isinstance(said, grpc.StatusCode) else said
+            return context.abort(said, self.describe_words) if isinstance(said, grpc.StatusCode) else said
 
         def fetch(request, context):
             self.asked.append((request.path, request.offset))
