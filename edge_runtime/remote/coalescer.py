@@ -158,7 +158,7 @@ class Coalescer:
         return self._pressed_s.get(_kind(request), 0.0) if self._pressed_s else 0.0
 
     def close(self) -> None:
-        """What waits fails; calls under way are ended by whoever closes the connections."""
+        """What waits fails, and calls under way when the connections are closed: with RuntimeClosed, all of them."""
         with self._lock:
             self._closed = True
             left = [member for group in self._groups.values() for queue in group.waiting for member in queue]
@@ -167,7 +167,7 @@ class Coalescer:
                     queue.clear()
             self._waiting = self._waiting_bytes = 0
         for member in left:
-            member.fail(RuntimeClosed(f"{member.request.subject}: the runtime has been closed"))
+            member.fail(_over(member))
 
     def _group(self, request: InferRequest, *, patient: bool) -> _Group:
         """The group of its kind; one of its own where it can't go with others."""
@@ -359,7 +359,11 @@ class Coalescer:
 
     def _failed(self, group: _Group, parcel: Parcel, error: BaseException, apart: Apart) -> None:
         """One request's fault must not be the others': they are asked again in halves, or each for itself."""
-        divisible = isinstance(error, InvalidInput | ServerRefused | ServerFailed) and not self._closed
+        if self._closed:  # The connection was closed under the call: that is no fault of the server.
+            for member in parcel.members:
+                member.fail(_over(member))
+            return
+        divisible = isinstance(error, InvalidInput | ServerRefused | ServerFailed)
         if len(parcel.members) == 1 or not divisible or apart is Apart.NO:
             parcel.fail(error, self._clock())
             return
@@ -393,6 +397,10 @@ class Coalescer:
 
 def _kind(request: InferRequest) -> Kind:
     return (request.model, request.version, request.label)
+
+
+def _over(member: Member) -> RuntimeClosed:
+    return RuntimeClosed(f"{member.request.subject}: the runtime has been closed")
 
 
 def _hopeless(member: Member) -> ServerFailed:

@@ -295,13 +295,14 @@ def test_all_that_wait_learn_that_no_server_is_left(client, server):
             future.result(WAIT_S)
 
 
-def test_closing_ends_what_waits(client, server):
-    """Nobody is left waiting when the client is closed."""
-    under_way(client, server)
-    future = client.submit(row_request(1))
+@pytest.mark.parametrize("policy", ["prefer_device", "only_server"])
+def test_closing_ends_what_waits_and_what_is_under_way(client, server, policy):
+    """Nobody is left waiting when the client is closed, and nobody is told of a server that failed."""
+    futures = [*under_way(client, server, policy=policy), client.submit(row_request(1, policy=policy))]
     client.close()
-    with pytest.raises(RuntimeClosed):
-        future.result(WAIT_S)
+    for future in futures:
+        with pytest.raises(RuntimeClosed, match="scale/1: the runtime has been closed"):
+            future.result(WAIT_S)
 
 
 def test_what_waits_is_bounded(client, server, monkeypatch):

@@ -8,7 +8,7 @@ from support.edge_models import rows
 from support.edge_servers import scale_server
 from support.remote_servers import WAIT_S, FakeLater, answering
 
-from edge_runtime import ServerFailed
+from edge_runtime import RuntimeClosed, ServerFailed
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
@@ -145,7 +145,8 @@ def test_closing_ends_what_waits(client, server, clock, later):
     future = client.submit(request(clock))
     later.await_waits(1)
     client.close()
-    failure(future)
+    with pytest.raises(RuntimeClosed):
+        future.result(WAIT_S)
 
 
 def test_nobody_listening_fails_at_once(client, clock, later, refused):
