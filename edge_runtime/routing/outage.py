@@ -39,6 +39,15 @@ class Outage:
         known = ", ".join(f"{address}: breaker {state}" for address, state in states.items()) or "none is known"
         _log.warning("no server can be asked now (%s): the device goes on alone", known)
 
+    def down(self) -> dict[str, str]:
+        """The known servers that may not be asked now, for errors, by `host:port`."""
+        states = self._servers()
+        return {
+            address: f"not asked, it failed before (breaker {state})"
+            for address, state in states.items()
+            if state != "closed"
+        }
+
     @property
     def lasts(self) -> bool:
         """Whether it was said that no server can be asked, and none has answered since."""

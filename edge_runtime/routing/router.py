@@ -268,7 +268,8 @@ class Router:
             # None may be asked: who knows them all says it best.
             reason = route.reason if self._device is None else REASON_POLICY
             return self._to_server(replace(request, reason=reason))
-        raise self._nowhere(request, {})
+        confined = self._remote is None or request.policy == "only_device"
+        raise self._nowhere(request, {} if confined else self._outage.down())
 
     def _hedged_from(self, request: InferRequest) -> float | None:
         """The prediction from which it is told that the device is late; None where a copy could not be of use."""

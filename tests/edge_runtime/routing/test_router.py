@@ -14,6 +14,7 @@ from edge_runtime import (
     ServerFailed,
     VersionNotAvailable,
 )
+from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.router import Router, timed_out
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.stats import Load
@@ -86,8 +87,8 @@ def clock():
     return FakeClock()
 
 
-def router(device, remote, clock):
-    return Router(device, remote, installed=lambda: [7], clock=clock)
+def router(device, remote, clock, **more):
+    return Router(device, remote, installed=lambda: [7], clock=clock, **more)
 
 
 def request(clock, deadline_in_s=None):
@@ -156,6 +157,16 @@ def test_missing_version_without_a_usable_server(clock, remote):
     """Without a server to ask the error comes at once."""
     with pytest.raises(VersionNotAvailable, match="Servers asked: none"):
         router(None, remote, clock).infer(request(clock))
+
+
+def test_missing_version_names_the_servers_that_are_down(clock):
+    """Where no server may be asked, those that are known to be down are in the error, also of the second request."""
+    outage = Outage(lambda: {"s:1": "open", "s:2": "closed"})
+    made = router(None, FakeRemote(expected_s=None), clock, outage=outage)
+    for _ in range(2):
+        with pytest.raises(VersionNotAvailable, match=r"s:1: not asked, it failed before \(breaker open\)") as caught:
+            made.infer(request(clock))
+        assert list(caught.value.asked) == ["s:1"]
 
 
 @pytest.mark.parametrize("idle", [True, False])
