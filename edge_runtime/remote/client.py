@@ -15,6 +15,7 @@ from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.journey import Journey, Means, Trip
 from edge_runtime.remote.retries import Retries
+from edge_runtime.remote.sender import Sender
 from edge_runtime.remote.timers import Later, Timers
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.policy import REASON_HEDGED, REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
@@ -68,7 +69,8 @@ class RemoteClient:
             retries=Retries(clock),
             hedging=self.hedging,
         )
-        self._coalescer = Coalescer(_Carrier(self._means), self._later, clock)
+        self._sender = Sender()
+        self._coalescer = Coalescer(_Carrier(self._means), self._later, self._sender, clock)
         self._described: dict[tuple[str, int], dict[str, Signature]] = {}
         self._lock = threading.Lock()
 
@@ -117,7 +119,7 @@ class RemoteClient:
 
         subject = f"{model}/{version or label or 'latest'}"
         wanted = Wanted(model, version, label, 0)
-        future = Journey(Trip(subject, wanted, start_s, deadline_s, patient=True), self._means, ask).future
+        journey = Journey(Trip(subject, wanted, start_s, deadline_s, patient=True), self._means, ask)
 
         def remember(done: Future[dict[str, Signature]]) -> None:
             if key is None or done.cancelled() or done.exception() is not None:
@@ -127,12 +129,14 @@ class RemoteClient:
                     del self._described[next(iter(self._described))]
                 self._described[key] = done.result()
 
-        future.add_done_callback(remember)
-        return future
+        journey.future.add_done_callback(remember)
+        self._sender.run(journey.set_out)
+        return journey.future
 
     def close(self) -> None:
         """Closes every connection. What waits, to be sent or to ask again, fails now."""
         self._coalescer.close()
+        self._sender.close()
         self.endpoints.close()
         self._later.close()
 
@@ -172,7 +176,9 @@ class _Carrier:
             requests=requests,
             hedged=request.reason != REASON_HEDGED,  # A copy has no copies.
         )
-        return Journey(trip, self._means, ask)
+        journey = Journey(trip, self._means, ask)
+        journey.set_out()
+        return journey
 
     def servers(self) -> int:
         """How many may be asked now."""

@@ -10,9 +10,11 @@ from typing import Protocol
 
 from edge_runtime.errors import InvalidInput, RuntimeClosed, ServerFailed, ServerRefused
 from edge_runtime.remote.faults import Apart
+from edge_runtime.remote.group import Group
 from edge_runtime.remote.journey import Journey
-from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS, gap_s, load, may_leave, patience_s
+from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, gap_s, load, may_leave, patience_s
 from edge_runtime.remote.parcel import Cut, Key, Member, Parcel, key_of, wire_bytes
+from edge_runtime.remote.sender import Sender
 from edge_runtime.remote.timers import Later
 from edge_runtime.types import InferRequest, Reply
 
@@ -24,10 +26,6 @@ MAX_WAITING_BYTES = 256 * 2**20
 
 MAX_GROUPS = 256
 """Kinds of requests that are known at once; past this a new one is sent alone."""
-
-_SMOOTHING = 0.2
-"""Weight of the newest call in what they usually take."""
-
 
 Kind = tuple[str, int | None, str | None]
 """Model, version and label."""
@@ -53,67 +51,23 @@ class Carrier(Protocol):
         ...
 
 
-class _Group:
-    """Requests of one kind: what waits, and what is under way. Under the coalescer's lock.
-
-    Attributes:
-        waiting: Those of high priority, and the others; in the order of their coming.
-        usual_s: What calls took lately.
-        max_rows: That one call may have: a server has refused more.
-        sending: Whether a thread is sending what waits.
-        watched: Whether a timer will look after what waits.
-    """
-
-    def __init__(self, *, patient: bool) -> None:
-        self.patient = patient
-        self.waiting: tuple[dict[Member, None], dict[Member, None]] = ({}, {})
-        self.started_s: dict[int, float] = {}
-        self.usual_s: float | None = None
-        self.max_rows = MAX_ROWS
-        self.sending = False
-        self.watched = False
-
-    @property
-    def idle(self) -> bool:
-        return not (self.started_s or self.waiting[0] or self.waiting[1] or self.sending)
-
-    def add(self, member: Member) -> None:
-        self.waiting[min(member.request.priority, 1)][member] = None
-
-    def drop(self, member: Member) -> bool:
-        """It waits no more; whether it did."""
-        queue = self.waiting[min(member.request.priority, 1)]
-        if member not in queue:
-            return False
-        del queue[member]
-        return True
-
-    def in_order(self) -> list[Member]:
-        """What may be in the next call: no call has more requests than rows."""
-        return list(itertools.islice(itertools.chain(*self.waiting), MAX_ROWS))
-
-    def ended(self, number: int, now_s: float, *, answered: bool) -> None:
-        started_s = self.started_s.pop(number, None)
-        if started_s is not None and answered:
-            took_s = now_s - started_s
-            self.usual_s = took_s if self.usual_s is None else self.usual_s + _SMOOTHING * (took_s - self.usual_s)
-
-
 class Coalescer:
     """Sends a request at once while few of its kind are under way, and else with the others that wait. Thread-safe."""
 
-    def __init__(self, carrier: Carrier, later: Later, clock: Callable[[], float]) -> None:
+    def __init__(self, carrier: Carrier, later: Later, sender: Sender, clock: Callable[[], float]) -> None:
         """Takes what sends.
 
         Args:
             carrier: Sends a call.
             later: For deadlines, and for calls that take too long to be waited for.
+            sender: Does what no interrupt may come into.
             clock: Monotonic seconds.
         """
         self._carrier = carrier
         self._later = later
+        self._sender = sender
         self._clock = clock
-        self._groups: dict[Key, _Group] = {}
+        self._groups: dict[Key, Group] = {}
         self._numbers = itertools.count(1)
         self._pressed_s: dict[Kind, float] = {}
         self._waiting = 0
@@ -132,26 +86,41 @@ class Coalescer:
             member = Member(request, wire_bytes(request))
         except TypeError:
             member = Member(request, request.nbytes)  # Has no wire form, which is told when it is sent.
+        backlog = self._sender.backlog
+        if backlog and (backlog >= MAX_WAITING or backlog * member.nbytes > MAX_WAITING_BYTES):
+            member.fail(_full(request.subject, backlog, backlog * member.nbytes))
+            return member.future
+        try:
+            self._sender.run(lambda: self._take(member, patient=patient))
+        except BaseException:
+            member.future.cancel()  # The caller was interrupted: nobody waits for it.
+            raise
+        return member.future
+
+    def _take(self, member: Member, *, patient: bool) -> None:
+        """Sends it, or has it wait."""
+        request = member.request
+        if member.future.done():
+            return
         now_s = self._clock()
         with self._lock:
             group = self._group(request, patient=patient)
-            parcel = self._bare(group, member, now_s)
+            parcel = None if self._closed else self._bare(group, member, now_s)
             refused = None if parcel is not None else self._enqueued(group, member)
             watch_s = self._watch(group, now_s) if parcel is None and refused is None else None
         if refused is not None:
             member.fail(refused)
-            return member.future
-        member.future.add_done_callback(lambda _: self._gone(group, member))
+            return
+        member.future.add_done_callback(lambda _: self._sender.run(lambda: self._gone(group, member)))
         if parcel is not None:
             self._send(group, parcel)
-            return member.future
+            return
         if request.deadline_s is not None:
             member.timer = self._later.call(max(request.deadline_s - now_s, 0.0), lambda: self._late(member))
             if member.timer is not None and member.future.done():
                 member.timer.cancel()
         if watch_s is not None:
             self._later.call(watch_s, lambda: self._look(group))
-        return member.future
 
     def waits_s(self, request: InferRequest) -> float:
         """Seconds that it would wait, about, before it is sent: half of the time between two calls, if others wait."""
@@ -169,48 +138,46 @@ class Coalescer:
         for member in left:
             member.fail(_over(member))
 
-    def _group(self, request: InferRequest, *, patient: bool) -> _Group:
+    def _group(self, request: InferRequest, *, patient: bool) -> Group:
         """The group of its kind; one of its own where it can't go with others."""
         key = key_of(request, patient=patient)
         if key is None:
-            return _Group(patient=patient)
+            return Group(patient=patient)
         group = self._groups.get(key)
         if group is not None:
             return group
         if len(self._groups) >= MAX_GROUPS:
             for old in [old for old, one in self._groups.items() if one.idle]:
                 del self._groups[old]
-        group = _Group(patient=patient)
+        group = Group(patient=patient)
         if len(self._groups) < MAX_GROUPS:
             self._groups[key] = group
         return group
 
-    def _bare(self, group: _Group, member: Member, now_s: float) -> Parcel | None:
+    def _bare(self, group: Group, member: Member, now_s: float) -> Parcel | None:
         """The request alone, where nothing waits and another call may be sent; None where it must wait."""
         if any(group.waiting) or not self._may_leave(group, now_s):
             return None
         return self._departing(group, [member], now_s)
 
-    def _departing(self, group: _Group, members: list[Member], now_s: float) -> Parcel:
+    def _departing(self, group: Group, members: list[Member], now_s: float) -> Parcel:
         number = next(self._numbers)
         group.started_s[number] = now_s
         return Parcel(members, number)
 
-    def _may_leave(self, group: _Group, now_s: float) -> bool:
+    def _may_leave(self, group: Group, now_s: float) -> bool:
         if len(group.started_s) < MAX_BARE_IN_FLIGHT:
             return True
         ages_s = [now_s - started_s for started_s in group.started_s.values()]
         return may_leave(ages_s, group.usual_s, self._carrier.servers())
 
-    def _enqueued(self, group: _Group, member: Member) -> Exception | None:
+    def _enqueued(self, group: Group, member: Member) -> Exception | None:
         """Puts it behind the others, or says why not."""
         subject = member.request.subject
         if self._closed:
             return RuntimeClosed(f"{subject}: the runtime has been closed")
         if self._waiting >= MAX_WAITING or self._waiting_bytes + member.nbytes > MAX_WAITING_BYTES:
-            said = f"full: {self._waiting} requests with {self._waiting_bytes} bytes wait, "
-            said += f"at most {MAX_WAITING} with {MAX_WAITING_BYTES} may"
-            return ServerFailed(subject, {"the queue to the servers": said}, lacking=False)
+            return _full(subject, self._waiting, self._waiting_bytes)
         group.add(member)
         if group.usual_s is not None:
             self._pressed_s[_kind(member.request)] = min(gap_s(group.usual_s), group.usual_s) / 2
@@ -218,7 +185,7 @@ class Coalescer:
         self._waiting_bytes += member.nbytes
         return None
 
-    def _watch(self, group: _Group, now_s: float) -> float | None:
+    def _watch(self, group: Group, now_s: float) -> float | None:
         """Seconds until what waits may leave, or a call that hangs must hold it up no more, if no timer will look."""
         if group.watched or not any(group.waiting):
             return None
@@ -228,7 +195,7 @@ class Coalescer:
         left_s.append(max(group.started_s.values(), default=now_s) + gap_s(group.usual_s) - now_s)
         return min((one for one in left_s if one > 0), default=limit_s)
 
-    def _look(self, group: _Group) -> None:
+    def _look(self, group: Group) -> None:
         """A call has had its time."""
         with self._lock:
             group.watched = False
@@ -238,7 +205,7 @@ class Coalescer:
         if watch_s is not None:
             self._later.call(watch_s, lambda: self._look(group))
 
-    def _send_what_waits(self, group: _Group) -> None:
+    def _send_what_waits(self, group: Group) -> None:
         """Sends calls while some may be sent. One thread does; others that come meanwhile leave it to that one.
 
         Without that a call that fails at once, as all do where there is no server, would send the next from within.
@@ -258,21 +225,25 @@ class Coalescer:
             group.sending = False
             raise
 
-    def _next(self, group: _Group) -> tuple[Parcel | None, list[Member]] | None:
+    def _next(self, group: Group) -> tuple[Parcel | None, list[Member]] | None:
         """The next call, and those that it is too late for; None if nothing can be sent."""
         now_s = self._clock()
         with self._lock:
             if not any(group.waiting) or not self._may_leave(group, now_s):
                 group.sending = False
                 return None
-            members, hopeless = self._timely(group, group.in_order(), now_s)
+            waiting = group.in_order()
+            gone = [member for member in waiting if member.future.done()]
+            members, hopeless = self._timely(
+                group, [one for one in waiting if one not in gone] if gone else waiting, now_s
+            )
             members = members[: load([(member.request.rows, member.nbytes) for member in members], group.max_rows)]
             members = self._in_time(members, now_s)
-            for member in (*members, *hopeless):
+            for member in (*members, *hopeless, *gone):
                 self._dequeue(group, member)
             return (self._departing(group, members, now_s) if members else None), hopeless
 
-    def _timely(self, group: _Group, members: list[Member], now_s: float) -> tuple[list[Member], list[Member]]:
+    def _timely(self, group: Group, members: list[Member], now_s: float) -> tuple[list[Member], list[Member]]:
         """Those that a server may still answer in time, or that nobody else can answer; and the others.
 
         They were to be in time when they came. Now they would only take the line from those behind them.
@@ -311,14 +282,14 @@ class Coalescer:
             members = members[: len(members) // 2]
         return members
 
-    def _dequeue(self, group: _Group, member: Member) -> None:
+    def _dequeue(self, group: Group, member: Member) -> None:
         if group.drop(member):
             self._waiting -= 1
             self._waiting_bytes -= member.nbytes
             if self._pressed_s and not any(group.waiting):
                 self._pressed_s.pop(_kind(member.request), None)
 
-    def _send(self, group: _Group, parcel: Parcel) -> None:
+    def _send(self, group: Group, parcel: Parcel) -> None:
         """Sends; whatever goes wrong ends in the members' futures."""
         try:
             journey = self._carrier.send(parcel.request(), len(parcel.members), patient=group.patient)
@@ -334,7 +305,7 @@ class Coalescer:
             journey.future.cancel()
         journey.future.add_done_callback(lambda _: self._landed(group, parcel, journey))
 
-    def _landed(self, group: _Group, parcel: Parcel, journey: Journey[Reply]) -> None:
+    def _landed(self, group: Group, parcel: Parcel, journey: Journey[Reply]) -> None:
         """A call has ended: the next leaves, then the answers are handed out."""
         future = journey.future
         error = None if future.cancelled() else future.exception()
@@ -350,14 +321,14 @@ class Coalescer:
                     group.max_rows = min(group.max_rows, parcel.cut.rows)
         parcel.answer(future.result(), journey.before, self._clock())
 
-    def _free(self, group: _Group, parcel: Parcel, *, answered: bool) -> None:
+    def _free(self, group: Group, parcel: Parcel, *, answered: bool) -> None:
         with self._lock:
             group.ended(parcel.number, self._clock(), answered=answered)
             waits = any(group.waiting)
         if waits:
             self._send_what_waits(group)
 
-    def _failed(self, group: _Group, parcel: Parcel, error: BaseException, apart: Apart) -> None:
+    def _failed(self, group: Group, parcel: Parcel, error: BaseException, apart: Apart) -> None:
         """One request's fault must not be the others': they are asked again in halves, or each for itself."""
         if self._closed:  # The connection was closed under the call: that is no fault of the server.
             for member in parcel.members:
@@ -377,7 +348,7 @@ class Coalescer:
         for one in parcels:
             self._send(group, one)
 
-    def _gone(self, group: _Group, member: Member) -> None:
+    def _gone(self, group: Group, member: Member) -> None:
         """A member is settled. One whose caller has gone frees its place, and the last of a parcel ends the call."""
         if member.timer is not None:
             member.timer.cancel()
@@ -406,3 +377,9 @@ def _over(member: Member) -> RuntimeClosed:
 def _hopeless(member: Member) -> ServerFailed:
     said = "not sent, after it had waited for its turn no server would have answered in time"
     return ServerFailed(member.request.subject, {"the queue to the servers": said}, lacking=False)
+
+
+def _full(subject: str, waiting: int, waiting_bytes: int) -> ServerFailed:
+    said = f"full: {waiting} requests with {waiting_bytes} bytes wait, "
+    said += f"at most {MAX_WAITING} with {MAX_WAITING_BYTES} may"
+    return ServerFailed(subject, {"the queue to the servers": said}, lacking=False)

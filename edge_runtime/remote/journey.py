@@ -107,7 +107,7 @@ class Journey(Generic[T]):
     """
 
     def __init__(self, trip: Trip, means: Means, ask: Callable[[Endpoint, Turn, float], Future[T]]) -> None:
-        """Sets out.
+        """Nobody is asked yet.
 
         Args:
             trip: What for.
@@ -130,6 +130,9 @@ class Journey(Generic[T]):
         self._ended = False
         self._timer: Timer | None = None
         self.future.add_done_callback(self._cancel)
+
+    def set_out(self) -> None:
+        """Asks the first endpoint; once. Not in the main thread, where an interrupt would leave the call half sent."""
         self._go()
 
     @property

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 from support.edge_models import rows
 from support.edge_servers import scale_server
+from support.far_servers import until
 from support.remote_servers import answering
 
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
@@ -192,6 +193,7 @@ def test_calls_under_way_are_spread(client):
         add(client, first.address, second.address)
         futures = [client.submit(request()) for _ in range(6)]
         # Three each, but for the age of what is under way, which counts too: on a busy machine it may tip the scales.
+        until(lambda: sum(one.in_flight for one in client.endpoints.all()) == 6, "the calls")
         assert all(one.in_flight >= 2 for one in client.endpoints.all())
         first.hold.set()
         second.hold.set()

@@ -1,0 +1,60 @@
+"""Requests of one kind that wait for a server, and their calls under way."""
+
+from __future__ import annotations
+
+import itertools
+
+from edge_runtime.remote.lanes import MAX_ROWS
+from edge_runtime.remote.parcel import Member
+
+_SMOOTHING = 0.2
+"""Weight of the newest call in what they usually take."""
+
+
+class Group:
+    """Requests of one kind: what waits, and what is under way. Under the coalescer's lock.
+
+    Attributes:
+        waiting: Those of high priority, and the others; in the order of their coming.
+        usual_s: What calls took lately.
+        max_rows: That one call may have: a server has refused more.
+        sending: Whether a thread is sending what waits.
+        watched: Whether a timer will look after what waits.
+    """
+
+    def __init__(self, *, patient: bool) -> None:
+        self.patient = patient
+        self.waiting: tuple[dict[Member, None], dict[Member, None]] = ({}, {})
+        self.started_s: dict[int, float] = {}
+        self.usual_s: float | None = None
+        self.max_rows = MAX_ROWS
+        self.sending = False
+        self.watched = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way."""
+        return not (self.started_s or self.waiting[0] or self.waiting[1] or self.sending)
+
+    def add(self, member: Member) -> None:
+        """It waits from now on."""
+        self.waiting[min(member.request.priority, 1)][member] = None
+
+    def drop(self, member: Member) -> bool:
+        """It waits no more; whether it did."""
+        queue = self.waiting[min(member.request.priority, 1)]
+        if member not in queue:
+            return False
+        del queue[member]
+        return True
+
+    def in_order(self) -> list[Member]:
+        """What may be in the next call: no call has more requests than rows."""
+        return list(itertools.islice(itertools.chain(*self.waiting), MAX_ROWS))
+
+    def ended(self, number: int, now_s: float, *, answered: bool) -> None:
+        """A call has ended; what it took counts if it was answered."""
+        started_s = self.started_s.pop(number, None)
+        if started_s is not None and answered:
+            took_s = now_s - started_s
+            self.usual_s = took_s if self.usual_s is None else self.usual_s + _SMOOTHING * (took_s - self.usual_s)

@@ -1,0 +1,95 @@
+"""A signal's handler may raise after any call of the main thread: these tests raise at every such point."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from support.edge_models import rows
+from support.far_servers import LONG_S, WAIT_S, far_server, row_request, until
+from support.interrupted import interrupted_at
+
+from edge_runtime import RuntimeClosed
+from edge_runtime.remote.client import RemoteClient
+from edge_runtime.remote.endpoint import Endpoint
+from edge_runtime.remote.endpoints import EndpointTable, Found
+
+REMOTE = "/edge_runtime/remote/"
+FEW = 200
+"""More points than a caller's own way through has."""
+
+
+class Timeout(Exception):
+    """What an application's own handler raises."""
+
+
+@pytest.fixture
+def server():
+    with far_server() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    made = RemoteClient(
+        EndpointTable(lambda address: Endpoint(address, time.monotonic)), clock=time.monotonic, timeout_s=LONG_S
+    )
+    made.endpoints.add(Found(key=server.address, address=server.address))
+    yield made
+    made.close()
+
+
+def infer(client):
+    client.infer(row_request(1))
+
+
+def submit(client):
+    client.submit(row_request(1)).result(WAIT_S)
+
+
+def cancel(client):
+    client.submit(row_request(1)).cancel()
+
+
+@pytest.mark.parametrize("call", [infer, submit, cancel])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Timeout])
+def test_interrupted_anywhere(client, server, call, error):
+    """What is raised comes out as it is, the next call is answered, and nothing stays counted as under way."""
+    point, more = 0, True
+    while more:
+        point += 1
+        assert point < FEW
+        more = interrupted_at(point, lambda: call(client), REMOTE, error=error)
+        answer = client.submit(row_request(3)).result(WAIT_S)
+        np.testing.assert_array_equal(answer.outputs["y"], rows(1, 3) * 2)
+        endpoint = client.endpoints.all()[0]
+        until(lambda: "0 waiting, 0 calls under way" in repr(client._coalescer))
+        until(lambda endpoint=endpoint: not endpoint.in_flight)
+    assert point > 3
+
+
+def test_describing_is_interrupted_anywhere(client):
+    """Nor does a question for signatures leave anything behind."""
+    point, more = 0, True
+    while more:
+        point += 1
+        assert point < FEW
+
+        def ask():
+            client.describe("scale", None, None, time.monotonic(), None).cancel()
+
+        more = interrupted_at(point, ask, REMOTE)
+        endpoint = client.endpoints.all()[0]
+        until(lambda endpoint=endpoint: not endpoint.in_flight)
+    assert point > 3
+
+
+def test_what_was_handed_over_before_the_end_fails_then(client):
+    """No future of the main thread stays unsettled when the client is closed at once, or was closed before."""
+    futures = [client.submit(row_request(i)) for i in range(50)]
+    client.close()
+    futures.append(client.submit(row_request(7)))
+    for future in futures:
+        future.exception(WAIT_S)
+    assert isinstance(futures[-1].exception(WAIT_S), RuntimeClosed)
