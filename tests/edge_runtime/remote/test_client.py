@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from support.edge_models import rows
 from support.edge_servers import scale_server
 from support.far_servers import until
+from support.prompt_client import PromptClient
 from support.remote_servers import answering
 
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
-from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN
@@ -25,7 +25,7 @@ WAIT_S = 10
 @pytest.fixture
 def client():
     table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
-    made = RemoteClient(table, clock=time.monotonic, timeout_s=WAIT_S)
+    made = PromptClient(table, clock=time.monotonic, timeout_s=WAIT_S)
     yield made
     made.close()
 

@@ -11,10 +11,10 @@ import pytest
 from support.clock import FakeClock
 from support.edge_models import rows
 from support.far_servers import LONG_S, WAIT_S, far_server, row_request, until
+from support.prompt_client import PromptClient
 
 from edge_runtime import DeadlineExceeded, InvalidInput, RuntimeClosed, ServerFailed, ServerRefused
 from edge_runtime.remote import coalescer
-from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS
@@ -31,7 +31,7 @@ def clock():
 @pytest.fixture
 def client(clock):
     table = EndpointTable(lambda address: Endpoint(address, clock))
-    made = RemoteClient(table, clock=clock, timeout_s=LONG_S)
+    made = PromptClient(table, clock=clock, timeout_s=LONG_S)
     yield made
     made.close()
 
@@ -40,7 +40,7 @@ def client(clock):
 def live():
     """A client whose clock goes."""
     table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
-    made = RemoteClient(table, clock=time.monotonic, timeout_s=LONG_S)
+    made = PromptClient(table, clock=time.monotonic, timeout_s=LONG_S)
     yield made
     made.close()
 
@@ -65,11 +65,6 @@ def under_way(client, server, **fields):
     first = [client.submit(row_request(i, **fields)) for i in range(MAX_BARE_IN_FLIGHT)]
     server.await_calls(MAX_BARE_IN_FLIGHT)
     return first
-
-
-def await_waiting(client, count):
-    """Until so many wait: what the main thread asks for is taken beside it."""
-    until(lambda: f"<Coalescer, {count} waiting" in repr(client._coalescer), "the queue")
 
 
 def check(future, start, count=1):
@@ -183,7 +178,6 @@ def test_a_call_ends_when_its_last_member_has_gone(client, server, clock):
     """One who leaves does not take the call from the others; the last one ends it."""
     first = under_way(client, server)
     members = [client.submit(row_request(i)) for i in range(2)]
-    await_waiting(client, 2)
     clock.advance(1)  # What waits does not wait for calls that hang.
     server.await_calls(MAX_BARE_IN_FLIGHT + 1)
     (endpoint,) = client.endpoints.all()
@@ -201,7 +195,6 @@ def test_one_bad_request_harms_nobody_else(client, server):
     server.behaviour = lambda x: grpc.StatusCode.INVALID_ARGUMENT if (x >= POISON).any() else None
     under_way(client, server)
     futures = {i: client.submit(row_request(POISON if i == 7 else i)) for i in range(20)}
-    await_waiting(client, 20)
     server.hold.set()
     with pytest.raises(InvalidInput, match="the test wants it so"):
         futures.pop(7).result(WAIT_S)
@@ -218,7 +211,6 @@ def test_one_request_that_a_model_fails_on_harms_nobody_else(client, server, cod
     server.behaviour = lambda x: grpc.StatusCode[code] if (x >= POISON).any() else None
     first = under_way(client, server)
     futures = {i: client.submit(row_request(POISON if i == 7 else i)) for i in range(20)}
-    await_waiting(client, 20)
     server.hold.set()
     with pytest.raises(error, match="the test wants it so"):
         futures.pop(7).result(WAIT_S)
@@ -281,7 +273,6 @@ def test_a_server_that_hangs_does_not_hold_up_what_another_would_answer(client, 
     """Calls that take much longer than usual count no more: those behind them leave."""
     first = under_way(client, server)
     futures = [client.submit(row_request(i)) for i in range(50)]
-    await_waiting(client, 50)
     with far_server() as other:
         client.endpoints.add(Found(key="other", address=other.address))
         clock.advance(1)
@@ -332,7 +323,6 @@ def test_what_would_be_late_by_then_is_not_sent(client, server, clock):
     late = client.submit(row_request(5, start_s=clock(), deadline_s=clock() + LONG_S))
     only = client.submit(row_request(6, start_s=clock(), deadline_s=clock() + LONG_S, policy="only_server"))
     goes = client.submit(row_request(7))
-    await_waiting(client, 2)
     clock.advance(LONG_S - 1e-4)
     with pytest.raises(ServerFailed, match="not sent, after it had waited"):
         late.result(WAIT_S)

@@ -11,10 +11,10 @@ import pytest
 from support.clock import FakeClock
 from support.edge_models import rows
 from support.far_servers import LONG_S, WAIT_S, far_server, row_request, until
+from support.prompt_client import PromptClient
 from support.remote_servers import FakeLater
 
 from edge_runtime import ServerFailed
-from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.hedging import KEPT, LEAST_ANSWERS, MAX_KINDS, Hedging
@@ -35,7 +35,7 @@ def hedges():
 @pytest.fixture
 def client(later, hedges):
     table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
-    made = RemoteClient(table, clock=time.monotonic, timeout_s=LONG_S, later=later, hedges=hedges)
+    made = PromptClient(table, clock=time.monotonic, timeout_s=LONG_S, later=later, hedges=hedges)
     yield made
     made.close()
 

@@ -6,10 +6,10 @@ import pytest
 from support.clock import FakeClock
 from support.edge_models import rows
 from support.edge_servers import scale_server
+from support.prompt_client import PromptClient, handed_over
 from support.remote_servers import WAIT_S, FakeLater, answering
 
 from edge_runtime import RuntimeClosed, ServerFailed
-from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.journey import MAX_ATTEMPTS, RETRY_WAITS_S
@@ -32,7 +32,7 @@ def later():
 @pytest.fixture
 def client(clock, later):
     table = EndpointTable(lambda address: Endpoint(address, clock))
-    made = RemoteClient(table, clock=clock, timeout_s=WAIT_S, later=later)
+    made = PromptClient(table, clock=clock, timeout_s=WAIT_S, later=later)
     yield made
     made.close()
 
@@ -134,6 +134,7 @@ def test_cancelled_request_is_not_asked_again(client, server, clock, later):
     future = client.submit(request(clock))
     later.await_waits(1)
     assert future.cancel()
+    handed_over(client)
     server.fail_with = None
     later.pass_time()
     assert server.asked == []
