@@ -14,10 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from converter.artifact.errors import ManifestInvalid, UnsafeArchive
-from converter.artifact.schema import check_path
+from converter.artifact.schema import MAX_FILES, check_path
 
-MAX_ARCHIVE_MEMBERS = 1_000
-"""A package has a handful of files; an archive of more is refused before anything is written."""
+MAX_ARCHIVE_MEMBERS = MAX_FILES + 5
+"""A package's files and folders, its manifest and digest, and `./NAME/VERSION/`; an archive of more is refused when
+that is seen."""
 
 MAX_UNPACKED_BYTES = 16 * 2**30
 """What an archive may unpack to, so that a small file can't fill a disk."""
@@ -58,6 +59,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
         OSError: the disk is full or not writable.
     """
     roots: set[tuple[str, ...]] = set()
+    made: set[PurePosixPath] = set()
     with _named_errors(archive), gzip.open(archive, "rb") as zipped:
         source = _Source(cast("IO[bytes]", zipped), archive, max_bytes)
         with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r:") as tar:
@@ -68,6 +70,9 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
                 if not member.isdir():
                     path = _member_path(archive, member)
                     roots.add(path.parts[:2])
+                    made.update((path, *path.parents))
+                    if len(made) > MAX_ARCHIVE_MEMBERS:
+                        raise UnsafeArchive(f"{archive}: more than {MAX_ARCHIVE_MEMBERS} files and folders")
                     source.copy(member.size, folder / path)
                 source.expect_header()
     if len(roots) != 1:

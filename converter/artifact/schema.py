@@ -31,6 +31,10 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 Metrics = dict[str, dict[str, float]]
 """By output name, then by metric: {"probabilities": {"accuracy": 0.98}}. Shares are in 0..1."""
 
+MAX_FILES = 1_000
+"""Files that a package may list, and the folders that they lie in: each one is made on a disk, however small it is. A
+package has a handful."""
+
 MAX_PATH_PARTS = 32
 """Folders on the way to a file of a package, and the file: each one is made on a disk."""
 
@@ -160,11 +164,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 raise ManifestInvalid(f"the variant chosen for {target!r} is {name!r}; there are {names}")
         for variant in self.variants:
             self._check_variant(variant)
+        self._check_files()
+
+    def _check_files(self) -> None:
+        check_count(len(self.files))
+        folders: set[PurePosixPath] = set()
         for path, entry in self.files.items():
             if check_path(path) in (MANIFEST, MANIFEST_DIGEST):
                 raise ManifestInvalid(f"file {path!r}: the manifest can't list itself or its digest")
             if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
                 raise ManifestInvalid(f"file {path!r}: impossible size or digest")
+            folders.update(list(PurePosixPath(path).parents)[:-1])
+        check_count(len(self.files), len(folders))
 
     def _check_signatures(self) -> None:
         names = [signature.name for signature in self.signatures]
@@ -232,6 +243,16 @@ def check_version(version: int) -> int:
     if not 1 <= version <= MAX_VERSION:
         raise ManifestInvalid(f"version {version}: must be from 1 to {MAX_VERSION}")
     return version
+
+
+def check_count(files: int, folders: int = 0) -> None:
+    """Whether a package may have so many files, and folders that they lie in; ManifestInvalid if not."""
+    if files + folders > MAX_FILES:
+        raise ManifestInvalid(
+            f"a package of {files} files in {folders} folders: at most {MAX_FILES} of both together are allowed"
+            if folders
+            else f"a package of {files} files: at most {MAX_FILES} are allowed"
+        )
 
 
 def check_path(path: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from converter.artifact import ManifestInvalid, check_name, check_version
-from converter.artifact.schema import MANIFEST, MAX_MANIFEST_BYTES
+from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, MAX_MANIFEST_BYTES, check_count
 from edge_runtime.remote.faults import RemoteFault
 from fallback_server.protocol.methods import DESCRIBE_PACKAGE, FETCH_PACKAGE, Method
 from fallback_server.protocol.proto import edge_pb2 as pb
@@ -23,9 +23,6 @@ from fallback_server.protocol.status import Fault
 
 MAX_MESSAGE_BYTES = 4 * 2**20
 """Of one piece, or one description: what is taken into memory of a server that nobody knows."""
-
-MAX_FILES = 1_000
-"""A package has a handful."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -149,8 +146,7 @@ def _checked(answer: pb.PackageDescription, model: str, version: int | None) -> 
         raise ValueError(f"{answer.model}/{answer.version} in place of {model}/{version or 'any'}")
     if not _DIGEST.fullmatch(answer.digest):
         raise ValueError("a digest that is none")
-    if len(answer.files) > MAX_FILES:
-        raise ValueError(f"{len(answer.files)} files, at most {MAX_FILES} are taken")
+    check_count(len({file.path for file in answer.files} - {MANIFEST, MANIFEST_DIGEST}))
     sizes = {file.path: file.bytes for file in answer.files}
     if min(sizes.values(), default=0) < 0 or not 0 < sizes.get(MANIFEST, 0) <= MAX_MANIFEST_BYTES:
         raise ValueError(f"impossible sizes, or a {MANIFEST} of {sizes.get(MANIFEST, 0)} bytes")

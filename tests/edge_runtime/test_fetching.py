@@ -146,6 +146,18 @@ def forged(package, change):
     return answer
 
 
+def test_a_package_of_very_many_files_is_refused_at_its_manifest(tmp_path, package, caplog):
+    """However little they hold: nothing but the manifest comes, which is gone, and the count and bound are told."""
+    empty = {"size_bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    with standing(tmp_path, package, pin=1) as (sender, stand):
+        answer = forged(package, lambda it: it["files"].update({f"d{number}/x": empty for number in range(5000)}))
+        sender.describe = lambda request: answer
+        stand.step()
+        assert (stand.versions, stand.left) == ([], [])
+        assert [path for path, _ in sender.asked] == ["manifest.json"]
+    assert "5001 files: at most 1000 are allowed" in caplog.text
+
+
 def rename(path):
     def change(content):
         content["files"][path] = content["files"].pop(FILE)

@@ -100,6 +100,14 @@ def test_too_many_members_are_refused(tmp_path):
         unpack(tar_gz(tmp_path / "bad.tar.gz", members), tmp_path / "to")
 
 
+def test_folders_that_are_only_on_the_way_count_too(tmp_path):
+    """Few members in deep folders take as many entries of a disk as many members do."""
+    way = "/".join("abcdefghij")
+    members = [(f"toy/1/{index}/{way}/x", b"") for index in range(MAX_ARCHIVE_MEMBERS // 10)]
+    with pytest.raises(UnsafeArchive, match=f"more than {MAX_ARCHIVE_MEMBERS} files and folders"):
+        unpack(tar_gz(tmp_path / "bad.tar.gz", members), tmp_path / "to")
+
+
 def test_a_bomb_is_refused_before_it_is_written(tmp_path):
     """What a member claims to unpack to is held against the bound first."""
     archive = tar_gz(tmp_path / "bomb.tar.gz", [("toy/1/a", bytes(2_000_000))])

@@ -19,7 +19,7 @@ from converter.artifact import (
     TensorSpec,
     Variant,
 )
-from converter.artifact.schema import check_name, check_path, check_version, decode, encode
+from converter.artifact.schema import MAX_FILES, check_name, check_path, check_version, decode, encode
 from converter.artifact.signature import DTYPES
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -200,3 +200,25 @@ def test_versions_are_positive_int64():
     for version in (0, -1, 2**63):
         with pytest.raises(ManifestInvalid):
             check_version(version)
+
+
+@pytest.mark.parametrize(
+    ("added", "way", "said"),
+    [
+        (MAX_FILES - 3, "{}", None),
+        (MAX_FILES - 1, "{}", f"a package of {MAX_FILES + 1} files: at most {MAX_FILES}"),
+        (MAX_FILES // 2 - 2, "d{}/x", None),
+        (MAX_FILES // 2, "d{}/x", f"{MAX_FILES // 2 + 2} files in {MAX_FILES // 2 + 1} folders: at most {MAX_FILES}"),
+        (MAX_FILES // 5, "d{}/a/b/c/d/e/x", f"{MAX_FILES // 5 + 2} files in {MAX_FILES // 5 * 6 + 1} folders: at most"),
+    ],
+)
+def test_a_package_has_a_bounded_number_of_files_and_folders(good, added, way, said):
+    """Empty ones take a disk's entries as well: whoever reads the manifest refuses it, with the count and the bound."""
+    empty = FileEntry(size_bytes=0, sha256="0" * 64)
+    files = {**good.files, **{way.format(number): empty for number in range(added)}}
+    data = msgspec.json.encode({**msgspec.to_builtins(good), "files": msgspec.to_builtins(files)})
+    if said is None:
+        assert decode(data).files == files
+    else:
+        with pytest.raises(ManifestInvalid, match=said):
+            decode(data)
