@@ -125,11 +125,20 @@ def with_status(catalog: ServedCatalog, name: str, response: pb.GetModelStatusRe
 def find(catalog: ServedCatalog | None, name: str, version: int | None, label: str | None) -> ServedVersion | None:
     """The version that would answer; None if there is none, or it is not known."""
     model = None if catalog is None else catalog.models.get(name)
+    return None if model is None else model.versions.get(_number(model, version, label))
+
+
+def resolved(catalog: ServedCatalog | None, name: str, version: int | None, label: str | None) -> int:
+    """The number of the version that would answer now for a label, or for none; 0 where that is not known.
+
+    0 too where the version is named: then all servers that have it answer as the same.
+    """
+    model = None if version is not None or catalog is None else catalog.models.get(name)
     if model is None:
-        return None
-    if version is None:
-        version = model.default if label is None else (model.labels or {}).get(label, 0)
-    return model.versions.get(version)
+        return 0
+    number = _number(model, None, label)
+    found = model.versions.get(number)
+    return number if found is not None and found.serves is Serves.YES else 0
 
 
 def serves(catalog: ServedCatalog | None, name: str, version: int | None, label: str | None) -> Serves:
@@ -147,6 +156,12 @@ def serves(catalog: ServedCatalog | None, name: str, version: int | None, label:
     # A label or a default may move to what is loading.
     coming = version is None and any(one.serves is Serves.SOON for one in model.versions.values())
     return Serves.SOON if coming else Serves.NO
+
+
+def _number(model: ServedModel, version: int | None, label: str | None) -> int:
+    if version is not None:
+        return version
+    return model.default if label is None else (model.labels or {}).get(label, 0)
 
 
 def _read_model(model: edge.Model) -> ServedModel:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edge_runtime.remote.answer_time import kind_of
-from edge_runtime.remote.catalog import Serves, find, serves
+from edge_runtime.remote.catalog import Serves, find, resolved, serves
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
 from edge_runtime.remote.log_limit import LogLimit
 from edge_runtime.remote.ranking import Standing, rank
@@ -75,11 +75,11 @@ class _Choice:
         used_s: The instant at which it was last asked for.
         news: Of which news it was made.
         until_s: The instant at which it is made anew even without news.
-        near, far, last: As in `Ranks`, each with the seconds that the server says one row waits and runs.
+        near, far, behind, last: As in `Ranks`, each with the seconds that the server says one row waits and runs.
         unmet_s: Since when no endpoint serves it; infinite where one does.
     """
 
-    __slots__ = ("far", "last", "model", "near", "news", "unmet_s", "until_s", "used_s")
+    __slots__ = ("behind", "far", "last", "model", "near", "news", "unmet_s", "until_s", "used_s")
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -88,6 +88,7 @@ class _Choice:
         self.until_s = math.inf
         self.near: tuple[tuple[Endpoint, float], ...] = ()
         self.far: tuple[tuple[Endpoint, float], ...] = ()
+        self.behind: tuple[tuple[Endpoint, float], ...] = ()
         self.last: tuple[tuple[Endpoint, float], ...] = ()
         self.unmet_s = math.inf
 
@@ -206,19 +207,23 @@ class EndpointTable:
             other_s = endpoint.expected_at(now_s, kind, nbytes, wait_s)
             best_s = min(other_s, best_s)
         if best_s == math.inf:
-            others = (*near, *choice.far)
+            others = (*near, *choice.far, *choice.behind)
             best_s = min((one.expected_at(now_s, kind, nbytes, wait_s) for one, wait_s in others), default=math.inf)
         return None if best_s == math.inf else best_s
 
-    def acquire(self, wanted: Wanted, besides: Collection[str] = ()) -> tuple[Endpoint, Turn] | None:
+    def acquire(
+        self, wanted: Wanted, besides: Collection[str] = (), *, copy: bool = False
+    ) -> tuple[Endpoint, Turn] | None:
         """The endpoint that should answer first, with its leave for one call, which must follow; None if there is none.
 
         Of those that are alike two are drawn, and the sooner is taken: if all took the best, all would take the same.
-        Where the breaker of both lets none through, the next; at last those that may not be there, or not yet have it.
+        Where the breaker of both lets none through, the next; then those that would answer as an older version, where
+        none is named; at last those that may not be there, or not yet have it.
 
         Args:
             wanted: What it must have.
             besides: Addresses that were tried already.
+            copy: Whether it is under way already, so that only one that is there and answers as the same will do.
         """
         now_s = self._clock()
         choice = self._choices.get((wanted.model, wanted.version, wanted.label))
@@ -227,7 +232,7 @@ class EndpointTable:
         choice.used_s = self._wanted_s = now_s
         if now_s >= self._rouse_s:
             self.rouse()
-        for endpoint, wait_s in self._in_order(choice, wanted, now_s, besides):
+        for endpoint, wait_s in self._in_order(choice, wanted, now_s, besides, copy=copy):
             turn = endpoint.try_begin(wanted.model, wanted.nbytes, wait_s)
             if turn is not None:
                 return endpoint, turn
@@ -294,6 +299,7 @@ class EndpointTable:
         key = (wanted.model, wanted.version, wanted.label)
         with self._lock:
             choice = self._choices.get(key)
+            first = choice is None
             if choice is None:
                 while len(self._choices) >= MAX_WANTS:
                     del self._choices[next(iter(self._choices))]
@@ -307,16 +313,19 @@ class EndpointTable:
         ranks = rank(standings)
         choice.near = tuple(with_waits[place] for place in ranks.near)
         choice.far = tuple(with_waits[place] for place in ranks.far)
+        choice.behind = tuple(with_waits[place] for place in ranks.behind)
         choice.last = tuple(with_waits[place] for place in ranks.last)
         choice.until_s = now_s + _SORTED_S
         met = any(one.serves in {Serves.YES, Serves.UNKNOWN} for one in standings) or not standings
         anew = now_s - choice.used_s > TRUSTED_S
         choice.unmet_s = math.inf if met else now_s if anew else min(choice.unmet_s, now_s)
         choice.news = news
+        if first and wanted.version is None and any(one.serves is Serves.UNKNOWN for one in standings):
+            self.rouse()  # Who has the newest is told by those that list their models only when they are asked for it.
         return choice
 
     def _in_order(
-        self, choice: _Choice, wanted: Wanted, now_s: float, besides: Collection[str]
+        self, choice: _Choice, wanted: Wanted, now_s: float, besides: Collection[str], *, copy: bool
     ) -> Iterator[tuple[Endpoint, float]]:
         near = [one for one in choice.near if one[0].address not in besides]
 
@@ -331,7 +340,7 @@ class EndpointTable:
             drawn = min(near[first], near[second], key=expected_s)
             yield drawn
             yield from sorted((one for one in near if one is not drawn), key=expected_s)
-        for one in (*choice.far, *choice.last):
+        for one in choice.far if copy else (*choice.far, *choice.behind, *choice.last):
             if one[0].address not in besides:
                 yield one
 
@@ -344,6 +353,7 @@ def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float) -> tuple[Standin
         gone=endpoint.gone(now_s),
         server_id="" if endpoint.catalog is None else endpoint.catalog.server_id,
         expected_s=endpoint.expected_at(now_s, kind_of(wanted.model, wanted.nbytes), wanted.nbytes, wait_s),
+        version=resolved(endpoint.catalog, wanted.model, wanted.version, wanted.label),
     )
     return standing, wait_s
 

@@ -214,7 +214,7 @@ class Journey(Generic[T]):
             waits = not self._ended and len(self._legs) == 1 and not self._faults
         if hedging is None or not waits or self.future.done() or not hedging.budget.spend(requests):
             return
-        chosen = self._means.endpoints.acquire(self._trip.wanted, self._besides)
+        chosen = self._means.endpoints.acquire(self._trip.wanted, self._besides, copy=True)
         if chosen is None:
             hedging.budget.give_back(requests)
             return

@@ -22,12 +22,14 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         gone: Whether nobody was there of late.
         server_id: Which server it is; empty where that is not known.
         expected_s: Seconds in which it should answer; infinite where it may not be asked.
+        version: What it answers as, where the request names no version; 0 where that is not known.
     """
 
     serves: Serves
     gone: bool
     server_id: str
     expected_s: float
+    version: int = 0
 
 
 class Ranks(msgspec.Struct, frozen=True, gc=False):
@@ -36,12 +38,15 @@ class Ranks(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         near: Those that are alike, in the order that they were given.
         far: Those that serve it too, the sooner first: much slower ones, and further ways to a server that is near.
+        behind: Those that would answer as an older version than others that may be asked, the newer first; and those of
+            which that is not known.
         last: Those to ask where no other is left: nobody was there of late, or the version is still loading.
         lacking: Those that don't have it.
     """
 
     near: tuple[int, ...]
     far: tuple[int, ...]
+    behind: tuple[int, ...]
     last: tuple[int, ...]
     lacking: tuple[int, ...]
 
@@ -50,6 +55,8 @@ def rank(standings: Sequence[Standing]) -> Ranks:
     """Sorts the endpoints.
 
     Where it is not known whether one serves the version, it may be asked. Of two ways to one server the sooner counts.
+    What "the latest" is, or a label, the servers may see differently: the newest version of those that may be asked is
+    what a request without a version gets, whichever of them is the sooner.
     """
     able: list[int] = []
     last: list[int] = []
@@ -61,6 +68,10 @@ def rank(standings: Sequence[Standing]) -> Ranks:
             last.append(place)
         else:
             able.append(place)
+    newest = max((standings[place].version for place in able if standings[place].expected_s < math.inf), default=0)
+    behind = [place for place in able if standings[place].version < newest]
+    behind.sort(key=lambda place: (-standings[place].version, standings[place].expected_s))
+    able = [place for place in able if standings[place].version >= newest]
     able.sort(key=lambda place: standings[place].expected_s)
     last.sort(key=lambda place: (standings[place].gone, standings[place].expected_s))
     limit_s = standings[able[0]].expected_s * _FACTOR + _MARGIN_S if able else 0.0
@@ -73,4 +84,6 @@ def rank(standings: Sequence[Standing]) -> Ranks:
         again = bool(one.server_id) and one.server_id in seen
         (near if alike and not again else far).append(place)
         seen.add(one.server_id)
-    return Ranks(near=tuple(sorted(near)), far=tuple(far), last=tuple(last), lacking=tuple(lacking))
+    return Ranks(
+        near=tuple(sorted(near)), far=tuple(far), behind=tuple(behind), last=tuple(last), lacking=tuple(lacking)
+    )

@@ -10,6 +10,7 @@ from edge_runtime.remote.catalog import (
     Serves,
     find,
     read_update,
+    resolved,
     serves,
     with_status,
 )
@@ -69,6 +70,25 @@ LACKING = with_status(ServedCatalog(), "m", None)
 def test_whether_a_server_answers_for_a_version(catalog, model, version, label, answer):
     """What is not in our server's catalog isn't there; of a server that is asked by name only that is known."""
     assert serves(catalog, model, version, label) is answer
+
+
+@pytest.mark.parametrize(
+    ("catalog", "version", "label", "number"),
+    [
+        (None, None, None, 0),
+        (OURS, None, None, 1),
+        (OURS, None, "stable", 1),
+        (OURS, None, "next", 0),
+        (OURS, None, "old", 0),
+        (OURS, 1, None, 0),
+        (PLAIN, None, None, 1),
+        (PLAIN, None, "stable", 0),
+        (LACKING, None, None, 0),
+    ],
+)
+def test_which_version_a_server_would_answer_as(catalog, version, label, number):
+    """It is told only of what is open: a label, or the latest, and only where it would be answered now."""
+    assert resolved(catalog, "m", version, label) == number
 
 
 def test_figures_and_fingerprints_are_read():

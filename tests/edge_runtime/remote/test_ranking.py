@@ -7,8 +7,8 @@ from edge_runtime.remote.catalog import Serves
 from edge_runtime.remote.ranking import Standing, rank
 
 
-def standing(expected_s=0.01, *, serves=Serves.YES, gone=False, server_id=""):
-    return Standing(serves=serves, gone=gone, server_id=server_id, expected_s=expected_s)
+def standing(expected_s=0.01, *, serves=Serves.YES, gone=False, server_id="", version=0):
+    return Standing(serves=serves, gone=gone, server_id=server_id, expected_s=expected_s, version=version)
 
 
 def test_those_that_are_alike_are_drawn_from():
@@ -35,6 +35,19 @@ def test_two_ways_to_one_server_are_one():
     assert (ranks.near, ranks.far) == ((1, 2), (0,))
 
 
+def test_the_newest_answers_for_the_latest():
+    """However soon an older latest would answer, or who has not said which it has, the newest is asked before."""
+    ranks = rank([standing(version=version) for version in (2, 0, 3, 1, 3)] + [standing(9.0, version=3)])
+    assert (ranks.near, ranks.far, ranks.behind) == ((2, 4), (5,), (0, 3, 1))
+
+
+def test_a_newest_that_can_not_be_asked_holds_nobody_up():
+    """Where the breaker lets nothing through, or nobody is there, the next newest is asked."""
+    barred, gone = standing(math.inf, version=3), standing(version=4, gone=True)
+    ranks = rank([barred, gone, standing(version=1), standing(version=2)])
+    assert (ranks.near, ranks.far, ranks.behind, ranks.last) == ((3,), (0,), (2,), (1,))
+
+
 STANDINGS = st.lists(
     st.builds(
         Standing,
@@ -42,6 +55,7 @@ STANDINGS = st.lists(
         gone=st.booleans(),
         server_id=st.sampled_from(["", "a", "b"]),
         expected_s=st.floats(0, 100) | st.just(math.inf),
+        version=st.integers(0, 3),
     ),
     max_size=8,
 )
@@ -51,7 +65,7 @@ STANDINGS = st.lists(
 def test_every_endpoint_has_one_rank(standings):
     """Nobody is lost or named twice, and where somebody who serves may be asked, somebody is near."""
     ranks = rank(standings)
-    places = [*ranks.near, *ranks.far, *ranks.last, *ranks.lacking]
+    places = [*ranks.near, *ranks.far, *ranks.behind, *ranks.last, *ranks.lacking]
     assert sorted(places) == list(range(len(standings)))
     able = [one for one in standings if one.serves in {Serves.YES, Serves.UNKNOWN} and not one.gone]
     assert bool(ranks.near) == any(one.expected_s < math.inf for one in able)
