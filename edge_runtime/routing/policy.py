@@ -75,6 +75,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
         waits: Whether the request would have to wait for others; False for an idle engine.
         healthy: Whether any of its engines works now.
         absent: Why it is not loaded, where it isn't.
+        stalled: Whether all of its engines have runs that take far longer than they should.
     """
 
     installed: bool
@@ -83,6 +84,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     waits: bool = True
     healthy: bool = True
     absent: str = REASON_VERSION_MISSING
+    stalled: bool = False
 
 
 class ServerView(msgspec.Struct, frozen=True, gc=False):
@@ -209,10 +211,20 @@ def _lack(device: DeviceView) -> str:
     return REASON_OVERLOADED if device.installed else device.absent
 
 
-def predicted_s(queued_rows: int, running_rows: int, engines: int, row_s: float, own_s: float) -> float:
+def predicted_s(  # noqa: PLR0917  by position: half the time that names take
+    queued_rows: int,
+    running_rows: int,
+    engines: int,
+    row_s: float,
+    own_s: float,
+    stalled: int = 0,
+    stalled_s: float = 0.0,
+) -> float:
     """Seconds until a request that is queued now is answered.
 
-    What waits is shared by the engines; what runs is half done on average; then the request's own run.
+    What waits is shared by the engines; what runs is half done on average; then the request's own run. An engine whose
+    run is stalled does nothing for the queue; where all are, nobody knows for how long: for as long again as the latest
+    of these runs has taken, which is right by a factor of two for half of whatever may be.
 
     Args:
         queued_rows: Rows ahead of it.
@@ -220,5 +232,11 @@ def predicted_s(queued_rows: int, running_rows: int, engines: int, row_s: float,
         engines: Engines that serve the queue.
         row_s: Seconds a row in the batches that are formed under load.
         own_s: Seconds of its own run.
+        stalled: Engines whose runs take far longer than they should.
+        stalled_s: Seconds that the latest of these runs has taken.
     """
+    if stalled >= engines > 0:
+        own_s += stalled_s
+    elif stalled:
+        engines -= stalled
     return (queued_rows + running_rows / 2) * row_s / engines + own_s

@@ -254,8 +254,11 @@ class Router:
         return DeviceView(
             installed=True,
             full=load.full,
-            predicted_s=predicted_s(queued_rows, running_rows, max(engines, 1), row_s, own_s),
+            predicted_s=predicted_s(
+                queued_rows, running_rows, max(engines, 1), row_s, own_s, load.stalled, load.stalled_s
+            ),
             healthy=engines > 0,
+            stalled=load.stalled >= engines > 0,
         )
 
     def _probes(self, request: InferRequest, remaining_s: float) -> bool:

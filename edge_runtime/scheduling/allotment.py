@@ -71,6 +71,7 @@ class Allotment(Ledger):
         if slot.gate.wanted(slot.share):
             if self.sleepers and self._stays(slot, run_s):
                 slot.rows = 0
+                slot.started_s = math.inf
                 slot.lease_until_s = -math.inf
                 slot.holder = ANY_WORKER
                 return self.sleepers.pop()
@@ -111,6 +112,7 @@ class Allotment(Ledger):
         slot.given = heir
         slot.holder = heir.owner
         slot.rows = rows
+        slot.started_s = math.inf
         heir.slot = slot
         self.queue.drop(heir)
         return heir.awake

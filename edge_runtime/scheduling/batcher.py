@@ -107,7 +107,8 @@ class Batcher:
     def load(self) -> Load:
         """How busy it is now."""
         desk, queue = self._desk, self._desk.queue
-        return Load(len(queue), queue.rows, desk.running_rows, len(desk.slots.crowd), not queue.has_room())
+        stalled = desk.stalled(self._clock()) if (running_rows := desk.running_rows) else (0, 0.0)
+        return Load(len(queue), queue.rows, running_rows, len(desk.slots.crowd), not queue.has_room(), *stalled)
 
     def stats(self) -> BatcherStats:
         """What it has done so far, and its state."""
@@ -315,7 +316,7 @@ class Batcher:
         What is raised on the way and is no EdgeRuntimeError leaves the slot to `_recover`.
         """
         clock, rows = self._clock, request.rows
-        before_s = clock()
+        slot.started_s = before_s = clock()
         try:
             outputs = slot.engine.run(request.signature, request.inputs, slot.limit_s(rows))
         except Exception as error:

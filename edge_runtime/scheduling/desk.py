@@ -199,6 +199,7 @@ class Desk(Allotment):
         with self.lock:
             self._count(runs, run_s)
             slot.rows = 0
+            slot.started_s = math.inf
             if not self.queue or self.retries or not slot.usable or slot not in self.slots.crowd:
                 self._leave(slot, run_s)
                 # This worker looks again itself; a retry may be for another slot, beside what waits.

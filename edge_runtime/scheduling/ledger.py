@@ -83,6 +83,11 @@ class Ledger:
         """Rows that run now."""
         return sum([slot.rows for slot in self.known])
 
+    def stalled(self, now_s: float) -> tuple[int, float]:
+        """How many slots' worth of the device has runs that are stalled, and for how long the latest of these runs."""
+        ages = [(slot.permits, age_s) for slot in self.known if (age_s := slot.stalled_s(now_s))]
+        return sum(permits for permits, _ in ages), min((age_s for _, age_s in ages), default=0.0)
+
     def recover(self) -> list[LockType]:
         """After an interrupt of this thread, wherever it was: what it had is free. May be interrupted, and done again.
 
@@ -163,6 +168,7 @@ class Ledger:
         if slot.busy:
             slots = self.slots
             slot.rows = 0
+            slot.started_s = math.inf
             slot.busy = False
             slots.busy -= 1
         slot.holder = 0

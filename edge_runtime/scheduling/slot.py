@@ -13,6 +13,11 @@ from edge_runtime.scheduling.gate import Gate
 if TYPE_CHECKING:
     from edge_runtime.scheduling.queue import Entry
 
+STALLED_FACTOR = 2.0
+STALLED_MARGIN_S = 0.002
+"""A run is stalled when it has taken so many times what it should, and so much more: runs of a device are even, and
+what delays them by less is over before anything could be done about it."""
+
 ANY_WORKER = -1
 """The holder of a slot that a caller left to a worker, with its permits."""
 
@@ -35,6 +40,7 @@ class Slot:
         holder: The thread that has it, or is about to; 0 for none, `ANY_WORKER` for the worker that comes next.
         given: The request of the sleeping caller that has it, until that caller is awake.
         rows: What runs on it.
+        started_s: When its run began; infinite where none is under way, or one that nothing is predicted of.
         usable: Whether it belongs to a batcher and its engine is not lost.
         lease_until_s: When the lease of the caller that has it ends; minus infinity without one.
         uses: How often callers came back for it: see `leases`.
@@ -56,6 +62,7 @@ class Slot:
         "rows",
         "share",
         "solo",
+        "started_s",
         "usable",
         "uses",
     )
@@ -87,6 +94,7 @@ class Slot:
         self.holder = 0
         self.given: Entry | None = None
         self.rows = 0
+        self.started_s = math.inf
         self.usable = False
         self.lease_until_s = -math.inf
         self.uses = 0
@@ -95,6 +103,13 @@ class Slot:
         state = ("busy" if self.busy else "idle") if self.usable else "out of use"
         solo = " solo" if self.solo else ""
         return f"<Slot{solo} rank {self.rank} {state}, {self.engine.place}, {self.costs!r}>"
+
+    def stalled_s(self, now_s: float) -> float:
+        """Seconds that a run under way has taken, where it is stalled; 0 where it is not."""
+        age_s = now_s - self.started_s
+        if age_s <= STALLED_MARGIN_S or not self.rows:
+            return 0.0
+        return age_s if age_s > self.costs.seconds(self.rows) * STALLED_FACTOR + STALLED_MARGIN_S else 0.0
 
     def limit_s(self, rows: int) -> float:
         """Seconds after which a run of these rows is stuck."""

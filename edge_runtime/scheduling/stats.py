@@ -54,6 +54,8 @@ class Load(msgspec.Struct, frozen=True, gc=False):
         running_rows: Rows that run now.
         engines: Slots that serve the queue; 0 where none is left.
         full: Whether the queue refuses.
+        stalled: How many of the engines have runs that take far longer than they should.
+        stalled_s: For how long the latest of these has been under way.
     """
 
     queued_requests: int
@@ -61,3 +63,5 @@ class Load(msgspec.Struct, frozen=True, gc=False):
     running_rows: int
     engines: int
     full: bool
+    stalled: int = 0
+    stalled_s: float = 0.0

@@ -104,7 +104,7 @@ class Worker:
         request = batch[0].request
         if isinstance(batch[0].future, Bulk):
             return self._run_bulk(slot, batch[0], batch[0].future)
-        before_s = self._clock()
+        slot.started_s = before_s = self._clock()
         try:
             outputs = run_joined(slot, self._signatures[request.signature], [entry.request for entry in batch])
         except Exception as error:  # noqa: BLE001  whatever it is belongs to these callers; the worker serves on

@@ -195,3 +195,9 @@ def test_every_reason_is_explained():
 def test_prediction_counts_queue_run_and_own_time():
     """What waits is shared by the engines, what runs counts half, and the own run comes last."""
     assert predicted_s(queued_rows=6, running_rows=2, engines=2, row_s=0.01, own_s=0.02) == pytest.approx(0.055)
+
+
+@pytest.mark.parametrize(("engines", "stalled", "seconds"), [(1, 1, 0.39), (2, 1, 0.09), (2, 2, 0.355)])
+def test_prediction_counts_no_engine_that_is_stalled(engines, stalled, seconds):
+    """The others do its work; where none is left, the run is expected to last as long again as it has."""
+    assert predicted_s(6, 2, engines, 0.01, 0.02, stalled, 0.3) == pytest.approx(seconds)

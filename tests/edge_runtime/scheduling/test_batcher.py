@@ -42,6 +42,20 @@ def test_waiting_requests_run_as_one_batch_and_get_their_own_rows(setup):
     assert setup.engine.runs == [1, 4]
 
 
+def test_a_run_that_takes_far_too_long_is_stalled(setup):
+    """What waits behind it is told for how long it has, until it ends; a run that is a little late is none."""
+    setup.occupy()
+    setup.clock.advance(0.02)
+    assert (setup.batcher.load.stalled, setup.batcher.load.stalled_s) == (0, 0.0)
+    setup.clock.advance(0.06)
+    assert setup.batcher.load.stalled == 1
+    assert setup.batcher.load.stalled_s == pytest.approx(0.08)
+    waiting = setup.batcher.submit(setup.request())
+    setup.engine.gate.set()
+    waiting.result(WAIT_S)
+    assert setup.batcher.load.stalled == 0
+
+
 def test_batches_are_not_formed_where_they_do_not_pay():
     """Where only size 1 pays, waiting requests run one by one."""
     setup = Setup(sizes=(1,))
