@@ -11,7 +11,14 @@ import numpy as np
 from msgspec.structs import replace
 
 from edge_runtime.config import Cascade
-from edge_runtime.errors import EdgeRuntimeError, EngineFailed, Overloaded, RuntimeClosed
+from edge_runtime.errors import (
+    EdgeRuntimeError,
+    EngineFailed,
+    InvalidInput,
+    Overloaded,
+    RuntimeClosed,
+    ServerRefused,
+)
 from edge_runtime.inputs import Inputs
 from edge_runtime.routing.policy import DEVICE_FIRST
 from edge_runtime.scheduling.bulk import Bulk, asked_again
@@ -57,6 +64,10 @@ class Asker(Protocol):
 
     def described(self, policy: Policy | None = None) -> Target:
         """The present target, whose signatures are known."""
+        ...
+
+    def redescribed(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> bool:
+        """Whether what was refused should be tried again: see `Model.redescribed`."""
         ...
 
     def predict(
@@ -140,11 +151,14 @@ class _Single:
                 target.meter.answered(reply)
             yield reply
         except EdgeRuntimeError as error:
-            if not isinstance(error, RuntimeClosed) or not self.requests:
+            gone = isinstance(error, RuntimeClosed)
+            doubted = isinstance(error, InvalidInput | ServerRefused) and target is not None and target.version is None
+            if not (gone or doubted) or not self.requests:
                 if target is not None:
                     target.meter.failed(error)
                 raise
-            # The version was unloaded while the request was at a server that failed: the one that follows answers.
+            # The version was unloaded while the request was at a server that failed: the one that follows answers. Or
+            # the servers' latest has changed under the request.
             yield again(self.requests[0].inputs)
 
 
@@ -190,7 +204,13 @@ def _read(asker: Asker, source: Iterator[Inputs], asking: Asking, clock: Callabl
                 row_s = part.target.router.bulk_row_s if part.cascade is None else None
                 if row_s is not None and (asking.policy or part.target.policy) in DEVICE_FIRST:
                     size = min(_BULK, int(_BULK_S / max(row_s, 1e-9)))
-            request = part.target.request(inputs, asking.signature, clock(), None)
+            start_s = clock()
+            try:
+                request = part.target.request(inputs, asking.signature, start_s, None)
+            except InvalidInput:
+                if not asker.redescribed(part.target, start_s, None, asking.policy):
+                    raise
+                request = part.target.request(inputs, asking.signature, start_s, None)
         except EdgeRuntimeError as error:
             part.error = error
             return part

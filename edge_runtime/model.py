@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from converter.artifact import PackageError, Signature
 from edge_runtime.config import Cascade
-from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed, ServerRefused
 from edge_runtime.inputs import Inputs, deadline
 from edge_runtime.many import Asking, answers
 from edge_runtime.routing.policy import POLICIES
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from edge_runtime.stream import Stream
 
 Priority = Literal["high", "normal"]
+
+REFUSALS = (InvalidInput, ServerRefused)
+"""What may be for a signature that has changed."""
 
 
 class Model:
@@ -141,9 +144,7 @@ class Model:
             _checked(policy)
         while True:
             target = self._current()
-            if target.needs_description(start_s):
-                self._describe(target, start_s, deadline_s, policy)
-            request = target.request(inputs, signature, start_s, deadline_s)
+            request = self._request(target, inputs, signature, start_s, deadline_s, policy=policy)
             if priority != "normal":
                 request = replace(request, priority=_rank(priority))
             if policy is not None:
@@ -156,6 +157,8 @@ class Model:
                 if self._target is target:
                     raise
             except EdgeRuntimeError as error:
+                if isinstance(error, REFUSALS) and self.redescribed(target, start_s, deadline_s, policy):
+                    continue
                 target.meter.failed(error)
                 raise
             else:
@@ -180,15 +183,9 @@ class Model:
         deadline_s = deadline(start_s, deadline_ms)
         while True:
             target = self._current()
-            left_s = None if deadline_s is None else max(deadline_s - self._clock(), 0.0)
-            if target.needs_description(start_s):
-                describing = asyncio.to_thread(self._describe, target, start_s, deadline_s, policy)
-                try:
-                    await asyncio.wait_for(describing, left_s)
-                except TimeoutError as error:
-                    raise _named(error, target, start_s, deadline_s, self._clock()) from None
-                continue
-            request = _own(target.request(inputs, signature, start_s, deadline_s), rank, policy)
+            request = await self._request_async(target, inputs, signature, start_s, deadline_s, policy=policy)
+            request = _own(request, rank, policy)
+            left_s = self._left_s(deadline_s)
             executor = target.judging(unsure)
             try:
                 pending = executor.submit(request)
@@ -198,6 +195,9 @@ class Model:
                     raise
                 continue
             except EdgeRuntimeError as error:
+                asked = (target, start_s, deadline_s, policy)
+                if isinstance(error, REFUSALS) and await asyncio.to_thread(self.redescribed, *asked):
+                    continue
                 target.meter.failed(error)
                 raise
             except TimeoutError:
@@ -273,6 +273,68 @@ class Model:
         if (policy or target.policy) == "only_device":
             raise target.router.absence(target.model, target.version or target.label, confined=True)
         target.describe(self._describer.signatures(target, start_s, deadline_s), self._clock())
+
+    def _left_s(self, deadline_s: float | None) -> float | None:
+        return None if deadline_s is None else max(deadline_s - self._clock(), 0.0)
+
+    def _request(
+        self,
+        target: Target,
+        inputs: Inputs,
+        signature: str | None,
+        start_s: float,
+        deadline_s: float | None,
+        *,
+        policy: Policy | None,
+    ) -> InferRequest:
+        """A checked request; what doesn't fit is held against a fresh description where there may be one."""
+        if target.needs_description(start_s):
+            self._describe(target, start_s, deadline_s, policy)
+        try:
+            return target.request(inputs, signature, start_s, deadline_s)
+        except InvalidInput:
+            if not self.redescribed(target, start_s, deadline_s, policy):
+                raise
+            return target.request(inputs, signature, start_s, deadline_s)
+
+    async def _request_async(
+        self,
+        target: Target,
+        inputs: Inputs,
+        signature: str | None,
+        start_s: float,
+        deadline_s: float | None,
+        *,
+        policy: Policy | None,
+    ) -> InferRequest:
+        """As `_request`; another thread waits for what servers say."""
+        import asyncio  # noqa: PLC0415  see `predict_async`
+
+        if target.needs_description(start_s):
+            describing = asyncio.to_thread(self._describe, target, start_s, deadline_s, policy)
+            try:
+                await asyncio.wait_for(describing, self._left_s(deadline_s))
+            except TimeoutError as error:
+                raise _named(error, target, start_s, deadline_s, self._clock()) from None
+        try:
+            return target.request(inputs, signature, start_s, deadline_s)
+        except InvalidInput:
+            if not await asyncio.to_thread(self.redescribed, target, start_s, deadline_s, policy):
+                raise
+            return target.request(inputs, signature, start_s, deadline_s)
+
+    def redescribed(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> bool:
+        """Whether a request that was refused should be made again: servers describe what they have in another way now.
+
+        They are asked where "the latest" answers, or a label, unless that was done since the request began; where none
+        says anything, the refusal stands.
+        """
+        if not target.doubts(start_s) or (policy or target.policy) == "only_device":
+            return False
+        try:
+            return target.describe(self._describer.signatures(target, start_s, deadline_s), self._clock())
+        except EdgeRuntimeError:
+            return False
 
     def _current(self) -> Target:
         target = self._target

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION_S = 10.0
 """How long a description of "the latest" or of a label is believed: the server may have moved it to a version with
-other inputs. That of a numbered version is believed for ever."""
+other inputs. That of a numbered version is believed for ever. Nor is anything refused for it unseen: see `doubts`."""
 
 
 OpenStream = Callable[[str | None, Callable[[], int | None]], "Stream"]
@@ -89,7 +89,8 @@ class Target:
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}
         self._batched: dict[str, bool] = {}
-        self._valid_until_s = float("-inf")
+        self._signatures: dict[str, Signature] = {}
+        self._described_s = self._valid_until_s = float("-inf")
         if package is not None:
             self.describe({one.name: one for one in package.manifest.signatures}, 0.0)
 
@@ -129,8 +130,19 @@ class Target:
         """Whether a server must be asked for the signatures, for the first time or again."""
         return now_s >= self._valid_until_s
 
-    def describe(self, signatures: dict[str, Signature], now_s: float) -> None:
-        """Takes the signatures: from the package, or from the server that has the version."""
+    def doubts(self, start_s: float) -> bool:
+        """Whether a refused request must be held against a fresh description first: servers may have moved on.
+
+        Args:
+            start_s: The instant of the request; what was described since then is fresh.
+        """
+        return self.version is None and self._described_s < start_s
+
+    def describe(self, signatures: dict[str, Signature], now_s: float) -> bool:
+        """Takes the signatures: from the package, or from the server that has the version. Whether they are others."""
+        self._described_s = now_s
+        changed = signatures != self._signatures
+        self._signatures = signatures
         default = default_signature(signatures.values()).name
         checks: dict[str | None, InputCheck] = {
             name: InputCheck(self.subject, signature, self.pixels.get(name, ()))
@@ -141,6 +153,7 @@ class Target:
         self.default = default
         self._checks = checks
         self._valid_until_s = float("inf") if self.version is not None else now_s + _DESCRIPTION_S
+        return changed
 
     def signature_name(self, signature: str | None) -> str:
         """The signature's own name; that of the default one for None.
