@@ -84,7 +84,7 @@ class Target:
         self.policy = policy
         self._cascade = cascade
         self.executor: Executor = router if cascade is None or not cascade.doubts else cascade
-        self._fingerprint = "" if package is None else package.manifest.preprocess_fingerprint
+        self._fingerprint = "" if package is None else package.manifest.preprocess.fingerprint
         self._reports = reports
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}
