@@ -283,8 +283,7 @@ class Fetcher:
         supplier = Supplier(address)
         try:
             with self._lock:
-                if self._stopped:
-                    raise _Passed("the runtime was closed")
+                self._may_end()
                 self._supplier = supplier
             yield supplier
         finally:
@@ -310,6 +309,7 @@ class Fetcher:
             described.version,
             described.digest,
             manifest_bytes=described.manifest_bytes,
+            may_end=self._may_end,
         ) as partial:
             if partial is None:
                 return _Unfinished(RETRY_S[0])  # Another process fetches it.
@@ -328,6 +328,10 @@ class Fetcher:
                         partial.discard()
                 raise
             return unfinished
+
+    def _may_end(self) -> None:
+        if self._stopped:
+            raise _Passed("the runtime was closed")
 
     def _bound(self, described: Described) -> int:
         """What packages that come may take together.
@@ -401,7 +405,7 @@ class Fetcher:
 
     def _install(self, partial: Partial, described: Described, address: str) -> None:
         try:
-            done = install(partial.tree(), self._store.path, link=True, trial=self._trial)
+            done = install(partial.tree(), self._store.path, link=True, may_end=self._may_end, trial=self._trial)
         except PackageRefused as error:
             raise PackageRefused(f"{error} (fetched from {address})") from error
         if not done.was_there:

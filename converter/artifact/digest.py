@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from converter.artifact.schema import FileEntry
 
+READ_BYTES = 1 << 20
+"""How much of a file is read, or copied, before somebody may end it."""
 
-def file_entry(path: Path) -> FileEntry:
-    """Size and SHA-256 of a file, read once, in bounded memory."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return FileEntry(size_bytes=file.tell(), sha256=digest.hexdigest())
+
+def nothing() -> None:
+    """Ends nothing."""
+
+
+def file_entry(path: Path, *, may_end: Callable[[], None] = nothing) -> FileEntry:
+    """Size and SHA-256 of a file, read once, in bounded memory.
+
+    Args:
+        path: The file.
+        may_end: Called before each `READ_BYTES`; what it raises ends this.
+    """
+    digest, size_bytes, view = hashlib.sha256(), 0, memoryview(bytearray(READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while True:
+            may_end()
+            if not (count := file.readinto(view)):
+                return FileEntry(size_bytes=size_bytes, sha256=digest.hexdigest())
+            digest.update(view[:count])
+            size_bytes += count
 
 
 def tree_digest(root: Path, *, without: tuple[str, ...] = ()) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from converter.artifact.digest import file_entry
+from converter.artifact.digest import file_entry, nothing
 from converter.artifact.errors import DigestMismatch, ManifestInvalid, PackageNotFound, PackageUnreadable
 from converter.artifact.schema import (
     MANIFEST,
@@ -46,13 +46,16 @@ class Package:
     digest: str
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Package:
+    def open(
+        cls, path: str | os.PathLike[str], *, verify: bool = True, may_end: Callable[[], None] = nothing
+    ) -> Package:
         """Opens the package in the directory `path`.
 
         Args:
             path: The directory `NAME/VERSION`; its own name does not matter here.
             verify: Check every file's size and SHA-256. Without it only sizes are checked: for a package that this
                 process has just written, or whose files are read with `read`, which verifies each.
+            may_end: Called again and again, many times a second; what it raises ends this.
 
         Raises:
             PackageNotFound: no directory, or no manifest in it.
@@ -66,12 +69,13 @@ class Package:
         manifest = decode(data)
         _check_manifest_digest(root, digest)
         for name, entry in manifest.files.items():
+            may_end()
             file = _plain_file(root, name)
             with _readable(file):
                 # The size first: a file that has grown is not read to its end.
                 _check_size(file, file.stat().st_size, entry)
                 if verify:
-                    found = file_entry(file)
+                    found = file_entry(file, may_end=may_end)
                     _check_size(file, found.size_bytes, entry)
                     _check_sha256(file, found.sha256, entry)
         return cls(path=root, manifest=manifest, digest=f"sha256:{digest}")

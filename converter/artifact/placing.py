@@ -13,14 +13,16 @@ import ctypes
 import fcntl
 import os
 import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from converter.artifact.digest import READ_BYTES, nothing
 from converter.artifact.errors import ManifestInvalid
 from converter.artifact.schema import MANIFEST_DIGEST, check_path
 
@@ -135,7 +137,7 @@ def moved(*places: Place) -> Iterator[None]:
         (place.folder / _JOURNAL).unlink()
 
 
-def link(source: Path, target: Path) -> bool:
+def link(source: Path, target: Path, may_end: Callable[[], None] = nothing) -> bool:
     """Gives a file a second name, or copies it where the file system has no such thing; whether it did the first.
 
     Raises:
@@ -146,9 +148,25 @@ def link(source: Path, target: Path) -> bool:
     except FileExistsError:
         raise  # A copy would be written over what is there, which may be another name of the source.
     except OSError:
-        shutil.copyfile(source, target, follow_symlinks=False)
+        copy(source, target, may_end)
         return False
     return True
+
+
+def copy(source: Path, target: Path, may_end: Callable[[], None]) -> None:
+    """Copies the bytes of a plain file, and a link as one. What `may_end` raises, many times a second, ends it.
+
+    Raises:
+        OSError: it can't be read or written, or is no file.
+    """
+    if not stat.S_ISREG(source.lstat().st_mode):
+        shutil.copyfile(source, target, follow_symlinks=False)
+        return
+    with source.open("rb") as whence, target.open("wb") as whither:
+        may_end()
+        while data := whence.read(READ_BYTES):
+            whither.write(data)
+            may_end()
 
 
 def sync_directory(path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from converter.artifact import placing
 from converter.artifact.archive import pack, unpack
+from converter.artifact.digest import nothing
 from converter.artifact.errors import ManifestInvalid, PackageError, PackageExists, PackageNotFound, UnsafeArchive
 from converter.artifact.package import Package
 from converter.artifact.schema import (
@@ -155,7 +156,13 @@ def install(source: str | os.PathLike[str], store: str | os.PathLike[str], *, re
 
 
 @contextlib.contextmanager
-def staged(source: str | os.PathLike[str], store: str | os.PathLike[str], *, link: bool = False) -> Iterator[Package]:
+def staged(
+    source: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    *,
+    link: bool = False,
+    may_end: Callable[[], None] = nothing,
+) -> Iterator[Package]:
     """A verified copy of a package in a staging folder of the store, for `place`; gone afterwards.
 
     It can be looked at and run there. What is to lie beside it is written to `placing.BESIDE`/NAME in the same folder.
@@ -166,6 +173,8 @@ def staged(source: str | os.PathLike[str], store: str | os.PathLike[str], *, lin
         link: Whether a directory's files get second names here, which take no room, and are copied only where the file
             system has no such thing. For a source that is the caller's alone and goes away: what is written into its
             files later is written into the installed ones too. It stays as it is, whenever the process ends.
+        may_end: Called again and again, many times a second, while a directory is copied and verified; what it raises
+            ends that.
 
     Raises:
         PackageNotFound, UnsafeArchive, PackageError, OSError: as `install`.
@@ -177,11 +186,11 @@ def staged(source: str | os.PathLike[str], store: str | os.PathLike[str], *, lin
     with placing.staging(root) as staging:
         tree = staging / placing.TREE
         if origin.is_dir():
-            _copy(Package.open(origin, verify=False), tree, link=link)
+            _copy(Package.open(origin, verify=False, may_end=may_end), tree, link=link, may_end=may_end)
         else:
             unpack(origin, staging / "unpacked").rename(tree)  # A model may be called as what else lies in staging.
-        package = _opened(origin, tree)
-        _sync(tree)
+        package = _opened(origin, tree, may_end)
+        _sync(tree, may_end)
         yield package
 
 
@@ -264,31 +273,32 @@ def _passing_over(path: Path, passed_over: Callable[[Path, OSError], None]) -> I
         passed_over(path, error)
 
 
-def _copy(package: Package, destination: Path, *, link: bool = False) -> None:
+def _copy(package: Package, destination: Path, *, link: bool = False, may_end: Callable[[], None] = nothing) -> None:
     """Copies or links what the manifest lists and nothing that happens to lie beside it."""
     for name in (MANIFEST, MANIFEST_DIGEST, *package.manifest.files):
-        target = destination / name
+        may_end()
+        source, target = package.path / name, destination / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if link:
-            _link(package.path / name, target)
+            _link(source, target, may_end)
         else:
-            shutil.copyfile(package.path / name, target, follow_symlinks=False)
+            placing.copy(source, target, may_end)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path, may_end: Callable[[], None]) -> None:
     """As a copy would be: of this user, and with the rights that a new file has."""
     status = source.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        shutil.copyfile(source, target, follow_symlinks=False)
-    elif placing.link(source, target):
+        placing.copy(source, target, may_end)
+    elif placing.link(source, target, may_end):
         # Those of the folder, which was made just now, less those to search it.
         rights = stat.S_IMODE(target.parent.stat().st_mode) & 0o666
         if stat.S_IMODE(status.st_mode) != rights:
             target.chmod(rights)
 
 
-def _opened(origin: Path, tree: Path) -> Package:
-    package = Package.open(tree)
+def _opened(origin: Path, tree: Path, may_end: Callable[[], None]) -> Package:
+    package = Package.open(tree, may_end=may_end)
     manifest = package.manifest
     listed = {MANIFEST, MANIFEST_DIGEST, *manifest.files}
     found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}
@@ -375,9 +385,10 @@ def _copied(tree: Path, target: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _sync(tree: Path) -> None:
+def _sync(tree: Path, may_end: Callable[[], None] = nothing) -> None:
     """Has the bytes on the disk before the rename is: a power cut must not leave a published empty file."""
     for path in tree.rglob("*"):
+        may_end()
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.artifact import Package, PackageError, PackageExists, placing, version_path
+from converter.artifact.digest import nothing
 from converter.artifact.store import place, staged
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.installing.first_run import FirstRun, try_package
@@ -46,6 +47,7 @@ def install(
     *,
     replace: bool = False,
     link: bool = False,
+    may_end: Callable[[], None] = nothing,
     trial: Trial | None = try_package,
     say: Callable[[str], None] = lambda _text: None,
     now: Callable[[], float] = time.time,
@@ -64,6 +66,7 @@ def install(
         root: The store; made if absent.
         replace: Whether a version that is there with another digest gives way.
         link: Whether its files are not copied, but get second names; see `converter.artifact.store.staged`.
+        may_end: See there.
         trial: Runs the package once; None for no first run, and no profile.
         say: Is told of each step when it is done, in a few words.
         now: Unix seconds.
@@ -74,10 +77,10 @@ def install(
         InvalidConfig: the quota has no room, or the store can't be read.
         OSError: as `converter.artifact.install`.
     """
-    with staged(source, root, link=link) as package:
+    with staged(source, root, link=link, may_end=may_end) as package:
         store = Store(root)
         target = version_path(store.path, package.manifest.model, package.manifest.version)
-        if (there := _same(target, package)) is not None:
+        if (there := _same(target, package, may_end)) is not None:
             return Installed(package=there, was_there=True)
         if os.path.lexists(target) and not replace:
             raise PackageExists(
@@ -94,7 +97,7 @@ def install(
             placed = _place(store, package, first, replace=replace, now_s=now())
         except PackageExists:
             # Somebody else may have installed the very same meanwhile.
-            if (there := _same(target, package)) is None:
+            if (there := _same(target, package, may_end)) is None:
                 raise
             return Installed(package=there, first_run=first, was_there=True)
     removed = tuple(str(one) for one in room.removed if evict(store, one.model, one.version))
@@ -103,10 +106,10 @@ def install(
     return Installed(package=placed, first_run=first, removed=removed)
 
 
-def _same(target: Path, package: Package) -> Package | None:
+def _same(target: Path, package: Package, may_end: Callable[[], None]) -> Package | None:
     """What is at the place, if it is this package, whole."""
     try:
-        there = Package.open(target)
+        there = Package.open(target, may_end=may_end)
     except PackageError:
         return None
     return there if there.digest == package.digest else None

@@ -16,12 +16,12 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.artifact import FileEntry, Manifest, PackageError, placing
-from converter.artifact.digest import file_entry
+from converter.artifact.digest import file_entry, nothing
 from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, decode
 from edge_runtime.errors import PackageRefused
 
@@ -63,7 +63,16 @@ class Piece:
 class Partial:
     """What has come of one package. Its folder is locked; one thread uses it."""
 
-    def __init__(self, folder: Path, model: str, version: int, digest: str, *, manifest_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        version: int,
+        digest: str,
+        *,
+        manifest_bytes: int,
+        may_end: Callable[[], None] = nothing,
+    ) -> None:
         """Takes the folder, which is there and locked; see `taken`.
 
         Args:
@@ -72,7 +81,10 @@ class Partial:
             version: Likewise.
             digest: Of its manifest, as `sha256:...`.
             manifest_bytes: The size of that.
+            may_end: Called again and again, many times a second; what it raises ends whatever is under way, and what
+                has come stays.
         """
+        self._may_end = may_end
         self._folder = folder
         self._model = model
         self._version = version
@@ -154,6 +166,7 @@ class Partial:
             file.seek(have)
             if have < size_bytes:
                 for chunk in chunks:
+                    self._may_end()
                     if have + len(chunk) > size_bytes:
                         part.unlink()
                         raise SentWrong(f"{piece.path}: more than its {size_bytes} bytes came")
@@ -163,7 +176,7 @@ class Partial:
                         break
         if have < size_bytes:
             return False
-        if file_entry(part) != piece.entry:
+        if file_entry(part, may_end=self._may_end) != piece.entry:
             part.unlink()
             raise SentWrong(f"{piece.path}: what came is not what its digest says")
         part.rename(self._place(piece))
@@ -189,9 +202,10 @@ class Partial:
             placing.link(self._place(self._manifest_piece), tree / MANIFEST)
             (tree / MANIFEST_DIGEST).write_text(sums, "ascii")
             for path, entry in manifest.files.items():
+                self._may_end()
                 target = tree / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                placing.link(self._place(Piece(path=path, entry=entry)), target)
+                placing.link(self._place(Piece(path=path, entry=entry)), target, self._may_end)
         except OSError as error:
             if error.errno not in _ITS_NAMES:
                 raise
@@ -226,7 +240,9 @@ class Partial:
 
 
 @contextlib.contextmanager
-def taken(root: Path, model: str, version: int, digest: str, *, manifest_bytes: int) -> Iterator[Partial | None]:
+def taken(
+    root: Path, model: str, version: int, digest: str, *, manifest_bytes: int, may_end: Callable[[], None] = nothing
+) -> Iterator[Partial | None]:
     """What has come of a package, for this process alone meanwhile; None while another one fetches it.
 
     Args:
@@ -235,6 +251,7 @@ def taken(root: Path, model: str, version: int, digest: str, *, manifest_bytes: 
         version: Its version.
         digest: Its digest, which has been checked.
         manifest_bytes: Its manifest's size.
+        may_end: See `Partial`.
 
     Raises:
         OSError: the store can't be written.
@@ -247,7 +264,7 @@ def taken(root: Path, model: str, version: int, digest: str, *, manifest_bytes: 
             yield None
         else:
             try:
-                yield Partial(folder, model, version, digest, manifest_bytes=manifest_bytes)
+                yield Partial(folder, model, version, digest, manifest_bytes=manifest_bytes, may_end=may_end)
             finally:
                 for emptied in (folder, folder.parent):
                     with contextlib.suppress(OSError):

@@ -56,6 +56,24 @@ def test_what_is_broken_off_goes_on_where_it_was(tmp_path, package):
         assert (stand.versions, stand.come) == ([1], [])
 
 
+def test_closing_ends_a_verification_under_way(tmp_path, package, monkeypatch):
+    """Nothing is installed after that, nobody waits for a large package, and what has come is there the next time."""
+    with standing(tmp_path, package) as (sender, stand):
+
+        def closed_meanwhile(*arguments, **options):
+            stand.fetcher.close()
+            return install(*arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fetching, "install", closed_meanwhile)
+            stand.step()
+        assert stand.versions == []
+        asked = list(sender.asked)
+        after = Stand(tmp_path / "store", sender.address)
+        after.step()
+        assert (after.versions, sender.asked) == ([1], asked)
+
+
 def described(sender, change):
     answer = sender.truth()
     change(answer)

@@ -65,6 +65,39 @@ def test_whenever_who_fetches_is_killed_the_next_finishes_it(package, tmp_path, 
     assert step > 10, "the process was never killed: the steps were not seen"
 
 
+class Ended(Exception):
+    """What the test ends a copy or a verification with."""
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_it_can_be_ended_between_two_pieces_of_a_file(tmp_path, monkeypatch, links):
+    """Wherever that is, all that has come stays, nothing is installed, and the next one goes on from there."""
+    package = publish_scale(tmp_path / "published", 1, 1.0, content=os.urandom(3 * 2**20))
+    if not links:
+        without_links(monkeypatch)
+    root, size_bytes = tmp_path / "store", (package.path / "manifest.json").stat().st_size
+    steps = itertools.count()
+
+    def may_end():
+        if next(steps) == last:
+            raise Ended
+
+    with taken(root, "scale", 1, package.digest, manifest_bytes=size_bytes, may_end=may_end) as partial:
+        for last in itertools.count():  # noqa: B007  may_end looks at it
+            steps, done = itertools.count(), partial.missing()
+            try:
+                while pieces := partial.missing():
+                    for piece in pieces:
+                        partial.take(piece, [(package.path / piece.path).read_bytes()[partial.offset(piece) :]])
+                install(partial.tree(), root, link=True, may_end=may_end, trial=fake_trial)
+                break
+            except Ended:
+                assert (leftovers(root), state(root)) == ([], {})
+                assert len(partial.missing()) <= max(len(done), 1)
+    assert last > (12 if links else 16)
+    assert state(root) == {"scale": ({1: package.digest}, {}, {})}
+
+
 @given(st.binary(max_size=200), st.lists(st.binary(max_size=90), max_size=8), st.integers(0, 200))
 def test_only_the_right_bytes_are_a_file_and_no_more_are_written(tmp_path_factory, content, chunks, had):
     """Whatever comes in whatever pieces after whatever had come: the file, nothing, or a part that goes on."""
