@@ -186,6 +186,7 @@ class Target:
             inputs=arrays,
             rows=rows,
             batched=self._batched[name],
+            guessed=self.package is None,
             start_s=start_s,
             deadline_s=deadline_s,
             policy=self.policy,

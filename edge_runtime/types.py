@@ -32,6 +32,8 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         inputs: By input name.
         rows: Rows along the batch axis; 1 where the signature has none.
         batched: Whether every input and output has its rows along the first axis.
+        guessed: Whether `batched` is only what a server's metadata look like: the first axis of an output may be
+            something else there, as the boxes that were found.
         start_s: The instant at which the caller asked.
         deadline_s: The instant after which an answer is worthless; None for never.
         priority: 0 runs before 1, whatever their deadlines.
@@ -48,6 +50,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     rows: int
     start_s: float
     batched: bool = False
+    guessed: bool = False
     deadline_s: float | None = None
     label: str | None = None
     priority: int = 1

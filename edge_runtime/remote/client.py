@@ -163,7 +163,7 @@ class _Carrier:
                 PREDICT,
                 message,
                 deadline_s,
-                lambda response: codec.reply(request, response, endpoint.address, clock()),
+                lambda response: codec.reply(request, response, endpoint.address, clock(), requests=requests),
                 metadata=metadata,
             )
 

@@ -149,7 +149,7 @@ class Coalescer:
         if len(self._groups) >= MAX_GROUPS:
             for old in [old for old, one in self._groups.items() if one.idle]:
                 del self._groups[old]
-        group = Group(patient=patient)
+        group = Group(patient=patient, by_rows=None if request.guessed else True)
         if len(self._groups) < MAX_GROUPS:
             self._groups[key] = group
         return group
@@ -237,7 +237,7 @@ class Coalescer:
             members, hopeless = self._timely(
                 group, [one for one in waiting if one not in gone] if gone else waiting, now_s
             )
-            members = members[: load([(member.request.rows, member.nbytes) for member in members], group.max_rows)]
+            members = members[: load([(member.request.rows, member.nbytes) for member in members], group.most_rows)]
             members = self._in_time(members, now_s)
             for member in (*members, *hopeless, *gone):
                 self._dequeue(group, member)
@@ -309,6 +309,10 @@ class Coalescer:
         """A call has ended: the next leaves, then the answers are handed out."""
         future = journey.future
         error = None if future.cancelled() else future.exception()
+        shown = None if future.cancelled() or error is not None else parcel.shows_rows(future.result())
+        if shown is not None:
+            with self._lock:
+                group.seen(by_rows=shown)
         self._free(group, parcel, answered=not future.cancelled() and error is None)
         if future.cancelled():
             return

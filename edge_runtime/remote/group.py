@@ -18,16 +18,18 @@ class Group:
         waiting: Those of high priority, and the others; in the order of their coming.
         usual_s: What calls took lately.
         max_rows: That one call may have: a server has refused more.
+        by_rows: Whether a row of an answer is of the same row of the request; None where that is not known yet.
         sending: Whether a thread is sending what waits.
         watched: Whether a timer will look after what waits.
     """
 
-    def __init__(self, *, patient: bool) -> None:
+    def __init__(self, *, patient: bool, by_rows: bool | None = True) -> None:
         self.patient = patient
         self.waiting: tuple[dict[Member, None], dict[Member, None]] = ({}, {})
         self.started_s: dict[int, float] = {}
         self.usual_s: float | None = None
         self.max_rows = MAX_ROWS
+        self.by_rows = by_rows
         self.sending = False
         self.watched = False
 
@@ -51,6 +53,19 @@ class Group:
     def in_order(self) -> list[Member]:
         """What may be in the next call: no call has more requests than rows."""
         return list(itertools.islice(itertools.chain(*self.waiting), MAX_ROWS))
+
+    @property
+    def most_rows(self) -> int:
+        """Of one call; 0 where only one request may be in it, since nobody could cut its answer apart."""
+        return self.max_rows if self.by_rows else 0
+
+    def seen(self, *, by_rows: bool) -> None:
+        """One request's own answer has shown whether its rows are the request's; that they aren't is never forgotten.
+
+        A model whose outputs happen to be as long as its inputs can't be told apart from one that answers by rows.
+        """
+        if self.by_rows is not False:
+            self.by_rows = by_rows
 
     def ended(self, number: int, now_s: float, *, answered: bool) -> None:
         """A call has ended; what it took counts if it was answered."""

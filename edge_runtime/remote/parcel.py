@@ -155,6 +155,13 @@ class Parcel:
         joined = {name: np.concatenate([part[name] for part in parts]) for name in first.inputs}
         return replace(first, inputs=joined, rows=self.rows, start_s=self.start_s, deadline_s=self.deadline_s)
 
+    def shows_rows(self, reply: Reply) -> bool | None:
+        """Whether the answer has the request's rows; None where it says nothing of that which is not known."""
+        request = self.members[0].request
+        if len(self.members) > 1 or not (request.guessed and request.batched):
+            return None
+        return all(array.shape[:1] == (request.rows,) for array in reply.outputs.values())
+
     def answer(self, reply: Reply, before: tuple[Tried, ...], now_s: float) -> None:
         """Cuts the reply apart. Each member's arrays are its own: one that is kept does not hold the others'."""
         if len(self.members) == 1:
