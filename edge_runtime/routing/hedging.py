@@ -2,10 +2,14 @@
 
 J. Dean and L. A. Barroso, "The Tail at Scale" (2013): wait for the 95th percentile, then ask a second place, and the
 tail goes for a few per cent more requests.
+
+Copies of that kind have a budget. What would be lost has none: when a server can only just be in time, and the device
+is late or stands still, the request is sent as it would have been at once, had that been known.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,12 +20,8 @@ from msgspec.structs import replace
 from edge_runtime.errors import EngineFailed
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.chain import Rescue, dropped, failed, settle, then
+from edge_runtime.routing.watch import Watch
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
-
-MIN_OWN_S = 0.005
-"""Requests whose own run takes less are answered in the caller's thread, and are over before a copy could be sent."""
-
-MIN_OWN_MS = MIN_OWN_S * 1e3
 
 MIN_ANSWERS = 50
 """Answers from which a 95th percentile is known: two or three lie beyond it."""
@@ -31,10 +31,6 @@ WINDOW = 512
 
 SHARE = 0.95
 """The share of answers that come before a copy would be sent."""
-
-PATIENCE = 1.1
-"""Past the percentile by a tenth. Most devices are so even that half of what is past it comes at once after it: a copy
-of these is lost, and the budget with it."""
 
 _REFRESH = 16
 """Answers after which the percentile is taken anew."""
@@ -89,26 +85,6 @@ class Lateness:
                 self.factor = sorted(self._ratios)[int(len(self._ratios) * SHARE)]
 
 
-def copy_after_s(predicted_s: float, factor: float | None) -> float:
-    """Seconds from the call after which an answer is later than nearly all. Pure.
-
-    Args:
-        predicted_s: What was predicted for the request.
-        factor: See `Lateness`; None while it is not known.
-    """
-    return predicted_s * max(factor or 1.0, 1.0) * PATIENCE
-
-
-def worth_a_copy(expected_s: float | None, remaining_s: float | None) -> bool:
-    """Whether a copy may be in time. Pure.
-
-    Args:
-        expected_s: What the best server is expected to take; None if none may be asked.
-        remaining_s: Seconds from its sending until the deadline; None for no deadline.
-    """
-    return expected_s is not None and (remaining_s is None or expected_s <= remaining_s)
-
-
 class Hedging:
     """What hedging needs, and what it has learnt, of one model and version. Thread-safe.
 
@@ -140,44 +116,67 @@ class Hedging:
     def race(
         self,
         request: InferRequest,
-        predicted_s: float,
+        watch: Watch,
         device: Future[Reply],
+        *,
         copy: Callable[[], Future[Reply] | None],
+        stalled: Callable[[], bool],
         rescue: Callable[[BaseException], Rescue | None],
     ) -> Pending:
         """The answer of the device, or of the copy that is sent when that is late.
 
         Args:
             request: What is asked.
-            predicted_s: Seconds until the device's answer.
+            watch: How it is looked after.
             device: The device's answer to come.
             copy: Sends the copy; None if it is not worth it.
+            stalled: Whether the device stands still.
             rescue: See `then`: where the engine fails, or would be too late, before a copy is sent.
         """
         self._budget.earn()
         race = _Race(request, device, rescue, self._clock)
-        timer: Cancellable | None = None
-        if self.ready:
-            due_s = request.start_s + copy_after_s(predicted_s, self.lateness.factor)
-            timer = self._later.call(max(due_s - self._clock(), 0.0), lambda: self._send(race, copy))
+
+        def last_call() -> None:
+            if self._clock() >= watch.late_s or stalled():
+                self._send(race, copy, free=True)
+
+        def await_last_call() -> None:
+            if watch.last_s < math.inf:
+                self._call(race, watch.last_s, last_call)
+
+        def late() -> None:
+            if not self._send(race, copy, free=False) and not race.over:
+                await_last_call()
+
+        if self.ready and watch.copied and watch.late_s < watch.last_s:
+            self._call(race, watch.late_s, late)
+        else:
+            await_last_call()
 
         def ended(_: Future[Reply]) -> None:
-            if timer is not None:
-                timer.cancel()
+            race.stop()
             # A loser counts with what it took so far: were it left out, the percentile would sink with each copy.
-            self.lateness.record(self._clock() - request.start_s, predicted_s)
+            if watch.copied:
+                self.lateness.record(self._clock() - request.start_s, watch.predicted_s)
 
         race.outer.add_done_callback(ended)
         return race.outer
 
-    def _send(self, race: _Race, copy: Callable[[], Future[Reply] | None]) -> None:
-        if race.over or not self._budget.spend():
-            return
+    def _call(self, race: _Race, due_s: float, what: Callable[[], None]) -> None:
+        race.timer = self._later.call(max(due_s - self._clock(), 0.0), what)
+        if race.over:  # Meanwhile.
+            race.stop()
+
+    def _send(self, race: _Race, copy: Callable[[], Future[Reply] | None], *, free: bool) -> bool:
+        """Sends the copy; whether it did, where there is still need of it."""
+        if race.over or not (free or self._budget.spend()):
+            return False
         sent = copy()
-        if sent is None:
-            self._budget.give_back()
-        else:
+        if sent is not None:
             race.enter(sent)
+        elif not free:
+            self._budget.give_back()
+        return sent is not None
 
 
 class _Race:
@@ -185,6 +184,7 @@ class _Race:
 
     Attributes:
         outer: What the caller waits for. Cancelling it cancels whatever is under way.
+        timer: What looks after it next; None for nothing.
     """
 
     def __init__(
@@ -196,6 +196,7 @@ class _Race:
     ) -> None:
         self.outer = Pending()
         self.outer.stage = "the device's queue"
+        self.timer: Cancellable | None = None
         self._request = request
         self._device = device
         self._rescue = rescue
@@ -214,6 +215,11 @@ class _Race:
     def over(self) -> bool:
         """Whether the device has answered or failed, or nobody waits any more."""
         return self._device.done() or self.outer.done()
+
+    def stop(self) -> None:
+        """It is looked after no more."""
+        if self.timer is not None:
+            self.timer.cancel()
 
     def enter(self, copy: Future[Reply]) -> None:
         """A copy is on its way."""

@@ -20,7 +20,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.pixels import Pixels, in_reals
 from edge_runtime.routing.chain import Rescue, after, dropped, failed, failed_servers, then
-from edge_runtime.routing.hedging import MIN_OWN_MS, MIN_OWN_S, Hedging, copy_after_s, worth_a_copy
+from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
     DEVICE_FIRST,
@@ -43,6 +43,7 @@ from edge_runtime.routing.policy import (
     predicted_s,
     tries_again,
 )
+from edge_runtime.routing.watch import MIN_OWN_MS, MIN_OWN_S, Watch, watch_of, worth_a_copy
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
@@ -112,7 +113,7 @@ class Router:
             deadline_s = request.deadline_s
             if deadline_s is None or _fits(device.costs, request.rows, deadline_s - self._clock()):
                 hedging = self._hedging
-                if hedging is not None and hedging.ready and self._hedged_from(request) is not None:
+                if hedging is not None and (deadline_s is not None or hedging.ready) and self._leaves_caller(request):
                     return self._wait(request, self.submit(request))
                 try:
                     reply = device.try_infer(request)
@@ -134,9 +135,9 @@ class Router:
                 return self._wait(request, self._elsewhere(request, route))
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
-        predicted_s = self._hedged_from(request)
-        if predicted_s is not None:
-            return self._wait(request, self._queued(device, request, predicted_s))
+        looked_after = self._watch(request)
+        if looked_after is not None:
+            return self._wait(request, self._queued(device, request, looked_after))
         try:
             # A caller that waits needs no future; and only who was for a server first may find an engine idle.
             return device.wait(request) if device_first else device.infer(request)
@@ -154,10 +155,10 @@ class Router:
                 return self._elsewhere(request, route)
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
-        return self._queued(device, request, self._hedged_from(request) if hedge else None)
+        return self._queued(device, request, self._watch(request) if hedge else None)
 
-    def _queued(self, device: Batcher, request: InferRequest, predicted_s: float | None) -> Pending:
-        """The answer to come of a request for the device, which is hedged where its prediction is given."""
+    def _queued(self, device: Batcher, request: InferRequest, watch: Watch | None) -> Pending:
+        """The answer to come of a request for the device, which is hedged where it is said how."""
         try:
             inner = device.submit(request)
         except Overloaded:  # Another thread filled the queue since the choice was made.
@@ -167,8 +168,8 @@ class Router:
             if rescued is None:
                 raise
             return then(*rescued)
-        if predicted_s is not None and self._hedging is not None:
-            return self._hedged(self._hedging, request, predicted_s, inner)
+        if watch is not None and self._hedging is not None:
+            return self._hedged(self._hedging, request, watch, inner)
         if not self._may_leave(request) and isinstance(inner, Pending):
             return inner
         return then(inner, (), lambda error: self._after_engine(request, error))
@@ -274,22 +275,28 @@ class Router:
         confined = self._remote is None or request.policy == "only_device"
         raise self._nowhere(request, {} if confined else self._outage.down())
 
-    def _hedged_from(self, request: InferRequest) -> float | None:
-        """The prediction from which it is told that the device is late; None where a copy could not be of use."""
+    def _leaves_caller(self, request: InferRequest) -> bool:
+        """Whether its run is so long that the caller waits instead of making it, to be free for a server's answer."""
+        device = self._device
+        return device is not None and device.costs.seconds(request.rows) >= MIN_OWN_S and bool(self._watch(request))
+
+    def _watch(self, request: InferRequest) -> Watch | None:
+        """How the device's request is looked after; None where a server could not be of use."""
         device, remote, hedging = self._device, self._remote, self._hedging
         if hedging is None or device is None or remote is None or request.policy != "prefer_device":
             return None
-        if device.costs.seconds(request.rows) < MIN_OWN_S:
+        own_s = device.costs.seconds(request.rows)
+        if own_s < MIN_OWN_S and request.deadline_s is None:
             return None
-        predicted_s = self._view(request).predicted_s
-        left_s = None
-        if request.deadline_s is not None:
-            left_s = request.deadline_s - self._clock() - copy_after_s(predicted_s, hedging.lateness.factor)
-            if left_s <= 0:  # As in a queue that is too long: then the servers need not even be looked at.
-                return None
-        return predicted_s if worth_a_copy(remote.expects(request), left_s) else None
+        view = self._view(request)
+        if own_s < MIN_OWN_S and not view.stalled:
+            return None
+        expected_s = remote.expects(request)
+        if expected_s is None:
+            return None
+        return watch_of(view, own_s, expected_s, hedging.lateness.factor, request, self._clock())
 
-    def _hedged(self, hedging: Hedging, request: InferRequest, predicted_s: float, inner: Future[Reply]) -> Pending:
+    def _hedged(self, hedging: Hedging, request: InferRequest, watch: Watch, inner: Future[Reply]) -> Pending:
         """The device's answer, or a server's where the device takes longer than usual."""
 
         def copy() -> Future[Reply] | None:
@@ -299,7 +306,13 @@ class Router:
                 return None
             return remote.submit(self._sendable(replace(request, reason=REASON_HEDGED)))
 
-        return hedging.race(request, predicted_s, inner, copy, lambda error: self._after_engine(request, error))
+        def stalled() -> bool:
+            return self._view(request).stalled
+
+        def rescue(error: BaseException) -> Rescue | None:
+            return self._after_engine(request, error)
+
+        return hedging.race(request, watch, inner, copy=copy, stalled=stalled, rescue=rescue)
 
     def _sendable(self, request: InferRequest) -> InferRequest:
         return in_reals(self._pixels, request) if self._pixels else request

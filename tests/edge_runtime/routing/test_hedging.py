@@ -5,13 +5,16 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from support.clock import FakeClock
 from support.places import BROKEN, BUSY, HANGS, SPOILT, FakeDevice, FakeLater, FakeRemote, asked
 
 from edge_runtime import DeadlineExceeded, EngineFailed, InvalidInput
 from edge_runtime.routing.budget import Budget
-from edge_runtime.routing.hedging import MIN_ANSWERS, PATIENCE, WINDOW, Hedging, Lateness, copy_after_s, worth_a_copy
+from edge_runtime.routing.hedging import MIN_ANSWERS, WINDOW, Hedging, Lateness
 from edge_runtime.routing.router import Router
+from edge_runtime.routing.watch import PATIENCE, SLACK_S, SLACK_SHARE, copy_after_s, worth_a_copy
+from edge_runtime.scheduling.stats import Load
 
 
 class Stand:
@@ -105,6 +108,76 @@ def test_budget_is_spent_by_copies_alone():
     stand.later.go_off()
     assert not stand.remote.asked
     assert stand.budget.spend()
+
+
+WAITS = Load(queued_requests=3, queued_rows=3, running_rows=1, engines=1, full=False)
+STALLS = replace(WAITS, queued_requests=0, queued_rows=0, stalled=1, stalled_s=0.03)
+
+
+def test_last_call():
+    """Before a request is lost a server is asked as long as it can be in time, whatever the budget says."""
+    stand = Stand(known=False, extras=0)
+    pending = stand.ask(0.1)
+    assert stand.later.waits == [pytest.approx(0.1 - 0.002 * (1 + SLACK_SHARE) - SLACK_S)]
+    stand.clock.advance(0.095)
+    stand.later.go_off()
+    stand.clock.advance(0.002)
+    stand.remote.end()
+    assert told(pending.result(0)) == (
+        "server:s:1",
+        "hedged",
+        [("device", "cancelled", 97), ("server:s:1", "answered", 2)],
+    )
+
+
+@pytest.mark.parametrize("why_not", ["budget", "server"])
+def test_last_call_after_a_copy_that_was_not_sent(why_not):
+    """What the budget refused, or no server was in time for, is looked at once more."""
+    stand = Stand(extras=0 if why_not == "budget" else 10)
+    stand.ask(0.1)
+    stand.remote.expected_s = 1.0 if why_not == "server" else 0.002
+    stand.clock.advance(0.012)
+    stand.later.go_off()
+    assert not stand.remote.asked
+    assert stand.later.waits[1] == pytest.approx(0.0945 - 0.012)
+    stand.remote.expected_s = 0.002
+    stand.clock.advance(0.083)
+    stand.later.go_off()
+    assert len(stand.remote.asked) == 1
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_last_call_of_what_waits(stalls):
+    """What should still be answered as predicted is left to the device, unless that stands still."""
+    stand = Stand(expected_s=0.03)
+    stand.device.load = WAITS
+    stand.ask(0.08)
+    assert stand.later.waits == [pytest.approx(0.08 - 0.03 * (1 + SLACK_SHARE) - SLACK_S)]
+    stand.clock.advance(0.04)
+    stand.device.load = STALLS if stalls else WAITS
+    stand.later.go_off()
+    assert len(stand.remote.asked) == stalls
+
+
+@pytest.mark.parametrize("load", [WAITS, STALLS])
+def test_short_runs_have_a_last_call_behind_a_stalled_one_alone(load):
+    """Where runs are short no caller pays for a race, unless the device stands still."""
+    stand = Stand(known=False)
+    for _ in range(100):
+        stand.device.costs.record(1, 0.001)
+    stand.device.load = load
+    stand.ask(0.1)
+    assert len(stand.later.waits) == (load is STALLS)
+    assert "0 answers" in repr(stand.hedging)
+
+
+@pytest.mark.parametrize(("deadline_s", "leaves"), [(None, False), (0.1, True), (0.0125, False)])
+def test_callers_with_deadlines_wait_for_long_runs(deadline_s, leaves):
+    """Who can be answered by a server while the own run stalls does not make it; others do."""
+    stand = Stand(known=False)
+    stand.device.outcome = None
+    stand.router.infer(asked(stand.clock, deadline_s))
+    assert bool(stand.later.waits) is leaves
 
 
 def test_what_a_copy_could_not_save_is_not_watched():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.remote import freshness, lanes
-from edge_runtime.routing import breaker, budget, hedging, policy
+from edge_runtime.routing import breaker, budget, hedging, policy, watch
+from edge_runtime.scheduling import slot
 
 DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "routing.md").read_text("utf-8")
@@ -45,7 +46,11 @@ def test_every_policy_stands_in_the_document():
         {10.0: "every ten seconds otherwise"}[freshness.IDLE_S],
         {0.1: "at most one call in ten"}[budget.RETRY_SHARE],
         {0.05: "at most one copy for twenty requests"}[budget.HEDGE_SHARE],
-        f"run takes {hedging.MIN_OWN_MS:.0f} ms or longer",
+        f"run takes {watch.MIN_OWN_MS:.0f} ms or longer",
+        {0.25: "a quarter of what it is expected to take"}[watch.SLACK_SHARE],
+        f"and {watch.SLACK_S * 1e3:.0f} ms, before that",
+        {2.0: "twice as late as predicted"}[watch.UNSURE_FACTOR],
+        {2.0: "more than twice their time"}[slot.STALLED_FACTOR],
         f"longer than {hedging.SHARE * 100:.0f} in 100",
         f"at least {hedging.MIN_ANSWERS} of them",
         {2: "while two calls are under way"}[lanes.MAX_BARE_IN_FLIGHT],
