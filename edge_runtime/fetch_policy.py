@@ -28,7 +28,8 @@ class Followed(NamedTuple):
 
     Attributes:
         address: Where it is.
-        answered_s: When it last said what it has, in monotonic seconds.
+        answered_s: When it last said what it has, in monotonic seconds; of one that was followed before the application
+            was started again, when it was first to be asked.
     """
 
     address: str
@@ -65,6 +66,11 @@ class Want(msgspec.Struct, frozen=True):
         if isinstance(self.pin, str):
             return self.pin
         return FOLLOWED if self.pin is None and self.fetch == "follow" else None
+
+    @property
+    def follows(self) -> bool:
+        """Whether a server is followed."""
+        return self.fetch == "follow" and self.label is not None
 
     def __str__(self) -> str:
         return f"{self.model}/{self.pin or 'latest'}"

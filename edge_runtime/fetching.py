@@ -26,6 +26,7 @@ from edge_runtime.installing.partial import MAX_PACKAGE_BYTES, Partial, SentWron
 from edge_runtime.pins import Pin
 from edge_runtime.remote.delivery import Described, Supplier
 from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.store import following
 from edge_runtime.store.quota import size_text
 from edge_runtime.store.store import Store
 from edge_runtime.trial import Trials
@@ -132,6 +133,7 @@ class Fetcher:
         self._due_s: dict[tuple[str, Pin], float] = {}
         self._failures: dict[tuple[str, Pin], int] = {}
         self._asked: dict[tuple[str, Pin], Followed] = {}
+        self._remembered: dict[tuple[str, Pin], str] = {}
         self._paces: dict[tuple[str, Pin], dict[str, float]] = {}
         self._told = FetchLog(_log, clock)
         self._refused: dict[str, tuple[float, str]] = {}
@@ -206,12 +208,14 @@ class Fetcher:
         return wants
 
     def _forget_others(self, keys: set[tuple[str, Pin]]) -> None:
-        for table in (self._due_s, self._failures, self._asked, self._paces):
+        for table in (self._due_s, self._failures, self._asked, self._remembered, self._paces):
             for key in table.keys() - keys:
                 del table[key]
 
     def _attend(self, want: Want) -> None:
         """One turn: asks the servers, one after the other, until one brings something."""
+        if want.follows and want.key not in self._remembered:
+            self._recall(want)
         addresses, said = self._addresses(want), []
         if not addresses:
             self._due_s[want.key] = self._clock() + RETRY_S[0]  # No fault of theirs: the first may be found at once.
@@ -233,6 +237,7 @@ class Fetcher:
             self._told.forget(want.key)
             if unfinished is None:
                 paces.clear()
+                self._remember(want, address)
             elif unfinished.pace is not None:
                 paces[address] = unfinished.pace
             self._due_s[want.key] = self._clock() + (FOLLOW_S if unfinished is None else unfinished.wait_s)
@@ -241,6 +246,26 @@ class Fetcher:
         self._failures[want.key] = failures + 1
         self._due_s[want.key] = self._clock() + RETRY_S[min(failures, len(RETRY_S) - 1)]
         self._told.say(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
+
+    def _recall(self, want: Want) -> None:
+        """Which server was followed before the application was started again: it is waited for as if it had stopped."""
+        try:
+            address = following.read(self._store.folder(want.model)).get(want.label or "", "")
+        except InvalidConfig as error:
+            _log.warning("model %s: which server was followed is not known: %s", want.model, plain(str(error)))
+            address = ""
+        self._remembered[want.key] = address
+        if address:
+            self._asked.setdefault(want.key, Followed(address, self._clock()))
+
+    def _remember(self, want: Want, address: str) -> None:
+        if not want.follows or self._remembered.get(want.key) == address:
+            return
+        self._remembered[want.key] = address
+        try:
+            following.write(self._store.folder(want.model), want.label or "", address)
+        except InvalidConfig as error:
+            _log.warning("%s: which server is followed can't be written down: %s", want, plain(str(error)))
 
     def _addresses(self, want: Want) -> list[str]:
         """Whom to ask, in this order: one server is followed as long as it answers."""

@@ -1,5 +1,6 @@
 """Which of several servers a package comes from, which one is followed, and what is said of them."""
 
+import json
 import os
 
 import grpc
@@ -85,6 +86,34 @@ def test_while_a_server_that_is_followed_starts_again_nobody_goes_back(tmp_path,
         assert label() == {FOLLOWED: 2}
         stand.clock.advance(FAITHFUL_S)
         assert label() == {FOLLOWED: 1}
+
+
+@pytest.mark.parametrize("pin", [None, "stable"])
+def test_whom_it_followed_is_known_after_a_restart(tmp_path, package, pin, caplog):
+    """While that one starts again nobody goes back to the older version of another, then as without a restart."""
+    newer = publish_scale(tmp_path / "newer", 2, 2.0)
+    label = pin or FOLLOWED
+    with sending(newer) as followed, sending(package) as other:
+        Stand(tmp_path / "store", followed.address, pin=pin, fetch="follow").step()
+        written = tmp_path / "store/scale/followed.json"
+        assert json.loads(written.read_bytes()) == {label: followed.address}
+        for addresses in [(other.address,), (other.address, followed.address)]:
+            stand = Stand(tmp_path / "store", *addresses, pin=pin, fetch="follow")
+            for _ in range(3):
+                stand.step()
+                assert stand.store.labels("scale") == {label: 2}
+                stand.clock.advance(60)
+        stand.servers.addresses = (other.address,)
+        stand.step()
+        stand.clock.advance(FAITHFUL_S)
+        stand.step()
+        assert stand.store.labels("scale") == {label: 1}
+        assert json.loads(written.read_bytes()) == {label: other.address}
+        # What was written over by another program is begun anew.
+        written.write_bytes(b"[")
+        Stand(tmp_path / "store", followed.address, pin=pin, fetch="follow").step()
+        assert "which server was followed is not known" in caplog.text
+        assert json.loads(written.read_bytes()) == {label: followed.address}
 
 
 def test_another_server_is_asked_where_one_fails(tmp_path, package):
