@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from converter.artifact import Signature
 from edge_runtime.config import MDNS, RuntimeOptions
-from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, RuntimeClosed, ServerFailed
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
@@ -35,6 +35,7 @@ class Servers:
     def __init__(self, options: RuntimeOptions, clock: Callable[[], float]) -> None:
         """Starts to look for servers where the options say so, and to ask all that are known what they serve."""
         self._clock = clock
+        self._closed = False
         self._opened_s = clock()
         table = EndpointTable(lambda address: Endpoint(address, clock), clock=clock)
         for address in options.addresses:
@@ -84,6 +85,10 @@ class Servers:
         future = self.remote.describe(target.model, target.version, target.label, start_s, deadline_s)
         try:
             return future.result(None if deadline_s is None else max(deadline_s - self._clock(), 0.0))
+        except ServerFailed as error:
+            if self._closed:  # The connection was closed under the question: that is no fault of the server.
+                raise RuntimeClosed(f"{target.subject}: the runtime has been closed") from error
+            raise
         except TimeoutError as error:
             if isinstance(error, EdgeRuntimeError):
                 raise
@@ -100,6 +105,7 @@ class Servers:
 
     def close(self) -> None:
         """Closes every connection; what waits for a server fails."""
+        self._closed = True
         self.stop_looking()
         self.remote.close()
 
