@@ -29,19 +29,27 @@ def plain(text: str) -> str:
 
 
 class FetchLog:
-    """Warnings, each unless it is what was said last of the same. For one thread."""
+    """Warnings, each unless its cause is that of what was said last of the same. For one thread."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float]) -> None:
         """Takes the log, and monotonic seconds."""
         self._limit = LogLimit(log, clock)
-        self._said: dict[Hashable, str] = {}
+        self._said: dict[Hashable, Hashable] = {}
 
-    def say(self, key: Hashable, text: str) -> None:
-        """Says something of what is wanted, unless it was said last: it is tried again and again."""
-        if self._said.get(key) != text:
+    def say(self, key: Hashable, text: str, cause: Hashable = None) -> None:
+        """Says something of what is wanted, unless it was said last: it is tried again and again.
+
+        Args:
+            key: Of what.
+            text: What.
+            cause: What has to be another one for it to be said again, though figures in the text are others; None for
+                the text.
+        """
+        cause = text if cause is None else cause
+        if self._said.get(key) != cause:
             while len(self._said) >= _MAX_SAID:
                 del self._said[next(iter(self._said))]
-            self._said[key] = text
+            self._said[key] = cause
             self._limit.warning("%s", text)
 
     def forget(self, key: Hashable) -> None:

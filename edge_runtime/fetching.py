@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from converter.artifact import Manifest, Package, PackageError, PackageExists
+from converter.artifact import Package, PackageError, PackageExists
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.fetch_log import FetchLog, plain
 from edge_runtime.fetch_policy import FOLLOWED, Followed, Want, asks, to_ask
+from edge_runtime.fetch_room import Passed, bound_bytes, check_disk
 from edge_runtime.installing.first_run import FirstRun, try_package
-from edge_runtime.installing.install import install, room_for
-from edge_runtime.installing.inventory import read_quota
-from edge_runtime.installing.partial import MAX_PACKAGE_BYTES, Partial, SentWrong, prune, taken
+from edge_runtime.installing.install import install
+from edge_runtime.installing.partial import Partial, SentWrong, prune, taken
 from edge_runtime.pins import Pin
 from edge_runtime.remote.delivery import Described, Supplier
 from edge_runtime.remote.faults import RemoteFault
@@ -62,9 +61,6 @@ KEPT_S = 600.0
 DESCRIBE_S = 5.0
 """How long a server may take to say what it has."""
 
-FREE_BYTES = 64 * 2**20
-"""What stays free on the disk."""
-
 _MAX_REFUSED = 256
 """Packages that are remembered as refused."""
 
@@ -77,10 +73,6 @@ class Table(Protocol):
     def all(self) -> Sequence[Endpoint]:
         """Every server, whether it may be asked or not."""
         ...
-
-
-class _Passed(Exception):
-    """A server can't bring it now; the text says which, and why."""
 
 
 class _Unfinished(NamedTuple):
@@ -216,7 +208,7 @@ class Fetcher:
         """One turn: asks the servers, one after the other, until one brings something."""
         if want.follows and want.key not in self._remembered:
             self._recall(want)
-        addresses, said = self._addresses(want), []
+        addresses, said, causes = self._addresses(want), [], []
         if not addresses:
             self._due_s[want.key] = self._clock() + RETRY_S[0]  # No fault of theirs: the first may be found at once.
             return
@@ -226,8 +218,9 @@ class Fetcher:
         for address in addresses:
             try:
                 unfinished = self._ask(want, address)
-            except (_Passed, EdgeRuntimeError, PackageError, OSError) as error:
+            except (Passed, EdgeRuntimeError, PackageError, OSError) as error:
                 said.append(f"{address}: {plain(str(error))}")
+                causes.append((address, plain(error.cause if isinstance(error, Passed) else str(error))))
                 if self._stopped:
                     return
                 paces[address] = 0.0
@@ -245,7 +238,7 @@ class Fetcher:
         failures = self._failures.get(want.key, 0)
         self._failures[want.key] = failures + 1
         self._due_s[want.key] = self._clock() + RETRY_S[min(failures, len(RETRY_S) - 1)]
-        self._told.say(want.key, f"{want}: no server brings its package: {'; '.join(said)}")
+        self._told.say(want.key, f"{want}: no server brings its package: {'; '.join(said)}", tuple(causes))
 
     def _recall(self, want: Want) -> None:
         """Which server was followed before the application was started again: it is waited for as if it had stopped."""
@@ -277,7 +270,7 @@ class Fetcher:
         """Has one server bring what is wanted, or a part of it; None if no more is to come.
 
         Raises:
-            _Passed: it can't.
+            Passed: it can't.
             EdgeRuntimeError, PackageError, OSError: what it brings can't be installed.
         """
         version = want.pin if isinstance(want.pin, int) else None
@@ -286,7 +279,7 @@ class Fetcher:
             try:
                 described = supplier.describe(want.model, version, label, timeout_s=DESCRIBE_S)
             except RemoteFault as fault:
-                raise _Passed(fault.said) from fault
+                raise Passed(fault.said) from fault
             if (last := self._asked.get(want.key)) is not None and last.address == address:
                 self._asked[want.key] = Followed(address, self._clock())
             missing = described.version not in want.installed
@@ -320,13 +313,13 @@ class Fetcher:
         """Fetches and installs a package; None if it is installed.
 
         Raises:
-            _Passed: not by this server, or not now.
+            Passed: not by this server, or not now.
             EdgeRuntimeError, PackageError, OSError: it can't be installed.
         """
         until_s, reason = self._refused.get(described.digest, (0.0, ""))
         if self._clock() < until_s:
-            raise _Passed(reason)  # As it was said then: it is the same package.
-        others_bytes = self._bound(described) - described.total_bytes
+            raise Passed(reason)  # As it was said then: it is the same package.
+        others_bytes = bound_bytes(self._store, described) - described.total_bytes
         prune(self._store.path, keep_bytes=others_bytes, besides=(described.model, described.digest))
         with taken(
             self._store.path,
@@ -344,7 +337,7 @@ class Fetcher:
                     self._install(partial, described, supplier.address)
                     partial.discard()
             except SentWrong as error:
-                raise _Passed(str(error)) from error
+                raise Passed(str(error)) from error
             except (PackageError, EdgeRuntimeError) as error:
                 if not self._stopped:
                     if not isinstance(error, PackageExists) or not self._has(described):
@@ -356,31 +349,13 @@ class Fetcher:
 
     def _may_end(self) -> None:
         if self._stopped:
-            raise _Passed("the runtime was closed")
-
-    def _bound(self, described: Described) -> int:
-        """What packages that come may take together.
-
-        Raises:
-            _Passed: this one is larger, or the store's quota has no room for it.
-        """
-        quota_bytes = read_quota(self._store)
-        bound_bytes = MAX_PACKAGE_BYTES if quota_bytes is None else min(quota_bytes, MAX_PACKAGE_BYTES)
-        if described.total_bytes > bound_bytes:
-            raise _Passed(
-                f"{described} has {size_text(described.total_bytes)}, at most {size_text(bound_bytes)} are fetched"
-            )
-        try:
-            room_for(self._store, described.model, described.version, described.total_bytes)
-        except InvalidConfig as error:
-            raise _Passed(str(error)) from error
-        return bound_bytes
+            raise Passed("the runtime was closed")
 
     def _fetch(self, partial: Partial, described: Described, supplier: Supplier) -> _Unfinished | None:
         """Has what is missing come, for a turn; None if all of it has.
 
         Raises:
-            _Passed: next to nothing came, or the disk has no room.
+            Passed: next to nothing came, or the disk has no room.
             SentWrong: it was not what was described.
             PackageRefused: the manifest is none.
             OSError: the disk is full or not writable.
@@ -392,7 +367,7 @@ class Fetcher:
             return _Unfinished(wait_s, (partial.held_bytes - begun_bytes) / took_s)
 
         while pieces := partial.missing():
-            self._check_room(partial, described)
+            check_disk(self._store, partial, described)
             for piece in pieces:
                 left_s = begun_s + TURN_S - self._clock()
                 if left_s <= 0:
@@ -402,31 +377,11 @@ class Fetcher:
                         whole = partial.take(piece, chunks)
                 except RemoteFault as fault:
                     if partial.held_bytes < begun_bytes + LEAST_BYTES:
-                        raise _Passed(f"{piece.path}: {fault.said}") from fault
+                        raise Passed(f"{piece.path}: {fault.said}") from fault
                     return unfinished(0.0 if fault.fault is Fault.DEADLINE else BROKEN_OFF_S)
                 if not whole:
-                    raise _Passed(f"{piece.path}: less than its {piece.entry.size_bytes} bytes came")
+                    raise Passed(f"{piece.path}: less than its {piece.entry.size_bytes} bytes came")
         return None
-
-    def _check_room(self, partial: Partial, described: Described) -> None:
-        """Whether there is room for what is to come, and for copies of it where installing makes some.
-
-        Raises:
-            _Passed: there is none.
-            SentWrong: the package is larger than was described.
-        """
-        manifest = partial.manifest()
-        if manifest is not None and _total_bytes(manifest, described) > described.total_bytes:
-            raise SentWrong(
-                f"{described}: its files have more than the {described.total_bytes} bytes that were described"
-            )
-        needed_bytes = partial.copies * described.total_bytes - partial.held_bytes + FREE_BYTES
-        free_bytes = shutil.disk_usage(self._store.path).free
-        if free_bytes < needed_bytes:
-            raise _Passed(
-                f"{described} needs {size_text(needed_bytes)} of the disk while it is installed, "
-                f"{size_text(free_bytes)} are free"
-            )
 
     def _install(self, partial: Partial, described: Described, address: str) -> None:
         try:
@@ -444,7 +399,3 @@ class Fetcher:
             del self._refused[next(iter(self._refused))]
         wait_s = ENGINE_FAILED_S if isinstance(error, EngineFailed) else REFUSED_S
         self._refused[digest] = (self._clock() + wait_s, plain(str(error)))
-
-
-def _total_bytes(manifest: Manifest, described: Described) -> int:
-    return described.manifest_bytes + sum(entry.size_bytes for entry in manifest.files.values())

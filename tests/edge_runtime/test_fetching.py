@@ -12,7 +12,7 @@ from support.edge_stores import fake_trial
 from support.fetch_stands import Stand, standing
 from support.package_senders import sending
 
-from edge_runtime import EngineFailed, PackageRefused, fetching
+from edge_runtime import EngineFailed, PackageRefused, fetch_room, fetching
 from edge_runtime.installing import partial
 from edge_runtime.installing.install import install
 from edge_runtime.installing.inventory import write_quota
@@ -263,10 +263,10 @@ def test_there_is_room_or_nothing_comes(tmp_path, package, monkeypatch):
         write_quota(stand.store, 1000)
         assert stays_away()
         write_quota(stand.store, None)
-        monkeypatch.setattr(fetching, "MAX_PACKAGE_BYTES", 1000)
+        monkeypatch.setattr(fetch_room, "MAX_PACKAGE_BYTES", 1000)
         assert stays_away()
         monkeypatch.undo()
-        monkeypatch.setattr(fetching, "FREE_BYTES", 10**15)
+        monkeypatch.setattr(fetch_room, "FREE_BYTES", 10**15)
         assert stays_away()
         monkeypatch.undo()
         stand.clock.advance(60)
@@ -274,13 +274,31 @@ def test_there_is_room_or_nothing_comes(tmp_path, package, monkeypatch):
         assert stand.versions == [1]
 
 
+def test_a_disk_without_room_is_said_once_though_ever_less_is_free(tmp_path, package, monkeypatch, caplog):
+    """By its cause and not by the figures in its text; when the cause is another one, that is said, and then again."""
+    with standing(tmp_path, package) as (_, stand):
+
+        def said(free_bytes):
+            monkeypatch.setattr(fetch_room.shutil, "disk_usage", lambda _path: SimpleNamespace(free=free_bytes))
+            stand.clock.advance(60)
+            stand.step()
+            return len(caplog.records)
+
+        assert [said(free_bytes) for free_bytes in (9_000_000, 5_000_000, 0)] == [1, 1, 1]
+        assert "8.58 MiB are free" in caplog.text
+        write_quota(stand.store, 1000)
+        assert [said(1000), said(900)] == [2, 2]
+        write_quota(stand.store, None)
+        assert said(800) == 3
+
+
 def test_a_package_needs_the_room_of_its_files_once(tmp_path, package, monkeypatch):
     """Not of the installed copy too: what has come is what is installed."""
     total = sum(path.stat().st_size for path in package.path.rglob("*") if path.is_file())
     with standing(tmp_path, package) as (_, stand):
         for free_bytes, versions in ((total - 1, []), (total, [1])):
-            free = SimpleNamespace(free=free_bytes + fetching.FREE_BYTES)
-            monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _path, free=free: free)
+            free = SimpleNamespace(free=free_bytes + fetch_room.FREE_BYTES)
+            monkeypatch.setattr(fetch_room.shutil, "disk_usage", lambda _path, free=free: free)
             stand.clock.advance(60)
             stand.step()
             assert stand.versions == versions
@@ -289,7 +307,7 @@ def test_a_package_needs_the_room_of_its_files_once(tmp_path, package, monkeypat
 
 def test_what_has_come_of_others_is_bounded(tmp_path, package, monkeypatch):
     """Packages that a server describes one after the other and never sends whole do not fill the disk; nor for good."""
-    monkeypatch.setattr(fetching, "MAX_PACKAGE_BYTES", 60_000)
+    monkeypatch.setattr(fetch_room, "MAX_PACKAGE_BYTES", 60_000)
     with standing(tmp_path, package, pin=1) as (sender, stand):
         for number in range(10):
             sender.package = publish_scale(tmp_path / f"other{number}", 1, 1.0, content=os.urandom(20_000))

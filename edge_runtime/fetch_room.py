@@ -1,0 +1,69 @@
+"""Whether a package that is described has room here: in the store's quota, and on the disk while it is installed."""
+
+from __future__ import annotations
+
+import shutil
+
+from edge_runtime.errors import InvalidConfig
+from edge_runtime.installing.install import room_for
+from edge_runtime.installing.inventory import read_quota
+from edge_runtime.installing.partial import MAX_PACKAGE_BYTES, Partial, SentWrong
+from edge_runtime.remote.delivery import Described
+from edge_runtime.store.quota import size_text
+from edge_runtime.store.store import Store
+
+FREE_BYTES = 64 * 2**20
+"""What stays free on the disk."""
+
+
+class Passed(Exception):
+    """A server can't bring a package now; the text says which, and why.
+
+    Attributes:
+        cause: The same without what changes from one try to the next, so that it is not said again for that.
+    """
+
+    def __init__(self, said: str, cause: str = "") -> None:
+        super().__init__(said)
+        self.cause = cause or said
+
+
+def bound_bytes(store: Store, described: Described) -> int:
+    """What packages that come may take together.
+
+    Raises:
+        Passed: this one is larger, or the store's quota has no room for it.
+    """
+    quota_bytes = read_quota(store)
+    found = MAX_PACKAGE_BYTES if quota_bytes is None else min(quota_bytes, MAX_PACKAGE_BYTES)
+    if described.total_bytes > found:
+        raise Passed(f"{described} has {size_text(described.total_bytes)}, at most {size_text(found)} are fetched")
+    try:
+        room_for(store, described.model, described.version, described.total_bytes)
+    except InvalidConfig as error:
+        raise Passed(str(error), f"{described}: the quota") from error
+    return found
+
+
+def check_disk(store: Store, partial: Partial, described: Described) -> None:
+    """Whether the disk has room for what is to come, and for copies of it where installing makes some.
+
+    Raises:
+        Passed: it has none.
+        SentWrong: the package is larger than was described.
+    """
+    manifest = partial.manifest()
+    if manifest is not None:
+        sizes = (entry.size_bytes for entry in manifest.files.values())
+        if described.manifest_bytes + sum(sizes) > described.total_bytes:
+            raise SentWrong(
+                f"{described}: its files have more than the {described.total_bytes} bytes that were described"
+            )
+    needed_bytes = partial.copies * described.total_bytes - partial.held_bytes + FREE_BYTES
+    free_bytes = shutil.disk_usage(store.path).free
+    if free_bytes < needed_bytes:
+        raise Passed(
+            f"{described} needs {size_text(needed_bytes)} of the disk while it is installed, "
+            f"{size_text(free_bytes)} are free",
+            f"{described}: the disk",
+        )
