@@ -13,14 +13,14 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from edge_runtime.errors import EngineFailed
+from edge_runtime.errors import EngineFailed, ServerFailed
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.chain import Rescue, dropped, failed, settle, then
-from edge_runtime.routing.watch import Watch
+from edge_runtime.routing.watch import UNSURE_FACTOR, Watch
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
 MIN_ANSWERS = 50
@@ -162,6 +162,36 @@ class Hedging:
         race.outer.add_done_callback(ended)
         return race.outer
 
+    def overtake(
+        self,
+        request: InferRequest,
+        expected_s: float,
+        last_s: float,
+        server: Future[Reply],
+        *,
+        copy: Callable[[], Future[Reply] | None],
+        rescue: Callable[[BaseException], Rescue | None],
+    ) -> Pending:
+        """The answer of a server that was asked first, or of the device that is asked while it can be in time.
+
+        Args:
+            request: What is asked.
+            expected_s: Seconds in which the server should answer. A copy before twice that is paid for by the budget.
+            last_s: The instant at which the device must be asked at the latest.
+            server: The server's answer to come.
+            copy: Asks the device; None if it does not take the request.
+            rescue: See `then`: where the server fails before that.
+        """
+        race = _Race(request, server, rescue, self._clock, _SERVER_FIRST)
+        late_s = self._clock() + UNSURE_FACTOR * expected_s
+
+        def last_call() -> None:
+            self._send(race, copy, free=self._clock() >= late_s)
+
+        self._call(race, last_s, last_call)
+        race.outer.add_done_callback(lambda _: race.stop())
+        return race.outer
+
     def _call(self, race: _Race, due_s: float, what: Callable[[], None]) -> None:
         race.timer = self._later.call(max(due_s - self._clock(), 0.0), what)
         if race.over:  # Meanwhile.
@@ -179,8 +209,20 @@ class Hedging:
         return sent is not None
 
 
+class _Order(NamedTuple):
+    """Who has a request first, and who gets a copy."""
+
+    first: str
+    second: str
+    stage: str
+
+
+_DEVICE_FIRST = _Order("device", "server", "the device's queue")
+_SERVER_FIRST = _Order("server", "device", "a server")
+
+
 class _Race:
-    """A request that the device has, and perhaps a server too.
+    """A request that one place has, and perhaps the other too: the device and the servers, or the other way round.
 
     Attributes:
         outer: What the caller waits for. Cancelling it cancels whatever is under way.
@@ -190,31 +232,33 @@ class _Race:
     def __init__(
         self,
         request: InferRequest,
-        device: Future[Reply],
+        first: Future[Reply],
         rescue: Callable[[BaseException], Rescue | None],
         clock: Callable[[], float],
+        order: _Order = _DEVICE_FIRST,
     ) -> None:
         self.outer = Pending()
-        self.outer.stage = "the device's queue"
+        self.outer.stage = order.stage
         self.timer: Cancellable | None = None
         self._request = request
-        self._device = device
+        self._order = order
+        self._first = first
         self._rescue = rescue
         self._clock = clock
         self._copy: Future[Reply] | None = None
         self._rescuer: Future[Reply] | None = None
         self._sent_ms = 0.0
-        self._device_error: BaseException | None = None
+        self._first_error: BaseException | None = None
         self._copy_error: BaseException | None = None
         self._won = False
         self._lock = threading.Lock()
         self.outer.add_done_callback(self._end)
-        device.add_done_callback(self._device_done)
+        first.add_done_callback(self._first_done)
 
     @property
     def over(self) -> bool:
-        """Whether the device has answered or failed, or nobody waits any more."""
-        return self._device.done() or self.outer.done()
+        """Whether the first place has answered or failed, or nobody waits any more."""
+        return self._first.done() or self.outer.done()
 
     def stop(self) -> None:
         """It is looked after no more."""
@@ -235,25 +279,26 @@ class _Race:
     def _spent_ms(self) -> float:
         return (self._clock() - self._request.start_s) * 1e3
 
-    def _device_done(self, device: Future[Reply]) -> None:
-        if device.cancelled() or self.outer.done():
+    def _first_done(self, done: Future[Reply]) -> None:
+        if done.cancelled() or self.outer.done():
             return
-        error = device.exception()
+        error = done.exception()
         with self._lock:
-            self._device_error = error
+            self._first_error = error
             # What the device gives up as too late, a server may still answer in time.
-            rescuable = isinstance(error, EngineFailed) or dropped(error, self._request, self._clock()) is not None
+            lost = dropped(error, self._request, self._clock()) is not None
+            rescuable = lost or isinstance(error, EngineFailed | ServerFailed)
             if rescuable and self._copy is not None and self._copy_error is None:
                 return  # The copy decides.
             if rescuable and self._copy is None:
-                self._rescuer = then(device, (), self._rescue)
+                self._rescuer = then(done, (), self._rescue)
         if self._rescuer is not None:
-            self.outer.stage = "a server"
+            self.outer.stage = _DEVICE_FIRST.stage if self._order is _SERVER_FIRST else _SERVER_FIRST.stage
             self._rescuer.add_done_callback(self._rescuer_done)
         elif error is not None:
             self._lose(error)
         else:
-            self._win(self._ahead(device.result()))
+            self._win(self._ahead(done.result()))
 
     def _rescuer_done(self, rescuer: Future[Reply]) -> None:
         if not rescuer.cancelled() and self._claim():
@@ -267,27 +312,28 @@ class _Race:
             self._win(self._overtaken(copy.result()))
             return
         with self._lock:
-            self._copy_error, first = error, self._device_error
+            self._copy_error, first = error, self._first_error
         if first is not None:
             self._lose(first)
 
     def _ahead(self, reply: Reply) -> Reply:
-        """The device's reply, which may say that a copy was sent in vain."""
+        """The first place's reply, which may say that a copy was sent in vain."""
         if self._copy is None:
             return reply
         ms = self._spent_ms - self._sent_ms
         error = self._copy_error
-        copy = Tried(place="server", outcome="cancelled", ms=ms) if error is None else failed("server", error, ms)
+        second = self._order.second
+        copy = Tried(place=second, outcome="cancelled", ms=ms) if error is None else failed(second, error, ms)
         return replace(reply, before=(*reply.before, copy), asked_ms=reply.asked_ms or 0.0)
 
     def _overtaken(self, reply: Reply) -> Reply:
-        """The copy's reply, which says what became of the device."""
-        ms, error = self._spent_ms, self._device_error
-        device = Tried(place="device", outcome="cancelled", ms=ms) if error is None else failed("device", error, ms)
+        """The copy's reply, which says what became of the first place."""
+        ms, error, first = self._spent_ms, self._first_error, self._order.first
+        loser = Tried(place=first, outcome="cancelled", ms=ms) if error is None else failed(first, error, ms)
         asked_ms = reply.asked_ms
         if asked_ms is None:
             asked_ms = self._sent_ms + sum(one.ms for one in reply.before)
-        return replace(reply, before=(device, *reply.before), asked_ms=asked_ms)
+        return replace(reply, before=(loser, *reply.before), asked_ms=asked_ms)
 
     def _claim(self) -> bool:
         """Whether nobody has ended the race so far."""
@@ -305,6 +351,6 @@ class _Race:
 
     def _end(self, _: Future[Reply]) -> None:
         """Whatever is still under way is for nobody."""
-        for one in (self._device, self._copy, self._rescuer):
+        for one in (self._first, self._copy, self._rescuer):
             if one is not None:
                 one.cancel()

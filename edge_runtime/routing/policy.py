@@ -17,6 +17,7 @@ REASON_SERVER_FAILED = "server-failed"
 REASON_ENGINE_FAILED = "engine-failed"
 REASON_UNSURE = "unsure"
 REASON_POLICY = "policy"
+REASON_SERVER_LATE = "server-late"
 REASON_NO_SERVER = "no-server"
 REASON_HEDGED = "hedged"
 
@@ -31,6 +32,7 @@ REASONS = {
     REASON_POLICY: "a server: the policy says so",
     REASON_HEDGED: "a server: the device took longer than usual, and the copy was answered first",
     REASON_SERVER_FAILED: "the device: a server was asked first, and failed",
+    REASON_SERVER_LATE: "the device: a server was asked first, and hung until the device could only just be in time",
     REASON_NO_SERVER: "the device: a server was to be asked first, and none may be, or none would be in time",
 }
 """What `Reply.reason` may say: where the answer is from, and the rule behind it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -31,6 +32,7 @@ from edge_runtime.routing.policy import (
     REASON_OVERLOADED,
     REASON_POLICY,
     REASON_SERVER_FAILED,
+    REASON_SERVER_LATE,
     REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
     TOO_SLOW,
@@ -43,7 +45,7 @@ from edge_runtime.routing.policy import (
     predicted_s,
     tries_again,
 )
-from edge_runtime.routing.watch import MIN_OWN_MS, MIN_OWN_S, Watch, watch_of, worth_a_copy
+from edge_runtime.routing.watch import MIN_OWN_MS, MIN_OWN_S, Watch, last_call_s, watch_of, worth_a_copy
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
@@ -152,7 +154,7 @@ class Router:
         if device is None or self._remote is not None or request.policy not in DEVICE_FIRST:
             route = self._choose(request)
             if device is None or route.place is not Place.DEVICE:
-                return self._elsewhere(request, route)
+                return self._elsewhere(request, route, hedge=hedge)
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
         return self._queued(device, request, self._watch(request) if hedge else None)
@@ -265,9 +267,9 @@ class Router:
     def _probes(self, request: InferRequest, remaining_s: float) -> bool:
         return self._device is not None and self._device.costs.probe(request.rows, remaining_s)
 
-    def _elsewhere(self, request: InferRequest, route: Route) -> Pending:
+    def _elsewhere(self, request: InferRequest, route: Route, *, hedge: bool = True) -> Pending:
         if route.place is Place.SERVER:
-            return self._to_server(replace(request, reason=route.reason))
+            return self._to_server(replace(request, reason=route.reason), hedge=hedge)
         if self._remote is not None and request.policy == "only_server":
             # None may be asked: who knows them all says it best.
             reason = route.reason if self._device is None else REASON_POLICY
@@ -339,7 +341,7 @@ class Router:
         future, tried = rescued
         return after(tried, self._wait(request, future))
 
-    def _to_server(self, request: InferRequest) -> Pending:
+    def _to_server(self, request: InferRequest, *, hedge: bool = False) -> Pending:
         if self._remote is None:
             raise self._nowhere(request, {})
         self._origin.check(request.subject)
@@ -347,7 +349,24 @@ class Router:
         inner = self._remote.submit(self._sendable(request))
         if self._outage.lasts:
             inner.add_done_callback(self._outage.ended)
-        return then(inner, (), lambda error: self._after_server(request, error, begun_s), "a server")
+
+        def rescue(error: BaseException) -> Rescue | None:
+            return self._after_server(request, error, begun_s)
+
+        if hedge and self._hedging is not None and request.deadline_s is not None and request.policy == "prefer_server":
+            last_s = last_call_s(request.deadline_s, self._view(request).predicted_s)
+            if last_s > begun_s:
+                expected_s = self._remote.expects(request) or 0.0
+                copy = partial(self._overtaking, replace(request, reason=REASON_SERVER_LATE))
+                return self._hedging.overtake(request, expected_s, last_s, inner, copy=copy, rescue=rescue)
+        return then(inner, (), rescue, "a server")
+
+    def _overtaking(self, request: InferRequest) -> Future[Reply] | None:
+        """The device's answer to come, of a request that a server hangs with; None if it is not taken."""
+        try:
+            return None if self._device is None else self._device.submit(request)
+        except (EngineFailed, Overloaded):
+            return None
 
     def _after_server(self, request: InferRequest, error: BaseException, begun_s: float) -> Rescue | None:
         """No server answered: the device does, if it has the version. Whether that is too late is judged there."""

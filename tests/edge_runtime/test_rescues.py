@@ -7,11 +7,11 @@ from support.far_servers import far_server
 
 from edge_runtime import Runtime
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not COMPILER, reason="needs a C compiler")]
-
 STALL_EVERY, STALL_MS, DEADLINE_MS = 40, 4000, 2000
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
 def test_a_run_that_stalls_loses_nothing_that_a_server_could_answer(tmp_path):
     """What runs as the device stalls and what waits behind it is answered by the server, within its deadline."""
     publish_scale(tmp_path / "store", 1, 2.0)
@@ -35,3 +35,15 @@ def test_a_run_that_stalls_loses_nothing_that_a_server_could_answer(tmp_path):
             caller.join()
     assert not errors
     assert {reply.reason for reply in replies if reply.place.startswith("server")} & {"hedged", "overloaded"}
+
+
+def test_a_server_that_hangs_is_overtaken_by_the_device(tmp_path):
+    """Who prefers servers is answered by the device before the deadline, and told why."""
+    publish_scale(tmp_path, 1, 2.0)
+    with far_server() as server, Runtime.open(tmp_path, fallback=server.address, threads=1, cache=None) as runtime:
+        model = runtime.model("scale")
+        assert model.predict(rows(1), policy="prefer_server").reason == "policy"
+        server.hold.clear()
+        reply = model.predict(rows(1), policy="prefer_server", deadline_ms=1000)
+    assert (reply.place, reply.reason) == ("device:cpu", "server-late")
+    assert [one.outcome for one in reply.tried] == ["cancelled", "answered"]
