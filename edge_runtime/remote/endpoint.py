@@ -302,13 +302,15 @@ class Endpoint:
 
     def _finish(self, call: Any, turn: Turn, future: Future[T], read: Callable[[Any], T], *, measured: bool) -> None:
         code = call.code()
-        received: Received | None = None
-        if code is grpc.StatusCode.OK:
-            received = call.result()
+        received: Received | None = call.result() if code is grpc.StatusCode.OK else None
+        if received is not None and not received.error:
             own_s = _own_s(call.trailing_metadata())
             self._settle(turn, None, received=received, own_s=own_s, measured=measured)
         else:
             fault = RemoteFault.of_status(code, self.address, call.details())
+            if received is not None:
+                fault = RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {received.error}")
+                received = None
             self._settle(turn, fault)
             if fault.fault in _DOUBTS:
                 self.on_doubt()

@@ -2,7 +2,8 @@
 
 Each look measures the round trip besides, and finds out that a server is gone, or back. A server of ours answers with
 its catalog (`edge.v1.Catalog`). One that knows no such call, as TensorFlow Serving, has said by that that it is there,
-and is asked for the state of each model that requests ask for (`ModelService.GetModelStatus`).
+and is asked for the state of each model that requests ask for (`ModelService.GetModelStatus`); so is one whose catalog
+can't be read.
 """
 
 from __future__ import annotations
@@ -97,13 +98,14 @@ def pace_s(pace: Pace) -> float:
 class _Watch:
     """One endpoint's looks. Of its fields one thread at a time has use: who looks, then who brings the answer."""
 
-    __slots__ = ("asking", "begun_s", "ended_s", "took_s")
+    __slots__ = ("asking", "begun_s", "ended_s", "took_s", "unreadable")
 
     def __init__(self) -> None:
         self.asking = False
         self.begun_s = -math.inf
         self.ended_s = -math.inf
         self.took_s = 0.0
+        self.unreadable = False  # Whether that has been said.
 
 
 class Freshness:
@@ -193,7 +195,7 @@ class Freshness:
         """A look has ended. In one of gRPC's threads, where nobody hears what is raised."""
         now_s = self._clock()
         try:
-            self._tell(endpoint, watch.begun_s, models, call, now_s)
+            self._tell(endpoint, watch, models, call, now_s)
         except Exception:  # noqa: BLE001  one server's answer must not end the looks at it
             _log.exception("server %s could not be looked at", endpoint.address)
         finally:
@@ -203,17 +205,23 @@ class Freshness:
         self._table.news()
         self._wake.set()  # When the next look is due is to be found out again.
 
-    def _tell(self, endpoint: Endpoint, begun_s: float, models: tuple[str, ...], call: Any, now_s: float) -> None:
+    def _tell(self, endpoint: Endpoint, watch: _Watch, models: tuple[str, ...], call: Any, now_s: float) -> None:
         """Tells the endpoint what its server has said, or not."""
-        code = call.code()
+        begun_s, code = watch.begun_s, call.code()
         fault = RemoteFault.of_status(code, endpoint.address, call.details())
         if code in _SAID_NOTHING or fault.unreachable or fault.broken:
             endpoint.unheard(begun_s, unreachable=fault.unreachable)
             endpoint.renew_line()
             return
         endpoint.heard(now_s - begun_s)
-        if code is grpc.StatusCode.OK:
+        if code is grpc.StatusCode.OK and not call.result().error:
             endpoint.told(_catalog_of(call), begun_s)
+        elif code is grpc.StatusCode.OK:
+            if not watch.unreadable:
+                why = call.result().error
+                _log.warning("server %s: its catalog can't be read, it is asked by name: %s", endpoint.address, why)
+            watch.unreadable = True
+            self._ask_states(endpoint, models, begun_s)
         elif code is grpc.StatusCode.UNIMPLEMENTED:
             self._ask_states(endpoint, models, begun_s)
 
@@ -225,7 +233,7 @@ class Freshness:
             nonlocal catalog, left
             code = call.code()
             with lock:
-                if code is grpc.StatusCode.OK:
+                if code is grpc.StatusCode.OK and not call.result().error:
                     catalog = with_status(catalog, name, call.result().message)
                 elif code is grpc.StatusCode.NOT_FOUND:
                     catalog = with_status(catalog, name, None)

@@ -6,7 +6,7 @@ import threading
 from typing import Any, NamedTuple
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from edge_runtime.remote.bounds import SERVICE_CONFIG, read
 from fallback_server.protocol.methods import (
@@ -36,13 +36,14 @@ _METHODS: tuple[Method[Any, Any], ...] = (PREDICT, GET_MODEL_METADATA, GET_MODEL
 
 
 class Received(NamedTuple):
-    """A message that came, None for one that lists too much, and how many bytes it had.
+    """A message that came, None for one that lists too much or is none; how many bytes it had; and why it is none.
 
     protobuf would have to write it again to count them.
     """
 
     message: Any
     nbytes: int
+    error: str = ""
 
 
 class Line:
@@ -90,5 +91,13 @@ def _bind(channel: grpc.Channel, method: Method[Any, Any]) -> Any:
     return channel.unary_unary(
         method.path,
         request_serializer=method.request.SerializeToString,
-        response_deserializer=lambda data: Received(read(method, data), len(data)),
+        response_deserializer=lambda data: _received(method, data),
     )
+
+
+def _received(method: Method[Any, Any], data: bytes) -> Received:
+    """What came. Nothing is raised: gRPC would write a traceback to the log for each such answer."""
+    try:
+        return Received(read(method, data), len(data))
+    except DecodeError as error:
+        return Received(None, len(data), str(error) or "no message")

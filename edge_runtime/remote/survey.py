@@ -96,19 +96,26 @@ def survey(
     """
     with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         asker = _Asker(channel, address, timeout_s)
+        why_by_name = "it does not list its models"
         try:
             update = asker.ask(CATALOG_GET, edge.CatalogRequest())
             return _of_catalog(address, update, asker.round_trip_ms(clock))
+        except _Unreadable:
+            why_by_name = "its catalog can't be read"
         except RemoteFault as fault:
             if fault.fault is not Fault.UNIMPLEMENTED:
                 return Seen(address=address, kind="silent", said=fault.said)
         try:
-            return _of_names(asker, names, clock)
+            return _of_names(asker, names, clock, why_by_name)
         except RemoteFault as why:
             if why.fault is Fault.UNIMPLEMENTED:
                 said = "it speaks gRPC, and neither edge.v1 nor TensorFlow Serving's API"
                 return Seen(address=address, kind="other", said=said)
             return Seen(address=address, kind="silent", said=why.said)
+
+
+class _Unreadable(RemoteFault):
+    """What came is no message."""
 
 
 class _Asker:
@@ -130,7 +137,7 @@ class _Asker:
         try:
             answer: Any = bounds.read(method, data)
         except DecodeError as error:
-            raise RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}") from error
+            raise _Unreadable(Fault.INTERNAL, self.address, f"unreadable answer: {error}") from error
         if answer is None:
             raise RemoteFault(Fault.INTERNAL, self.address, f"its answer lists more than {bounds.MAX_FIELDS} things")
         return cast("Response", answer)
@@ -187,7 +194,7 @@ def _version(model: edge.Model, one: edge.Version, labels: tuple[str, ...]) -> S
     )
 
 
-def _of_names(asker: _Asker, names: Sequence[str], clock: Callable[[], float]) -> Seen:
+def _of_names(asker: _Asker, names: Sequence[str], clock: Callable[[], float], why: str) -> Seen:
     asker.status("")  # Whether it is one at all, and the connection.
     models: dict[str, tuple[SeenVersion, ...]] = {}
     for name in dict.fromkeys(names):
@@ -199,7 +206,7 @@ def _of_names(asker: _Asker, names: Sequence[str], clock: Callable[[], float]) -
                 for one in found
             )
     absent = [name for name in dict.fromkeys(names) if name not in models]
-    said = "it does not list its models" + ("" if names else "; name those to ask for with --model")
+    said = why + ("" if names else "; name those to ask for with --model")
     if absent:
         said += f"; it has no {', '.join(absent)}"
     trip_ms = asker.round_trip_ms(clock)
