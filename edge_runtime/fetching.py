@@ -13,19 +13,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from converter.artifact import Package, PackageError, PackageExists
+from converter.artifact import Package, PackageError, PackageExists, version_path
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.fetch_log import FetchLog, plain
 from edge_runtime.fetch_policy import FOLLOWED, Followed, Want, asks, to_ask
 from edge_runtime.fetch_room import Passed, bound_bytes, check_disk
+from edge_runtime.installing import damage
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install
 from edge_runtime.installing.partial import Partial, SentWrong, prune, taken
 from edge_runtime.pins import Pin
 from edge_runtime.remote.delivery import Described, Supplier
 from edge_runtime.remote.faults import RemoteFault
-from edge_runtime.store import following
+from edge_runtime.store import following, lease
 from edge_runtime.store.quota import size_text
 from edge_runtime.store.store import Store
 from edge_runtime.trial import Trials
@@ -98,6 +99,7 @@ class Fetcher:
         *,
         clock: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
+        damaged: Callable[[str], Iterable[int]] = lambda _model: (),
         trial: Callable[[Package], FirstRun] | None = None,
     ) -> None:
         """Asks nobody yet; see `start`.
@@ -108,6 +110,7 @@ class Fetcher:
             wanted: The models that are asked for, by name and pin, and what may be fetched of each.
             clock: Monotonic seconds.
             changed: Called when a version was installed or a label moved.
+            damaged: The versions of a model that are installed and were found damaged.
             trial: Runs a package once before it is installed; None for a child process.
         """
         self._store = store
@@ -115,6 +118,7 @@ class Fetcher:
         self._wanted = wanted
         self._clock = clock
         self._changed = changed
+        self._damaged = damaged
         self._trials = Trials()
         self._trial = trial or functools.partial(try_package, trials=self._trials)
         self._wanted_s = clock()
@@ -182,22 +186,27 @@ class Fetcher:
             self._wake.clear()
 
     def _look(self) -> list[Want]:
-        wants = []
+        wants: dict[tuple[str, Pin], Want] = {}
         for model, pin, fetch in self._wanted():
             if fetch == "never":
                 continue
-            if pin == FOLLOWED:
-                self._told.say(
-                    (model, pin),
-                    f"model {model}: no server is asked for its label {pin!r}: on a device that says what is followed",
-                )
-                continue
             try:
                 installed = tuple(self._store.versions(model))
-                wants.append(Want(model, pin, fetch, installed, self._store.labels(model)))
+                for version in self._damaged(model):
+                    others = tuple(one for one in installed if one != version)
+                    wants[model, version] = Want(model, version, "on-demand", others)
+                if pin == FOLLOWED:
+                    self._told.say(
+                        (model, pin),
+                        f"model {model}: no server is asked for its label {pin!r}: on a device that says what is "
+                        "followed",
+                    )
+                    continue
+                want = Want(model, pin, fetch, installed, self._store.labels(model))
+                wants.setdefault(want.key, want)
             except InvalidConfig as error:
                 self._told.say((model, pin), f"model {model}: nothing is fetched of it: {plain(str(error))}")
-        return wants
+        return list(wants.values())
 
     def _forget_others(self, keys: set[tuple[str, Pin]]) -> None:
         for table in (self._due_s, self._failures, self._asked, self._remembered, self._paces):
@@ -319,6 +328,7 @@ class Fetcher:
         until_s, reason = self._refused.get(described.digest, (0.0, ""))
         if self._clock() < until_s:
             raise Passed(reason)  # As it was said then: it is the same package.
+        self._check_damaged(described, supplier.address)
         others_bytes = bound_bytes(self._store, described) - described.total_bytes
         prune(self._store.path, keep_bytes=others_bytes, besides=(described.model, described.digest))
         with taken(
@@ -383,13 +393,43 @@ class Fetcher:
                     raise Passed(f"{piece.path}: less than its {piece.entry.size_bytes} bytes came")
         return None
 
+    def _check_damaged(self, described: Described, address: str) -> None:
+        """Whether what lies at a version's place may be replaced, if anything does: by the package that it was.
+
+        Raises:
+            Passed: it may not.
+        """
+        if not self._has(described):
+            return
+        path = version_path(self._store.path, described.model, described.version)
+        if lease.is_open(path):
+            raise Passed(f"{described} is damaged here, and open in a process: it stays until that has closed it")
+        was = damage.digests(path)
+        if was and described.digest not in was:
+            raise Passed(
+                f"{described} is damaged here, and {address} has another package of this version: it stays until one "
+                "is installed with --replace"
+            )
+
     def _install(self, partial: Partial, described: Described, address: str) -> None:
+        path = version_path(self._store.path, described.model, described.version)
+        replace = self._has(described) and damage.is_damaged(path, may_end=self._may_end)
+        if replace:
+            self._check_damaged(described, address)
         try:
-            done = install(partial.tree(), self._store.path, link=True, may_end=self._may_end, trial=self._trial)
+            done = install(
+                partial.tree(),
+                self._store.path,
+                replace=replace,
+                link=True,
+                may_end=self._may_end,
+                trial=self._trial,
+            )
         except PackageRefused as error:
             raise PackageRefused(f"{error} (fetched from {address})") from error
         if not done.was_there:
-            _log.info("installed %s, %s, from %s", described, size_text(described.total_bytes), address)
+            what = "in the place of a damaged one" if replace else size_text(described.total_bytes)
+            _log.info("installed %s, %s, from %s", described, what, address)
 
     def _has(self, described: Described) -> bool:
         return described.version in self._store.versions(described.model)

@@ -26,6 +26,7 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.fetch_policy import checked_fetch, in_order
+from edge_runtime.installing.damage import tells_damage
 from edge_runtime.model import Model
 from edge_runtime.pins import checked_pin
 from edge_runtime.routing import cascade
@@ -74,6 +75,7 @@ class Runtime:
         self._meters: dict[tuple[str, int | None], Meter] = {}
         self._models: dict[tuple[str, int | str | None], Model] = {}
         self._refused: dict[Key, float] = {}
+        self._damaged: set[Key] = set()
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._closed = False
@@ -329,7 +331,12 @@ class Runtime:
         key = (name, version, stamp_of(self._store, name, version))
         if len(self._refused) >= MAX_MODELS:
             self._refused.clear()
+            self._damaged.clear()
         self._refused[key] = self._clock() + _REFUSED_S
+        if self._fetcher is not None and tells_damage(error.__cause__):
+            with self._lock:
+                self._damaged = {one for one in self._damaged if one[:2] != key[:2]} | {key}
+            self._fetcher.wake()
         self._say_once(name, f"{name}/{version} can't be loaded and is passed over: {error}")
 
     def _say_once(self, name: str, text: str) -> None:
@@ -342,6 +349,8 @@ class Runtime:
 
     def _device_target(self, name: str, version: int) -> Target:
         loaded = self._versions.get(name, version)
+        with self._lock:
+            self._damaged.discard(loaded.key)
         router = self._router(name, loaded, REASON_VERSION_MISSING)
         options = self.options.of(name)
         target = Target(
@@ -438,7 +447,14 @@ class Runtime:
 
         if self._remote is None or not isinstance(self._store, Store):
             return None
-        fetcher = Fetcher(self._store, self._remote.endpoints, self._wanted, clock=self._clock, changed=self.refresh)
+        fetcher = Fetcher(
+            self._store,
+            self._remote.endpoints,
+            self._wanted,
+            clock=self._clock,
+            changed=self.refresh,
+            damaged=self._damaged_of,
+        )
         fetcher.start()
         return fetcher
 
@@ -447,6 +463,12 @@ class Runtime:
         with self._lock:
             keys = list(self._models)
         return [(name, pin, self.options.of(name).fetch or "never") for name, pin in keys]
+
+    def _damaged_of(self, name: str) -> list[int]:
+        """The versions of a model that lie here and were found damaged."""
+        with self._lock:
+            keys = [key for key in self._damaged if key[0] == name]
+        return [version for _, version, stamp in keys if stamp == stamp_of(self._store, name, version)]
 
     def _watch(self) -> None:
         """The watcher's thread: follows the store until the runtime is closed."""

@@ -31,10 +31,17 @@ class Stand:
         self.store = Store(root)
         self.clock = FakeClock()
         self.changes = 0
+        self.damaged = []
         self.wanted = [("scale", pin, fetch)]
         self.servers = Servers(*addresses)
         self.fetcher = Fetcher(
-            self.store, self.servers, lambda: self.wanted, clock=self.clock, changed=self.changed, trial=trial
+            self.store,
+            self.servers,
+            lambda: self.wanted,
+            clock=self.clock,
+            changed=self.changed,
+            damaged=lambda _model: self.damaged,
+            trial=trial,
         )
 
     def changed(self):
