@@ -57,6 +57,7 @@ class Servers:
             from edge_runtime.remote.discovery import Discovery  # noqa: PLC0415  loads zeroconf
 
             self._discovery = Discovery(table)
+            table.sought_until_s = self._opened_s + _DISCOVERY_S
 
     def __repr__(self) -> str:
         return repr(self.remote)
@@ -113,7 +114,7 @@ class Servers:
         """Just after the opening no server may have been found yet: waits for the first, within the deadline."""
         if self._discovery is None:
             return
-        until_s = self._opened_s + _DISCOVERY_S
+        until_s = self.remote.endpoints.sought_until_s
         if deadline_s is not None:
             until_s = min(until_s, deadline_s)
         self.remote.endpoints.wait_for_any(max(until_s - self._clock(), 0.0))

@@ -108,7 +108,11 @@ class Interest(msgspec.Struct, frozen=True):
 
 
 class EndpointTable:
-    """Endpoints by key. Thread-safe; sources add and remove, the router picks."""
+    """Endpoints by key. Thread-safe; sources add and remove, the router picks.
+
+    Attributes:
+        sought_until_s: The instant until which the first may well be found; minus infinity where none is looked for.
+    """
 
     def __init__(
         self,
@@ -130,6 +134,7 @@ class EndpointTable:
         self._endpoints: dict[str, Endpoint] = {}
         self._choices: dict[tuple[str, int | None, str | None], _Choice] = {}
         self._news = 0
+        self.sought_until_s = -math.inf
         self._wanted_s = -math.inf
         self._rouse_s = math.inf
         self._rouse: Callable[[], None] = _nobody
@@ -274,6 +279,10 @@ class EndpointTable:
         self._rouse_s = math.inf
         self._rouse()
 
+    def awaits_first(self, now_s: float) -> bool:
+        """Whether none is known, and one may be found soon."""
+        return now_s < self.sought_until_s and not self._endpoints
+
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until there is an endpoint; whether there is."""
         with self._lock:
@@ -282,6 +291,7 @@ class EndpointTable:
     def close(self) -> None:
         """Asks for news no more, and closes every connection."""
         self._rouse = _nobody
+        self.sought_until_s = -math.inf
         self._stop_asking()
         with self._lock:
             endpoints, self._endpoints = set(self._endpoints.values()), {}

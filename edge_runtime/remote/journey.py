@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +27,9 @@ MAX_ATTEMPTS = 3
 RETRY_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)
 """Waits before the further rounds of a request that nobody else can answer: a full queue is soon shorter, and a model
 takes seconds to load."""
+
+SOUGHT_EVERY_S = 0.02
+"""How often a request that only servers can answer looks for the first one, just after the opening."""
 
 _FINAL = frozenset({Fault.INVALID_INPUT, Fault.PRECONDITION})
 """What another server would say too."""
@@ -222,6 +226,9 @@ class Journey(Generic[T]):
 
     def _wait(self, now_s: float) -> bool:
         """Plans another round among those that may answer later; False if there are none, or no time."""
+        if self._trip.patient and self._means.endpoints.awaits_first(now_s):
+            left_s = math.inf if self._trip.deadline_s is None else self._trip.deadline_s - now_s
+            return self._means.later.call(min(SOUGHT_EVERY_S, left_s), self._go) is not None
         passing = {address for address, fault in self._faults.items() if fault.passing}
         if not (self._trip.patient and (passing or self._unpaid) and self._round < len(RETRY_WAITS_S)):
             return False

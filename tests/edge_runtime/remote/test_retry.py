@@ -3,16 +3,17 @@ import contextlib
 import grpc
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.clock import FakeClock
 from support.edge_models import rows
 from support.edge_servers import scale_server
 from support.prompt_client import PromptClient, handed_over
 from support.remote_servers import WAIT_S, FakeLater, answering
 
-from edge_runtime import RuntimeClosed, ServerFailed
+from edge_runtime import DeadlineExceeded, RuntimeClosed, ServerFailed
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
-from edge_runtime.remote.journey import MAX_ATTEMPTS, RETRY_WAITS_S
+from edge_runtime.remote.journey import MAX_ATTEMPTS, RETRY_WAITS_S, SOUGHT_EVERY_S
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN
 from edge_runtime.types import InferRequest
 
@@ -201,3 +202,27 @@ def test_servers_that_were_not_asked_may_have_it(client, clock):
         error = failure(client.submit(request(clock, version=9)))
     assert not error.lacking
     assert sum(text == f"not asked, {MAX_ATTEMPTS} others were" for text in error.asked.values()) == 1
+
+
+def test_the_first_server_is_awaited_while_it_is_sought(client, clock, later):
+    """Just after the opening what only servers can answer waits until one is found, and no longer than that."""
+    client.endpoints.sought_until_s = clock() + 3.0
+    only_server = replace(request(clock, reason="policy"), policy="only_server")
+    pending, hasty = client.submit(only_server), client.submit(request(clock, reason="policy"))
+    assert failure(hasty).asked == {}
+    assert later.waits_s == [SOUGHT_EVERY_S]
+    with scale_server({1: 2.0}) as running:
+        add(client, running.address)
+        later.pass_time()
+        assert pending.result(WAIT_S).place == f"server:{running.address}"
+
+
+@pytest.mark.parametrize(("within_s", "error"), [(1.0, DeadlineExceeded), (None, ServerFailed)])
+def test_the_first_server_is_not_awaited_for_ever(client, clock, later, within_s, error):
+    """The deadline ends it, or the time in which one is found if there is one."""
+    client.endpoints.sought_until_s = clock() + 3.0
+    pending = client.submit(request(clock, within_s=within_s))
+    assert not pending.done()
+    clock.advance(3.0)
+    later.pass_time()
+    assert isinstance(pending.exception(WAIT_S), error)
