@@ -29,6 +29,7 @@ from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.store import following, lease
 from edge_runtime.store.quota import size_text
 from edge_runtime.store.store import Store
+from edge_runtime.telemetry import FetchStats
 from edge_runtime.trial import Trials
 from fallback_server.protocol.status import Fault
 
@@ -62,6 +63,9 @@ KEPT_S = 600.0
 DESCRIBE_S = 5.0
 """How long a server may take to say what it has."""
 
+FETCHING, INSTALLING = "fetching", "installing"
+"""States of what is under way."""
+
 _MAX_REFUSED = 256
 """Packages that are remembered as refused."""
 
@@ -86,6 +90,15 @@ class _Unfinished(NamedTuple):
 
     wait_s: float
     pace: float | None = None
+
+
+class _UnderWay(NamedTuple):
+    """What is being fetched now."""
+
+    partial: Partial
+    described: Described
+    server: str
+    state: str
 
 
 class Fetcher:
@@ -133,10 +146,27 @@ class Fetcher:
         self._paces: dict[tuple[str, Pin], dict[str, float]] = {}
         self._told = FetchLog(_log, clock)
         self._refused: dict[str, tuple[float, str]] = {}
+        self._under_way: _UnderWay | None = None
         self._thread = threading.Thread(target=self._run, name="edge-fetch", daemon=True)
 
     def __repr__(self) -> str:
         return f"<Fetcher {self._store!r}, {len(self._due_s)} wanted>"
+
+    @property
+    def stats(self) -> FetchStats | None:
+        """What is being fetched now; None for nothing. May be asked by any thread."""
+        under_way = self._under_way
+        if under_way is None:
+            return None
+        partial, described, server, state = under_way
+        return FetchStats(
+            model=described.model,
+            version=described.version,
+            server=server,
+            state=state,
+            held_bytes=min(partial.held_bytes, described.total_bytes) if state == FETCHING else described.total_bytes,
+            total_bytes=described.total_bytes,
+        )
 
     def start(self) -> None:
         """Begins."""
@@ -342,8 +372,10 @@ class Fetcher:
             if partial is None:
                 return _Unfinished(RETRY_S[0])  # Another process fetches it.
             try:
+                self._under_way = _UnderWay(partial, described, supplier.address, FETCHING)
                 unfinished = self._fetch(partial, described, supplier)
                 if unfinished is None:
+                    self._under_way = self._under_way._replace(state=INSTALLING)
                     self._install(partial, described, supplier.address)
                     partial.discard()
             except SentWrong as error:
@@ -355,6 +387,8 @@ class Fetcher:
                     if not isinstance(error, EngineFailed):
                         partial.discard()
                 raise
+            finally:
+                self._under_way = None
             return unfinished
 
     def _may_end(self) -> None:

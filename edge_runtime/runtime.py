@@ -85,6 +85,7 @@ class Runtime:
         self._servers = self._open_servers() if options.fallbacks else None
         self._remote = None if self._servers is None else self._servers.remote
         self._origin = Origin()
+        self._fetcher: Fetcher | None = None
         self._metrics = self._serve_metrics(options.metrics) if options.metrics else None
         self._hall.monitor.start()
         self._watcher = threading.Thread(target=self._watch, name="edge-store-watch", daemon=True)
@@ -189,6 +190,7 @@ class Runtime:
             servers=self.servers,
             climate=self._hall.monitor.climate.stats(),
             endpoints=() if self._servers is None else self._servers.stats,
+            fetch=None if self._fetcher is None else self._fetcher.stats,
         )
 
     def refresh(self) -> None:

@@ -217,6 +217,26 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     serves: dict[str, tuple[int, ...]] | None = None
 
 
+class FetchStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A package that is being fetched.
+
+    Attributes:
+        model: Whose.
+        version: Which.
+        server: From which server, as `host:port`.
+        state: `fetching`, or `installing` when all of it has come.
+        held_bytes: What has come so far, in this turn and before.
+        total_bytes: Of so many.
+    """
+
+    model: str
+    version: int
+    server: str
+    state: str
+    held_bytes: int
+    total_bytes: int
+
+
 class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     """A runtime at one instant.
 
@@ -225,12 +245,14 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
         servers: By `host:port`, the state of the breaker: `closed` is the healthy one.
         climate: Temperatures and throttling.
         endpoints: The servers once more, with what is known of each.
+        fetch: The package that is being fetched now; None for none.
     """
 
     models: tuple[ModelStats, ...] = ()
     servers: dict[str, str] = {}
     climate: ClimateStats = ClimateStats()
     endpoints: tuple[ServerStats, ...] = ()
+    fetch: FetchStats | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

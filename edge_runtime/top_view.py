@@ -9,7 +9,7 @@ from typing import NamedTuple
 from edge_runtime.figures import added, bytes_text, count_text, duration_text, known_text, quantile_text, since
 from edge_runtime.screen_text import Line, Piece, line, table
 from edge_runtime.snapshot import Snapshot
-from edge_runtime.telemetry import ClimateStats, Histogram, ModelStats, RuntimeStats, ServerStats
+from edge_runtime.telemetry import ClimateStats, FetchStats, Histogram, ModelStats, RuntimeStats, ServerStats
 
 KEPT = 61
 """Snapshots that are looked at: at one a second, the curve of a minute."""
@@ -86,6 +86,7 @@ def view(history: Sequence[Snapshot], address: str, *, blocks: bool = True) -> V
         _models(span, stats, old, answers),
         _places(span, answers),
         _servers(span, stats, answers),
+        _fetch(span, stats.fetch, old.fetch),
         _engines(stats.models),
         _failures(span, errors),
     )
@@ -303,6 +304,24 @@ def _servers(span: _Span, stats: RuntimeStats, answers: dict[_Key, tuple[Histogr
     unit = _unit(span)
     headings = ("SERVER", "BREAKER", "IN FLIGHT", f"ANSWERS{unit}", "ROUND TRIP ms", "BYTES/s", "TAKES ms", "SERVES")
     return table(headings, rows, right=range(2, 7))
+
+
+def _fetch(span: _Span, fetch: FetchStats | None, before: FetchStats | None) -> list[Line]:
+    if fetch is None:
+        return []
+    pace = "-"
+    if before is not None and (before.model, before.version) == (fetch.model, fetch.version):
+        pace = bytes_text(max(fetch.held_bytes - before.held_bytes, 0) / span.seconds)
+    row: list[str | Piece] = [
+        (f"{fetch.model}/{fetch.version}", "name"),
+        fetch.server,
+        (fetch.state, "fair"),
+        bytes_text(fetch.held_bytes),
+        bytes_text(fetch.total_bytes),
+        f"{100 * fetch.held_bytes / fetch.total_bytes:.0f} %" if fetch.total_bytes > 0 else "-",
+        pace,
+    ]
+    return table(("FETCHED", "FROM", "STATE", "HAS COME", "OF", "SHARE", "BYTES/s"), [row], right=(3, 4, 5, 6))
 
 
 def _served(serves: dict[str, tuple[int, ...]] | None) -> str:

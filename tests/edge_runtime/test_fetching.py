@@ -74,6 +74,40 @@ def test_closing_ends_a_verification_under_way(tmp_path, package, monkeypatch):
         assert (after.versions, sender.asked) == ([1], asked)
 
 
+def test_what_is_under_way_can_be_seen(tmp_path, package):
+    """Which package, from where, how much of it has come; nothing before and after."""
+    seen = []
+
+    def trial(tried):
+        seen.append(stand.fetcher.stats)
+        return fake_trial(tried)
+
+    with standing(tmp_path, package, trial=trial) as (sender, stand):
+        total = sum(file.bytes for file in sender.truth().files)
+
+        def send(request):
+            seen.append(stand.fetcher.stats)
+            yield from sender.pieces(request)
+
+        sender.send = send
+        assert stand.fetcher.stats is None
+        sender.break_off_after = 8000
+        stand.step()
+        assert stand.fetcher.stats is None
+        sender.break_off_after = None
+        stand.clock.advance(60)
+        stand.step()
+        assert stand.fetcher.stats is None
+        assert {(one.model, one.version, one.server, one.total_bytes) for one in seen} == {
+            ("scale", 1, sender.address, total)
+        }
+        assert [one.state for one in seen] == ["fetching"] * 3 + ["installing"]
+        held = [one.held_bytes for one in seen]
+        assert held == sorted(held)
+        assert held[2] >= held[1] + 8000
+        assert held[3] == total
+
+
 def described(sender, change):
     answer = sender.truth()
     change(answer)

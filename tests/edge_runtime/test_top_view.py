@@ -1,9 +1,11 @@
 import pytest
+from msgspec.structs import replace
 from support.snapshots import SERVER, busy, snapshot
 
 from edge_runtime.figures import bytes_text, count_text, duration_text, number_text
 from edge_runtime.screen_text import shown
-from edge_runtime.telemetry import RuntimeStats
+from edge_runtime.snapshot import decode, encode
+from edge_runtime.telemetry import FetchStats, RuntimeStats
 from edge_runtime.top_view import WINDOW, view
 
 
@@ -75,6 +77,20 @@ def test_a_version_that_was_loaded_anew_has_no_negative_rates():
     """Its queue's counters begin at 0, while its requests are counted on."""
     lines = text(snapshot(busy(dropped=50)), snapshot(busy(local=200, dropped=1), taken_s=101.0))
     assert row(lines, "digits/3    ")[-1] == "0"
+
+
+def test_a_package_on_its_way_is_shown():
+    """Which, from where, how much of it, and how fast it comes; nothing where none does."""
+    fetch = FetchStats(
+        model="faces", version=7, server=SERVER, state="fetching", held_bytes=3_000_000, total_bytes=12_000_000
+    )
+    now = snapshot(RuntimeStats(fetch=fetch), taken_s=102.0)
+    assert row(text(now), "faces/7") == ["faces/7", SERVER, "fetching", "3.0 MB", "12.0 MB", "25 %", "-"]
+    earlier = snapshot(RuntimeStats(fetch=replace(fetch, held_bytes=1_000_000)), taken_s=100.0)
+    assert row(text(earlier, now), "faces/7")[-1] == "1.0 MB"
+    assert row(text(snapshot(RuntimeStats(), taken_s=100.0), now), "faces/7")[-1] == "-"
+    assert not [line for line in text(snapshot()) if line.startswith("FETCHED")]
+    assert decode(encode(now)).stats.fetch == fetch
 
 
 def test_an_idle_runtime_says_so():
