@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import msgspec
 
+from edge_runtime.remote.bell import Bell
 from edge_runtime.remote.catalog import ServedCatalog, read_update, with_status
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable
@@ -118,7 +119,7 @@ class Freshness:
         self._watches: dict[Endpoint, _Watch] = {}
         self._roused = False
         self._closed = False
-        self._wake = threading.Event()
+        self._bell = Bell()
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
@@ -133,12 +134,12 @@ class Freshness:
     def rouse(self) -> None:
         """Every endpoint is looked at again at once. Returns at once."""
         self._roused = True
-        self._wake.set()
+        self._bell.ring()
 
     def close(self) -> None:
         """Ends the thread. Looks under way end with their channels."""
         self._closed = True
-        self._wake.set()
+        self._bell.ring()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -173,13 +174,12 @@ class Freshness:
 
     def _run(self) -> None:
         while not self._closed:
-            self._wake.clear()  # Before the tick: what wakes it meanwhile may have come too late for this one.
             try:
                 wait_s = self.tick()
             except Exception:  # noqa: BLE001  what a server has said must not end the looks at the others
                 _log.exception("servers could not be looked at")
                 wait_s = IDLE_S
-            if self._wake.wait(wait_s) and not self._closed:
+            if self._bell.wait(wait_s) and not self._closed:
                 time.sleep(_BURST_S)
 
     def _look(self, endpoint: Endpoint, watch: _Watch, models: tuple[str, ...], now_s: float) -> None:
@@ -203,7 +203,7 @@ class Freshness:
             watch.ended_s = now_s
             watch.asking = False
         self._table.news()
-        self._wake.set()  # When the next look is due is to be found out again.
+        self._bell.ring()  # When the next look is due is to be found out again.
 
     def _tell(self, endpoint: Endpoint, watch: _Watch, models: tuple[str, ...], call: Any, now_s: float) -> None:
         """Tells the endpoint what its server has said, or not."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from edge_runtime.remote.bell import Bell
+
 _log = logging.getLogger(__name__)
 
 MAX_TIMERS = 16384
@@ -45,45 +47,48 @@ class Later(Protocol):
 
 
 class Timers:
-    """A `Later` with a thread of its own, started by the first call. Thread-safe; `what` must be quick."""
+    """A `Later` with a thread of its own. Thread-safe; `what` must be quick.
+
+    Whoever calls may be interrupted by a signal's handler at any point: then its wait has been taken, or it hasn't.
+    """
 
     def __init__(self) -> None:
+        """Starts the thread, so that nobody is interrupted while starting it."""
         self._due: list[tuple[float, int, Timer]] = []
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._bell = Bell()
         self._numbers = itertools.count()
         self._sweep_at = _FEW
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="edge-remote-timer", daemon=True)
+        self._thread.start()
 
     def call(self, delay_s: float, what: Callable[[], None]) -> Timer | None:
         """See `Later`."""
         timer = Timer(what)
-        with self._changed:
+        due_s = time.monotonic() + delay_s
+        with self._lock:
             if len(self._due) >= self._sweep_at:
                 self._sweep()
             if self._closed or len(self._due) >= MAX_TIMERS:
                 return None
-            heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._numbers), timer))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="edge-remote-timer", daemon=True)
-                self._thread.start()
-            elif self._due[0][2] is timer:  # Else the thread wakes early enough.
-                self._changed.notify()
+            if not self._due or due_s < self._due[0][0]:  # Else the thread wakes early enough.
+                self._bell.ring()  # It waits for the lock: rung after, an interrupt between would leave it asleep.
+            heapq.heappush(self._due, (due_s, next(self._numbers), timer))
         return timer
 
     def close(self) -> None:
         """See `Later`."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        self._closed = True
+        self._bell.ring()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _sweep(self) -> None:
         """Throws out what was cancelled: far deadlines of requests that were answered long ago would fill it."""
-        self._due = [entry for entry in self._due if entry[2].what is not None]
-        heapq.heapify(self._due)
+        left = [entry for entry in self._due if entry[2].what is not None]
+        heapq.heapify(left)
+        self._due = left
         self._sweep_at = min(max(2 * len(self._due), _FEW), MAX_TIMERS)
 
     def _run(self) -> None:
@@ -95,17 +100,17 @@ class Timers:
 
     def _next(self) -> Callable[[], None] | None:
         """Waits for what is due next; None when all is done and closed."""
-        with self._changed:
-            while True:
+        while True:
+            with self._lock:
+                closed = self._closed
                 while self._due and self._due[0][2].what is None:
                     heapq.heappop(self._due)
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
-                if self._due and (self._closed or (wait_s is not None and wait_s <= 0)):
+                if self._due and (closed or (wait_s is not None and wait_s <= 0)):
                     what = heapq.heappop(self._due)[2].what
                     if what is not None:  # Cancelled between the look above and here.
                         return what
                     continue
-                if self._closed:
+                if closed:
                     return None
-                # A deadline may be further away than the system can wait.
-                self._changed.wait(None if wait_s is None else min(wait_s, threading.TIMEOUT_MAX))
+            self._bell.wait(wait_s)
