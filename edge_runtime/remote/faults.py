@@ -34,6 +34,10 @@ _TOO_LARGE = ("message larger than max", "decompression larger than max", "messa
 """gRPC's own words, in C++ and Go, and in Java, where a message is larger than a server reads. The code is that of a
 full queue."""
 
+_NO_SUCH_LABEL = "unrecognized servable version label"
+"""TensorFlow Serving's words where it doesn't know a label. The code is that of a bad input, which no other would take
+either; but another may have the label."""
+
 _ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
 """Faults that a healthy server answers with."""
 
@@ -92,6 +96,8 @@ class RemoteFault(Exception):
         fault = Fault.of(code)
         if code is grpc.StatusCode.UNKNOWN and any(text in words.lower() for text in _BROKEN):
             fault = Fault.NOT_READY  # gRPC gives a stream that its connection took along this code as well.
+        if fault is Fault.INVALID_INPUT and words.lower().startswith(_NO_SUCH_LABEL):
+            fault = Fault.NOT_FOUND
         unreachable = fault is Fault.NOT_READY and any(text.lower() in words.lower() for text in _UNREACHABLE)
         broken = fault is Fault.NOT_READY and not unreachable and any(text in words.lower() for text in _BROKEN)
         too_large = fault is Fault.QUEUE_FULL and any(text in words.lower() for text in _TOO_LARGE)

@@ -19,11 +19,13 @@ WAIT_S = 10
 def answering(predict=None, metadata=None):
     """The address of a real gRPC server whose Predict and GetModelMetadata are the test's functions of the request.
 
-    What they return is the answer, or a status code to end the call with.
+    What they return is the answer, or a status code to end the call with, which may come with its words.
     """
 
     def answer(behaviour, request, context):
         said = behaviour(request)
+        if isinstance(said, tuple):
+            context.abort(*said)
         return context.abort(said, "the test wants it so") if isinstance(said, grpc.StatusCode) else said
 
     def handler(method, behaviour):

@@ -77,6 +77,30 @@ def test_server_that_lacks_the_version_is_followed_by_one_that_has_it(client):
     assert places == {f"server:{having.address}"}
 
 
+def test_server_that_does_not_know_the_label_is_followed_by_one_that_does(client):
+    """TensorFlow Serving gives an unknown label the code of a bad input, which nobody else would be asked after."""
+
+    def knows(request):
+        y = tensors.encode(tensors.decode(request.inputs["x"]))
+        response = pb.PredictResponse(outputs={"y": y})
+        response.model_spec.version.value = 2
+        return response
+
+    def lacks(_):
+        return grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label: stable"
+
+    labelled = replace(request(), version=None, label="stable")
+    with answering(predict=lacks) as lacking:
+        add(client, lacking)
+        with pytest.raises(ServerFailed, match="Unrecognized") as caught:
+            client.submit(labelled).result(WAIT_S)
+        assert caught.value.lacking
+        with answering(predict=knows) as having:
+            add(client, having)
+            places = {client.submit(labelled).result(WAIT_S).place for _ in range(4)}
+    assert places == {f"server:{having}"}
+
+
 def test_dead_server_is_followed_by_a_living_one(client):
     """An endpoint nobody listens on costs one failed connection, and the request is answered elsewhere."""
     with scale_server({1: 2.0}) as gone:

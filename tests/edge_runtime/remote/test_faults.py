@@ -17,6 +17,8 @@ from fallback_server.protocol.status import Fault
         ("RESOURCE_EXHAUSTED", "the queue is full", Fault.QUEUE_FULL, ""),
         ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (9 vs. 4)", Fault.QUEUE_FULL, "too_large"),
         ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (9 vs. 4)", Fault.QUEUE_FULL, "too_large"),
+        ("INVALID_ARGUMENT", "Unrecognized servable version label: stable", Fault.NOT_FOUND, ""),
+        ("INVALID_ARGUMENT", "x has 3 values", Fault.INVALID_INPUT, ""),
         ("UNAVAILABLE", "version 2 is LOADING", Fault.NOT_READY, ""),
         ("INTERNAL", "the model read from a broken pipe", Fault.INTERNAL, ""),
     ],
