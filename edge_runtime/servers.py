@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from converter.artifact import Signature
 from edge_runtime.config import MDNS, RuntimeOptions
@@ -49,7 +50,8 @@ class Servers:
             clock=clock,
             timeout_s=options.server_timeout_s,
             later=self._later,
-            hedges=self._hedges if options.hedge else None,
+            hedges=self._hedges,
+            hedged=partial(_hedged, options),
         )
         self.outage = Outage(lambda: self.states)
         self._discovery = None
@@ -98,6 +100,9 @@ class Servers:
             limit_ms = spent_ms if deadline_s is None else (deadline_s - start_s) * 1e3
             spent = {"asking a server for the signatures": spent_ms}
             raise DeadlineExceeded(target.subject, limit_ms, spent) from None
+        except BaseException:
+            future.cancel()  # The caller was interrupted: nobody waits any more.
+            raise
 
     def stop_looking(self) -> None:
         """No server is found any more."""
@@ -118,3 +123,9 @@ class Servers:
         if deadline_s is not None:
             until_s = min(until_s, deadline_s)
         self.remote.endpoints.wait_for_any(max(until_s - self._clock(), 0.0))
+
+
+def _hedged(options: RuntimeOptions, model: str) -> bool:
+    """Whether late requests of a model may have copies: asked for each, and so without what `options.of` makes."""
+    own = options.models.get(model)
+    return options.hedge if own is None or own.hedge is None else own.hedge

@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+T = TypeVar("T")
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
@@ -153,7 +155,16 @@ class _Condition(threading.Condition):
                 self.acquire()
 
 
-class Pending(Future[Reply]):
+class Awaited(Future[T]):
+    """What another thread brings; who waits for it, or gives it up, may be interrupted at any point."""
+
+    def __init__(self) -> None:
+        """Nothing has come yet."""
+        super().__init__()
+        self._condition.__class__ = _Condition
+
+
+class Pending(Awaited[Reply]):
     """A reply that is to come.
 
     Attributes:
@@ -163,11 +174,6 @@ class Pending(Future[Reply]):
 
     stage = "an answer"
     at_hand: Callable[[], Reply] | None = None
-
-    def __init__(self) -> None:
-        """Nothing has come yet."""
-        super().__init__()
-        self._condition.__class__ = _Condition
 
 
 class Executor(Protocol):

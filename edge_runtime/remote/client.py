@@ -19,7 +19,7 @@ from edge_runtime.remote.sender import Sender
 from edge_runtime.remote.timers import Later, Timers
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.policy import REASON_HEDGED, REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
-from edge_runtime.types import InferRequest, Reply
+from edge_runtime.types import Awaited, InferRequest, Reply
 from fallback_server.protocol.methods import GET_MODEL_METADATA, PREDICT
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class RemoteClient:
         timeout_s: float,
         later: Later | None = None,
         hedges: Budget | None = None,
+        hedged: Callable[[str], bool] = lambda _: True,
     ) -> None:
         """Takes the table that sources keep.
 
@@ -56,11 +57,13 @@ class RemoteClient:
             timeout_s: The longest that one call may take where the request has no deadline.
             later: Waits before a request asks again; None for a thread of its own.
             hedges: What copies of late requests may be sent to a second server; None for no copies.
+            hedged: Whether a model's requests may have copies.
         """
         self.endpoints = endpoints
         self._clock = clock
         self._later = Timers() if later is None else later
         self.hedging = None if hedges is None else Hedging(hedges)
+        self._hedged = hedged
         self._means = Means(
             endpoints=endpoints,
             later=self._later,
@@ -70,7 +73,7 @@ class RemoteClient:
             hedging=self.hedging,
         )
         self._sender = Sender()
-        self._coalescer = Coalescer(_Carrier(self._means), self._later, self._sender, clock)
+        self._coalescer = Coalescer(_Carrier(self._means, hedged), self._later, self._sender, clock)
         self._described: dict[tuple[str, int], dict[str, Signature]] = {}
         self._lock = threading.Lock()
 
@@ -95,7 +98,7 @@ class RemoteClient:
         While others for the same model, version and signature are under way it waits for one of them to be answered,
         and goes with all that wait then, in one call. Its place is freed when its deadline passes, or it is cancelled.
         """
-        if self.hedging is not None and request.reason != REASON_HEDGED:
+        if self.hedging is not None and request.reason != REASON_HEDGED and self._hedged(request.model):
             self.hedging.budget.earn()
         patient = request.reason in _NOBODY_ELSE or request.policy == "only_server"
         return self._coalescer.submit(request, patient=patient)
@@ -103,12 +106,15 @@ class RemoteClient:
     def describe(
         self, model: str, version: int | None, label: str | None, start_s: float, deadline_s: float | None
     ) -> Future[dict[str, Signature]]:
-        """The signatures of a version, by name: remembered for numbered versions, since a version never changes."""
+        """The signatures of a version, by name: remembered for numbered versions, since a version never changes.
+
+        The future is the caller's: cancelling it ends the question, and an interrupt in there holds up no other thread.
+        """
         key = (model, version) if version is not None else None
         with self._lock:
             known = self._described.get(key) if key is not None else None
         if known is not None:
-            done: Future[dict[str, Signature]] = Future()
+            done: Awaited[dict[str, Signature]] = Awaited()
             done.set_result(known)
             return done
 
@@ -121,17 +127,32 @@ class RemoteClient:
         wanted = Wanted(model, version, label, 0)
         journey = Journey(Trip(subject, wanted, start_s, deadline_s, patient=True), self._means, ask)
 
-        def remember(done: Future[dict[str, Signature]]) -> None:
-            if key is None or done.cancelled() or done.exception() is not None:
-                return
-            with self._lock:
-                while len(self._described) >= _MAX_DESCRIBED:
-                    del self._described[next(iter(self._described))]
-                self._described[key] = done.result()
+        answer: Awaited[dict[str, Signature]] = Awaited()
 
-        journey.future.add_done_callback(remember)
+        def told(done: Future[dict[str, Signature]]) -> None:
+            if done.cancelled() or not answer.set_running_or_notify_cancel():
+                return
+            error = done.exception()
+            if error is not None:
+                answer.set_exception(error)
+                return
+            if key is not None:
+                self._remember(key, done.result())
+            answer.set_result(done.result())
+
+        def give_up() -> None:
+            journey.future.cancel()
+
+        journey.future.add_done_callback(told)
+        answer.add_done_callback(lambda done: self._sender.run(give_up) if done.cancelled() else None)
         self._sender.run(journey.set_out)
-        return journey.future
+        return answer
+
+    def _remember(self, key: tuple[str, int], signatures: dict[str, Signature]) -> None:
+        with self._lock:
+            while len(self._described) >= _MAX_DESCRIBED:
+                del self._described[next(iter(self._described))]
+            self._described[key] = signatures
 
     def close(self) -> None:
         """Closes every connection. What waits, to be sent or to ask again, fails now."""
@@ -144,8 +165,9 @@ class RemoteClient:
 class _Carrier:
     """Sends what the coalescer has joined."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, hedged: Callable[[str], bool]) -> None:
         self._means = means
+        self._hedged = hedged
 
     def send(self, request: InferRequest, requests: int, *, patient: bool) -> Journey[Reply]:
         """Sets out with one message.
@@ -174,7 +196,7 @@ class _Carrier:
             request.deadline_s,
             patient=patient,
             requests=requests,
-            hedged=request.reason != REASON_HEDGED,  # A copy has no copies.
+            hedged=request.reason != REASON_HEDGED and self._hedged(request.model),  # A copy has no copies.
         )
         journey = Journey(trip, self._means, ask)
         journey.set_out()

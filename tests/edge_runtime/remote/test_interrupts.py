@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from support.edge_models import rows
 from support.far_servers import LONG_S, WAIT_S, far_server, row_request, until
 from support.interrupted import interrupted_at
 
-from edge_runtime import RuntimeClosed
+from edge_runtime import RuntimeClosed, ServerFailed
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
@@ -70,16 +72,23 @@ def test_interrupted_anywhere(client, server, call, error):
 
 
 def test_describing_is_interrupted_anywhere(client):
-    """Nor does a question for signatures leave anything behind."""
+    """Nor does a question for signatures leave anything behind, whether it is given up or waited for."""
     point, more = 0, True
     while more:
         point += 1
-        assert point < FEW
+        assert point < 2 * FEW
 
-        def ask():
-            client.describe("scale", None, None, time.monotonic(), None).cancel()
+        def ask(point=point):
+            asked = client.describe("scale", None, None, time.monotonic(), None)
+            if point % 2:
+                asked.cancel()
+            with suppress(ServerFailed, CancelledError):
+                asked.result(WAIT_S)
 
-        more = interrupted_at(point, ask, REMOTE)
+        more = interrupted_at((point + 1) // 2, ask, REMOTE, "/concurrent/futures/", "/threading.py") or point % 2
+        with ThreadPoolExecutor(1) as beside:
+            again = beside.submit(client.describe, "scale", None, None, time.monotonic(), None)
+            assert isinstance(again.result(WAIT_S).exception(WAIT_S), ServerFailed)
         endpoint = client.endpoints.all()[0]
         until(lambda endpoint=endpoint: not endpoint.in_flight)
     assert point > 3
