@@ -37,6 +37,7 @@ BESIDE = "beside"
 _REPLACED_TREE = "replaced-tree"
 _REPLACED = "replaced"
 _JOURNAL = "moves.json"
+_JOURNAL_ASIDE = ".moves.json.new"
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -188,10 +189,12 @@ def _write_journal(place: Place) -> _Moves:
         before=_digest(place.target) if os.path.lexists(place.target) else None,
         beside={name: name in present for name in names},
     )
-    with (folder / _JOURNAL).open("xb") as file:
+    aside = folder / _JOURNAL_ASIDE
+    with aside.open("xb") as file:
         file.write(msgspec.json.encode(moves))
         file.flush()
         os.fsync(file.fileno())
+    aside.rename(folder / _JOURNAL)
     sync_directory(folder)
     return moves
 
@@ -201,8 +204,13 @@ def _read_journal(folder: Path) -> _Moves | None:
         moves = msgspec.json.decode((folder / _JOURNAL).read_bytes(), type=_Moves)
         for path in (moves.target, *moves.beside):
             check_path(path)
-    except (FileNotFoundError, msgspec.MsgspecError, ManifestInvalid):
+    except FileNotFoundError:
         return None  # It is on the disk whole before anything is moved.
+    except (msgspec.MsgspecError, UnicodeDecodeError, ManifestInvalid):
+        # Earlier versions wrote it where it lies, and were killed or out of room then: before anything was moved.
+        if not any(os.path.lexists(folder / put_aside) for put_aside in (_REPLACED_TREE, _REPLACED)):
+            (folder / _JOURNAL).unlink(missing_ok=True)
+        return None
     return moves
 
 

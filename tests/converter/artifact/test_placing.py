@@ -1,8 +1,10 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import stat
+import sys
 
 import pytest
 from support.converter_packages import (
@@ -123,6 +125,41 @@ def test_whenever_a_publisher_is_interrupted_all_is_as_before(tmp_path, replacin
         assert states[-1] in (old, new)
     assert states == sorted(states, key=lambda state: state == new)
     assert states.count(old) > 20
+
+
+def publish_where_nothing_can_be_written(folder, out, *, killed):
+    """Publishes, and from the journal on no file may have a byte; whoever writes one is killed, or told so."""
+
+    def end_of_the_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL if killed else signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    try:
+        publish_toy(folder, out, before_moving=end_of_the_disk)
+    except OSError:
+        sys.exit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("killed", "code"), [(False, 1), (True, -signal.SIGXFSZ)])
+def test_where_the_journal_can_not_be_written_nothing_stays(tmp_path, out, killed, code):
+    """On a full disk nothing is left behind, and what a process that is killed then leaves is removed by the next."""
+    out.mkdir()
+    assert run_child(publish_where_nothing_can_be_written, tmp_path / "files", out, killed=killed) == code
+    assert list(out.glob(".staging-*")) == [] or killed
+    publish_toy(tmp_path / "files", out)
+    assert sorted(path.name for path in out.iterdir()) == ["toy", "toy-1.tar.gz"]
+
+
+@pytest.mark.parametrize("text", [b"", b'{"target": "toy/1", "dig', b'{"target": "\xff"}', b'{"target": "../x"}'])
+def test_a_journal_that_is_not_whole_says_that_nothing_was_moved(tmp_path, out, text):
+    """The folder that has it is removed, as earlier versions left some; not one in which something was put aside."""
+    for name in ("one", "other"):
+        (out / f".staging-{name}" / "tree").mkdir(parents=True)
+        (out / f".staging-{name}" / "moves.json").write_bytes(text)
+    (out / ".staging-other" / "replaced-tree").mkdir()
+    publish_toy(tmp_path / "files", out)
+    assert [path.name for path in out.glob(".staging-*")] == [".staging-other"]
 
 
 def test_this_system_exchanges_two_names_in_one_step(tmp_path):
