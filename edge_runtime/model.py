@@ -260,8 +260,12 @@ class Model:
         """What requests go to at present; a server has been asked for its signatures, where it must be."""
         target = self._current()
         now_s = self._clock()
-        if target.needs_description(now_s):
-            self._describe(target, now_s, None, policy)
+        try:
+            if target.needs_description(now_s):
+                self._describe(target, now_s, None, policy)
+        except EdgeRuntimeError as error:
+            target.failed(error)
+            raise
         return target
 
     def _describe(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> None:
@@ -287,15 +291,22 @@ class Model:
         *,
         policy: Policy | None,
     ) -> InferRequest:
-        """A checked request; what doesn't fit is held against a fresh description where there may be one."""
-        if target.needs_description(start_s):
-            self._describe(target, start_s, deadline_s, policy)
+        """A checked request; what doesn't fit is held against a fresh description where there may be one.
+
+        What goes wrong here is counted here.
+        """
         try:
-            return target.request(inputs, signature, start_s, deadline_s)
-        except InvalidInput:
-            if not self.redescribed(target, start_s, deadline_s, policy):
-                raise
-            return target.request(inputs, signature, start_s, deadline_s)
+            if target.needs_description(start_s):
+                self._describe(target, start_s, deadline_s, policy)
+            try:
+                return target.request(inputs, signature, start_s, deadline_s)
+            except InvalidInput:
+                if not self.redescribed(target, start_s, deadline_s, policy):
+                    raise
+                return target.request(inputs, signature, start_s, deadline_s)
+        except EdgeRuntimeError as error:
+            target.failed(error)
+            raise
 
     async def _request_async(
         self,
@@ -310,18 +321,22 @@ class Model:
         """As `_request`; another thread waits for what servers say."""
         import asyncio  # noqa: PLC0415  see `predict_async`
 
-        if target.needs_description(start_s):
-            describing = asyncio.to_thread(self._describe, target, start_s, deadline_s, policy)
-            try:
-                await asyncio.wait_for(describing, self._left_s(deadline_s))
-            except TimeoutError as error:
-                raise _named(error, target, start_s, deadline_s, self._clock()) from None
         try:
-            return target.request(inputs, signature, start_s, deadline_s)
-        except InvalidInput:
-            if not await asyncio.to_thread(self.redescribed, target, start_s, deadline_s, policy):
-                raise
-            return target.request(inputs, signature, start_s, deadline_s)
+            if target.needs_description(start_s):
+                describing = asyncio.to_thread(self._describe, target, start_s, deadline_s, policy)
+                try:
+                    await asyncio.wait_for(describing, self._left_s(deadline_s))
+                except TimeoutError as error:
+                    raise _named(error, target, start_s, deadline_s, self._clock()) from None
+            try:
+                return target.request(inputs, signature, start_s, deadline_s)
+            except InvalidInput:
+                if not await asyncio.to_thread(self.redescribed, target, start_s, deadline_s, policy):
+                    raise
+                return target.request(inputs, signature, start_s, deadline_s)
+        except EdgeRuntimeError as error:
+            target.failed(error)
+            raise
 
     def redescribed(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> bool:
         """Whether a request that was refused should be made again: servers describe what they have in another way now.

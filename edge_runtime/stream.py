@@ -137,7 +137,12 @@ class Stream:
             RuntimeClosed: the stream or its runtime has been closed.
         """
         start_s = self._clock()
-        request = self._target.request(inputs, self._signature, start_s, deadline(start_s, deadline_ms))
+        deadline_s = deadline(start_s, deadline_ms)
+        try:
+            request = self._target.request(inputs, self._signature, start_s, deadline_s)
+        except InvalidInput as error:
+            self._target.failed(error)
+            raise
         self._enter()
         try:
             reply = self._run(request)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from converter.artifact import Package, Signature
-from edge_runtime.errors import InvalidInput
+from edge_runtime.errors import EdgeRuntimeError, InvalidInput, RuntimeClosed
 from edge_runtime.inputs import InputCheck, Inputs, default_signature
 from edge_runtime.pixels import Pixels
 from edge_runtime.routing.cascade import Asked, CascadeExecutor
@@ -154,6 +154,11 @@ class Target:
         self._checks = checks
         self._valid_until_s = float("inf") if self.version is not None else now_s + _DESCRIPTION_S
         return changed
+
+    def failed(self, error: EdgeRuntimeError) -> None:
+        """Counts a request that failed before it went anywhere; one that met the runtime's closing is no failure."""
+        if not isinstance(error, RuntimeClosed):
+            self.meter.failed(error)
 
     def signature_name(self, signature: str | None) -> str:
         """The signature's own name; that of the default one for None.

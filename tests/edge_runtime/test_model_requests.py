@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.edge_models import publish_scale, rows
 
-from edge_runtime import EngineFailed, InvalidInput, Runtime
+from edge_runtime import EdgeRuntimeError, EngineFailed, InvalidInput, Runtime
 
 QUIET = {"threads": 1, "poll_interval_s": 3600.0}
 
@@ -118,3 +118,28 @@ def test_many_that_is_abandoned_frees_its_requests(store):
         while model.target.router._device.load.queued_requests:
             pass
         assert model.predict(rows(1)).outputs["y"][0, 1] == 2.0
+
+
+def _outcome(ask):
+    try:
+        return ask()
+    except EdgeRuntimeError as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    ("version", "value", "kind"),
+    [(9, rows(1), "VersionNotAvailable"), (1, np.zeros((1, 99), np.float32), "InvalidInput")],
+)
+def test_what_fails_before_it_goes_anywhere_is_counted(store, version, value, kind):
+    """A version whose signatures no server tells, and inputs that don't fit: once each, by every way to ask."""
+    with Runtime.open(store, fallback=["127.0.0.1:1"], **QUIET) as runtime:
+        model = runtime.model("scale", version=version)
+        asked = (
+            lambda: model.predict(value),
+            lambda: asyncio.run(model.predict_async(value)),
+            lambda: list(model.predict_many([value])),
+        )
+        assert [_outcome(ask) for ask in asked] == [kind] * 3
+        counted = {(one.model, one.version): one.errors for one in runtime.stats().models}
+        assert counted["scale", version] == {kind: 3}

@@ -137,6 +137,7 @@ def test_bad_input_leaves_the_state_alone(maker):
             with pytest.raises(InvalidInput):
                 stream.predict(bad)
         assert _count(stream) == 2
+    assert maker.target.meter.errors() == {"InvalidInput": 3}
 
 
 def test_an_unknown_signature_is_refused_at_once(maker):
