@@ -37,6 +37,7 @@ class RemoteClient:
     Attributes:
         endpoints: Which servers there are.
         hedging: When a copy goes to a second server; None for never.
+        hedged: Whether a model's requests may have copies.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class RemoteClient:
         self._clock = clock
         self._later = Timers() if later is None else later
         self.hedging = None if hedges is None else Hedging(hedges)
-        self._hedged = hedged
+        self.hedged = hedged
         self._means = Means(
             endpoints=endpoints,
             later=self._later,
@@ -98,7 +99,7 @@ class RemoteClient:
         While others for the same model, version and signature are under way it waits for one of them to be answered,
         and goes with all that wait then, in one call. Its place is freed when its deadline passes, or it is cancelled.
         """
-        if self.hedging is not None and request.reason != REASON_HEDGED and self._hedged(request.model):
+        if self.hedging is not None and request.reason != REASON_HEDGED and self.hedged(request.model):
             self.hedging.budget.earn()
         patient = request.reason in _NOBODY_ELSE or request.policy == "only_server"
         return self._coalescer.submit(request, patient=patient)

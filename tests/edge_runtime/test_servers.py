@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import grpc
 import pytest
@@ -11,6 +13,8 @@ from support.edge_models import rows
 from support.model_servers import serving
 
 from edge_runtime import Runtime, RuntimeClosed
+from edge_runtime.config import ModelOptions, RuntimeOptions
+from edge_runtime.servers import Servers
 from fallback_server.protocol.methods import GET_MODEL_METADATA
 
 WAIT_S = 30
@@ -37,3 +41,13 @@ def test_a_question_for_signatures_at_closing_is_told_of_it(tmp_path, deadline_m
         go_on.set()
     assert isinstance(error, RuntimeClosed)
     assert "m/1" in str(error)
+
+
+@pytest.mark.parametrize("runtimes", [False, True])
+def test_a_model_says_whether_its_late_calls_have_copies(tmp_path, runtimes):
+    """Also those from one server to another; what it doesn't say the runtime does."""
+    models = {"on": ModelOptions(hedge=True), "off": ModelOptions(hedge=False), "same": ModelOptions(weight=2.0)}
+    options = RuntimeOptions(store=tmp_path, fallback="127.0.0.1:1", hedge=runtimes, models=models)
+    with closing(Servers(options, time.monotonic)) as servers:
+        for name in ("on", "off", "same", "other"):
+            assert servers.remote.hedged(name) is options.of(name).hedge

@@ -94,6 +94,19 @@ def test_a_late_call_has_a_copy_and_the_first_answer_counts(client, servers, lat
     until(lambda: not any(endpoint.in_flight for endpoint in client.endpoints.all()), "the end of the slow call")
 
 
+def test_a_model_may_have_none(client, servers, later, hedges):
+    """Its late calls are not even watched, and earn no copies for the others'."""
+    plain = PromptClient(
+        client.endpoints, clock=time.monotonic, timeout_s=LONG_S, later=later, hedges=hedges, hedged="other".__eq__
+    )
+    usual(plain, servers)
+    spent(hedges)
+    for _ in range(20):
+        plain.submit(row_request()).result(WAIT_S)
+    assert not later.waits_s
+    assert not hedges.spend()
+
+
 def test_the_first_server_may_still_win(client, servers, later):
     """A copy that is not needed any more is ended; its server is blamed for nothing."""
     usual(client, servers)
