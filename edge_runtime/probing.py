@@ -300,10 +300,10 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _thin(folder: Path) -> None:
     """Removes the oldest beyond `MAX_KEPT`."""
-    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-    for file in files[:-MAX_KEPT]:
-        with contextlib.suppress(OSError):
-            file.unlink()
+    with contextlib.suppress(OSError):  # Another process thins too.
+        files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        for file in files[:-MAX_KEPT]:
+            file.unlink(missing_ok=True)
 
 
 def find_library(name: str) -> str | None:

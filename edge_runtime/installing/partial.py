@@ -281,7 +281,7 @@ def prune(root: Path, *, keep_bytes: int, besides: tuple[str, str] | None = None
     """
     base = root / FOLDER
     spared = None if besides is None else _name(*besides)
-    found = [path for path in base.glob("*") if path.name != spared]
+    found = [base / name for name in _names(base) if name != spared]
     for number, path in enumerate(sorted(found, key=_changed_s, reverse=True), start=1):
         keep_bytes -= _size(path)
         if keep_bytes >= 0 and number < MAX_PARTIALS:
@@ -297,6 +297,13 @@ def _name(model: str, digest: str) -> str:
     return f"{model}@{digest.removeprefix('sha256:')}"
 
 
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208  names are all that is wanted
+    except OSError:
+        return []  # Another process that shares the store has removed it.
+
+
 def _changed_s(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -306,7 +313,7 @@ def _changed_s(path: Path) -> float:
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.glob("*"):
+    for name in _names(folder):
         with contextlib.suppress(OSError):
-            total += path.lstat().st_size
+            total += (folder / name).lstat().st_size
     return total

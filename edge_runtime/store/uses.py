@@ -10,9 +10,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from converter.artifact.schema import MANIFEST
 from edge_runtime.store.settling import USED
 
 EVERY_S = 60.0
@@ -33,12 +34,23 @@ def used_s(folder: Path, version: int) -> float | None:
 
 def next_s(root: Path, now_s: float) -> float:
     """The time of what happens now in a store: later than everything that was installed or used there before."""
-    latest_s = now_s
-    for pattern in (f"*/*{USED}", "*/*/manifest.json"):
-        for path in root.glob(pattern):
+    return max([now_s, *(changed_s + _STEP_S for changed_s in _changes_s(root))])
+
+
+def _changes_s(root: Path) -> Iterator[float]:
+    """When versions were installed and used. What others write or remove meanwhile is not looked into."""
+    for model in _names(root):
+        for name in _names(root / model):
+            path = root / model / name
             with contextlib.suppress(OSError):
-                latest_s = max(latest_s, path.stat().st_mtime + _STEP_S)
-    return latest_s
+                yield (path if name.endswith(USED) else path / MANIFEST).stat().st_mtime
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208  names are all
+    except OSError:
+        return []  # A file, or gone meanwhile.
 
 
 def record(root: Path, model: str, version: int, now_s: float) -> None:

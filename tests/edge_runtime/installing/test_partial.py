@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.edge_models import publish_scale
 from support.edge_stores import fake_trial, killed_at, leftovers, state
+from support.vanishing import while_folders_vanish
 
 from converter.artifact import DigestMismatch, FileEntry, Package
 from converter.artifact.digest import file_entry
 from edge_runtime.installing.install import install
-from edge_runtime.installing.partial import FOLDER, Partial, Piece, SentWrong, taken
+from edge_runtime.installing.partial import FOLDER, Partial, Piece, SentWrong, prune, taken
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +191,12 @@ def test_a_link_is_not_taken_for_a_file(package, tmp_path):
     with pytest.raises(DigestMismatch, match="a link"):
         install(tree, tmp_path / "store", link=True, trial=fake_trial)
     assert (outside.stat().st_mode & 0o777, outside.stat().st_nlink) == (0o600, 1)
+
+
+@pytest.mark.slow
+def test_folders_that_go_while_they_are_pruned_stop_nobody(tmp_path):
+    """Runtimes that share a store prune it at once."""
+    for name in ("a@1", "b@2"):
+        (tmp_path / FOLDER / name).mkdir(parents=True)
+    assert while_folders_vanish(tmp_path / FOLDER, lambda: prune(tmp_path, keep_bytes=0)) == 0
+    assert while_folders_vanish(tmp_path, lambda: prune(tmp_path, keep_bytes=0)) == 0

@@ -4,8 +4,9 @@ import pytest
 from support.clock import FakeClock
 from support.edge_models import publish_scale
 from support.privileges import unprivileged
+from support.vanishing import while_folders_vanish
 
-from edge_runtime.store.uses import EVERY_S, UseLog, record, used_s
+from edge_runtime.store.uses import EVERY_S, UseLog, next_s, record, used_s
 
 
 @pytest.fixture
@@ -25,6 +26,19 @@ def test_what_is_used_now_was_used_last(root):
     assert used_s(folder, 2) > 1000.0
     record(root, "scale", 3, 2000.0)
     assert used_s(folder, 3) is None
+
+
+@pytest.mark.slow
+def test_folders_that_go_while_uses_are_read_stop_nobody(root):
+    """Others install and remove in the same store: what they stage is not looked into, and what is gone counts not."""
+    (root / ".staging-x" / "tree").mkdir(parents=True)
+
+    def look():
+        assert next_s(root, 5.0) == 5.0
+        assert (root / ".staging-x").exists()
+
+    assert while_folders_vanish(root, look) == 0
+    assert not (root / "scale").exists()
 
 
 def test_use_is_written_down_once_a_minute_at_most(root):
