@@ -89,6 +89,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             twenty is.
         cascade: See `Cascade`.
         fetch: See `Fetch`.
+        fetch_bytes_s: How many bytes a second packages may come with, over all, so that requests have the rest of a
+            narrow line; None for as many as come.
         models: By model name, what it has otherwise.
         edgetpu_library: The Edge TPU's library, by name or path, where it is not the usual.
         watchdog_factor: A run in a worker process that takes so many times what it should is stuck...
@@ -114,6 +116,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     hedge: bool = True
     cascade: Cascade = "off"
     fetch: Fetch = "never"
+    fetch_bytes_s: float | None = None
     models: dict[str, ModelOptions] = {}
     edgetpu_library: str = ""
     watchdog_factor: float = 10.0
@@ -134,6 +137,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         _bound("max_streams", self.max_streams, 1, 10_000)
         _bound("max_queued_requests", self.max_queued_requests, 1, 1_000_000)
         _bound("max_queued_bytes", self.max_queued_bytes, 1, 2**40)
+        if self.fetch_bytes_s is not None:
+            _bound("fetch_bytes_s", self.fetch_bytes_s, 1_000, 1e12)
         _bound("server_timeout_s", self.server_timeout_s, 0.001, 3600)
         _bound("poll_interval_s", self.poll_interval_s, 0.01, 3600)
         for size in self.batch_sizes:

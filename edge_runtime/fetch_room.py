@@ -1,14 +1,21 @@
-"""Whether a package that is described has room here: in the store's quota, and on the disk while it is installed."""
+"""Whether a package that is described may come here.
+
+There must be room for it, in the store's quota and on the disk while it is installed; and what is at its place must be
+nothing, or what it was before it was damaged.
+"""
 
 from __future__ import annotations
 
 import shutil
 
+from converter.artifact import version_path
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.installing import damage
 from edge_runtime.installing.install import room_for
 from edge_runtime.installing.inventory import read_quota
 from edge_runtime.installing.partial import MAX_PACKAGE_BYTES, Partial, SentWrong
 from edge_runtime.remote.delivery import Described
+from edge_runtime.store import lease
 from edge_runtime.store.quota import size_text
 from edge_runtime.store.store import Store
 
@@ -66,4 +73,33 @@ def check_disk(store: Store, partial: Partial, described: Described) -> None:
             f"{described} needs {size_text(needed_bytes)} of the disk while it is installed, "
             f"{size_text(free_bytes)} are free",
             f"{described}: the disk",
+        )
+
+
+def has(store: Store, described: Described) -> bool:
+    """Whether its version is installed, whole or damaged."""
+    return described.version in store.versions(described.model)
+
+
+def check_damaged(store: Store, described: Described, address: str) -> None:
+    """Whether what lies at a version's place, which was found damaged, may be replaced: by the package that it was.
+
+    Args:
+        store: Where.
+        described: What would come.
+        address: From which server.
+
+    Raises:
+        Passed: it may not.
+    """
+    if not has(store, described):
+        return
+    path = version_path(store.path, described.model, described.version)
+    if lease.is_open(path):
+        raise Passed(f"{described} is damaged here, and open in a process: it stays until that has closed it")
+    was = damage.digests(path)
+    if was and described.digest not in was:
+        raise Passed(
+            f"{described} is damaged here, and {address} has another package of this version: it stays until one is "
+            "installed with --replace"
         )

@@ -17,8 +17,9 @@ from converter.artifact import Package, PackageError, PackageExists, version_pat
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.fetch_log import FetchLog, plain
+from edge_runtime.fetch_pace import Pace
 from edge_runtime.fetch_policy import FOLLOWED, Followed, Want, asks, to_ask
-from edge_runtime.fetch_room import Passed, bound_bytes, check_disk
+from edge_runtime.fetch_room import Passed, bound_bytes, check_damaged, check_disk, has
 from edge_runtime.installing import damage
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install
@@ -26,7 +27,7 @@ from edge_runtime.installing.partial import Partial, SentWrong, prune, taken
 from edge_runtime.pins import Pin
 from edge_runtime.remote.delivery import Described, Supplier
 from edge_runtime.remote.faults import RemoteFault
-from edge_runtime.store import following, lease
+from edge_runtime.store import following
 from edge_runtime.store.quota import size_text
 from edge_runtime.store.store import Store
 from edge_runtime.telemetry import FetchStats
@@ -111,6 +112,7 @@ class Fetcher:
         wanted: Callable[[], Iterable[tuple[str, Pin, Fetch]]],
         *,
         clock: Callable[[], float],
+        bytes_s: float | None = None,
         changed: Callable[[], None] = lambda: None,
         damaged: Callable[[str], Iterable[int]] = lambda _model: (),
         trial: Callable[[Package], FirstRun] | None = None,
@@ -122,6 +124,7 @@ class Fetcher:
             servers: Whom to ask.
             wanted: The models that are asked for, by name and pin, and what may be fetched of each.
             clock: Monotonic seconds.
+            bytes_s: How many bytes a second packages may come with; None for any number.
             changed: Called when a version was installed or a label moved.
             damaged: The versions of a model that are installed and were found damaged.
             trial: Runs a package once before it is installed; None for a child process.
@@ -135,6 +138,7 @@ class Fetcher:
         self._trials = Trials()
         self._trial = trial or functools.partial(try_package, trials=self._trials)
         self._wanted_s = clock()
+        self._pace = Pace(bytes_s, clock)
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._stopped = False
@@ -181,6 +185,7 @@ class Fetcher:
         with self._lock:
             self._stopped = True
             supplier = self._supplier
+        self._pace.end()
         self._wake.set()
         self._trials.call_off()
         if supplier is not None:
@@ -337,7 +342,7 @@ class Fetcher:
 
     @contextlib.contextmanager
     def _supplied(self, address: str) -> Iterator[Supplier]:
-        supplier = Supplier(address)
+        supplier = Supplier(address, held_back=self._pace.bounded)
         try:
             with self._lock:
                 self._may_end()
@@ -358,7 +363,7 @@ class Fetcher:
         until_s, reason = self._refused.get(described.digest, (0.0, ""))
         if self._clock() < until_s:
             raise Passed(reason)  # As it was said then: it is the same package.
-        self._check_damaged(described, supplier.address)
+        check_damaged(self._store, described, supplier.address)
         others_bytes = bound_bytes(self._store, described) - described.total_bytes
         prune(self._store.path, keep_bytes=others_bytes, besides=(described.model, described.digest))
         with taken(
@@ -382,7 +387,7 @@ class Fetcher:
                 raise Passed(str(error)) from error
             except (PackageError, EdgeRuntimeError) as error:
                 if not self._stopped:
-                    if not isinstance(error, PackageExists) or not self._has(described):
+                    if not isinstance(error, PackageExists) or not has(self._store, described):
                         self._refuse(described.digest, error)
                     if not isinstance(error, EngineFailed):
                         partial.discard()
@@ -408,48 +413,33 @@ class Fetcher:
 
         def unfinished(wait_s: float) -> _Unfinished:
             took_s = max(self._clock() - begun_s, BROKEN_OFF_S)
-            return _Unfinished(wait_s, (partial.held_bytes - begun_bytes) / took_s)
+            return _Unfinished(max(wait_s, self._pace.wait_s), (partial.held_bytes - begun_bytes) / took_s)
 
         while pieces := partial.missing():
             check_disk(self._store, partial, described)
             for piece in pieces:
+                self._pace.hold_back(begun_s + TURN_S)
                 left_s = begun_s + TURN_S - self._clock()
                 if left_s <= 0:
                     return unfinished(0.0)
                 try:
                     with supplier.read(described, piece.path, partial.offset(piece), timeout_s=left_s) as chunks:
-                        whole = partial.take(piece, chunks)
+                        whole = partial.take(piece, self._pace.paced(chunks, begun_s + TURN_S))
                 except RemoteFault as fault:
                     if partial.held_bytes < begun_bytes + LEAST_BYTES:
                         raise Passed(f"{piece.path}: {fault.said}") from fault
                     return unfinished(0.0 if fault.fault is Fault.DEADLINE else BROKEN_OFF_S)
+                if not whole and self._pace.wait_s > 0:
+                    return unfinished(0.0)
                 if not whole:
                     raise Passed(f"{piece.path}: less than its {piece.entry.size_bytes} bytes came")
         return None
 
-    def _check_damaged(self, described: Described, address: str) -> None:
-        """Whether what lies at a version's place may be replaced, if anything does: by the package that it was.
-
-        Raises:
-            Passed: it may not.
-        """
-        if not self._has(described):
-            return
-        path = version_path(self._store.path, described.model, described.version)
-        if lease.is_open(path):
-            raise Passed(f"{described} is damaged here, and open in a process: it stays until that has closed it")
-        was = damage.digests(path)
-        if was and described.digest not in was:
-            raise Passed(
-                f"{described} is damaged here, and {address} has another package of this version: it stays until one "
-                "is installed with --replace"
-            )
-
     def _install(self, partial: Partial, described: Described, address: str) -> None:
         path = version_path(self._store.path, described.model, described.version)
-        replace = self._has(described) and damage.is_damaged(path, may_end=self._may_end)
+        replace = has(self._store, described) and damage.is_damaged(path, may_end=self._may_end)
         if replace:
-            self._check_damaged(described, address)
+            check_damaged(self._store, described, address)
         try:
             done = install(
                 partial.tree(),
@@ -464,9 +454,6 @@ class Fetcher:
         if not done.was_there:
             what = "in the place of a damaged one" if replace else size_text(described.total_bytes)
             _log.info("installed %s, %s, from %s", described, what, address)
-
-    def _has(self, described: Described) -> bool:
-        return described.version in self._store.versions(described.model)
 
     def _refuse(self, digest: str, error: Exception) -> None:
         while len(self._refused) >= _MAX_REFUSED:

@@ -453,6 +453,7 @@ class Runtime:
             self._store,
             self._remote.endpoints,
             self._wanted,
+            bytes_s=self.options.fetch_bytes_s,
             clock=self._clock,
             changed=self.refresh,
             damaged=self._damaged_of,

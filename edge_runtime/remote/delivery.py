@@ -33,6 +33,12 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 
+_HELD_BACK = (
+    # What is not read is not sent: the window stays as small as this, however fast the line.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 64 * 1024),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
@@ -59,14 +65,15 @@ class Described:
 class Supplier:
     """Asks one server. For one thread, but for `close`."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, held_back: bool = False) -> None:
         """Opens no connection yet: gRPC connects with the first call.
 
         Args:
             address: `host:port`.
+            held_back: Whether the server is to send no more than a message beyond what is read.
         """
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(address, options=(*_OPTIONS, *(_HELD_BACK if held_back else ())))
 
     def __repr__(self) -> str:
         return f"<Supplier {self.address}>"

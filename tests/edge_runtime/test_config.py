@@ -47,6 +47,7 @@ def test_toml_with_keyword_over_it(tmp_path):
         ({"max_queued_requests": 0}, "max_queued_requests"),
         ({"max_queued_bytes": 0}, "max_queued_bytes"),
         ({"poll_interval_s": 0.0}, "poll_interval_s"),
+        ({"fetch_bytes_s": 10}, "fetch_bytes_s: must be from 1000 to"),
         ({"store": [1]}, "`store` must be the path"),
     ],
 )

@@ -25,7 +25,7 @@ class Servers:
 class Stand:
     """A fetcher without a thread, over a store."""
 
-    def __init__(self, root, *addresses, pin=None, fetch="on-demand", trial=fake_trial):
+    def __init__(self, root, *addresses, pin=None, fetch="on-demand", trial=fake_trial, bytes_s=None):
         root.mkdir(exist_ok=True)
         self.root = root
         self.store = Store(root)
@@ -39,6 +39,7 @@ class Stand:
             self.servers,
             lambda: self.wanted,
             clock=self.clock,
+            bytes_s=bytes_s,
             changed=self.changed,
             damaged=lambda _model: self.damaged,
             trial=trial,
