@@ -117,7 +117,12 @@ class Made:
     def result(self) -> VariantResult:
         """As it is reported."""
         return VariantResult(
-            name=self.name, status="ok", size_bytes=self.size_bytes, metrics=self.metrics, latency=self.latency
+            name=self.name,
+            status="ok",
+            size_bytes=self.size_bytes,
+            metrics=self.metrics,
+            latency=self.latency,
+            cascade=self.cascade,
         )
 
     @property

@@ -9,7 +9,7 @@ from converter.config import Budget
 from converter.figures import in_order, metric_heading, metric_text, points_text, size_text, time_text
 from converter.findings import Findings, VariantFindings
 from converter.result import PackageResult, VariantResult
-from converter.summary import said_budget, targets_of
+from converter.summary import cascade_text, said_budget, targets_of
 
 __all__ = ["aligned", "size_text", "table"]
 
@@ -26,7 +26,14 @@ def table(result: PackageResult, findings: Findings | None = None, *, budget: Bu
     budget = budget or said_budget(findings)
     lines = [f"{result.name} version {result.version}: {result.package or 'not published'}", ""]
     lines += [*aligned(_rows(result, findings, budget)), ""]
-    after = (_measured(result), _budget(budget), *_timed(result), *map(_why, result.variants), *result.notes)
+    after = (
+        _measured(result),
+        _budget(budget),
+        *_timed(result),
+        *_cascades(result),
+        *map(_why, result.variants),
+        *result.notes,
+    )
     return "\n".join([*lines, *(line for line in after if line)]).rstrip()
 
 
@@ -110,6 +117,12 @@ def _timing(what: str, where: str, times: Sequence[Sequence[Latency]]) -> str:
     threads = sorted({min(one.threads for one in entries) for entries in times if entries})
     count = "1 thread" if threads == [1] else f"{', '.join(map(str, threads))} threads"
     return f"{what}: the median of one call with one sample {where}, {count}." if threads else ""
+
+
+def _cascades(result: PackageResult) -> Iterator[str]:
+    for one in result.variants:
+        if one.cascade is not None:
+            yield f"answers of {one.name} that are for a server: {cascade_text(one.cascade)}"
 
 
 def _why(variant: VariantResult) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from converter.artifact import Latency, Metrics, Package
+from converter.artifact import Cascade, Latency, Metrics, Package
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +22,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
         error: Why it failed or was refused, in one line; None where it is ok.
         latency: On `PackageResult.host`; empty where it was not measured.
         bench: From a file that `edge-run bench` wrote on a device, likewise on `PackageResult.bench_host`.
+        cascade: From what confidence on its answers can stand; None where that was not found out.
     """
 
     name: str
@@ -31,6 +32,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     latency: tuple[Latency, ...] = ()
     bench: tuple[Latency, ...] = ()
+    cascade: Cascade | None = None
 
 
 class PackageResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +80,9 @@ def of_package(package: Package, where: Path | None = None) -> PackageResult:
         version=manifest.version,
         chosen=dict(manifest.chosen),
         variants=tuple(
-            VariantResult(name=one.name, status="ok", size_bytes=one.size_bytes, metrics=one.metrics)
+            VariantResult(
+                name=one.name, status="ok", size_bytes=one.size_bytes, metrics=one.metrics, cascade=one.cascade
+            )
             for one in manifest.variants
         ),
         source_metrics=manifest.source.metrics,

@@ -11,6 +11,7 @@ from support.edge_models import scale_model, scale_signature
 from converter import inspection
 from converter.artifact import (
     Bench,
+    Cascade,
     DigestMismatch,
     Latency,
     ManifestInvalid,
@@ -26,6 +27,7 @@ from converter.artifact.digest import file_entry
 from converter.compare import compare
 from converter.errors import OptionInvalid, VariantUnusable
 from converter.findings import Findings, VariantFindings, encode
+from converter.report import table
 
 
 def test_inspecting_says_what_the_manifest_says(tmp_path):
@@ -111,6 +113,22 @@ def test_findings_that_are_none_are_the_packages_fault(tmp_path, data):
     package = with_findings(tmp_path, data)
     with pytest.raises(ManifestInvalid, match=r"evaluation\.json"):
         inspection.inspect(package.path)
+
+
+def test_the_threshold_of_the_cascade_is_told(tmp_path):
+    """In the table for a person and in the JSON; of a variant without one nothing is said."""
+    files = write_files(tmp_path / "files")
+    made = manifest_for(files)
+    cascade = Cascade(
+        output="p", confidence="max", threshold=0.75, escalation_rate=0.26, accuracy=0.9, source_accuracy=0.91
+    )
+    variants = (made.variants[0], msgspec.structs.replace(made.variants[1], cascade=cascade))
+    package = publish(files, msgspec.structs.replace(made, variants=variants), tmp_path / "out")
+    found = inspection.inspect(package.path)
+    told = [line for line in table(found).splitlines() if "for a server" in line]
+    said = "26.00% of them, those with a confidence below 0.75 in 'p'; then 90.00% are right, and 91.00% by the server"
+    assert told == [f"answers of int8 that are for a server: {said} alone"]
+    assert [one["cascade"] for one in found.to_dict()["variants"]] == [None, msgspec.to_builtins(cascade)]
 
 
 def test_a_devices_times_stand_beside_the_package(tmp_path):
