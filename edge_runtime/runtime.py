@@ -271,7 +271,7 @@ class Runtime:
         and where none is left a server answers for the best of them, if there is one.
         """
         errors: list[tuple[int, EdgeRuntimeError]] = []
-        for version in self._candidates(name, pin):
+        for version in self._candidates(name, pin, first=True):
             try:
                 return self._device_target(name, version)
             except (PackageRefused, EngineFailed) as error:
@@ -285,15 +285,24 @@ class Runtime:
             raise self._not_available(name, pin, {})
         return self._server_target(name, pin, REASON_VERSION_MISSING)
 
-    def _candidates(self, name: str, pin: int | str | None) -> list[int]:
-        """The installed versions that may answer for a pin, the best first."""
+    def _labels_of(self, name: str) -> dict[str, int]:
+        """A model's labels where it can do without; none where they can't be read."""
+        try:
+            return self._store.labels(name)
+        except InvalidConfig as error:
+            self._say_once(name, f"model {name} goes on without labels: {error}")
+            return {}
+
+    def _candidates(self, name: str, pin: int | str | None, *, first: bool = False) -> list[int]:
+        """The installed versions that may answer for a pin, the best first; a server may be the first to."""
         versions = self._installed_of(name)
         if isinstance(pin, str):
-            pin = self._store.labels(name).get(pin, 0)
+            labels = self._labels_of(name) if first and self._remote else self._store.labels(name)
+            pin = labels.get(pin, 0)
         if pin is not None:
             return [pin] if pin in versions else []
         fetch = self.options.of(name).fetch
-        return in_order(fetch, self._store.labels(name) if fetch == "follow" else {}, versions)
+        return in_order(fetch, self._labels_of(name) if fetch == "follow" else {}, versions)
 
     def _follow(self, name: str) -> None:
         """Brings the models of a name to what the store says now, then unloads what none of them uses."""
@@ -383,7 +392,7 @@ class Runtime:
     def _server_target(self, name: str, pin: int | str | None, reason: str) -> Target:
         if isinstance(pin, str):
             # The device's own label wins: a server's label of the same name may point elsewhere.
-            pin = self._store.labels(name).get(pin, pin)
+            pin = self._labels_of(name).get(pin, pin)
         version, label = (None, pin) if isinstance(pin, str) else (pin, None)
         router = self._router(name, None, reason)
         policy = self.options.of(name).policy or "prefer_device"

@@ -133,13 +133,13 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from edge_runtime.installing.inventory import inventory, read_quota  # noqa: PLC0415  likewise
+    from edge_runtime.installing.inventory import inventory, labels_of, read_quota  # noqa: PLC0415  likewise
 
     if arguments.place is not None:
         arguments.store = arguments.place
     store = _open(arguments)
     found = inventory(store)
-    names = {one.model: store.labels(one.model) for one in found}
+    names = {one.model: labels_of(store, one.model)[0] for one in found}
     if arguments.json:
         _tell(json.dumps(_as_dict(found, names), indent=1))
         return 0
@@ -178,9 +178,10 @@ def _quota(arguments: argparse.Namespace) -> int:
     from edge_runtime.store.quota import read_size  # noqa: PLC0415  likewise
 
     store = _open(arguments)
+    found = inventory(store)  # First, since what it refuses has set nothing.
     if arguments.size is not None:
         write_quota(store, read_size(arguments.size))
-    quota_bytes, found = read_quota(store), inventory(store)
+    quota_bytes = read_quota(store)
     if arguments.json:
         _tell(json.dumps({"quota_bytes": quota_bytes, "held_bytes": sum(one.size_bytes for one in found)}))
         return 0
@@ -208,6 +209,8 @@ def _as_dict(found: list[Shelved], labels: dict[str, dict[str, int]]) -> dict[st
     models: dict[str, Any] = {}
     for one in found:
         model = models.setdefault(one.model, {"versions": [], "labels": labels[one.model], "details": {}})
+        if one.unlabelled:
+            model["labels_damage"] = one.unlabelled
         model["versions"].append(one.version)
         measured = one.measured
         model["details"][str(one.version)] = {
@@ -237,6 +240,9 @@ def _as_text(found: list[Shelved], labels: dict[str, dict[str, int]]) -> str:
         rows.append((f"{one.model}/{one.version}", size_text(one.size_bytes), used, latency, " ".join(notes)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join((*map(str.ljust, row[:4], widths), row[4])).rstrip() for row in rows]
+    lines += dict.fromkeys(
+        f"{one.model}: its labels can't be read: {one.unlabelled}" for one in found if one.unlabelled
+    )
     there = {(one.model, one.version) for one in found}
     for model, pointed in labels.items():
         for label, version in pointed.items():

@@ -51,6 +51,7 @@ class Shelved:
         latest: Whether it is its model's highest.
         measured: What was measured of it on this device; None for nothing.
         damage: What is wrong with it at first sight; empty for nothing. Digests of files are not looked at.
+        unlabelled: Why its model's labels can't be read; empty where they can. No such version makes room.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Shelved:
     latest: bool
     measured: Measured | None
     damage: str
+    unlabelled: str = ""
 
     @property
     def held(self) -> quota.Held:
@@ -73,7 +75,7 @@ class Shelved:
             version=self.version,
             size_bytes=self.size_bytes,
             recent_s=max(self.used_s or 0.0, self.installed_s),
-            labelled=bool(self.labels),
+            labelled=bool(self.labels or self.unlabelled),
             open=self.open,
             latest=self.latest,
         )
@@ -86,14 +88,27 @@ class _Quota(msgspec.Struct, frozen=True):
 def inventory(store: Store) -> list[Shelved]:
     """Everything that is installed, by model and version. Reads manifests, and looks at what is open.
 
+    A model whose labels can't be read has none here; its versions say why.
+
     Raises:
-        InvalidConfig: the store, or a model's labels, can't be read.
+        InvalidConfig: the store can't be read.
     """
-    return [
-        _look_at(store, model, version, latest=version == versions[-1], labels=store.labels(model))
-        for model, versions in store.installed().items()
-        for version in versions
-    ]
+    found = []
+    for model, versions in store.installed().items():
+        labels, why = labels_of(store, model)
+        found += [
+            _look_at(store, model, version, latest=version == versions[-1], labels=labels, why=why)
+            for version in versions
+        ]
+    return found
+
+
+def labels_of(store: Store, model: str) -> tuple[dict[str, int], str]:
+    """A model's labels, and why they can't be read: nothing then holds up the others."""
+    try:
+        return store.labels(model), ""
+    except InvalidConfig as error:
+        return {}, str(error)
 
 
 def tree_bytes(path: Path) -> int:
@@ -139,7 +154,7 @@ def write_quota(store: Store, quota_bytes: int | None) -> None:
         os.fsync(descriptor)
 
 
-def _look_at(store: Store, model: str, version: int, *, latest: bool, labels: dict[str, int]) -> Shelved:
+def _look_at(store: Store, model: str, version: int, *, latest: bool, labels: dict[str, int], why: str) -> Shelved:
     path = version_path(store.path, model, version)
     digest, damage = "", ""
     try:
@@ -161,6 +176,7 @@ def _look_at(store: Store, model: str, version: int, *, latest: bool, labels: di
         latest=latest,
         measured=fastest(path.with_name(f"{version}{PROFILE}"), digest),
         damage=damage,
+        unlabelled=why,
     )
 
 

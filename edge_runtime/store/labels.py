@@ -26,6 +26,9 @@ from edge_runtime.store import files
 LABELS = "labels.json"
 """Beside a model's versions: `{"stable": 1, "canary": 2}`."""
 
+DAMAGED = "labels.json.damaged"
+"""Where labels that could not be read as such are kept when others take their place."""
+
 HISTORY = "history.json"
 
 STABLE = "stable"
@@ -57,6 +60,8 @@ def read(folder: Path) -> dict[str, int]:
 def point(folder: Path, label: str, version: int, installed: Collection[int]) -> int | None:
     """Points a label to an installed version; which one it pointed to before. The caller holds the folder's lock.
 
+    Labels that are damaged begin anew; see `renew`.
+
     Raises:
         InvalidConfig: the version is not installed, or the labels can't be read.
         OSError: they can't be written.
@@ -64,7 +69,11 @@ def point(folder: Path, label: str, version: int, installed: Collection[int]) ->
     check_label(label)
     if version not in installed:
         raise InvalidConfig(f"label {label!r}: {folder.name}/{version} is not installed; there are {sorted(installed)}")
-    labels = read(folder)
+    try:
+        labels = read(folder)
+    except InvalidConfig as error:
+        renew(folder, error)
+        labels = {}
     before = labels.get(label)
     if before == version:
         return before
@@ -110,15 +119,44 @@ def roll_back(folder: Path, label: str, installed: Collection[int]) -> tuple[int
 def drop(folder: Path, version: int) -> tuple[str, ...]:
     """Takes away the labels that point to a version; which ones. The caller holds the folder's lock.
 
+    Of labels that are damaged none is known to, and the file stays as it is.
+
     Raises:
         InvalidConfig: they can't be read.
         OSError: they can't be written.
     """
-    labels = _decode(folder / LABELS, "labels", dict[str, int])
+    try:
+        labels = _decode(folder / LABELS, "labels", dict[str, int])
+    except InvalidConfig as error:
+        if not tells_damage(error):
+            raise
+        return ()
     gone = tuple(sorted(label for label, pointed in labels.items() if pointed == version))
     if gone:
         files.write(folder / LABELS, _encode({label: one for label, one in labels.items() if label not in gone}))
     return gone
+
+
+def tells_damage(error: InvalidConfig) -> bool:
+    """Whether labels that can't be read hold none, which reading them again doesn't mend; else the disk refused."""
+    return not isinstance(error.__cause__, OSError)
+
+
+def renew(folder: Path, error: InvalidConfig) -> None:
+    """Has labels that are damaged begin anew; the file is kept aside. The caller holds the folder's lock.
+
+    Args:
+        folder: The model's.
+        error: What reading them said. Labels that only can't be read stay, and it is raised again.
+
+    Raises:
+        InvalidConfig: see `error`.
+        OSError: the file can't be moved.
+    """
+    if not tells_damage(error):
+        raise error
+    (folder / LABELS).replace(folder / DAMAGED)
+    _log.warning("%s; they begin anew, and what was there is %s now", error, DAMAGED)
 
 
 def history(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,8 @@ def remove(store: Store, model: str, version: int, *, force: bool = False) -> tu
         store: Where it is.
         model: Whose.
         version: Which.
-        force: Remove it also where a label points to it, or a process has it open.
+        force: Remove it also where a label points to it, a process has it open, or the labels are damaged, which then
+            begin anew.
 
     Raises:
         InvalidConfig: it is not installed; or labelled or open, without `force`; or the store can't be read or written.
@@ -49,7 +50,7 @@ def evict(store: Store, model: str, version: int) -> bool:
         files.locked(folder),
     ):
         settle(folder)
-        if version not in store.versions(model) or _why_not(folder, version):
+        if version not in store.versions(model) or _may_be_labelled(folder, version):
             return False
         with lease.alone(folder / str(version)) as mine:
             if mine:
@@ -59,7 +60,13 @@ def evict(store: Store, model: str, version: int) -> bool:
 
 def _remove(folder: Path, version: int, *, force: bool) -> tuple[str, ...]:
     name = f"{folder.name}/{version}"
-    pointing = _why_not(folder, version)
+    try:
+        pointing = _why_not(folder, version)
+    except InvalidConfig as error:
+        if not force:
+            raise
+        labels.renew(folder, error)
+        pointing = ()
     if pointing and not force:
         raise InvalidConfig(
             f"{name} is labelled {', '.join(pointing)}: point the label elsewhere first (edge-run use), or give --force"
@@ -74,6 +81,13 @@ def _remove(folder: Path, version: int, *, force: bool) -> tuple[str, ...]:
 def _why_not(folder: Path, version: int) -> tuple[str, ...]:
     """The labels that point to it."""
     return tuple(sorted(label for label, pointed in labels.read(folder).items() if pointed == version))
+
+
+def _may_be_labelled(folder: Path, version: int) -> bool:
+    try:
+        return bool(_why_not(folder, version))
+    except InvalidConfig:
+        return True  # Nobody knows what labels that can't be read point to.
 
 
 def _take_out(folder: Path, version: int) -> None:

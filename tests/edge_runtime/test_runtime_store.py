@@ -103,6 +103,20 @@ def test_one_models_damage_holds_up_no_other(store, caplog):
     assert sum("labels" in record.message for record in caplog.records) == 1
 
 
+def test_with_damaged_labels_a_model_goes_on_without(store, caplog):
+    """What follows the latest answers, and a label is a server's to know; without a server that is refused."""
+    (store / "scale" / "labels.json").write_text("{broken")
+    with scale_server({2: 3.0}) as server:
+        with Runtime.open(store, fallback=server.address, fetch="follow", **QUIET) as runtime:
+            assert answers(runtime.model("scale", label=None)) == 2
+            assert caplog.text.count("scale goes on without labels: ") == 1
+        with Runtime.open(store, fallback=server.address, **QUIET) as runtime:
+            reply = runtime.model("scale", version=None, label="stable").target
+            assert (reply.label, reply.version) == ("stable", None)
+    with Runtime.open(store, **QUIET) as runtime, pytest.raises(InvalidConfig, match=r"labels\.json"):
+        runtime.model("scale", label="stable")
+
+
 def test_damaged_version_is_answered_by_a_server(store):
     """Where the device's own copy can't be loaded, a server that has the version answers, and the reply says why."""
     publish_scale(store, 2, 3.0, content=b"no model")

@@ -195,6 +195,35 @@ def test_removal_is_refused_by_name_and_takes_everything(packages, root):
             remove(store, model, version)
 
 
+def test_damaged_labels_of_one_model_hold_up_no_other(packages, root):
+    """All is listed and installed; no version of it makes room; `remove` takes one out where that is forced."""
+    put(packages, root, 1, 2)
+    publish_scale(root.parent / "packages", 1, 5.0, model="other")
+    (root / "scale" / "labels.json").write_text("{")
+    store = Store(root)
+    assert ["labels.json" in one.unlabelled for one in inventory(store)] == [True, True]
+    write_quota(store, sum(one.size_bytes for one in inventory(store)) + 10)
+    with pytest.raises(InvalidConfig, match="even without all that may go"):
+        put(packages.parent / "other", root, 1)
+    assert not evict(store, "scale", 1)
+    write_quota(store, None)
+    put(packages.parent / "other", root, 1)
+    with pytest.raises(InvalidConfig, match=r"labels\.json"):
+        remove(store, "scale", 1)
+    assert remove(store, "scale", 1, force=True) == ()
+    assert state(root)["scale"][0].keys() == {2}
+    assert store.labels("scale") == {}
+
+
+def test_a_removal_that_was_killed_is_finished_beside_damaged_labels(packages, root):
+    """Of which none is known to point to that version."""
+    put(packages, root, 1, 2)
+    (root / "scale" / "2").rename(root / "scale" / ".removing-2")
+    (root / "scale" / "labels.json").write_text("{")
+    put(packages, root, 3)
+    assert not leftovers(root)
+
+
 def test_a_lease_ends_where_it_is_given_back(packages, root, tmp_path):
     """Two may hold one; where nothing is there is none."""
     put(packages, root, 1)

@@ -110,12 +110,25 @@ def test_labels_that_point_nowhere_are_refused(store, content):
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
 def test_labels_that_are_no_file_are_refused(store, make):
-    """A folder or a pipe in the place of the labels is refused and not waited for."""
+    """A folder or a pipe in the place of the labels is refused and not waited for; setting one puts it aside."""
     make(store.path / "scale" / "labels.json")
     with pytest.raises(InvalidConfig, match=r"labels\.json: labels must be a file"):
         store.labels("scale")
-    with pytest.raises(InvalidConfig, match=r"labels\.json: labels must be a file"):
-        store.label("scale", "stable", 1)
+    store.label("scale", "stable", 1)
+    assert store.labels("scale") == {"stable": 1}
+    assert (store.path / "scale" / "labels.json.damaged").exists()
+
+
+def test_damaged_labels_begin_anew_where_one_is_set(store, caplog):
+    """The log says so, and what was there is kept; a rollback, which needs to know, is refused."""
+    text = '{"stable": 1,}'
+    (store.path / "scale" / "labels.json").write_text(text)
+    with pytest.raises(InvalidConfig, match=r"labels\.json: labels must be a JSON object"):
+        store.roll_back("scale")
+    assert store.label("scale", "canary", 1) is None
+    assert store.labels("scale") == {"canary": 1}
+    assert (store.path / "scale" / "labels.json.damaged").read_text() == text
+    assert "they begin anew, and what was there is labels.json.damaged now" in caplog.text
 
 
 def test_what_can_not_be_read_is_refused_by_its_path(store, caplog):
