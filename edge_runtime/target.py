@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from converter.artifact import Package, Signature
+from converter.artifact import Package, Signature, TensorSpec
 from edge_runtime.errors import EdgeRuntimeError, InvalidInput, RuntimeClosed
 from edge_runtime.inputs import InputCheck, Inputs, default_signature
 from edge_runtime.pixels import Pixels
@@ -89,6 +89,7 @@ class Target:
         self.default = ""
         self._checks: dict[str | None, InputCheck] = {}
         self._batched: dict[str, bool] = {}
+        self._promised: dict[str, tuple[TensorSpec, ...]] = {}
         self._signatures: dict[str, Signature] = {}
         self._described_s = self._valid_until_s = float("-inf")
         if package is not None:
@@ -150,6 +151,8 @@ class Target:
         }
         checks[None] = checks[default]
         self._batched = {name: signature.batch_axis == 0 for name, signature in signatures.items()}
+        if self.package is not None:
+            self._promised = {name: signature.outputs for name, signature in signatures.items()}
         self.default = default
         self._checks = checks
         self._valid_until_s = float("inf") if self.version is not None else now_s + _DESCRIPTION_S
@@ -196,6 +199,7 @@ class Target:
             deadline_s=deadline_s,
             policy=self.policy,
             fingerprint=self._fingerprint,
+            promised=self._promised.get(name, ()),
         )
 
 

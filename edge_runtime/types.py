@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from converter.artifact import TensorSpec
 
 T = TypeVar("T")
 
@@ -43,6 +46,8 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         policy: Where it may be answered.
         fingerprint: Of the preprocessing that made the inputs, where the version is installed here: a server that has
             another for it refuses.
+        promised: What the installed package says of the outputs, as callers see them: what a server answers otherwise
+            is no answer. Empty where only servers describe the version.
     """
 
     model: str
@@ -59,6 +64,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     reason: str = "local"
     policy: Policy = "prefer_device"
     fingerprint: str = ""
+    promised: tuple[TensorSpec, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from converter.artifact import VARIABLE, PackageError, Signature, TensorSpec
+from edge_runtime.remote.faults import Unfit
 from edge_runtime.types import Array, Arrays, InferRequest, Reply
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, SIGNATURE_DEF_FIELD
@@ -65,14 +66,23 @@ def reply(
         requests: How many were joined in it.
 
     Raises:
-        ValueError: the server answered as another version than was asked for, sent no outputs or tensors that can't be
-            read, or other rows than the request has. Where only metadata say that its outputs have rows, one request's
-            outputs may be anything.
+        Unfit: the server answered as another version than was asked for, or lacks an output that the installed package
+            has, or gives it another dtype or shape; further outputs are left out.
+        ValueError: it sent no outputs or tensors that can't be read, or other rows than the request has. Where only
+            metadata say that its outputs have rows, one request's outputs may be anything.
     """
     version = response.model_spec.version.value
     if request.version is not None and version != request.version:
-        raise ValueError(f"asked for version {request.version}, the server answered as version {version}")
-    outputs = {name: _array(name, proto) for name, proto in response.outputs.items()}
+        raise Unfit(f"asked for version {request.version}, the server answered as version {version}")
+    promised = {spec.name: spec for spec in request.promised}
+    if missing := sorted(promised.keys() - response.outputs.keys()):
+        has = str(sorted(response.outputs))[:_SHOWN]
+        raise Unfit(f"it has the outputs {has}, the installed package also {missing}")
+    outputs = {
+        name: _array(name, proto) for name, proto in response.outputs.items() if not promised or name in promised
+    }
+    for name, spec in promised.items():
+        _check_promise(spec, outputs[name], batched=request.batched)
     _check_rows(request, outputs, requests)
     return Reply(
         outputs=outputs,
@@ -114,6 +124,19 @@ def _array(name: str, proto: tensor_pb2.TensorProto) -> Array:
     except tensors.TensorCodecError as error:
         raise ValueError(f"output {name!r}: {error}") from error
     return array if array.flags.writeable else array.copy()
+
+
+def _check_promise(spec: TensorSpec, array: Array, *, batched: bool) -> None:
+    """An output is as the installed package says, whose rows are another's matter.
+
+    A spec without dimensions says nothing of the shape: LiteRT has the same of one that it finds out as it runs.
+    """
+    shape = array.shape
+    if batched and shape:
+        shape = (spec.shape[0], *shape[1:])  # Many may have been joined, also of a file that takes one row.
+    if array.dtype != spec.numpy_dtype or not (spec.accepts(shape) or not spec.shape):
+        came = f"{array.dtype}{list(array.shape)}"
+        raise Unfit(f"output {spec.name!r} is {came}, in the installed package {spec} (-1 is any size)")
 
 
 def _check_rows(request: InferRequest, outputs: Arrays, requests: int) -> None:

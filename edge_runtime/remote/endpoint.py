@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from edge_runtime.remote.answer_time import Kind
 from edge_runtime.remote.catalog import ServedCatalog
 from edge_runtime.remote.estimate import Estimate
-from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.faults import RemoteFault, Unfit
 from edge_runtime.remote.line import Line, Received
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
@@ -321,6 +321,8 @@ class Endpoint:
             return
         try:
             future.set_result(read(received.message))
+        except Unfit as error:
+            future.set_exception(RemoteFault(Fault.INTERNAL, self.address, str(error), unfit=True))
         except Exception as error:  # noqa: BLE001  whatever a foreign server's answer does to us is that call's fault
             future.set_exception(RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}"))
 

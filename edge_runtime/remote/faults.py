@@ -56,6 +56,10 @@ class Apart(enum.Enum):
     """The model may have run: each once more, which is no more than if they had not gone together."""
 
 
+class Unfit(ValueError):
+    """An answer that can be read, and is not what was asked for: of another version, or not as the package says."""
+
+
 class RemoteFault(Exception):
     """One endpoint failed or refused.
 
@@ -66,6 +70,7 @@ class RemoteFault(Exception):
         unreachable: Nobody was there: no connection came about.
         broken: The connection broke under the call.
         too_large: The message was larger than the server reads, so that it would not be taken later either.
+        unfit: It answered, as another version or otherwise than the installed package says.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class RemoteFault(Exception):
         unreachable: bool = False,
         broken: bool = False,
         too_large: bool = False,
+        unfit: bool = False,
     ) -> None:
         self.fault = fault
         self.address = address
@@ -84,6 +90,7 @@ class RemoteFault(Exception):
         self.unreachable = unreachable
         self.broken = broken
         self.too_large = too_large
+        self.unfit = unfit
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -107,7 +114,7 @@ class RemoteFault(Exception):
     def said(self) -> str:
         """What happened, with the server's own words."""
         kind = "can't be reached" if self.unreachable else self.fault.name.lower().replace("_", " ")
-        kind = "too large" if self.too_large else kind
+        kind = "too large" if self.too_large else "unfit answer" if self.unfit else kind
         return f"{kind}: {self.detail}"
 
     @property
@@ -120,6 +127,8 @@ class RemoteFault(Exception):
         """Whether one of several requests that went together may be at fault, and how it is found."""
         if self.too_large or self.fault is Fault.INVALID_INPUT:
             return Apart.HALVES
+        if self.unfit:
+            return Apart.NO
         return Apart.SINGLY if self.fault in _OF_THE_RUN else Apart.NO
 
     @property

@@ -16,7 +16,7 @@ from edge_runtime.pixels import Pixels, in_reals
 from edge_runtime.routing.chain import failed, failed_servers, settle
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import REASON_LOCAL, REASON_UNSURE
-from edge_runtime.routing.unsure import Bar, Rows, bars, merged, of_rows, unsure_rows, why_never
+from edge_runtime.routing.unsure import Bar, Rows, bars, merged, numberless, of_rows, unsure_rows, why_never
 from edge_runtime.types import EngineReport, Executor, InferRequest, Pending, Reply, Tried
 
 _log = logging.getLogger(__name__)
@@ -320,6 +320,9 @@ class CascadeExecutor:
 
     def _better(self, doubt: _Doubt, better: Reply) -> Reply:
         local, rows = doubt.reply, doubt.rows
+        bar = self._judge.bar(local.place, doubt.request.signature)
+        if bar is not None and numberless(bar, better.outputs):
+            raise ValueError(f"output {bar.output!r} of {better.place} is no number")
         whole = not doubt.request.batched or len(rows) != doubt.request.rows or bool(rows.all())
         asked_ms = better.asked_ms
         if asked_ms is None:

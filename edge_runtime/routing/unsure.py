@@ -105,6 +105,14 @@ def unsure_rows(bar: Bar, threshold: float, outputs: Mapping[str, Array]) -> Row
     return unsure
 
 
+def numberless(bar: Bar, outputs: Mapping[str, Array]) -> bool:
+    """Whether an answer says nothing of how sure it is: it has rows whose scores have no number for it."""
+    scores = outputs.get(bar.output)
+    if scores is None or scores.ndim != 2:  # Of other forms nothing is known.
+        return False
+    return bool(np.isnan(confidences(scores, bar.confidence)).any())
+
+
 def of_rows(request: InferRequest, rows: Rows) -> InferRequest:
     """The request with those of its rows alone; the whole of it where it has no batch axis, or all are meant."""
     if not request.batched or len(rows) != request.rows or rows.all():
