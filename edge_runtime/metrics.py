@@ -97,7 +97,7 @@ def families(stats: RuntimeStats) -> list[Family]:
         Family(
             name="edge_server_breaker",
             kind="gauge",
-            help="1 for the state that a server's breaker is in; closed is the healthy one.",
+            help="1 for the state of a server's breaker; closed is the healthy one, and unreachable if nobody answers.",
             samples=tuple(breakers),
         ),
         *_servers(stats.endpoints),
@@ -213,6 +213,7 @@ def _servers(servers: Iterable[ServerStats]) -> Iterator[Family]:
     for name, said, field, factor in (
         ("edge_server_wait_seconds", "How long a row waits and runs there, as the server says.", "wait_ms", 1e-3),
         ("edge_server_round_trip_seconds", "The way to a server and back.", "round_trip_ms", 1e-3),
+        ("edge_server_unreachable_seconds", "For how long nobody has answered there.", "unreachable_s", 1.0),
         ("edge_server_bandwidth_bytes", "Bytes a second that the way carries.", "bandwidth_bytes_s", 1.0),
     ):
         values = [(labels, getattr(one, field)) for labels, one in known]

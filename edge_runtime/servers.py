@@ -13,7 +13,7 @@ from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.freshness import Freshness
 from edge_runtime.remote.timers import Timers
-from edge_runtime.remote.told import server_stats
+from edge_runtime.remote.told import server_stats, state_of
 from edge_runtime.routing.budget import BURST, HEDGE_SHARE, Budget
 from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.outage import Outage
@@ -66,8 +66,8 @@ class Servers:
 
     @property
     def states(self) -> dict[str, str]:
-        """The known servers: `host:port` and the state of their breaker."""
-        return {one.address: one.state.value for one in self.remote.endpoints.all()}
+        """The known servers: `host:port` and the state of each, as in `ServerStats`."""
+        return {one.address: state_of(one) for one in self.remote.endpoints.all()}
 
     @property
     def stats(self) -> tuple[ServerStats, ...]:

@@ -200,7 +200,9 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         address: `host:port`.
-        state: Of its breaker: `closed` is the healthy one.
+        state: Of its breaker: `closed` is the healthy one. `unreachable` where that is closed and nobody answers: what
+            would fail there is not sent.
+        unreachable_s: For how long nobody has answered there; None where somebody does.
         in_flight: Calls that wait for it now.
         round_trip_ms: The way there and back.
         bandwidth_bytes_s: What the way carries.
@@ -210,6 +212,7 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     state: str
+    unreachable_s: float | None = None
     in_flight: int = 0
     round_trip_ms: float | None = None
     bandwidth_bytes_s: float | None = None
@@ -242,7 +245,7 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         models: Every version that has been asked since the runtime was opened, or is loaded.
-        servers: By `host:port`, the state of the breaker: `closed` is the healthy one.
+        servers: By `host:port`, the state, as in `ServerStats`: `closed` is the healthy one.
         climate: Temperatures and throttling.
         endpoints: The servers once more, with what is known of each.
         fetch: The package that is being fetched now; None for none.

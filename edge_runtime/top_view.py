@@ -29,6 +29,7 @@ _STYLES = {
     "unhealthy": "bad",
     "refused": "bad",
     "open": "bad",
+    "unreachable": "bad",
 }
 """Of engines and breakers."""
 
@@ -292,7 +293,7 @@ def _servers(span: _Span, stats: RuntimeStats, answers: dict[_Key, tuple[Histogr
         rows.append(
             [
                 address,
-                (one.state, _STYLES.get(one.state, "")),
+                (_state(one), _STYLES.get(one.state if one.unreachable_s is None else "unreachable", "")),
                 str(one.in_flight),
                 span.rate(answered, 0),
                 known_text(one.round_trip_ms),
@@ -302,7 +303,7 @@ def _servers(span: _Span, stats: RuntimeStats, answers: dict[_Key, tuple[Histogr
             ]
         )
     unit = _unit(span)
-    headings = ("SERVER", "BREAKER", "IN FLIGHT", f"ANSWERS{unit}", "ROUND TRIP ms", "BYTES/s", "TAKES ms", "SERVES")
+    headings = ("SERVER", "STATE", "IN FLIGHT", f"ANSWERS{unit}", "ROUND TRIP ms", "BYTES/s", "TAKES ms", "SERVES")
     return table(headings, rows, right=range(2, 7))
 
 
@@ -322,6 +323,13 @@ def _fetch(span: _Span, fetch: FetchStats | None, before: FetchStats | None) -> 
         pace,
     ]
     return table(("FETCHED", "FROM", "STATE", "HAS COME", "OF", "SHARE", "BYTES/s"), [row], right=(3, 4, 5, 6))
+
+
+def _state(server: ServerStats) -> str:
+    if server.unreachable_s is None:
+        return server.state
+    also = "" if server.state == "unreachable" else f"{server.state}, "
+    return f"{also}unreachable {duration_text(server.unreachable_s)}"
 
 
 def _served(serves: dict[str, tuple[int, ...]] | None) -> str:

@@ -17,6 +17,7 @@ from edge_runtime.remote.journey import Journey, Means, Trip
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.sender import Sender
 from edge_runtime.remote.timers import Later, Timers
+from edge_runtime.remote.told import why_not_asked
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.policy import REASON_HEDGED, REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.types import Awaited, InferRequest, Reply
@@ -85,6 +86,13 @@ class RemoteClient:
         """Seconds in which the best endpoint should answer it; None if none may be asked, or none has the version."""
         expected_s = self.endpoints.expects(Wanted.of(request))
         return None if expected_s is None else expected_s + self._coalescer.waits_s(request)
+
+    def unasked(self, request: InferRequest) -> dict[str, str]:
+        """Why each known server is not asked, by `host:port`, for errors."""
+        lacking = self.endpoints.lacking(Wanted.of(request))
+        return {
+            one.address: why_not_asked(one, lacks=one in lacking) or "not asked now" for one in self.endpoints.all()
+        }
 
     def infer(self, request: InferRequest) -> Reply:
         """See `Executor`."""

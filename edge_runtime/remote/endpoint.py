@@ -77,6 +77,7 @@ class Endpoint:
         self._barred_until_s = 0.0
         self._silent = 0
         self._gone_s: float | None = None
+        self._away_s: float | None = None
         self._answered_s = -math.inf
         self._spoke_s = self._counted_s = -math.inf
         self._unreachable = False
@@ -109,6 +110,14 @@ class Endpoint:
         """Whether the latest call found nobody there."""
         with self._lock:
             return self._unreachable
+
+    @property
+    def away_s(self) -> float | None:
+        """Seconds since it was found that nobody answers there; None where the latest look or call was answered."""
+        with self._lock:
+            if self._away_s is None or (self._gone_s is None and not self._unreachable):
+                return None
+            return self._clock() - self._away_s
 
     @property
     def catalog(self) -> ServedCatalog | None:
@@ -160,7 +169,7 @@ class Endpoint:
             self._breaker.reset()
             self._estimate.forget()
             self._catalog, self._catalog_s = None, -math.inf
-            self._unreachable, self._gone_s, self._silent = False, None, 0
+            self._unreachable, self._gone_s, self._away_s, self._silent = False, None, None, 0
             self._barred_until_s = self._breaker.until_s
 
     def try_begin(self, model: str = "", nbytes: int = 0, wait_s: float = 0.0) -> Turn | None:
@@ -272,6 +281,7 @@ class Endpoint:
             if unreachable or self._silent >= _SILENT_LOOKS:
                 self._unreachable |= unreachable
                 self._gone_s = self._clock()
+                self._missed()
 
     def renew_line(self) -> None:
         """Connects anew where several looks in a row have not been answered; calls under way keep the old line.
@@ -354,6 +364,8 @@ class Endpoint:
                 self._breaker.abandoned(turn.permit)
             else:
                 self._unreachable = fault.unreachable
+                if fault.unreachable:
+                    self._missed()
                 self._breaker.failed(turn.permit)
             self._barred_until_s = self._breaker.until_s
 
@@ -372,7 +384,11 @@ class Endpoint:
 
     def _alive(self) -> None:
         self._answered_s = self._clock()
-        self._unreachable, self._gone_s, self._silent = False, None, 0
+        self._unreachable, self._gone_s, self._away_s, self._silent = False, None, None, 0
+
+    def _missed(self) -> None:
+        if self._away_s is None:
+            self._away_s = self._clock()
 
 
 def _nothing() -> None:

@@ -16,6 +16,7 @@ from edge_runtime.remote.faults import Apart, RemoteFault
 from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timer
+from edge_runtime.remote.told import why_not_asked
 from edge_runtime.types import Tried
 from fallback_server.protocol.status import Fault
 
@@ -298,19 +299,12 @@ class Journey(Generic[T]):
         for endpoint in self._means.endpoints.all():
             if endpoint.address in self._faults:
                 continue
-            if endpoint.unreachable:
-                asked[endpoint.address] = f"can't be reached, not asked again (breaker {endpoint.state.value})"
-                continue
-            if endpoint in known:
-                asked[endpoint.address] = "not asked, it doesn't serve that"
-                continue
-            lacking = False
-            asked[endpoint.address] = self._why_not_asked(endpoint)
+            lacks = endpoint in known
+            lacking = lacking and (lacks or endpoint.unreachable)
+            asked[endpoint.address] = why_not_asked(endpoint, lacks=lacks) or self._why_not_asked()
         return ServerFailed(self._trip.subject, asked, lacking=lacking, tried=self._tried)
 
-    def _why_not_asked(self, endpoint: Endpoint) -> str:
-        if not endpoint.allows:
-            return f"not asked, it failed before (breaker {endpoint.state.value})"
+    def _why_not_asked(self) -> str:
         if self._unpaid:
             return "not asked, too many requests were asked again already"
         return f"not asked, {MAX_ATTEMPTS} others were"

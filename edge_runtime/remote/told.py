@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from edge_runtime.remote.catalog import ServedCatalog, Serves
 from edge_runtime.remote.endpoint import Endpoint
+from edge_runtime.routing.breaker import BreakerState
 from edge_runtime.telemetry import ServerStats
 
 
@@ -14,11 +15,33 @@ def server_stats(endpoints: Iterable[Endpoint]) -> tuple[ServerStats, ...]:
     return tuple(map(_stats, sorted(endpoints, key=lambda endpoint: endpoint.address)))
 
 
+def state_of(endpoint: Endpoint) -> str:
+    """Its breaker's, or `unreachable` where that is closed and nobody answers: no request has failed there yet."""
+    state = endpoint.state
+    return "unreachable" if state is BreakerState.CLOSED and endpoint.away_s is not None else state.value
+
+
+def why_not_asked(endpoint: Endpoint, *, lacks: bool) -> str:
+    """Why a request was not sent there, for errors; empty where nothing speaks against it.
+
+    Args:
+        endpoint: Which.
+        lacks: Whether it is known not to serve what was asked for.
+    """
+    away_s = endpoint.away_s
+    if away_s is not None:
+        return f"not asked, unreachable for {away_s:.1f} s (breaker {endpoint.state.value})"
+    if lacks:
+        return "not asked, it doesn't serve that"
+    return "" if endpoint.allows else f"not asked, it failed before (breaker {endpoint.state.value})"
+
+
 def _stats(endpoint: Endpoint) -> ServerStats:
     trip_s, catalog = endpoint.round_trip_s, endpoint.catalog
     return ServerStats(
         address=endpoint.address,
-        state=endpoint.state.value,
+        state=state_of(endpoint),
+        unreachable_s=endpoint.away_s,
         in_flight=endpoint.in_flight,
         round_trip_ms=None if trip_s is None else trip_s * 1e3,
         bandwidth_bytes_s=endpoint.bandwidth_bytes_s,

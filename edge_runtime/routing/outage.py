@@ -18,7 +18,7 @@ class Outage:
     """
 
     def __init__(self, servers: Callable[[], Mapping[str, str]]) -> None:
-        """Takes what tells the state of each known server's breaker, by `host:port`."""
+        """Takes what tells the state of each known server, by `host:port`: `closed` is the healthy one."""
         self._servers = servers
         self._said = False
 
@@ -36,17 +36,8 @@ class Outage:
         if "closed" in states.values():
             return
         self._said = True
-        known = ", ".join(f"{address}: breaker {state}" for address, state in states.items()) or "none is known"
+        known = ", ".join(f"{address}: {_said(state)}" for address, state in states.items()) or "none is known"
         _log.warning("no server can be asked now (%s): the device goes on alone", known)
-
-    def down(self) -> dict[str, str]:
-        """The known servers that may not be asked now, for errors, by `host:port`."""
-        states = self._servers()
-        return {
-            address: f"not asked, it failed before (breaker {state})"
-            for address, state in states.items()
-            if state != "closed"
-        }
 
     @property
     def lasts(self) -> bool:
@@ -58,3 +49,7 @@ class Outage:
         if self._said and not call.cancelled() and call.exception() is None:
             self._said = False
             _log.info("servers answer again")
+
+
+def _said(state: str) -> str:
+    return state if state == "unreachable" else f"breaker {state}"

@@ -62,6 +62,10 @@ class Remote(Protocol):
         """Seconds in which the best server should answer it; None if none may be asked, or none has the version."""
         ...
 
+    def unasked(self, request: InferRequest) -> Mapping[str, str]:
+        """Why each known server is not asked, by `host:port`, for errors."""
+        ...
+
     def submit(self, request: InferRequest) -> Future[Reply]:
         """Sends the request; a ServerFailed in the future means that nobody answered."""
         ...
@@ -215,7 +219,7 @@ class Router:
         elif self._remote is None:
             hint = "The runtime was opened without a fallback server."
         else:
-            hint = "" if asked else "No server has been found, or none may be asked now."
+            hint = "" if asked else "No server has been found."
         return VersionNotAvailable(model, pin, self._installed(), asked or {}, hint)
 
     def close(self) -> None:
@@ -274,8 +278,9 @@ class Router:
             # None may be asked: who knows them all says it best.
             reason = route.reason if self._device is None else REASON_POLICY
             return self._to_server(replace(request, reason=reason))
-        confined = self._remote is None or request.policy == "only_device"
-        raise self._nowhere(request, {} if confined else self._outage.down())
+        if self._remote is None or request.policy == "only_device":
+            raise self._nowhere(request, {})
+        raise self._nowhere(request, self._remote.unasked(request))
 
     def _leaves_caller(self, request: InferRequest) -> bool:
         """Whether its run is so long that the caller waits instead of making it, to be free for a server's answer."""

@@ -10,9 +10,10 @@ from contextlib import closing
 import grpc
 import pytest
 from support.edge_models import rows
+from support.edge_servers import scale_server
 from support.model_servers import serving
 
-from edge_runtime import Runtime, RuntimeClosed
+from edge_runtime import Runtime, RuntimeClosed, VersionNotAvailable
 from edge_runtime.config import ModelOptions, RuntimeOptions
 from edge_runtime.servers import Servers
 from fallback_server.protocol.methods import GET_MODEL_METADATA
@@ -51,3 +52,24 @@ def test_a_model_says_whether_its_late_calls_have_copies(tmp_path, runtimes):
     with closing(Servers(options, time.monotonic)) as servers:
         for name in ("on", "off", "same", "other"):
             assert servers.remote.hedged(name) is options.of(name).hedge
+
+
+def test_a_server_that_died_is_told_of_as_long_as_it_is_away(tmp_path):
+    """Statistics and errors say that nobody answers there, and for how long, also where no request fails there."""
+    with scale_server({1: 2.0}) as server, Runtime.open(tmp_path, fallback=server.address, **QUIET) as runtime:
+        model = runtime.model("scale", version=1)
+        assert model.predict(rows(1)).place == f"server:{server.address}"
+        assert runtime.stats().endpoints[0].unreachable_s is None
+        server.stop()
+        end_s = time.monotonic() + WAIT_S
+        said = ""
+        while "not asked, unreachable for" not in said:
+            assert time.monotonic() < end_s, said
+            with pytest.raises(VersionNotAvailable) as caught:
+                model.predict(rows(1))
+            said = caught.value.asked[server.address]
+            time.sleep(0.02)
+        (found,) = runtime.stats().endpoints
+        assert found.unreachable_s > 0
+        assert found.state != "closed"
+        assert runtime.servers[server.address] != "closed"

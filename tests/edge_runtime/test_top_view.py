@@ -5,7 +5,7 @@ from support.snapshots import SERVER, busy, snapshot
 from edge_runtime.figures import bytes_text, count_text, duration_text, number_text
 from edge_runtime.screen_text import shown
 from edge_runtime.snapshot import decode, encode
-from edge_runtime.telemetry import FetchStats, RuntimeStats
+from edge_runtime.telemetry import FetchStats, RuntimeStats, ServerStats
 from edge_runtime.top_view import WINDOW, view
 
 
@@ -91,6 +91,15 @@ def test_a_package_on_its_way_is_shown():
     assert row(text(snapshot(RuntimeStats(), taken_s=100.0), now), "faces/7")[-1] == "-"
     assert not [line for line in text(snapshot()) if line.startswith("FETCHED")]
     assert decode(encode(now)).stats.fetch == fetch
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("unreachable", "unreachable 1 min 5 s"), ("open", "open, unreachable 1 min 5 s")]
+)
+def test_a_server_that_is_away_is_shown_so(state, said):
+    """Whatever its breaker is, and for how long."""
+    away = RuntimeStats(endpoints=(ServerStats(address=SERVER, state=state, unreachable_s=65.0),))
+    assert row(text(snapshot(away)), SERVER)[1] == said
 
 
 def test_an_idle_runtime_says_so():

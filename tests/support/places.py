@@ -107,6 +107,9 @@ class FakeRemote(_Place):
     def expects(self, request):
         return self.expected_s
 
+    def unasked(self, request):
+        return {}
+
 
 class FakeLater:
     """Timers that go off when the test says so.

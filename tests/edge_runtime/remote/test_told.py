@@ -2,13 +2,15 @@ import asyncio
 import time
 from contextlib import contextmanager
 
+import pytest
+from support.clock import FakeClock
 from support.grpc_stand import loaded
 from support.model_servers import model_statuses, serving
 
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.freshness import Freshness
-from edge_runtime.remote.told import server_stats
+from edge_runtime.remote.told import server_stats, why_not_asked
 
 WAIT_S = 30
 
@@ -62,3 +64,23 @@ def test_what_is_not_known_is_none():
     (found,) = server_stats(table.all())
     assert (found.serves, found.wait_ms, found.round_trip_ms, found.in_flight) == (None, None, None, 0)
     table.close()
+
+
+@pytest.mark.parametrize("unreachable", [True, False])
+def test_a_server_that_is_away_is_not_told_of_as_healthy(unreachable):
+    """Nobody is there, or two looks were not answered: since when is kept over further looks, until one is answered."""
+    clock = FakeClock()
+    endpoint = Endpoint("a:1", clock)
+    for _ in range(2):
+        endpoint.unheard(clock(), unreachable=unreachable)
+    clock.advance(3.0)
+    endpoint.unheard(clock(), unreachable=unreachable)
+    (found,) = server_stats([endpoint])
+    assert (found.state, found.unreachable_s) == ("unreachable", 3.0)
+    assert why_not_asked(endpoint, lacks=True) == "not asked, unreachable for 3.0 s (breaker closed)"
+    endpoint.heard(0.001)
+    (found,) = server_stats([endpoint])
+    assert (found.state, found.unreachable_s) == ("closed", None)
+    assert why_not_asked(endpoint, lacks=True) == "not asked, it doesn't serve that"
+    assert not why_not_asked(endpoint, lacks=False)
+    endpoint.close()

@@ -14,7 +14,6 @@ from edge_runtime import (
     ServerFailed,
     VersionNotAvailable,
 )
-from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.router import Router, timed_out
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.stats import Load
@@ -62,9 +61,13 @@ class FakeRemote:
         self.expected_s = expected_s
         self.future = None
         self.asked = []
+        self.why = {}
 
     def expects(self, request):
         return self.expected_s
+
+    def unasked(self, request):
+        return self.why
 
     def submit(self, request):
         self.asked.append(request)
@@ -160,13 +163,14 @@ def test_missing_version_without_a_usable_server(clock, remote):
 
 
 def test_missing_version_names_the_servers_that_are_down(clock):
-    """Where no server may be asked, those that are known to be down are in the error, also of the second request."""
-    outage = Outage(lambda: {"s:1": "open", "s:2": "closed"})
-    made = router(None, FakeRemote(expected_s=None), clock, outage=outage)
+    """Where no server may be asked, each that is known is in the error with its reason, also of the second request."""
+    remote = FakeRemote(expected_s=None)
+    remote.why = {"s:1": "not asked, it failed before (breaker open)", "s:2": "not asked, unreachable for 3.0 s"}
+    made = router(None, remote, clock)
     for _ in range(2):
         with pytest.raises(VersionNotAvailable, match=r"s:1: not asked, it failed before \(breaker open\)") as caught:
             made.infer(request(clock))
-        assert list(caught.value.asked) == ["s:1"]
+        assert list(caught.value.asked) == ["s:1", "s:2"]
 
 
 @pytest.mark.parametrize("idle", [True, False])
