@@ -96,6 +96,30 @@ def test_many_unsure_answers_come_in_order(store):
             assert reply.reason == ("unsure" if i % 3 else "local")
 
 
+def test_many_unsure_answers_are_asked_for_together(store):
+    """While some calls are under way the others of a series wait for each other; and no more are read than may be."""
+    read = []
+
+    def rows(server):
+        for number in range(120):
+            read.append(number)
+            if number == 40:
+                server.hold.set()
+            yield x(UNSURE)
+
+    with scale_server({1: FACTOR}) as server, Runtime.open(store, fallback=server.address, cascade="on", **QUIET) as r:
+        model = r.model("scale")
+        model.predict(x(UNSURE))
+        server.asked.clear()
+        server.hold.clear()
+        replies = model.predict_many(rows(server))
+        assert next(replies).reason == "unsure"
+        assert len(read) <= 64
+        assert [reply.reason for reply in replies] == ["unsure"] * 119
+        assert sum(count for _, count in server.asked) == 120
+        assert len(server.asked) <= 60
+
+
 @pytest.mark.parametrize("way", ["predict", "predict_async"])
 def test_without_a_server_in_time_the_devices_answer_comes(store, way):
     """Before the deadline, while the server keeps the request; the reply tells of the doubt."""
