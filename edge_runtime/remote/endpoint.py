@@ -313,28 +313,34 @@ class Endpoint:
     def _finish(self, call: Any, turn: Turn, future: Future[T], read: Callable[[Any], T], *, measured: bool) -> None:
         code = call.code()
         received: Received | None = call.result() if code is grpc.StatusCode.OK else None
-        if received is not None and not received.error:
+        fault: RemoteFault | None = None
+        if received is None:
+            fault = RemoteFault.of_status(code, self.address, call.details())
+        elif received.error:
+            fault = RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {received.error}")
+        else:
+            try:
+                answer = read(received.message)
+            except Unfit as error:
+                fault = RemoteFault(Fault.INTERNAL, self.address, str(error), unfit=True)
+            except Exception as error:  # noqa: BLE001  whatever a foreign server's answer does to us is that call's fault
+                fault = RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}")
+        if fault is None:
             own_s = _own_s(call.trailing_metadata())
             self._settle(turn, None, received=received, own_s=own_s, measured=measured)
-        else:
-            fault = RemoteFault.of_status(code, self.address, call.details())
-            if received is not None:
-                fault = RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {received.error}")
-                received = None
+        elif measured or received is None or received.error:
             self._settle(turn, fault)
-            if fault.fault in _DOUBTS:
-                self.on_doubt()
+        else:
+            # Metadata that one model has and nobody can use here say nothing of the server's other models.
+            self._settle(turn, None, received=received)
+        if fault is not None and fault.fault in _DOUBTS:
+            self.on_doubt()
         if not future.set_running_or_notify_cancel():
             return
-        if received is None:
+        if fault is None:
+            future.set_result(answer)
+        else:
             future.set_exception(fault)
-            return
-        try:
-            future.set_result(read(received.message))
-        except Unfit as error:
-            future.set_exception(RemoteFault(Fault.INTERNAL, self.address, str(error), unfit=True))
-        except Exception as error:  # noqa: BLE001  whatever a foreign server's answer does to us is that call's fault
-            future.set_exception(RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}"))
 
     def _settle(
         self,

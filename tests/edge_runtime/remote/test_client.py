@@ -14,7 +14,7 @@ from support.remote_servers import answering
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
-from edge_runtime.routing.breaker import FAILURES_TO_OPEN
+from edge_runtime.routing.breaker import FAILURES_TO_OPEN, BreakerState
 from edge_runtime.types import InferRequest
 from fallback_server.protocol import tensors
 from fallback_server.protocol.proto import serving_pb2 as pb
@@ -256,6 +256,29 @@ def test_reply_that_does_not_fit_is_a_failure(client, response, match):
         add(client, address)
         with pytest.raises(ServerFailed, match=match):
             client.submit(replace(request(), batched=True)).result(WAIT_S)
+
+
+@pytest.mark.parametrize("response", [odd_reply(), odd_reply(rows(3)), pb.PredictResponse()])
+def test_server_whose_answers_are_of_no_use_is_left_alone(client, response):
+    """However fast they come, answers that can't be used open the breaker, and are no sample of the answer time."""
+    with answering(predict=lambda _: response) as address:
+        add(client, address)
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(ServerFailed, match=r"unreadable answer|unfit answer"):
+                client.submit(replace(request(), batched=True)).result(WAIT_S)
+        (endpoint,) = client.endpoints.all()
+        assert endpoint.state is not BreakerState.CLOSED
+
+
+def test_metadata_that_can_not_be_used_say_nothing_of_the_server(client):
+    """A model whose signatures nobody can use here keeps no request from the server's other models."""
+    with answering(metadata=lambda _: pb.GetModelMetadataResponse()) as address:
+        add(client, address)
+        for _ in range(FAILURES_TO_OPEN):
+            with pytest.raises(ServerFailed, match="no usable signature"):
+                client.describe("scale", 1, None, time.monotonic(), None).result(WAIT_S)
+        (endpoint,) = client.endpoints.all()
+        assert endpoint.state is BreakerState.CLOSED
 
 
 def test_metadata_without_signatures_is_a_failure(client):
