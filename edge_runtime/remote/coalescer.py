@@ -127,9 +127,15 @@ class Coalescer:
         return self._pressed_s.get(_kind(request), 0.0) if self._pressed_s else 0.0
 
     def close(self) -> None:
-        """What waits fails, and calls under way when the connections are closed: with RuntimeClosed, all of them."""
+        """What waits fails, and calls under way when the connections are closed: with RuntimeClosed, all of them.
+
+        What was handed over before is done before.
+        """
+        self._closed = True
+        self._sender.run(self._fail_all)
+
+    def _fail_all(self) -> None:
         with self._lock:
-            self._closed = True
             left = [member for group in self._groups.values() for queue in group.waiting for member in queue]
             for group in self._groups.values():
                 for queue in group.waiting:
@@ -166,6 +172,7 @@ class Coalescer:
         return Parcel(members, number)
 
     def _may_leave(self, group: Group, now_s: float) -> bool:
+        group.forget_lost(now_s)
         if len(group.started_s) < MAX_BARE_IN_FLIGHT:
             return True
         ages_s = [now_s - started_s for started_s in group.started_s.values()]

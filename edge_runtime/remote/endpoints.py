@@ -184,7 +184,8 @@ class EndpointTable:
     def all(self) -> list[Endpoint]:
         """Every endpoint, whether it may be asked or not."""
         with self._lock:
-            return list(dict.fromkeys(self._endpoints.values()))
+            found = dict.fromkeys(self._endpoints.values())
+        return list(found)
 
     def expects(self, wanted: Wanted) -> float | None:
         """Seconds in which the best endpoint should answer; None if none may be asked now, or none has the version.
@@ -293,11 +294,11 @@ class EndpointTable:
         self._rouse = _nobody
         self.sought_until_s = -math.inf
         self._stop_asking()
-        with self._lock:
-            endpoints, self._endpoints = set(self._endpoints.values()), {}
-            self._news += 1
-        for endpoint in endpoints:
+        for endpoint in self.all():
             endpoint.close()
+        with self._lock:  # Only now: whoever was interrupted before this closes the rest when called again.
+            self._endpoints = {}
+            self._news += 1
 
     def _connected(self, address: str) -> Endpoint:
         endpoint = self._connect(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from edge_runtime.remote.lanes import MAX_ROWS
+from edge_runtime.remote.lanes import LOST_S, MAX_ROWS
 from edge_runtime.remote.parcel import Member
 
 _SMOOTHING = 0.2
@@ -66,6 +66,14 @@ class Group:
         """
         if self.by_rows is not False:
             self.by_rows = by_rows
+
+    def forget_lost(self, now_s: float) -> None:
+        """Calls that began long ago are under way no more, though nobody has said how they ended."""
+        while self.started_s:
+            number, started_s = next(iter(self.started_s.items()))  # The first to begin.
+            if now_s - started_s < LOST_S:
+                return
+            del self.started_s[number]
 
     def ended(self, number: int, now_s: float, *, answered: bool) -> None:
         """A call has ended; what it took counts if it was answered."""

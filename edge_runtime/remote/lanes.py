@@ -20,6 +20,10 @@ MAX_STUCK = 6
 """Calls beyond those that may be late without holding the others up: a server that hangs must not stop what another
 would answer."""
 
+LOST_S = 120.0
+"""A call that is under way for longer counts no more at all, whatever has become of it: no fault may hold up a kind of
+requests for good. A call that is still waited for then gives up its place to another, which is no harm."""
+
 MAX_ROWS = 256
 """Rows of one call: some times what servers run at once, and little enough to be cut and joined in a millisecond."""
 

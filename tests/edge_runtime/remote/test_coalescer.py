@@ -17,7 +17,7 @@ from edge_runtime import DeadlineExceeded, InvalidInput, RuntimeClosed, ServerFa
 from edge_runtime.remote import coalescer
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
-from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, MAX_ROWS
+from edge_runtime.remote.lanes import LOST_S, MAX_BARE_IN_FLIGHT, MAX_ROWS, MAX_STUCK
 
 POISON = 1e6
 
@@ -282,6 +282,26 @@ def test_a_server_that_hangs_does_not_hold_up_what_another_would_answer(client, 
         server.hold.set()
         for i, future in enumerate(first):
             check(future, i)
+
+
+def test_calls_that_never_end_hold_nobody_up_for_good(client, server, clock):
+    """So many may hang that nothing leaves any more: until it is long enough ago."""
+    server.hold.clear()
+    hanging = MAX_BARE_IN_FLIGHT + MAX_STUCK
+    futures = [client.submit(row_request(i)) for i in range(MAX_BARE_IN_FLIGHT)]
+    for count in range(MAX_BARE_IN_FLIGHT, hanging):
+        server.await_calls(count)
+        clock.advance(1)
+        futures.append(client.submit(row_request(count)))
+    server.await_calls(hanging)
+    clock.advance(1)
+    futures.append(client.submit(row_request(hanging)))
+    assert "1 waiting" in repr(client._coalescer)
+    clock.advance(LOST_S)
+    server.await_calls(hanging + 1)
+    server.hold.set()
+    for i, future in enumerate(futures):
+        check(future, i)
 
 
 def test_all_that_wait_learn_that_no_server_is_left(client, server):

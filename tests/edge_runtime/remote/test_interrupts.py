@@ -32,12 +32,17 @@ def server():
         yield running
 
 
-@pytest.fixture
-def client(server):
+def client_of(server):
     made = RemoteClient(
         EndpointTable(lambda address: Endpoint(address, time.monotonic)), clock=time.monotonic, timeout_s=LONG_S
     )
     made.endpoints.add(Found(key=server.address, address=server.address))
+    return made
+
+
+@pytest.fixture
+def client(server):
+    made = client_of(server)
     yield made
     made.close()
 
@@ -102,3 +107,21 @@ def test_what_was_handed_over_before_the_end_fails_then(client):
     for future in futures:
         future.exception(WAIT_S)
     assert isinstance(futures[-1].exception(WAIT_S), RuntimeClosed)
+
+
+def test_closing_is_interrupted_anywhere(server):
+    """Closed once more, nothing that waited or was under way is left without an end."""
+    point, more = 0, True
+    while more:
+        point += 1
+        assert point < FEW
+        client = client_of(server)
+        server.hold.clear()
+        with ThreadPoolExecutor(1) as beside:
+            futures = [beside.submit(client.submit, row_request(i)).result(WAIT_S) for i in range(8)]
+        more = interrupted_at(point, client.close, REMOTE)
+        client.close()
+        for future in futures:
+            assert isinstance(future.exception(WAIT_S), RuntimeClosed)
+        server.hold.set()
+    assert point > 3
