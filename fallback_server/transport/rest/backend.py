@@ -19,7 +19,7 @@ from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictRep
 from fallback_server.served_model import ServedModel
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rest.json_readers import JsonReaders
+from fallback_server.transport.rest.json_readers import JsonReaders, Reading
 from fallback_server.transport.settling import wait_settled
 
 LARGE_BYTES = 2**17
@@ -114,17 +114,34 @@ class Backend:
             return function(*args, **kwargs)
         return await self._loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
-    async def read(self, size_bytes: int, function: Callable[..., T], body: bytearray, *args: object) -> T:
+    async def read(
+        self, request: Request, size_bytes: int, function: Callable[..., T], body: bytearray, *args: object
+    ) -> T:
         """Calls a function that reads JSON of so many bytes in a body: in another process where there is much of it.
 
+        That is ended when the client leaves, or this coroutine is cancelled.
+
         Raises:
-            ServerError: as the function does; QueueFull where there is no process to be had.
-            HttpRefused: what is in the body takes more memory than it may.
+            ServerError: as the function does; QueueFull where there is no process to be had; RequestCancelled when the
+                client has left.
+            HttpRefused: what is in the body takes more memory than it may, or what read it was killed.
         """
         if size_bytes <= JSON_BYTES:
             return await self.work(size_bytes, function, body, *args)
-        read: Callable[[], T] = partial(self._readers.read, function, body, *args)
-        return await self._loop.run_in_executor(self._pool, read)
+        reading = Reading(function, body, *args)
+        read: Callable[[], T] = partial(self._readers.run, reading)
+        future = self._loop.run_in_executor(self._pool, read)
+        leaving = asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait((future, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not future.done():
+                raise RequestCancelled("the client is gone")
+            return future.result()
+        finally:
+            leaving.cancel()
+            if not future.done():
+                future.cancel()  # Also where no thread has come to it yet.
+                reading.give_up()
 
     async def predict(self, call: PredictCall, request: Request) -> PredictReply:
         """Runs a call; it is cancelled when the client leaves, or this coroutine is.
@@ -196,9 +213,13 @@ class Backend:
         self._readers.close()
 
 
-async def _watch(request: Request, future: asyncio.Future[Answer]) -> None:
-    """Waits for the client to leave. The body was read: nothing else can come."""
+async def _left(request: Request) -> None:
+    """Waits for the client to leave. The body has come: nothing else can."""
     receive: Callable[[], Awaitable[object]] = request.receive
     await receive()
+
+
+async def _watch(request: Request, future: asyncio.Future[Answer]) -> None:
+    await _left(request)
     if not future.done():
         future.set_result(RequestCancelled("the client is gone"))

@@ -28,6 +28,9 @@ _TEXT_ITEMS = 2**16
 """As many numbers are written at a time: Python's lock is held for that long, some milliseconds."""
 
 _TOKENS = (b"NaN", b"Infinity")
+_NO_MEMORY = "Not enough memory"
+"""How the parser's text begins where not the document is at fault."""
+
 _SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -62,6 +65,8 @@ def _parse(data: bytes | bytearray | memoryview) -> tuple[Json, str]:
     try:
         return orjson.loads(data), ""
     except orjson.JSONDecodeError as error:
+        if error.msg.startswith(_NO_MEMORY):
+            raise MemoryError from None
         return None, f"JSON Parse error: {error.msg} at offset: {error.pos}"
 
 

@@ -2,9 +2,10 @@
 
     python -m fallback_server.transport.rest.json_reader_main SOCKET LIFELINE
 
-It has one thread, and loads neither TensorFlow nor gRPC. For each socket that is sent over SOCKET a fork of it takes a
-bound on its memory and a call from there, and gives back what that returns or raises; one that needs more memory than
-its bound ends without a word.
+It has one thread, and loads neither TensorFlow nor gRPC. For each socket that is sent over SOCKET, and with it the end
+of a pipe, a fork of it takes a bound on its memory and a call from there, and gives back what that returns or raises.
+Where one needs more memory than its bound, this program says so: such a fork can say nothing, and a parser written in C
+may have crashed. A fork is killed when the other end of its pipe is closed, the program when that of LIFELINE is.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ import socket
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from fallback_server.core.errors import ServerError
 from fallback_server.transport.rest import inference_codec, json_codec, pickles
+
+_NO_ROOM = 3
+_OUT_OF_MEMORY = frozenset({_NO_ROOM, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS})
+"""How a fork ends for which its bound was too low."""
 
 
 def main() -> None:
@@ -31,34 +37,92 @@ def main() -> None:
     _end_with(int(sys.argv[2]))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The kernel reaps.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # Before the server, where memory is short.
     json_codec.dump({})
     gc.disable()  # What is read has no cycles, and ends with its process.
     assert inference_codec
-    while True:
-        _, fds, _, _ = socket.recv_fds(control, 1, 1)
-        if not fds:
-            return
-        with socket.socket(fileno=fds[0]) as sock:
-            try:
-                forked = not os.fork()
-            except OSError:
-                with contextlib.suppress(OSError):
-                    sock.sendall(pickles.FULL)
-                continue
-            if forked:
-                _answer(control, sock)
+    _Forks(control).run()
 
 
-def _answer(control: socket.socket, sock: socket.socket) -> None:
-    """In the fork; does not return. Nothing is freed: the kernel is quicker."""
+class _Forks:
+    """The program's forks, and the sockets over which they answer."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._socks: dict[int, socket.socket] = {}
+        self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, _heed)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Until the server goes away."""
+        while True:
+            ready, _, _ = select.select([self._control.fileno(), self._woken], [], [])
+            if self._woken in ready:
+                os.read(self._woken, select.PIPE_BUF)
+                self._reap()
+            if self._control.fileno() in ready:
+                _, fds, _, _ = socket.recv_fds(self._control, 1, 2)
+                if not fds:
+                    return
+                sock = socket.socket(fileno=fds[0])
+                if len(fds) == 1:  # No descriptor was left for the other.
+                    _say(sock, pickles.FULL)
+                else:
+                    self._fork(sock, fds[1])
+
+    def _fork(self, sock: socket.socket, lifeline: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            _say(sock, pickles.FULL)
+        else:
+            if not pid:
+                self._answer(sock, lifeline)
+            self._socks[pid] = sock
+        os.close(lifeline)
+
+    def _answer(self, sock: socket.socket, lifeline: int) -> NoReturn:
+        """In the fork. Nothing is freed: the kernel is quicker."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            _end_with(lifeline)
+            self._control.close()
+            for other in self._socks.values():
+                other.close()
+            status = _read(sock)
+        except OSError:
+            pass  # Nobody waits for the answer any more.
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while self._socks:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with self._socks.pop(pid) as sock:
+                if os.waitstatus_to_exitcode(status) in _OUT_OF_MEMORY:
+                    _say(sock, pickles.NO_ROOM)
+
+
+def _heed(_number: int, _frame: object) -> None:
+    """Has a signal wake the program."""
+
+
+def _say(sock: socket.socket, what: bytes) -> None:
+    with contextlib.suppress(OSError):
+        sock.send(what, socket.MSG_DONTWAIT)
+
+
+def _read(sock: socket.socket) -> int:
+    """Answers one call; the status to end with."""
+    sock.sendall(pickles.FORKED)
+    (limit_bytes,) = pickles.LIMIT.unpack(pickles.exactly(sock, bytearray(pickles.LIMIT.size)))
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
     try:
-        control.close()
-        sock.sendall(pickles.FORKED)
-        (limit_bytes,) = pickles.LIMIT.unpack(pickles.exactly(sock, bytearray(pickles.LIMIT.size)))
-        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
         function, body, arguments = pickles.receive(sock, bytearray)
         try:
             answer = True, function(body, *arguments)
@@ -66,22 +130,25 @@ def _answer(control: socket.socket, sock: socket.socket) -> None:
             raise
         except ServerError as error:
             answer = False, error
-        except Exception:  # noqa: BLE001  whatever it is, the server says it
+        except Exception as error:  # noqa: BLE001  whatever it is, the server says it
+            if isinstance(error.__cause__ or error.__context__, MemoryError):
+                return _NO_ROOM  # What a parser written in C makes of it.
             answer = False, RuntimeError(traceback.format_exc())
         pickles.send(sock, answer)
-    finally:
-        os._exit(0)
+    except MemoryError:
+        return _NO_ROOM
+    return 0
 
 
 def _end_with(lifeline: int) -> None:
-    """Has the kernel kill this process group when the server, which holds the pipe's other end, is gone."""
+    """Has the kernel kill this process when the server, which holds the pipe's other end, closes that or is gone."""
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(lifeline)
     if poll.poll(0):  # It had ended before the signal was asked for.
-        os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ class OpenInference:
         target = _target(exchange.params)
         body = await exchange.body()
         length = exchange.request.headers.get(HEADER_LENGTH)
-        request = await self._backend.read(codec.json_bytes(body, length), codec.read_request, body, length)
+        size_bytes = codec.json_bytes(body, length)
+        request = await self._backend.read(exchange.request, size_bytes, codec.read_request, body, length)
         del body
         call = PredictCall(
             target=target,

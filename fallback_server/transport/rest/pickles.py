@@ -17,6 +17,9 @@ from fallback_server.executors.base import Array
 FORKED, FULL = b"+", b"-"
 """The first byte that comes from a process which is asked to read: whether there is a fork to do it."""
 
+NO_ROOM = struct.pack("<q", 0)
+"""What comes instead of an answer: its reading takes more memory than it may."""
+
 LIMIT = struct.Struct("<q")
 """What it is sent then: how many bytes of memory it may have."""
 
@@ -61,13 +64,17 @@ def receive(sock: socket.socket, make: Callable[[int], Buffer]) -> Any:
     Raises:
         EOFError: the other side is gone.
         OSError: the same.
+        MemoryError: the other side had too little of it.
     """
-    (count,) = struct.unpack("<q", exactly(sock, bytearray(8)))
+    head = exactly(sock, bytearray(8))
+    if head == NO_ROOM:
+        raise MemoryError
+    (count,) = struct.unpack("<q", head)
     if not 0 < count <= _MOST_PARTS:
         raise EOFError(f"{count} parts")
     sizes = struct.unpack(f"<{count}q", exactly(sock, bytearray(8 * count)))
-    head, *buffers = [exactly(sock, make(size_bytes)) for size_bytes in sizes]
-    return pickle.loads(head, buffers=buffers)  # noqa: S301  the other side is this program
+    first, *buffers = [exactly(sock, make(size_bytes)) for size_bytes in sizes]
+    return pickle.loads(first, buffers=buffers)  # noqa: S301  the other side is this program
 
 
 def exactly(sock: socket.socket, room: Buffer) -> Buffer:

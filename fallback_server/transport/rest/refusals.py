@@ -6,7 +6,14 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, InvalidInput, QueueFull, ServerError
+from fallback_server.core.errors import (
+    DeadlineExceeded,
+    ExecutionFailed,
+    InvalidInput,
+    QueueFull,
+    ServerError,
+    ServerStopping,
+)
 from fallback_server.protocol.status import Fault
 from fallback_server.transport.faults import translate
 from fallback_server.transport.rest.json_codec import dump
@@ -27,9 +34,13 @@ HTTP_CODES: dict[Fault, int] = {
 }
 """As TensorFlow Serving maps them. Stated for itself: what HTTP says of a fault follows from no other table."""
 
-_TOO_LATE, _TOO_LARGE = 408, 413
+_TOO_LATE, _TOO_LARGE, _UNAVAILABLE = 408, 413, 503
 
-_COUNTED: dict[int, type[ServerError]] = {_TOO_LATE: DeadlineExceeded, _TOO_LARGE: QueueFull}
+_COUNTED: dict[int, type[ServerError]] = {
+    _TOO_LATE: DeadlineExceeded,
+    _TOO_LARGE: QueueFull,
+    _UNAVAILABLE: ServerStopping,
+}
 
 CLIENT_GONE = 499
 """Nobody reads it; it is for whoever counts."""

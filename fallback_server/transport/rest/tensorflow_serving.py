@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf import json_format
@@ -94,7 +95,7 @@ class TensorFlowServing:
 
     async def _examples(self, exchange: Exchange, verb: Verb) -> tuple[Mapping[str, Array], int]:
         body = await exchange.body()
-        signature, examples = await self._backend.read(len(body), read_request, body)
+        signature, examples = await self._backend.read(exchange.request, len(body), read_request, body)
         del body
         call = PredictCall(
             target=exchange.target(),
@@ -111,14 +112,14 @@ class TensorFlowServing:
     async def _read(
         self, exchange: Exchange, target: ModelTarget, client_key: bytes, body: bytearray
     ) -> tuple[ServableId, json_codec.PredictRequest]:
-        read = self._backend.read
+        read = partial(self._backend.read, exchange.request, len(body))
         try:
             servable_id, signatures = self._signatures(exchange, target, client_key)
         except ServerError:
-            await read(len(body), json_codec.check, body)  # What is wrong with a body is told first, whoever is meant.
+            await read(json_codec.check, body)  # What is wrong with a body is told first, whoever is meant.
             raise
         try:
-            return servable_id, await read(len(body), json_codec.read_predict, body, signatures)
+            return servable_id, await read(json_codec.read_predict, body, signatures)
         except json_codec.Malformed:
             exchange.read_for = None
             raise
