@@ -16,14 +16,16 @@ from pathlib import Path
 
 import msgspec
 
+from devices.command import LIMIT_S, answer
 from devices.tree import Tree
-
-COMMAND_LIMIT_S = 2.0
-"""As for `devices.thermal.read_throttled`."""
 
 _POLICIES = "sys/devices/system/cpu/cpufreq"
 _KHZ = 1e3
 _HZ = 1e6
+_MOST_MHZ = 100_000
+"""No core is clocked with as much: what says more is broken."""
+
+_MOST_DIGITS = 20
 
 
 class CpuFrequency(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,40 +57,33 @@ def read_frequencies(root: Path = Path("/")) -> tuple[CpuFrequency, ...]:
     return tuple(found for name in names if (found := _policy(tree, name)))
 
 
-def read_arm_clock(command: str = "vcgencmd", limit_s: float = COMMAND_LIMIT_S) -> float | None:
+def read_arm_clock(command: str = "vcgencmd", limit_s: float = LIMIT_S) -> float | None:
     """What a Raspberry Pi's firmware clocks the cores with, in MHz; None where there is no such command or answer.
 
     Args:
         command: The program to ask.
         limit_s: How long it may take.
     """
-    import subprocess  # noqa: PLC0415  who only reads device strings need not pay for it
-
-    try:
-        done = subprocess.run(
-            [command, "measure_clock", "arm"], capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return arm_clock_from(done.stdout)
+    return arm_clock_from(answer(command, "measure_clock", "arm", limit_s=limit_s) or "")
 
 
 def arm_clock_from(text: str) -> float | None:
     """Reads `frequency(48)=1800404352`, in MHz; None where the text is something else."""
     key, _, value = text.strip().partition("=")
-    if not key.startswith("frequency(") or not value.isdecimal() or not int(value):
+    if not key.startswith("frequency(") or not value.isdecimal() or len(value) > _MOST_DIGITS:
         return None
-    return int(value) / _HZ
+    mhz = int(value) / _HZ
+    return mhz if 0 < mhz <= _MOST_MHZ else None
 
 
 def _policy(tree: Tree, name: str) -> CpuFrequency | None:
     base = f"{_POLICIES}/{name}"
-    maximal = tree.number(f"{base}/cpuinfo_max_freq")
-    allowed = tree.number(f"{base}/scaling_max_freq")
-    if not maximal or not allowed or maximal < 0 or allowed < 0:
+    maximal = _khz(tree, f"{base}/cpuinfo_max_freq")
+    allowed = _khz(tree, f"{base}/scaling_max_freq")
+    if maximal is None or allowed is None:
         return None
     # Some drivers answer `<unknown>` here, which is no number.
-    current = tree.number(f"{base}/scaling_cur_freq")
+    current = _khz(tree, f"{base}/scaling_cur_freq")
     return CpuFrequency(
         policy=name,
         cores=len((tree.text(f"{base}/affected_cpus") or "").split()),
@@ -96,3 +91,9 @@ def _policy(tree: Tree, name: str) -> CpuFrequency | None:
         allowed_mhz=allowed / _KHZ,
         maximal_mhz=maximal / _KHZ,
     )
+
+
+def _khz(tree: Tree, path: str) -> int | None:
+    """A clock; None where it can't be read or can't be."""
+    value = tree.number(path)
+    return value if value is not None and 0 < value <= _MOST_MHZ * _KHZ else None

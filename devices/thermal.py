@@ -6,15 +6,17 @@ from pathlib import Path
 
 import msgspec
 
+from devices.command import LIMIT_S, answer
 from devices.tree import Tree
 
 APEX_CLOCK_MHZ = (500.0, 250.0, 125.0, 62.5)
 """The clock of an Edge TPU on PCIe below its first trip temperature, and past the first, second and third."""
 
-COMMAND_LIMIT_S = 2.0
-"""vcgencmd answers within milliseconds; a firmware that does not answer must not hold the caller up."""
-
 _MILLI = 1000.0
+_POSSIBLE_MILLI = range(-273_150, 1_000_001)
+"""What a sensor may say; anything else is a broken one's."""
+
+_MASKS = range(2**32)
 
 
 class Temperature(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +72,10 @@ class Throttled(msgspec.Struct, frozen=True, kw_only=True):
         """Reads `throttled=0x50005`; None where the text is something else."""
         key, _, value = text.strip().partition("=")
         try:
-            return cls.from_mask(int(value, 16)) if key == "throttled" else None
+            mask = int(value, 16)
         except ValueError:
             return None
+        return cls.from_mask(mask) if key == "throttled" and mask in _MASKS else None
 
 
 def read_temperatures(root: Path = Path("/")) -> tuple[Temperature, ...]:
@@ -83,33 +86,33 @@ def read_temperatures(root: Path = Path("/")) -> tuple[Temperature, ...]:
     return tuple(found for found in zones + edge_tpus if found)
 
 
-def read_throttled(command: str = "vcgencmd", limit_s: float = COMMAND_LIMIT_S) -> Throttled | None:
-    """Asks the Raspberry Pi's firmware; None where there is no such command or it does not answer.
+def read_throttled(command: str = "vcgencmd", limit_s: float = LIMIT_S) -> Throttled | None:
+    """Asks the Raspberry Pi's firmware; None where there is no such command, or it says nothing that can be read.
 
     Args:
         command: The program to ask.
         limit_s: How long it may take.
     """
-    import subprocess  # noqa: PLC0415  an application that only reads device strings need not pay for it
-
-    try:
-        done = subprocess.run([command, "get_throttled"], capture_output=True, text=True, timeout=limit_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return Throttled.from_text(done.stdout)
+    return Throttled.from_text(answer(command, "get_throttled", limit_s=limit_s) or "")
 
 
 def _zone(tree: Tree, name: str) -> Temperature | None:
-    value = tree.number(f"sys/class/thermal/{name}/temp")
+    value = _milli(tree, f"sys/class/thermal/{name}/temp")
     kind = tree.text(f"sys/class/thermal/{name}/type")
     return None if value is None else Temperature(source=name, kind=kind or "", celsius=value / _MILLI)
 
 
+def _milli(tree: Tree, path: str) -> int | None:
+    """Thousandths of a degree; None where they can't be read or can't be."""
+    value = tree.number(path)
+    return value if value is not None and value in _POSSIBLE_MILLI else None
+
+
 def _apex(tree: Tree, name: str) -> Temperature | None:
-    value = tree.number(f"sys/class/apex/{name}/temp")
+    value = _milli(tree, f"sys/class/apex/{name}/temp")
     if value is None:
         return None
-    trips = (tree.number(f"sys/class/apex/{name}/trip_point{index}_temp") for index in range(len(APEX_CLOCK_MHZ) - 1))
+    trips = (_milli(tree, f"sys/class/apex/{name}/trip_point{index}_temp") for index in range(len(APEX_CLOCK_MHZ) - 1))
     device = tree.root / f"sys/class/apex/{name}/device"
     return Temperature(
         source=name,

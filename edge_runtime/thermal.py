@@ -152,7 +152,8 @@ class Monitor:
     """Looks at the machine once a second, in one thread. Thread-safe.
 
     A look reads a dozen small files: `benchmarks/monitor.py` says what that costs. A firmware that is asked and does
-    not answer holds the thread up for half a second, once a minute.
+    not answer holds the thread up for half a second, once a minute. What one of them says that can't be read is None;
+    the others hold.
     """
 
     def __init__(
@@ -187,6 +188,7 @@ class Monitor:
         self._capped_mhz: float | None = None
         self._ask_s = -math.inf
         self._failed = False
+        self._mute = False
 
     def __repr__(self) -> str:
         state = "closed" if self._stop.is_set() else "open" if self._thread else "not started"
@@ -218,7 +220,7 @@ class Monitor:
             now_s = self._clock()
             frequencies = read_frequencies(self._root)
             if ask and self._firmware is not None and now_s >= self._ask_s:
-                self._ask(self._firmware, frequencies, now_s)
+                self._ask_safely(self._firmware, frequencies, now_s)
             climate = climate_of(read_temperatures(self._root), frequencies, self._throttled, self._capped_mhz)
             self._climate = climate
             self._tell(climate)
@@ -233,6 +235,19 @@ class Monitor:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_CLOSE_LIMIT_S)
+
+    def _ask_safely(self, firmware: Firmware, frequencies: Sequence[CpuFrequency], now_s: float) -> None:
+        """What a firmware fails with must not cost what the files say; it is asked again as one that is silent."""
+        try:
+            self._ask(firmware, frequencies, now_s)
+        except Exception as error:  # noqa: BLE001  see above
+            self._throttled = self._capped_mhz = None
+            self._ask_s = now_s + SILENT_S
+            if not self._mute:
+                _log.warning("the firmware can't be asked just now: %s: %s", type(error).__name__, error)
+            self._mute = True
+        else:
+            self._mute = False
 
     def _ask(self, firmware: Firmware, frequencies: Sequence[CpuFrequency], now_s: float) -> None:
         self._throttled = throttled = firmware.throttled()

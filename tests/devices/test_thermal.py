@@ -62,6 +62,16 @@ def test_a_sensor_that_does_not_answer_is_left_out(tmp_path):
     assert [found.source for found in read_temperatures(tmp_path)] == ["thermal_zone1"]
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 5000, "-300000", "1000001", "\udcff\udcfe"])
+def test_a_sensor_that_says_what_can_not_be_is_left_out(tmp_path, text):
+    """A broken one hides neither the next nor its own device's other figures."""
+    root = FakeRoot(tmp_path)
+    root.write("sys/class/thermal/thermal_zone1/temp", "40000\n")
+    (tmp_path / "sys/class/thermal/thermal_zone0").mkdir()
+    (tmp_path / "sys/class/thermal/thermal_zone0/temp").write_bytes(text.encode(errors="surrogateescape"))
+    assert [found.source for found in read_temperatures(tmp_path)] == ["thermal_zone1"]
+
+
 def test_no_sensors_no_values(tmp_path):
     """A virtual machine has none."""
     assert read_temperatures(tmp_path) == ()
@@ -87,7 +97,18 @@ def test_the_mask_of_get_throttled(mask, names):
     assert {name for name in throttled.__struct_fields__ if getattr(throttled, name)} == names
 
 
-@pytest.mark.parametrize("text", ["", "error=1", "throttled=", "throttled=much", "VCHI initialization failed"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "error=1",
+        "throttled=",
+        "throttled=much",
+        "VCHI initialization failed",
+        "throttled=-0x1",
+        "throttled=0x" + "f" * 5000,
+    ],
+)
 def test_another_answer_is_none(text):
     """What is no mask is not taken for a healthy board."""
     assert Throttled.from_text(text) is None
@@ -103,3 +124,13 @@ def test_the_firmware_is_asked_through_its_command(tmp_path):
     command.write_text("#!/bin/sh\nexit 1\n")
     assert read_throttled(str(command)) is None
     assert read_throttled(str(tmp_path / "nothing")) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", ["printf 'throttled=\\377\\n'", "yes throttled=0x50005", "exec sleep 60", "sleep 3"])
+def test_a_command_that_says_what_no_firmware_does_is_none(tmp_path, said):
+    """Bytes that are no text, an endless answer, or none in its time."""
+    command = tmp_path / "vcgencmd"
+    command.write_text(f"#!/bin/sh\n{said}\n")
+    command.chmod(0o755)
+    assert read_throttled(str(command), 0.2) is None

@@ -1,7 +1,7 @@
 import logging
-import math
 import threading
 
+import pytest
 from support.climates import THROTTLED, UNDER_VOLTAGE, WELL, FakeFirmware, clock, heat, wait_until
 from support.clock import FakeClock
 from support.devices_roots import FakeRoot
@@ -9,7 +9,7 @@ from support.devices_roots import FakeRoot
 from devices import CpuFrequency, Temperature, Throttled
 from edge_runtime import thermal
 from edge_runtime.climate import Climate, climate_of
-from edge_runtime.thermal import CAPPED_S, FIRMWARE_S, QUIET_S, SILENT_S, Monitor, Sayings
+from edge_runtime.thermal import CAPPED_S, FIRMWARE_S, QUIET_S, SILENT_S, Monitor, Sayings, Vcgencmd
 
 
 def frequency(current, allowed, maximal, policy="policy0"):
@@ -194,28 +194,61 @@ def test_the_thread_looks_again_and_again_and_ends(tmp_path):
     monitor.close()
 
 
-def test_what_can_not_be_read_is_said_once_and_tried_again(tmp_path, caplog):
+def test_what_can_not_be_read_is_said_once_and_tried_again(tmp_path, caplog, monkeypatch):
     """Whatever a reader raises: the thread goes on, and what was last known holds."""
-    board = Board(tmp_path, FakeFirmware())
+    board = Board(tmp_path)
     clock(board.root, allowed=600)
     board.look()
     broken = threading.Event()
     broken.set()
+    read = thermal.read_temperatures
 
-    def throttled():
+    def temperatures(root):
         if broken.is_set():
             raise OSError("no such device")
-        return Throttled.from_mask(WELL)
+        return read(root)
 
-    board.firmware.throttled = throttled
-    board.now.advance(math.ceil(FIRMWARE_S))
-    monitor = Monitor(board.told.append, clock=board.now, root=tmp_path, firmware=board.firmware, interval_s=0.01)
+    monkeypatch.setattr(thermal, "read_temperatures", temperatures)
+    monitor = Monitor(board.told.append, clock=board.now, root=tmp_path, interval_s=0.01)
     monitor.start()
     try:
         wait_until(lambda: lines(caplog)[-1:] and "can't be read" in lines(caplog)[-1])
-        assert monitor.climate.cpu_factor == 3.0
+        assert len(board.told) == 1
         broken.clear()
-        wait_until(lambda: monitor.climate.throttled is not None)
+        wait_until(lambda: monitor.climate.temperatures)
     finally:
         monitor.close()
     assert sum("can't be read" in line for line in lines(caplog)) == 1
+
+
+def test_a_firmware_that_fails_costs_nothing_else(tmp_path, caplog):
+    """The files are read on, the firmware counts as silent and is asked as seldom, and the log says so once."""
+    board = Board(tmp_path, FakeFirmware(THROTTLED, 900))
+    clock(board.root, current=1800)
+    assert board.look().cpu_factor == 2.0
+
+    def throttled():
+        board.firmware.asked += 1
+        raise OSError("no such device")
+
+    board.firmware.throttled, asked = throttled, board.firmware.asked
+    clock(board.root, current=600, allowed=600)
+    for _ in range(int(SILENT_S) * 2):
+        found = board.look()
+    assert board.firmware.asked - asked == 2
+    assert (found.cpu_factor, found.throttled) == (3.0, None)
+    assert lines(caplog).count("the firmware can't be asked just now: OSError: no such device") == 1
+
+
+@pytest.mark.slow
+def test_a_command_that_says_what_no_firmware_does_is_a_silent_one(tmp_path):
+    """Bytes that are no text: the files are told all the same, and the command is asked once a minute."""
+    command, asked = tmp_path / "vcgencmd", tmp_path / "asked"
+    command.write_text(f"#!/bin/sh\necho >> {asked}\nprintf 'throttled=\\377\\n'\n")
+    command.chmod(0o755)
+    board = Board(tmp_path, Vcgencmd(str(command)))
+    clock(board.root, allowed=600)
+    for _ in range(6):
+        assert board.look().cpu_factor == 3.0
+    assert len(board.told) == 6
+    assert asked.read_text() == "\n"
