@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import logging
+import shutil
 import signal
 import sys
 import threading
@@ -52,6 +53,10 @@ _EXAMPLES = """examples:
   edge-run servers                                    which servers there are, and what each serves
 
 exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input, 130 interrupted
+"""
+
+_DOCTOR_CODES = """exit codes: 0 models run here, also where a line says PROBLEM, which has its cure below it;
+1 none does, or a --delegate fails; 2 bad input; 130 interrupted
 """
 
 
@@ -130,7 +135,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    doctor = commands.add_parser("doctor", help="what this machine is, which delegates load, and what to do otherwise")
+    about = "what this machine is, which delegates load, and what to do otherwise"
+    doctor = commands.add_parser(
+        "doctor",
+        help=about,
+        description=about.capitalize() + ".",
+        epilog=_DOCTOR_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     doctor.add_argument("--store", type=Path, default=Path(), help="where packages are or will be: is there room?")
     doctor.add_argument(
         "--delegate",
@@ -214,8 +226,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from edge_runtime import doctor  # noqa: PLC0415  loads the interpreter, which the other commands may not need
 
     report = doctor.examine(packages=arguments.store, delegates=arguments.delegate)
-    print(json.dumps(doctor.as_dict(report), indent=1) if arguments.json else doctor.render(report))
+    print(json.dumps(doctor.as_dict(report), indent=1) if arguments.json else doctor.render(report, _columns()))
     return report.exit_code
+
+
+def _columns() -> int:
+    """How wide the output is; of a file as wide as is easy to read."""
+    return shutil.get_terminal_size((sys.maxsize, 24)).columns
 
 
 def _predict(arguments: argparse.Namespace) -> int:

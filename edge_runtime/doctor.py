@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,7 @@ LOW_DISK_BYTES = 200 * 2**20
 """A package of a MobileNetV2-size model with its variants takes some 25 MB; installing one needs it twice."""
 
 _WIDTH_COLUMNS = 110
+_LEAST_COLUMNS = 32
 _LABEL_COLUMNS = 14
 _INTERPRETERS = ("ai-edge-litert", "tflite-runtime")
 
@@ -126,7 +128,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 if models run here, and every delegate that was asked for works; else 1."""
+        """0 if models run here, and every delegate that was asked for works; else 1.
+
+        Any other problem, as a weak supply, has its line and its cure: what slows a device down does not stop it.
+        """
         return 0 if self.runs and not self.missing else 1
 
 
@@ -289,27 +294,36 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def render(report: Report) -> str:
-    """The report as plain text for a terminal, without colours and without a newline at the end."""
-    lines = ["Machine", *_machine_lines(report)]
+def render(report: Report, columns: int = _WIDTH_COLUMNS) -> str:
+    """The report as plain text for a terminal, without colours and without a newline at the end.
+
+    Args:
+        report: What was found.
+        columns: How wide the terminal is. Words that are longer are not broken, and no line is longer than is easy to
+            read, however wide it is.
+    """
+    width = max(min(columns, _WIDTH_COLUMNS), _LEAST_COLUMNS)
+    row = partial(_row, width=width)
+    lines = ["Machine", *(one for label, text in _machine_rows(report) if text for one in row(label, text))]
     lines += ["", "Software and surroundings"]
     for check in report.checks:
-        lines += _row(check.name, f"{'ok' if check.ok else 'PROBLEM'}: {check.detail}")
-        lines += _row("", f"do: {check.cure}") if check.cure else []
-    lines += ["", "Delegates, in the order in which they are preferred: " + ", ".join(report.match.delegates)]
+        lines += row(check.name, f"{'ok' if check.ok else 'PROBLEM'}: {check.detail}")
+        lines += row("", f"do: {check.cure}") if check.cure else []
+    preferred = "Delegates, in the order in which they are preferred: " + ", ".join(report.match.delegates)
+    lines += ["", *textwrap.wrap(preferred, width)]
     for found in report.delegates:
-        lines += _row(found.name, f"{found.state}: {found.detail.splitlines()[0] if found.detail else ''}")
+        lines += row(found.name, f"{found.state}: {found.detail.splitlines()[0] if found.detail else ''}")
         if found.diagnosis:
-            lines += _row("", f"why: {found.diagnosis.cause}")
+            lines += row("", f"why: {found.diagnosis.cause}")
             unless = "" if found.name in report.asked else found.diagnosis.unless
-            lines += _row("", f"do: {found.diagnosis.cure} {unless}".rstrip())
+            lines += row("", f"do: {found.diagnosis.cure} {unless}".rstrip())
     verdict = "Models run here." if report.runs else "No model runs here: not even the CPU's delegate works."
     if report.missing:
         verdict += f" What was asked for fails: {', '.join(report.missing)}."
-    return "\n".join([*lines, "", verdict])
+    return "\n".join([*lines, "", *textwrap.wrap(verdict, width, break_long_words=False, break_on_hyphens=False)])
 
 
-def _machine_lines(report: Report) -> list[str]:
+def _machine_rows(report: Report) -> list[tuple[str, str]]:
     machine, profile = report.machine, report.match.profile
     rows = [
         ("profile", f"{profile.name} ({profile.title})" if profile else "none"),
@@ -324,8 +338,7 @@ def _machine_lines(report: Report) -> list[str]:
         ("not read", "; ".join(machine.unread)),
     ]
     rows += [("note", note) for note in (profile.notes if profile else ())]
-    rows += [("note", note) for accelerator in report.match.accelerators for note in accelerator.notes]
-    return [line for label, text in rows if text for line in _row(label, text)]
+    return rows + [("note", note) for accelerator in report.match.accelerators for note in accelerator.notes]
 
 
 def _edge_tpu(found: EdgeTpu) -> str:
@@ -365,13 +378,13 @@ def _joined(*parts: str | int | None) -> str:
     return ", ".join(str(part) for part in parts if part) or "unknown"
 
 
-def _row(label: str, text: str) -> list[str]:
+def _row(label: str, text: str, width: int) -> list[str]:
     """One label and its text, wrapped and aligned; a label that is too long stands on a line of its own."""
     if len(label) >= _LABEL_COLUMNS:
-        return [f"  {label}", *_row("", text)]
+        return [f"  {label}", *_row("", text, width)]
     return textwrap.wrap(
         text,
-        width=_WIDTH_COLUMNS,
+        width=width,
         initial_indent=f"  {label:<{_LABEL_COLUMNS}}",
         subsequent_indent=" " * (_LABEL_COLUMNS + 2),
         break_long_words=False,

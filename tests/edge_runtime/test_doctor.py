@@ -140,6 +140,25 @@ def test_the_exit_code_is_that_of_the_cpu(tmp_path, delegates, code):
     assert report(tmp_path, *delegates).exit_code == code
 
 
+def test_a_problem_that_stops_no_model_is_no_failure(tmp_path):
+    """A weak supply or full disk has its line and cure; whoever starts models by the exit code can start them."""
+    FakeRoot(tmp_path).machine("aarch64")
+    found = report(tmp_path, CPU, checks=check_power(Throttled.from_mask(0x50005)))
+    assert "PROBLEM" in render(found)
+    assert found.exit_code == 0
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_text_is_as_wide_as_the_terminal(tmp_path, columns):
+    """Lines are wrapped there, but for words that are longer, as paths; and never wider than is easy to read."""
+    FakeRoot(tmp_path).machine("aarch64", model="Raspberry Pi 5 Model B Rev 1.0")
+    found = report(tmp_path, CPU, EDGETPU, checks=check_power(Throttled.from_mask(0x50001)))
+    wide = [line for line in render(found, columns).splitlines() if len(line) > columns]
+    assert [line for line in wide if len(line.split()) > 1] == []
+    assert render(found, 10_000) == render(found)
+    assert render(found, columns).split() == render(found).split()
+
+
 def test_the_text_says_what_this_is_and_what_to_do(tmp_path):
     """Machine, profile with reason, delegates with cause and cure, and the verdict."""
     root = FakeRoot(tmp_path)
