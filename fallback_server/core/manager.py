@@ -126,6 +126,11 @@ class Manager(Generic[S]):
         with self._lock:
             return self._table.coming(name)
 
+    def aspired(self, name: str) -> tuple[int, ...]:
+        """The versions of a model that should be served, in whatever state they are, ascending."""
+        with self._lock:
+            return tuple(sorted(each.version for each in self._steps.aspired if each.name == name))
+
     def lacks(self, name: str, version: int) -> bool:
         """Whether a version does not answer, and is not about to, of a model that is wanted as a whole."""
         with self._lock:

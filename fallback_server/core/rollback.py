@@ -50,7 +50,9 @@ class Rollback:
         return f"{alone}version {self.from_version} -> {self.to_version}"
 
 
-def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int]) -> tuple[Rollback, Routes]:
+def rolled_back(
+    name: str, label: str, routes: Routes, available: Sequence[int], coming: Sequence[int] = ()
+) -> tuple[Rollback, Routes]:
     """A model's routes a step back.
 
     Args:
@@ -59,6 +61,7 @@ def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int])
             split or not, and the label `stable`, where there is one, all go back to one version.
         routes: The model's.
         available: The versions that answer, ascending.
+        coming: Those that are on their way: they were there before the rollback, and are passed over as well.
 
     Raises:
         InvalidInput: the model has no such label.
@@ -66,7 +69,7 @@ def rolled_back(name: str, label: str, routes: Routes, available: Sequence[int])
     """
     there = ", ".join(map(str, available)) or "none"
     if not label:
-        return _all_back(name, routes, available, there)
+        return _all_back(name, routes, available, there, coming)
     now = routes.labels.get(label)
     if now is None:
         raise InvalidInput(f"Unrecognized servable version label: {label}")
@@ -121,7 +124,9 @@ def rolled_back_label(label: Label, available: Sequence[int]) -> Label | None:
     return Label(version=lower[-1], history=()) if lower else None
 
 
-def _all_back(name: str, routes: Routes, available: Sequence[int], there: str) -> tuple[Rollback, Routes]:
+def _all_back(
+    name: str, routes: Routes, available: Sequence[int], there: str, coming: Sequence[int]
+) -> tuple[Rollback, Routes]:
     stable = routes.labels.get(STABLE)
     answering = shares(routes, available)
     newest = max([*answering, *([] if stable is None or stable.aim is None else [stable.aim])], default=None)
@@ -133,7 +138,7 @@ def _all_back(name: str, routes: Routes, available: Sequence[int], there: str) -
             f"model {name}, at version {newest}, has no earlier version to go back to; available: {there}"
         )
     # What is passed over now must not end the hold that passes it over, nor what the hold before passed over.
-    passed = max(available[-1], newest, 0 if routes.hold is None else routes.hold.above or 0)
+    passed = max(*available, *coming, newest, 0 if routes.hold is None else routes.hold.above or 0)
     hold = Hold(version=target, above=None if routes.traffic else passed)
     moved: dict[str, Label] = {}
     if stable is not None and stable != (back := _stable_back(stable, target)):

@@ -233,12 +233,15 @@ class Router(Generic[S]):
         """
         with self._lock:
             available = self._manager.available(name)
-            routes = settled(self.of(name), available)
+            before = self.of(name)
+            routes = now = settled(before, available)
             if undo:
                 done, routes = taken_back(name, routes, available)
             else:
-                done, routes = rolled_back(name, label, routes, available)
+                coming = (*self._manager.coming(name), *self._manager.aspired(name))
+                done, routes = rolled_back(name, label, routes, available, coming)
             self._routes = {**self._routes, name: routes}
+        _tell_of_end(name, before, now, available)
         return done
 
     def follow(self) -> None:
@@ -246,6 +249,7 @@ class Router(Generic[S]):
 
         Not of labels of a model that is being unloaded as a whole, nor where the version is on its way.
         """
+        ended: list[tuple[str, Routes, Routes, Sequence[int]]] = []
         with self._lock:
             routes = dict(self._routes)
             silent: set[tuple[str, str, int]] = set()
@@ -253,10 +257,13 @@ class Router(Generic[S]):
                 if before.labels or before.hold is not None:
                     available = self._manager.available(name)
                     after = routes[name] = settled(before, available)
+                    ended.append((name, before, after, available))
                     silent |= {(name, label, to) for label, to in after.points().items() if to not in available}
             silent -= {each for each in silent if not self._manager.lacks(each[0], each[2])}
             self._routes = routes
             news, self._silent = silent - self._silent, frozenset(silent)
+        for each in ended:
+            _tell_of_end(*each)
         for name, label, version in sorted(news):
             _log.warning("label %s of model %s points to version %d, which does not answer", label, name, version)
 
@@ -326,6 +333,16 @@ class Router(Generic[S]):
         raise LabelRefused(
             f"Request to assign label to version {version} of model {name}, which is not currently available for "
             f"inference"
+        )
+
+
+def _tell_of_end(name: str, before: Routes, after: Routes, available: Sequence[int]) -> None:
+    if before.hold is not None and after.hold is None:
+        _log.warning(
+            "model %s: the rollback to version %d ends: version %d is newer than all there were",
+            name,
+            before.hold.version,
+            available[-1],
         )
 
 

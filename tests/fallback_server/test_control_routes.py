@@ -1,4 +1,5 @@
 import shutil
+import threading
 
 import pytest
 from support.control_stand import config, serving, specific
@@ -12,7 +13,7 @@ from fallback_server.core.errors import (
 )
 from fallback_server.core.model_config import Shadow
 from fallback_server.core.routes import Hold
-from fallback_server.core.servable import ServableId
+from fallback_server.core.servable import ServableId, State
 
 
 @pytest.fixture
@@ -83,6 +84,25 @@ def test_a_new_version_ends_the_rollback_and_leaves_nothing_to_take_back(serve, 
     with pytest.raises(PreconditionFailed, match="no rollback that can be taken back"):
         server.control.rollback("m", undo=True)
     assert (server.version(), server.version(label="stable")) == (4, 1)
+
+
+def test_a_load_under_way_does_not_undo_a_rollback(serve, tmp_path, caplog):
+    """The version after it does, and the log says so."""
+    server = serve(config(tmp_path))
+    server.gates[4] = threading.Event()
+    server.add("m/4")
+    server.poll(settle=False)
+    soon(lambda: server.states()[4] is State.LOADING)
+    server.control.rollback("m")
+    server.gates[4].set()
+    soon(lambda: server.states()[4] is State.AVAILABLE)
+    assert server.version() == 2
+    assert "ends" not in caplog.text
+    server.add("m/5")
+    server.poll()
+    assert server.version() == 5
+    told = "model m: the rollback to version 2 ends: version 5 is newer than all there were"
+    assert [record.getMessage() for record in caplog.records if "ends" in record.message] == [told]
 
 
 def test_one_rollback_takes_back_label_split_and_default(serve, tmp_path):

@@ -93,6 +93,13 @@ def test_a_new_version_ends_the_rollback_only_where_it_would_have_answered_anywa
     assert again.hold == Hold(version=1, above=3)
 
 
+def test_what_is_on_its_way_is_passed_over_too():
+    """A load that was under way was begun before the rollback, and is not what shall end it."""
+    _, after = rolled_back("m", "", PLAIN, [1, 2], coming=[2, 3, 4])
+    assert after.hold == Hold(version=1, above=4)
+    assert shares(settled(after, [1, 2, 3, 4]), [1, 2, 3, 4]) == {1: 1.0}
+
+
 @pytest.mark.parametrize(
     ("routes", "available", "text"),
     [
