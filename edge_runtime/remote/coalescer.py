@@ -119,8 +119,7 @@ class Coalescer:
             member.timer = self._later.call(max(request.deadline_s - now_s, 0.0), lambda: self._late(member))
             if member.timer is not None and member.future.done():
                 member.timer.cancel()
-        if watch_s is not None:
-            self._later.call(watch_s, lambda: self._look(group))
+        self._plan_look(group, watch_s)
 
     def waits_s(self, request: InferRequest) -> float:
         """Seconds that it would wait, about, before it is sent: half of the time between two calls, if others wait."""
@@ -209,8 +208,11 @@ class Coalescer:
         self._send_what_waits(group)
         with self._lock:
             watch_s = None if self._closed else self._watch(group, self._clock())
-        if watch_s is not None:
-            self._later.call(watch_s, lambda: self._look(group))
+        self._plan_look(group, watch_s)
+
+    def _plan_look(self, group: Group, watch_s: float | None) -> None:
+        if watch_s is not None and self._later.call(watch_s, lambda: self._look(group)) is None:
+            group.watched = False  # There are too many timers: who comes next tries again.
 
     def _send_what_waits(self, group: Group) -> None:
         """Sends calls while some may be sent. One thread does; others that come meanwhile leave it to that one.

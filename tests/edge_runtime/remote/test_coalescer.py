@@ -304,6 +304,20 @@ def test_calls_that_never_end_hold_nobody_up_for_good(client, server, clock):
         check(future, i)
 
 
+def test_what_no_timer_looks_after_is_looked_after_by_the_next(client, server, clock, monkeypatch):
+    """Where as many wait for timers as may, a kind of requests is not left without one for good."""
+    first = under_way(client, server)
+    with monkeypatch.context() as patched:
+        patched.setattr(client._later, "call", lambda delay_s, what: None)
+        futures = [client.submit(row_request(0))]
+    futures.append(client.submit(row_request(1)))
+    clock.advance(1)
+    server.await_calls(len(first) + 1)
+    server.hold.set()
+    for i, future in enumerate(futures):
+        check(future, i)
+
+
 def test_all_that_wait_learn_that_no_server_is_left(client, server):
     """However many wait, each gets the error, and soon."""
     server.behaviour = lambda x: grpc.StatusCode.NOT_FOUND
