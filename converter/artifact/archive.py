@@ -9,12 +9,21 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from converter.artifact.errors import ManifestInvalid, UnsafeArchive
-from converter.artifact.schema import MAX_FILES, check_path
+from converter.artifact.errors import DigestMismatch, FormatTooNew, ManifestInvalid, UnsafeArchive
+from converter.artifact.package import MAX_DIGEST_BYTES
+from converter.artifact.schema import (
+    MANIFEST,
+    MANIFEST_DIGEST,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    check_path,
+    decode,
+)
 
 MAX_ARCHIVE_MEMBERS = MAX_FILES + 5
 """A package's files and folders, its manifest and digest, and `./NAME/VERSION/`; an archive of more is refused when
@@ -28,6 +37,9 @@ _MAX_HEADER_BYTES = 1 << 20
 
 _COPY_BYTES = 1 << 20
 
+_OWN_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, MANIFEST_DIGEST: MAX_DIGEST_BYTES}
+"""What the files may have that no manifest lists."""
+
 _NOT_THE_DISKS_WORD = frozenset(
     {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 )
@@ -35,13 +47,20 @@ _NOT_THE_DISKS_WORD = frozenset(
 
 
 def pack(tree: Path, prefix: PurePosixPath, archive: Path) -> None:
-    """Writes the files of `tree` under `prefix`. Equal trees give equal archives: no times, no owners, sorted names."""
+    """Writes the files of `tree` under `prefix`. Equal trees give equal archives: no times, no owners, sorted names.
+
+    The manifest comes first, so that whoever unpacks knows what is to follow.
+    """
+
+    def order(path: Path) -> tuple[bool, bool, Path]:
+        return (path != tree / MANIFEST, path != tree / MANIFEST_DIGEST, path)
+
     with archive.open("wb") as raw:
         with (
             gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=6) as zipped,
             tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
-            for path in sorted(path for path in tree.rglob("*") if path.is_file()):
+            for path in sorted((path for path in tree.rglob("*") if path.is_file()), key=order):
                 info = tarfile.TarInfo(str(prefix / path.relative_to(tree).as_posix()))
                 info.size = path.stat().st_size
                 info.mode = 0o644
@@ -51,13 +70,29 @@ def pack(tree: Path, prefix: PurePosixPath, archive: Path) -> None:
         os.fsync(raw.fileno())
 
 
-def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> Path:
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    max_bytes: int = MAX_UNPACKED_BYTES,
+    check: Callable[[Manifest], None] = lambda _manifest: None,
+) -> Path:
     """Unpacks a package's archive into `folder` and returns the directory of the package in it; verifies no digest.
+
+    Args:
+        archive: The `.tar.gz`.
+        folder: Where to.
+        max_bytes: What all members together may take, until the manifest has come; then what it lists is the bound.
+        check: Is told of the manifest as soon as it has come; what it raises ends the unpacking. From then on a member
+            that the manifest does not list, or not with this size, is refused before it is written.
 
     Raises:
         UnsafeArchive: no readable `.tar.gz`, or one that holds anything but one package of plain files.
+        ManifestInvalid, FormatTooNew: see `schema.decode`.
+        DigestMismatch: a member has another size than the manifest says.
         OSError: the disk is full or not writable.
     """
+    manifest: Manifest | None = None
     roots: set[tuple[str, ...]] = set()
     made: set[PurePosixPath] = set()
     with _named_errors(archive), gzip.open(archive, "rb") as zipped:
@@ -73,7 +108,14 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
                     made.update((path, *path.parents))
                     if len(made) > MAX_ARCHIVE_MEMBERS:
                         raise UnsafeArchive(f"{archive}: more than {MAX_ARCHIVE_MEMBERS} files and folders")
+                    name = PurePosixPath(*path.parts[2:]).as_posix()
+                    _check_listed(archive, name, member.size, manifest)
                     source.copy(member.size, folder / path)
+                    if name == MANIFEST and manifest is None:
+                        manifest = _manifest(archive, folder / path)
+                        with _passing():
+                            check(manifest)
+                        source.expect_listed()
                 source.expect_header()
     if len(roots) != 1:
         raise UnsafeArchive(f"{archive}: holds {len(roots)} packages; one is expected, as NAME/VERSION/...")
@@ -99,6 +141,10 @@ class _Source:
         """From here on the next member's headers are read."""
         self._header_bytes = 0
 
+    def expect_listed(self) -> None:
+        """From here on each member is known before it comes."""
+        self._max_bytes = MAX_UNPACKED_BYTES
+
     def read(self, size: int = -1) -> bytes:
         """Bytes of a header."""
         if not 0 <= size <= _MAX_HEADER_BYTES:
@@ -121,7 +167,9 @@ class _Source:
     def copy(self, size_bytes: int, path: Path) -> None:
         """Writes the next `size_bytes` bytes to a new file."""
         if self._written_bytes + size_bytes > self._max_bytes:
-            raise UnsafeArchive(f"{self._archive}: unpacks to more than {self._max_bytes} bytes")
+            raise UnsafeArchive(
+                f"{self._archive}: unpacks to more than {self._max_bytes} bytes, which is all that it may take here"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         # "x": an archive that names a file twice is refused instead of the later one winning.
         with path.open("xb") as out:
@@ -134,10 +182,26 @@ class _Source:
                 left_bytes -= len(data)
 
 
+class _RefusedError(Exception):
+    """Whoever was told of the manifest refuses it; the cause is what is raised."""
+
+
+@contextlib.contextmanager
+def _passing() -> Iterator[None]:
+    """Has an error pass as it is, of whatever kind it is."""
+    try:
+        yield
+    except Exception as error:
+        raise _RefusedError from error
+
+
 @contextlib.contextmanager
 def _named_errors(archive: Path) -> Iterator[None]:
     try:
         yield
+    except _RefusedError as refused:
+        error = cast("Exception", refused.__cause__)
+        raise error from error.__cause__
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnsafeArchive(f"{archive}: truncated, damaged or no .tar.gz: {error}") from error
     except (ValueError, OverflowError, struct.error, RecursionError) as error:
@@ -156,6 +220,26 @@ def _check_plain(archive: Path, member: tarfile.TarInfo) -> None:
         raise UnsafeArchive(f"{archive}: {member.name!r} is a link, a device or sparse; only plain files are allowed")
     if member.size < 0:
         raise UnsafeArchive(f"{archive}: {member.name!r} claims {member.size} bytes")
+
+
+def _manifest(archive: Path, path: Path) -> Manifest:
+    try:
+        return decode(path.read_bytes())
+    except (ManifestInvalid, FormatTooNew) as error:
+        raise type(error)(f"{archive}: {error}") from error
+
+
+def _check_listed(archive: Path, name: str, size_bytes: int, manifest: Manifest | None) -> None:
+    """Whether the package may have such a file; of an archive whose manifest comes later only its own are known."""
+    if (own_bytes := _OWN_BYTES.get(name)) is not None:
+        if size_bytes > own_bytes:
+            raise UnsafeArchive(f"{archive}: {name} has {size_bytes} bytes, at most {own_bytes} are read")
+    elif manifest is not None:
+        entry = manifest.files.get(name)
+        if entry is None:
+            raise UnsafeArchive(f"{archive}: holds {name!r}, which the manifest does not list")
+        if entry.size_bytes != size_bytes:
+            raise DigestMismatch(f"{archive}: {name} has {size_bytes} bytes, the manifest says {entry.size_bytes}")
 
 
 def _member_path(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from converter.artifact import placing
-from converter.artifact.archive import pack, unpack
+from converter.artifact.archive import MAX_UNPACKED_BYTES, pack, unpack
 from converter.artifact.digest import nothing
 from converter.artifact.errors import ManifestInvalid, PackageError, PackageExists, PackageNotFound, UnsafeArchive
 from converter.artifact.package import Package
+from converter.artifact.room import check_room, naming, room_bytes
 from converter.artifact.schema import (
     MANIFEST,
     MANIFEST_DIGEST,
@@ -161,6 +162,8 @@ def staged(
     store: str | os.PathLike[str],
     *,
     link: bool = False,
+    max_bytes: int = MAX_UNPACKED_BYTES,
+    check: Callable[[Manifest], None] = lambda _manifest: None,
     may_end: Callable[[], None] = nothing,
 ) -> Iterator[Package]:
     """A verified copy of a package in a staging folder of the store, for `place`; gone afterwards.
@@ -173,6 +176,9 @@ def staged(
         link: Whether a directory's files get second names here, which take no room, and are copied only where the file
             system has no such thing. For a source that is the caller's alone and goes away: what is written into its
             files later is written into the installed ones too. It stays as it is, whenever the process ends.
+        max_bytes: What an archive may unpack to; never more than the disk has room for.
+        check: Is told of the manifest before anything else is copied or unpacked, if it comes first in the archive as
+            in those that are published; what it raises ends that.
         may_end: Called again and again, many times a second, while a directory is copied and verified; what it raises
             ends that.
 
@@ -185,12 +191,17 @@ def staged(
     _make_folder(root)
     with placing.staging(root) as staging:
         tree = staging / placing.TREE
-        if origin.is_dir():
-            _copy(Package.open(origin, verify=False, may_end=may_end), tree, link=link, may_end=may_end)
-        else:
-            unpack(origin, staging / "unpacked").rename(tree)  # A model may be called as what else lies in staging.
-        package = _opened(origin, tree, may_end)
-        _sync(tree, may_end)
+        with naming(root):
+            if origin.is_dir():
+                given = Package.open(origin, verify=False, may_end=may_end)
+                _check(root, given.manifest, check, writes=not link)
+                _copy(given, tree, link=link, may_end=may_end)
+            else:
+                unpacked = staging / "unpacked"  # A model may be called as what else lies in staging.
+                bound = min(max_bytes, room_bytes(root))
+                unpack(origin, unpacked, max_bytes=bound, check=lambda found: _check(root, found, check)).rename(tree)
+            package = _opened(origin, tree, may_end)
+            _sync(tree, may_end)
         yield package
 
 
@@ -211,7 +222,7 @@ def place(
     """
     root, model, folder = Path(store), package.manifest.model, package.path.parent
     target = version_path(root, model, package.manifest.version)
-    with placing.locked(root), contextlib.ExitStack() as locks:
+    with naming(root), placing.locked(root), contextlib.ExitStack() as locks:
         placing.sweep(root)
         refuse_existing(target, replace=replace)
         _make_folder(target.parent)
@@ -297,8 +308,18 @@ def _link(source: Path, target: Path, may_end: Callable[[], None]) -> None:
             target.chmod(rights)
 
 
+def _check(root: Path, manifest: Manifest, check: Callable[[Manifest], None], *, writes: bool = True) -> None:
+    check(manifest)
+    if writes:
+        check_room(root, sum(entry.size_bytes for entry in manifest.files.values()))
+
+
 def _opened(origin: Path, tree: Path, may_end: Callable[[], None]) -> Package:
-    package = Package.open(tree, may_end=may_end)
+    try:
+        package = Package.open(tree, may_end=may_end)
+    except PackageError as error:
+        # Whoever installs knows the source, and the copy is gone when this is read.
+        raise type(error)(str(error).replace(str(tree), str(origin))) from error.__cause__
     manifest = package.manifest
     listed = {MANIFEST, MANIFEST_DIGEST, *manifest.files}
     found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}

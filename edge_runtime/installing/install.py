@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.artifact import Package, PackageError, PackageExists, placing, version_path
+from converter.artifact import Manifest, Package, PackageError, PackageExists, placing, version_path
+from converter.artifact.archive import MAX_UNPACKED_BYTES
 from converter.artifact.digest import nothing
+from converter.artifact.room import naming
 from converter.artifact.store import place, staged
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.installing.first_run import FirstRun, try_package
@@ -77,7 +79,19 @@ def install(
         InvalidConfig: the quota has no room, or the store can't be read.
         OSError: as `converter.artifact.install`.
     """
-    with staged(source, root, link=link, may_end=may_end) as package:
+    quota_bytes = read_quota(Store(root)) if Path(root).is_dir() else None
+
+    def check(manifest: Manifest) -> None:
+        # What is there is no more than what comes, or is to be refused for that; else nothing is written in vain.
+        if replace or not os.path.lexists(version_path(Path(root), manifest.model, manifest.version)):
+            size_bytes = sum(entry.size_bytes for entry in manifest.files.values())
+            room_for(Store(root), manifest.model, manifest.version, size_bytes)
+
+    max_bytes = min(quota_bytes or MAX_UNPACKED_BYTES, MAX_UNPACKED_BYTES)
+    with (
+        naming(Path(root)),
+        staged(source, root, link=link, max_bytes=max_bytes, check=check, may_end=may_end) as package,
+    ):
         store = Store(root)
         target = version_path(store.path, package.manifest.model, package.manifest.version)
         if (there := _same(target, package, may_end)) is not None:

@@ -111,6 +111,22 @@ def test_a_disk_that_takes_nothing_more_is_no_bad_input(packages, tmp_path, argu
     assert sorted(path for path in store.rglob("*") if path.is_file()) == before
 
 
+def test_a_full_disk_is_named_by_the_store(packages, tmp_path):
+    """Neither by what is installed, which is elsewhere, nor not at all."""
+    store = tmp_path / "store"
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    run = "import sys; from edge_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    for source in (packages / "scale" / "1", packages / "scale-1.tar.gz"):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{full}; {run}", "install", source, "--store", store, "--no-trial"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (1, f"edge-run: {store}: File too large\n")
+    assert not list(store.iterdir())
+
+
 def test_a_store_without_permission_is_one_line(packages, tmp_path, capsys):
     """A store that can't be written or read is named with the system's reason."""
     store = tmp_path / "store"

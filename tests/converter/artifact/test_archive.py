@@ -1,11 +1,14 @@
 import gzip
 import io
+import re
+import shutil
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 from support.converter_packages import publish_toy, tar_gz, tree_bytes
 
-from converter.artifact import UnsafeArchive, archive_path, install
+from converter.artifact import DigestMismatch, ManifestInvalid, UnsafeArchive, archive_path, install
 from converter.artifact.archive import MAX_ARCHIVE_MEMBERS, unpack
 
 
@@ -106,6 +109,81 @@ def test_folders_that_are_only_on_the_way_count_too(tmp_path):
     members = [(f"toy/1/{index}/{way}/x", b"") for index in range(MAX_ARCHIVE_MEMBERS // 10)]
     with pytest.raises(UnsafeArchive, match=f"more than {MAX_ARCHIVE_MEMBERS} files and folders"):
         unpack(tar_gz(tmp_path / "bad.tar.gz", members), tmp_path / "to")
+
+
+def test_an_archive_begins_with_its_manifest(tmp_path):
+    """Whatever the others are called: who unpacks it knows then what is to come."""
+    publish_toy(tmp_path / "files", tmp_path / "out", content={"a.tflite": b"a", "b.tflite": b"b"})
+    with tarfile.open(archive_path(tmp_path / "out", "toy", 1)) as tar:
+        assert tar.getnames() == [
+            f"toy/1/{name}" for name in ("manifest.json", "manifest.sha256", "a.tflite", "b.tflite")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "error", "says"),
+    [
+        ("extra.so", b"x", UnsafeArchive, "holds 'extra.so', which the manifest does not list"),
+        ("float32.tflite", b"x", DigestMismatch, "float32.tflite has 1 bytes, the manifest says 500"),
+        ("manifest.sha256", bytes(5000), UnsafeArchive, "manifest.sha256 has 5000 bytes, at most 4096"),
+    ],
+)
+def test_what_the_manifest_does_not_list_is_refused_before_it_is_written(tmp_path, name, data, error, says):
+    """Of the archive's name; without a byte of it on the disk."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    first = ("toy/1/manifest.json", (package.path / "manifest.json").read_bytes())
+    bad = tar_gz(tmp_path / "bad.tar.gz", [first, (f"toy/1/{name}", data)])
+    with pytest.raises(error, match=rf"bad\.tar\.gz: {re.escape(says)}"):
+        unpack(bad, tmp_path / "to")
+    assert tree_bytes(tmp_path / "to") == {first[0]: first[1]}
+
+
+def test_a_manifest_that_is_refused_ends_the_unpacking(tmp_path):
+    """What whoever was told of it raises is raised as it is; a manifest that is none names the archive."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+
+    def check(manifest):
+        assert manifest == package.manifest
+        raise ValueError("no room") from OSError("the cause")
+
+    with pytest.raises(ValueError, match="no room") as raised:
+        unpack(archive_path(tmp_path / "out", "toy", 1), tmp_path / "to", check=check)
+    assert isinstance(raised.value.__cause__, OSError)
+    assert list(tree_bytes(tmp_path / "to")) == ["toy/1/manifest.json"]
+    with pytest.raises(ManifestInvalid, match=r"no\.tar\.gz: the manifest"):
+        unpack(tar_gz(tmp_path / "no.tar.gz", [("toy/1/manifest.json", b"{")]), tmp_path / "other")
+
+
+def test_a_damaged_archive_is_named_itself(tmp_path):
+    """Not the folder that it was unpacked into, which is gone."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    members = [
+        (f"toy/1/{name}", bytes(len(data)) if "tflite" in name else data)
+        for name, data in tree_bytes(package.path).items()
+    ]
+    with pytest.raises(DigestMismatch, match=r"bad\.tar\.gz/float32\.tflite: SHA-256") as raised:
+        install(tar_gz(tmp_path / "bad.tar.gz", members), tmp_path / "store")
+    assert ".staging" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["directory", "archive", "manifest last"])
+def test_a_disk_without_room_is_refused_before_it_is_full(tmp_path, monkeypatch, kind):
+    """Something stays free; the error is the store's."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out", content={"a": bytes(9000), "b": bytes(2000)})
+    source = {"directory": package.path, "archive": archive_path(tmp_path / "out", "toy", 1)}.get(kind)
+    if source is None:
+        members = [(f"toy/1/{name}", data) for name, data in reversed(tree_bytes(package.path).items())]
+        source = tar_gz(tmp_path / "last.tar.gz", sorted(members, key=lambda one: "manifest" in one[0]))
+    free = SimpleNamespace(free=12_000, total=40_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: free)
+    refusal = (
+        pytest.raises(UnsafeArchive, match="unpacks to more than 10000 bytes")
+        if kind == "manifest last"
+        else pytest.raises(OSError, match=r"No space left on device: 11000 bytes come, 10000 may be taken: .*store")
+    )
+    with refusal:
+        install(source, tmp_path / "store")
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_a_bomb_is_refused_before_it_is_written(tmp_path):

@@ -1,11 +1,13 @@
+import os
 import subprocess
 import sys
 
 import pytest
+from support.converter_packages import tar_gz, tree_bytes
 from support.edge_models import publish_scale
 from support.edge_stores import CRASHING, HANGING, fake_trial, leftovers, state
 
-from converter.artifact import PackageExists
+from converter.artifact import PackageExists, UnsafeArchive, archive_path
 from edge_runtime import EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.installing.first_run import try_package
 from edge_runtime.installing.install import install
@@ -145,6 +147,28 @@ def test_a_quota_that_can_not_be_met_is_told_with_figures(packages, root):
     write_quota(store, None)
     assert read_quota(store) is None
     put(packages, root, 2)
+
+
+def test_an_archive_is_held_against_the_quota_before_it_is_unpacked(packages, root, tmp_path):
+    """With the figures; of one whose manifest comes last, no more is unpacked than the quota."""
+    package = publish_scale(tmp_path / "large", 1, 1.0, content=os.urandom(50_000))
+    whole = archive_path(tmp_path / "large", "scale", 1)
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:30_000])
+    members = [(f"scale/1/{name}", data) for name, data in tree_bytes(package.path).items()]
+    last = tar_gz(tmp_path / "last.tar.gz", sorted(members, key=lambda one: "manifest" in one[0]))
+    put(packages, root, 2)
+    write_quota(Store(root), 20_000)
+    before = state(root)
+    with pytest.raises(InvalidConfig, match=r"scale/1 has 48\.8 KiB, and the store's quota is 19\.5 KiB"):
+        install(cut, root, trial=None)
+    with pytest.raises(UnsafeArchive, match=r"last\.tar\.gz: unpacks to more than 20000 bytes"):
+        install(last, root, trial=None)
+    write_quota(Store(root), None)
+    with pytest.raises(UnsafeArchive, match="truncated"):
+        install(cut, root, trial=None)
+    assert state(root) == before
+    assert not leftovers(root)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"bytes": 0}', '{"bytes": "1"}'])
