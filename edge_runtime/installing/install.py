@@ -14,9 +14,10 @@ from converter.artifact.digest import nothing
 from converter.artifact.room import naming
 from converter.artifact.store import place, staged
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.installing import damage
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.inventory import inventory, read_quota, tree_bytes
-from edge_runtime.store import files, uses
+from edge_runtime.store import files, lease, uses
 from edge_runtime.store.quota import Room, make_room, size_text
 from edge_runtime.store.removal import evict
 from edge_runtime.store.settling import PROFILE, settle
@@ -66,7 +67,8 @@ def install(
     Args:
         source: The package.
         root: The store; made if absent.
-        replace: Whether a version that is there with another digest gives way.
+        replace: Whether a version that is there with another digest gives way. A damaged copy of this very package that
+            no process has open does so without.
         link: Whether its files are not copied, but get second names; see `converter.artifact.store.staged`.
         may_end: See there.
         trial: Runs the package once; None for no first run, and no profile.
@@ -74,7 +76,8 @@ def install(
         now: Unix seconds.
 
     Raises:
-        PackageError: as `converter.artifact.install`; a `PackageExists` where the version is there with another digest.
+        PackageError: as `converter.artifact.install`; a `PackageExists` where the version is there with another digest,
+            or damaged and open.
         PackageRefused, EngineFailed: the first run failed.
         InvalidConfig: the quota has no room, or the store can't be read.
         OSError: as `converter.artifact.install`.
@@ -97,9 +100,9 @@ def install(
         if (there := _same(target, package, may_end)) is not None:
             return Installed(package=there, was_there=True)
         if os.path.lexists(target) and not replace:
-            raise PackageExists(
-                f"{target}: this version is there with another digest; --replace puts this one in its place"
-            )
+            _check_damaged(target, package, may_end)
+            replace = True
+            say(f"{package} is damaged where it is, and gives way to the same package")
         size_bytes = tree_bytes(package.path)
         say(f"verified {package}, {size_text(size_bytes)}")
         room_for(store, package.manifest.model, package.manifest.version, size_bytes)
@@ -127,6 +130,25 @@ def _same(target: Path, package: Package, may_end: Callable[[], None]) -> Packag
     except PackageError:
         return None
     return there if there.digest == package.digest else None
+
+
+def _check_damaged(target: Path, package: Package, may_end: Callable[[], None]) -> None:
+    """Whether what is at the place gives way unasked: a damaged copy of this very package, which nobody has open.
+
+    Raises:
+        PackageExists: it is not.
+    """
+    replaces = "--replace puts this one in its place"
+    try:
+        found = {Package.open(target, may_end=may_end).digest}
+    except PackageError as error:
+        if not damage.tells_damage(error):
+            raise PackageExists(f"{target}: something is there that can't be read: {error}; {replaces}") from error
+        found = damage.digests(target)
+    if package.digest not in found:
+        raise PackageExists(f"{target}: this version is there with another digest; {replaces}")
+    if lease.is_open(target):
+        raise PackageExists(f"{target}: this package is there, damaged, and a process has it open; {replaces}")
 
 
 def room_for(store: Store, model: str, version: int, size_bytes: int) -> Room:

@@ -110,11 +110,35 @@ def test_of_two_who_install_the_same_at_once_both_are_content(packages, root):
     assert not leftovers(root)
 
 
-def test_a_damaged_version_gives_way_only_where_told_to(packages, root):
-    """That its manifest is the same does not make it the same package."""
+@pytest.mark.parametrize("name", ["variants/float32.tflite", "manifest.json", "manifest.sha256"])
+def test_a_damaged_version_gives_way_to_the_same_package(packages, root, name):
+    """While nobody has it open; to another package of that version, or to one that is open, only where told to."""
     put(packages, root, 1)
-    (root / "scale" / "1" / "variants" / "float32.tflite").write_bytes(b"")
-    with pytest.raises(PackageExists):
+    path = root / "scale" / "1"
+    whole = state(root)
+    other = publish_scale(root.parent / "other", 1, 9.0)
+    (path / name).write_bytes(b"")
+    with pytest.raises(PackageExists, match="this version is there with another digest; --replace"):
+        install(other.path, root, trial=None)
+    held = lease.take(path)
+    with pytest.raises(PackageExists, match="this package is there, damaged, and a process has it open; --replace"):
+        put(packages, root, 1)
+    held.close()
+    said = []
+    assert not put(packages, root, 1, say=said.append).was_there
+    assert said[0] == "scale/1 is damaged where it is, and gives way to the same package"
+    assert state(root) == whole
+    (path / name).write_bytes(b"")
+    held = lease.take(path)
+    put(packages, root, 1, replace=True)
+    held.close()
+    assert state(root) == whole
+
+
+def test_what_is_no_package_gives_way_only_where_told_to(packages, root):
+    """It is not said to be another package."""
+    (root / "scale" / "1").mkdir(parents=True)
+    with pytest.raises(PackageExists, match=r"something is there that can't be read: .*holds no manifest\.json"):
         put(packages, root, 1)
     put(packages, root, 1, replace=True)
     assert list(state(root)["scale"][0]) == [1]
