@@ -59,11 +59,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str | Piece]], *, rig
     return [_set(row, widths, right, style) for row, style in ((heading, "heading"), *((row, "") for row in cells))]
 
 
-def shown(text: Line, columns: int | None, *, colours: bool) -> str:
-    """A line as it is written, cut to so many columns (None: not cut)."""
+def width(text: Line) -> int:
+    """How many columns a line takes, without blanks at its end."""
+    return _width("".join(part for part, _ in text).rstrip())
+
+
+def shown(text: Line, columns: int | None, *, colours: bool, begin: int = 0) -> str:
+    """A line as it is written, cut to so many columns (None: not cut), from the column `begin` on."""
     room = columns
     out = []
-    for part, style in text:
+    for whole, style in text:
+        part = whole
+        if begin:
+            part, begin = _without(whole, begin), max(begin - _width(whole), 0)
         piece = part if room is None else _cut(part, room)
         if room is not None:
             room -= _width(piece)
@@ -81,7 +89,12 @@ def prepared(out: TextIO) -> bool:
     """
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="replace")
-    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return out.isatty() and not os.environ.get("NO_COLOR") and can_draw()
+
+
+def can_draw() -> bool:
+    """Whether the terminal heeds control sequences: not where `TERM` is `dumb`, or says nothing."""
+    return os.environ.get("TERM", "") not in {"", "dumb"}
 
 
 def _set(row: Line, widths: Sequence[int], right: Sequence[int], gap_style: str) -> Line:
@@ -110,3 +123,12 @@ def _cut(text: str, columns: int) -> str:
             break
         kept.append(each)
     return "".join(kept)
+
+
+def _without(text: str, columns: int) -> str:
+    """What is right of so many columns; of a letter that is cut through, a blank."""
+    for index, each in enumerate(text):
+        if columns <= 0:
+            return " " * -columns + text[index:]
+        columns -= _width(each)
+    return " " * -columns if columns < 0 else ""

@@ -21,7 +21,15 @@ sequences: https://invisible-island.net/xterm/ctlseqs/ctlseqs.html)."""
 _LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
-_KEYS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[5~": "page up", "\x1b[6~": "page down", "\x1b[H": "home"}
+_KEYS = {
+    "\x1b[A": "up",
+    "\x1b[B": "down",
+    "\x1b[C": "right",
+    "\x1b[D": "left",
+    "\x1b[5~": "page up",
+    "\x1b[6~": "page down",
+    "\x1b[H": "home",
+}
 
 
 class Terminal:
@@ -53,6 +61,29 @@ class Terminal:
         if not data:  # The terminal is gone.
             return "q"
         return _KEYS.get(data, data[:1])
+
+
+class Paper:
+    """A terminal that heeds no control sequences: what is drawn is written, one picture below the other."""
+
+    size = None
+
+    def __init__(self, keys: TextIO | None, screen: TextIO) -> None:
+        """Takes what is typed, where that is a terminal: keys are read when the line is ended."""
+        self._keys = keys
+        self._screen = screen
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Writes the lines, and an empty one."""
+        self._screen.write("".join(f"{one}\n" for one in (*lines, "")))
+        self._screen.flush()
+
+    def key(self, timeout_s: float) -> str:
+        """Waits for a line; its first letter, empty when the time is over."""
+        ready, _, _ = select.select([] if self._keys is None else [self._keys.fileno()], [], [], timeout_s)
+        if not ready:
+            return ""
+        return os.read(ready[0], 64).decode(errors="replace")[:1] or "q"  # Without anything: the terminal is gone.
 
 
 @contextlib.contextmanager

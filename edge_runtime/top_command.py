@@ -17,7 +17,7 @@ from edge_runtime.errors import InvalidConfig
 if TYPE_CHECKING:
     from edge_runtime.screen_text import Line
     from edge_runtime.snapshot import Look, Snapshot
-    from edge_runtime.terminal import Terminal
+    from edge_runtime.terminal import Paper, Terminal
 
 METRICS_VARIABLE = "EDGE_METRICS"
 """The environment variable with the address of commands that are given none."""
@@ -25,7 +25,8 @@ METRICS_VARIABLE = "EDGE_METRICS"
 _ABOUT = """Shows what an application does whose runtime was opened with metrics: models and their queues, who answered
 and why, servers with their breakers, engines, errors, heat. Rates and percentiles are of the last five seconds.
 
-keys: q ends, up and down (k and j) scroll, space halts the picture
+keys: q ends, up and down (k and j), left and right (h and l) scroll, space halts the picture
+A terminal that can't be drawn on (TERM is dumb or empty) is written a picture after the other.
 exit codes: 0 done; 1 no runtime answers there; 2 bad input
 """
 
@@ -79,9 +80,14 @@ def top_command(arguments: argparse.Namespace) -> int:
     if arguments.once or not sys.stdout.isatty():
         sys.stdout.write("".join(f"{text}\n" for text in once(first, address, sys.stdout)))
         return 0
-    from edge_runtime.terminal import taken  # noqa: PLC0415  likewise
+    from edge_runtime.screen_text import can_draw  # noqa: PLC0415  likewise
+    from edge_runtime.terminal import Paper, taken  # noqa: PLC0415  likewise
 
     try:
+        if not can_draw():
+            paper = Paper(sys.stdin if sys.stdin.isatty() else None, sys.stdout)
+            Show(address, paper, first, interval_s=arguments.interval).run()
+            return 0
         with taken(sys.stdin, sys.stdout) as terminal:
             Show(address, terminal, first, interval_s=arguments.interval).run()
     except KeyboardInterrupt:
@@ -126,7 +132,7 @@ class Show:
 
     Args:
         address: `host:port`.
-        terminal: Drawn on.
+        terminal: Drawn on; one without a size is written on.
         first: What was seen already.
         interval_s: Between two looks.
         clock: Monotonic seconds.
@@ -135,7 +141,7 @@ class Show:
     def __init__(
         self,
         address: str,
-        terminal: Terminal,
+        terminal: Terminal | Paper,
         first: Snapshot,
         *,
         interval_s: float,
@@ -153,6 +159,7 @@ class Show:
         self._silence = ""
         self._halted = False
         self._scrolled = 0
+        self._begin = 0
         self._colours = prepared(sys.stdout)
         self._blocks = _has_blocks(sys.stdout)
 
@@ -203,37 +210,49 @@ class Show:
 
     def heed(self, key: str) -> None:
         """What a key does."""
-        _, lines = self._terminal.size
+        columns, lines = self._terminal.size or (0, 0)
         steps = {"up": -1, "k": -1, "down": 1, "j": 1, "page up": -lines // 2, "page down": lines // 2}
+        aside = max(columns // 2, 1)
         if key == " ":
             self._halted = not self._halted
         elif key in ("home", "g"):
-            self._scrolled = 0
+            self._scrolled = self._begin = 0
+        elif key in ("left", "h", "right", "l"):
+            self._begin = max(self._begin + (aside if key in ("right", "l") else -aside), 0)
         else:
             self._scrolled = max(self._scrolled + steps.get(key, 0), 0)
 
     def draw(self) -> None:
         """Shows what is known."""
-        from edge_runtime.screen_text import shown  # noqa: PLC0415  likewise
+        from edge_runtime.screen_text import shown, width  # noqa: PLC0415  likewise
         from edge_runtime.top_view import view  # noqa: PLC0415  likewise
 
-        columns, lines = self._terminal.size
         head, body = view(tuple(self._history), self._address, blocks=self._blocks)
+        if self._terminal.size is None:
+            told = [*head, *body, *([self._foot(0)] if self._silence else [])]
+            self._terminal.draw([shown(one, None, colours=self._colours) for one in told])
+            return
+        columns, lines = self._terminal.size
         room = max(lines - len(head) - 1, 0)
         self._scrolled = min(self._scrolled, max(len(body) - room, 0))
         below = len(body) - self._scrolled - room
         window = body[self._scrolled : self._scrolled + room]
         window += [()] * (room - len(window))
-        drawn = [*head, *window, self._foot(max(below, 0))][-lines:]
-        self._terminal.draw([shown(one, columns, colours=self._colours) for one in drawn])
+        beside = max(max(map(width, (*head, *body))) - columns, 0)
+        self._begin = min(self._begin, beside)
+        drawn = [shown(one, columns, colours=self._colours, begin=self._begin) for one in (*head, *window)]
+        drawn.append(shown(self._foot(max(below, 0), aside=beside > 0), columns, colours=self._colours))
+        self._terminal.draw(drawn[-lines:])
 
-    def _foot(self, below: int) -> Line:
+    def _foot(self, below: int, *, aside: bool = False) -> Line:
         from edge_runtime.screen_text import line  # noqa: PLC0415  likewise
 
         if self._silence:
             ago_s = self._clock() - self._seen_s
             return line((f"no answer for {ago_s:.0f} s, asking on: {self._silence}", "bad"))
         said = ["q quit", "space " + ("go on" if self._halted else "halt")]
+        if aside:
+            said.append("left, right")
         if self._scrolled or below:
             said.append(f"up, down: {below} more lines" if below else "up, down")
         return line(("   ".join(said), "dim"), ("   halted" if self._halted else "", "fair"))

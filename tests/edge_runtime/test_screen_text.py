@@ -42,6 +42,16 @@ def test_a_line_is_never_wider_than_the_screen(pieces, columns):
     assert shown(line(*pieces), columns, colours=False) == bare.rstrip()
 
 
+@given(st.lists(st.tuples(st.text("ab\u5bbd ", max_size=9), st.just("bad")), max_size=4), st.integers(0, 40))
+def test_a_line_that_is_moved_aside_loses_its_beginning(pieces, begin):
+    """So many columns of it; half a wide letter is a blank."""
+    text = line(*pieces)
+    rest = shown(text, None, colours=False, begin=begin)
+    whole = "".join(part for part, _ in text)
+    assert whole.rstrip().endswith(rest.lstrip())
+    assert width(rest) == max(width(whole.rstrip()) - begin, 0) or not rest
+
+
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "\x9b31m", "\u202egnp.exe", "\x7f"])
 def test_what_moves_the_cursor_is_not_shown(text):
     """Texts come from other machines, and from servers that anybody announces."""
@@ -57,6 +67,9 @@ def test_an_output_takes_any_text_and_gets_colours_only_as_a_terminal(monkeypatc
     out.flush()
     assert out.buffer.getvalue() == b"81 ?C"
     out.isatty = lambda: True
+    for kind in ("dumb", ""):
+        monkeypatch.setenv("TERM", kind)
+        assert not prepared(out)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert prepared(out)

@@ -187,6 +187,20 @@ def test_what_does_not_fit_is_scrolled(running):
     assert drawn[-1] == drawn[0]
 
 
+def test_what_is_too_wide_is_scrolled(running):
+    """In a narrow terminal everything can be reached: the lines move by half its width, no further than their end."""
+    clock = FakeClock()
+    paper = Paper(clock, *["right"] * 9, "l", *["left"] * 9, "q")
+    paper.size = (40, 200)
+    Show(running.address, paper, snapshot(), interval_s=1.0, clock=clock).run()
+    first, second, last = paper.drawn[0], paper.drawn[1], paper.drawn[9]
+    assert "left, right" in first[-1]
+    assert [one[:20].rstrip() for one in second[:-1]] == [one[20:].rstrip() for one in first[:-1]]
+    assert any(one.endswith("it hangs") for one in last)
+    assert paper.drawn[10] == last
+    assert paper.drawn[-1] == first
+
+
 def test_a_halted_picture_stays(running):
     """No look is taken until it goes on."""
     halted = shown(running, " ", "", "")
@@ -208,7 +222,7 @@ def test_a_small_window_shows_what_it_can(running):
 class Screen:
     """`edge-run top` in a terminal of its own."""
 
-    def __init__(self, address):
+    def __init__(self, address, kind="xterm"):
         self.main, side = pty.openpty()
         fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self.modes = termios.tcgetattr(side)
@@ -221,7 +235,7 @@ class Screen:
             stderr=side,
             env={
                 **os.environ,
-                "TERM": "xterm",
+                "TERM": kind,
                 "NO_COLOR": "",
                 "PYTHONIOENCODING": "utf-8",
                 "COLUMNS": "",
@@ -293,3 +307,18 @@ def test_a_terminal_is_given_back_while_it_is_stopped(screen):
     screen.until("more lines")
     os.write(screen.main, b"q")
     assert screen.ended() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dumb", ""])
+def test_a_terminal_that_can_not_be_drawn_on_is_written_on(running, kind):
+    """A picture after the other, without one control sequence, until its key or Ctrl-C."""
+    screen = Screen(running.address, kind)
+    try:
+        while screen.text.count("edge-run top") < 3:
+            screen.until("digits/3  TimeoutError", len(screen.text))
+        os.write(screen.main, b"q\n")
+        assert screen.process.wait(WAIT_S) == 0
+        assert "\x1b" not in screen.text
+    finally:
+        screen.close()
