@@ -16,6 +16,8 @@ from fallback_server.archive_check import archive_fault
 from fallback_server.config import NetworkOptions, ServerOptions, TlsFiles
 from fallback_server.core.model_config import ModelConfig, PolicyKind
 from fallback_server.core.scan import read_folders, read_lack, read_tree, read_versions
+from fallback_server.core.servable import ServableId
+from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.settings import Reading
 from fallback_server.tables import aligned
 
@@ -70,11 +72,17 @@ def check(reading: Reading) -> Report:
     if options is not None:
         lines += _network_lines(options)
         faults += _network_faults(options.network, lines)
+    unpack = None if options is None else UnpackOptions(max_bytes=options.source.max_unpacked_bytes)
     rows: list[tuple[str, ...]] = []
     for config in configs:
         disk = look(config.base_path)
-        archives = {number: disk.archives[number] for number in taken(config, disk.versions) & disk.archives.keys()}
-        damaged = {number: fault for number, archive in archives.items() if (fault := archive_fault(archive))}
+        archives = {
+            ServableId(config.name, number): disk.archives[number]
+            for number in taken(config, disk.versions) & disk.archives.keys()
+        }
+        damaged = {
+            each.version: why for each, archive in archives.items() if (why := archive_fault(each, archive, unpack))
+        }
         warnings += model_warnings(config, disk.versions, damaged, fault=disk.fault)
         rows.append(_row(config, disk.versions, damaged))
     if configs:

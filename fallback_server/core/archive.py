@@ -21,13 +21,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fallback_server.core.aspired import AspiredVersion, Fingerprint
-from fallback_server.core.completeness import GRAPHS
+from fallback_server.core.completeness import GRAPHS, missing
 from fallback_server.core.errors import ArchiveRefused, LoadFailed
 from fallback_server.core.notes import NOTES, Note, locked, note_path, read_note, staging, sweep, write_note
 from fallback_server.core.printable import quoted
-from fallback_server.core.scan import read_archive, read_lack, read_tree
+from fallback_server.core.scan import Tree, read_archive, read_lack, read_tree
 from fallback_server.core.servable import ServableId
-from fallback_server.core.unpacking import UnpackOptions, is_passed_over, sync_folder, unpack
+from fallback_server.core.unpacking import UnpackOptions, is_passed_over, sync_folder, try_unpacking, unpack
 
 _log = logging.getLogger(__name__)
 
@@ -246,6 +246,27 @@ class Unpacker:
         _log.info("%s was unpacked from %s", servable_id, archive)
 
 
+def check(servable_id: ServableId, archive: Path, folder: Path, options: UnpackOptions, *, max_bytes: int) -> None:
+    """Whether an archive holds a version that may be unpacked, as far as its beginning and its files' names tell.
+
+    Args:
+        servable_id: The version.
+        archive: The archive.
+        folder: Is empty, and stays small: gets the files without their content.
+        options: What it may unpack to.
+        max_bytes: How much of it is read.
+
+    Raises:
+        ArchiveRefused: it does not.
+        OSError: it can't be read, or the folder can't be written.
+    """
+    if try_unpacking(archive, folder, options, max_bytes=max_bytes):
+        root = _root(servable_id, archive, folder)
+        tree = read_tree(root)
+        if lack := missing(tree.files, num_shards=None):
+            raise _lacking(archive, root, tree, lack)
+
+
 def _root(servable_id: ServableId, archive: Path, tree: Path) -> Path:
     """The version's own folder in what was unpacked: the top, or the only folder in it where that is named for it."""
     name, version = servable_id.name, servable_id.version
@@ -278,10 +299,14 @@ def _verify(archive: Path, root: Path) -> None:
         except PackageError as error:
             raise ArchiveRefused(f"{archive}: {error}") from error
     if lack := read_lack(root, tree):
-        inside = [] if any(name in tree.files for name in GRAPHS) else [quoted(path.name) for path in _inside(root)]
-        more = ", ..." if len(inside) > _SHOWN else ""
-        found = f"; beside each other are {', '.join(inside[:_SHOWN])}{more}" if len(inside) > 1 else ""
-        raise ArchiveRefused(f"{archive}: {lack}{found}")
+        raise _lacking(archive, root, tree, lack)
+
+
+def _lacking(archive: Path, root: Path, tree: Tree, lack: str) -> ArchiveRefused:
+    inside = [] if any(name in tree.files for name in GRAPHS) else [quoted(path.name) for path in _inside(root)]
+    more = ", ..." if len(inside) > _SHOWN else ""
+    found = f"; beside each other are {', '.join(inside[:_SHOWN])}{more}" if len(inside) > 1 else ""
+    return ArchiveRefused(f"{archive}: {lack}{found}")
 
 
 def _place(unpack_dir: Path, model: str, version: int) -> Path:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from fallback_server.core.errors import ArchiveRefused
 from fallback_server.core.members import Kind, Member, claimed_bytes, read_members
@@ -17,6 +18,9 @@ _MAX_DEPTH = 32
 _MAX_NAME_BYTES = 1024
 _FREE_BYTES = 64 << 20
 """What stays free on the disk, and how much is written between two looks at it."""
+
+_MEMBER_BYTES = 512
+"""What a member counts for beside its content where only the beginning is read, so that empty ones end too."""
 
 _PASSED_OVER = ("__MACOSX", ".DS_Store")
 _PASSED_OVER_PREFIX = "._"
@@ -62,6 +66,29 @@ def unpack(archive: Path, folder: Path, options: UnpackOptions) -> None:
     _Unpacking(archive, folder, options).run()
 
 
+def try_unpacking(archive: Path, folder: Path, options: UnpackOptions, *, max_bytes: int) -> bool:
+    """Does with the beginning of an archive what `unpack` does, but leaves the files' content out: they are holes.
+
+    Args:
+        archive: The archive.
+        folder: Is empty.
+        options: What it may unpack to.
+        max_bytes: So much of what it holds is read, each member counted for `_MEMBER_BYTES` beside its content.
+
+    Returns:
+        Whether that was all.
+
+    Raises:
+        ArchiveRefused: as `unpack` does, as far as it was read.
+        OSError: it can't be read, or the folder can't be written.
+    """
+    try:
+        _Trial(archive, folder, options, max_bytes).run()
+    except _Enough:
+        return False
+    return True
+
+
 class _Unpacking:
     """One archive's way to the disk."""
 
@@ -88,6 +115,9 @@ class _Unpacking:
             if error.errno not in _ITS_NAMES:
                 raise
             raise ArchiveRefused(f"{self._archive}: holds a name that can't be: {cause(error)}") from error
+        self._sync()
+
+    def _sync(self) -> None:
         for folder, _, _ in os.walk(self._folder):
             sync_folder(Path(folder))
 
@@ -118,9 +148,15 @@ class _Unpacking:
         with path.open("xb") as file:
             for chunk in chunks:
                 self._count(len(chunk))
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+                self._put(file, chunk)
+            self._put_down(file)
+
+    def _put(self, file: IO[bytes], chunk: bytes) -> None:
+        file.write(chunk)
+
+    def _put_down(self, file: IO[bytes]) -> None:
+        file.flush()
+        os.fsync(file.fileno())
 
     def _note(self, path: PurePosixPath, *, again: bool = False) -> None:
         if path in self._names and not again:
@@ -190,6 +226,43 @@ class _Unpacking:
     def _too_large(self, size_bytes: int) -> ArchiveRefused:
         bound = self._options.max_bytes
         return ArchiveRefused(f"{self._archive}: unpacks to {size_bytes} bytes or more; at most {bound} are allowed")
+
+
+class _Enough(Exception):
+    """As much was read as was to be."""
+
+
+class _Trial(_Unpacking):
+    """Names, links and sizes alone."""
+
+    def __init__(self, archive: Path, folder: Path, options: UnpackOptions, max_bytes: int) -> None:
+        super().__init__(archive, folder, options)
+        self._left_bytes = max_bytes
+
+    def _write(self, member: Member) -> None:
+        self._take(_MEMBER_BYTES)
+        super()._write(member)
+
+    def _put(self, file: IO[bytes], chunk: bytes) -> None:
+        file.seek(len(chunk), os.SEEK_CUR)
+
+    def _put_down(self, file: IO[bytes]) -> None:
+        file.truncate()
+
+    def _count(self, size_bytes: int) -> None:
+        super()._count(size_bytes)
+        self._take(size_bytes)
+
+    def _take(self, size_bytes: int) -> None:
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise _Enough
+
+    def _check_disk(self, wanted_bytes: int) -> None:
+        """Nothing is written that takes much of it."""
+
+    def _sync(self) -> None:
+        """Nothing of it is to last."""
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,12 +1,14 @@
 """`fallback-server check`: against real files, certificates and ports."""
 
+import re
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
-from support.fallback_archives import SAVED_MODEL, write
+from support.fallback_archives import SAVED_MODEL, link, write
 from support.tls_files import CERTIFICATE, KEY, OTHER_KEY
 
 from fallback_server import archive_check
@@ -14,7 +16,13 @@ from fallback_server.archive_check import archive_fault
 from fallback_server.check_command import certificate_fault, check, look, model_warnings, port_fault
 from fallback_server.cli import main
 from fallback_server.config import TlsFiles
+from fallback_server.core.archive import Unpacker
+from fallback_server.core.aspired import AspiredVersion
+from fallback_server.core.errors import ArchiveRefused
 from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.core.scan import read_archive
+from fallback_server.core.servable import ServableId
+from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.flags import parse
 from fallback_server.settings import read
 
@@ -125,9 +133,47 @@ def test_a_large_archive_is_not_read_to_its_end(tmp_path, monkeypatch):
     """A check before each start has no time for that."""
     archive = write(tmp_path / "1.tar.gz", SAVED_MODEL | {"variables/x": b"x" * 100_000})
     archive.write_bytes(archive.read_bytes()[:-4])
-    assert "damaged" in archive_fault(archive)
+    assert "damaged" in archive_fault(ServableId("m", 1), archive)
     monkeypatch.setattr(archive_check, "MAX_CHECKED_BYTES", 50_000)
-    assert archive_fault(archive) == ""
+    assert archive_fault(ServableId("m", 1), archive) == ""
+
+
+REFUSED = {
+    "a path out": [("../x", b"x")],
+    "a link out": [("etc", link("/etc"))],
+    "a link nowhere": [("words", link("assets/none"))],
+    "too deep": [("a/b/c/saved_model.pb", b"graph")],
+    "a folder as the graph": [("saved_model.pb", None)],
+    "an empty graph": [("saved_model.pb", b"")],
+    "a device": [("null", {"type": tarfile.CHRTYPE})],
+    "a member twice": [("a", b"x"), ("a", b"y")],
+    "a file as a folder": [("a", b"x"), ("a/b", b"y")],
+    "no version": [("7/saved_model.pb", b"graph")],
+    "a shard too few": [("variables/variables.data-00000-of-00002", b"x")],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_server_would_refuse_of_an_archive_is_found(tmp_path, name):
+    """In its own words, and without a trace beside the archive."""
+    members = REFUSED[name]
+    graph = [] if any("saved_model" in path for path, _ in members) else [("saved_model.pb", b"graph")]
+    archive = write(tmp_path / "m" / "1.tar.gz", [*graph, *members])
+    fault = archive_fault(ServableId("m", 1), archive)
+    assert [path.name for path in archive.parent.iterdir()] == ["1.tar.gz"]
+    version = AspiredVersion(path=archive.parent / "1", fingerprint=read_archive(archive)[0], archive=archive)
+    with pytest.raises(ArchiveRefused) as refused:
+        Unpacker().prepare(ServableId("m", 1), version)
+    strip = re.compile(r"/[^ ']*/")
+    assert strip.sub("", fault) == strip.sub("", str(refused.value))
+
+
+@pytest.mark.parametrize("members", [SAVED_MODEL, {"1/saved_model.pb": b"xx"}, SAVED_MODEL | {"b": link("assets")}])
+def test_a_sound_archive_has_no_fault(tmp_path, members):
+    """Also one whose links stay inside; but what is more than may be unpacked is found."""
+    archive = write(tmp_path / "1.zip", members)
+    assert archive_fault(ServableId("m", 1), archive) == ""
+    assert "at most 1 are allowed" in archive_fault(ServableId("m", 1), archive, UnpackOptions(max_bytes=1))
 
 
 def test_key_and_certificate():
