@@ -33,8 +33,8 @@ has it open answers on from memory until it looks at the store again, and then g
 exit codes: 0 removed; 1 the disk failed; 2 not installed, labelled, open, or no permission; 130 interrupted
 """
 
-_CHANGE = """exit codes: 0 done; 1 the disk is full or failed; 2 refused: not installed, nothing known of before, or no
-permission; 130 interrupted
+_CHANGE = """exit codes: 0 done; 1 the disk is full or failed; 2 refused: not installed, damaged, nothing known of
+before, or no permission; 130 interrupted
 """
 
 
@@ -152,14 +152,14 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _use(arguments: argparse.Namespace) -> int:
-    before = _open(arguments).label(arguments.model, arguments.label, arguments.version)
+    before = _open(arguments).label(arguments.model, arguments.label, arguments.version, verify=True)
     was = f" (was {before})" if before not in (None, arguments.version) else ""
     _tell(f"{arguments.model}: {arguments.label} -> {arguments.version}{was}")
     return 0
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    before, version = _open(arguments).roll_back(arguments.model, arguments.label)
+    before, version = _open(arguments).roll_back(arguments.model, arguments.label, verify=True)
     _tell(f"{arguments.model}: {arguments.label} -> {version} (was {before})")
     return 0
 

@@ -20,6 +20,9 @@ QUOTA = ".quota.json"
 """In the store: `{"bytes": 2147483648}`. No model can be called so."""
 
 
+_LOOKS = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """The engine that was fastest here with one row.
@@ -93,13 +96,14 @@ def inventory(store: Store) -> list[Shelved]:
     Raises:
         InvalidConfig: the store can't be read.
     """
-    found = []
+    found: list[Shelved] = []
     for model, versions in store.installed().items():
         labels, why = labels_of(store, model)
-        found += [
+        looks = (
             _look_at(store, model, version, latest=version == versions[-1], labels=labels, why=why)
             for version in versions
-        ]
+        )
+        found += [one for one in looks if one is not None]
     return found
 
 
@@ -154,13 +158,14 @@ def write_quota(store: Store, quota_bytes: int | None) -> None:
         os.fsync(descriptor)
 
 
-def _look_at(store: Store, model: str, version: int, *, latest: bool, labels: dict[str, int], why: str) -> Shelved:
+def _look_at(
+    store: Store, model: str, version: int, *, latest: bool, labels: dict[str, int], why: str
+) -> Shelved | None:
+    """What is known of a version; None for one that has been removed meanwhile."""
     path = version_path(store.path, model, version)
-    digest, damage = "", ""
-    try:
-        digest = Package.open(path, verify=False).digest
-    except PackageError as error:
-        damage = str(error)
+    digest, damage = _digest_of(path, model, version)
+    if damage and not os.path.lexists(path):
+        return None
     installed_s = 0.0
     with contextlib.suppress(OSError):
         installed_s = (path / "manifest.json").stat().st_mtime
@@ -178,6 +183,32 @@ def _look_at(store: Store, model: str, version: int, *, latest: bool, labels: di
         damage=damage,
         unlabelled=why,
     )
+
+
+def _digest_of(path: Path, model: str, version: int) -> tuple[str, str]:
+    """The digest of what lies there, or what is wrong with it; of what is replaced just then it is looked at again."""
+    damage = ""
+    for _ in range(_LOOKS):
+        place = _inode(path)
+        try:
+            package = Package.open(path, verify=False)
+        except PackageError as error:
+            damage = str(error)
+            if _inode(path) == place:
+                break
+        else:
+            found = package.manifest
+            if (found.model, found.version) == (model, version):
+                return package.digest, ""
+            return "", f"{path} holds {found.model}/{found.version}"
+    return "", damage
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def fastest(profile: Path, digest: str) -> Measured | None:

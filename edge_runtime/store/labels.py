@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,8 +85,16 @@ def point(folder: Path, label: str, version: int, installed: Collection[int]) ->
     return before
 
 
-def roll_back(folder: Path, label: str, installed: Collection[int]) -> tuple[int, int]:
+def roll_back(
+    folder: Path, label: str, installed: Collection[int], *, check: Callable[[int], None] = lambda _version: None
+) -> tuple[int, int]:
     """Points a label to where it pointed before; from where, and to where. The caller holds the folder's lock.
+
+    Args:
+        folder: The model's.
+        label: Which.
+        installed: Its versions.
+        check: Is told of the version before anything is written; what it raises ends this.
 
     Raises:
         InvalidConfig: the label is not set, pointed nowhere before, or that version is not installed any more.
@@ -109,6 +117,7 @@ def roll_back(folder: Path, label: str, installed: Collection[int]) -> tuple[int
             f"{folder.name}: label {label!r} pointed to version {before} before {present}, and that is not installed "
             f"any more; there are {sorted(installed)}"
         )
+    check(before)
     if ways[label] != way:
         # No more than one step may be ahead of the label: else an earlier visit to a version is taken for a later one.
         files.write(folder / HISTORY, _encode({**ways, label: way}))

@@ -68,31 +68,51 @@ class Store:
         """
         return labelling.read(self.folder(model))
 
-    def label(self, model: str, label: str, version: int) -> int | None:
+    def label(self, model: str, label: str, version: int, *, verify: bool = False) -> int | None:
         """Points a label to an installed version; which one it pointed to before.
 
         By one rename: a reader sees the old labels or the new ones. Whoever sets another label of the model at the same
         time waits, so that neither is lost.
 
+        Args:
+            model: Whose.
+            label: Which.
+            version: Where to.
+            verify: Open it first, every digest verified.
+
         Raises:
             InvalidConfig: the version is not installed, the label is not 1 to 128 printable characters, or the labels
                 can't be read or written.
+            PackageRefused: as `open`, where it is verified.
         """
         labelling.check_label(label)
         self._look_for(model, version)
+        if verify:
+            self.open(model, version)
         with self._changing(model) as folder:
             return labelling.point(folder, label, version, self.versions(model))
 
-    def roll_back(self, model: str, label: str = labelling.STABLE) -> tuple[int, int]:
+    def roll_back(self, model: str, label: str = labelling.STABLE, *, verify: bool = False) -> tuple[int, int]:
         """Points a label to where it pointed before, as often as that is known; from where, and to where.
+
+        Args:
+            model: Whose.
+            label: Which.
+            verify: As for `label`.
 
         Raises:
             InvalidConfig: the label is not set, nothing is known of before, that version is not installed any more, or
                 the labels can't be read or written.
+            PackageRefused: as `open`, where it is verified.
         """
         self._look_for(model)
+
+        def check(version: int) -> None:
+            if verify:
+                self.open(model, version)
+
         with self._changing(model) as folder:
-            return labelling.roll_back(folder, label, self.versions(model))
+            return labelling.roll_back(folder, label, self.versions(model), check=check)
 
     def versions(self, model: str) -> list[int]:
         """The model's versions, ascending."""
