@@ -48,6 +48,7 @@ class WorkerExecutor:
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []
         self._steps_back = False
+        self._closed = False
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MAX_LANES)
 
@@ -72,7 +73,7 @@ class WorkerExecutor:
         Raises:
             InvalidInput: the model refused the values.
             VersionNotReady: the process is gone, and nothing was run.
-            ExecutionFailed: the process ended while it ran this.
+            ExecutionFailed: the process ended while it ran this, by itself or as the version was unloaded.
             ModelFault: the model failed on its own.
         """
         with self._room:
@@ -117,6 +118,7 @@ class WorkerExecutor:
 
     def close(self) -> None:
         """Kills the process, and returns when its memory is free. Also ends a run that hangs."""
+        self._closed = True  # Before, so that whoever is ended by it is told so, and of no crash.
         self._worker.kill()
         self._close_lanes()
 
@@ -146,10 +148,16 @@ class WorkerExecutor:
         raise self._not_ready()
 
     def _not_ready(self) -> VersionNotReady:
+        if self._closed:
+            return VersionNotReady("the version is taken out of service; the request was not run")
         self._worker.gone.wait(_STATUS_S)
         return VersionNotReady(f"the model's process ended ({self._worker.how_it_ended()}) and is started anew")
 
     def _ended_meanwhile(self) -> ExecutionFailed:
+        if self._closed:
+            return ExecutionFailed(
+                "the version is taken out of service, and waits for the request no longer: it was ended"
+            )
         self._worker.gone.wait(_STATUS_S)
         return ExecutionFailed(f"the model's process ended ({self._worker.how_it_ended()}) while it ran the request")
 

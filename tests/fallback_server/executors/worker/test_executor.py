@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,21 @@ def test_runs_answer_by_name(models, nursery):
     (out,) = text.run("serving_default", {"s": np.array([b"a", b"\xff"], object)}).values()
     assert out.tolist() == [b"a!", b"\xff!"]
     text.close()
+
+
+def test_a_version_that_is_unloaded_has_not_crashed(models, nursery):
+    """What it ran is told of the unload, and so is what comes after: that was not run, and may be asked elsewhere."""
+    executor = opened(nursery, models / "scale" / "1")
+    executor.run("serving_default", ROW)
+    os.kill(executor._worker.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(executor.run, "serving_default", ROW)
+        wait_until(lambda: not executor._idle)
+        executor.close()
+        with pytest.raises((ExecutionFailed, VersionNotReady), match=r"^the version is taken out of service"):
+            run.result(30)
+    with pytest.raises(VersionNotReady, match=r"^the version is taken out of service; the request was not run$"):
+        executor.run("serving_default", ROW)
 
 
 def test_runs_go_side_by_side_and_keep_their_answers(models, nursery):
