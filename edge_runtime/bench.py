@@ -18,6 +18,7 @@ from edge_runtime.environment import EngineKey
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig
 from edge_runtime.inputs import default_signature, zeros
 from edge_runtime.profiles import EngineProfile
+from edge_runtime.thermal import WORTH_SAYING
 
 MIN_RUNS = 5
 """Fewer say nothing of the p90; a model of ten seconds is timed for that long."""
@@ -44,7 +45,7 @@ class Measured:
 
     Attributes:
         bench: The bench file.
-        profiles: The same for the runtime, by engine.
+        profiles: The same for the runtime, by engine: at full clock, as it keeps them.
         notes: What must be known to read the times, a sentence or two each.
     """
 
@@ -64,6 +65,7 @@ def bench(
     batches: Sequence[int] = (1,),
     seconds: float = 0.5,
     cache: Path | None = None,
+    root: Path = Path("/"),
     progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None,
 ) -> Measured:
     """Times the engines one after another; one that fails is told and stops no other.
@@ -78,6 +80,7 @@ def bench(
         batches: Rows of a call; only 1 where rows can't be joined.
         seconds: For each engine and number of rows, after the warm-up; the bare interpreter takes half of it.
         cache: Where what was probed is kept.
+        root: Where the files of the machine's heat and clocks begin.
         progress: Told before each engine and number of rows: how many are done, of how many, and which it is.
 
     Raises:
@@ -92,7 +95,7 @@ def bench(
     found, refused = candidates(package, single_devices(devices), variants, threads)
     found = with_streams(package, found)
     run = _Run(package, clock, seconds, progress, refused)
-    engines = Engines(package, cache, clock)
+    engines = Engines(package, cache, clock, root)
     try:
         run.time(engines, found, batches)
     finally:
@@ -102,13 +105,21 @@ def bench(
         hint = "" if all(_kind(one.device) == "cpu" for one in refused) else " (edge-run doctor says what to do)"
         raise EngineFailed(f"{package}: no variant can be timed here: {reasons or 'no device was given'}{hint}")
     streamed = sorted({one.variant.name for one in found if one.streamed})
-    return Measured(_as_bench(package, host, run), run.profiles, tuple(map(_stateful_note, streamed)))
+    notes = (*map(_stateful_note, streamed), *map(_throttled_note, run.factors, run.factors.values()))
+    return Measured(_as_bench(package, host, run), run.profiles, notes)
 
 
 def _stateful_note(variant: str) -> str:
     return (
         f"{variant} keeps state: each run of an engine begins anew, with a fresh interpreter, which costs its loading; "
         "the bare one goes on. `cpu stream` is what a frame of model.stream() takes, where the state goes on."
+    )
+
+
+def _throttled_note(device: str, factor: float) -> str:
+    return (
+        f"{device} was throttled: runs took up to {factor:.1f} times as long as at full clock. The times are as they "
+        "were measured; what is saved for the runtime is at full clock."
     )
 
 
@@ -130,6 +141,7 @@ class _Run:
         times: What was timed.
         profiles: The same for the runtime.
         refused: What can't be timed.
+        factors: By what runs took longer than at full clock, at most, for devices that were throttled.
     """
 
     def __init__(
@@ -143,6 +155,7 @@ class _Run:
         self.times: list[EngineTime] = []
         self.profiles: dict[EngineKey, EngineProfile] = {}
         self.refused = refused
+        self.factors: dict[str, float] = {}
         self._package = package
         self._clock = clock
         self._seconds = seconds
@@ -178,7 +191,10 @@ class _Run:
                     # What runs is worth its line; more rows than these would fail as well.
                     self._refuse(one, f"batch {rows}: {error}")
                     break
-                seconds[rows] = _rounded(max(min(taken_s), 1e-9))
+                factor = engines.factor(one)
+                if factor >= WORTH_SAYING:
+                    self.factors[one.device] = max(factor, self.factors.get(one.device, factor))
+                seconds[rows] = _rounded(max(min(taken_s) / factor, 1e-9))
                 runs += len(taken_s)
         finally:
             engine.close()

@@ -10,7 +10,7 @@ from converter.artifact import Package, PackageError, Variant
 from converter.artifact.bench import Refused
 from devices import DeviceString, UnknownDelegate, device_string, expand, find_edge_tpus, load_profiles, match, probe
 from edge_runtime.config import RuntimeOptions
-from edge_runtime.crew.device import Device, DeviceTable
+from edge_runtime.crew.device import Device, DeviceTable, pace_of
 from edge_runtime.crew.opening import Opener
 from edge_runtime.engine.engine import Engine
 from edge_runtime.engine.plan import plan
@@ -20,6 +20,7 @@ from edge_runtime.errors import InvalidConfig
 from edge_runtime.pixels import pixel_inputs
 from edge_runtime.probing import Prober
 from edge_runtime.profiles import ProfileBook
+from edge_runtime.thermal import Monitor, firmware_of
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,20 @@ def with_streams(package: Package, found: Sequence[Candidate]) -> list[Candidate
 class Engines:
     """Opens the engines of a package one after another. Not thread-safe."""
 
-    def __init__(self, package: Package, cache: Path | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, package: Package, cache: Path | None, clock: Callable[[], float], root: Path = Path("/")
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             package: The package.
             cache: Where what was probed is kept.
             clock: Monotonic seconds.
+            root: Where the files of the machine's heat and clocks begin.
         """
         host, prober = environment(), Prober(cache)
         self._table = DeviceTable(clock)
+        self._monitor = Monitor(self._table.adapt, clock=clock, root=root, firmware=firmware_of(root))
         self._opener = Opener(
             package,
             RuntimeOptions(store=package.path, cache=cache),
@@ -159,6 +164,14 @@ class Engines:
     def key(self, one: Candidate) -> EngineKey:
         """What its profile is kept under, and looked for by the runtime."""
         return self._opener.key(self._devices(one), one.variant, one.threads)
+
+    def factor(self, one: Candidate) -> float:
+        """By what it takes longer now than at full clock, as of a look that is made now.
+
+        Best just after a run: that a firmware lowers a clock is seen only while somebody wants more.
+        """
+        self._monitor.look()
+        return pace_of(self._devices(one)).factor
 
     def close(self) -> None:
         """Ends the worker processes."""

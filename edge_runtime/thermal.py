@@ -83,6 +83,12 @@ class Vcgencmd:
         return read_arm_clock(self._command, FIRMWARE_LIMIT_S)
 
 
+def firmware_of(root: Path) -> Firmware | None:
+    """The running machine's; None where it has none to ask, or `root` is another machine's file system."""
+    command = shutil.which("vcgencmd") if root == Path("/") else None
+    return None if command is None else Vcgencmd(command)
+
+
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """One line for the log: its event, level, text, and fields."""
 
@@ -204,8 +210,8 @@ class Monitor:
 
         The firmware is asked by the thread only: nobody who opens a runtime waits for it.
         """
-        if self._firmware is None and self._root == Path("/") and (command := shutil.which("vcgencmd")):
-            self._firmware = Vcgencmd(command)
+        if self._firmware is None:
+            self._firmware = firmware_of(self._root)
         self._look_safely(ask=False)
         self._thread = threading.Thread(target=self._watch, name="edge-monitor", daemon=True)
         self._thread.start()
