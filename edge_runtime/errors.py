@@ -32,7 +32,13 @@ class InvalidConfig(EdgeRuntimeError, ValueError):
 
 
 class InvalidInput(EdgeRuntimeError, ValueError):
-    """An input does not fit the signature; the text names the input, what was expected and what came."""
+    """An input does not fit the signature; the text names the input, what was expected and what came.
+
+    Attributes:
+        tried: The servers that were asked, in order, with times, where they said so; else empty.
+    """
+
+    tried: tuple[Tried, ...] = ()
 
 
 class PackageRefused(EdgeRuntimeError):
@@ -120,7 +126,13 @@ class ServerFailed(EdgeRuntimeError):
 
 
 class ServerRefused(EdgeRuntimeError):
-    """A server refused: its signature, preprocessing or package is not what the request believes."""
+    """A server refused: its signature, preprocessing or package is not what the request believes.
+
+    Attributes:
+        tried: The servers that were asked, in order, with times; empty where that is not known.
+    """
+
+    tried: tuple[Tried, ...] = ()
 
 
 class RuntimeClosed(EdgeRuntimeError):

@@ -134,7 +134,7 @@ class RemoteClient:
 
         subject = f"{model}/{version or label or 'latest'}"
         wanted = Wanted(model, version, label, 0)
-        journey = Journey(Trip(subject, wanted, start_s, deadline_s, patient=True), self._means, ask)
+        journey = Journey(Trip(subject, wanted, start_s, deadline_s, patient=True, requests=0), self._means, ask)
 
         answer: Awaited[dict[str, Signature]] = Awaited()
 

@@ -15,7 +15,9 @@ import msgspec
 from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.catalog import Serves, find, resolved, serves
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
-from edge_runtime.remote.log_limit import LogLimit
+from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.log_limit import LogLimit, shown
+from edge_runtime.remote.misfits import Claim, Misfits
 from edge_runtime.remote.ranking import Standing, rank
 from edge_runtime.types import InferRequest
 
@@ -140,6 +142,7 @@ class EndpointTable:
         self._rouse: Callable[[], None] = _nobody
         self._stop_asking: Callable[[], None] = _nobody
         self._limit = LogLimit(_log, time.monotonic)
+        self._misfits = Misfits()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
@@ -249,6 +252,27 @@ class EndpointTable:
         now_s = self._clock()
         return [one for one in self.all() if _serves(one, wanted, now_s) is Serves.NO]
 
+    def unfit(self, wanted: Wanted, fault: RemoteFault) -> None:
+        """An endpoint refused what it should take, or gave what is no answer: after some of these it comes last."""
+        claim = Claim(fault.address, wanted.model, wanted.version, wanted.label)
+        if self._misfits.refused(claim, self._clock(), surely=fault.unfit):
+            self.news()
+        if fault.unfit:
+            self.complain(wanted, fault)
+
+    def fit(self, wanted: Wanted, address: str) -> None:
+        """An endpoint has answered as it should."""
+        if self._misfits.answered(Claim(address, wanted.model, wanted.version, wanted.label)):
+            self.news()
+
+    def complain(self, wanted: Wanted, fault: RemoteFault) -> None:
+        """Says once of an endpoint and a model that it is set up otherwise than the device, or another server."""
+        if self._misfits.tell(Claim(fault.address, wanted.model, None, None)):
+            subject = f"{wanted.model}/{wanted.version or wanted.label or 'latest'}"
+            text = "%s: server %s is set up otherwise than it should be: %s"
+            with self._lock:
+                self._limit.warning(text, subject, fault.address, shown(fault.said))
+
     def interest(self, since_s: float) -> Interest:
         """What requests have asked for since an instant."""
         with self._lock:
@@ -318,7 +342,8 @@ class EndpointTable:
             news, endpoints = self._news, list(dict.fromkeys(self._endpoints.values()))
         standings, with_waits = [], []
         for endpoint in endpoints:
-            standing, wait_s = _standing(endpoint, wanted, now_s)
+            misfit = self._misfits.held(Claim(endpoint.address, *key), now_s)
+            standing, wait_s = _standing(endpoint, wanted, now_s, misfit=misfit)
             standings.append(standing)
             with_waits.append((endpoint, wait_s))
         ranks = rank(standings)
@@ -356,7 +381,7 @@ class EndpointTable:
                 yield one
 
 
-def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float) -> tuple[Standing, float]:
+def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float, *, misfit: bool) -> tuple[Standing, float]:
     found = find(endpoint.catalog, wanted.model, wanted.version, wanted.label)
     wait_s = 0.0 if found is None else found.wait_s
     standing = Standing(
@@ -365,6 +390,7 @@ def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float) -> tuple[Standin
         server_id="" if endpoint.catalog is None else endpoint.catalog.server_id,
         expected_s=endpoint.expected_at(now_s, kind_of(wanted.model, wanted.nbytes), wanted.nbytes, wait_s),
         version=resolved(endpoint.catalog, wanted.model, wanted.version, wanted.label),
+        misfit=misfit,
     )
     return standing, wait_s
 

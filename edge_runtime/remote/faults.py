@@ -45,6 +45,10 @@ _OF_THE_RUN = frozenset({Fault.INTERNAL, Fault.UNKNOWN, Fault.PRECONDITION})
 """Faults that a model's run has for what one row holds, in TensorFlow's and other servers."""
 
 
+_REFUSALS = frozenset({Fault.INVALID_INPUT, Fault.PRECONDITION})
+"""Faults by which a server refuses a request."""
+
+
 class Apart(enum.Enum):
     """How requests that went together and failed are asked again."""
 
@@ -121,6 +125,15 @@ class RemoteFault(Exception):
     def alive(self) -> bool:
         """Whether a server that works said it."""
         return self.fault in _ALIVE or (self.passing and not self.broken)
+
+    @property
+    def refusal(self) -> bool:
+        """Whether the server doesn't take the request as it is: it is set up otherwise, or the request is at fault.
+
+        Requests are checked against the installed package or a server's own description before, so that it is the
+        former as a rule, and another may take it.
+        """
+        return self.fault in _REFUSALS
 
     @property
     def apart(self) -> Apart:

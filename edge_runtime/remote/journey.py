@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from edge_runtime.errors import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.faults import Apart, RemoteFault
@@ -31,9 +31,6 @@ takes seconds to load."""
 
 SOUGHT_EVERY_S = 0.02
 """How often a request that only servers can answer looks for the first one, just after the opening."""
-
-_FINAL = frozenset({Fault.INVALID_INPUT, Fault.PRECONDITION})
-"""What another server would say too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,7 @@ class Trip:
         start_s: The instant at which the caller asked.
         deadline_s: The instant after which an answer is worthless; None for never.
         patient: Whether to ask again, after a while, servers that are loading or full: nobody else can answer.
-        requests: How many it carries.
+        requests: How many it carries; 0 for a question.
         hedged: Whether a copy may be sent.
     """
 
@@ -169,8 +166,8 @@ class Journey(Generic[T]):
             return False
         means = self._means
         first = not self._faults
-        # A server that said it doesn't have the version has done nothing: to ask the one that has it is no load.
-        free = first or all(fault.fault is Fault.NOT_FOUND for fault in self._faults.values())
+        # A server that doesn't have the version, or refused the request, has done nothing: to ask another is no load.
+        free = first or all(fault.fault is Fault.NOT_FOUND or fault.refusal for fault in self._faults.values())
         self._unpaid = not (free or means.retries.spend(patient=self._round > 0))
         if self._unpaid:
             return False
@@ -263,18 +260,20 @@ class Journey(Generic[T]):
             self._answer(leg, call.result(), others, now_s)
         elif not isinstance(error, RemoteFault):
             self._fail(error)
-        elif not others:  # Else the one that is still under way may answer.
-            self._failed(error)
-
-    def _failed(self, error: RemoteFault) -> None:
-        if error.fault not in _FINAL:
-            self._go()
-            return
-        kind = InvalidInput if error.fault is Fault.INVALID_INPUT else ServerRefused
-        self._fail(kind(f"{self._trip.subject}: refused by server {error.address}: {error.detail}"))
+        else:
+            if self._trip.requests and (error.refusal or error.unfit):
+                self._means.endpoints.unfit(self._trip.wanted, error)
+            if not others:  # Else the one that is still under way may answer.
+                self._go()
 
     def _answer(self, leg: _Leg[T], answer: T, others: list[_Leg[T]], now_s: float) -> None:
         self._note(leg, others, now_s)
+        endpoints, wanted = self._means.endpoints, self._trip.wanted
+        if self._trip.requests:
+            endpoints.fit(wanted, leg.address)
+        for fault in self._faults.values():
+            if fault.refusal:  # What another takes.
+                endpoints.complain(wanted, fault)
         self._stop(others)
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(answer)
@@ -292,7 +291,21 @@ class Journey(Generic[T]):
             if one is leg or one.started_s < leg.started_s:
                 hedging.took(one.address, model, now_s - one.started_s)
 
-    def _nobody(self) -> ServerFailed:
+    def _nobody(self) -> EdgeRuntimeError:
+        return self._refusal() or self._failure()
+
+    def _refusal(self) -> InvalidInput | ServerRefused | None:
+        """The first refusal, where all that have the version refused; None where one of them failed otherwise."""
+        faults = list(self._faults.values())
+        first = next((fault for fault in faults if fault.refusal), None)
+        if first is None or not all(fault.refusal or fault.lacking for fault in faults):
+            return None
+        kind = InvalidInput if first.fault is Fault.INVALID_INPUT else ServerRefused
+        error = kind(f"{self._trip.subject}: refused by server {first.address}: {first.detail}")
+        error.tried = tuple(self._tried)
+        return error
+
+    def _failure(self) -> ServerFailed:
         asked = {address: fault.said for address, fault in self._faults.items()}
         lacking = all(fault.lacking for fault in self._faults.values())
         known = self._means.endpoints.lacking(self._trip.wanted)

@@ -23,6 +23,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         server_id: Which server it is; empty where that is not known.
         expected_s: Seconds in which it should answer; infinite where it may not be asked.
         version: What it answers as, where the request names no version; 0 where that is not known.
+        misfit: Whether it refused of late what it should take, or answered otherwise than it should.
     """
 
     serves: Serves
@@ -30,6 +31,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     server_id: str
     expected_s: float
     version: int = 0
+    misfit: bool = False
 
 
 class Ranks(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +39,8 @@ class Ranks(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         near: Those that are alike, in the order that they were given.
-        far: Those that serve it too, the sooner first: much slower ones, and further ways to a server that is near.
+        far: Those that serve it too, the sooner first: much slower ones, and further ways to a server that is near; and
+            misfits behind all of them.
         behind: Those that would answer as an older version than others that may be asked, the newer first; and those of
             which that is not known.
         last: Those to ask where no other is left: nobody was there of late, or the version is still loading.
@@ -72,7 +75,7 @@ def rank(standings: Sequence[Standing]) -> Ranks:
     behind = [place for place in able if standings[place].version < newest]
     behind.sort(key=lambda place: (-standings[place].version, standings[place].expected_s))
     able = [place for place in able if standings[place].version >= newest]
-    able.sort(key=lambda place: standings[place].expected_s)
+    able.sort(key=lambda place: (standings[place].misfit, standings[place].expected_s))
     last.sort(key=lambda place: (standings[place].gone, standings[place].expected_s))
     limit_s = standings[able[0]].expected_s * _FACTOR + _MARGIN_S if able else 0.0
     seen: set[str] = set()
@@ -80,7 +83,7 @@ def rank(standings: Sequence[Standing]) -> Ranks:
     far: list[int] = []
     for place in able:
         one = standings[place]
-        alike = one.expected_s <= limit_s and one.expected_s < math.inf
+        alike = one.expected_s <= limit_s and one.expected_s < math.inf and not one.misfit
         again = bool(one.server_id) and one.server_id in seen
         (near if alike and not again else far).append(place)
         seen.add(one.server_id)

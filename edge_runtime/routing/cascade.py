@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec.structs import replace
 
 from converter.artifact import Manifest
-from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, ServerFailed, ServerRefused
+from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, ServerFailed, ServerRefused
 from edge_runtime.pixels import Pixels, in_reals
-from edge_runtime.routing.chain import failed, failed_servers, settle
+from edge_runtime.routing.chain import Refusal, failed, failed_servers, settle
+from edge_runtime.routing.complaint import Complaint
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import REASON_LOCAL, REASON_UNSURE
 from edge_runtime.routing.unsure import Bar, Rows, bars, merged, numberless, of_rows, unsure_rows, why_never
@@ -69,21 +70,6 @@ class Judge:
     def _of(self, device: str) -> dict[str, Bar]:
         variant = next((one.variant for one in self._reports() if one.device == device), "")
         return bars(self._manifest, variant)
-
-
-class Complaint:
-    """What is said once of servers that refuse what the device could answer: they are set up otherwise than it."""
-
-    def __init__(self) -> None:
-        self._said = False
-
-    def about(self, error: BaseException) -> None:
-        """Such a refusal has come."""
-        if self._said:
-            return
-        self._said = True
-        said = error if isinstance(error, InvalidInput | ServerRefused) else f"{type(error).__name__}: {error}"
-        _log.warning("unsure answers of the device are kept, since servers do not take the requests: %s", said)
 
 
 class _Doubt(NamedTuple):
@@ -174,7 +160,7 @@ class CascadeExecutor:
         self._clock = clock
         self._pixels = pixels or {}
         self._outage = outage or Outage(dict)
-        self._complaint = complaint or Complaint()
+        self._complaint = complaint or Complaint("unsure answers of the device are kept")
 
     def __repr__(self) -> str:
         return f"<CascadeExecutor {self._asked} {self._inner!r}>"
@@ -316,7 +302,8 @@ class CascadeExecutor:
             self._outage.missed()
             return self._kept(doubt, failed_servers(error, ms))
         self._complaint.about(error)
-        return self._kept(doubt, (failed("server", error, ms),))
+        tried = failed_servers(error, ms) if isinstance(error, Refusal) else (failed("server", error, ms),)
+        return self._kept(doubt, tried)
 
     def _better(self, doubt: _Doubt, better: Reply) -> Reply:
         local, rows = doubt.reply, doubt.rows

@@ -7,7 +7,14 @@ from concurrent.futures import Future
 
 from msgspec.structs import replace
 
-from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, EngineFailed, ServerFailed
+from edge_runtime.errors import (
+    DeadlineExceeded,
+    EdgeRuntimeError,
+    EngineFailed,
+    InvalidInput,
+    ServerFailed,
+    ServerRefused,
+)
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
 _SHOWN = 300
@@ -15,6 +22,10 @@ _SHOWN = 300
 
 Rescue = tuple[Future[Reply], tuple[Tried, ...]]
 """Another place's answer to come, and what was tried before it."""
+
+
+Refusal = InvalidInput | ServerRefused
+"""What all servers that were asked did not take."""
 
 
 def failed(place: str, error: BaseException, ms: float) -> Tried:
@@ -30,11 +41,11 @@ def dropped(error: BaseException | None, request: InferRequest, now_s: float) ->
     return request.deadline_s - now_s
 
 
-def failed_servers(error: ServerFailed, ms: float) -> tuple[Tried, ...]:
-    """The servers that were asked for so many milliseconds in all, and failed."""
+def failed_servers(error: ServerFailed | Refusal, ms: float) -> tuple[Tried, ...]:
+    """The servers that were asked for so many milliseconds in all, and failed or refused."""
     if error.tried:
         return error.tried
-    if len(error.asked) == 1:
+    if isinstance(error, ServerFailed) and len(error.asked) == 1:
         ((address, said),) = error.asked.items()
         return (Tried(place=f"server:{address}", outcome=f"failed: {said}"[:_SHOWN], ms=ms),)
     return (failed("server", error, ms),)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from edge_runtime.errors import EngineFailed, ServerFailed
 from edge_runtime.routing.budget import Budget
-from edge_runtime.routing.chain import Rescue, dropped, failed, settle, then
+from edge_runtime.routing.chain import Refusal, Rescue, dropped, failed, settle, then
 from edge_runtime.routing.watch import UNSURE_FACTOR, Watch
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
@@ -287,7 +287,8 @@ class _Race:
             self._first_error = error
             # What the device gives up as too late, a server may still answer in time.
             lost = dropped(error, self._request, self._clock()) is not None
-            rescuable = lost or isinstance(error, EngineFailed | ServerFailed)
+            refused = self._order is _SERVER_FIRST and isinstance(error, Refusal)
+            rescuable = lost or refused or isinstance(error, EngineFailed | ServerFailed)
             if rescuable and self._copy is not None and self._copy_error is None:
                 return  # The copy decides.
             if rescuable and self._copy is None:

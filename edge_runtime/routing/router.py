@@ -20,7 +20,8 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.pixels import Pixels, in_reals
-from edge_runtime.routing.chain import Rescue, after, dropped, failed, failed_servers, then
+from edge_runtime.routing.chain import Refusal, Rescue, after, dropped, failed, failed_servers, then
+from edge_runtime.routing.complaint import Complaint
 from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
@@ -106,6 +107,7 @@ class Router:
         self._clock = clock
         self._origin = Origin()
         self._outage = outage or Outage(dict)
+        self._complaint = Complaint("the device answers what was for a server")
         self._tried_s = float("-inf")
         self._hedging = None if device is None or remote is None else hedging
 
@@ -375,17 +377,31 @@ class Router:
 
     def _after_server(self, request: InferRequest, error: BaseException, begun_s: float) -> Rescue | None:
         """No server answered: the device does, if it has the version. Whether that is too late is judged there."""
-        if not isinstance(error, ServerFailed):
+        if not isinstance(error, ServerFailed | Refusal):
             return None
-        self._outage.missed()
+        failure = error if isinstance(error, ServerFailed) else None
+        if failure is not None:
+            self._outage.missed()
         if self._device is None:
-            if error.lacking:
-                raise self._nowhere(request, error.asked) from error
+            if failure is not None and failure.lacking:
+                raise self._nowhere(request, failure.asked) from error
             return None
         if request.reason == REASON_ENGINE_FAILED or request.policy == "only_server":
             return None
         tried = failed_servers(error, (self._clock() - begun_s) * 1e3)
-        return self._device.submit(replace(request, reason=REASON_SERVER_FAILED)), tried
+        if failure is None:
+            self._complaint.about(error)
+        inner = self._device.submit(replace(request, reason=REASON_SERVER_FAILED))
+        return inner if failure is not None else then(inner, (), partial(self._refused_too, error)), tried
+
+    def _refused_too(self, refusal: BaseException, error: BaseException) -> None:
+        """The device fails on what servers refused: then it is for the request, and the first to say so said it.
+
+        Raises:
+            InvalidInput, ServerRefused: that refusal.
+        """
+        if isinstance(error, EngineFailed):
+            raise refusal from error
 
     def _after_engine(self, request: InferRequest, error: BaseException) -> Rescue | None:
         """The engine failed, or would be too late: a server answers, if there is one and it has not been asked yet."""

@@ -7,14 +7,16 @@ import pytest
 from msgspec.structs import replace
 from support.edge_models import rows
 from support.edge_servers import scale_server
-from support.far_servers import until
+from support.far_servers import far_server, until
 from support.prompt_client import PromptClient
 from support.remote_servers import answering
 
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
+from edge_runtime.remote.misfits import REFUSALS_IN_A_ROW
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN, BreakerState
+from edge_runtime.routing.budget import BURST
 from edge_runtime.types import InferRequest
 from fallback_server.protocol import tensors
 from fallback_server.protocol.proto import serving_pb2 as pb
@@ -135,12 +137,59 @@ def test_answer_as_another_version_is_refused(client):
     ("code", "error"),
     [(grpc.StatusCode.INVALID_ARGUMENT, InvalidInput), (grpc.StatusCode.FAILED_PRECONDITION, ServerRefused)],
 )
-def test_refusals_of_the_request_itself_are_not_retried(client, code, error):
-    """A bad request is the caller's error: no other server is asked."""
-    with scale_server({1: 2.0}) as first, scale_server({1: 2.0}) as second:
+def test_what_every_server_refuses_is_the_requests_fault(client, code, error):
+    """The first refusal is the error, which knows whom else was asked; a server that lacks the version says nothing."""
+    with scale_server({1: 2.0}) as first, scale_server({1: 2.0}) as second, scale_server({2: 2.0}) as lacking:
         first.fail_with = second.fail_with = code
-        add(client, first.address, second.address)
-        with pytest.raises(error, match="the test wants it so"):
+        add(client, first.address, second.address, lacking.address)
+        with pytest.raises(error, match="the test wants it so") as caught:
+            client.submit(request()).result(WAIT_S)
+    refused = [one.place.removeprefix("server:") for one in caught.value.tried if "Servable" not in one.outcome]
+    assert set(refused) == {first.address, second.address}
+    assert f"refused by server {refused[0]}" in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION])
+def test_what_one_server_refuses_another_may_take(client, code):
+    """Whoever refuses some in a row is asked last."""
+    with scale_server({1: 2.0}) as bad, scale_server({1: 2.0}) as good:
+        bad.fail_with = code
+        add(client, bad.address)
+        for _ in range(REFUSALS_IN_A_ROW - 1):
+            assert isinstance(client.submit(request()).exception(WAIT_S), InvalidInput | ServerRefused)
+        add(client, good.address)
+        good.fail_with = grpc.StatusCode.NOT_FOUND
+        first = client.submit(request()).exception(WAIT_S)
+        assert "the test wants it so" in str(first)
+        good.fail_with = None
+        replies = [client.submit(request()).result(WAIT_S) for _ in range(20)]
+        assert {reply.place for reply in replies} == {f"server:{good.address}"}
+        assert not any(reply.before for reply in replies)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION])
+def test_a_refusal_is_no_load(client, code, caplog):
+    """Far more are asked again than the budget for retries has room for; the log says who refused what another took."""
+    count = 3 * BURST
+    with far_server(lambda x: code) as bad, far_server(lambda x: time.sleep(0.01)) as good:
+        add(client, bad.address, good.address)
+        # Each asks for a label of its own, so that nothing is held against anybody for the next.
+        asked = [replace(request(), version=None, label=f"label-{i}") for i in range(count)]
+        replies = [client.submit(one).result(WAIT_S) for one in asked]
+    refused = [one for reply in replies for one in reply.before]
+    assert len(refused) > 2 * BURST
+    assert all(one.place == f"server:{bad.address}" and "the test wants it so" in one.outcome for one in refused)
+    said = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert len(said) == 1
+    assert f"server {bad.address} is set up otherwise than it should be" in said[0]
+
+
+def test_a_refusal_beside_a_failure_is_no_fault_of_the_request(client):
+    """Who failed might have taken it."""
+    with scale_server({1: 2.0}) as bad, scale_server({1: 2.0}) as broken:
+        bad.fail_with, broken.fail_with = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL
+        add(client, bad.address, broken.address)
+        with pytest.raises(ServerFailed, match=r"invalid input: .*the test wants it so"):
             client.submit(request()).result(WAIT_S)
 
 

@@ -2,6 +2,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from edge_runtime.remote.catalog import Serves
 from edge_runtime.remote.ranking import Standing, rank
@@ -48,6 +49,12 @@ def test_a_newest_that_can_not_be_asked_holds_nobody_up():
     assert (ranks.near, ranks.far, ranks.behind, ranks.last) == ((3,), (0,), (2,), (1,))
 
 
+def test_a_misfit_comes_behind_those_that_answer_as_the_same():
+    """However soon it is; those that answer as an older version come behind it all the same."""
+    ranks = rank([replace(standing(0.001, version=2), misfit=True), standing(9.0, version=2), standing(version=1)])
+    assert (ranks.near, ranks.far, ranks.behind) == ((1,), (0,), (2,))
+
+
 STANDINGS = st.lists(
     st.builds(
         Standing,
@@ -56,6 +63,7 @@ STANDINGS = st.lists(
         server_id=st.sampled_from(["", "a", "b"]),
         expected_s=st.floats(0, 100) | st.just(math.inf),
         version=st.integers(0, 3),
+        misfit=st.booleans(),
     ),
     max_size=8,
 )
@@ -63,9 +71,11 @@ STANDINGS = st.lists(
 
 @given(STANDINGS)
 def test_every_endpoint_has_one_rank(standings):
-    """Nobody is lost or named twice, and where somebody who serves may be asked, somebody is near."""
+    """Nobody is lost or named twice, and where one of the newest may be asked who is no misfit, somebody is near."""
     ranks = rank(standings)
     places = [*ranks.near, *ranks.far, *ranks.behind, *ranks.last, *ranks.lacking]
     assert sorted(places) == list(range(len(standings)))
     able = [one for one in standings if one.serves in {Serves.YES, Serves.UNKNOWN} and not one.gone]
-    assert bool(ranks.near) == any(one.expected_s < math.inf for one in able)
+    able = [one for one in able if one.expected_s < math.inf]
+    newest = max((one.version for one in able), default=0)
+    assert bool(ranks.near) == any(one.version == newest and not one.misfit for one in able)

@@ -2,6 +2,7 @@ import threading
 from concurrent.futures import CancelledError, Future
 
 import pytest
+from msgspec.structs import replace
 from support.clock import FakeClock
 from support.edge_models import rows
 
@@ -12,6 +13,7 @@ from edge_runtime import (
     Overloaded,
     Reply,
     ServerFailed,
+    ServerRefused,
     VersionNotAvailable,
 )
 from edge_runtime.routing.router import Router, timed_out
@@ -223,12 +225,36 @@ def test_full_queue(clock):
         router(device, None, clock).infer(request(clock))
 
 
-def test_bad_input_is_never_retried(clock):
-    """What a server refuses as invalid is the caller's error, not a reason to ask the device."""
+@pytest.mark.parametrize("refusal", [InvalidInput("bad"), ServerRefused("bad")])
+def test_what_servers_refuse_the_device_answers(clock, caplog, refusal):
+    """The request fits the installed package: the server is set up otherwise, which the log says once."""
     device = FakeDevice()
     device.idle, device.load = False, BUSY
-    with pytest.raises(InvalidInput):
+    made = router(device, FakeRemote(refusal), clock)
+    for _ in range(3):
+        answer = made.infer(request(clock, 0.05))
+        assert (answer.place, answer.reason) == ("device:cpu", "server-failed")
+        assert [one.outcome for one in answer.tried] == ["failed: bad", "answered"]
+    assert [one.getMessage() for one in caplog.records] == [
+        "the device answers what was for a server, since servers do not take the requests: bad"
+    ]
+
+
+def test_what_the_device_fails_on_too_is_the_requests_fault(clock):
+    """Where servers refuse and the engine fails, the error is the first that was said."""
+    device = FakeDevice()
+    device.idle, device.load = False, BUSY
+    device.error = EngineFailed("not that")
+    with pytest.raises(InvalidInput, match="bad"):
         router(device, FakeRemote(InvalidInput("bad")), clock).infer(request(clock, 0.05))
+
+
+def test_a_refusal_stands_where_only_servers_may_answer(clock):
+    """The policy keeps it from the device."""
+    device = FakeDevice()
+    asked = replace(request(clock), policy="only_server")
+    with pytest.raises(ServerRefused, match="bad"):
+        router(device, FakeRemote(ServerRefused("bad")), clock).infer(asked)
     assert device.future is None
 
 
