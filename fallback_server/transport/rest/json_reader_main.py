@@ -4,8 +4,9 @@
 
 It has one thread, and loads neither TensorFlow nor gRPC. For each socket that is sent over SOCKET, and with it the end
 of a pipe, a fork of it takes a bound on its memory and a call from there, and gives back what that returns or raises.
-Where one needs more memory than its bound, this program says so: such a fork can say nothing, and a parser written in C
-may have crashed. A fork is killed when the other end of its pipe is closed, the program when that of LIFELINE is.
+Where one needs more memory than its bound, or the server would need more for what it has read, this program says so:
+such a fork can say nothing, and a parser written in C may have crashed. A fork is killed when the other end of its pipe
+is closed, the program when that of LIFELINE is.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _read(sock: socket.socket) -> int:
             if isinstance(error.__cause__ or error.__context__, MemoryError):
                 return _NO_ROOM  # What a parser written in C makes of it.
             answer = False, RuntimeError(traceback.format_exc())
-        pickles.send(sock, answer)
+        pickles.send(sock, answer, max_bytes=limit_bytes)
     except MemoryError:
         return _NO_ROOM
     return 0

@@ -23,32 +23,58 @@ NO_ROOM = struct.pack("<q", 0)
 LIMIT = struct.Struct("<q")
 """What it is sent then: how many bytes of memory it may have."""
 
+STRING_BYTES = 64
+"""What a string takes over its length where it is received (CPython, 64 bits): its object, of 33 bytes and up to the
+next 16, and two pointers. Its length and its part of the text, which come beside it, are counted as they are."""
+
 _MOST_PARTS = 2**20
+_CUT_AT_ONCE = 2**16
 
 Buffer = Any
 """A bytearray or an array, which mypy takes for no buffer."""
 
 
 class _Pickler(pickle.Pickler):
-    """Strings travel as one text and their lengths: pickle holds Python's lock for as long as it makes objects."""
+    """Strings travel as one text and their lengths: pickle holds Python's lock for as long as it makes objects.
+
+    Attributes:
+        cost_bytes: What the strings take where they are received, beside what is sent.
+    """
+
+    cost_bytes = 0
 
     def reducer_override(self, value: object) -> Any:
         if type(value) is np.ndarray and value.dtype == object:
-            return _array, (*_joined(value.reshape(-1).tolist()), value.shape)
+            return _array, (*self._joined(value.reshape(-1).tolist()), value.shape)
         if type(value) is Examples:
-            return _examples, (*_joined(list(value.each)), value.context)
+            return _examples, (*self._joined(list(value.each)), value.context)
         return NotImplemented
 
+    def _joined(self, strings: list[bytes]) -> tuple[pickle.PickleBuffer, Array]:
+        text = b"".join(strings)
+        self.cost_bytes += len(text) + STRING_BYTES * len(strings)
+        return pickle.PickleBuffer(text), np.fromiter(map(len, strings), np.int64, len(strings))
 
-def send(sock: socket.socket, value: object) -> None:
+
+def send(sock: socket.socket, value: object, *, max_bytes: int | None = None) -> None:
     """Sends a value; its `PickleBuffer`s and arrays as they lie.
+
+    Args:
+        sock: Where `receive` takes it.
+        value: The value.
+        max_bytes: The most that it may take where it is received: what is sent, and for each string its length and
+            `STRING_BYTES`.
 
     Raises:
         OSError: the other side is gone.
+        MemoryError: it would take more than it may; nothing was sent.
     """
     head, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-    _Pickler(head, protocol=5, buffer_callback=buffers.append).dump(value)
+    pickler = _Pickler(head, protocol=5, buffer_callback=buffers.append)
+    pickler.dump(value)
     parts = [head.getbuffer(), *(buffer.raw() for buffer in buffers)]
+    if max_bytes is not None and pickler.cost_bytes + sum(part.nbytes for part in parts) > max_bytes:
+        raise MemoryError
     sock.sendall(struct.pack(f"<{len(parts) + 1}q", len(parts), *(part.nbytes for part in parts)))
     for part in parts:
         sock.sendall(part)
@@ -97,17 +123,14 @@ def room(size_bytes: int) -> Array:
     return np.empty(size_bytes, np.uint8)
 
 
-def _joined(strings: list[bytes]) -> tuple[pickle.PickleBuffer, Array]:
-    return pickle.PickleBuffer(b"".join(strings)), np.fromiter(map(len, strings), np.int64, len(strings))
-
-
 def _cut(text: Buffer, lengths: Array) -> list[bytes]:
     """In Python's own steps, between which other threads get their turn."""
     view = memoryview(text)
     strings, begin = [], 0
-    for length in lengths.tolist():
-        strings.append(bytes(view[begin : begin + length]))
-        begin += length
+    for first in range(0, len(lengths), _CUT_AT_ONCE):
+        for length in lengths[first : first + _CUT_AT_ONCE].tolist():
+            strings.append(bytes(view[begin : begin + length]))
+            begin += length
     return strings
 
 

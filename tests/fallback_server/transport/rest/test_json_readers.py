@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,11 @@ import numpy as np
 import orjson
 import pytest
 from support.fallback_fakes import signature
-from support.rest_stand import halves, standing
+from support.rest_stand import halves, standing, strings
 
+from fallback_server.classification import Examples
 from fallback_server.core.errors import ServerError
-from fallback_server.transport.rest import examples, inference_codec, json_codec
+from fallback_server.transport.rest import examples, inference_codec, json_codec, pickles
 from fallback_server.transport.rest.backend import JSON_BYTES
 from fallback_server.transport.rest.json_readers import JsonReaders
 from fallback_server.transport.rest.refusals import HttpRefused
@@ -178,3 +180,16 @@ def test_a_large_body_is_read_in_another_process(tmp_path):
         assert answer.status_code == 400
         assert answer.json()["error"].startswith("JSON Parse error: ")
     assert process.returncode == -signal.SIGKILL
+
+
+def test_what_the_server_would_have_to_hold_is_bounded_too():
+    """Strings take there many times their length: that is counted where they are read, and refused as all else."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        value = strings(*[b"ab"] * 100), Examples([b"ab"] * 100, b"")
+        most = 2 * 100 * (2 * 2 + 8 + pickles.STRING_BYTES)
+        with pytest.raises(MemoryError):
+            pickles.send(ours, value, max_bytes=most)
+        pickles.send(ours, value, max_bytes=most + 2000)
+        array, each = pickles.receive(theirs, pickles.room)
+        assert (array.tolist(), list(each)) == ([b"ab"] * 100, [b"ab"] * 100)
