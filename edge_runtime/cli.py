@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from converter.artifact import PackageError
+from edge_runtime import standard_files
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput, PackageRefused
 from edge_runtime.servers_command import add_command as add_servers
 from edge_runtime.store_command import add_commands as add_store_commands
@@ -62,8 +63,27 @@ _DOCTOR_CODES = """exit codes: 0 models run here, also where a line says PROBLEM
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    standard_files.have()
+    arguments = _parse(argv)
     logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s %(message)s")
+    code = _run(arguments)
+    error = standard_files.finish()
+    return code if error is None else _fail(error, code or EXIT_FAILED, debug=arguments.debug)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; what there may be any number of may come before options and after them."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    name: str = getattr(arguments, "many", "")
+    if rest and (not name or any(one.startswith("-") for one in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        setattr(arguments, name, [*getattr(arguments, name), *rest])
+    return arguments
+
+
+def _run(arguments: argparse.Namespace) -> int:
     interrupts: list[int] = []
     try:
         with _noting(interrupts):
@@ -74,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is interrupted while it is imported says that it can't be loaded, and not why.
         if interrupts:
             return _interrupted()
+        if isinstance(error, BrokenPipeError) and standard_files.nobody_reads():
+            return EXIT_DONE  # As `head` does: it has what it wanted.
         if isinstance(error, _BAD_INPUT) and not _of_disk(error):
             return _fail(error, EXIT_BAD_INPUT, debug=arguments.debug)
         if isinstance(error, (*_BAD_INPUT, EdgeRuntimeError, OSError)):
@@ -195,7 +217,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help='as JSON, a line a request: every output value ("NaN" and "Infinity" as strings)',
     )
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(run=_predict, many="input")
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -69,7 +69,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--timeout", type=float, default=3.0, metavar="SECONDS", help="for one call to a server (default: 3)"
     )
     servers.add_argument("--json", action="store_true", help="as JSON")
-    servers.set_defaults(run=servers_command)
+    servers.set_defaults(many="address", run=servers_command)
 
 
 def servers_command(arguments: argparse.Namespace) -> int:

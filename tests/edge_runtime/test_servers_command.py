@@ -36,6 +36,17 @@ def ours():
         yield address
 
 
+def test_addresses_may_follow_options(ours, capsys):
+    """Before options and after them; what looks like an option and is none is refused as ever."""
+    assert main(["servers", ours, "--model", "digits", "127.0.0.1:1", *ALONE]) == 0
+    out = capsys.readouterr().out
+    assert ours in out
+    assert "127.0.0.1:1" in out
+    with pytest.raises(SystemExit):
+        main(["servers", ours, "--modle", "digits", *ALONE])
+    assert "unrecognized arguments: --modle digits" in capsys.readouterr().err
+
+
 def test_a_table_of_servers_and_one_of_versions(ours, capsys):
     """Each server with who found it, the way there and its id; each version with its state; what is amiss below."""
     assert main(["servers", ours, *ALONE]) == 0
