@@ -170,7 +170,7 @@ class Engines:
 
         Best just after a run: that a firmware lowers a clock is seen only while somebody wants more.
         """
-        self._monitor.look()
+        self._monitor.look_now()
         return pace_of(self._devices(one)).factor
 
     def close(self) -> None:

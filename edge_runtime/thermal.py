@@ -235,6 +235,16 @@ class Monitor:
             event(_log, one.level, one.event, one.text, **one.fields)
         return climate
 
+    def look_now(self) -> None:
+        """A look beside those of the thread: something was measured just now, and is to be divided by what held then.
+
+        A firmware that lowers clocks is asked whatever it said last, since it is seen to only under load.
+        """
+        with self._lock:
+            if slows(self._throttled):
+                self._ask_s = -math.inf
+        self._look_safely(ask=True)
+
     def close(self) -> None:
         """Ends the thread; waits for a look that is under way, but not for a file that is never read."""
         self._stop.set()

@@ -198,6 +198,7 @@ def _load(store: Store | OneStore, key: Key, hall: Hall, held: Lease | None) -> 
         environment=hall.environment,
         clock=hall.clock,
         locate=lambda device: hall.devices.locate(device, hall.supervisor.present()),
+        look=hall.monitor.look_now,
     )
     preferred, target = hall.preferred()
     crew = Crew(

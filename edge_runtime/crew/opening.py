@@ -87,6 +87,7 @@ class Opener:
         environment: Callable[[], Environment],
         clock: Callable[[], float],
         locate: Callable[[Device], str] = lambda device: device.string.address,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         """Reads nothing yet.
 
@@ -99,9 +100,11 @@ class Opener:
             environment: What measurements depend on besides the engine.
             clock: Monotonic seconds.
             locate: What an Edge TPU's library is to be asked for, just before it is opened; EngineLost if it is away.
+            look: Brings the devices' paces up to date: called when something has just been measured.
         """
         self.package = package
         self._locate = locate
+        self._look = look
         self._options = options
         self._own = options.of(package.manifest.model)
         self._pixels = pixels
@@ -195,7 +198,9 @@ class Opener:
             def run(rows: int) -> None:
                 engine.run(signature.name, zeros(signature, rows), FIRST_RUN_LIMIT_S)
 
-            profile = _at_full_clock(measure_profile(run, sizes, self._clock, MEASURE_BUDGET_S), pace.factor)
+            measured = measure_profile(run, sizes, self._clock, MEASURE_BUDGET_S)
+            self._look()
+            profile = _at_full_clock(measured, pace.factor)
             self._book.write(key, profile)
             seconds = dict(profile.seconds)
         else:

@@ -101,6 +101,19 @@ def test_a_firmware_that_throttles_is_seen_under_load_and_kept_in_mind_when_idle
     assert board.look(CAPPED_S).cpu_factor == 1.0
 
 
+def test_a_firmware_that_throttles_is_asked_at_once_for_what_was_just_measured(tmp_path):
+    """Under that load it is seen what the clock is held to; one that does not throttle is asked as seldom as ever."""
+    board = Board(tmp_path, FakeFirmware(THROTTLED, 600))
+    assert board.look().cpu_factor == 1.0
+    clock(board.root, current=1800)
+    board.monitor.look_now()
+    assert (board.told[-1].cpu_factor, board.firmware.asked) == (3.0, 2)
+    board.firmware.mask = WELL
+    board.look(CAPPED_S)
+    board.monitor.look_now()
+    assert (board.told[-1].cpu_factor, board.firmware.asked) == (1.0, 3)
+
+
 def test_a_governor_that_changes_its_mind_meanwhile_is_no_cap(tmp_path):
     """Between the two readings the kernel asked for less, and got it."""
     board = Board(tmp_path, FakeFirmware(THROTTLED))

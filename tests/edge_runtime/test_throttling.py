@@ -67,6 +67,17 @@ def test_a_request_that_would_be_late_on_a_throttled_cpu_goes_to_a_server(tmp_pa
     assert [record.edge["event"] for record in caplog.records][:1] == ["throttled"]
 
 
+def test_a_clock_that_dropped_since_the_opening_counts_for_what_is_measured(tmp_path, root):
+    """The factor is looked at when the measurement is over: what held before may be over a second old."""
+    publish_scale(tmp_path / "store", 1, 2.0)
+    with opened(tmp_path / "store", root, delegates=("cpu",)) as runtime:
+        clock(root, allowed=0.018)
+        runtime.model("scale")
+        assert runtime.stats().climate.factors["cpu"] == pytest.approx(1e5)
+    book = json.loads((tmp_path / "store/scale/1.profile.json").read_text())
+    assert [one["profile"]["seconds"]["1"] < 1e-6 for one in book["entries"]] == [True]
+
+
 def test_what_is_measured_while_throttled_is_kept_at_full_clock(tmp_path, root):
     """A board that was hot when the version was loaded is not taken for a slow one when it has cooled."""
     publish_scale(tmp_path / "store", 1, 2.0)
