@@ -87,11 +87,12 @@ class Coalescer:
         except TypeError:
             member = Member(request, request.nbytes)  # Has no wire form, which is told when it is sent.
         backlog = self._sender.backlog
-        if backlog and (backlog >= MAX_WAITING or backlog * member.nbytes > MAX_WAITING_BYTES):
-            member.fail(_full(request.subject, backlog, backlog * member.nbytes))
+        backlog_bytes = self._sender.backlog_bytes
+        if backlog and (backlog >= MAX_WAITING or backlog_bytes + member.nbytes > MAX_WAITING_BYTES):
+            member.fail(_full(request.subject, backlog, backlog_bytes))
             return member.future
         try:
-            self._sender.run(lambda: self._take(member, patient=patient))
+            self._sender.run(lambda: self._take(member, patient=patient), member.nbytes)
         except BaseException:
             member.future.cancel()  # The caller was interrupted: nobody waits for it.
             raise

@@ -23,7 +23,9 @@ class Sender:
 
     def __init__(self) -> None:
         """Starts the thread, so that nobody is interrupted while starting it."""
-        self._handed: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # With each what all until then were said to take: whatever an interrupt keeps from being put is made up for.
+        self._handed: SimpleQueue[tuple[Callable[[], None], int] | None] = SimpleQueue()
+        self._handed_bytes = self._begun_bytes = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-remote-sender", daemon=True)
         self._thread.start()
@@ -33,15 +35,23 @@ class Sender:
         """How much was handed over and is not done."""
         return self._handed.qsize()
 
-    def run(self, what: Callable[[], None]) -> None:
+    @property
+    def backlog_bytes(self) -> int:
+        """What that keeps in memory."""
+        return self._handed_bytes - self._begun_bytes
+
+    def run(self, what: Callable[[], None], nbytes: int = 0) -> None:
         """Runs it in this thread; from the main thread soon in the sender's, in the order of their coming.
 
-        It must be quick.
+        Args:
+            what: Must be quick.
+            nbytes: What it keeps in memory until it is done.
         """
         if self._ended.is_set() or threading.get_ident() != threading.main_thread().ident:
             what()
             return
-        self._handed.put(what)
+        self._handed_bytes += nbytes  # In the main thread alone.
+        self._handed.put((what, self._handed_bytes))
         if self._ended.is_set():  # While it was being put: then nobody else looks.
             self._drain()
 
@@ -52,24 +62,24 @@ class Sender:
             self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
-        while (what := self._handed.get()) is not None:
-            _do(what)
-            del what  # Else the last request's inputs would be kept until the next comes.
+        while (handed := self._handed.get()) is not None:
+            self._do(*handed)
+            del handed  # Else the last request's inputs would be kept until the next comes.
         self._ended.set()
         self._drain()
 
     def _drain(self) -> None:
         while True:
             try:
-                what = self._handed.get_nowait()
+                handed = self._handed.get_nowait()
             except Empty:
                 return
-            if what is not None:
-                _do(what)
+            if handed is not None:
+                self._do(*handed)
 
-
-def _do(what: Callable[[], None]) -> None:
-    try:
-        what()
-    except Exception:  # noqa: BLE001  one request's trouble must not end the others' thread
-        _log.exception("what was handed over failed")
+    def _do(self, what: Callable[[], None], begun_bytes: int) -> None:
+        self._begun_bytes = begun_bytes
+        try:
+            what()
+        except Exception:  # noqa: BLE001  one request's trouble must not end the others' thread
+            _log.exception("what was handed over failed")

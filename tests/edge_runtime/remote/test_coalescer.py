@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import CancelledError
 
@@ -15,11 +16,17 @@ from support.prompt_client import PromptClient
 
 from edge_runtime import DeadlineExceeded, InvalidInput, RuntimeClosed, ServerFailed, ServerRefused
 from edge_runtime.remote import coalescer
+from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.lanes import LOST_S, MAX_BARE_IN_FLIGHT, MAX_ROWS, MAX_STUCK
 
 POISON = 1e6
+
+
+def submit(client, request):
+    """Hands it over without waiting until it is sent."""
+    return RemoteClient.submit(client, request)
 
 
 @pytest.fixture
@@ -396,3 +403,19 @@ def test_preprocessing_goes_with_the_request(client, server):
     check(client.submit(row_request(1, fingerprint="sha256:ab")), 1)
     check(client.submit(row_request(2)), 2)
     assert [one.get("edge-preprocessing") for one in server.metadata] == ["sha256:ab", None]
+
+
+def test_what_the_main_thread_hands_over_counts_by_its_own_size(client, server, monkeypatch):
+    """A large request behind small ones is taken, as long as all together have room; then it is said what waits."""
+    large = row_request(0, count=1000)
+    monkeypatch.setattr(coalescer, "MAX_WAITING_BYTES", 2 * large.nbytes)
+    go = threading.Event()
+    client._sender.run(lambda: go.wait(WAIT_S))
+    small = [submit(client, row_request(i)) for i in range(20)]
+    taken, refused = submit(client, large), submit(client, row_request(0, count=1001))
+    waiting = 20 * row_request().nbytes + large.nbytes
+    with pytest.raises(ServerFailed, match=f"full: 2[12] requests with {waiting} bytes wait"):
+        refused.result(0)
+    go.set()
+    for future in (*small, taken):
+        assert future.result(WAIT_S).place == f"server:{server.address}"
