@@ -135,8 +135,8 @@ def _interrupted() -> int:
 def _fail(error: Exception, code: int, *, debug: bool) -> int:
     logging.getLogger(__name__).debug("the command failed", exc_info=error if debug else None)
     said = str(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        said = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     print(f"edge-run: {' '.join(said.split())}", file=sys.stderr)
     return code
 

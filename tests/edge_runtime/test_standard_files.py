@@ -19,9 +19,14 @@ def store(tmp_path):
 
 def run(store, redirection, *arguments):
     """The exit code, and what was said on stderr."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", RUN, *map(str, arguments), "--store", str(store)]
     done = subprocess.run(
-        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command], stderr=subprocess.PIPE, text=True, check=False
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=buffered,
     )
     return done.returncode, done.stderr
 
@@ -50,4 +55,5 @@ def test_an_output_that_nobody_reads_is_no_failure(store, arguments):
 @pytest.mark.slow
 def test_an_output_that_can_not_be_written_is_a_failure(store):
     """In one line."""
-    assert run(store, ">/dev/full", "list") == (1, "edge-run: standard output: No space left on device\n")
+    code, said = run(store, ">/dev/full", "list")
+    assert (code, said.removeprefix("edge-run: standard output: ")) == (1, "No space left on device\n")
