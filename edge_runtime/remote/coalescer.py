@@ -16,7 +16,7 @@ from edge_runtime.remote.lanes import MAX_BARE_IN_FLIGHT, gap_s, load, may_leave
 from edge_runtime.remote.parcel import Cut, Key, Member, Parcel, key_of, wire_bytes
 from edge_runtime.remote.sender import Sender
 from edge_runtime.remote.timers import Later
-from edge_runtime.types import InferRequest, Reply
+from edge_runtime.types import InferRequest, Reply, Tried
 
 MAX_WAITING = 16384
 """Requests that wait to be sent; past this they fail, and the device is asked."""
@@ -308,7 +308,7 @@ class Coalescer:
             refused = InvalidInput(f"{subject}: can't be sent to a server: {error}")
             refused.__cause__ = error
             self._free(group, parcel, answered=False)
-            self._failed(group, parcel, refused, Apart.HALVES)
+            self._failed(group, parcel, refused, Apart.HALVES, ())
             return
         parcel.call = journey.future
         if parcel.abandoned:  # While it was being sent: then nobody has told it.
@@ -327,7 +327,7 @@ class Coalescer:
         if future.cancelled():
             return
         if error is not None:
-            self._failed(group, parcel, error, journey.apart)
+            self._failed(group, parcel, error, journey.apart, journey.before)
             return
         if parcel.cut is not None:
             with self._lock:
@@ -342,7 +342,9 @@ class Coalescer:
         if waits:
             self._send_what_waits(group)
 
-    def _failed(self, group: Group, parcel: Parcel, error: BaseException, apart: Apart) -> None:
+    def _failed(
+        self, group: Group, parcel: Parcel, error: BaseException, apart: Apart, before: tuple[Tried, ...]
+    ) -> None:
         """One request's fault must not be the others': they are asked again in halves, or each for itself."""
         if self._closed:  # The connection was closed under the call: that is no fault of the server.
             for member in parcel.members:
@@ -358,7 +360,7 @@ class Coalescer:
             parts = [left[begin : begin + size] for begin in range(0, len(left), size)]
             rows = [sum(member.request.rows for member in part) for part in parts]
             cut = Cut(max(rows)) if apart is Apart.HALVES and len(parts) > 1 else None
-            parcels = [Parcel(part, cut=cut) for part in parts]
+            parcels = [Parcel(part, cut=cut, before=(*parcel.before, *before)) for part in parts]
         for one in parcels:
             self._send(group, one)
 

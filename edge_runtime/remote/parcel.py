@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import numpy as np
 from msgspec.structs import replace
 
-from edge_runtime.errors import DeadlineExceeded, ServerFailed
+from edge_runtime.errors import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.timers import Timer
 from edge_runtime.types import Arrays, InferRequest, Pending, Reply, Tried
 
@@ -102,16 +102,20 @@ class Parcel:
         number: Of the call, where it counts among those under way; 0 where it doesn't.
         call: The call, once it is sent.
         cut: What it was cut out of by a refusal.
+        before: The calls by which its members were asked before, together with others.
     """
 
-    __slots__ = ("_live", "call", "cut", "members", "number")
+    __slots__ = ("_live", "before", "call", "cut", "members", "number")
 
-    def __init__(self, members: Sequence[Member], number: int = 0, *, cut: Cut | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], number: int = 0, *, cut: Cut | None = None, before: tuple[Tried, ...] = ()
+    ) -> None:
         """Under the coalescer's lock."""
         self.members = tuple(members)
         self.number = number
         self.call: Future[Reply] | None = None
         self.cut = cut
+        self.before = before
         self._live = len(self.members)
         for member in self.members:
             member.parcel = self
@@ -164,6 +168,7 @@ class Parcel:
 
     def answer(self, reply: Reply, before: tuple[Tried, ...], now_s: float) -> None:
         """Cuts the reply apart. Each member's arrays are its own: one that is kept does not hold the others'."""
+        before = (*self.before, *before)
         if len(self.members) == 1:
             self.members[0].answer(reply.outputs, reply, before, now_s)
             return
@@ -176,6 +181,8 @@ class Parcel:
 
     def fail(self, error: BaseException, now_s: float) -> None:
         """No member gets an answer; each gets an error of its own, since its caller's thread writes into it."""
+        if self.before and isinstance(error, InvalidInput | ServerRefused | ServerFailed):
+            error.tried = (*self.before, *error.tried)
         if len(self.members) == 1:
             self.members[0].fail(error)
             return

@@ -226,6 +226,20 @@ def test_one_request_that_a_model_fails_on_harms_nobody_else(client, server, cod
     assert sorted(server.calls) == [1] * (len(first) + 20) + [20]
 
 
+@pytest.mark.parametrize(("code", "times"), [("INTERNAL", 1), ("INVALID_ARGUMENT", 2)])
+def test_a_reply_tells_of_the_calls_that_failed_together(client, server, code, times):
+    """Each call that a request was in is in `tried`, also of halves; and in the error of who failed."""
+    server.behaviour = lambda x: grpc.StatusCode[code] if (x >= POISON).any() else None
+    under_way(client, server)
+    futures = [client.submit(row_request(POISON if i == 3 else i)) for i in range(4)]
+    server.hold.set()
+    tried = futures[2].result(WAIT_S).tried
+    assert [one.outcome.split(":")[0] for one in tried] == ["failed"] * times + ["answered"]
+    assert all(one.place == f"server:{server.address}" for one in tried)
+    error = futures[3].exception(WAIT_S)
+    assert [one.outcome.split(":")[0] for one in error.tried] == ["failed"] * (times + 1)
+
+
 @pytest.mark.parametrize("policy", ["prefer_device", "only_server"])
 def test_a_call_too_large_for_the_server_is_divided(client, policy):
     """What a server does not read in one message it is sent in smaller ones; one that is too large alone fails."""
