@@ -20,6 +20,8 @@ from edge_runtime import standard_files
 from edge_runtime.errors import EdgeRuntimeError, InvalidConfig, InvalidInput, PackageRefused
 from edge_runtime.servers_command import add_command as add_servers
 from edge_runtime.store_command import add_commands as add_store_commands
+from edge_runtime.store_command import folder
+from edge_runtime.store_command import version as number
 from edge_runtime.top_command import add_command as add_top
 
 EXIT_DONE = 0
@@ -58,6 +60,15 @@ exit codes: 0 done, 1 the machine or a server could not do it, 2 bad input, 130 
 
 _DOCTOR_CODES = """exit codes: 0 models run here, also where a line says PROBLEM, which has its cure below it;
 1 none does, or a --delegate fails; 2 bad input; 130 interrupted
+"""
+
+
+_PREDICT = """exit codes: 0 answered; 1 no engine or server could; 2 bad input: no such model, version or file, an input
+that does not fit, a damaged package; 130 interrupted
+"""
+
+_BENCH = """exit codes: 0 measured; 1 an engine failed; 2 bad input: no such package, variant or device, or a damaged
+one; 130 interrupted
 """
 
 
@@ -156,6 +167,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    epilog: str,
+    usage: str | None = None,
+) -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    return commands.add_parser(name, help=text, description=text, epilog=epilog, usage=usage, formatter_class=form)
+
+
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "what this machine is, which delegates load, and what to do otherwise"
     doctor = commands.add_parser(
@@ -165,7 +187,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog=_DOCTOR_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    doctor.add_argument("--store", type=Path, default=Path(), help="where packages are or will be: is there room?")
+    doctor.add_argument("--store", type=folder, default=Path(), help="where packages are or will be: is there room?")
     doctor.add_argument(
         "--delegate",
         action="append",
@@ -178,9 +200,11 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    predict = commands.add_parser(
+    predict = _add(
+        commands,
         "predict",
-        help="answer a request of an installed model, or one for each file that a package is given",
+        "answer a request of an installed model, or one for each file that a package is given",
+        _PREDICT,
         usage="edge-run predict STORE MODEL INPUT... [options]\n       edge-run predict PACKAGE FILE... [options]",
     )
     predict.add_argument(
@@ -197,7 +221,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "with --raw also an image, a .wav, a .json of records by field; a .npz by input name; or NAME=@FILE for each "
         "input. After a package a request for each file: .npy and .npz as they are, anything else preprocessed",
     )
-    predict.add_argument("--version", type=int, help="only this version may answer")
+    predict.add_argument("--version", type=number, help="only this version may answer")
     predict.add_argument("--label", help="the version that this label points to")
     predict.add_argument("--signature", help="instead of serving_default")
     predict.add_argument("--deadline-ms", type=float, help="give up after so many milliseconds")
@@ -221,11 +245,11 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    bench = commands.add_parser("bench", help="time a package's engines on this device, against the bare interpreter")
+    bench = _add(commands, "bench", "time a package's engines on this device, against the bare interpreter", _BENCH)
     bench.add_argument(
         "package", help="a package's directory or .tar.gz, a bare .tflite; with --store, NAME or NAME/VERSION in it"
     )
-    bench.add_argument("--store", type=Path, help="the folder of packages that PACKAGE is installed in")
+    bench.add_argument("--store", type=folder, help="the folder of packages that PACKAGE is installed in")
     bench.add_argument("--variant", action="append", default=[], help="only this one; may be repeated")
     bench.add_argument(
         "--delegate",

@@ -38,6 +38,16 @@ before, or no permission; 130 interrupted
 """
 
 
+_LIST = """Versions with their sizes, when they were used last, what was measured of them on this device, which
+labels point to them, which are open in a process, and what is amiss at first sight.
+
+exit codes: 0 done; 2 no such store, or no permission; 130 interrupted
+"""
+
+_LABEL = """The version is verified first. A running runtime that was asked for the label goes over to it.
+
+"""
+
 _QUOTA = """exit codes: 0 done; 1 the disk is full or failed; 2 no size, no store, or no permission; 130 interrupted
 """
 
@@ -52,14 +62,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     install.add_argument("--no-trial", action="store_true", help="neither run nor measure it")
     install.set_defaults(run=_install)
 
-    list_ = _add(commands, "list", "what is installed in a store", None)
-    list_.add_argument("place", type=Path, nargs="?", metavar="STORE", help="the same as --store")
+    list_ = _add(commands, "list", "what is installed in a store", _LIST)
+    list_.add_argument("place", type=folder, nargs="?", metavar="STORE", help="the same as --store")
     list_.add_argument("--json", action="store_true", help="as JSON")
     list_.set_defaults(run=_list)
 
     use = _add(commands, "use", "point a label to an installed version; a running runtime goes over to it", _CHANGE)
     use.add_argument("model")
-    use.add_argument("version", type=int)
+    use.add_argument("version", type=version)
     use.add_argument("--label", default="stable", help="(default: stable)")
     use.set_defaults(run=_use)
 
@@ -70,7 +80,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     remove = _add(commands, "remove", "take a version out of a store", _REMOVE)
     remove.add_argument("model")
-    remove.add_argument("version", type=int)
+    remove.add_argument("version", type=version)
     remove.add_argument("--force", action="store_true", help="also a labelled or open one; its labels go with it")
     remove.set_defaults(run=_remove)
 
@@ -81,23 +91,44 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     quota.add_argument("--json", action="store_true", help="as JSON")
     quota.set_defaults(run=_quota)
 
-    label = commands.add_parser("label", help="as `use --label`, for a store that is named first")
-    label.add_argument("store", type=Path)
+    text = "as `use --label`, for a store that is named first"
+    label = commands.add_parser(
+        "label",
+        help=text,
+        description=text,
+        epilog=_LABEL + _CHANGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    label.add_argument("store", type=folder)
     label.add_argument("model")
     label.add_argument("label", help="stable, canary...")
-    label.add_argument("version", type=int)
+    label.add_argument("version", type=version)
     label.set_defaults(run=_label)
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, epilog: str | None
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, epilog: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made = "; made if absent" if name == "install" else ""
-    parser.add_argument("--store", type=Path, help=f"the folder of packages{made} (default: ${STORE_VARIABLE})")
+    parser.add_argument("--store", type=folder, help=f"the folder of packages{made} (default: ${STORE_VARIABLE})")
     return parser
+
+
+def folder(text: str) -> Path:
+    """A folder as an argument; nothing is not the current one: a variable that is not set makes it."""
+    if not text:
+        raise argparse.ArgumentTypeError("a folder is expected, got nothing")
+    return Path(text)
+
+
+def version(text: str) -> int:
+    """A version as an argument, as its folder is called."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"a version is a number, got {text!r}")
+    return int(text)
 
 
 def _path(arguments: argparse.Namespace) -> Path:
