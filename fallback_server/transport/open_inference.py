@@ -105,7 +105,9 @@ class InferenceService:
                 write=messages.write_infer,
                 weigh=messages.infer_bytes,
             ),
-            methods.MODEL_STREAM_INFER: ordered_stream(methods.MODEL_STREAM_INFER, self._stream_answer, self._changes),
+            methods.MODEL_STREAM_INFER: ordered_stream(
+                methods.MODEL_STREAM_INFER, self._stream_answer, self._changes, self._threads.give_back
+            ),
             methods.REPOSITORY_INDEX: rpcs.message(methods.REPOSITORY_INDEX, self._index),
             methods.REPOSITORY_MODEL_LOAD: rpcs.message(methods.REPOSITORY_MODEL_LOAD, self._load),
             methods.REPOSITORY_MODEL_UNLOAD: rpcs.message(methods.REPOSITORY_MODEL_UNLOAD, self._unload),

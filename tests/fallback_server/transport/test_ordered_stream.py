@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import time
+import weakref
 
 import grpc
 import numpy as np
@@ -10,6 +12,7 @@ from support.grpc_stand import SlowExecutor, loaded
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import inference_pb2 as pb
+from fallback_server.transport import ordered_stream, rpc
 from fallback_server.transport.ordered_stream import MAX_STREAM_REQUESTS
 
 CODE = grpc.StatusCode
@@ -96,6 +99,72 @@ def test_what_waits_for_the_first_answer_is_bounded(tmp_path):
         await stream.done_writing()
         assert [(await stream.read()).infer_response.id for _ in range(count)] == [str(each) for each in range(count)]
         assert await stream.code() == CODE.OK
+
+    told(story, tmp_path, executor)
+
+
+def test_large_messages_that_wait_are_bounded_by_their_bytes(tmp_path, monkeypatch):
+    """As requests, and as answers; one that is larger than the bound is answered alone."""
+    monkeypatch.setattr(ordered_stream, "MAX_STREAM_BYTES", 5 * len(request(0).SerializeToString()))
+    executor, count = FirstWaits(), 20
+
+    async def story(stand):
+        stream = opened(stand)
+        for value in range(count):
+            await stream.write(request(value))
+        await until(lambda: len(executor.values) >= 5)
+        await stand.unary(methods.SERVER_LIVE)(pb.ServerLiveRequest())
+        assert 5 <= len(executor.values) <= 6
+        executor.gate.set()
+        monkeypatch.setattr(ordered_stream, "MAX_STREAM_BYTES", 1)
+        await stream.done_writing()
+        assert [(await stream.read()).infer_response.id for _ in range(count)] == [str(each) for each in range(count)]
+
+    told(story, tmp_path, executor)
+
+
+def test_what_a_stream_of_large_messages_leaves_behind_is_given_back(tmp_path, monkeypatch):
+    """At its end, also where its caller leaves, and not what a small one leaves."""
+    monkeypatch.setattr(rpc, "GIVE_BACK_BYTES", 8 * len(request(0).SerializeToString()))
+    given = []
+    monkeypatch.setattr(rpc, "give_back_memory", lambda: given.append(True))
+    executor = FirstWaits()
+
+    async def story(stand):
+        small, large = opened(stand), opened(stand)
+        await small.write(request(1))
+        await small.read()
+        await small.done_writing()
+        assert await small.code() == CODE.OK
+        for value in range(9):
+            await large.write(request(value))
+        await until(lambda: sorted(executor.values) == [0, 1, *range(1, 9)])
+        assert not given
+        large.cancel()
+        await until(lambda: given)
+        executor.gate.set()
+
+    told(story, tmp_path, executor)
+
+
+def test_a_stream_that_was_cancelled_holds_no_answers(tmp_path):
+    """They are free at once, and not when Python next looks for what refers to itself."""
+    executor = FirstWaits()
+
+    async def story(stand):
+        gc.collect()
+        gc.disable()
+        try:
+            stream = opened(stand)
+            for value in range(9):
+                await stream.write(request(value))
+            await until(lambda: sorted(executor.values) == list(range(9)))
+            held = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, ordered_stream._Held)]
+            stream.cancel()
+            await until(lambda: not any(each._bytes for each in [ref() for ref in held] if each is not None))
+        finally:
+            gc.enable()
+        executor.gate.set()
 
     told(story, tmp_path, executor)
 
