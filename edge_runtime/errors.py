@@ -78,7 +78,8 @@ class VersionNotAvailable(EdgeRuntimeError, LookupError):
         self.version = version
         self.installed = tuple(installed)
         self.asked = dict(asked)
-        wanted = "latest version" if version is None else f"version {version}"
+        number = f"label {version!r}" if isinstance(version, str) else f"version {version}"
+        wanted = "latest version" if version is None else number
         on_device = ", ".join(map(str, self.installed)) or "none"
         servers = "; ".join(f"{name}: {said}" for name, said in self.asked.items()) or "none"
         super().__init__(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from converter.artifact import ManifestInvalid, check_name, check_version
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.store.labels import check_label
@@ -31,3 +34,15 @@ def checked_pin(name: str, version: int | None, label: str | None) -> Pin:
     except (ManifestInvalid, TypeError) as error:
         raise InvalidConfig(str(error)) from error
     return version if version is not None else label
+
+
+def why_none(store: Path, pin: Pin) -> str:
+    """Why no installed version may answer for a pin that one answered for before; empty where it was taken away."""
+    if not store.exists():
+        return f"the store {store} is gone"
+    return f"label {pin!r} points to no installed version" if isinstance(pin, str) else ""
+
+
+def labels_text(labels: Mapping[str, int]) -> str:
+    """The labels, for a message."""
+    return ", ".join(f"{label} -> {version}" for label, version in labels.items()) or "none"

@@ -28,7 +28,7 @@ from edge_runtime.errors import (
 from edge_runtime.fetch_policy import checked_fetch, in_order
 from edge_runtime.installing.damage import tells_damage
 from edge_runtime.model import Model
-from edge_runtime.pins import checked_pin
+from edge_runtime.pins import checked_pin, labels_text, why_none
 from edge_runtime.routing import cascade
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
@@ -329,10 +329,9 @@ class Runtime:
                 continue
             _log.info("model %s now answers as version %d", name, version)
             return
-        if not candidates and isinstance(model.pin, str) and target is not None and target.package is not None:
-            self._say_once(
-                name, f"model {name}: label {model.pin!r} points to no installed version; {target.subject} goes on"
-            )
+        why = "" if candidates else why_none(self._store.path, model.pin)
+        if why and target is not None and target.package is not None:
+            self._say_once(name, f"model {name}: {why}; {target.subject} goes on")
 
     def _refuse(self, name: str, version: int, error: EdgeRuntimeError) -> None:
         """Says that a version can't be loaded, and leaves it alone for a while.
@@ -446,6 +445,8 @@ class Runtime:
 
     def _not_available(self, name: str, pin: int | str | None, asked: Mapping[str, str]) -> VersionNotAvailable:
         hint = "" if self._remote is not None else "The runtime was opened without a fallback server."
+        if isinstance(pin, str):
+            hint = f"Labels: {labels_text(self._labels_of(name))}. {hint}".strip()
         return VersionNotAvailable(name, pin, self._installed_of(name), asked, hint)
 
     def _open_servers(self) -> Servers:

@@ -22,6 +22,7 @@ from edge_runtime import (
     VersionNotAvailable,
 )
 from edge_runtime.scheduling.batcher import Batcher
+from edge_runtime.store.store import Store
 
 QUIET = {"threads": 1, "poll_interval_s": 3600.0}
 
@@ -68,6 +69,29 @@ def test_removed_store_stops_nobody(store):
         shutil.rmtree(store)
         runtime.refresh()
         assert [answers(model, count) for count in (1, 3, 5)] == [2] * 3
+
+
+def test_a_store_that_is_gone_is_said_to_be(store, caplog):
+    """Once, and not that a label points nowhere."""
+    Store(store).label("scale", "stable", 1)
+    with Runtime.open(store, **QUIET) as runtime:
+        models = [runtime.model("scale"), runtime.model("scale", label="stable")]
+        shutil.rmtree(store)
+        runtime.refresh()
+        runtime.refresh()
+        assert [answers(model) for model in models] == [2, 2]
+    assert caplog.text.count(f"the store {store} is gone; scale/1 goes on") == 1
+    assert "points to no" not in caplog.text
+
+
+def test_a_label_that_is_not_there_is_called_one(store):
+    """The error says which there are."""
+    Store(store).label("scale", "stable", 1)
+    with Runtime.open(store, **QUIET) as runtime:
+        with pytest.raises(VersionNotAvailable, match=r"label 'nope' is not available.* Labels: stable -> 1\. The run"):
+            runtime.model("scale", label="nope")
+        with pytest.raises(VersionNotAvailable, match=r"version 7 is not available"):
+            runtime.model("scale", version=7)
 
 
 def test_half_copied_version_is_taken_when_it_is_whole(store, tmp_path):
