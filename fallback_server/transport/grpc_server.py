@@ -36,6 +36,10 @@ MAX_PENDING_CALLS = 2**16
 3,000: a burst, or a stall of a second, would be answered with CANCELLED that nobody has said. What is too much is
 refused by the queues, with a reason."""
 
+_PING_TIMEOUT_MS = 3_600_000
+"""gRPC pings a client that sends, and its minute's wait for the echo counts what is queued before it: at 64 kbit/s a
+request of 1 MB lost its connection after 60 s. A client that is gone is left to TCP."""
+
 _DISTRIBUTION = "edge-runtime"
 
 
@@ -169,6 +173,7 @@ def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         ("grpc.max_send_message_length", max_message_bytes),
         # Otherwise a second server on the same port would start, and take a part of the first one's connections.
         ("grpc.so_reuseport", 0),
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     )
