@@ -183,10 +183,16 @@ class _Carrier:
 
         Raises:
             ValueError, TypeError: it has no wire form.
+            TimeoutError: its deadline passed while the message was written.
         """
-        message = codec.predict_request(request)
-        metadata = codec.metadata(request)
         clock = self._means.clock
+
+        def hurry() -> None:
+            if request.deadline_s is not None and clock() >= request.deadline_s:
+                raise TimeoutError
+
+        message = codec.predict_request(request, hurry)
+        metadata = codec.metadata(request)
 
         def ask(endpoint: Endpoint, turn: Turn, deadline_s: float) -> Future[Reply]:
             return endpoint.call(

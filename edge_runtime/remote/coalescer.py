@@ -39,6 +39,7 @@ class Carrier(Protocol):
 
         Raises:
             ValueError, TypeError: it has no wire form.
+            TimeoutError: its deadline passed before it was sent.
         """
         ...
 
@@ -104,6 +105,9 @@ class Coalescer:
         if member.future.done():
             return
         now_s = self._clock()
+        if request.deadline_s is not None and now_s >= request.deadline_s:
+            member.fail(member.late(now_s))
+            return
         with self._lock:
             group = self._group(request, patient=patient)
             parcel = None if self._closed else self._bare(group, member, now_s)
@@ -303,6 +307,11 @@ class Coalescer:
         """Sends; whatever goes wrong ends in the members' futures."""
         try:
             journey = self._carrier.send(parcel.request(), len(parcel.members), patient=group.patient)
+        except TimeoutError:
+            self._free(group, parcel, answered=False)
+            for member in parcel.members:
+                member.fail(member.late(self._clock()))
+            return
         except Exception as error:  # noqa: BLE001  see above
             subject = parcel.members[0].request.subject
             refused = InvalidInput(f"{subject}: can't be sent to a server: {error}")

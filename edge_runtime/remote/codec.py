@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from converter.artifact import VARIABLE, PackageError, Signature, TensorSpec
 from edge_runtime.remote.faults import Unfit
+from edge_runtime.remote.writing import LARGE_BYTES, predict_bytes
 from edge_runtime.types import Array, Arrays, InferRequest, Reply
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, SIGNATURE_DEF_FIELD
@@ -28,8 +30,12 @@ _SHOWN = 500
 """Characters of a foreign text that a message repeats."""
 
 
-def predict_request(request: InferRequest) -> pb.PredictRequest:
-    """The Predict message: tensors as `tensor_content`.
+def predict_request(request: InferRequest, hurry: Callable[[], None] = lambda: None) -> pb.PredictRequest | bytes:
+    """The Predict message, a large one serialized: tensors as `tensor_content`.
+
+    Args:
+        request: What is asked.
+        hurry: Called while a large message is written; what it raises ends that.
 
     Raises:
         ValueError: an input has no wire form, or all of them are more than a message holds.
@@ -37,8 +43,11 @@ def predict_request(request: InferRequest) -> pb.PredictRequest:
     size = sum(array.nbytes for array in request.inputs.values())
     if size > MAX_MESSAGE_BYTES:
         raise ValueError(f"the inputs have {size} bytes, a message holds at most {MAX_MESSAGE_BYTES}")
+    spec = _spec(request.model, request.version, request.label, request.signature)
+    if size >= LARGE_BYTES:
+        return predict_bytes(spec, request.inputs, hurry)
     return pb.PredictRequest(
-        model_spec=_spec(request.model, request.version, request.label, request.signature),
+        model_spec=spec,
         inputs={name: tensors.encode(array) for name, array in request.inputs.items()},
     )
 

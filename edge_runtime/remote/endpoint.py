@@ -191,7 +191,7 @@ class Endpoint:
         self,
         turn: Turn,
         method: Method[Request, Response],
-        message: Request,
+        message: Request | bytes,
         deadline_s: float,
         read: Callable[[Response], T],
         *,
@@ -204,7 +204,7 @@ class Endpoint:
         Args:
             turn: From `try_begin`.
             method: Which call.
-            message: What goes.
+            message: What goes; serialized already where it is bytes.
             deadline_s: The instant at which the call ends as late. That, or being cancelled then, is held against the
                 server where it had at least as long as it usually takes to answer. Being cancelled before is not: the
                 copy of a late call may have been answered first; but that it took so long is remembered.
@@ -212,8 +212,13 @@ class Endpoint:
             metadata: Goes with the request, beside what always does.
         """
         future: Future[T] = Future()
+        left_s = deadline_s - self._clock()
+        if left_s <= 0:  # It would be copied once more, and the caller told later still.
+            self._settle(turn, None)
+            future.set_exception(RemoteFault(Fault.DEADLINE, self.address, "not sent, it would have been too late"))
+            return future
         try:
-            call = self._line.start(method, message, deadline_s - self._clock(), (TENSOR_CONTENT_METADATA, *metadata))
+            call = self._line.start(method, message, left_s, (TENSOR_CONTENT_METADATA, *metadata))
         except Exception as error:  # noqa: BLE001  a closed channel, or a message that gRPC can't take: nobody was asked
             self._settle(turn, None)
             closed = isinstance(error, ValueError)

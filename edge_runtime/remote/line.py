@@ -63,9 +63,13 @@ class Line:
             return not self._calls
 
     def start(
-        self, method: Method[Any, Any], message: Message, timeout_s: float, metadata: tuple[tuple[str, str], ...]
+        self,
+        method: Method[Any, Any],
+        message: Message | bytes,
+        timeout_s: float,
+        metadata: tuple[tuple[str, str], ...],
     ) -> Any:
-        """Sends a message: gRPC's future, whose result is a Received.
+        """Sends a message, or the bytes of one: gRPC's future, whose result is a Received.
 
         Raises:
             ValueError: the line has been closed.
@@ -90,9 +94,13 @@ class Line:
 def _bind(channel: grpc.Channel, method: Method[Any, Any]) -> Any:
     return channel.unary_unary(
         method.path,
-        request_serializer=method.request.SerializeToString,
+        request_serializer=_serialized,
         response_deserializer=lambda data: _received(method, data),
     )
+
+
+def _serialized(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _received(method: Method[Any, Any], data: bytes) -> Received:
