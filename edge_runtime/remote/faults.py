@@ -41,7 +41,7 @@ either; but another may have the label."""
 _ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
 """Faults that a healthy server answers with."""
 
-_OF_THE_RUN = frozenset({Fault.INTERNAL, Fault.UNKNOWN, Fault.PRECONDITION})
+_OF_THE_RUN = frozenset({Fault.INTERNAL, Fault.DATA_LOSS, Fault.UNKNOWN, Fault.PRECONDITION})
 """Faults that a model's run has for what one row holds, in TensorFlow's and other servers."""
 
 

@@ -28,6 +28,8 @@ class Fault(enum.Enum):
     """The other end has no such call."""
     UNKNOWN = grpc.StatusCode.UNKNOWN
     """A configuration was taken, and a model of it can't be served: TensorFlow Serving's code for that."""
+    DATA_LOSS = grpc.StatusCode.DATA_LOSS
+    """What is handed over is cut short where it lies. The device asks again later, or elsewhere."""
     INTERNAL = grpc.StatusCode.INTERNAL
     """Anything else. The device counts it against the endpoint."""
 

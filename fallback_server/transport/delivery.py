@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from fallback_server.core.errors import PermissionDenied, QueueFull, ServerStopping
+from fallback_server.core.errors import DataLost, PermissionDenied, QueueFull, ServerStopping
+from fallback_server.core.printable import quoted
 from fallback_server.core.target import ModelTarget
 from fallback_server.package_shelf import Shelf
 from fallback_server.protocol import methods
@@ -34,6 +37,8 @@ STALL_S = 60.0
 _THREADS = 2
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 def may_take(own: int, free: int) -> bool:
@@ -139,9 +144,14 @@ class DeliveryService:
         with self._fetches.taken(*_caller(context)):
             file = await self._in_thread(shelf.open, target, request.digest, request.path, request.offset)
             with file:
-                while data := await self._in_thread(file.read, CHUNK_BYTES):
+                left_bytes = os.fstat(file.fileno()).st_size - request.offset
+                while left_bytes > 0:
+                    data = await self._in_thread(file.read, min(left_bytes, CHUNK_BYTES))
                     if self._changes.closed:
                         raise ServerStopping("the server is stopping: ask for the rest elsewhere, or later")
+                    if not data:
+                        raise _cut_off(request, left_bytes)
+                    left_bytes -= len(data)
                     yield pb.Chunk(data=data)
 
     def _allowed(self, what: str) -> Shelf:
@@ -151,6 +161,12 @@ class DeliveryService:
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
+def _cut_off(request: pb.FetchRequest, left_bytes: int) -> DataLost:
+    file = f"{quoted(request.path)} of {request.model}/{request.version}"
+    _log.warning("%s was cut short while it was fetched: %d bytes are missing", file, left_bytes)
+    return DataLost(f"{file} was cut short while it was read: {left_bytes} bytes are missing")
 
 
 def _caller(context: Context) -> tuple[str, Callable[[Callable[[object], None]], None]]:

@@ -25,6 +25,7 @@ _FAULTS: dict[type[Exception], Fault] = {
     errors.NotServed: Fault.UNKNOWN,
     errors.QueueFull: Fault.QUEUE_FULL,
     errors.DeadlineExceeded: Fault.DEADLINE,
+    errors.DataLost: Fault.DATA_LOSS,
     errors.ExecutionFailed: Fault.INTERNAL,
 }
 

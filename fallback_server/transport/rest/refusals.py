@@ -27,6 +27,7 @@ HTTP_CODES: dict[Fault, int] = {
     Fault.NOT_FOUND: 404,
     Fault.QUEUE_FULL: 429,
     Fault.UNKNOWN: 500,
+    Fault.DATA_LOSS: 500,
     Fault.INTERNAL: 500,
     Fault.UNIMPLEMENTED: 501,
     Fault.NOT_READY: 503,

@@ -89,6 +89,28 @@ def test_files_come_in_pieces_from_any_offset(server, monkeypatch):
     assert fetch(server, package, "manifest.json", len(data)) == []
 
 
+def test_a_file_that_is_cut_short_while_it_is_fetched_is_a_loss(server, monkeypatch):
+    """And no end: whoever fetches without counting would take the part for the whole."""
+    package = describe(server, version=7, model="other")
+    path = server.root / "packages/other/7/manifest.json"
+    whole, read = path.read_bytes(), delivery.DeliveryService._in_thread
+
+    async def cut(service, work, *arguments):
+        if arguments == (100,):
+            path.write_bytes(whole[:150])
+        return await read(service, work, *arguments)
+
+    monkeypatch.setattr(delivery, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(delivery.DeliveryService, "_in_thread", cut)
+    request = pb.FetchRequest(model="other", version=7, digest=package.digest, path="manifest.json")
+    try:
+        said = refusal(server.address, FETCH_PACKAGE, request)
+    finally:
+        path.write_bytes(whole)
+    text = f"'manifest.json' of other/7 was cut short while it was read: {len(whole) - 150} bytes are missing"
+    assert said == (CODE.DATA_LOSS, text)
+
+
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [
