@@ -245,7 +245,7 @@ PINNED = [
     (
         "POST",
         "/v2/models/half/infer",
-        b'{"parameters":{"timeout":1e400,"z":NaN}}',
+        b'{"parameters":{"timeout":Infinity,"z":NaN}}',
         "'timeout' must be microseconds, at least 0, got Infinity",
     ),
 ]

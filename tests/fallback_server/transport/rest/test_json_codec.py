@@ -123,6 +123,9 @@ BODIES = [
     (b"[1]", r"JSON Value: \[1\] Is not object"),
     (b'{"a": "\xff"}', "JSON Parse error"),
     (b'{"a": NaN, "b": "\xff"}', "JSON Parse error"),
+    (b'{"a": NaN, "b": 1e400}', "JSON Parse error: number is infinity when parsed as double"),
+    (b'{"a": NaN, "b": -1E+0309}', "JSON Parse error: number is infinity when parsed as double"),
+    (b'{"a": NaN, "b": ' + b"9" * 250 + b".0e99}", "JSON Parse error: number is infinity when parsed as double"),
     (b'{"a": NaN, "b": ' + b"9" * 5000 + b"}", "JSON Parse error"),
 ]
 
