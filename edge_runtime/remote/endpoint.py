@@ -17,6 +17,7 @@ from edge_runtime.remote.catalog import ServedCatalog
 from edge_runtime.remote.estimate import Estimate
 from edge_runtime.remote.faults import RemoteFault, Unfit
 from edge_runtime.remote.line import Line, Received
+from edge_runtime.remote.refusals import Refusals
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.protocol.status import Fault
@@ -61,12 +62,14 @@ class Endpoint:
 
     Attributes:
         address: `host:port`.
+        refusals: What it has refused of late.
         on_doubt: Called, in any thread, when what is known of it may be true no more; must be quick.
     """
 
     def __init__(self, address: str, clock: Callable[[], float]) -> None:
         """Opens no connection yet: gRPC connects with the first call."""
         self.address = address
+        self.refusals = Refusals()
         self.on_doubt: Callable[[], None] = _nothing
         self._clock = clock
         self._lock = threading.Lock()
@@ -154,6 +157,11 @@ class Endpoint:
             return math.inf
         return self._estimate.expected_s(now_s, kind, nbytes, wait_s)
 
+    @property
+    def told_s(self) -> float:
+        """The instant at which it was asked for its catalog."""
+        return self._catalog_s
+
     def trusted(self, now_s: float) -> ServedCatalog | None:
         """The catalog, where it is so new that what is not in it is believed not to be there."""
         return self._catalog if now_s - self._catalog_s <= TRUSTED_S else None
@@ -165,6 +173,7 @@ class Endpoint:
 
     def reset(self) -> None:
         """The server was announced anew: what was held against it is forgotten."""
+        self.refusals.forget()
         with self._lock:
             self._breaker.reset()
             self._estimate.forget()

@@ -19,6 +19,7 @@ from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.log_limit import LogLimit, shown
 from edge_runtime.remote.misfits import Claim, Misfits
 from edge_runtime.remote.ranking import Standing, rank
+from edge_runtime.remote.refusals import Key
 from edge_runtime.types import InferRequest
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     version: int | None
     label: str | None
     nbytes: int
+
+    @property
+    def key(self) -> Key:
+        """Without what has to be sent."""
+        return self.model, self.version, self.label
 
     @classmethod
     def of(cls, request: InferRequest) -> Wanted:
@@ -134,7 +140,7 @@ class EndpointTable:
         self._clock = clock
         self._draw = draw
         self._endpoints: dict[str, Endpoint] = {}
-        self._choices: dict[tuple[str, int | None, str | None], _Choice] = {}
+        self._choices: dict[Key, _Choice] = {}
         self._news = 0
         self.sought_until_s = -math.inf
         self._wanted_s = -math.inf
@@ -221,7 +227,7 @@ class EndpointTable:
         return None if best_s == math.inf else best_s
 
     def acquire(
-        self, wanted: Wanted, besides: Collection[str] = (), *, copy: bool = False
+        self, wanted: Wanted, besides: Collection[str] = (), *, copy: bool = False, spared: bool = False
     ) -> tuple[Endpoint, Turn] | None:
         """The endpoint that should answer first, with its leave for one call, which must follow; None if there is none.
 
@@ -233,6 +239,7 @@ class EndpointTable:
             wanted: What it must have.
             besides: Addresses that were tried already.
             copy: Whether it is under way already, so that only one that is there and answers as the same will do.
+            spared: Whether only one will do that has refused nothing of the kind of late.
         """
         now_s = self._clock()
         choice = self._choices.get((wanted.model, wanted.version, wanted.label))
@@ -242,6 +249,8 @@ class EndpointTable:
         if now_s >= self._rouse_s:
             self.rouse()
         for endpoint, wait_s in self._in_order(choice, wanted, now_s, besides, copy=copy):
+            if spared and endpoint.refusals.last(wanted.key, now_s):
+                continue
             turn = endpoint.try_begin(wanted.model, wanted.nbytes, wait_s)
             if turn is not None:
                 return endpoint, turn
@@ -391,15 +400,18 @@ def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float, *, misfit: bool)
         expected_s=endpoint.expected_at(now_s, kind_of(wanted.model, wanted.nbytes), wanted.nbytes, wait_s),
         version=resolved(endpoint.catalog, wanted.model, wanted.version, wanted.label),
         misfit=misfit,
+        refused=endpoint.refusals.last(wanted.key, now_s),
     )
     return standing, wait_s
 
 
 def _serves(endpoint: Endpoint, wanted: Wanted, now_s: float) -> Serves:
     """That a server has a version is believed until it says otherwise; that it hasn't, for a while."""
+    lacked_s = endpoint.refusals.lacked_s(wanted.key, now_s)
     if serves(endpoint.catalog, wanted.model, wanted.version, wanted.label) is Serves.YES:
-        return Serves.YES
-    return serves(endpoint.trusted(now_s), wanted.model, wanted.version, wanted.label)
+        return Serves.YES if lacked_s is None or lacked_s < endpoint.told_s else Serves.NO
+    told = serves(endpoint.trusted(now_s), wanted.model, wanted.version, wanted.label)
+    return Serves.NO if told is Serves.UNKNOWN and lacked_s is not None else told
 
 
 def _nobody() -> None:

@@ -41,6 +41,9 @@ either; but another may have the label."""
 _ALIVE = frozenset({Fault.INVALID_INPUT, Fault.NOT_FOUND, Fault.QUEUE_FULL, Fault.PRECONDITION, Fault.UNIMPLEMENTED})
 """Faults that a healthy server answers with."""
 
+_ABSENT = frozenset({Fault.NOT_FOUND, Fault.UNIMPLEMENTED})
+"""Faults of a server that has no such version, or no such call."""
+
 _OF_THE_RUN = frozenset({Fault.INTERNAL, Fault.DATA_LOSS, Fault.UNKNOWN, Fault.PRECONDITION})
 """Faults that a model's run has for what one row holds, in TensorFlow's and other servers."""
 
@@ -58,6 +61,18 @@ class Apart(enum.Enum):
     """It was refused before the model ran, so that it costs little: until the one at fault, or a size that is taken."""
     SINGLY = "singly"
     """The model may have run: each once more, which is no more than if they had not gone together."""
+
+
+class Onward(enum.Enum):
+    """What it costs to ask another server instead. The budget of retries keeps them from becoming the load."""
+
+    FREE = "free"
+    """It was no load: who was asked only looked that it has no such thing, or that the request is none for it."""
+    SPARED = "spared"
+    """Nothing ran, but it was read by a server that may have too much to do: free at those that refused nothing of
+    late, so that where all are full each is asked in vain but once in a while."""
+    PAID = "paid"
+    """It ran, or may have."""
 
 
 class Unfit(ValueError):
@@ -143,6 +158,13 @@ class RemoteFault(Exception):
         if self.unfit:
             return Apart.NO
         return Apart.SINGLY if self.fault in _OF_THE_RUN else Apart.NO
+
+    @property
+    def onward(self) -> Onward:
+        """What it costs to ask another server."""
+        if self.fault in _ABSENT or self.refusal:
+            return Onward.FREE
+        return Onward.SPARED if self.passing and not self.broken else Onward.PAID
 
     @property
     def passing(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.endpoints import EndpointTable, Wanted
-from edge_runtime.remote.faults import Apart, RemoteFault
+from edge_runtime.remote.faults import Apart, Onward, RemoteFault
 from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timer
@@ -23,7 +23,8 @@ from fallback_server.protocol.status import Fault
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
-"""Endpoints that one request asks in a round: one that three could not answer would only add to their load."""
+"""Endpoints that one request asks in a round, besides those that refused it before anything ran: one that three could
+not answer would only add to their load."""
 
 RETRY_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)
 """Waits before the further rounds of a request that nobody else can answer: a full queue is soon shorter, and a model
@@ -92,10 +93,12 @@ class Trip:
 class _Leg(Generic[T]):
     """One call to one endpoint."""
 
-    __slots__ = ("address", "call", "started_s")
+    __slots__ = ("address", "call", "endpoint", "paid", "started_s")
 
-    def __init__(self, address: str, started_s: float) -> None:
-        self.address = address
+    def __init__(self, endpoint: Endpoint, started_s: float, *, paid: bool) -> None:
+        self.endpoint = endpoint
+        self.address = endpoint.address
+        self.paid = paid
         self.started_s = started_s
         self.call: Future[T] | None = None
 
@@ -127,6 +130,7 @@ class Journey(Generic[T]):
         self._asked = 0
         self._round = 0
         self._unpaid = False
+        self._onward = Onward.FREE
         self._lock = threading.Lock()  # Of the legs and of the end: with a copy under way two threads bring news.
         self._legs: list[_Leg[T]] = []
         self._ended = False
@@ -162,32 +166,37 @@ class Journey(Generic[T]):
 
     def _send(self, now_s: float) -> bool:
         """Asks the next endpoint; False if there is none, or the budget has no retry left."""
+        self._unpaid = False
         if self._asked >= MAX_ATTEMPTS:
             return False
-        means = self._means
+        means, wanted = self._means, self._trip.wanted
         first = not self._faults
-        # A server that doesn't have the version, or refused the request, has done nothing: to ask another is no load.
-        free = first or all(fault.fault is Fault.NOT_FOUND or fault.refusal for fault in self._faults.values())
-        self._unpaid = not (free or means.retries.spend(patient=self._round > 0))
-        if self._unpaid:
-            return False
-        chosen = means.endpoints.acquire(self._trip.wanted, self._besides)
+        chosen = None
+        if self._onward is not Onward.PAID:
+            spared = self._onward is Onward.SPARED
+            chosen = means.endpoints.acquire(wanted, self._besides, spared=spared)
+        paid = chosen is None and self._onward is not Onward.FREE
+        if paid:
+            self._unpaid = not means.retries.spend(patient=self._round > 0)
+            if self._unpaid:
+                return False
+            chosen = means.endpoints.acquire(wanted, self._besides)
         if chosen is None:
-            if not free:
+            if paid:
                 means.retries.give_back()
             return False
         if first:
             means.retries.earn()
-        leg = self._call(*chosen, now_s)
+        leg = self._call(*chosen, now_s, paid=paid)
         if first:
             self._plan_copy(leg)
         return True
 
-    def _call(self, endpoint: Endpoint, turn: Turn, now_s: float) -> _Leg[T]:
-        leg: _Leg[T] = _Leg(endpoint.address, now_s)
-        self._asked += 1
+    def _call(self, endpoint: Endpoint, turn: Turn, now_s: float, *, paid: bool) -> _Leg[T]:
+        leg: _Leg[T] = _Leg(endpoint, now_s, paid=paid)
         self._besides.add(endpoint.address)
         with self._lock:
+            self._asked += 1
             self._legs.append(leg)
         until_s = now_s + self._means.timeout_s
         deadline_s = self._trip.deadline_s
@@ -220,7 +229,7 @@ class Journey(Generic[T]):
         if chosen is None:
             hedging.budget.give_back(requests)
             return
-        self._call(*chosen, self._means.clock())
+        self._call(*chosen, self._means.clock(), paid=True)
 
     def _wait(self, now_s: float) -> bool:
         """Plans another round among those that may answer later; False if there are none, or no time."""
@@ -235,6 +244,7 @@ class Journey(Generic[T]):
             return False
         self._round += 1
         self._asked = 0
+        self._onward = Onward.PAID
         self._besides -= passing
         return self._means.later.call(wait_s, self._go) is not None
 
@@ -256,6 +266,10 @@ class Journey(Generic[T]):
                 late = error.fault is Fault.DEADLINE
                 self._tried.append(_tried(leg, "late" if late else f"failed: {error.said}", now_s))
                 self._faults[error.address] = error
+                self._onward = error.onward
+                if not (self._onward is Onward.PAID or error.refusal or leg.paid):
+                    self._asked -= 1
+        self._learn(leg, error, now_s)
         if error is None:
             self._answer(leg, call.result(), others, now_s)
         elif not isinstance(error, RemoteFault):
@@ -265,6 +279,16 @@ class Journey(Generic[T]):
                 self._means.endpoints.unfit(self._trip.wanted, error)
             if not others:  # Else the one that is still under way may answer.
                 self._go()
+
+    def _learn(self, leg: _Leg[T], error: BaseException | None, now_s: float) -> None:
+        """What an endpoint has refused, or answered again, decides who is asked first next time."""
+        key, refusals = self._trip.wanted.key, leg.endpoint.refusals
+        if error is None:
+            news = refusals.answered(key)
+        else:
+            news = isinstance(error, RemoteFault) and refusals.failed(key, error, now_s)
+        if news:
+            self._means.endpoints.news()
 
     def _answer(self, leg: _Leg[T], answer: T, others: list[_Leg[T]], now_s: float) -> None:
         self._note(leg, others, now_s)

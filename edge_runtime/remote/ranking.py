@@ -24,6 +24,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         expected_s: Seconds in which it should answer; infinite where it may not be asked.
         version: What it answers as, where the request names no version; 0 where that is not known.
         misfit: Whether it refused of late what it should take, or answered otherwise than it should.
+        refused: Whether it was full, or loading, when it was last asked, a short while ago.
     """
 
     serves: Serves
@@ -32,6 +33,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     expected_s: float
     version: int = 0
     misfit: bool = False
+    refused: bool = False
 
 
 class Ranks(msgspec.Struct, frozen=True, gc=False):
@@ -42,7 +44,7 @@ class Ranks(msgspec.Struct, frozen=True, gc=False):
         far: Those that serve it too, the sooner first: much slower ones, and further ways to a server that is near; and
             misfits behind all of them.
         behind: Those that would answer as an older version than others that may be asked, the newer first; and those of
-            which that is not known.
+            which that is not known. At last those that refused of late, the sooner first.
         last: Those to ask where no other is left: nobody was there of late, or the version is still loading.
         lacking: Those that don't have it.
     """
@@ -59,7 +61,8 @@ def rank(standings: Sequence[Standing]) -> Ranks:
 
     Where it is not known whether one serves the version, it may be asked. Of two ways to one server the sooner counts.
     What "the latest" is, or a label, the servers may see differently: the newest version of those that may be asked is
-    what a request without a version gets, whichever of them is the sooner.
+    what a request without a version gets, whichever of them is the sooner. Those that refused of late are as good as
+    any other where all did.
     """
     able: list[int] = []
     last: list[int] = []
@@ -71,6 +74,12 @@ def rank(standings: Sequence[Standing]) -> Ranks:
             last.append(place)
         else:
             able.append(place)
+    ready = [place for place in able if not standings[place].refused]
+    refusing: list[int] = []
+    if any(standings[place].expected_s < math.inf and not standings[place].misfit for place in ready):
+        refusing = [place for place in able if standings[place].refused]
+        refusing.sort(key=lambda place: standings[place].expected_s)
+        able = ready
     newest = max((standings[place].version for place in able if standings[place].expected_s < math.inf), default=0)
     behind = [place for place in able if standings[place].version < newest]
     behind.sort(key=lambda place: (-standings[place].version, standings[place].expected_s))
@@ -88,5 +97,9 @@ def rank(standings: Sequence[Standing]) -> Ranks:
         (near if alike and not again else far).append(place)
         seen.add(one.server_id)
     return Ranks(
-        near=tuple(sorted(near)), far=tuple(far), behind=tuple(behind), last=tuple(last), lacking=tuple(lacking)
+        near=tuple(sorted(near)),
+        far=tuple(far),
+        behind=(*behind, *refusing),
+        last=tuple(last),
+        lacking=tuple(lacking),
     )

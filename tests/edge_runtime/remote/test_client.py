@@ -158,7 +158,7 @@ def test_what_one_server_refuses_another_may_take(client, code):
         for _ in range(REFUSALS_IN_A_ROW - 1):
             assert isinstance(client.submit(request()).exception(WAIT_S), InvalidInput | ServerRefused)
         add(client, good.address)
-        good.fail_with = grpc.StatusCode.NOT_FOUND
+        good.fail_with = grpc.StatusCode.INTERNAL
         first = client.submit(request()).exception(WAIT_S)
         assert "the test wants it so" in str(first)
         good.fail_with = None

@@ -8,8 +8,10 @@ from edge_runtime.remote.catalog import Serves
 from edge_runtime.remote.ranking import Standing, rank
 
 
-def standing(expected_s=0.01, *, serves=Serves.YES, gone=False, server_id="", version=0):
-    return Standing(serves=serves, gone=gone, server_id=server_id, expected_s=expected_s, version=version)
+def standing(expected_s=0.01, *, serves=Serves.YES, gone=False, server_id="", version=0, refused=False):
+    return Standing(
+        serves=serves, gone=gone, server_id=server_id, expected_s=expected_s, version=version, refused=refused
+    )
 
 
 def test_those_that_are_alike_are_drawn_from():
@@ -55,6 +57,15 @@ def test_a_misfit_comes_behind_those_that_answer_as_the_same():
     assert (ranks.near, ranks.far, ranks.behind) == ((1,), (0,), (2,))
 
 
+def test_those_that_refused_come_after_those_that_may_answer():
+    """However soon, and however new: unless all of them did, or the others may not be asked."""
+    refusing, older = standing(0.001, version=3, refused=True), standing(version=2)
+    ranks = rank([refusing, older, standing(version=1)])
+    assert (ranks.near, ranks.behind) == ((1,), (2, 0))
+    assert rank([refusing, refusing]).near == (0, 1)
+    assert rank([refusing, standing(math.inf, version=3)]).near == (0,)
+
+
 STANDINGS = st.lists(
     st.builds(
         Standing,
@@ -64,6 +75,7 @@ STANDINGS = st.lists(
         expected_s=st.floats(0, 100) | st.just(math.inf),
         version=st.integers(0, 3),
         misfit=st.booleans(),
+        refused=st.booleans(),
     ),
     max_size=8,
 )
@@ -77,5 +89,7 @@ def test_every_endpoint_has_one_rank(standings):
     assert sorted(places) == list(range(len(standings)))
     able = [one for one in standings if one.serves in {Serves.YES, Serves.UNKNOWN} and not one.gone]
     able = [one for one in able if one.expected_s < math.inf]
+    if any(not one.refused and not one.misfit for one in able):
+        able = [one for one in able if not one.refused]
     newest = max((one.version for one in able), default=0)
     assert bool(ranks.near) == any(one.version == newest and not one.misfit for one in able)

@@ -199,6 +199,8 @@ def test_servers_that_were_not_asked_may_have_it(client, clock):
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(scale_server({1: 2.0})) for _ in range(MAX_ATTEMPTS + 1)]
         add(client, *(server.address for server in servers))
+        for server in servers:
+            server.fail_with = grpc.StatusCode.INTERNAL
         error = failure(client.submit(request(clock, version=9)))
     assert not error.lacking
     assert sum(text == f"not asked, {MAX_ATTEMPTS} others were" for text in error.asked.values()) == 1
