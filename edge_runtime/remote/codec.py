@@ -81,6 +81,9 @@ def reply(
             metadata say that its outputs have rows, one request's outputs may be anything.
     """
     version = response.model_spec.version.value
+    if request.version is not None and not response.model_spec.HasField("version"):
+        what = "the server doesn't say as which version it answered"
+        raise Unfit(f"asked for version {request.version}, {what}: no model_spec.version, which TensorFlow Serving has")
     if request.version is not None and version != request.version:
         raise Unfit(f"asked for version {request.version}, the server answered as version {version}")
     promised = {spec.name: spec for spec in request.promised}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from support.edge_cascades import publish_cascade
 from support.edge_models import publish_scale, rows
+from support.far_servers import row_request
 from support.model_servers import serving
 
 from converter.artifact import TensorSpec
@@ -60,6 +62,16 @@ def test_other_outputs_than_promised_are_no_answer(outputs):
     """A name, dtype, rank or size that the package's signature doesn't have."""
     with pytest.raises(Unfit, match="installed package"):
         read(outputs(rows(2)), Y)
+
+
+def test_an_answer_must_say_its_version():
+    """TensorFlow Serving's always do; what one without is of nobody knows."""
+    answer = response({"y": rows(2)})
+    answer.model_spec.ClearField("version")
+    request = row_request(count=2)
+    with pytest.raises(Unfit, match="asked for version 1, the server doesn't say as which version it answered"):
+        codec.reply(request, answer, "s:1", 0.0)
+    assert codec.reply(replace(request, version=None), answer, "s:1", 0.0).version == 0
 
 
 def test_outputs_that_are_promised_are_handed_over_alone():
