@@ -37,7 +37,8 @@ class Outage:
             return
         self._said = True
         known = ", ".join(f"{address}: {_said(state)}" for address, state in states.items()) or "none is known"
-        _log.warning("no server can be asked now (%s): the device goes on alone", known)
+        left = "the device answers alone what it may and can, the rest fails"
+        _log.warning("no server can be asked now (%s): %s", known, left)
 
     @property
     def lasts(self) -> bool:
