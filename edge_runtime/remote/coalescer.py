@@ -338,10 +338,11 @@ class Coalescer:
         if error is not None:
             self._failed(group, parcel, error, journey.apart, journey.before)
             return
-        if parcel.cut is not None:
-            with self._lock:
-                if parcel.cut.answered():
-                    group.max_rows = min(group.max_rows, parcel.cut.rows)
+        with self._lock:
+            if parcel.cut is None:
+                group.took(parcel.rows)
+            elif parcel.cut.answered():
+                group.divided(parcel.cut.rows)
         parcel.answer(future.result(), journey.before, self._clock())
 
     def _free(self, group: Group, parcel: Parcel, *, answered: bool) -> None:

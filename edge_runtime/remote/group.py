@@ -10,6 +10,12 @@ from edge_runtime.remote.parcel import Member
 _SMOOTHING = 0.2
 """Weight of the newest call in what they usually take."""
 
+_GROWS_AFTER = 16
+"""Calls with as many rows as may be that are answered before more are tried, doubled with each bound that is met..."""
+
+_GROWS_AFTER_AT_MOST = 1024
+"""...up to this: then two calls in a thousand are spent on it."""
+
 
 class Group:
     """Requests of one kind: what waits, and what is under way. Under the coalescer's lock.
@@ -17,7 +23,7 @@ class Group:
     Attributes:
         waiting: Those of high priority, and the others; in the order of their coming.
         usual_s: What calls took lately.
-        max_rows: That one call may have: a server has refused more.
+        max_rows: That one call may have: a server has refused more. It grows again, since the bound may be gone.
         by_rows: Whether a row of an answer is of the same row of the request; None where that is not known yet.
         sending: Whether a thread is sending what waits.
         watched: Whether a timer will look after what waits.
@@ -29,6 +35,9 @@ class Group:
         self.started_s: dict[int, float] = {}
         self.usual_s: float | None = None
         self.max_rows = MAX_ROWS
+        self._full = 0
+        self._grows_after = _GROWS_AFTER
+        self._tries = False
         self.by_rows = by_rows
         self.sending = False
         self.watched = False
@@ -58,6 +67,25 @@ class Group:
     def most_rows(self) -> int:
         """Of one call; 0 where only one request may be in it, since nobody could cut its answer apart."""
         return self.max_rows if self.by_rows else 0
+
+    def divided(self, rows: int) -> None:
+        """A call was refused, and both halves were answered, of so many rows at most: no call has more from now on."""
+        if rows < self.max_rows:
+            self._grows_after = min(self._grows_after * 2, _GROWS_AFTER_AT_MOST)
+            self.max_rows, self._full, self._tries = rows, 0, False
+
+    def took(self, rows: int) -> None:
+        """A call of so many rows was answered. After many that had as many as may be, twice as many may.
+
+        Where that is refused again, the next try comes after twice as many: a refused call costs two more.
+        """
+        if self.max_rows >= MAX_ROWS or 2 * rows <= self.max_rows:
+            return
+        if self._tries:  # And is answered.
+            self._tries, self._grows_after = False, _GROWS_AFTER
+        self._full += 1
+        if self._full >= self._grows_after:
+            self.max_rows, self._full, self._tries = min(2 * self.max_rows, MAX_ROWS), 0, True
 
     def seen(self, *, by_rows: bool) -> None:
         """One request's own answer has shown whether its rows are the request's; that they aren't is never forgotten.
