@@ -238,7 +238,8 @@ class EndpointTable:
         Args:
             wanted: What it must have.
             besides: Addresses that were tried already.
-            copy: Whether it is under way already, so that only one that is there and answers as the same will do.
+            copy: Whether it is under way already, so that only one that is there, answers as the same and is no misfit
+                will do.
             spared: Whether only one will do that has refused nothing of the kind of late.
         """
         now_s = self._clock()
@@ -351,7 +352,7 @@ class EndpointTable:
             news, endpoints = self._news, list(dict.fromkeys(self._endpoints.values()))
         standings, with_waits = [], []
         for endpoint in endpoints:
-            misfit = self._misfits.held(Claim(endpoint.address, *key), now_s)
+            misfit = self._is_misfit(endpoint, wanted, now_s)
             standing, wait_s = _standing(endpoint, wanted, now_s, misfit=misfit)
             standings.append(standing)
             with_waits.append((endpoint, wait_s))
@@ -386,8 +387,11 @@ class EndpointTable:
             yield drawn
             yield from sorted((one for one in near if one is not drawn), key=expected_s)
         for one in choice.far if copy else (*choice.far, *choice.behind, *choice.last):
-            if one[0].address not in besides:
+            if one[0].address not in besides and not (copy and self._is_misfit(one[0], wanted, now_s)):
                 yield one
+
+    def _is_misfit(self, endpoint: Endpoint, wanted: Wanted, now_s: float) -> bool:
+        return self._misfits.held(Claim(endpoint.address, wanted.model, wanted.version, wanted.label), now_s)
 
 
 def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float, *, misfit: bool) -> tuple[Standing, float]:

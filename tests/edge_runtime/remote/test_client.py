@@ -13,13 +13,15 @@ from support.remote_servers import answering
 
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote.endpoint import Endpoint
-from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
+from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found, Wanted
+from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.misfits import REFUSALS_IN_A_ROW
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN, BreakerState
 from edge_runtime.routing.budget import BURST
 from edge_runtime.types import InferRequest
 from fallback_server.protocol import tensors
 from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.protocol.status import Fault
 
 WAIT_S = 10
 
@@ -182,6 +184,16 @@ def test_a_refusal_is_no_load(client, code, caplog):
     said = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert len(said) == 1
     assert f"server {bad.address} is set up otherwise than it should be" in said[0]
+
+
+def test_no_copy_goes_to_a_misfit(client):
+    """It is asked where no other is left, and not beside one that may still answer."""
+    add(client, "127.0.0.1:1")
+    wanted = Wanted.of(request())
+    assert client.endpoints.acquire(wanted, copy=True) is not None
+    client.endpoints.unfit(wanted, RemoteFault(Fault.INTERNAL, "127.0.0.1:1", "other outputs", unfit=True))
+    assert client.endpoints.acquire(wanted, copy=True) is None
+    assert client.endpoints.acquire(wanted) is not None
 
 
 def test_a_refusal_beside_a_failure_is_no_fault_of_the_request(client):

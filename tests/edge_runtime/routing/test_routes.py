@@ -146,6 +146,7 @@ def test_outage_is_told_once(clock, caplog):
         assert made.infer(asked(clock, policy="prefer_server")).reason == "no-server"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "s:1: breaker open" in caplog.text
+    assert "the device answers alone what it may and can, the rest fails" in caplog.text
     remote.expected_s = 0.002
     states["s:1"] = "half-open"
     remote.outcome = BROKEN
