@@ -11,7 +11,7 @@ _SMOOTHING = 0.2
 """Weight of the newest call in what they usually take."""
 
 _GROWS_AFTER = 16
-"""Calls with as many rows as may be that are answered before more are tried, doubled with each bound that is met..."""
+"""Calls with as many rows as may be that are answered before more are tried; doubled with each try in vain..."""
 
 _GROWS_AFTER_AT_MOST = 1024
 """...up to this: then two calls in a thousand are spent on it."""
@@ -71,7 +71,8 @@ class Group:
     def divided(self, rows: int) -> None:
         """A call was refused, and both halves were answered, of so many rows at most: no call has more from now on."""
         if rows < self.max_rows:
-            self._grows_after = min(self._grows_after * 2, _GROWS_AFTER_AT_MOST)
+            if self._tries:
+                self._grows_after = min(self._grows_after * 2, _GROWS_AFTER_AT_MOST)
             self.max_rows, self._full, self._tries = rows, 0, False
 
     def took(self, rows: int) -> None:
