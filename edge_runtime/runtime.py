@@ -26,9 +26,9 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.fetch_policy import checked_fetch, in_order
-from edge_runtime.installing.damage import tells_damage
 from edge_runtime.model import Model
 from edge_runtime.pins import checked_pin, labels_text, why_none
+from edge_runtime.refused import RefusedVersions
 from edge_runtime.routing import cascade
 from edge_runtime.routing.policy import REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.routing.router import Router
@@ -36,7 +36,7 @@ from edge_runtime.store.store import Store
 from edge_runtime.stream import Stream, StreamLimit
 from edge_runtime.target import Target
 from edge_runtime.telemetry import Meter, ModelStats, RuntimeStats, model_stats
-from edge_runtime.versions import Hall, Key, Loaded, LoadedVersions, stamp_of, stream_engine
+from edge_runtime.versions import Hall, Loaded, LoadedVersions, stamp_of, stream_engine
 
 if TYPE_CHECKING:
     from edge_runtime.fetching import Fetcher
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from edge_runtime.servers import Servers
 
 _log = logging.getLogger(__name__)
-
-_REFUSED_S = 60.0
-"""How long a version that could not be loaded is left alone: for lack of memory, say, that may be there later."""
 
 MAX_MODELS = 1024
 """Model handles that a runtime keeps: each name and pin is one."""
@@ -74,8 +71,7 @@ class Runtime:
         self._streams = StreamLimit(options.max_streams)
         self._meters: dict[tuple[str, int | None], Meter] = {}
         self._models: dict[tuple[str, int | str | None], Model] = {}
-        self._refused: dict[Key, float] = {}
-        self._damaged: set[Key] = set()
+        self._refused = RefusedVersions(self._store, clock)
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._closed = False
@@ -320,7 +316,7 @@ class Runtime:
             key = (name, version, stamp_of(self._store, name, version))
             if target is not None and target.key == key:
                 return
-            if self._refused.get(key, 0.0) > self._clock():
+            if self._refused.leaves_alone(key):
                 continue
             try:
                 model.retarget(self._device_target(name, version))
@@ -334,18 +330,8 @@ class Runtime:
             self._say_once(name, f"model {name}: {why}; {target.subject} goes on")
 
     def _refuse(self, name: str, version: int, error: EdgeRuntimeError) -> None:
-        """Says that a version can't be loaded, and leaves it alone for a while.
-
-        It is looked at again at once when another publication lies at its place: it was half copied, or replaced.
-        """
-        key = (name, version, stamp_of(self._store, name, version))
-        if len(self._refused) >= MAX_MODELS:
-            self._refused.clear()
-            self._damaged.clear()
-        self._refused[key] = self._clock() + _REFUSED_S
-        if self._fetcher is not None and tells_damage(error.__cause__):
-            with self._lock:
-                self._damaged = {one for one in self._damaged if one[:2] != key[:2]} | {key}
+        """Says that a version can't be loaded, and leaves it alone for a while."""
+        if self._refused.refuse(name, version, error) and self._fetcher is not None:
             self._fetcher.wake()
         self._say_once(name, f"{name}/{version} can't be loaded and is passed over: {error}")
 
@@ -359,8 +345,7 @@ class Runtime:
 
     def _device_target(self, name: str, version: int) -> Target:
         loaded = self._versions.get(name, version)
-        with self._lock:
-            self._damaged.discard(loaded.key)
+        self._refused.loaded(loaded.key)
         router = self._router(name, loaded, REASON_VERSION_MISSING)
         options = self.options.of(name)
         target = Target(
@@ -466,7 +451,7 @@ class Runtime:
             bytes_s=self.options.fetch_bytes_s,
             clock=self._clock,
             changed=self.refresh,
-            damaged=self._damaged_of,
+            damaged=self._refused.damaged,
         )
         fetcher.start()
         return fetcher
@@ -476,12 +461,6 @@ class Runtime:
         with self._lock:
             keys = list(self._models)
         return [(name, pin, self.options.of(name).fetch or "never") for name, pin in keys]
-
-    def _damaged_of(self, name: str) -> list[int]:
-        """The versions of a model that lie here and were found damaged."""
-        with self._lock:
-            keys = [key for key in self._damaged if key[0] == name]
-        return [version for _, version, stamp in keys if stamp == stamp_of(self._store, name, version)]
 
     def _watch(self) -> None:
         """The watcher's thread: follows the store until the runtime is closed."""
