@@ -87,6 +87,10 @@ class RemoteClient:
         expected_s = self.endpoints.expects(Wanted.of(request))
         return None if expected_s is None else expected_s + self._coalescer.waits_s(request)
 
+    def awaits(self, request: InferRequest) -> bool:
+        """Whether a server is loading what it asks for."""
+        return bool(self.endpoints.coming(Wanted.of(request)))
+
     def unasked(self, request: InferRequest) -> dict[str, str]:
         """Why each known server is not asked, by `host:port`, for errors."""
         lacking = self.endpoints.lacking(Wanted.of(request))

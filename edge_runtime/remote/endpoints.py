@@ -283,6 +283,17 @@ class EndpointTable:
             with self._lock:
                 self._limit.warning(text, subject, fault.address, shown(fault.said))
 
+    def coming(self, wanted: Wanted) -> set[str]:
+        """The addresses of those that are loading it."""
+        now_s = self._clock()
+        return {one.address for one in self.all() if _serves(one, wanted, now_s) is Serves.SOON and not one.gone(now_s)}
+
+    def others(self, wanted: Wanted, besides: Collection[str]) -> bool:
+        """Whether there is another that may have it and may be asked."""
+        now_s = self._clock()
+        left = (one for one in self.all() if one.address not in besides)
+        return any(one.allows and _serves(one, wanted, now_s) is not Serves.NO for one in left)
+
     def interest(self, since_s: float) -> Interest:
         """What requests have asked for since an instant."""
         with self._lock:

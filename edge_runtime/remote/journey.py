@@ -26,9 +26,12 @@ MAX_ATTEMPTS = 3
 """Endpoints that one request asks in a round, besides those that refused it before anything ran: one that three could
 not answer would only add to their load."""
 
-RETRY_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0)
-"""Waits before the further rounds of a request that nobody else can answer: a full queue is soon shorter, and a model
-takes seconds to load."""
+RETRY_WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
+"""Waits before the further rounds of a request that nobody else can answer, the last before all that follow: a full
+queue is soon shorter, and a model takes seconds to load. None is longer than half of the time that is left."""
+
+LEAST_WAIT_S = 0.02
+"""A shorter one would change nothing."""
 
 SOUGHT_EVERY_S = 0.02
 """How often a request that only servers can answer looks for the first one, just after the opening."""
@@ -236,11 +239,22 @@ class Journey(Generic[T]):
         if self._trip.patient and self._means.endpoints.awaits_first(now_s):
             left_s = math.inf if self._trip.deadline_s is None else self._trip.deadline_s - now_s
             return self._means.later.call(min(SOUGHT_EVERY_S, left_s), self._go) is not None
-        passing = {address for address, fault in self._faults.items() if fault.passing}
-        if not (self._trip.patient and (passing or self._unpaid) and self._round < len(RETRY_WAITS_S)):
+        if not self._trip.patient:
             return False
-        wait_s = RETRY_WAITS_S[self._round]
-        if self._trip.deadline_s is not None and now_s + wait_s >= self._trip.deadline_s:
+        endpoints, wanted = self._means.endpoints, self._trip.wanted
+        coming = endpoints.coming(wanted)
+        # TensorFlow Serving doesn't find what it is only loading.
+        passing = {
+            address
+            for address, fault in self._faults.items()
+            if fault.passing or (fault.fault is Fault.NOT_FOUND and address in coming)
+        }
+        if not (passing or (self._unpaid and endpoints.others(wanted, self._besides))):
+            return False
+        deadline_s = self._trip.deadline_s
+        until_s = self._trip.start_s + self._means.timeout_s if deadline_s is None else deadline_s
+        wait_s = min(RETRY_WAITS_S[min(self._round, len(RETRY_WAITS_S) - 1)], (until_s - now_s) / 2)
+        if wait_s < LEAST_WAIT_S:
             return False
         self._round += 1
         self._asked = 0

@@ -63,6 +63,10 @@ class Remote(Protocol):
         """Seconds in which the best server should answer it; None if none may be asked, or none has the version."""
         ...
 
+    def awaits(self, request: InferRequest) -> bool:
+        """Whether a server is loading what it asks for, so that it may wait for that where nobody else can answer."""
+        ...
+
     def unasked(self, request: InferRequest) -> Mapping[str, str]:
         """Why each known server is not asked, by `host:port`, for errors."""
         ...
@@ -237,6 +241,8 @@ class Router:
             expected_s = remote.expects(request)
             if expected_s is not None:
                 server = ServerView(True, expected_s)
+            elif self._device is None and remote.awaits(request):
+                server = ServerView(True, remaining_s or 0.0)
             else:
                 self._outage.missed()
         route = choose(view, server, remaining_s, policy)

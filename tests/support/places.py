@@ -107,6 +107,9 @@ class FakeRemote(_Place):
     def expects(self, request):
         return self.expected_s
 
+    def awaits(self, request):
+        return False
+
     def unasked(self, request):
         return {}
 

@@ -91,11 +91,14 @@ class FakeLater:
     def __init__(self):
         self.waits_s = []
         self._waiting = []
+        self._closed = False
         self._changed = threading.Condition()
 
     def call(self, delay_s, what):
         timer = Timer(what)
         with self._changed:
+            if self._closed:
+                return None
             self.waits_s.append(delay_s)
             self._waiting.append(timer)
             self._changed.notify_all()
@@ -115,6 +118,8 @@ class FakeLater:
             what()
 
     def close(self):
+        with self._changed:
+            self._closed = True
         while self._waiting:
             what = self._waiting.pop().what
             if what is not None:

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 
 import grpc
 import numpy as np
@@ -7,13 +8,15 @@ from msgspec.structs import replace
 from support.clock import FakeClock
 from support.edge_models import rows
 from support.edge_servers import scale_server
+from support.far_servers import until
 from support.prompt_client import PromptClient, handed_over
 from support.remote_servers import WAIT_S, FakeLater, answering
 
 from edge_runtime import DeadlineExceeded, RuntimeClosed, ServerFailed
+from edge_runtime.remote.catalog import ServedCatalog, ServedModel, ServedVersion, Serves
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
-from edge_runtime.remote.journey import MAX_ATTEMPTS, RETRY_WAITS_S, SOUGHT_EVERY_S
+from edge_runtime.remote.journey import LEAST_WAIT_S, MAX_ATTEMPTS, RETRY_WAITS_S, SOUGHT_EVERY_S
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN
 from edge_runtime.types import InferRequest
 
@@ -32,7 +35,7 @@ def later():
 
 @pytest.fixture
 def client(clock, later):
-    table = EndpointTable(lambda address: Endpoint(address, clock))
+    table = EndpointTable(lambda address: Endpoint(address, clock), clock=clock)
     made = PromptClient(table, clock=clock, timeout_s=WAIT_S, later=later)
     yield made
     made.close()
@@ -56,6 +59,15 @@ def refused():
 def add(client, *addresses):
     for address in addresses:
         client.endpoints.add(Found(key=address, address=address))
+
+
+def told(client, clock, serves):
+    """The only server has said that of version 3."""
+    clock.advance(0.01)
+    (endpoint,) = client.endpoints.all()
+    model = ServedModel(versions={3: ServedVersion(state="?", serves=serves)}, labels={}, default=0)
+    endpoint.told(ServedCatalog(models={"scale": model}, complete=True), clock())
+    client.endpoints.news()
 
 
 def request(clock, *, version=1, within_s=None, reason="version-missing"):
@@ -99,16 +111,41 @@ def test_where_the_device_can_answer_nobody_waits(client, server, clock, later, 
     assert later.waits_s == []
 
 
-def test_tries_are_bounded(client, server, clock, later):
-    """A queue that stays full ends the request after a bounded number of rounds."""
+@pytest.mark.parametrize("within_s", [None, 5.0])
+def test_tries_go_on_until_the_time_is_over(client, server, clock, later, within_s):
+    """A queue that stays full ends the request when an answer would be too late, and is asked until just before that.
+
+    Where there is no deadline that is the longest that one call may take.
+    """
     server.fail_with = grpc.StatusCode.RESOURCE_EXHAUSTED
-    future = client.submit(request(clock))
-    for _ in RETRY_WAITS_S:
+    future = client.submit(request(clock, within_s=within_s))
+    for count in itertools.count(1):
+        until(lambda count=count: future.done() or len(later.waits_s) >= count)
+        if future.done():
+            break
+        clock.advance(later.waits_s[-1])
         later.pass_time()
     error = failure(future)
-    assert tuple(later.waits_s) == RETRY_WAITS_S
+    assert tuple(later.waits_s[:6]) == RETRY_WAITS_S[:6]
+    assert max(later.waits_s) <= max(RETRY_WAITS_S)
+    assert 0 <= (within_s or WAIT_S) - sum(later.waits_s) < 2 * LEAST_WAIT_S
     assert not error.lacking
     assert "queue full" in str(error)
+
+
+def test_what_is_loading_and_not_found_is_awaited(client, server, clock, later):
+    """TensorFlow Serving says that it doesn't find what it is loading; only of what is not coming is that the end."""
+    told(client, clock, Serves.SOON)
+    future = client.submit(request(clock, version=3, within_s=5))
+    later.await_waits(1)
+    assert client.awaits(request(clock, version=3))
+    server.factors[3] = 3.0
+    later.pass_time()
+    np.testing.assert_array_equal(future.result(WAIT_S).outputs["y"], rows(2) * 3)
+    told(client, clock, Serves.NO)
+    del server.factors[3]
+    assert not client.awaits(request(clock, version=3))
+    assert failure(client.submit(request(clock, version=3, within_s=5))).lacking
 
 
 def test_no_wait_goes_beyond_the_deadline(client, server, clock, later):

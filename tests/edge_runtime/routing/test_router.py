@@ -64,9 +64,13 @@ class FakeRemote:
         self.future = None
         self.asked = []
         self.why = {}
+        self.loading = False
 
     def expects(self, request):
         return self.expected_s
+
+    def awaits(self, request):
+        return self.loading
 
     def unasked(self, request):
         return self.why
@@ -155,6 +159,17 @@ def test_missing_version_on_a_broken_server(clock):
     """A server that may have the version but breaks is not reported as lacking it."""
     with pytest.raises(ServerFailed, match="boom"):
         router(None, FakeRemote(BROKEN), clock).infer(request(clock))
+
+
+def test_missing_version_that_a_server_is_loading(clock):
+    """It is put to the servers, where it may wait; the device's own versions have no need of that."""
+    remote = FakeRemote(expected_s=None)
+    remote.loading = True
+    answer = router(None, remote, clock).infer(request(clock, 5))
+    assert (answer.place, answer.reason) == ("server:s:1", "version-missing")
+    device = FakeDevice()
+    device.idle, device.load = False, BUSY
+    assert router(device, remote, clock).infer(request(clock, 0.05)).place == "device:cpu"
 
 
 @pytest.mark.parametrize("remote", [None, FakeRemote(expected_s=None)])
