@@ -109,6 +109,12 @@ class Endpoint:
             return self._estimate.time.in_flight
 
     @property
+    def idle(self) -> bool:
+        """Whether no call and no look is under way: then `close` cuts nothing off."""
+        with self._lock:
+            return not self._estimate.time.in_flight and all(line.idle for line in (self._line, *self._retired))
+
+    @property
     def unreachable(self) -> bool:
         """Whether the latest call found nobody there."""
         with self._lock:

@@ -140,6 +140,7 @@ class EndpointTable:
         self._clock = clock
         self._draw = draw
         self._endpoints: dict[str, Endpoint] = {}
+        self._leaving: list[Endpoint] = []
         self._choices: dict[Key, _Choice] = {}
         self._news = 0
         self.sought_until_s = -math.inf
@@ -175,20 +176,28 @@ class EndpointTable:
         if same and old is not None:
             old.reset()
         elif old is not None and unused:
-            old.close()
+            self._retire(old)
         self.rouse()
         if not same:
             _log.info("server found: %s", found.address)
 
     def remove(self, key: str) -> None:
-        """A server has said that it goes, or its announcement has expired."""
+        """A server has said that it goes, or its announcement has expired. Calls under way end by themselves."""
         with self._lock:
             gone = self._endpoints.pop(key, None)
             unused = gone is not None and gone not in self._endpoints.values()
             self._news += 1
         if gone is not None and unused:
             _log.info("server gone: %s", gone.address)
-            gone.close()
+            self._retire(gone)
+
+    def sweep(self) -> None:
+        """Closes what belongs to servers that went, once no call is under way there. Never from a call's callback."""
+        with self._lock:
+            over = [one for one in self._leaving if one.idle]
+            self._leaving = [one for one in self._leaving if one not in over]
+        for endpoint in over:
+            endpoint.close()
 
     def all(self) -> list[Endpoint]:
         """Every endpoint, whether it may be asked or not."""
@@ -339,11 +348,19 @@ class EndpointTable:
         self._rouse = _nobody
         self.sought_until_s = -math.inf
         self._stop_asking()
-        for endpoint in self.all():
+        with self._lock:
+            leaving = list(self._leaving)
+        for endpoint in (*self.all(), *leaving):
             endpoint.close()
         with self._lock:  # Only now: whoever was interrupted before this closes the rest when called again.
             self._endpoints = {}
             self._news += 1
+
+    def _retire(self, endpoint: Endpoint) -> None:
+        """A server that stops in good order is withdrawn first, and then answers what it has been asked."""
+        with self._lock:
+            self._leaving.append(endpoint)
+        self.sweep()
 
     def _connected(self, address: str) -> Endpoint:
         endpoint = self._connect(address)

@@ -150,6 +150,7 @@ class Freshness:
         interest = self._table.interest(now_s - INTEREST_S)
         wanted_ago_s = now_s - interest.wanted_s
         self._table.sleep_until(now_s if wanted_ago_s > INTEREST_S else math.inf)
+        self._table.sweep()
         endpoints = self._table.all()
         self._watches = {one: self._watches.get(one) or _Watch() for one in endpoints}
         next_s = now_s + IDLE_S

@@ -20,6 +20,7 @@ from edge_runtime.routing.breaker import FAILURES_TO_OPEN, BreakerState
 from edge_runtime.routing.budget import BURST
 from edge_runtime.types import InferRequest
 from fallback_server.protocol import tensors
+from fallback_server.protocol.methods import PREDICT
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.status import Fault
 
@@ -370,6 +371,32 @@ def test_endpoints_are_bounded():
         table.add(Found(key=str(i), address=f"127.0.0.1:{i + 1}"))
     assert len(table.all()) == MAX_ENDPOINTS
     table.close()
+
+
+def test_server_that_is_withdrawn_answers_what_it_was_asked(client):
+    """It drains after it has said that it goes, or that it is somewhere else now; then the connection is closed."""
+    with far_server() as server, far_server() as other:
+        client.endpoints.add(Found(key="robot", address=server.address))
+        (first,) = client.endpoints.all()
+        for leave in (
+            lambda: client.endpoints.add(Found(key="robot", address=other.address)),
+            lambda: client.endpoints.remove("robot"),
+        ):
+            server.hold.clear()
+            other.hold.clear()
+            (endpoint,) = client.endpoints.all()
+            future = client.submit(request())
+            leave()
+            assert endpoint not in client.endpoints.all()
+            client.endpoints.sweep()
+            server.hold.set()
+            other.hold.set()
+            assert future.result(WAIT_S).place == f"server:{endpoint.address}"
+        until(lambda: first.idle)
+        client.endpoints.sweep()
+        turn = first.try_begin()
+        late = first.call(turn, PREDICT, pb.PredictRequest(), time.monotonic() + WAIT_S, lambda response: response)
+        assert late.exception(WAIT_S).unreachable
 
 
 def test_server_that_moved_is_taken_at_its_new_address():
