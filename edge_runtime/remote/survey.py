@@ -12,7 +12,14 @@ from google.protobuf.message import DecodeError, Message
 
 from edge_runtime.remote import bounds
 from edge_runtime.remote.faults import RemoteFault
-from fallback_server.protocol.methods import CATALOG_GET, GET_MODEL_STATUS, Method
+from fallback_server.protocol.methods import (
+    CATALOG_GET,
+    GET_MODEL_METADATA,
+    GET_MODEL_STATUS,
+    PREDICT,
+    SIGNATURE_DEF_FIELD,
+    Method,
+)
 from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.status import Fault
@@ -106,7 +113,7 @@ def survey(
             if fault.fault is not Fault.UNIMPLEMENTED:
                 return Seen(address=address, kind="silent", said=fault.said)
         try:
-            return _of_names(asker, names, clock, why_by_name)
+            return _by_name(asker, names, clock, why_by_name)
         except RemoteFault as why:
             if why.fault is Fault.UNIMPLEMENTED:
                 said = "it speaks gRPC, and neither edge.v1 nor TensorFlow Serving's API"
@@ -142,21 +149,45 @@ class _Asker:
             raise RemoteFault(Fault.INTERNAL, self.address, f"its answer lists more than {bounds.MAX_FIELDS} things")
         return cast("Response", answer)
 
+    def knows(self, ask: Callable[[str], object]) -> bool:
+        """Whether the server knows a call at all. Raises RemoteFault where it says nothing of that."""
+        try:
+            ask("")
+        except RemoteFault as fault:
+            if fault.fault is Fault.UNIMPLEMENTED:
+                return False
+            raise
+        return True
+
     def status(self, name: str) -> pb.GetModelStatusResponse | None:
         """A model's versions; None where the server has no such model. Raises RemoteFault for any other answer."""
+        return self._of_model(GET_MODEL_STATUS, pb.GetModelStatusRequest(model_spec=pb.ModelSpec(name=name)))
+
+    def metadata(self, name: str) -> pb.GetModelMetadataResponse | None:
+        """What a model's latest version takes; likewise."""
+        spec = pb.ModelSpec(name=name)
+        request = pb.GetModelMetadataRequest(model_spec=spec, metadata_field=[SIGNATURE_DEF_FIELD])
+        return self._of_model(GET_MODEL_METADATA, request)
+
+    def predict(self, name: str) -> pb.PredictResponse | None:
+        """What a model answers to nothing; likewise."""
+        return self._of_model(PREDICT, pb.PredictRequest(model_spec=pb.ModelSpec(name=name)))
+
+    def _of_model(self, method: Method[Request, Response], request: Request) -> Response | None:
         try:
-            return self.ask(GET_MODEL_STATUS, pb.GetModelStatusRequest(model_spec=pb.ModelSpec(name=name)))
+            return self.ask(method, request)
         except RemoteFault as fault:
             if fault.fault in (Fault.NOT_FOUND, Fault.INVALID_INPUT):
                 return None
             raise
 
-    def round_trip_ms(self, clock: Callable[[], float]) -> float:
+    def round_trip_ms(self, clock: Callable[[], float], ask: Callable[[str], object] | None = None) -> float:
         """Of the shortest of a few calls over the connection that is there: the status of nothing in particular."""
+        ask = self.status if ask is None else ask
         trips_s = []
         for _ in range(_TRIPS):
             begin_s = clock()
-            self.status("")
+            ask("")
             trips_s.append(clock() - begin_s)
         return min(trips_s) * 1e3
 
@@ -194,8 +225,19 @@ def _version(model: edge.Model, one: edge.Version, labels: tuple[str, ...]) -> S
     )
 
 
+def _by_name(asker: _Asker, names: Sequence[str], clock: Callable[[], float], why: str) -> Seen:
+    if asker.knows(asker.status):
+        return _of_names(asker, names, clock, why)
+    # A gateway, say, that passes on PredictionService alone: requests need no more.
+    if asker.knows(asker.metadata):
+        return _of_metadata(asker, names, clock)
+    asker.predict("")
+    said = "it answers Predict, and tells neither what it has nor what that takes"
+    trip_ms = asker.round_trip_ms(clock, asker.predict)
+    return Seen(address=asker.address, kind="tensorflow-serving", said=said, round_trip_ms=trip_ms)
+
+
 def _of_names(asker: _Asker, names: Sequence[str], clock: Callable[[], float], why: str) -> Seen:
-    asker.status("")  # Whether it is one at all, and the connection.
     models: dict[str, tuple[SeenVersion, ...]] = {}
     for name in dict.fromkeys(names):
         response = asker.status(name)
@@ -205,11 +247,26 @@ def _of_names(asker: _Asker, names: Sequence[str], clock: Callable[[], float], w
                 SeenVersion(version=one.version, state=_state(one.state), error=one.status.error_message)
                 for one in found
             )
+    return _named(asker, names, models, why, asker.round_trip_ms(clock))
+
+
+def _of_metadata(asker: _Asker, names: Sequence[str], clock: Callable[[], float]) -> Seen:
+    models: dict[str, tuple[SeenVersion, ...]] = {}
+    for name in dict.fromkeys(names):
+        response = asker.metadata(name)
+        if response is not None:
+            models[name] = (SeenVersion(version=response.model_spec.version.value, state="AVAILABLE"),)
+    why = "it does not list its models, and of each only the latest version is seen"
+    return _named(asker, names, models, why, asker.round_trip_ms(clock, asker.metadata))
+
+
+def _named(
+    asker: _Asker, names: Sequence[str], models: dict[str, tuple[SeenVersion, ...]], why: str, trip_ms: float
+) -> Seen:
     absent = [name for name in dict.fromkeys(names) if name not in models]
     said = why + ("" if names else "; name those to ask for with --model")
     if absent:
         said += f"; it has no {', '.join(absent)}"
-    trip_ms = asker.round_trip_ms(clock)
     return Seen(address=asker.address, kind="tensorflow-serving", said=said, round_trip_ms=trip_ms, models=models)
 
 

@@ -9,8 +9,9 @@ from support.model_servers import model_statuses, serving
 
 from edge_runtime.remote.bounds import MAX_BYTES, MAX_FIELDS
 from edge_runtime.remote.survey import SeenVersion, survey
-from fallback_server.protocol.methods import CATALOG_GET, PREDICT
+from fallback_server.protocol.methods import CATALOG_GET, DESCRIBE_PACKAGE, GET_MODEL_METADATA, PREDICT
 from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import serving_pb2 as pb
 
 TIMEOUT_S = 10.0
 
@@ -51,9 +52,29 @@ def test_a_tensorflow_serving_is_asked_for_each_model_by_name():
     assert seen.round_trip_ms > 0
 
 
+def test_a_server_without_model_states_is_told_as_one_all_the_same():
+    """PredictionService is all that requests need: what is known of it is its latest version, or not even that."""
+
+    def metadata(request):
+        if request.model_spec.name != "digits":
+            return grpc.StatusCode.NOT_FOUND, "no such model"
+        return pb.GetModelMetadataResponse(model_spec=pb.ModelSpec(name="digits", version={"value": 7}))
+
+    predict = {PREDICT: lambda _: (grpc.StatusCode.NOT_FOUND, "")}
+    with serving({**predict, GET_MODEL_METADATA: metadata}) as address:
+        seen = asked(address, "digits", "faces")
+    assert (seen.kind, seen.models) == ("tensorflow-serving", {"digits": (SeenVersion(version=7, state="AVAILABLE"),)})
+    assert seen.said.endswith("only the latest version is seen; it has no faces")
+    with serving(predict) as address:
+        bare = asked(address, "digits")
+    assert (bare.kind, bare.models) == ("tensorflow-serving", {})
+    assert "it answers Predict" in bare.said
+    assert min(seen.round_trip_ms, bare.round_trip_ms) > 0
+
+
 def test_what_speaks_grpc_and_serves_no_models_is_told_as_such():
     """Neither ours nor TensorFlow Serving."""
-    with serving({PREDICT: lambda _: (grpc.StatusCode.NOT_FOUND, "")}) as address:
+    with serving({DESCRIBE_PACKAGE: lambda _: (grpc.StatusCode.NOT_FOUND, "")}) as address:
         seen = asked(address)
     assert (seen.kind, seen.models) == ("other", {})
     assert "neither edge.v1 nor TensorFlow Serving" in seen.said
