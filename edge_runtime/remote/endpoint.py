@@ -254,14 +254,29 @@ class Endpoint:
         return future
 
     def ask(self, method: Method[Any, Any], message: Message, timeout_s: float) -> Any:
-        """Looks what there is: beside the breaker, without a turn. gRPC's future, whose result is a Received.
+        """Asks what there is: beside the breaker, without a turn. gRPC's future, whose result is a Received.
 
         Raises:
             ValueError: the endpoint has been closed.
         """
+        return self._line.start(method, message, timeout_s, ())
+
+    def look(self, method: Method[Any, Any], message: Message, timeout_s: float) -> Any:
+        """Asks what there is, as `ask`, and expects more of requests while the answer is late.
+
+        `heard` or `unheard` must follow, whatever becomes of the call.
+
+        Raises:
+            ValueError: the endpoint has been closed: then neither must.
+        """
         with self._lock:
             self._estimate.look_begins()
-        return self._line.start(method, message, timeout_s, ())
+        try:
+            return self.ask(method, message, timeout_s)
+        except Exception:
+            with self._lock:
+                self._estimate.look_ends(None)
+            raise
 
     def heard(self, took_s: float) -> None:
         """A look was answered, there and back in that time: the server is there.

@@ -186,7 +186,7 @@ class Freshness:
     def _look(self, endpoint: Endpoint, watch: _Watch, models: tuple[str, ...], now_s: float) -> None:
         watch.asking, watch.begun_s = True, now_s
         try:
-            call = endpoint.ask(CATALOG_GET, edge.CatalogRequest(), _LOOK_S)
+            call = endpoint.look(CATALOG_GET, edge.CatalogRequest(), _LOOK_S)
         except ValueError:  # Closed meanwhile.
             watch.asking, watch.ended_s = False, now_s
             return

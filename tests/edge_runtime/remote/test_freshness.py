@@ -26,7 +26,7 @@ from edge_runtime.remote.freshness import (
 from edge_runtime.remote.network import LARGE_BYTES
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN, BreakerState
 from fallback_server.protocol import tensors
-from fallback_server.protocol.methods import PREDICT
+from fallback_server.protocol.methods import GET_MODEL_STATUS, PREDICT
 from fallback_server.protocol.proto import serving_pb2 as pb
 
 LOADING, AVAILABLE = 20, 30
@@ -144,6 +144,33 @@ def test_server_without_a_catalog_is_asked_for_the_models_that_are_wanted(table)
         server.states["gone"] = {1: AVAILABLE}
         until(lambda: table.expects(wanted(version=2)) is not None and table.expects(wanted(model="gone")) is not None)
         assert "never" not in server.asked
+
+
+@pytest.mark.parametrize("models", [(), ("m",), ("m", "other", "gone")])
+@pytest.mark.parametrize("there", [True, False])
+def test_look_that_is_over_makes_no_server_slow(models, there):
+    """What a look leads to, the states of several models too, is over with it: between looks nothing is late."""
+    clock = FakeClock()
+    table = EndpointTable(lambda address: Endpoint(address, clock), clock=clock)
+    freshness = Freshness(table, clock=clock)
+    with plain_server({"m": {1: AVAILABLE}, "other": {1: AVAILABLE}}) as server:
+        endpoint = add(table, server.address)
+        for model in models:
+            assert table.expects(wanted(model=model)) is not None
+        if not there:
+            server.stop()
+        freshness.tick()
+        until(lambda: not freshness._watches[endpoint].asking and endpoint._line.idle)
+        until(lambda: endpoint.catalog is not None or not models or not there)
+        expected_s = endpoint.expected_s
+        clock.advance(REFRESH_S * 0.9)
+        assert endpoint.expected_s == expected_s
+    endpoint.close()
+    with pytest.raises(ValueError, match="closed"):
+        endpoint.look(GET_MODEL_STATUS, pb.GetModelStatusRequest(), WAIT_S)
+    clock.advance(REFRESH_S * 0.9)
+    assert endpoint.expected_s == expected_s
+    table.close()
 
 
 def test_version_is_asked_of_the_server_that_has_it(table, tmp_path):
