@@ -74,6 +74,28 @@ def test_going_on_to_who_has_refused_nothing_is_no_retry(client, clock, code):
         assert len(refusing.calls) == 1
 
 
+@pytest.mark.parametrize("label", [None, "stable"])
+def test_the_newest_that_is_full_keeps_nothing_from_an_older_one(client, clock, label):
+    """Whoever serves an older version answers for the latest while the newest's server refuses; then it does again."""
+    with far_server(lambda _: grpc.StatusCode.RESOURCE_EXHAUSTED) as newest, far_server() as older:
+        add(client, newest, older)
+        for version, endpoint in zip((2, 1), client.endpoints.all(), strict=True):
+            states = {version: ServedVersion(state="AVAILABLE", serves=Serves.YES)}
+            model = ServedModel(versions=states, labels={"stable": version}, default=version)
+            endpoint.told(ServedCatalog(models={"scale": model}, complete=True), clock())
+        client.endpoints.news()
+        while client._means.retries.spend(patient=False):
+            pass
+        for _ in range(60):
+            asked = replace(row_request(version=None, label=label), start_s=clock())
+            assert client.submit(asked).result(WAIT_S).place == f"server:{older.address}"
+            clock.advance(0.02)
+        newest.behaviour = lambda _: None
+        clock.advance(LONGEST_S)
+        asked = replace(row_request(version=None, label=label), start_s=clock())
+        assert client.submit(asked).result(WAIT_S).place == f"server:{newest.address}"
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.NOT_FOUND, *REFUSING])
 def test_many_that_refuse_do_not_hide_the_one_that_answers(client, clock, code):
     """A request goes on as long as nobody has run it; and what was found out is known to the next."""
