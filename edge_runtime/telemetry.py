@@ -200,8 +200,8 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         address: `host:port`.
-        state: Of its breaker: `closed` is the healthy one. `unreachable` where that is closed and nobody answers: what
-            would fail there is not sent.
+        state: Of its breaker: `closed` is the healthy one. `unreachable` where that isn't `open` and nobody answers:
+            what would fail there is not sent.
         unreachable_s: For how long nobody has answered there; None where somebody does.
         in_flight: Calls that wait for it now.
         round_trip_ms: The way there and back.

@@ -16,9 +16,9 @@ def server_stats(endpoints: Iterable[Endpoint]) -> tuple[ServerStats, ...]:
 
 
 def state_of(endpoint: Endpoint) -> str:
-    """Its breaker's, or `unreachable` where that is closed and nobody answers: no request has failed there yet."""
+    """Its breaker's, or `unreachable` where that isn't open and nobody answers: a request would not be sent there."""
     state = endpoint.state
-    return "unreachable" if state is BreakerState.CLOSED and endpoint.away_s is not None else state.value
+    return "unreachable" if state is not BreakerState.OPEN and endpoint.away_s is not None else state.value
 
 
 def why_not_asked(endpoint: Endpoint, *, lacks: bool) -> str:

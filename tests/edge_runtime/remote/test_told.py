@@ -11,6 +11,8 @@ from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.freshness import Freshness
 from edge_runtime.remote.told import server_stats, why_not_asked
+from edge_runtime.routing.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S
+from fallback_server.protocol.methods import PREDICT
 
 WAIT_S = 30
 
@@ -83,4 +85,20 @@ def test_a_server_that_is_away_is_not_told_of_as_healthy(unreachable):
     assert (found.state, found.unreachable_s) == ("closed", None)
     assert why_not_asked(endpoint, lacks=True) == "not asked, it doesn't serve that"
     assert not why_not_asked(endpoint, lacks=False)
+    endpoint.close()
+
+
+@pytest.mark.parametrize(("after_s", "state"), [(0.0, "open"), (FIRST_OPEN_S, "unreachable")])
+def test_a_server_that_stays_away_is_not_told_of_as_half_open(after_s, state):
+    """Once its breaker would let a request through again, it is still known that nobody is there to answer it."""
+    clock = FakeClock()
+    endpoint = Endpoint("127.0.0.1:1", clock)
+    for _ in range(FAILURES_TO_OPEN):
+        turn = endpoint.try_begin()
+        gone = endpoint.call(turn, PREDICT, b"", clock() + WAIT_S, lambda response: response).exception(WAIT_S)
+        assert gone.unreachable
+    clock.advance(after_s)
+    endpoint.unheard(clock(), unreachable=True)
+    assert endpoint.state.value == ("half-open" if after_s else "open")
+    assert server_stats([endpoint])[0].state == state
     endpoint.close()
