@@ -66,7 +66,7 @@ class Asker(Protocol):
         """The present target, whose signatures are known."""
         ...
 
-    def redescribed(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> bool:
+    def redescribed(self, target: Target, seen: int, deadline_s: float | None, policy: Policy | None) -> bool:
         """Whether what was refused should be tried again: see `Model.redescribed`."""
         ...
 
@@ -205,10 +205,11 @@ def _read(asker: Asker, source: Iterator[Inputs], asking: Asking, clock: Callabl
                 if row_s is not None and (asking.policy or part.target.policy) in DEVICE_FIRST:
                     size = min(_BULK, int(_BULK_S / max(row_s, 1e-9)))
             start_s = clock()
+            seen = part.target.description.generation
             try:
                 request = part.target.request(inputs, asking.signature, start_s, None)
             except InvalidInput:
-                if not asker.redescribed(part.target, start_s, None, asking.policy):
+                if not asker.redescribed(part.target, seen, None, asking.policy):
                     raise
                 request = part.target.request(inputs, asking.signature, start_s, None)
         except EdgeRuntimeError as error:

@@ -157,7 +157,7 @@ class Model:
                 if self._target is target:
                     raise
             except EdgeRuntimeError as error:
-                if isinstance(error, REFUSALS) and self.redescribed(target, start_s, deadline_s, policy):
+                if isinstance(error, REFUSALS) and self.redescribed(target, request.described, deadline_s, policy):
                     continue
                 target.meter.failed(error)
                 raise
@@ -195,7 +195,7 @@ class Model:
                     raise
                 continue
             except EdgeRuntimeError as error:
-                asked = (target, start_s, deadline_s, policy)
+                asked = (target, request.described, deadline_s, policy)
                 if isinstance(error, REFUSALS) and await asyncio.to_thread(self.redescribed, *asked):
                     continue
                 target.meter.failed(error)
@@ -298,10 +298,11 @@ class Model:
         try:
             if target.needs_description(start_s):
                 self._describe(target, start_s, deadline_s, policy)
+            seen = target.description
             try:
                 return target.request(inputs, signature, start_s, deadline_s)
             except InvalidInput:
-                if not self.redescribed(target, start_s, deadline_s, policy):
+                if seen.described_s >= start_s or not self.redescribed(target, seen.generation, deadline_s, policy):
                     raise
                 return target.request(inputs, signature, start_s, deadline_s)
         except EdgeRuntimeError as error:
@@ -328,28 +329,37 @@ class Model:
                     await asyncio.wait_for(describing, self._left_s(deadline_s))
                 except TimeoutError as error:
                     raise _named(error, target, start_s, deadline_s, self._clock()) from None
+            seen = target.description
             try:
                 return target.request(inputs, signature, start_s, deadline_s)
             except InvalidInput:
-                if not await asyncio.to_thread(self.redescribed, target, start_s, deadline_s, policy):
+                asked = (target, seen.generation, deadline_s, policy)
+                if seen.described_s >= start_s or not await asyncio.to_thread(self.redescribed, *asked):
                     raise
                 return target.request(inputs, signature, start_s, deadline_s)
         except EdgeRuntimeError as error:
             target.failed(error)
             raise
 
-    def redescribed(self, target: Target, start_s: float, deadline_s: float | None, policy: Policy | None) -> bool:
-        """Whether a request that was refused should be made again: servers describe what they have in another way now.
+    def redescribed(self, target: Target, seen: int, deadline_s: float | None, policy: Policy | None) -> bool:
+        """Whether a refused request should be made again: servers describe what they have in another way now.
 
-        They are asked where "the latest" answers, or a label, unless that was done since the request began; where none
-        says anything, the refusal stands.
+        They are asked where "the latest" answers, or a label: once for all that are refused meanwhile, and not again
+        for a second where that has shown nothing new. See `Doubts.settled`.
+
+        Args:
+            target: What refused it.
+            seen: The generation of the description that it was checked against.
+            deadline_s: The request's.
+            policy: Likewise; None for the target's.
         """
-        if not target.doubts(start_s) or (policy or target.policy) == "only_device":
+        if target.version is not None or (policy or target.policy) == "only_device":
             return False
-        try:
-            return target.describe(self._describer.signatures(target, start_s, deadline_s), self._clock())
-        except EdgeRuntimeError:
-            return False
+
+        def ask(begun_s: float, until_s: float) -> None:
+            target.describe(self._describer.signatures(target, begun_s, until_s), self._clock())
+
+        return target.doubts.settled(seen, lambda: target.description.generation, ask, deadline_s, self._clock)
 
     def _current(self) -> Target:
         target = self._target

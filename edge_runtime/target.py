@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from converter.artifact import Package, Signature, TensorSpec
+from converter.artifact import Package, Signature
+from edge_runtime.description import Description, Doubts, described
 from edge_runtime.errors import EdgeRuntimeError, InvalidInput, RuntimeClosed
-from edge_runtime.inputs import InputCheck, Inputs, default_signature
+from edge_runtime.inputs import Inputs
 from edge_runtime.pixels import Pixels
 from edge_runtime.routing.cascade import Asked, CascadeExecutor
 from edge_runtime.routing.router import Router
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION_S = 10.0
 """How long a description of "the latest" or of a label is believed: the server may have moved it to a version with
-other inputs. That of a numbered version is believed for ever. Nor is anything refused for it unseen: see `doubts`."""
+other inputs. That of a numbered version is believed for ever. Nor is anything refused for it unseen: see
+`Model.redescribed`."""
 
 
 OpenStream = Callable[[str | None, Callable[[], int | None]], "Stream"]
@@ -53,7 +56,9 @@ class Target:
         meter: Counts its requests.
         policy: Where its requests may be answered, if they don't say otherwise.
         executor: What answers them: the router, or that with the cascade around it.
-        default: The default signature's name.
+        description: Its signatures, as they were last described; swapped whole, and read once by whoever needs several
+            parts of it.
+        doubts: Whether a refusal still holds that was for these signatures.
     """
 
     def __init__(
@@ -86,14 +91,16 @@ class Target:
         self.executor: Executor = router if cascade is None or not cascade.doubts else cascade
         self._fingerprint = "" if package is None else package.manifest.preprocess.fingerprint
         self._reports = reports
-        self.default = ""
-        self._checks: dict[str | None, InputCheck] = {}
-        self._batched: dict[str, bool] = {}
-        self._promised: dict[str, tuple[TensorSpec, ...]] = {}
-        self._signatures: dict[str, Signature] = {}
-        self._described_s = self._valid_until_s = float("-inf")
+        self.description = Description()
+        self.doubts = Doubts()
+        self._describing = threading.Lock()
         if package is not None:
             self.describe({one.name: one for one in package.manifest.signatures}, 0.0)
+
+    @property
+    def default(self) -> str:
+        """The default signature's name."""
+        return self.description.default
 
     @property
     def subject(self) -> str:
@@ -129,34 +136,20 @@ class Target:
 
     def needs_description(self, now_s: float) -> bool:
         """Whether a server must be asked for the signatures, for the first time or again."""
-        return now_s >= self._valid_until_s
+        return now_s >= self.description.valid_until_s
 
-    def doubts(self, start_s: float) -> bool:
-        """Whether a refused request must be held against a fresh description first: servers may have moved on.
-
-        Args:
-            start_s: The instant of the request; what was described since then is fresh.
-        """
-        return self.version is None and self._described_s < start_s
-
-    def describe(self, signatures: dict[str, Signature], now_s: float) -> bool:
-        """Takes the signatures: from the package, or from the server that has the version. Whether they are others."""
-        self._described_s = now_s
-        changed = signatures != self._signatures
-        self._signatures = signatures
-        default = default_signature(signatures.values()).name
-        checks: dict[str | None, InputCheck] = {
-            name: InputCheck(self.subject, signature, self.pixels.get(name, ()))
-            for name, signature in signatures.items()
-        }
-        checks[None] = checks[default]
-        self._batched = {name: signature.batch_axis == 0 for name, signature in signatures.items()}
-        if self.package is not None:
-            self._promised = {name: signature.outputs for name, signature in signatures.items()}
-        self.default = default
-        self._checks = checks
-        self._valid_until_s = float("inf") if self.version is not None else now_s + _DESCRIPTION_S
-        return changed
+    def describe(self, signatures: dict[str, Signature], now_s: float) -> None:
+        """Takes the signatures: from the package, or from the server that has the version."""
+        with self._describing:
+            self.description = described(
+                self.description,
+                self.subject,
+                signatures,
+                self.pixels,
+                promised=self.package is not None,
+                now_s=now_s,
+                valid_until_s=float("inf") if self.version is not None else now_s + _DESCRIPTION_S,
+            )
 
     def failed(self, error: EdgeRuntimeError) -> None:
         """Counts a request that failed before it went anywhere; one that met the runtime's closing is no failure."""
@@ -169,10 +162,11 @@ class Target:
         Raises:
             InvalidInput: there is no such signature.
         """
-        if signature is not None and (not isinstance(signature, str) or signature not in self._checks):
-            known = sorted(name for name in self._checks if name is not None)
-            raise InvalidInput(f"{self.subject}: signature {signature!r} is unknown; there are {known}")
-        return signature or self.default
+        description = self.description
+        way = description.ways.get(signature) if signature is None or isinstance(signature, str) else None
+        if way is None:
+            raise self._unknown(description, signature)
+        return way.name
 
     def request(self, inputs: Inputs, signature: str | None, start_s: float, deadline_s: float | None) -> InferRequest:
         """A checked request.
@@ -180,12 +174,12 @@ class Target:
         Raises:
             InvalidInput: the signature is unknown, or the inputs don't fit it.
         """
-        check = self._checks.get(signature) if signature is None or isinstance(signature, str) else None
-        if check is None:
-            known = sorted(name for name in self._checks if name is not None)
-            raise InvalidInput(f"{self.subject}: signature {signature!r} is unknown; there are {known}")
+        description = self.description
+        way = description.ways.get(signature) if signature is None or isinstance(signature, str) else None
+        if way is None:
+            raise self._unknown(description, signature)
+        check, name, batched, promised = way
         arrays, rows = check(inputs)
-        name = signature or self.default
         return InferRequest(
             model=self.model,
             version=self.version,
@@ -193,14 +187,18 @@ class Target:
             signature=name,
             inputs=arrays,
             rows=rows,
-            batched=self._batched[name],
+            batched=batched,
             guessed=self.package is None,
             start_s=start_s,
             deadline_s=deadline_s,
             policy=self.policy,
             fingerprint=self._fingerprint,
-            promised=self._promised.get(name, ()),
+            promised=promised,
+            described=description.generation,
         )
+
+    def _unknown(self, description: Description, signature: object) -> InvalidInput:
+        return InvalidInput(f"{self.subject}: signature {signature!r} is unknown; there are {description.names}")
 
 
 def checked_unsure(unsure: Asked | None) -> Asked | None:

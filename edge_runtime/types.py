@@ -48,6 +48,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             another for it refuses.
         promised: What the installed package says of the outputs, as callers see them: what a server answers otherwise
             is no answer. Empty where only servers describe the version.
+        described: The generation of the description that it was checked against: see `edge_runtime.description`.
     """
 
     model: str
@@ -65,6 +66,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     policy: Policy = "prefer_device"
     fingerprint: str = ""
     promised: tuple[TensorSpec, ...] = ()
+    described: int = 0
 
     @property
     def nbytes(self) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 from support.model_servers import serving
 
-from edge_runtime import InvalidInput, Runtime
+from edge_runtime import EdgeRuntimeError, InvalidInput, Runtime
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import (
     GET_MODEL_METADATA,
@@ -113,3 +115,50 @@ def test_what_does_not_fit_is_refused_still(server, model, ask):
     server.width = 6
     with pytest.raises(InvalidInput):
         ask(model, columns(4))
+
+
+def together(count, call):
+    """What `call` returns or raises in each of so many threads that begin at once."""
+    gate = threading.Barrier(count)
+
+    def one(_):
+        gate.wait(30)
+        try:
+            return call()
+        except EdgeRuntimeError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
+
+
+def at_once(model, inputs):
+    return together(8, lambda: model.predict(inputs, deadline_ms=30_000))
+
+
+def at_once_async(model, inputs):
+    async def ask():
+        calls = (model.predict_async(inputs, deadline_ms=30_000) for _ in range(8))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("ask", [at_once, at_once_async])
+def test_the_new_inputs_are_taken_from_all_who_ask_at_once(server, model, ask):
+    """And one question is enough for all of them."""
+    predict(model, columns(4))
+    before = server.looks
+    server.width = 6
+    assert [getattr(one, "version", one) for one in ask(model, columns(6))] == [6] * 8
+    assert server.looks == before + 1
+
+
+def test_what_does_not_fit_costs_servers_one_question_a_second(server, model):
+    """However many requests are refused for it."""
+    predict(model, columns(4))
+    before = server.looks
+    for _ in range(20):
+        with pytest.raises(InvalidInput):
+            predict(model, columns(5))
+    assert server.looks - before < 20
