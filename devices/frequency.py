@@ -22,8 +22,9 @@ from devices.tree import Tree
 _POLICIES = "sys/devices/system/cpu/cpufreq"
 _KHZ = 1e3
 _HZ = 1e6
+_LEAST_MHZ = 5
 _MOST_MHZ = 100_000
-"""No core is clocked with as much: what says more is broken."""
+"""No core that runs Linux is clocked with as little, or with as much: what says less or more is broken."""
 
 _MOST_DIGITS = 20
 
@@ -70,10 +71,10 @@ def read_arm_clock(command: str = "vcgencmd", limit_s: float = LIMIT_S) -> float
 def arm_clock_from(text: str) -> float | None:
     """Reads `frequency(48)=1800404352`, in MHz; None where the text is something else."""
     key, _, value = text.strip().partition("=")
-    if not key.startswith("frequency(") or not value.isdecimal() or len(value) > _MOST_DIGITS:
+    if not key.startswith("frequency(") or not (value.isascii() and value.isdecimal()) or len(value) > _MOST_DIGITS:
         return None
     mhz = int(value) / _HZ
-    return mhz if 0 < mhz <= _MOST_MHZ else None
+    return mhz if _LEAST_MHZ <= mhz <= _MOST_MHZ else None
 
 
 def _policy(tree: Tree, name: str) -> CpuFrequency | None:
@@ -96,4 +97,4 @@ def _policy(tree: Tree, name: str) -> CpuFrequency | None:
 def _khz(tree: Tree, path: str) -> int | None:
     """A clock; None where it can't be read or can't be."""
     value = tree.number(path)
-    return value if value is not None and 0 < value <= _MOST_MHZ * _KHZ else None
+    return value if value is not None and _LEAST_MHZ <= value / _KHZ <= _MOST_MHZ else None

@@ -10,8 +10,12 @@ from typing import TypeVar
 MAX_TEXT_BYTES = 2**20
 """The files of sysfs and proc are small; /proc/cpuinfo of a large server is the longest read here."""
 
+_MOST_DIGITS = 20
+"""No 64-bit number has more, its sign included."""
+
 _T = TypeVar("_T")
 _DIGITS = re.compile(r"(\d+)")
+_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class Tree:
@@ -46,11 +50,13 @@ class Tree:
     def number(self, path: str) -> int | None:
         """The file's decimal number; None where it can't be read or is none."""
         text = self.text(path)
-        try:
-            return None if text is None else int(text)
-        except ValueError:
-            self.unread.append(f"/{path}: {text[:40] if text else ''!r} is no number")
+        if text is None:
             return None
+        # `int` takes more than kernels write: underscores, and other scripts' digits.
+        if _NUMBER.fullmatch(text) and len(text) <= _MOST_DIGITS:
+            return int(text)
+        self.unread.append(f"/{path}: {text[:40]!r} is no number")
+        return None
 
     def exists(self, path: str) -> bool:
         """Whether something stands there, as far as this process may see."""

@@ -23,6 +23,10 @@ from edge_runtime.telemetry import ClimateStats, Sensor
 _BELOW = 0.95
 """A measured clock varies by some percent around what was asked for."""
 
+MOST_FACTOR = 32.0
+"""The most that is believed. From the fastest cores' clock to a slow board's lowest is a factor of 30: what gives more
+is a file that says something else, and must not keep a device from work that it could do."""
+
 
 class Climate(msgspec.Struct, frozen=True, kw_only=True):
     """A machine's heat and power at one instant, and what follows for its speed.
@@ -32,7 +36,7 @@ class Climate(msgspec.Struct, frozen=True, kw_only=True):
         frequencies: Of all CPU policies.
         throttled: A Raspberry Pi's firmware's word; None where there is none.
         capped_mhz: The clock to which the firmware holds the CPU; None where it does not, or was not seen to.
-        cpu_factor: By what a run on the CPU takes longer than at full clock; at least 1.
+        cpu_factor: By what a run on the CPU takes longer than at full clock; 1 to `MOST_FACTOR`.
         edge_tpu_factors: The same for each Edge TPU on PCIe, by its name: `apex_0`.
     """
 
@@ -113,7 +117,7 @@ def policy_factor(frequency: CpuFrequency, capped_mhz: float | None = None) -> f
         capped_mhz: To what the firmware holds the clock, as of `firmware_cap`.
     """
     allowed_mhz = min(frequency.allowed_mhz, math.inf if capped_mhz is None else capped_mhz)
-    return max(frequency.maximal_mhz / allowed_mhz, 1.0)
+    return min(max(frequency.maximal_mhz / allowed_mhz, 1.0), MOST_FACTOR)
 
 
 def slows(throttled: Throttled | None) -> bool:

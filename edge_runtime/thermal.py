@@ -19,7 +19,7 @@ import msgspec
 
 from devices.frequency import CpuFrequency, read_arm_clock, read_frequencies
 from devices.thermal import APEX_CLOCK_MHZ, Temperature, Throttled, read_temperatures, read_throttled
-from edge_runtime.climate import Climate, climate_of, firmware_cap, slows
+from edge_runtime.climate import MOST_FACTOR, Climate, climate_of, firmware_cap, slows
 from edge_runtime.telemetry import Event, event
 
 _log = logging.getLogger(__name__)
@@ -140,6 +140,8 @@ def _said_of(name: str, climate: Climate) -> Notice:
         text = f"no longer throttled: {title} at up to {full_mhz:g} MHz again{heat}"
         return Notice(event="unthrottled", level=logging.INFO, text=text, fields=fields)
     text = f"throttled: {title} at {mhz:.4g} of {full_mhz:g} MHz{heat}, predictions x{factor:.1f}"
+    if factor >= MOST_FACTOR:
+        text += ", the most that is believed: the files under cpufreq, or the firmware, say more"
     return Notice(event="throttled", level=logging.WARNING, text=text, fields=fields)
 
 

@@ -19,7 +19,9 @@ def test_policies_in_megahertz(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["scaling_max_freq", "cpuinfo_max_freq"])
-@pytest.mark.parametrize("text", [None, "0\n", "<unknown>\n", "-1\n", "9" * 400, "100000001\n"])
+@pytest.mark.parametrize(
+    "text", [None, "0\n", "<unknown>\n", "-1\n", "9" * 400, "100000001\n", "4999\n", "1_800_000\n", "٤٥٠٠٠\n"]
+)
 def test_a_policy_without_bounds_says_nothing(tmp_path, missing, text):
     """A share of an unknown is none."""
     root = FakeRoot(tmp_path)
@@ -49,6 +51,8 @@ def test_a_virtual_machine_has_none(tmp_path):
         ("frequency(48)=1800404352\n", 1800.404352),
         ("frequency(0)=600000000", 600),
         ("frequency(48)=0", None),
+        ("frequency(48)=4999999", None),
+        ("frequency(48)=٦٠٠٠٠٠٠٠٠", None),
         ("frequency(48)=", None),
         ("frequency(48)=" + "9" * 15, None),
         ("frequency(48)=" + "9" * 5000, None),

@@ -1,3 +1,5 @@
+import pytest
+
 from devices.tree import MAX_TEXT_BYTES, Tree
 
 
@@ -27,12 +29,13 @@ def test_a_refusal_is_remembered_though_not_expected(tmp_path):
     assert tree.unread == ["/file: Is a directory"]
 
 
-def test_a_value_that_is_no_number_is_told_and_forgiven(tmp_path):
+@pytest.mark.parametrize("text", ["broken", "", "1_0", "٤٥", "1 2", "0x10", "4.5", "9" * 30])
+def test_a_value_that_is_no_number_is_told_and_forgiven(tmp_path, text):
     """A sensor that writes words gives no value and a line that quotes it."""
-    (tmp_path / "temp").write_text("broken")
+    (tmp_path / "temp").write_text(text)
     tree = Tree(tmp_path)
     assert tree.number("temp") is None
-    assert tree.unread == ["/temp: 'broken' is no number"]
+    assert tree.unread == [f"/temp: {text!r} is no number"]
 
 
 def test_names_are_in_numeric_order(tmp_path):

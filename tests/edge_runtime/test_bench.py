@@ -372,14 +372,14 @@ def test_a_file_for_an_edge_tpu_says_what_it_needs(tmp_path, capsys):
 def test_what_is_saved_is_at_full_clock(packages, tmp_path):
     """A board that was hot when it was timed is not slow for good; its times are shown as they were, with a note."""
     board = FakeRoot(tmp_path / "board")
-    clock(board, allowed=18, maximal=1800)
+    clock(board, allowed=90, maximal=1800)
     package = Package.open(packages / "scale" / "1")
     found = bench.bench(package, host="here", clock=time.perf_counter, batches=(1, 4), seconds=0.01, root=board.path)
     (profile,) = found.profiles.values()
     medians_s = {one.rows: one.median_us / 1e6 for one in found.bench.engines}
     assert sorted(profile.seconds) == [1, 4]
-    assert all(profile.seconds[rows] <= medians_s[rows] / 99 for rows in (1, 4))
-    assert [note for note in found.notes if note.startswith("cpu was throttled: runs took up to 100.0 times as long")]
+    assert all(profile.seconds[rows] <= medians_s[rows] / 19 for rows in (1, 4))
+    assert [note for note in found.notes if note.startswith("cpu was throttled: runs took up to 20.0 times as long")]
     clock(board)
     found = bench.bench(package, host="here", clock=time.perf_counter, seconds=0.01, root=board.path)
     assert not found.notes

@@ -33,6 +33,8 @@ def apex(celsius, number=0, place="0000:01:00.0", **changes):
         ([frequency(600, 600, 1800)], 900, 3.0),
         ([frequency(1800, 1800, 1800)], 2000, 1.0),
         ([frequency(2000, 2000, 1800)], None, 1.0),  # overclocked beyond what the driver says it can
+        ([frequency(600, 5, 4500)], None, 32.0),  # no board does: a file is wrong
+        ([frequency(1800, 1800, 1800)], 5, 32.0),
         ([frequency(1800, 1800, 1800), frequency(2400, 800, 2400, "policy4")], None, 3.0),
     ],
 )

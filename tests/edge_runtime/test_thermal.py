@@ -8,7 +8,7 @@ from support.devices_roots import FakeRoot
 
 from devices import CpuFrequency, Temperature, Throttled
 from edge_runtime import thermal
-from edge_runtime.climate import Climate, climate_of
+from edge_runtime.climate import MOST_FACTOR, Climate, climate_of
 from edge_runtime.thermal import CAPPED_S, FIRMWARE_S, QUIET_S, SILENT_S, Monitor, Sayings, Vcgencmd
 
 
@@ -149,6 +149,15 @@ def test_a_change_is_logged_once(tmp_path, caplog):
     for _ in range(30):
         board.look()
     assert lines(caplog)[1:] == ["no longer throttled: CPU at up to 1800 MHz again, 60 °C"]
+
+
+def test_a_factor_that_is_not_believed_is_told_of(tmp_path, caplog):
+    """What the files say is held against what is possible, and the log says so."""
+    board = Board(tmp_path)
+    clock(board.root, allowed=10)
+    assert board.look().cpu_factor == MOST_FACTOR
+    (line,) = lines(caplog)
+    assert "predictions x32.0, the most that is believed" in line
 
 
 def said(sayings, now_s, *, cpu=1800, mask=WELL, sensors=()):

@@ -40,6 +40,14 @@ def root(tmp_path):
     return root
 
 
+@pytest.fixture
+def any_clock(monkeypatch):
+    """Lets files say any clock: a small model takes long only at one that is not possible."""
+    monkeypatch.setattr("devices.frequency._LEAST_MHZ", 0)
+    monkeypatch.setattr("edge_runtime.climate.MOST_FACTOR", 1e9)
+
+
+@pytest.mark.usefixtures("any_clock")
 def test_a_request_that_would_be_late_on_a_throttled_cpu_goes_to_a_server(tmp_path, root, caplog):
     """With an empty queue: from the look that sees the clock drop, until the one that sees it back."""
     caplog.set_level(logging.INFO, "edge_runtime.thermal")
@@ -67,6 +75,7 @@ def test_a_request_that_would_be_late_on_a_throttled_cpu_goes_to_a_server(tmp_pa
     assert [record.edge["event"] for record in caplog.records][:1] == ["throttled"]
 
 
+@pytest.mark.usefixtures("any_clock")
 def test_a_clock_that_dropped_since_the_opening_counts_for_what_is_measured(tmp_path, root):
     """The factor is looked at when the measurement is over: what held before may be over a second old."""
     publish_scale(tmp_path / "store", 1, 2.0)
@@ -81,13 +90,13 @@ def test_a_clock_that_dropped_since_the_opening_counts_for_what_is_measured(tmp_
 def test_what_is_measured_while_throttled_is_kept_at_full_clock(tmp_path, root):
     """A board that was hot when the version was loaded is not taken for a slow one when it has cooled."""
     publish_scale(tmp_path / "store", 1, 2.0)
-    clock(root, allowed=1)
+    clock(root, allowed=100)
     with opened(tmp_path / "store", root, delegates=("cpu",)) as runtime:
         runtime.model("scale")
         hot_s = costs_of(runtime).seconds(1)
         clock(root)
         wait_until(lambda: runtime.stats().climate.factors["cpu"] == 1.0)
-        assert costs_of(runtime).seconds(1) == pytest.approx(hot_s / 1800)
+        assert costs_of(runtime).seconds(1) == pytest.approx(hot_s / 18)
 
 
 def test_the_stats_tell_of_heat(tmp_path, root):
