@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
-from edge_runtime.errors import EngineFailed, ServerFailed
+from edge_runtime.errors import EngineFailed, RuntimeClosed, ServerFailed
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.chain import Refusal, Rescue, dropped, failed, settle, then
 from edge_runtime.routing.watch import UNSURE_FACTOR, Watch
@@ -179,11 +179,12 @@ class Hedging:
             expected_s: Seconds in which the server should answer. A copy before twice that is paid for by the budget.
             last_s: The instant at which the device must be asked at the latest.
             server: The server's answer to come.
-            copy: Asks the device; None if it does not take the request.
+            copy: Asks the device; None if it does not take the request. Where it raises a RuntimeClosed the race ends
+                with that: what has followed upon the version has to be asked.
             rescue: See `then`: where the server fails before that.
         """
         race = _Race(request, server, rescue, self._clock, _SERVER_FIRST)
-        late_s = self._clock() + UNSURE_FACTOR * expected_s
+        late_s = server_late_s(request, expected_s)
 
         def last_call() -> None:
             self._send(race, copy, free=self._clock() >= late_s)
@@ -201,12 +202,27 @@ class Hedging:
         """Sends the copy; whether it did, where there is still need of it."""
         if race.over or not (free or self._budget.spend()):
             return False
-        sent = copy()
+        sent = None
+        try:
+            sent = copy()
+        except RuntimeClosed as error:
+            race.unload(error)
+        finally:
+            if sent is None and not free:
+                self._budget.give_back()
         if sent is not None:
             race.enter(sent)
-        elif not free:
-            self._budget.give_back()
         return sent is not None
+
+
+def server_late_s(request: InferRequest, expected_s: float) -> float:
+    """The instant from which a server that was asked first has had its time. Pure.
+
+    Args:
+        request: What is asked.
+        expected_s: Seconds in which the server should answer.
+    """
+    return request.start_s + UNSURE_FACTOR * expected_s
 
 
 class _Order(NamedTuple):
@@ -275,6 +291,11 @@ class _Race:
         if late or self.outer.done():  # Since it was looked whether it is worth it.
             copy.cancel()
 
+    def unload(self, error: RuntimeClosed) -> None:
+        """The device has unloaded the version: if it was the one to help, whoever asks hears so in time to ask anew."""
+        if self._order is _SERVER_FIRST:
+            self._lose(error)
+
     @property
     def _spent_ms(self) -> float:
         return (self._clock() - self._request.start_s) * 1e3
@@ -312,6 +333,8 @@ class _Race:
         if error is None:
             self._win(self._overtaken(copy.result()))
             return
+        if isinstance(error, RuntimeClosed):
+            self.unload(error)
         with self._lock:
             self._copy_error, first = error, self._first_error
         if first is not None:

@@ -22,7 +22,7 @@ from edge_runtime.errors import (
 from edge_runtime.pixels import Pixels, in_reals
 from edge_runtime.routing.chain import Refusal, Rescue, after, dropped, failed, failed_servers, then
 from edge_runtime.routing.complaint import Complaint
-from edge_runtime.routing.hedging import Hedging
+from edge_runtime.routing.hedging import Hedging, server_late_s
 from edge_runtime.routing.outage import Outage
 from edge_runtime.routing.policy import (
     DEVICE_FIRST,
@@ -367,15 +367,22 @@ class Router:
             return self._after_server(request, error, begun_s)
 
         if hedge and self._hedging is not None and request.deadline_s is not None and request.policy == "prefer_server":
-            last_s = last_call_s(request.deadline_s, self._view(request).predicted_s)
-            if last_s > begun_s:
-                expected_s = self._remote.expects(request) or 0.0
+            predicted_s = self._view(request).predicted_s
+            last_s = last_call_s(request.deadline_s, predicted_s)
+            expected_s = self._remote.expects(request) or 0.0
+            # A server has had its time already where the version was unloaded under the last call: it is made now.
+            had_its_time = begun_s >= server_late_s(request, expected_s) and begun_s > request.start_s
+            if last_s > begun_s or (had_its_time and begun_s + predicted_s <= request.deadline_s):
                 copy = partial(self._overtaking, replace(request, reason=REASON_SERVER_LATE))
                 return self._hedging.overtake(request, expected_s, last_s, inner, copy=copy, rescue=rescue)
         return then(inner, (), rescue, "a server")
 
     def _overtaking(self, request: InferRequest) -> Future[Reply] | None:
-        """The device's answer to come, of a request that a server hangs with; None if it is not taken."""
+        """The device's answer to come, of a request that a server hangs with; None if it is not taken.
+
+        Raises:
+            RuntimeClosed: the version has been unloaded meanwhile.
+        """
         try:
             return None if self._device is None else self._device.submit(request)
         except (EngineFailed, Overloaded):

@@ -81,6 +81,7 @@ class FakeDevice(_Place):
         super().__init__("device:cpu", clock, outcome, takes_s)
         self.costs = CostTable({1: 0.010}, clock)
         self.load = load
+        self.refusal = None
 
     def try_infer(self, request):
         return None if self.load is not IDLE else super().submit(request).result()
@@ -92,6 +93,8 @@ class FakeDevice(_Place):
         return self.submit(request).result()
 
     def submit(self, request):
+        if self.refusal is not None:
+            raise self.refusal
         if self.load.full:
             raise Overloaded("full")
         return super().submit(request)

@@ -2,11 +2,13 @@ import pytest
 from support.clock import FakeClock
 from support.places import BROKEN, FULL, HANGS, IDLE, SPOILT, FakeDevice, FakeLater, FakeRemote, asked
 
+from edge_runtime import RuntimeClosed
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.router import Router
 from edge_runtime.routing.watch import SLACK_S, SLACK_SHARE
 
+UNLOADED = RuntimeClosed("scale/1 has been unloaded")
 LAST_S = 0.1 - 0.010 * (1 + SLACK_SHARE) - SLACK_S
 
 
@@ -18,9 +20,9 @@ class Stand:
         self.device = FakeDevice(self.clock, HANGS, load=load)
         self.remote = FakeRemote(self.clock, HANGS, expected_s=expected_s)
         self.later = FakeLater()
-        budget = Budget(1e-9, 10)
-        budget.spend(10 - extras)
-        hedging = Hedging(budget, self.later, self.clock)
+        self.budget = Budget(1e-9, 10)
+        self.budget.spend(10 - extras)
+        hedging = Hedging(self.budget, self.later, self.clock)
         self.router = Router(self.device, self.remote, installed=list, clock=self.clock, hedging=hedging)
 
     def ask(self, within_s=0.1, policy="prefer_server"):
@@ -124,6 +126,34 @@ def test_a_device_that_refuses_leaves_it_to_the_server():
     stand.later.go_off()
     stand.remote.end()
     assert pending.result(0).reason == "policy"
+
+
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("free", [False, True])
+def test_a_version_that_was_unloaded_meanwhile_ends_the_race(queued, free):
+    """Before the last call, or while the device has it: the caller hears in time to ask what has followed upon it."""
+    stand = Stand(extras=1, expected_s=0.002 if free else 0.06)
+    if queued:
+        pending = stand.hung()
+        stand.device.end(UNLOADED)
+    else:
+        stand.device.refusal = UNLOADED
+        pending = stand.hung()
+    assert pending.exception(0) is UNLOADED
+    assert stand.remote.futures[0].cancelled()
+    assert stand.budget.spend() is (free or not queued)
+
+
+def test_what_was_unloaded_under_the_last_call_is_asked_of_its_successor_at_once():
+    """It is too late to wait for a server first once more, and the budget has no say in it."""
+    stand = Stand(extras=0)
+    request = asked(stand.clock, 0.1, policy="prefer_server")
+    stand.clock.advance(LAST_S + 0.001)
+    pending = stand.router.submit(request)
+    assert stand.later.waits == [0.0]
+    stand.later.go_off()
+    stand.device.end()
+    assert pending.result(0).reason == "server-late"
 
 
 def test_cancelling_cancels_both():
