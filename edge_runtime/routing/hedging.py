@@ -4,7 +4,8 @@ J. Dean and L. A. Barroso, "The Tail at Scale" (2013): wait for the 95th percent
 tail goes for a few per cent more requests.
 
 Copies of that kind have a budget. What would be lost has none: when a server can only just be in time, and the device
-is late or stands still, the request is sent as it would have been at once, had that been known.
+is late or stands still, the request is sent as it would have been at once, had that been known; and before, as soon as
+a device that stands still is predicted to be too late.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from edge_runtime.errors import EngineFailed, RuntimeClosed, ServerFailed
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.chain import Refusal, Rescue, dropped, failed, settle, then
-from edge_runtime.routing.watch import UNSURE_FACTOR, Watch
+from edge_runtime.routing.watch import UNSURE_FACTOR, Watch, glance_s, hopeless
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
 MIN_ANSWERS = 50
@@ -120,7 +121,7 @@ class Hedging:
         device: Future[Reply],
         *,
         copy: Callable[[], Future[Reply] | None],
-        stalled: Callable[[], bool],
+        stall_s: Callable[[], float | None],
         rescue: Callable[[BaseException], Rescue | None],
     ) -> Pending:
         """The answer of the device, or of the copy that is sent when that is late.
@@ -130,28 +131,20 @@ class Hedging:
             watch: How it is looked after.
             device: The device's answer to come.
             copy: Sends the copy; None if it is not worth it.
-            stalled: Whether the device stands still.
+            stall_s: Seconds in which the device should answer, where it stands still; None where it doesn't.
             rescue: See `then`: where the engine fails, or would be too late, before a copy is sent.
         """
         self._budget.earn()
         race = _Race(request, device, rescue, self._clock)
 
-        def last_call() -> None:
-            if self._clock() >= watch.late_s or stalled():
-                self._send(race, copy, free=True)
-
-        def await_last_call() -> None:
-            if watch.last_s < math.inf:
-                self._call(race, watch.last_s, last_call)
-
         def late() -> None:
             if not self._send(race, copy, free=False) and not race.over:
-                await_last_call()
+                self._await_last_call(race, watch, copy, stall_s)
 
         if self.ready and watch.copied and watch.late_s < watch.last_s:
             self._call(race, watch.late_s, late)
         else:
-            await_last_call()
+            self._await_last_call(race, watch, copy, stall_s)
 
         def ended(_: Future[Reply]) -> None:
             race.stop()
@@ -192,6 +185,41 @@ class Hedging:
         self._call(race, last_s, last_call)
         race.outer.add_done_callback(lambda _: race.stop())
         return race.outer
+
+    def _await_last_call(
+        self,
+        race: _Race,
+        watch: Watch,
+        copy: Callable[[], Future[Reply] | None],
+        stall_s: Callable[[], float | None],
+        expected_s: float | None = None,
+    ) -> None:
+        """Sends the copy when a server can only just be in time, or as soon as the device is known to be too late.
+
+        Args:
+            race: Whose copy.
+            watch: As in `race`.
+            copy: As in `race`.
+            stall_s: As in `race`.
+            expected_s: What that said just now.
+        """
+        if watch.last_s == math.inf:
+            return
+        at_s = glance_s(self._clock(), watch.deadline_s, watch.last_s, expected_s)
+
+        def last_call() -> None:
+            if self._clock() >= watch.late_s or stall_s() is not None:
+                self._send(race, copy, free=True)
+
+        def glance() -> None:
+            if race.over:
+                return
+            expected_s = stall_s()
+            late = hopeless(self._clock(), watch.deadline_s, expected_s)
+            if not (late and self._send(race, copy, free=True)) and not race.over:
+                self._await_last_call(race, watch, copy, stall_s, None if late else expected_s)
+
+        self._call(race, watch.last_s if at_s is None else at_s, last_call if at_s is None else glance)
 
     def _call(self, race: _Race, due_s: float, what: Callable[[], None]) -> None:
         race.timer = self._later.call(max(due_s - self._clock(), 0.0), what)

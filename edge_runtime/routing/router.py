@@ -321,13 +321,14 @@ class Router:
                 return None
             return remote.submit(self._sendable(replace(request, reason=REASON_HEDGED)))
 
-        def stalled() -> bool:
-            return self._view(request).stalled
+        def stall_s() -> float | None:
+            view = self._view(request)
+            return view.predicted_s if view.stalled else None
 
         def rescue(error: BaseException) -> Rescue | None:
             return self._after_engine(request, error)
 
-        return hedging.race(request, watch, inner, copy=copy, stalled=stalled, rescue=rescue)
+        return hedging.race(request, watch, inner, copy=copy, stall_s=stall_s, rescue=rescue)
 
     def _sendable(self, request: InferRequest) -> InferRequest:
         return in_reals(self._pixels, request) if self._pixels else request

@@ -13,7 +13,18 @@ from edge_runtime import DeadlineExceeded, EngineFailed, InvalidInput
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.hedging import MIN_ANSWERS, WINDOW, Hedging, Lateness
 from edge_runtime.routing.router import Router
-from edge_runtime.routing.watch import PATIENCE, SLACK_S, SLACK_SHARE, copy_after_s, worth_a_copy
+from edge_runtime.routing.watch import (
+    GLANCE_S,
+    LENGTH_SHARE,
+    MOST_SLACK_S,
+    PATIENCE,
+    SLACK_S,
+    SLACK_SHARE,
+    copy_after_s,
+    glance_s,
+    slack_s,
+    worth_a_copy,
+)
 from edge_runtime.scheduling.stats import Load
 
 
@@ -22,6 +33,7 @@ class Stand:
 
     def __init__(self, *, extras=10, known=True, outcome=HANGS, expected_s=0.002):
         self.clock = FakeClock()
+        self.start_s = self.clock()
         self.device = FakeDevice(self.clock, HANGS)
         self.remote = FakeRemote(self.clock, outcome, expected_s=expected_s)
         self.later = FakeLater()
@@ -42,6 +54,15 @@ class Stand:
         self.clock.advance(0.012)
         self.later.go_off()
         return pending
+
+
+def wait_out(stand, begun_s=0.0):
+    """Lets all that is due go off until a server is asked; seconds from the request to that, of which some are over."""
+    while not stand.remote.asked:
+        stand.clock.advance(stand.later.waits[-1])
+        begun_s += stand.later.waits[-1]
+        stand.later.go_off()
+    return begun_s
 
 
 def told(answer):
@@ -118,16 +139,63 @@ def test_last_call():
     """Before a request is lost a server is asked as long as it can be in time, whatever the budget says."""
     stand = Stand(known=False, extras=0)
     pending = stand.ask(0.1)
-    assert stand.later.waits == [pytest.approx(0.1 - 0.002 * (1 + SLACK_SHARE) - SLACK_S)]
-    stand.clock.advance(0.095)
-    stand.later.go_off()
+    assert wait_out(stand) == pytest.approx(0.1 - 0.002 * (1 + SLACK_SHARE) - 0.1 * LENGTH_SHARE)
     stand.clock.advance(0.002)
     stand.remote.end()
     assert told(pending.result(0)) == (
         "server:s:1",
         "hedged",
-        [("device", "cancelled", 97), ("server:s:1", "answered", 2)],
+        [("device", "cancelled", 89.5), ("server:s:1", "answered", 2)],
     )
+
+
+@pytest.mark.parametrize("began_s", [-0.02, 0.0, 0.06, 0.15])
+def test_stalled_device_is_not_waited_for_until_the_last_call(began_s):
+    """What a device that stands still is predicted to be too late with is sent then, whatever the budget says."""
+    stand = Stand(known=False, extras=0)
+    stand.device.load = WAITS
+    stand.ask(0.4)
+    looks = 0
+    while not stand.remote.asked:
+        stand.clock.advance(stand.later.waits[-1])
+        stalled_s = stand.clock() - stand.start_s - began_s
+        stand.device.load = replace(STALLS, stalled_s=stalled_s) if stalled_s > 0.03 else WAITS
+        stand.later.go_off()
+        looks += 1
+    sent_s = stand.clock() - stand.start_s
+    assert 0.4 - sent_s <= sent_s - began_s + 0.04  # It was to stand still for as long again, and to run what waits.
+    assert 0.4 - sent_s >= 0.05
+    assert looks <= 5
+
+
+def test_stalled_device_gets_its_last_call_where_no_server_could_be_asked_before():
+    """A look that finds the device too late and no server in time leaves it to the next."""
+    stand = Stand(known=False, extras=0)
+    stand.device.load = WAITS
+    stand.ask(0.4)
+    stand.device.load = replace(STALLS, stalled_s=0.3)
+    stand.remote.expected_s = 1.0
+    stand.clock.advance(stand.later.waits[-1])
+    stand.later.go_off()
+    assert not stand.remote.asked
+    stand.remote.expected_s = 0.002
+    assert wait_out(stand) < 0.4 - MOST_SLACK_S
+    assert len(stand.remote.asked) == 1
+
+
+@given(st.floats(0.0, 10.0), st.floats(0.0, 1.0), st.none() | st.floats(0.0, 10.0))
+def test_looks_whether_a_device_stands_still_come_to_an_end(length_s, share, stall):
+    """Each is at least so much after the one before and before the last call; and short requests have none."""
+    last_s = length_s * share
+    at_s = glance_s(0.0, length_s, last_s, stall)
+    assert at_s is None or GLANCE_S <= at_s < last_s - GLANCE_S
+    assert at_s is None or length_s > 2 * GLANCE_S
+
+
+@pytest.mark.parametrize(("length_s", "expected_s"), [(0.01, SLACK_S), (0.05, 0.005), (0.4, MOST_SLACK_S)])
+def test_slack_is_a_share_of_the_whole(length_s, expected_s):
+    """Between what an idle machine takes and what a busy one does."""
+    assert slack_s(length_s) == pytest.approx(expected_s)
 
 
 @pytest.mark.parametrize("why_not", ["budget", "server"])
@@ -139,10 +207,8 @@ def test_last_call_after_a_copy_that_was_not_sent(why_not):
     stand.clock.advance(0.012)
     stand.later.go_off()
     assert not stand.remote.asked
-    assert stand.later.waits[1] == pytest.approx(0.0945 - 0.012)
     stand.remote.expected_s = 0.002
-    stand.clock.advance(0.083)
-    stand.later.go_off()
+    assert wait_out(stand, begun_s=0.012) == pytest.approx(0.0875)
     assert len(stand.remote.asked) == 1
 
 
@@ -152,7 +218,7 @@ def test_last_call_of_what_waits(stalls):
     stand = Stand(expected_s=0.03)
     stand.device.load = WAITS
     stand.ask(0.08)
-    assert stand.later.waits == [pytest.approx(0.08 - 0.03 * (1 + SLACK_SHARE) - SLACK_S)]
+    assert stand.later.waits == [pytest.approx(0.08 - 0.03 * (1 + SLACK_SHARE) - 0.008)]
     stand.clock.advance(0.04)
     stand.device.load = STALLS if stalls else WAITS
     stand.later.go_off()
