@@ -139,9 +139,9 @@ class Model:
             RuntimeClosed: see `edge_runtime.errors`.
         """
         start_s = self._clock()
-        deadline_s = deadline(start_s, deadline_ms)
-        if policy is not None:
-            _checked(policy)
+        deadline_s = None
+        if not (deadline_ms is None and policy is None and unsure is None and priority == "normal"):
+            deadline_s = self._deadline_s(start_s, deadline_ms, priority, policy, unsure)
         while True:
             target = self._current()
             request = self._request(target, inputs, signature, start_s, deadline_s, policy=policy)
@@ -178,13 +178,12 @@ class Model:
         """As `predict`, awaitable; cancelling it frees the request's place. The inputs are copied."""
         import asyncio  # noqa: PLC0415  20 ms that an application without an event loop does not pay
 
-        rank, policy = _rank(priority), _checked(policy)
         start_s = self._clock()
-        deadline_s = deadline(start_s, deadline_ms)
+        deadline_s = self._deadline_s(start_s, deadline_ms, priority, policy, unsure)
         while True:
             target = self._current()
             request = await self._request_async(target, inputs, signature, start_s, deadline_s, policy=policy)
-            request = _own(request, rank, policy)
+            request = _own(request, _rank(priority), policy)
             left_s = self._left_s(deadline_s)
             executor = target.judging(unsure)
             try:
@@ -233,7 +232,8 @@ class Model:
         Raises:
             EdgeRuntimeError: of the request whose turn it is; those behind it are cancelled.
         """
-        asking = Asking(signature, _rank(priority), _checked(policy), checked_unsure(unsure))
+        self._deadline_s(0.0, None, priority, policy, unsure)
+        asking = Asking(signature, _rank(priority), policy, unsure)
         replies = answers(self, requests, asking, self._clock)
         return _shown(replies, self.name, requests) if progress else replies
 
@@ -361,6 +361,32 @@ class Model:
 
         return target.doubts.settled(seen, lambda: target.description.generation, ask, deadline_s, self._clock)
 
+    def _deadline_s(
+        self,
+        start_s: float,
+        deadline_ms: float | None,
+        priority: str,
+        policy: Policy | None,
+        unsure: Cascade | None,
+    ) -> float | None:
+        """The instant of a call's deadline, once all that it asks beside its inputs has been checked.
+
+        What goes wrong here is counted here.
+        """
+        try:
+            if priority != "normal":
+                _rank(priority)
+            if policy is not None:
+                _check_policy(policy)
+            if unsure is not None:
+                checked_unsure(unsure)
+            return deadline(start_s, deadline_ms)
+        except InvalidInput as error:
+            target = self._target
+            if target is not None:
+                target.failed(error)
+            raise
+
     def _current(self) -> Target:
         target = self._target
         if target is None:
@@ -388,15 +414,14 @@ def _shown(replies: Iterator[Reply], name: str, requests: Iterable[Inputs]) -> I
             yield reply
 
 
-def _checked(policy: Policy | None) -> Policy | None:
-    """The policy of a request; None for the model's.
+def _check_policy(policy: Policy) -> None:
+    """Checks the policy of a request.
 
     Raises:
         InvalidInput: there is no such policy.
     """
-    if policy is not None and policy not in POLICIES:
+    if policy not in POLICIES:
         raise InvalidInput(f"policy must be one of {', '.join(map(repr, POLICIES))}, got {policy!r}")
-    return policy
 
 
 def _rank(priority: str) -> int:

@@ -137,8 +137,8 @@ class Stream:
             RuntimeClosed: the stream or its runtime has been closed.
         """
         start_s = self._clock()
-        deadline_s = deadline(start_s, deadline_ms)
         try:
+            deadline_s = deadline(start_s, deadline_ms)
             request = self._target.request(inputs, self._signature, start_s, deadline_s)
         except InvalidInput as error:
             self._target.failed(error)

@@ -144,7 +144,8 @@ class ModelStats(msgspec.Struct, frozen=True, kw_only=True):
         model: Its name.
         version: The version; None where a server decides.
         answered: By place and reason.
-        errors: Requests that failed, by the error's class name.
+        errors: Requests that failed, by the error's class name; those too that were refused as they were made, for
+            their inputs or for whatever else they ask. A call of `predict_many` that is refused as a whole counts once.
         queue: Its queue on the device, and what was run; None where the version is not loaded here.
         engines: Likewise empty.
     """

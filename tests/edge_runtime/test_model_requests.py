@@ -40,6 +40,50 @@ def test_unknown_priorities_are_refused(store, priority):
             model.predict_many([rows(1)], priority=priority)
 
 
+def by_predict(model, inputs, **asked):
+    model.predict(inputs, **asked)
+
+
+def by_predict_async(model, inputs, **asked):
+    asyncio.run(model.predict_async(inputs, **asked))
+
+
+def by_predict_many(model, inputs, **asked):
+    list(model.predict_many([inputs], **asked))
+
+
+def by_stream(model, inputs, **asked):
+    with model.stream() as stream:
+        stream.predict(inputs, **asked)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"priority": "urgent"},
+        {"policy": "nowhere"},
+        {"unsure": 7},
+        {"signature": "none"},
+        {"deadline_ms": -1},
+        {"inputs": np.ones((1, 1), np.int8)},
+    ],
+)
+@pytest.mark.parametrize("way", [by_predict, by_predict_async, by_predict_many, by_stream])
+def test_whatever_a_request_is_refused_for_is_counted(store, way, wrong):
+    """Once, as a request that failed."""
+    asked = {"inputs": rows(1), **wrong}
+    if way is by_stream and not wrong.keys() <= {"inputs", "deadline_ms"}:
+        pytest.skip("a stream takes no such thing")
+    if way is by_predict_many and "deadline_ms" in wrong:
+        pytest.skip("offline work has no deadline")
+    with Runtime.open(store, **QUIET) as runtime:
+        model = runtime.model("scale")
+        with pytest.raises(InvalidInput):
+            way(model, **asked)
+        (counted,) = runtime.stats().models
+        assert counted.errors == {"InvalidInput": 1}
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_progress_is_shown(store, known):
     """A progress bar counts the answers, with the total where the requests have a length."""
