@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edge_runtime.remote.answer_time import kind_of
+from edge_runtime.remote.bell import Bell
 from edge_runtime.remote.catalog import Serves, find, resolved, serves
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
 from edge_runtime.remote.faults import RemoteFault
@@ -151,7 +152,7 @@ class EndpointTable:
         self._limit = LogLimit(_log, time.monotonic)
         self._misfits = Misfits()
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._waiting: set[Bell] = set()
 
     def __repr__(self) -> str:
         return f"<EndpointTable {self.all()}>"
@@ -170,7 +171,8 @@ class EndpointTable:
             if not same:
                 shared = next((one for one in self._endpoints.values() if one.address == found.address), None)
                 self._endpoints[found.key] = shared or self._connected(found.address)
-                self._changed.notify_all()
+                for bell in tuple(self._waiting):
+                    bell.ring()
             unused = old is not None and old not in self._endpoints.values()
             self._news += 1
         if same and old is not None:
@@ -340,8 +342,14 @@ class EndpointTable:
 
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until there is an endpoint; whether there is."""
-        with self._lock:
-            return self._changed.wait_for(lambda: bool(self._endpoints), timeout_s)
+        bell, end_s = Bell(), time.monotonic() + timeout_s
+        try:
+            self._waiting.add(bell)
+            while not self._endpoints and bell.wait(end_s - time.monotonic()):
+                pass
+        finally:
+            self._waiting.discard(bell)
+        return bool(self._endpoints)
 
     def close(self) -> None:
         """Asks for news no more, and closes every connection."""

@@ -99,6 +99,22 @@ def test_describing_is_interrupted_anywhere(client):
     assert point > 3
 
 
+def test_waiting_for_the_first_server_is_interrupted_anywhere():
+    """What is raised comes out as it is, and nothing stays taken that who finds a server needs."""
+    point, more = 0, True
+    while more:
+        point += 1
+        assert point < FEW
+        table = EndpointTable(lambda address: Endpoint(address, time.monotonic))
+        more = interrupted_at(point, lambda table=table: table.wait_for_any(1e-3), REMOTE, "/threading.py")
+        with ThreadPoolExecutor(1) as beside:
+            waits = beside.submit(table.wait_for_any, WAIT_S)
+            table.add(Found(key="a:1", address="a:1"))
+            assert waits.result(WAIT_S)
+        table.close()
+    assert point > 3
+
+
 def test_what_was_handed_over_before_the_end_fails_then(client):
     """No future of the main thread stays unsettled when the client is closed at once, or was closed before."""
     futures = [client.submit(row_request(i)) for i in range(50)]
