@@ -53,7 +53,7 @@ class Servers:
             hedges=self._hedges,
             hedged=partial(_hedged, options),
         )
-        self.outage = Outage(lambda: self.states)
+        self.outage = Outage(lambda: self.states, lambda: table.awaits_first(clock()))
         self._discovery = None
         if MDNS in options.fallbacks:
             from edge_runtime.remote.discovery import Discovery  # noqa: PLC0415  loads zeroconf

@@ -17,9 +17,15 @@ class Outage:
     Two threads that find out at the same instant may both say so: that is no harm, and a lock on every answer is.
     """
 
-    def __init__(self, servers: Callable[[], Mapping[str, str]]) -> None:
-        """Takes what tells the state of each known server, by `host:port`: `closed` is the healthy one."""
+    def __init__(self, servers: Callable[[], Mapping[str, str]], sought: Callable[[], bool] = bool) -> None:
+        """Takes what tells of servers.
+
+        Args:
+            servers: The state of each known one, by `host:port`: `closed` is the healthy one.
+            sought: Whether none is known, and the first may be found any moment: that is no outage yet.
+        """
         self._servers = servers
+        self._sought = sought
         self._said = False
 
     def __repr__(self) -> str:
@@ -30,7 +36,7 @@ class Outage:
 
         Servers that may be asked now, but lack the version or are too far away, are no outage.
         """
-        if self._said:
+        if self._said or self._sought():
             return
         states = self._servers()
         if "closed" in states.values():

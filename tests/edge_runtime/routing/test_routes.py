@@ -158,6 +158,20 @@ def test_outage_is_told_once(clock, caplog):
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+def test_no_outage_before_the_first_server_had_its_time_to_be_found(clock, caplog):
+    """While the first may be found any moment the log says nothing; then it does, when a request misses one."""
+    sought = [True]
+    made = router(
+        FakeDevice(clock), FakeRemote(clock, expected_s=None), clock, outage=Outage(dict, lambda: bool(sought))
+    )
+    assert made.infer(asked(clock, policy="prefer_server")).reason == "no-server"
+    assert not caplog.records
+    sought.clear()
+    for _ in range(2):
+        assert made.infer(asked(clock, policy="prefer_server")).reason == "no-server"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_servers_that_lack_a_version_are_no_outage(clock, caplog):
     """A server that answers others is not missed for a version that it has not."""
     made = router(FakeDevice(clock), FakeRemote(clock, LACKING), clock, outage=Outage(lambda: {"s:1": "closed"}))
