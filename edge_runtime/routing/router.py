@@ -46,7 +46,7 @@ from edge_runtime.routing.policy import (
     predicted_s,
     tries_again,
 )
-from edge_runtime.routing.watch import MIN_OWN_MS, MIN_OWN_S, Watch, last_call_s, watch_of, worth_a_copy
+from edge_runtime.routing.watch import MIN_OWN_MS, MIN_OWN_S, Watch, last_call_s, slack_s, watch_of, worth_a_copy
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
@@ -369,7 +369,7 @@ class Router:
 
         if hedge and self._hedging is not None and request.deadline_s is not None and request.policy == "prefer_server":
             predicted_s = self._view(request).predicted_s
-            last_s = last_call_s(request.deadline_s, predicted_s)
+            last_s = last_call_s(request.deadline_s, predicted_s, slack_s(request.deadline_s - request.start_s))
             expected_s = self._remote.expects(request) or 0.0
             # A server has had its time already where the version was unloaded under the last call: it is made now.
             had_its_time = begun_s >= server_late_s(request, expected_s) and begun_s > request.start_s

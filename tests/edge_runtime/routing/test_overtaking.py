@@ -6,10 +6,10 @@ from edge_runtime import RuntimeClosed
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.router import Router
-from edge_runtime.routing.watch import SLACK_S, SLACK_SHARE
+from edge_runtime.routing.watch import SLACK_SHARE, slack_s
 
 UNLOADED = RuntimeClosed("scale/1 has been unloaded")
-LAST_S = 0.1 - 0.010 * (1 + SLACK_SHARE) - SLACK_S
+LAST_S = 0.1 - 0.010 * (1 + SLACK_SHARE) - slack_s(0.1)
 
 
 class Stand:

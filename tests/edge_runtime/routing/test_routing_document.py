@@ -51,7 +51,6 @@ def test_every_policy_stands_in_the_document():
         {0.1: "a tenth of the time that the request had as a whole"}[watch.LENGTH_SHARE],
         f"({watch.SLACK_S * 1e3:.0f} ms at least, {watch.MOST_SLACK_S * 1e3:.0f} ms at most)",
         f"{watch.GLANCE_S * 1e3:.0f} ms apart at least",
-        f"with that quarter and {watch.SLACK_S * 1e3:.0f} ms as slack",
         {2.0: "twice as late as predicted"}[watch.UNSURE_FACTOR],
         {2.0: "more than twice their time"}[slot.STALLED_FACTOR],
         f"longer than {hedging.SHARE * 100:.0f} in 100",
