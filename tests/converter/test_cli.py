@@ -120,10 +120,13 @@ def test_verify_says_by_its_exit_code_whether_all_variants_run(capsys, cnn_packa
     assert "does not run as the manifest says: float32, int8: " in err
 
 
-def plain_signals():
-    """As a shell starts a program, whoever ignores signals around these tests (`nohup`, a job in the background)."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+PLAIN_SIGNALS = (
+    "import signal\n"
+    "for one in (signal.SIGHUP, signal.SIGTERM): signal.signal(one, signal.SIG_DFL)\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+)
+"""As a shell starts a program, whoever ignores signals around these tests (`nohup`, a job in the background). Set there
+and not between fork and exec: threads of this process, gRPC's for one, may hold what a forked child would need."""
 
 
 def command(*arguments):
@@ -235,8 +238,8 @@ def test_a_published_package_is_told_of_though_its_result_is_lost(tmp_path, stdo
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_it_imports_ends_it_with_one_line(number):
     """There is half a second of that, and a traceback of it tells nobody anything."""
-    code = (
-        "import os, signal, sys\n"
+    code = PLAIN_SIGNALS + (
+        "import os, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'msgspec': signal.raise_signal(int(sys.argv.pop(1)))\n"
@@ -245,7 +248,7 @@ def test_a_signal_while_it_imports_ends_it_with_one_line(number):
         "sys.exit(main())"
     )
     given = [sys.executable, "-c", code, str(int(number)), "inspect", "none"]
-    done = subprocess.run(given, capture_output=True, text=True, check=False, preexec_fn=plain_signals)
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
     said = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (done.returncode, done.stderr) == (128 + number, f"edge-convert: {said}\n")
 
@@ -256,12 +259,13 @@ def test_an_interrupted_command_leaves_nothing(models, tmp_path, number):
     """Ctrl-C and its like in the midst: their exit code, one line, no package, no process, no folder."""
     (tmp_path / "temporary").mkdir()
     np.savez(tmp_path / "big.npz", image=np.zeros((2_000, 8, 8, 1), np.float32))
+    module = "import runpy; runpy.run_module('converter.cli', run_name='__main__', alter_sys=True)"
+    words = [models / "cnn", *NAMED, "--output", tmp_path / "out", "--calibration", tmp_path / "big.npz"]
     process = subprocess.Popen(
-        command(models / "cnn", *NAMED, "--output", tmp_path / "out", "--calibration", tmp_path / "big.npz"),
+        [sys.executable, "-c", PLAIN_SIGNALS + module, *map(str, words)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "temporary")},
-        preexec_fn=plain_signals,  # noqa: PLW1509  no threads here
     )
     seen = ""
     while "converting" not in seen:
