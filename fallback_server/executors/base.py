@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
 
+KINDS = ("tensorflow", "litert", "python", "onnx")
+"""What executors there are, by what runs the model."""
+
 VARIABLE = -1
 """A dimension whose size the caller chooses."""
 
@@ -86,9 +89,17 @@ class Executor(Protocol):
     """A loaded version.
 
     Attributes:
+        kind: What runs it, one of `KINDS`.
+        in_process: Whether it runs in this process: then a run costs no hop to another.
         signatures: What can be called, by name.
         signature_defs: All signatures as a serialized SignatureDefMap, as clients ask for it.
     """
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102  told above
+
+    @property
+    def in_process(self) -> bool: ...  # noqa: D102  told above
 
     @property
     def signatures(self) -> Mapping[str, Signature]: ...  # noqa: D102  told above

@@ -103,6 +103,9 @@ class _Call:
 class SavedModelExecutor:
     """A SavedModel in a session of its own. See `Executor`."""
 
+    kind = "tensorflow"
+    in_process = True
+
     def __init__(self, session: Any, signature_defs: pb.SignatureDefMap, options: SavedModelOptions) -> None:
         self._session = session
         self._definitions = signature_defs.signature_def

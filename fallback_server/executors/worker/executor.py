@@ -41,6 +41,8 @@ class WorkerExecutor:
     """
 
     platform = "tensorflow"
+    kind = "tensorflow"
+    in_process = False
 
     def __init__(self, worker: Worker, loaded: Loaded) -> None:
         self._worker = worker
