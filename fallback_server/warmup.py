@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady, VersionRefused
 from fallback_server.executors.base import Array, Executor, Signature
-from fallback_server.executors.saved_model import made_up
+from fallback_server.executors.probing import made_up
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import decode
 from fallback_server.validation import check_inputs

@@ -78,6 +78,19 @@ class Signature:
         object.__setattr__(self, "batches", batches and not self.mixes_rows)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSizes:
+    """How a version will be run: what an executor that prepares for sizes prepares for.
+
+    Attributes:
+        rows: The numbers of rows that batches will have, or that are next above them; ascending, at least one.
+        threads: How many runs go side by side at most.
+    """
+
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    threads: int = 1
+
+
 class GivenInputs(dict[str, Array]):
     """Inputs that whoever runs them may take out as soon as it needs them no more: nobody else looks at this mapping.
 

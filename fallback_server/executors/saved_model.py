@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
-from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
+from fallback_server.executors.base import Array, Signature, TensorSpec
 from fallback_server.executors.loading import CALLERS, LoadingSession
+from fallback_server.executors.probing import made_up, mixes_rows
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError, numpy_dtype
 
@@ -37,15 +38,9 @@ TAGS = ("serve",)
 _INTERNAL = "__saved_model"
 """Prefix of signatures that TensorFlow writes for itself: the initialization and the training step."""
 
-_MAX_WARM_UP_BYTES = 2**28
-"""Inputs larger than this are not made up: the first request may take longer then."""
-
 _WORKER_BYTES = 2**26
 _GRAPH_FACTOR = 17
 """See `estimated_bytes` for what they are measured at."""
-
-_ROUNDING = 0.01
-"""Relative: above what float16 and reordered sums differ by, far below what a foreign row of ones changes."""
 
 _SHARED = 0
 """The session's own thread pool, as RunOptions has it."""
@@ -152,8 +147,7 @@ class SavedModelExecutor:
     def warm_up(self) -> None:
         """Runs each signature where zeros can be made, so that the first request pays for no set-up.
 
-        And sees whether rows mix: a variable first dimension need be no batch. It may be a time axis, or the model may
-        sort, sum up or normalize over it; merged requests would then get wrong answers, and nobody would know.
+        And sees whether rows mix; see `mixes_rows`.
         """
         for name, signature in list(self._signatures.items()):
             zeros = made_up(signature)
@@ -163,7 +157,7 @@ class SavedModelExecutor:
                 self.run(name, zeros)
                 if self._options.inter_op_parallelism == 0:
                     self._choose_threads(name, zeros)
-                if signature.batches and self._mixes_rows(name, zeros):
+                if signature.batches and mixes_rows(functools.partial(self.run, name), zeros):
                     self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
                     _log.warning(
                         "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
@@ -190,21 +184,6 @@ class SavedModelExecutor:
                 break
         if fastest_s[pool] < _CLEARLY * fastest_s[own]:
             self._calls[name] = pool
-
-    def _mixes_rows(self, name: str, zero: Mapping[str, Array]) -> bool:
-        """Whether a row of ones and one of zeros are answered otherwise together than alone.
-
-        False for models that answer the same row differently each time: there is nothing to compare.
-        """
-        one = {key: np.ones_like(array) for key, array in zero.items()}
-        rows = (one, zero, one)
-        together = self.run(name, {key: np.concatenate([row[key] for row in rows]) for key in zero})
-        alone = [self.run(name, row) for row in rows]
-        if not all(_alike(alone[0][key], alone[2][key]) for key in together):
-            return False
-        if any(array.shape[:1] != (1,) for answer in alone for array in answer.values()):
-            return True
-        return not all(_alike(np.concatenate([each[key] for each in alone]), together[key]) for key in together)
 
     def close(self) -> None:
         """Frees the session's memory."""
@@ -350,33 +329,6 @@ def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:
 
     run_options = config_pb2.RunOptions(inter_op_thread_pool=_SHARED if pool else CALLERS)
     return config_pb2.CallableOptions(feed=feed, fetch=fetch, run_options=run_options)
-
-
-def _alike(one: Array, other: Array) -> bool:
-    """Whether two outputs are the same but for rounding, which may differ with the number of rows."""
-    if one.shape != other.shape:
-        return False
-    if one.dtype.kind not in "fc":
-        return bool(np.array_equal(one, other))
-    scale = float(np.max(np.abs(one), initial=0.0, where=np.isfinite(one)))
-    return bool(np.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True))
-
-
-def made_up(signature: Signature) -> dict[str, Array] | None:
-    """Inputs of zeros, one row each; None where none can be made.
-
-    That is for strings, very large shapes, and unknown ranks or sizes: a size that no user would send may end the
-    process instead of raising.
-    """
-    zeros: dict[str, Array] = {}
-    for name, spec in signature.inputs.items():
-        if spec.shape is None or spec.dtype.kind == "O":
-            return None
-        shape = (1, *spec.shape[1:]) if spec.has_batch_axis else spec.shape
-        if VARIABLE in shape or int(np.prod(shape, dtype=np.int64)) * spec.dtype.itemsize > _MAX_WARM_UP_BYTES:
-            return None
-        zeros[name] = np.zeros(shape, dtype=spec.dtype)
-    return zeros
 
 
 def first_line(error: Exception) -> str:

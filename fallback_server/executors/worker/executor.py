@@ -198,11 +198,12 @@ def open_in_worker(
     if stop is not None:
         stop.calls(worker.kill_soon)
     load = Load(
-        str(path.absolute()),
-        options.intra_op_parallelism,
-        options.inter_op_parallelism,
-        options.tags,
+        kind="tensorflow",
+        path=str(path.absolute()),
         beside_others=nursery.answers,
+        intra_op_parallelism=options.intra_op_parallelism,
+        inter_op_parallelism=options.inter_op_parallelism,
+        tags=options.tags,
     )
     try:
         executor = WorkerExecutor(worker, worker.load(load))

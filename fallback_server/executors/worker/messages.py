@@ -67,21 +67,27 @@ class Imported(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """To a worker: load this, which is the first that it is told.
+    """To a worker: load this, which is the first that it is told. With the model's content, where its kind has a file.
 
     Attributes:
-        path: Absolute.
-        intra_op_parallelism: See `SavedModelOptions`.
+        kind: What runs it, one of `KINDS`.
+        path: Of the version's folder, absolute.
+        beside_others: Whether others answer requests meanwhile.
+        intra_op_parallelism: See `SavedModelOptions`; other libraries take it as well.
         inter_op_parallelism: See `SavedModelOptions`.
         tags: See `SavedModelOptions`.
-        beside_others: Whether others answer requests meanwhile.
+        rows: See `RunSizes`.
+        whole: Signatures whose requests must not be merged.
     """
 
+    kind: str
     path: str
-    intra_op_parallelism: int
-    inter_op_parallelism: int
-    tags: tuple[str, ...]
     beside_others: bool
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+    tags: tuple[str, ...] = ()
+    rows: tuple[int, ...] = (1,)
+    whole: tuple[str, ...] = ()
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
