@@ -1,4 +1,4 @@
-"""One pool of threads for all queues, which are served in turn."""
+"""One pool of threads for all queues, which share its time by their weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+from fallback_server.batching import policy
 from fallback_server.batching.execution import Outcome, execute, unwanted
+from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.batching.queue import BatchQueue, Task
 from fallback_server.batching.runs import LONG_S, Run, Runs
@@ -23,12 +26,28 @@ _SWEEP_S = 0.05
 OnDone = Callable[[Sequence[Outcome]], None]
 
 
+class _Taken(NamedTuple):
+    """A batch that is taken out of its queue.
+
+    Attributes:
+        queue: Whose.
+        tasks: What is in it.
+        run: Its place among those under way.
+        charged_s: What its queue was charged for it so far.
+    """
+
+    queue: BatchQueue
+    tasks: list[Task]
+    run: Run
+    charged_s: float
+
+
 class BatchScheduler:
     """Runs what is submitted, in batches. Never blocks whoever submits: it refuses when too much waits.
 
     `num_batch_threads` batches run at a time, one more of a queue that has none under way, and those that take long
     don't count (see `Runs`): so models that are slow, or hang, can't keep the others waiting. A thread more than run is
-    there to see that, made when it is needed.
+    there to see that, made when it is needed. Among queues that could run it is deficit round robin, in run time.
 
     Args:
         options: The number of batches that run at a time, and the bound on what waits in all queues together.
@@ -46,6 +65,7 @@ class BatchScheduler:
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[BatchQueue, None] = {}
         self._runs = Runs(options.num_batch_threads)
+        self._shares = DeficitRoundRobin()
         self._swept_s: dict[BatchQueue, float] = {}
         self._swept: list[Outcome] = []
         self._bytes = 0
@@ -82,10 +102,9 @@ class BatchScheduler:
             taken, _ = self._take(self._clock())
         if taken is None:
             return False
-        queue, tasks, run = taken
-        self._run(queue, tasks)
+        self._run(taken)
         with self._lock:
-            self._runs.end(run)
+            self._end(taken)
         return True
 
     def stop(self, *, timeout_s: float) -> bool:
@@ -105,6 +124,11 @@ class BatchScheduler:
     def _admit(self, queue: BatchQueue, task: Task, now_s: float) -> ServerError | None:
         if self._stopping:
             return ServerStopping("the server is stopping")
+        if self._is_hopeless(queue, task, now_s):
+            return QueueFull(
+                f"the queue of {queue.name} is too full to answer in time: {queue.rows} rows wait, and "
+                f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
+            )
         if not queue.admits(task.rows):
             self._sweep(queue, now_s)
         if not queue.admits(task.rows):
@@ -126,12 +150,26 @@ class BatchScheduler:
         self._waiting[queue] = None
         return None
 
+    def _is_hopeless(self, queue: BatchQueue, task: Task, now_s: float) -> bool:
+        """Whether a task would wait for longer than its answer has a worth. Under the lock."""
+        if task.deadline_s is None or not queue.rows:
+            return False
+        rows = queue.batch_rows if queue.merges else 1
+        return policy.is_hopeless(
+            left_s=task.deadline_s - now_s,
+            ahead=queue.rows // rows,
+            batch_s=queue.costs.recent_s(rows, now_s),
+            own_s=queue.costs.recent_s(task.rows, now_s),
+            slots=queue.lanes or self._options.num_batch_threads,
+        )
+
     def _sweep(self, queue: BatchQueue, now_s: float) -> None:
         """Frees the places of what nobody waits for in a full queue. Under the lock; `submit` hands it over."""
         if now_s < self._swept_s.get(queue, -math.inf) + _SWEEP_S:
             return
+        before_bytes = queue.bytes
         dropped = queue.drop(lambda task: unwanted(task, now_s) is not None)
-        self._bytes -= sum(task.bytes for task in dropped)
+        self._bytes -= before_bytes - queue.bytes
         if not queue.rows:
             self._waiting.pop(queue, None)
         self._swept_s = {one: at_s for one, at_s in self._swept_s.items() if one in self._waiting}
@@ -147,7 +185,9 @@ class BatchScheduler:
         """
         if not self._idle:
             self._add_thread()
-        elif self._looks_s > now_s + LONG_S or any(self._runs.may_begin_s(one, now_s) <= now_s for one in queues):
+        elif self._looks_s > now_s + LONG_S or any(
+            self._runs.may_begin_s(one, now_s, lanes=one.lanes) <= now_s for one in queues
+        ):
             self._wake.notify(accepted)
 
     def _add_thread(self) -> None:
@@ -165,24 +205,51 @@ class BatchScheduler:
                 raise
             _log.warning("no thread more for batches that wait: %s", error)
 
-    def _take(self, now_s: float) -> tuple[tuple[BatchQueue, list[Task], Run] | None, float]:
+    def _take(self, now_s: float) -> tuple[_Taken | None, float]:
         """The next batch that is due, taken out; or None, and when one may be. Under the lock."""
-        earliest_s = math.inf
+        while True:
+            passed: list[BatchQueue] = []
+            earliest_s = [math.inf]
+            index = self._shares.choose(self._ready(now_s, passed, earliest_s))
+            if index is None:
+                return None, earliest_s[0]
+            taken = self._take_of(passed[index], now_s)
+            if taken is not None:
+                return taken, now_s
+
+    def _ready(self, now_s: float, queues: list[BatchQueue], earliest_s: list[float]) -> Iterator[Turn]:
+        """Who could run a batch now, and is noted; and of the others when the first of them may. Under the lock."""
         for queue in self._waiting:
             due_s = -math.inf if self._stopping else queue.due_at_s()
-            may_s = max(due_s, self._runs.may_begin_s(queue, now_s))
+            may_s = max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes))
             if may_s <= now_s:
-                tasks = queue.take()
-                self._bytes -= sum(task.bytes for task in tasks)
-                # To the end of the line, so that every queue has its turn.
-                del self._waiting[queue]
-                if queue.rows:
-                    self._waiting[queue] = None
-                return (queue, tasks, self._runs.begin(queue, now_s)), now_s
-            earliest_s = min(earliest_s, may_s)
-        return None, earliest_s
+                queues.append(queue)
+                yield queue.turn
+            else:
+                earliest_s[0] = min(earliest_s[0], may_s)
 
-    def _next(self, done: Run | None) -> tuple[BatchQueue, list[Task], Run] | None:
+    def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
+        """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
+        before_bytes = queue.bytes
+        tasks = queue.take(now_s)
+        self._bytes -= before_bytes - queue.bytes
+        # To the end of the line, so that those who have something left are served in turn.
+        del self._waiting[queue]
+        if queue.rows:
+            self._waiting[queue] = None
+        if not tasks:
+            return None
+        charged_s = queue.costs.expected_s(sum(task.size for task in tasks)) or 0.0
+        self._shares.charge(queue.turn, charged_s)
+        return _Taken(queue, tasks, self._runs.begin(queue, now_s, counts=not queue.lanes), charged_s)
+
+    def _end(self, taken: _Taken) -> None:
+        """A batch has run. Under the lock."""
+        self._runs.end(taken.run)
+        took_s = self._clock() - taken.run.begun_s
+        self._shares.charge(taken.queue.turn, took_s - taken.charged_s)
+
+    def _next(self, done: _Taken | None) -> _Taken | None:
         """Waits for a batch; None when this thread is not needed any more.
 
         Args:
@@ -190,9 +257,10 @@ class BatchScheduler:
         """
         with self._lock:
             if done is not None:
-                self._runs.end(done)
+                self._end(done)
                 if self._idle and self._waiting:
                     self._wake.notify()  # What it has passed over may have its turn now.
+                del done
             while True:
                 now_s = self._clock()
                 taken, earliest_s = self._take(now_s)
@@ -216,17 +284,15 @@ class BatchScheduler:
         return self._idle > 0 and len(self._threads) > self._options.num_batch_threads + 1
 
     def _work(self) -> None:
-        done: Run | None = None
+        done: _Taken | None = None
         while (taken := self._next(done)) is not None:
-            queue, tasks, done = taken
-            self._run(queue, tasks)
-            del (
-                taken,
-                tasks,
-            )  # Its tasks hold their inputs, which would stay until this thread has something else to do.
+            self._run(taken)
+            # Its tasks hold their inputs, which would stay until this thread has something else to do.
+            done = taken._replace(tasks=[])
+            del taken
 
-    def _run(self, queue: BatchQueue, tasks: list[Task]) -> None:
-        self._hand_over(queue.name, execute(queue, tasks, clock=self._clock))
+    def _run(self, taken: _Taken) -> None:
+        self._hand_over(taken.queue.name, execute(taken.queue, taken.tasks, clock=self._clock))
 
     def _hand_over(self, name: str, outcomes: Sequence[Outcome]) -> None:
         try:

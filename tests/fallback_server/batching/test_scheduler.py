@@ -66,8 +66,8 @@ def test_what_waits_is_run_together_and_split_by_rows():
 
 
 def test_a_batch_is_never_larger_than_the_bound_but_for_one_large_request():
-    """Full batches in order; a request larger than a batch runs alone."""
-    bench, executor = Bench(max_batch_size_rows=4), FakeExecutor()
+    """Full batches in order; without splitting a request larger than a batch runs alone."""
+    bench, executor = Bench(max_batch_size_rows=4, enable_large_batch_splitting=False), FakeExecutor()
     bench.submit(bench.queue(executor), rows(1, 3), rows(2, 2), rows(3, 2), rows(4, 9), rows(5))
     bench.run()
     assert executor.batches == [3, 4, 9, 1]
