@@ -15,10 +15,11 @@ from fallback_server.core.errors import InvalidInput, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import Array, Executor, Signature
-from fallback_server.executors.registry import Registry
+from fallback_server.executors.choice import Choice
+from fallback_server.executors.registry import AUTO, Registry
+from fallback_server.opening import Opener
 from fallback_server.package_info import PackageInfo, read_package
 from fallback_server.statistics import KeptStatistics, VersionStatistics
-from fallback_server.warmup import warm_up
 
 _WEIGHT = 0.1
 """Of the newest run in the mean: some twenty runs tell of a model that has become slower."""
@@ -44,6 +45,7 @@ class ServedModel:
         executor: Runs it.
         options: How its requests are merged.
         package: What it was published with.
+        choice: Why this executor runs it; None where there was nothing to choose.
         on_run: Told of every run that has ended well.
         clock: Monotonic seconds.
         statistics: What it has answered before; None for nothing.
@@ -53,6 +55,7 @@ class ServedModel:
         queues: Signature name -> where its requests wait.
         statistics: What it has answered.
         package: What it was published with; None where nothing says so.
+        choice: What runs it, and why that does.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class ServedModel:
         options: BatchingOptions,
         package: PackageInfo | None = None,
         *,
+        choice: Choice | None = None,
         on_run: Callable[[BatchRun], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         statistics: VersionStatistics | None = None,
@@ -69,6 +73,7 @@ class ServedModel:
         self.executor = executor
         self.statistics = VersionStatistics() if statistics is None else statistics
         self.package = package
+        self.choice = Choice(kind=executor.kind) if choice is None else choice
         self._options = options
         self._meter = _Meter(clock)
         self.queues: Mapping[str, BatchQueue] = {
@@ -170,6 +175,7 @@ class ServedModelLoader:
         observer: Is told of loads and runs.
         clock: Monotonic seconds.
         kept: What versions have answered before they were loaded anew; None where each load begins at nothing.
+        kind: What is to run it; `AUTO` for what its files say, and of several what is faster.
     """
 
     def __init__(
@@ -185,8 +191,10 @@ class ServedModelLoader:
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         kept: KeptStatistics | None = None,
+        kind: str = AUTO,
     ) -> None:
         self._kept = kept
+        self._kind = kind
         self._servable_id = servable_id
         self._path = path
         self._registry = registry
@@ -206,7 +214,7 @@ class ServedModelLoader:
 
     def estimated_bytes(self) -> int:
         """See `Loader.estimated_bytes`."""
-        return self._registry.estimated_bytes(self._path)
+        return self._registry.estimated_bytes(self._path, self._kind)
 
     def load(self) -> ServedModel:
         """See `Loader.load`."""
@@ -233,20 +241,29 @@ class ServedModelLoader:
         options = self._options if self._batching_for is None else self._batching_for(self._path, self._options)
         loss = _Loss(self._on_lost)
         title = f"{self._servable_id.name}/{self._servable_id.version}"
-        executor = self._registry.open(self._path, loss.tell, title=title, stop=self._stop)
+        opened = Opener(
+            self._registry,
+            self._path,
+            options,
+            kind=self._kind,
+            title=title,
+            on_lost=loss.tell,
+            stop=self._stop,
+            warm=self._warm,
+        ).open()
         try:
-            warm_up(executor, self._path, options, enabled=self._warm)
             model = ServedModel(
                 self._servable_id,
-                executor,
+                opened.executor,
                 options,
                 read_package(self._path),
+                choice=opened.choice,
                 on_run=self._ran,
                 clock=self._clock,
                 statistics=None if self._kept is None else self._kept.of(self._servable_id),
             )
         except BaseException:
-            executor.close()
+            opened.executor.close()
             raise
         loss.is_of(model)
         return model

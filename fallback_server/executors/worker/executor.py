@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
 from fallback_server.core.loader import LoadStop
-from fallback_server.executors.base import Array, GivenInputs, Signature, TensorSpec
+from fallback_server.executors.base import Array, GivenInputs, RunSizes, Signature, TensorSpec
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.executors.worker.messages import Entry, Lane, Load, Loaded, Ran, RunRefused, Spec
 from fallback_server.executors.worker.nursery import Nursery
@@ -180,6 +180,7 @@ def open_in_worker(
     title: str,
     on_lost: Callable[[str], None],
     stop: LoadStop | None = None,
+    sizes: RunSizes | None = None,
 ) -> WorkerExecutor:
     """Loads the SavedModel in a folder, in a process of its own.
 
@@ -190,10 +191,12 @@ def open_in_worker(
         title: For logs.
         on_lost: Called once, in any thread, when the process ends without having been closed; with how it ended.
         stop: Ends the process until the load is over.
+        sizes: Not needed: TensorFlow prepares for none.
 
     Raises:
         LoadFailed: it can't be loaded, or its process ended meanwhile.
     """
+    del sizes
     worker = nursery.spawn(title)
     if stop is not None:
         stop.calls(worker.kill_soon)
