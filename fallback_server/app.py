@@ -266,4 +266,10 @@ class Server:
             batching_for=batching_for if options.per_model else None,
             observer=self._metrics,
             kept=self._kept,
+            kind=self._executor_of(servable_id.name),
         )
+
+    def _executor_of(self, name: str) -> str:
+        """What is to run a model's versions: as the model says, else as the server does."""
+        said = next((config.executor for config in self.control.configs() if config.name == name), "")
+        return said or self._options.executor

@@ -13,7 +13,7 @@ from pathlib import Path
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
-from fallback_server.core.model_config import ModelConfig, check_configs
+from fallback_server.core.model_config import EXECUTORS, ModelConfig, check_configs
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.flag_table import DEFAULT_METRICS_PATH, MAX_MESSAGE_BYTES
 
@@ -221,6 +221,7 @@ class ServerOptions:
         manager: How versions are loaded.
         batching: How requests are merged.
         saved_model: How TensorFlow runs.
+        executor: What runs models that say nothing of it themselves, one of `EXECUTORS`.
         warm_up: Whether versions are run before they serve.
         check_method_names: Whether Classify and Regress look at a signature's method name.
         metrics_path: Where REST gives the metrics out; None for nowhere.
@@ -232,6 +233,7 @@ class ServerOptions:
     manager: ManagerOptions = field(default_factory=ManagerOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     saved_model: SavedModelOptions = field(default_factory=SavedModelOptions)
+    executor: str = EXECUTORS[0]
     warm_up: bool = True
     check_method_names: bool = False
     metrics_path: str | None = DEFAULT_METRICS_PATH

@@ -11,6 +11,7 @@ from typing import Any
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.manager import ManagerOptions
+from fallback_server.core.model_config import EXECUTORS
 
 Value = bool | int | float | str | None
 
@@ -156,6 +157,13 @@ _LOADING = _flags(
         "",
         "between two attempts to load; below 0 is as 0",
     ),
+    (
+        "executor",
+        _TEXT,
+        EXECUTORS[0],
+        "",
+        "what runs models; auto: what their files say, and of several what is faster",
+    ),
     ("*enable_model_warmup", _BOOL, True, "", "runs a version before it serves: on its recorded requests, or on zeros"),
 )
 
@@ -243,6 +251,7 @@ _PROCESS = _flags(
 )
 
 _MORE: dict[str, dict[str, Any]] = {
+    "executor": {"choices": EXECUTORS},
     "log_level": {"choices": ("debug", "info", "warning", "error")},
     "transport": {"choices": ("grpcio", "native"), "only": ("grpcio", "gRPC is spoken by grpcio alone so far")},
     "enable_grpc_healthcheck_service": {"only": (True, "health can always be asked for")},
@@ -258,7 +267,8 @@ FLAGS: Mapping[str, Flag] = {
 }
 """Every flag of the server, by name."""
 
-_TFLITE = "a version is served from its SavedModel; TensorFlow Lite models run on the devices"
+_TFLITE = "the faster of SavedModel and model.tflite serves where both answer alike; --executor pins one"
+_INTERPRETERS = "each size of a batch has interpreters of its own, as many as there are batch threads"
 _GPU = "models run on CPUs here"
 _TPU = "there is no TPU here"
 _SESSION = "TensorFlow's threads are set by --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism"
@@ -270,10 +280,10 @@ REFUSED: Mapping[str, str] = {
     "that doesn't; --allow_version_labels_for_unavailable_models lets new ones wait",
     "mixed_precision": "it changes a model's answers; export the model in the precision that is wanted",
     "num_request_iterations_for_warmup": "each recorded request is run once",
-    "num_tflite_interpreters_per_pool": _TFLITE,
-    "num_tflite_pools": _TFLITE,
+    "num_tflite_interpreters_per_pool": _INTERPRETERS,
+    "num_tflite_pools": _INTERPRETERS,
     "per_process_gpu_memory_fraction": _GPU,
-    "platform_config_file": "there is one platform, tensorflow, and flags for what can be set of it",
+    "platform_config_file": "what runs a model follows from its files, and there are flags for what can be set of it",
     "prefer_tflite_model": _TFLITE,
     "remove_unused_fields_from_bundle_metagraph": "the server keeps no graph: its signatures alone",
     "skip_initialize_tpu": _TPU,

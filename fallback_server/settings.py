@@ -151,6 +151,7 @@ class _Builder:
                 manager=manager,
                 batching=batching,
                 saved_model=saved_model,
+                executor=settings.text("executor"),
                 warm_up=settings.switch("enable_model_warmup"),
                 check_method_names=settings.switch("enable_signature_method_name_check"),
                 metrics_path=metrics_path,

@@ -14,6 +14,9 @@ from fallback_server.core.errors import ConfigRefused
 PLATFORMS = ("tensorflow",)
 """As TensorFlow Serving names them."""
 
+EXECUTORS = ("auto", "tensorflow", "litert", "python", "onnx")
+"""What may run a model; `auto` is what its files say, and of several what is faster."""
+
 MAX_MODELS = 10_000
 """More are a mistake: each is looked at on disk at every poll."""
 
@@ -107,6 +110,7 @@ class ModelConfig:
         labels: Label -> version.
         traffic: Version -> weight, for requests that name neither version nor label; empty: the highest answers.
         shadow: A version that is tried beside those that answer; None for none.
+        executor: What runs its versions, one of `EXECUTORS`; empty: what the server has for all.
 
     Raises:
         ConfigRefused: a value is out of its bounds.
@@ -119,8 +123,11 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
     traffic: Mapping[int, float] = field(default_factory=dict)
     shadow: Shadow | None = None
+    executor: str = ""
 
     def __post_init__(self) -> None:
+        if self.executor and self.executor not in EXECUTORS:
+            raise ConfigRefused(f"model {self.name}: executor {self.executor!r} is not one of {', '.join(EXECUTORS)}")
         _check_count(self.name, "labels", self.labels)
         for label, version in self.labels.items():
             check_label(self.name, label)

@@ -9,9 +9,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fallback_server.core.model_config import EXECUTORS
+
 Array = npt.NDArray[np.generic]
 
-KINDS = ("tensorflow", "litert", "python", "onnx")
+KINDS = EXECUTORS[1:]
 """What executors there are, by what runs the model."""
 
 VARIABLE = -1

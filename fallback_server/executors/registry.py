@@ -10,6 +10,7 @@ from typing import Protocol
 
 from fallback_server.core.errors import LoadFailed, VersionRefused
 from fallback_server.core.loader import LoadStop
+from fallback_server.core.model_config import EXECUTORS
 from fallback_server.executors import litert_files
 from fallback_server.executors.base import Executor, RunSizes
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
@@ -17,7 +18,7 @@ from fallback_server.executors.tried_litert import litert_bytes, open_tried
 from fallback_server.executors.worker.executor import open_in_worker
 from fallback_server.executors.worker.nursery import NOTHING, Nursery
 
-AUTO = "auto"
+AUTO = EXECUTORS[0]
 """In place of a kind: what the files say, and where they leave a choice, the faster."""
 
 OnGone = Callable[[str], None]

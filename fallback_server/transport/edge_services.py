@@ -179,6 +179,7 @@ def write_version(view: VersionView) -> pb.Version:
     version.queued_rows = view.servable.queued_rows()
     # To a tenth of a millisecond: beyond that every look would find a change.
     version.expected_wait_ms = round(view.servable.expected_wait_ms(), 1)
+    version.executor, version.choice = view.servable.choice.kind, view.servable.choice.why
     package = view.servable.package
     if package is not None:
         version.package_fingerprint = package.fingerprint

@@ -68,6 +68,7 @@ class FakeControl:
                     queued_rows=lambda: self.figures.queued_rows,
                     expected_wait_ms=lambda: self.figures.expected_wait_ms,
                     package=SimpleNamespace(fingerprint="f1", preprocessing_fingerprint="p1"),
+                    choice=SimpleNamespace(kind="litert", why="LiteRT serves"),
                 )
             versions.append(SimpleNamespace(state=state, servable=servable))
         return (

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)fallback_server/protocol/proto/edge.proto\x12\x07\x65\x64ge.v1\"\x10\n\x0e\x43\x61talogRequest\"T\n\rCatalogUpdate\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1e\n\x06models\x18\x03 \x03(\x0b\x32\x0e.edge.v1.Model\"\xc8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x08versions\x18\x02 \x03(\x0b\x32\x10.edge.v1.Version\x12*\n\x06labels\x18\x03 \x03(\x0b\x32\x1a.edge.v1.Model.LabelsEntry\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x04 \x01(\x03\x12,\n\x07traffic\x18\x05 \x03(\x0b\x32\x1b.edge.v1.Model.TrafficEntry\x12\x1b\n\x04hold\x18\x06 \x01(\x0b\x32\r.edge.v1.Hold\x12\x1f\n\x06shadow\x18\x07 \x01(\x0b\x32\x0f.edge.v1.Shadow\x12\x39\n\x0ewaiting_labels\x18\x08 \x03(\x0b\x32!.edge.v1.Model.WaitingLabelsEntry\x12\x0c\n\x04note\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x34\n\x12WaitingLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"&\n\x04Hold\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x61\x62ove\x18\x02 \x01(\x03\"(\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\"\x94\x02\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.edge.v1.Version.State\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x1b\n\x13package_fingerprint\x18\x04 \x01(\t\x12!\n\x19preprocessing_fingerprint\x18\x05 \x01(\t\x12\x13\n\x0bqueued_rows\x18\x06 \x01(\x03\x12\x18\n\x10\x65xpected_wait_ms\x18\x07 \x01(\x01\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"@\n\x0fSetLabelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"$\n\x10SetLabelResponse\x12\x10\n\x08previous\x18\x01 \x01(\x03\"\xc6\x01\n\x04Move\x12\r\n\x05label\x18\x01 \x01(\t\x12)\n\x06\x62\x65\x66ore\x18\x02 \x03(\x0b\x32\x19.edge.v1.Move.BeforeEntry\x12\'\n\x05\x61\x66ter\x18\x03 \x03(\x0b\x32\x18.edge.v1.Move.AfterEntry\x1a-\n\x0b\x42\x65\x66oreEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nAfterEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8c\x01\n\x11SetTrafficRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x38\n\x07traffic\x18\x02 \x03(\x0b\x32\'.edge.v1.SetTrafficRequest.TrafficEntry\x1a.\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x12SetTrafficResponse\x12\x1b\n\x04move\x18\x01 \x01(\x0b\x32\r.edge.v1.Move\"=\n\x0fRollbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"i\n\x10RollbackResponse\x12\x14\n\x0c\x66rom_version\x18\x01 \x01(\x03\x12\x12\n\nto_version\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\x1c\n\x05moves\x18\x04 \x03(\x0b\x32\r.edge.v1.Move\"\x0f\n\rReloadRequest\"1\n\x0eReloadResponse\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07removed\x18\x02 \x03(\t\"L\n\x0ePackageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x07\n\x05which\":\n\x0bPackageFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"i\n\x12PackageDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.edge.v1.PackageFile\"\\\n\x0c\x46\x65tchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x03\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32}\n\x07\x43\x61talog\x12\x36\n\x03Get\x12\x17.edge.v1.CatalogRequest\x1a\x16.edge.v1.CatalogUpdate\x12:\n\x05Watch\x12\x17.edge.v1.CatalogRequest\x1a\x16.edge.v1.CatalogUpdate0\x01\x32\x8e\x02\n\x08Operator\x12?\n\x08SetLabel\x12\x18.edge.v1.SetLabelRequest\x1a\x19.edge.v1.SetLabelResponse\x12\x45\n\nSetTraffic\x12\x1a.edge.v1.SetTrafficRequest\x1a\x1b.edge.v1.SetTrafficResponse\x12?\n\x08Rollback\x12\x18.edge.v1.RollbackRequest\x1a\x19.edge.v1.RollbackResponse\x12\x39\n\x06Reload\x12\x16.edge.v1.ReloadRequest\x1a\x17.edge.v1.ReloadResponse2~\n\x08\x44\x65livery\x12@\n\x08\x44\x65scribe\x12\x17.edge.v1.PackageRequest\x1a\x1b.edge.v1.PackageDescription\x12\x30\n\x05\x46\x65tch\x12\x15.edge.v1.FetchRequest\x1a\x0e.edge.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)fallback_server/protocol/proto/edge.proto\x12\x07\x65\x64ge.v1\"\x10\n\x0e\x43\x61talogRequest\"T\n\rCatalogUpdate\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1e\n\x06models\x18\x03 \x03(\x0b\x32\x0e.edge.v1.Model\"\xc8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x08versions\x18\x02 \x03(\x0b\x32\x10.edge.v1.Version\x12*\n\x06labels\x18\x03 \x03(\x0b\x32\x1a.edge.v1.Model.LabelsEntry\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x04 \x01(\x03\x12,\n\x07traffic\x18\x05 \x03(\x0b\x32\x1b.edge.v1.Model.TrafficEntry\x12\x1b\n\x04hold\x18\x06 \x01(\x0b\x32\r.edge.v1.Hold\x12\x1f\n\x06shadow\x18\x07 \x01(\x0b\x32\x0f.edge.v1.Shadow\x12\x39\n\x0ewaiting_labels\x18\x08 \x03(\x0b\x32!.edge.v1.Model.WaitingLabelsEntry\x12\x0c\n\x04note\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a.\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x34\n\x12WaitingLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"&\n\x04Hold\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05\x61\x62ove\x18\x02 \x01(\x03\"(\n\x06Shadow\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\"\xb6\x02\n\x07Version\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.edge.v1.Version.State\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x1b\n\x13package_fingerprint\x18\x04 \x01(\t\x12!\n\x19preprocessing_fingerprint\x18\x05 \x01(\t\x12\x13\n\x0bqueued_rows\x18\x06 \x01(\x03\x12\x18\n\x10\x65xpected_wait_ms\x18\x07 \x01(\x01\x12\x10\n\x08\x65xecutor\x18\x08 \x01(\t\x12\x0e\n\x06\x63hoice\x18\t \x01(\t\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"@\n\x0fSetLabelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"$\n\x10SetLabelResponse\x12\x10\n\x08previous\x18\x01 \x01(\x03\"\xc6\x01\n\x04Move\x12\r\n\x05label\x18\x01 \x01(\t\x12)\n\x06\x62\x65\x66ore\x18\x02 \x03(\x0b\x32\x19.edge.v1.Move.BeforeEntry\x12\'\n\x05\x61\x66ter\x18\x03 \x03(\x0b\x32\x18.edge.v1.Move.AfterEntry\x1a-\n\x0b\x42\x65\x66oreEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nAfterEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8c\x01\n\x11SetTrafficRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x38\n\x07traffic\x18\x02 \x03(\x0b\x32\'.edge.v1.SetTrafficRequest.TrafficEntry\x1a.\n\x0cTrafficEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x12SetTrafficResponse\x12\x1b\n\x04move\x18\x01 \x01(\x0b\x32\r.edge.v1.Move\"=\n\x0fRollbackRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"i\n\x10RollbackResponse\x12\x14\n\x0c\x66rom_version\x18\x01 \x01(\x03\x12\x12\n\nto_version\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\x1c\n\x05moves\x18\x04 \x03(\x0b\x32\r.edge.v1.Move\"\x0f\n\rReloadRequest\"1\n\x0eReloadResponse\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07removed\x18\x02 \x03(\t\"L\n\x0ePackageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x07\n\x05which\":\n\x0bPackageFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"i\n\x12PackageDescription\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.edge.v1.PackageFile\"\\\n\x0c\x46\x65tchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x03\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32}\n\x07\x43\x61talog\x12\x36\n\x03Get\x12\x17.edge.v1.CatalogRequest\x1a\x16.edge.v1.CatalogUpdate\x12:\n\x05Watch\x12\x17.edge.v1.CatalogRequest\x1a\x16.edge.v1.CatalogUpdate0\x01\x32\x8e\x02\n\x08Operator\x12?\n\x08SetLabel\x12\x18.edge.v1.SetLabelRequest\x1a\x19.edge.v1.SetLabelResponse\x12\x45\n\nSetTraffic\x12\x1a.edge.v1.SetTrafficRequest\x1a\x1b.edge.v1.SetTrafficResponse\x12?\n\x08Rollback\x12\x18.edge.v1.RollbackRequest\x1a\x19.edge.v1.RollbackResponse\x12\x39\n\x06Reload\x12\x16.edge.v1.ReloadRequest\x1a\x17.edge.v1.ReloadResponse2~\n\x08\x44\x65livery\x12@\n\x08\x44\x65scribe\x12\x17.edge.v1.PackageRequest\x1a\x1b.edge.v1.PackageDescription\x12\x30\n\x05\x46\x65tch\x12\x15.edge.v1.FetchRequest\x1a\x0e.edge.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,47 +60,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHADOW']._serialized_start=657
   _globals['_SHADOW']._serialized_end=697
   _globals['_VERSION']._serialized_start=700
-  _globals['_VERSION']._serialized_end=976
-  _globals['_VERSION_STATE']._serialized_start=893
-  _globals['_VERSION_STATE']._serialized_end=976
-  _globals['_SETLABELREQUEST']._serialized_start=978
-  _globals['_SETLABELREQUEST']._serialized_end=1042
-  _globals['_SETLABELRESPONSE']._serialized_start=1044
-  _globals['_SETLABELRESPONSE']._serialized_end=1080
-  _globals['_MOVE']._serialized_start=1083
-  _globals['_MOVE']._serialized_end=1281
-  _globals['_MOVE_BEFOREENTRY']._serialized_start=1190
-  _globals['_MOVE_BEFOREENTRY']._serialized_end=1235
-  _globals['_MOVE_AFTERENTRY']._serialized_start=1237
-  _globals['_MOVE_AFTERENTRY']._serialized_end=1281
-  _globals['_SETTRAFFICREQUEST']._serialized_start=1284
-  _globals['_SETTRAFFICREQUEST']._serialized_end=1424
+  _globals['_VERSION']._serialized_end=1010
+  _globals['_VERSION_STATE']._serialized_start=927
+  _globals['_VERSION_STATE']._serialized_end=1010
+  _globals['_SETLABELREQUEST']._serialized_start=1012
+  _globals['_SETLABELREQUEST']._serialized_end=1076
+  _globals['_SETLABELRESPONSE']._serialized_start=1078
+  _globals['_SETLABELRESPONSE']._serialized_end=1114
+  _globals['_MOVE']._serialized_start=1117
+  _globals['_MOVE']._serialized_end=1315
+  _globals['_MOVE_BEFOREENTRY']._serialized_start=1224
+  _globals['_MOVE_BEFOREENTRY']._serialized_end=1269
+  _globals['_MOVE_AFTERENTRY']._serialized_start=1271
+  _globals['_MOVE_AFTERENTRY']._serialized_end=1315
+  _globals['_SETTRAFFICREQUEST']._serialized_start=1318
+  _globals['_SETTRAFFICREQUEST']._serialized_end=1458
   _globals['_SETTRAFFICREQUEST_TRAFFICENTRY']._serialized_start=515
   _globals['_SETTRAFFICREQUEST_TRAFFICENTRY']._serialized_end=561
-  _globals['_SETTRAFFICRESPONSE']._serialized_start=1426
-  _globals['_SETTRAFFICRESPONSE']._serialized_end=1475
-  _globals['_ROLLBACKREQUEST']._serialized_start=1477
-  _globals['_ROLLBACKREQUEST']._serialized_end=1538
-  _globals['_ROLLBACKRESPONSE']._serialized_start=1540
-  _globals['_ROLLBACKRESPONSE']._serialized_end=1645
-  _globals['_RELOADREQUEST']._serialized_start=1647
-  _globals['_RELOADREQUEST']._serialized_end=1662
-  _globals['_RELOADRESPONSE']._serialized_start=1664
-  _globals['_RELOADRESPONSE']._serialized_end=1713
-  _globals['_PACKAGEREQUEST']._serialized_start=1715
-  _globals['_PACKAGEREQUEST']._serialized_end=1791
-  _globals['_PACKAGEFILE']._serialized_start=1793
-  _globals['_PACKAGEFILE']._serialized_end=1851
-  _globals['_PACKAGEDESCRIPTION']._serialized_start=1853
-  _globals['_PACKAGEDESCRIPTION']._serialized_end=1958
-  _globals['_FETCHREQUEST']._serialized_start=1960
-  _globals['_FETCHREQUEST']._serialized_end=2052
-  _globals['_CHUNK']._serialized_start=2054
-  _globals['_CHUNK']._serialized_end=2075
-  _globals['_CATALOG']._serialized_start=2077
-  _globals['_CATALOG']._serialized_end=2202
-  _globals['_OPERATOR']._serialized_start=2205
-  _globals['_OPERATOR']._serialized_end=2475
-  _globals['_DELIVERY']._serialized_start=2477
-  _globals['_DELIVERY']._serialized_end=2603
+  _globals['_SETTRAFFICRESPONSE']._serialized_start=1460
+  _globals['_SETTRAFFICRESPONSE']._serialized_end=1509
+  _globals['_ROLLBACKREQUEST']._serialized_start=1511
+  _globals['_ROLLBACKREQUEST']._serialized_end=1572
+  _globals['_ROLLBACKRESPONSE']._serialized_start=1574
+  _globals['_ROLLBACKRESPONSE']._serialized_end=1679
+  _globals['_RELOADREQUEST']._serialized_start=1681
+  _globals['_RELOADREQUEST']._serialized_end=1696
+  _globals['_RELOADRESPONSE']._serialized_start=1698
+  _globals['_RELOADRESPONSE']._serialized_end=1747
+  _globals['_PACKAGEREQUEST']._serialized_start=1749
+  _globals['_PACKAGEREQUEST']._serialized_end=1825
+  _globals['_PACKAGEFILE']._serialized_start=1827
+  _globals['_PACKAGEFILE']._serialized_end=1885
+  _globals['_PACKAGEDESCRIPTION']._serialized_start=1887
+  _globals['_PACKAGEDESCRIPTION']._serialized_end=1992
+  _globals['_FETCHREQUEST']._serialized_start=1994
+  _globals['_FETCHREQUEST']._serialized_end=2086
+  _globals['_CHUNK']._serialized_start=2088
+  _globals['_CHUNK']._serialized_end=2109
+  _globals['_CATALOG']._serialized_start=2111
+  _globals['_CATALOG']._serialized_end=2236
+  _globals['_OPERATOR']._serialized_start=2239
+  _globals['_OPERATOR']._serialized_end=2509
+  _globals['_DELIVERY']._serialized_start=2511
+  _globals['_DELIVERY']._serialized_end=2637
 # @@protoc_insertion_point(module_scope)

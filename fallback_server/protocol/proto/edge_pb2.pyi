@@ -81,7 +81,7 @@ class Shadow(_message.Message):
     def __init__(self, version: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("version", "state", "error", "package_fingerprint", "preprocessing_fingerprint", "queued_rows", "expected_wait_ms")
+    __slots__ = ("version", "state", "error", "package_fingerprint", "preprocessing_fingerprint", "queued_rows", "expected_wait_ms", "executor", "choice")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNKNOWN: _ClassVar[Version.State]
@@ -103,6 +103,8 @@ class Version(_message.Message):
     PREPROCESSING_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_ROWS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     version: int
     state: Version.State
     error: str
@@ -110,7 +112,9 @@ class Version(_message.Message):
     preprocessing_fingerprint: str
     queued_rows: int
     expected_wait_ms: float
-    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[Version.State, str]] = ..., error: _Optional[str] = ..., package_fingerprint: _Optional[str] = ..., preprocessing_fingerprint: _Optional[str] = ..., queued_rows: _Optional[int] = ..., expected_wait_ms: _Optional[float] = ...) -> None: ...
+    executor: str
+    choice: str
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[Version.State, str]] = ..., error: _Optional[str] = ..., package_fingerprint: _Optional[str] = ..., preprocessing_fingerprint: _Optional[str] = ..., queued_rows: _Optional[int] = ..., expected_wait_ms: _Optional[float] = ..., executor: _Optional[str] = ..., choice: _Optional[str] = ...) -> None: ...
 
 class SetLabelRequest(_message.Message):
     __slots__ = ("model", "label", "version")
