@@ -115,11 +115,10 @@ class Asker:
         """Asks at an even rate, none waiting for another."""
         begun, count = time.monotonic(), 0
         while count < rate_hz * seconds and not (stop is not None and stop.is_set()):
-            time.sleep(max(begun + count / rate_hz - time.monotonic(), 0))
-            # What a sleep has overslept is made up for.
-            while count <= (time.monotonic() - begun) * rate_hz and count < rate_hz * seconds:
-                self.ask()
-                count += 1
+            if (wait_s := begun + count / rate_hz - time.monotonic()) > 0:
+                time.sleep(wait_s)
+            self.ask()
+            count += 1
 
     def capacity_hz(self, outstanding: int, seconds: float) -> float:
         """Answers a second while so many are always open."""

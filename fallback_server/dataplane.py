@@ -63,6 +63,7 @@ class PredictCall:
         deadline_s: The instant, of the data plane's clock, after which the answer is worthless; None for none.
         verb: What is asked: the rules for signature and outputs follow from it.
         examples: Serialized Examples in place of inputs, for CLASSIFY and REGRESS.
+        priority: Over 0 is served before others of its signature, under 0 after them; see `policy.precedence_s`.
         client_key: Who asks: where traffic is split, equal keys get the same version. Empty: nobody in particular.
         preprocessing: The fingerprint of what made the inputs; empty where that is not said.
         entrypoint: For the metrics: "GRPC" or "REST".
@@ -82,6 +83,7 @@ class PredictCall:
         "left_s",
         "output_filter",
         "preprocessing",
+        "priority",
         "signature",
         "started_s",
         "target",
@@ -102,6 +104,7 @@ class PredictCall:
         preprocessing: str = "",
         entrypoint: str = "GRPC",
         entry_point: EntryPoint | None = None,
+        priority: int = 0,
     ) -> None:
         self.target = target
         self.signature = signature
@@ -114,6 +117,7 @@ class PredictCall:
         self.preprocessing = preprocessing
         self.entrypoint = entrypoint
         self.entry_point = entry_point
+        self.priority = priority
         self.started_s = 0.0
         self.left_s: float | None = None
 
@@ -197,10 +201,19 @@ class DataPlane:
         self.clock = clock
         self.scheduler = BatchScheduler(options=options, on_done=self._done, clock=clock)
 
-    def predict(self, calls: Sequence[PredictCall], settle: Settle) -> None:
+    def predict(
+        self, calls: Sequence[PredictCall], settle: Settle, *, here: bool = False, inline_s: float | None = None
+    ) -> None:
         """Queues calls. Each is settled once: at once, in this thread, when it is refused, otherwise when it has run.
 
         A transport that gets several calls at a time should hand them over together: one lock for all of them.
+
+        Args:
+            calls: What is asked.
+            settle: Takes the answers.
+            here: Whether what is over sooner than another thread would begin it is run in this one: then `settle` has
+                its answers before this returns. See `BatchScheduler.run_here`.
+            inline_s: How long such a run may take; None: as the server's options say.
         """
         refused: list[tuple[PredictCall, Answer]] = []
         items: list[tuple[BatchQueue, Task]] = []
@@ -219,7 +232,8 @@ class DataPlane:
                 admitted.append(shadow[0])
                 items.append(shadow[1])
         if items:
-            for caller, refusal in zip(admitted, self.scheduler.submit(items), strict=True):
+            refusals = self.scheduler.run_here(items, inline_s=inline_s) if here else self.scheduler.submit(items)
+            for caller, refusal in zip(admitted, refusals, strict=True):
                 if refusal is not None:
                     caller.settle([(caller.call, refusal)])
                     self._let_go(caller, refusal, refusal)
@@ -295,7 +309,9 @@ class DataPlane:
             handle.close()
             raise
         caller = _Admitted(call, handle, name, settle)
-        task = Task(caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows)
+        task = Task(
+            caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows, priority=_level(call.priority)
+        )
         return caller, (handle.servable.queues[name], task)
 
     def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:
@@ -379,6 +395,11 @@ class DataPlane:
     def _tell(self, call: PredictCall, servable_id: ServableId | None, answer: Answer) -> None:
         if self._observe is not None:
             self._observe(call, servable_id, answer, self.clock() - call.started_s)
+
+
+def _level(priority: int) -> int:
+    """One of three: further steps would let whom nobody knows overtake others by more than a second."""
+    return (priority > 0) - (priority < 0)
 
 
 def _entry_point(call: PredictCall, servable: ServedModel) -> str:

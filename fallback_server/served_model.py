@@ -21,6 +21,9 @@ from fallback_server.opening import Opener
 from fallback_server.package_info import PackageInfo, read_package
 from fallback_server.statistics import KeptStatistics, VersionStatistics
 
+MAX_LANES = 64
+"""How many requests of a model that merges them itself reach it at the same time: as many as go to a worker."""
+
 _WEIGHT = 0.1
 """Of the newest run in the mean: some twenty runs tell of a model that has become slower."""
 
@@ -75,6 +78,7 @@ class ServedModel:
         self.package = package
         self.choice = Choice(kind=executor.kind) if choice is None else choice
         self._options = options
+        self._clock = clock
         self._meter = _Meter(clock)
         self.queues: Mapping[str, BatchQueue] = {
             name: BatchQueue(
@@ -83,6 +87,9 @@ class ServedModel:
                 options=options,
                 merges=signature.batches,
                 on_run=functools.partial(_ran, self.statistics, on_run),
+                variable_axes={key: spec.variable_axes for key, spec in signature.inputs.items()},
+                lanes=MAX_LANES if signature.batches_inside else 0,
+                in_process=executor.in_process,
             )
             for name, signature in executor.signatures.items()
         }
@@ -96,6 +103,12 @@ class ServedModel:
     def platform(self) -> str:
         """What runs it, as TensorFlow Serving names platforms."""
         return getattr(self.executor, "platform", "tensorflow")
+
+    @property
+    def short(self) -> bool:
+        """Whether its runs are over sooner than another thread would begin them; see `BatchScheduler.run_here`."""
+        now_s, bound_s = self._clock(), self._options.max_inline_us / 1e6
+        return any(queue.is_short(1, now_s, bound_s=bound_s) for queue in self.queues.values())
 
     def queued_rows(self) -> int:
         """How many rows wait, over all signatures."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
-from fallback_server.batching.costs import RunCosts
+from fallback_server.batching.costs import RECENT_S, RunCosts
 from fallback_server.batching.fairness import Turn
 from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
@@ -19,6 +20,9 @@ __all__ = ["Array", "BatchQueue", "BatchRun", "Caller", "Run", "Task"]
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs a model on inputs by name; outputs by name. Thread-safe."""
+
+TOO_LONG = 4
+"""Times as long as whoever brings a request may run it."""
 
 _keys = itertools.count()
 
@@ -54,6 +58,7 @@ class BatchQueue:
         on_run: Told of every run that has ended well, in the thread that ran it; must not raise. None for nobody.
         variable_axes: Input name -> its variable dimensions but the first, which may be padded where options say so.
         lanes: How many of its runs may be under way, beside all others; 0: as the scheduler shares out its threads.
+        in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
 
     Attributes:
         name: For logs.
@@ -79,6 +84,7 @@ class BatchQueue:
         on_run: Callable[[BatchRun], None] | None = None,
         variable_axes: Mapping[str, frozenset[int]] | None = None,
         lanes: int = 0,
+        in_process: bool = False,
     ) -> None:
         self.name = name
         self.run = run
@@ -93,6 +99,8 @@ class BatchQueue:
         self.costs = RunCosts()
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
+        self._in_process = in_process
+        self._threads_until_s = -math.inf
         self._groups: dict[Shapes, Group] = {}
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
@@ -148,10 +156,22 @@ class BatchQueue:
     def ran(self, run: BatchRun, now_s: float) -> None:
         """A run has ended well, now."""
         self.costs.record(run.padded_rows, run.run_s, now_s)
+        if run.run_s > TOO_LONG * self.options.max_inline_us / 1e6:
+            self._threads_until_s = now_s + RECENT_S
         if self._target is not None:
             self._target.ran(rows=run.rows, oldest_s=max(run.queued_s, default=0.0) + run.run_s, run_s=run.run_s)
         if self.on_run is not None:
             self.on_run(run)
+
+    def is_short(self, rows: int, now_s: float, *, bound_s: float) -> bool:
+        """Whether a run of so many rows is over sooner than another thread would have begun it.
+
+        Not before runs were measured, nor for a second after one has taken `TOO_LONG` times `max_inline_us`.
+        """
+        if not self._in_process or now_s < self._threads_until_s:
+            return False
+        run_s = self.costs.expected_s(rows)
+        return run_s is not None and run_s <= bound_s
 
     @property
     def batch_rows(self) -> int:

@@ -7,14 +7,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fallback_server.batching import policy
 from fallback_server.batching.execution import Outcome, execute, unwanted
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
-from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.queue import TOO_LONG, BatchQueue, Task
 from fallback_server.batching.runs import LONG_S, Run, Runs
 from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError, ServerStopping
 
@@ -95,6 +96,67 @@ class BatchScheduler:
         if swept:
             self._hand_over("a full queue", swept)
         return refusals
+
+    def run_here(
+        self, items: Sequence[tuple[BatchQueue, Task]], *, inline_s: float | None = None
+    ) -> list[ServerError | None]:
+        """As `submit`; but what is over sooner than a thread would wake up for it is run in this one.
+
+        That is what came for queues in which nothing waits and whose runs are short (`BatchQueue.is_short`), where a
+        batch may begin now. `on_done` has its outcomes before this returns. The rest goes to the threads, as does what
+        is left when this thread has run for `TOO_LONG` times the bound.
+
+        Args:
+            items: As in `submit`.
+            inline_s: How long a run may take for that; None: the options' `max_inline_us`.
+        """
+        bound_s = self._options.max_inline_us / 1e6 if inline_s is None else inline_s
+        now_s = self._clock()
+        until_s = now_s + TOO_LONG * bound_s
+        with self._lock:
+            own = self._short(items, now_s, bound_s)
+            refusals = [self._admit(queue, task, now_s) for queue, task in items]
+            others = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in own]
+            if others:
+                self._call_threads(others, len(others), now_s)
+            taken = self._take_here(own, now_s)
+            swept, self._swept = self._swept, []
+        if swept:
+            self._hand_over("a full queue", swept)
+        while taken is not None:
+            self._run(taken)
+            with self._lock:
+                self._end(taken)
+                now_s = self._clock()
+                taken = self._take_here(own, now_s) if now_s < until_s else None
+                if self._waiting and self._idle and taken is None:
+                    self._wake.notify()
+        return refusals
+
+    def _short(self, items: Sequence[tuple[BatchQueue, Task]], now_s: float, bound_s: float) -> dict[BatchQueue, None]:
+        """Whose items are to be run here. Under the lock."""
+        rows: Counter[BatchQueue] = Counter()
+        for queue, task in items:
+            rows[queue] += task.rows
+        return {
+            queue: None
+            for queue, count in rows.items()
+            if not queue.rows and queue.is_short(min(count, queue.batch_rows), now_s, bound_s=bound_s)
+        }
+
+    def _take_here(self, own: Iterable[BatchQueue], now_s: float) -> _Taken | None:
+        """A batch of one of these that may begin now; what may not is left to the threads. Under the lock."""
+        for queue in own:
+            if not queue.rows:
+                continue
+            due_s = -math.inf if self._stopping else queue.due_at_s()
+            if max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes)) <= now_s:
+                taken = self._take_of(queue, now_s)
+                if taken is not None:
+                    return taken
+            elif queue in self._waiting:
+                self._call_threads([queue], 1, now_s)
+        return None
 
     def step(self) -> bool:
         """Runs the batch that is due, in this thread; False when none is. What the threads do, for tests."""

@@ -35,6 +35,11 @@ class TensorSpec:
     shape: tuple[int, ...] | None
 
     @property
+    def variable_axes(self) -> frozenset[int]:
+        """The dimensions whose sizes the caller chooses, the rows' own not among them; none of an unknown rank."""
+        return frozenset(axis for axis, size in enumerate(self.shape or ()) if axis and size == VARIABLE)
+
+    @property
     def has_batch_axis(self) -> bool:
         """Whether the first dimension is variable."""
         return bool(self.shape) and self.shape is not None and self.shape[0] == VARIABLE
@@ -63,8 +68,9 @@ class Signature:
         outputs: By name.
         method: What it says that it is for, such as `tensorflow/serving/predict`; empty where it says nothing.
         mixes_rows: Whether a trial showed that a row's answer depends on the rows beside it.
-        batches: Whether every input and output has a variable first dimension, and no trial showed that rows mix: then
-            requests may be merged.
+        batches_inside: Whether the model merges what reaches it at the same time: then requests are to reach it so.
+        batches: Whether every input and output has a variable first dimension, no trial showed that rows mix, and the
+            model doesn't merge rows itself: then requests may be merged.
     """
 
     name: str
@@ -72,12 +78,13 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     method: str = ""
     mixes_rows: bool = False
+    batches_inside: bool = False
     batches: bool = field(init=False)
 
     def __post_init__(self) -> None:
         specs = (*self.inputs.values(), *self.outputs.values())
         batches = bool(self.inputs) and all(spec.has_batch_axis for spec in specs)
-        object.__setattr__(self, "batches", batches and not self.mixes_rows)
+        object.__setattr__(self, "batches", batches and not self.mixes_rows and not self.batches_inside)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
