@@ -11,11 +11,11 @@ from typing import Protocol
 from fallback_server.core.errors import LoadFailed, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.model_config import EXECUTORS
-from fallback_server.executors import litert_files
+from fallback_server.executors import litert_files, onnx, python_servable
 from fallback_server.executors.base import Executor, RunSizes
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
 from fallback_server.executors.tried_litert import litert_bytes, open_tried
-from fallback_server.executors.worker.executor import open_in_worker
+from fallback_server.executors.worker.executor import open_in_plain_worker, open_in_worker
 from fallback_server.executors.worker.nursery import NOTHING, Nursery
 
 AUTO = EXECUTORS[0]
@@ -162,6 +162,20 @@ def default_registry(saved_model: SavedModelOptions) -> Registry:
                 open=functools.partial(open_tried, nursery=plain, threads=saved_model.intra_op_parallelism),
                 estimated_bytes=litert_bytes,
                 holds=litert_files.holds_litert,
+            ),
+            Platform(
+                name="python",
+                files=(python_servable.FILE,),
+                open=functools.partial(open_in_plain_worker, kind="python", nursery=plain),
+                estimated_bytes=python_servable.folder_bytes,
+            ),
+            Platform(
+                name="onnx",
+                files=(onnx.FILE,),
+                open=functools.partial(
+                    onnx.open_onnx_in_worker, nursery=plain, threads=saved_model.intra_op_parallelism
+                ),
+                estimated_bytes=onnx.onnx_bytes,
             ),
         ],
         start=nursery.start,

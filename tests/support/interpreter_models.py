@@ -13,6 +13,7 @@ _OPERATORS = {
     "MUL": (schema.BuiltinOptions.MulOptions, schema.MulOptionsT),
     "CONV_2D": (schema.BuiltinOptions.Conv2DOptions, schema.Conv2DOptionsT),
     "FULLY_CONNECTED": (schema.BuiltinOptions.FullyConnectedOptions, schema.FullyConnectedOptionsT),
+    "GATHER": (schema.BuiltinOptions.GatherOptions, schema.GatherOptionsT),
     "MEAN": (schema.BuiltinOptions.ReducerOptions, schema.ReducerOptionsT),
 }
 

@@ -46,7 +46,25 @@ def _litert(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Ex
     )
 
 
+def _python(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:
+    from fallback_server.executors.python_servable import open_python  # noqa: PLC0415
+
+    del fds
+    make_room()
+    return open_python(Path(load.path))
+
+
+def _onnx(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:
+    from fallback_server.executors.onnx import open_onnx  # noqa: PLC0415
+
+    del fds
+    make_room()
+    return open_onnx(Path(load.path), threads=load.intra_op_parallelism)
+
+
 _OPENERS: dict[str, Callable[[Load, Sequence[int], Callable[[], None]], Executor]] = {
     "tensorflow": _tensorflow,
     "litert": _litert,
+    "python": _python,
+    "onnx": _onnx,
 }
