@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fallback_server.advertiser import Advertiser
+from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import ServerOptions
 from fallback_server.config_file import ConfigFile, batching_for
 from fallback_server.control import Control
@@ -255,7 +257,7 @@ class Server:
             _log.info("the configuration was applied: %s", ", ".join(names) or "no models")
 
     def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> ServedModelLoader:
-        options = self._options.batching
+        options = self._batching_of(servable_id.name)
         return ServedModelLoader(
             servable_id,
             path,
@@ -268,6 +270,15 @@ class Server:
             kept=self._kept,
             kind=self._executor_of(servable_id.name),
         )
+
+    def _batching_of(self, name: str) -> BatchingOptions:
+        """How a model's requests are merged: as the server says, but for what is said of the model."""
+        options = self._options.batching
+        config = next((config for config in self.control.configs() if config.name == name), None)
+        if config is None:
+            return options
+        target_ms = options.target_latency_ms if config.target_latency_ms is None else config.target_latency_ms
+        return dataclasses.replace(options, weight=config.weight, target_latency_ms=target_ms)
 
     def _executor_of(self, name: str) -> str:
         """What is to run a model's versions: as the model says, else as the server does."""

@@ -212,7 +212,7 @@ _BATCHES = _flags(
         "",
         "reads batching_params.pbtxt of each version's folder; the threads stay one pool",
     ),
-    ("max_batch_size", _INT, _BATCHING.max_batch_size_rows, "ROWS", "that are merged; a larger request runs alone"),
+    ("max_batch_size", _INT, _BATCHING.max_batch_size_rows, "ROWS", "that are merged; a larger request runs in pieces"),
     ("allowed_batch_sizes", _LIST, None, "ROWS,ROWS", "batches are padded up to one of these; the last is the largest"),
     (
         "batch_timeout_micros",
@@ -224,6 +224,35 @@ _BATCHES = _flags(
     ("max_enqueued_batches", _INT, _BATCHING.max_enqueued_batches, "", "that wait for one signature"),
     ("max_enqueued_bytes", _INT, _BATCHING.max_enqueued_bytes, "", "of input that wait in all queues"),
     ("num_batch_threads", _INT, max(1, _CPUS), "", "batches that run at a time"),
+    (
+        "enable_large_batch_splitting",
+        _BOOL,
+        _BATCHING.enable_large_batch_splitting,
+        "",
+        "without, a request of more rows than a batch runs alone",
+    ),
+    (
+        "pad_variable_length_inputs",
+        _BOOL,
+        _BATCHING.pad_variable_length_inputs,
+        "",
+        "merges requests whose variable dimensions differ: the shorter are filled up with their first element",
+    ),
+    ("allowed_lengths", _LIST, None, "N,N", "those dimensions are filled up to one of these; without, to the longest"),
+    (
+        "target_latency_ms",
+        _FLOAT,
+        _BATCHING.target_latency_ms,
+        "",
+        "that a request may take, from when it came: batches are as large as holds it; 0: as large as may be",
+    ),
+    (
+        "max_inline_us",
+        _INT,
+        _BATCHING.max_inline_us,
+        "",
+        "that a run in this process may take for the thread that brings its request to run it; 0: none does",
+    ),
 )
 
 _TENSORFLOW = _flags(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.options import BULK_ROWS, BatchingOptions
 from fallback_server.config import (
     DEFAULT_MODEL_NAME,
     ConfigInvalid,
@@ -23,7 +23,7 @@ from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.model_config import ModelConfig, VersionPolicy
 from fallback_server.executors.saved_model import SavedModelOptions
-from fallback_server.flag_table import DEFAULT_METRICS_PATH
+from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, Kind
 from fallback_server.flags import Parsed, Settings
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
 from fallback_server.toml_file import Listed, TomlFile, read_toml, version_policy
@@ -301,7 +301,7 @@ class _Builder:
         found: dict[str, None] = {}
         for name, value in values.items():
             # Those are held against another option.
-            if name != "allowed_batch_sizes":
+            if name not in ("allowed_batch_sizes", "allowed_lengths"):
                 _refusal(functools.partial(kind, **{name: value}), found)
         made = _refusal(functools.partial(kind, **values), found)
         self._faults.lines += map(_as_flag, found)
@@ -317,19 +317,29 @@ class _Builder:
             raise ConfigInvalid("--enable_per_model_batching_parameters needs --enable_batching")
         values: dict[str, Any] = {"num_batch_threads": settings.integer("num_batch_threads")}
         values |= {} if file is None else read_batching(file)
-        by_flag = {name: _FLAG_NAMES.get(name, name) for name in (field.name for field in fields(BatchingOptions))}
-        for name, flag in by_flag.items():
-            if name == "allowed_batch_sizes" and settings.given(flag):
-                values[name] = self._sizes()
-            elif name.startswith(("max_", "batch_", "num_")) and settings.given(flag):
-                values[name] = settings.integer(flag)
+        for name in (field.name for field in fields(BatchingOptions)):
+            flag = _FLAG_NAMES.get(name, name)
+            if settings.given(flag):
+                values[name] = self._batching_value(flag)
+        if not {"max_batch_size_rows", "allowed_batch_sizes"} & values.keys():
+            values["bulk_rows"] = BULK_ROWS
         per_model = settings.switch("enable_per_model_batching_parameters")
         return self._made(BatchingOptions, enabled=enabled, per_model=per_model, **with_largest(values))
 
-    def _sizes(self) -> tuple[int, ...]:
-        texts = self.settings.texts("allowed_batch_sizes")
+    def _batching_value(self, flag: str) -> bool | float | tuple[int, ...]:
+        settings = self.settings
+        readers: dict[Kind, Callable[[str], bool | float | tuple[int, ...]]] = {
+            Kind.BOOL: settings.switch,
+            Kind.INT: settings.integer,
+            Kind.FLOAT: settings.number,
+            Kind.LIST: self._sizes,
+        }
+        return readers[FLAGS[flag].kind](flag)
+
+    def _sizes(self, flag: str) -> tuple[int, ...]:
+        texts = self.settings.texts(flag)
         if not texts or not all(text.isdecimal() for text in texts):
-            raise ConfigInvalid(f"--allowed_batch_sizes must be whole numbers with commas, got {','.join(texts)!r}")
+            raise ConfigInvalid(f"--{flag} must be whole numbers with commas, got {','.join(texts)!r}")
         return tuple(map(int, texts))
 
     def _saved_model(self) -> SavedModelOptions | None:

@@ -141,7 +141,8 @@ class _ModelTable:
         if not isinstance(given, dict):
             draft.add(ConfigInvalid(f"{self._where} must be a table, got {given!r}"))
             return
-        keys = ("base_path", "platform", "version_policy", "labels", "traffic", "shadow", "executor")
+        keys: tuple[str, ...] = ("base_path", "platform", "version_policy", "labels", "traffic", "shadow", "executor")
+        keys += ("weight", "target_latency_ms")
         others = [key for key in given if key not in keys]
         draft.add(ConfigInvalid(*(f"{self._where}.{key} is not known; {', '.join(keys)} are" for key in others)))
         try:
@@ -157,6 +158,10 @@ class _ModelTable:
         draft.set("labels", lambda: self._labels(given.get("labels", {})))
         draft.set("traffic", lambda: self._traffic(given.get("traffic", {})))
         draft.set("shadow", lambda: self._shadow(given.get("shadow")))
+        if "target_latency_ms" in given:
+            where = f"{self._where}.target_latency_ms"
+            draft.set("target_latency_ms", lambda: _number(where, given["target_latency_ms"]))
+        draft.set("weight", lambda: _number(f"{self._where}.weight", given.get("weight", 1.0)))
         draft.set("executor", lambda: _of(f"{self._where}.executor", given.get("executor", ""), str))
 
     def _policy(self, given: Any) -> VersionPolicy:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from fallback_server.core.model_config import MAX_TARGET_LATENCY_MS, MAX_WEIGHT, MIN_WEIGHT
+
 MAX_BATCH_TIMEOUT_US = 3_600_000_000
 """An hour. Longer waits are a slip of the unit, and the longest are none that a thread can wait."""
 
@@ -14,8 +16,8 @@ MAX_THREADS = 1024
 MAX_ALLOWED_SIZES = 64
 """Each is a shape that a model is warmed up with when it is loaded."""
 
-MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
-"""Further apart, one would wait for the other as if it had no share."""
+BULK_ROWS = 1024
+"""The most rows of a piece where nobody has said how large batches may be: about TensorFlow Serving's default bound."""
 
 MAX_INLINE_US = 100_000
 """Whoever brings requests takes no others while it runs one."""
@@ -80,8 +82,8 @@ class BatchingOptions:
             raise ValueError(f"max_inline_us must be at least 0, got {self.max_inline_us}")
         if self.max_inline_us > MAX_INLINE_US:
             raise ValueError(f"max_inline_us must be at most {MAX_INLINE_US}, got {self.max_inline_us}")
-        if not 0 <= self.target_latency_ms <= MAX_BATCH_TIMEOUT_US / 1e3:
-            most = MAX_BATCH_TIMEOUT_US // 1000
+        if not 0 <= self.target_latency_ms <= MAX_TARGET_LATENCY_MS:
+            most = MAX_TARGET_LATENCY_MS
             raise ValueError(f"target_latency_ms must be from 0 to {most}, got {self.target_latency_ms}")
         if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
             raise ValueError(f"weight must be from {MIN_WEIGHT} to {MAX_WEIGHT}, got {self.weight}")

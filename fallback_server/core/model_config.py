@@ -25,6 +25,12 @@ MAX_ENTRIES = 1_000
 
 MAX_LABEL_CHARS = 128
 
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
+"""Further apart, one model would wait for the other as if it had no share."""
+
+MAX_TARGET_LATENCY_MS = 3_600_000
+"""An hour, as for a batch timeout."""
+
 MAX_VERSION = 2**63 - 1
 """A version travels as an int64."""
 
@@ -111,6 +117,10 @@ class ModelConfig:
         traffic: Version -> weight, for requests that name neither version nor label; empty: the highest answers.
         shadow: A version that is tried beside those that answer; None for none.
         executor: What runs its versions, one of `EXECUTORS`; empty: what the server has for all.
+        weight: The share of the run time that its signatures get beside other models'. For versions that are loaded
+            from then on, as is the next.
+        target_latency_ms: How long its requests may take, which the size of batches is to hold; 0 for as large as may
+            be, None for what the server has for all.
 
     Raises:
         ConfigRefused: a value is out of its bounds.
@@ -124,8 +134,19 @@ class ModelConfig:
     traffic: Mapping[int, float] = field(default_factory=dict)
     shadow: Shadow | None = None
     executor: str = ""
+    weight: float = 1.0
+    target_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
+        if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+            raise ConfigRefused(
+                f"model {self.name}: weight must be from {MIN_WEIGHT} to {MAX_WEIGHT}, got {self.weight}"
+            )
+        target_ms = self.target_latency_ms
+        if target_ms is not None and not 0 <= target_ms <= MAX_TARGET_LATENCY_MS:
+            raise ConfigRefused(
+                f"model {self.name}: target_latency_ms must be from 0 to {MAX_TARGET_LATENCY_MS}, got {target_ms}"
+            )
         if self.executor and self.executor not in EXECUTORS:
             raise ConfigRefused(f"model {self.name}: executor {self.executor!r} is not one of {', '.join(EXECUTORS)}")
         _check_count(self.name, "labels", self.labels)

@@ -99,6 +99,23 @@ def test_batching_flags_win_over_the_file(tmp_path):
     assert options(where, "--enable_per_model_batching_parameters").batching.per_model
 
 
+def test_flags_of_batches(tmp_path):
+    """Each arrives; and where nobody says how large batches may be, pieces of large requests may be larger."""
+    where = f"--model_repository={tmp_path}"
+    said = ("--noenable_large_batch_splitting", "--pad_variable_length_inputs", "--allowed_lengths=8,64")
+    batching = options(where, *said, "--target_latency_ms=12.5", "--max_inline_us=0", "--max_batch_size=8").batching
+    assert (batching.enable_large_batch_splitting, batching.pad_variable_length_inputs) == (False, True)
+    assert (batching.allowed_lengths, batching.target_latency_ms, batching.max_inline_us) == ((8, 64), 12.5, 0)
+    assert (batching.bulk_rows, options(where).batching.bulk_rows) == (0, 1024)
+    for flag, fault in (
+        ("--allowed_lengths=8", "--allowed_lengths needs pad_variable_length_inputs"),
+        ("--target_latency_ms=-1", "--target_latency_ms must be from 0 to 3600000, got -1.0"),
+        ("--max_inline_us=100001", "--max_inline_us must be at most 100000, got 100001"),
+    ):
+        with pytest.raises(ConfigInvalid, match=fault):
+            options(where, flag)
+
+
 def test_files_of_tensorflow_serving(tmp_path):
     """Models, monitoring and TLS, each out of its file."""
     (tmp_path / "models.config").write_text(f"model_config_list {{ config {{ name: 'a' base_path: '{tmp_path}' }} }}")

@@ -59,6 +59,19 @@ def test_toml(tmp_path):
     assert not read_toml(written(tmp_path, "port = 1")).listed
 
 
+def test_a_models_weight_and_target(tmp_path):
+    """Of one model; others have a weight of 1, and the server's target."""
+    text = '[models.a]\nbase_path = "a"\nweight = 3\ntarget_latency_ms = 20.5\n[models.b]\nbase_path = "b"'
+    one, other = read_model_configs(written(tmp_path, text))
+    assert (one.weight, one.target_latency_ms) == (3.0, 20.5)
+    assert (other.weight, other.target_latency_ms) == (1.0, None)
+    text = '[models.a]\nbase_path = "a"\nweight = 0\ntarget_latency_ms = -1'
+    assert [fault.partition("model a: ")[2] for fault in faults(written(tmp_path, text))] == [
+        "target_latency_ms must be from 0 to 3600000, got -1.0",
+        "weight must be from 0.001 to 1000.0, got 0.0",
+    ]
+
+
 def test_all_paths_are_below_the_folder_of_the_file(tmp_path, monkeypatch):
     """Wherever the server is started; one that is absolute stays, and an empty one is none."""
     text = """
