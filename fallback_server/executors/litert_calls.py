@@ -18,11 +18,20 @@ Shape = tuple[int, ...]
 Call = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-class GraphCall:
-    """One graph of an interpreter that is planned for its inputs' shapes. One thread at a time.
+def planned(
+    interpreter: Any,
+    *,
+    graph: int,
+    inputs: Mapping[str, int],
+    outputs: Mapping[str, int],
+    shapes: Mapping[str, Shape],
+    resets: bool,
+) -> Call:
+    """A graph of an interpreter, planned for its inputs' shapes. One thread at a time; the outputs are copies.
 
     It calls the interpreter's inner object, as LiteRT's own SignatureRunner does, which alone reaches graphs beyond
-    the first; what is public would plan at each call.
+    the first; what is public would plan at each call. Functions, and one for the common case: a small model runs in
+    some microseconds, and looking up attributes takes a good part of one.
 
     Args:
         interpreter: Its owner.
@@ -32,40 +41,32 @@ class GraphCall:
         shapes: Name -> the shape that the input is to have.
         resets: Whether variables begin anew at each run.
     """
+    inner = interpreter._interpreter  # noqa: SLF001  see above
+    for name, shape in shapes.items():
+        if tuple(inner.TensorSize(inputs[name], graph)) != shape:
+            inner.ResizeInputTensor(inputs[name], np.array(shape, np.int32), False, graph)
+    inner.AllocateTensors(graph)
+    set_tensor, get_tensor, invoke, reset = inner.SetTensor, inner.GetTensor, inner.Invoke, inner.ResetVariableTensors
+    given, found = tuple(inputs.items()), tuple(outputs.items())
+    if len(given) == 1 and len(found) == 1 and not resets:
+        (name, index), (output, at) = given[0], found[0]
 
-    __slots__ = ("_get", "_graph", "_inputs", "_invoke", "_outputs", "_owner", "_reset", "_set")
+        def single(arrays: Mapping[str, Array]) -> dict[str, Array]:
+            set_tensor(index, arrays[name], graph)
+            invoke(graph)
+            return {output: get_tensor(at, graph)}
 
-    def __init__(
-        self,
-        interpreter: Any,
-        *,
-        graph: int,
-        inputs: Mapping[str, int],
-        outputs: Mapping[str, int],
-        shapes: Mapping[str, Shape],
-        resets: bool,
-    ) -> None:
-        inner = interpreter._interpreter  # noqa: SLF001  see above
-        for name, shape in shapes.items():
-            if tuple(inner.TensorSize(inputs[name], graph)) != shape:
-                inner.ResizeInputTensor(inputs[name], np.array(shape, np.int32), False, graph)
-        inner.AllocateTensors(graph)
-        self._owner = interpreter
-        self._graph = graph
-        self._inputs = tuple(inputs.items())
-        self._outputs = tuple(outputs.items())
-        self._set, self._get, self._invoke = inner.SetTensor, inner.GetTensor, inner.Invoke
-        self._reset = inner.ResetVariableTensors if resets else None
+        return single
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs; the outputs are copies."""
-        set_tensor, get, graph = self._set, self._get, self._graph
-        if self._reset is not None:
-            self._reset()
-        for name, index in self._inputs:
-            set_tensor(index, inputs[name], graph)
-        self._invoke(graph)
-        return {name: get(index, graph) for name, index in self._outputs}
+    def several(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        if resets:
+            reset()
+        for name, index in given:
+            set_tensor(index, arrays[name], graph)
+        invoke(graph)
+        return {name: get_tensor(index, graph) for name, index in found}
+
+    return several
 
 
 class CallPool:

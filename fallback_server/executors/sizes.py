@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 _PART_S = 5e-6
 """What a further part costs besides its run: its inputs are cut, and its outputs put together."""
 
+_PAD_S = 6e-6
+"""What padding costs besides the rows that are run in vain: the inputs are copied."""
+
 
 def thinned(sizes: Sequence[int], most: int) -> tuple[int, ...]:
     """At most `most` of ascending sizes, the smallest and the largest among them, the others evenly between.
@@ -37,7 +40,10 @@ def parts_table(cost_s: Mapping[int, float]) -> tuple[tuple[int, ...], ...]:
     for rows in range(1, max(cost_s) + 1):
         best_s, best = math.inf, 0
         for size in sorted(cost_s, reverse=True):
-            took_s = cost_s[size] + (_PART_S + least_s[rows - size] if size < rows else 0.0)
+            if size > rows:
+                took_s = cost_s[size] + _PAD_S
+            else:
+                took_s = cost_s[size] + (_PART_S + least_s[rows - size] if size < rows else 0.0)
             if took_s < best_s:
                 best_s, best = took_s, size
         least_s.append(best_s)
