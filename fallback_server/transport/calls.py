@@ -55,18 +55,26 @@ class Calls:
     Attributes:
         dataplane: Answers.
         inferences: What has handlers, by the methods' paths.
-        stopping: Whether every call is refused.
     """
 
     def __init__(self, dataplane: DataPlane) -> None:
         self.dataplane = dataplane
         self.inferences: dict[str, Inference[Any, Any]] = {}
-        self.stopping = False
+        self._stopping = False
         self._answers = Answers(dataplane.clock)
 
     def stop(self) -> None:
         """From now on every call is refused: whoever asks is to ask another server."""
-        self.stopping = True
+        self._stopping = True
+
+    def check_open(self) -> None:
+        """Refuses a call where every one is; in any thread.
+
+        Raises:
+            ServerStopping: it is.
+        """
+        if self._stopping:
+            raise ServerStopping(STOPPING_TEXT)
 
     def __len__(self) -> int:
         """How many wait."""
@@ -99,8 +107,7 @@ class Calls:
         return inference.answered(asked, caller, replies)
 
     async def _replies(self, calls: Sequence[PredictCall], run: Run) -> list[PredictReply]:
-        if self.stopping:
-            raise ServerStopping(STOPPING_TEXT)
+        self.check_open()
         futures = [self._answers.expect(call) for call in calls]
         try:
             run(calls, self._answers.settle)

@@ -184,8 +184,7 @@ class Rpcs:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         while (waited_s := loop.time() - begun_s) < grace_s:
-            came_s = loop.time() - self._came_s
-            if not self._under_way and (came_s >= _QUIET_S or waited_s >= _LONGEST_QUIET_S):
+            if is_quiet(bool(self._under_way), loop.time() - self._came_s, waited_s):
                 return
             await asyncio.sleep(_QUIET_S / 5)
 
@@ -285,6 +284,17 @@ class Rpcs:
         self, write: Callable[[Answered], bytes], weigh: Callable[[Answered], int], answered: Answered
     ) -> bytes:
         return await self._threads.run(write, answered, size=weigh(answered))
+
+
+def is_quiet(busy: bool, idle_s: float, waited_s: float) -> bool:  # noqa: FBT001  a table's columns
+    """Whether a server that refuses what comes may end its connections.
+
+    Args:
+        busy: Whether calls are under way.
+        idle_s: How long none has come.
+        waited_s: How long it was waited for quiet.
+    """
+    return not busy and (idle_s >= _QUIET_S or waited_s >= _LONGEST_QUIET_S)
 
 
 async def _taken(method: Method[Any, Any], context: Context, data: bytes, stall_s: float | None) -> None:
