@@ -25,7 +25,8 @@ from fallback_server.core.source import FileSystemSource
 from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.dataplane import DataPlane
 from fallback_server.descriptors import raise_descriptor_limit
-from fallback_server.executors.registry import Registry, default_registry
+from fallback_server.executors.registry import AUTO, Registry, default_registry
+from fallback_server.first_look import may_need_tensorflow
 from fallback_server.metrics import Metrics, observer
 from fallback_server.package_shelf import Shelf
 from fallback_server.poller import ConfigWatcher, Poller
@@ -149,7 +150,8 @@ class Server:
         """
         self._signals.deliver_stops(lambda number: self._loop.call_soon_threadsafe(self._on_signal, number))
         network = self._options.network
-        self._registry.start()
+        if self._options.executor in (AUTO, "tensorflow") and may_need_tensorflow(self._options.source):
+            self._registry.start()  # Imported while the rest begins; else by the first load that needs it.
         socket_path = None if network.socket_path is None else str(network.socket_path)
         port = await self._grpc.start(host=network.host, port=network.port, socket_path=socket_path)
         rest_port = None

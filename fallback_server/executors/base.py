@@ -69,6 +69,8 @@ class Signature:
         method: What it says that it is for, such as `tensorflow/serving/predict`; empty where it says nothing.
         mixes_rows: Whether a trial showed that a row's answer depends on the rows beside it.
         batches_inside: Whether the model merges what reaches it at the same time: then requests are to reach it so.
+        inputs_id: Signatures where this is the same, and not empty, read the same inputs of the model: one run answers
+            several of them, under their `joint_name`.
         batches: Whether every input and output has a variable first dimension, no trial showed that rows mix, and the
             model doesn't merge rows itself: then requests may be merged.
     """
@@ -79,6 +81,7 @@ class Signature:
     method: str = ""
     mixes_rows: bool = False
     batches_inside: bool = False
+    inputs_id: str = ""
     batches: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +135,8 @@ class Executor(Protocol):
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature on inputs that were checked against it; may empty `GivenInputs`, no others. Thread-safe.
 
+        Or several that have the same `inputs_id`, by their `joint_name`; then outputs have theirs.
+
         Raises:
             InvalidInput: the model refused the values.
             Exception: the model failed on its own.
@@ -140,6 +145,26 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Frees the memory. Nothing may run then, nor afterwards."""
+
+
+_JOINT = "\0"
+"""In no name of a signature that comes from a model's file."""
+
+
+def joint_name(*names: str) -> str:
+    """The name of several signatures together; of a signature's output among those of several."""
+    return _JOINT.join(names)
+
+
+def joint_names(name: str) -> list[str]:
+    """The signatures that a name stands for; one for one."""
+    return name.split(_JOINT)
+
+
+def own_outputs(signature: str, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Of the outputs of several signatures those of one, by its own names."""
+    begin = signature + _JOINT
+    return {name.removeprefix(begin): array for name, array in outputs.items() if name.startswith(begin)}
 
 
 def describe(dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> str:

@@ -154,7 +154,7 @@ class LiteRtExecutor:
         self.run(name, zeros)
         if self._keeps_state(name, zeros):
             # Several interpreters would each have their own; each request is to be answered as the first was.
-            self._graphs[name].resets = True
+            self._graphs[name].keeps_state = True
             self._runners[name].forget()
         if signature.batches and mixes_rows(functools.partial(self.run, name), zeros):
             self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)

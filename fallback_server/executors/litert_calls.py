@@ -25,7 +25,6 @@ def planned(
     inputs: Mapping[str, int],
     outputs: Mapping[str, int],
     shapes: Mapping[str, Shape],
-    resets: bool,
 ) -> Call:
     """A graph of an interpreter, planned for its inputs' shapes. One thread at a time; the outputs are copies.
 
@@ -39,16 +38,15 @@ def planned(
         inputs: Name -> tensor's index.
         outputs: Name -> tensor's index.
         shapes: Name -> the shape that the input is to have.
-        resets: Whether variables begin anew at each run.
     """
     inner = interpreter._interpreter  # noqa: SLF001  see above
     for name, shape in shapes.items():
         if tuple(inner.TensorSize(inputs[name], graph)) != shape:
             inner.ResizeInputTensor(inputs[name], np.array(shape, np.int32), False, graph)
     inner.AllocateTensors(graph)
-    set_tensor, get_tensor, invoke, reset = inner.SetTensor, inner.GetTensor, inner.Invoke, inner.ResetVariableTensors
+    set_tensor, get_tensor, invoke = inner.SetTensor, inner.GetTensor, inner.Invoke
     given, found = tuple(inputs.items()), tuple(outputs.items())
-    if len(given) == 1 and len(found) == 1 and not resets:
+    if len(given) == 1 and len(found) == 1:
         (name, index), (output, at) = given[0], found[0]
 
         def single(arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -59,8 +57,6 @@ def planned(
         return single
 
     def several(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        if resets:
-            reset()
         for name, index in given:
             set_tensor(index, arrays[name], graph)
         invoke(graph)

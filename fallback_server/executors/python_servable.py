@@ -202,11 +202,11 @@ def _outputs(signature: Signature, given: Any) -> dict[str, Array]:
         raise TypeError(f"predict gave {names} for signature {signature.name!r}, which has {sorted(signature.outputs)}")
     outputs: dict[str, Array] = {}
     for name, spec in signature.outputs.items():
-        array = np.asarray(given[name])
         if spec.dtype.kind == "O":
-            array = _bytes(array)
-        elif array.dtype != spec.dtype:
-            array = array.astype(spec.dtype, casting="same_kind")
+            array = _bytes(np.asarray(given[name], dtype=object))
+        else:
+            array = np.asarray(given[name])
+            array = array if array.dtype == spec.dtype else array.astype(spec.dtype, casting="same_kind")
         if not spec.accepts(array):
             raise TypeError(f"predict gave {name!r} as {array.dtype} {list(array.shape)}, its signature says {spec}")
         outputs[name] = array

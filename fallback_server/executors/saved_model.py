@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
-from fallback_server.executors.base import Array, Signature, TensorSpec
+from fallback_server.executors.base import Array, Signature, TensorSpec, joint_name, joint_names
+from fallback_server.executors.granular import merging_signatures
 from fallback_server.executors.loading import CALLERS, LoadingSession
 from fallback_server.executors.probing import made_up, mixes_rows
 from fallback_server.protocol.proto import tensor_pb2 as pb
@@ -87,12 +88,14 @@ class _Call:
         feeds: Input names.
         fetches: Output names.
         passed: Output name -> input name, where a model gives an input out as it is.
+        repeated: Output name -> the output that is the same tensor: several signatures together may give one out twice.
     """
 
     run: Callable_
     feeds: tuple[str, ...]
     fetches: tuple[str, ...]
     passed: Mapping[str, str]
+    repeated: Mapping[str, str]
 
 
 class SavedModelExecutor:
@@ -101,19 +104,27 @@ class SavedModelExecutor:
     kind = "tensorflow"
     in_process = True
 
-    def __init__(self, session: Any, signature_defs: pb.SignatureDefMap, options: SavedModelOptions) -> None:
+    def __init__(
+        self,
+        session: Any,
+        signature_defs: pb.SignatureDefMap,
+        options: SavedModelOptions,
+        *,
+        merging: frozenset[str] = frozenset(),
+    ) -> None:
         self._session = session
         self._definitions = signature_defs.signature_def
         self._options = options
         self._signature_defs = signature_defs.SerializeToString(deterministic=True)
         self._tf = import_tensorflow()
+        self._lock = threading.Lock()
         self._signatures: dict[str, Signature] = {}
         self._calls: dict[str, _Call] = {}
         for name, definition in sorted(signature_defs.signature_def.items()):
             if name.startswith(_INTERNAL):
                 continue
             try:
-                self._signatures[name] = _signature(name, definition)
+                self._signatures[name] = _signature(name, definition, merges=name in merging)
             except TensorCodecError as error:
                 _log.warning("signature %r can't be called from outside: %s", name, error)
                 continue
@@ -131,7 +142,7 @@ class SavedModelExecutor:
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`."""
-        call = self._calls[signature]
+        call = self._calls.get(signature) or self._joint(signature)
         try:
             values = call.run(*[inputs[name] for name in call.feeds])
         except self._tf.errors.InvalidArgumentError as error:
@@ -142,7 +153,24 @@ class SavedModelExecutor:
         outputs = {name: np.asarray(value) for name, value in zip(call.fetches, values, strict=True)}
         for output, source in call.passed.items():
             outputs[output] = inputs[source]
+        for output, source in call.repeated.items():
+            outputs[output] = outputs[source]
         return outputs
+
+    def _joint(self, name: str) -> _Call:
+        """Prepares what gives the outputs of several signatures that read the same tensors."""
+        names = joint_names(name)
+        with self._lock:
+            if name in self._calls:
+                return self._calls[name]
+            together = pb.SignatureDef()
+            for one in names:
+                for key, info in self._definitions[one].inputs.items():
+                    together.inputs[key].CopyFrom(info)
+                for key, info in self._definitions[one].outputs.items():
+                    together.outputs[joint_name(one, key)].CopyFrom(info)
+            call = self._calls[name] = _call(self._session, together, pool=self._options.inter_op_parallelism > 1)
+        return call
 
     def warm_up(self) -> None:
         """Runs each signature where zeros can be made, so that the first request pays for no set-up.
@@ -221,7 +249,12 @@ def open_saved_model(
         for name, definition in meta_graph.signature_def.items():
             # TensorFlow's message class and ours have the same bytes.
             definitions.signature_def[name].MergeFromString(definition.SerializeToString())
-        executor = SavedModelExecutor(session, definitions, options)
+        fetches = {
+            name: [info.name for info in definition.outputs.values()]
+            for name, definition in definitions.signature_def.items()
+        }
+        merging = merging_signatures(meta_graph.graph_def, fetches)
+        executor = SavedModelExecutor(session, definitions, options, merging=merging)
         _check_callable(path, executor)
         executor.warm_up()
     except BaseException:
@@ -284,12 +317,14 @@ def import_tensorflow() -> Any:
         return _imported()
 
 
-def _signature(name: str, definition: pb.SignatureDef) -> Signature:
+def _signature(name: str, definition: pb.SignatureDef, *, merges: bool) -> Signature:
     return Signature(
         name=name,
         inputs={key: _spec(key, info) for key, info in definition.inputs.items()},
         outputs={key: _spec(key, info) for key, info in definition.outputs.items()},
         method=definition.method_name,
+        batches_inside=merges,
+        inputs_id=" ".join(f"{key}={definition.inputs[key].name}" for key in sorted(definition.inputs)),
     )
 
 
@@ -310,7 +345,10 @@ def _call(session: Any, definition: pb.SignatureDef, *, pool: bool) -> _Call:
     """
     feeds = tuple(sorted(definition.inputs))
     fed = {definition.inputs[name].name: name for name in feeds}
-    fetches = tuple(name for name in sorted(definition.outputs) if definition.outputs[name].name not in fed)
+    first: dict[str, str] = {}
+    for name in sorted(definition.outputs):
+        first.setdefault(definition.outputs[name].name, name)
+    fetches = tuple(name for tensor, name in first.items() if tensor not in fed)
     options = _callable_options(
         feed=[definition.inputs[name].name for name in feeds],
         fetch=[definition.outputs[name].name for name in fetches],
@@ -321,7 +359,10 @@ def _call(session: Any, definition: pb.SignatureDef, *, pool: bool) -> _Call:
     passed = {
         name: fed[definition.outputs[name].name] for name in definition.outputs if definition.outputs[name].name in fed
     }
-    return _Call(run=run, feeds=feeds, fetches=fetches, passed=passed)
+    repeated = {
+        name: first[info.name] for name, info in definition.outputs.items() if name not in (*passed, first[info.name])
+    }
+    return _Call(run=run, feeds=feeds, fetches=fetches, passed=passed, repeated=repeated)
 
 
 def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:

@@ -43,6 +43,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
         "--load_retry_interval_micros=-1",
         "--noenable_model_warmup",
         "--saved_model_tags=serve,gpu",
+        "--executor=tensorflow",
         "--tensorflow_session_parallelism=3",
         "--grace_s=2",
     )
@@ -57,7 +58,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
     assert (source.config_poll_s, source.poll_wait_s, source.allow_labels_for_unavailable) == (2.0, 0.5, True)
     assert (made.manager.num_load_threads, made.manager.load_retry_interval_s) == (1, 0.0)
     assert (made.warm_up, made.grace_s, made.metrics_path) == (False, 2.0, "/monitoring/prometheus/metrics")
-    assert made.saved_model.tags == ("serve", "gpu")
+    assert (made.saved_model.tags, made.executor) == (("serve", "gpu"), "tensorflow")
     assert (made.saved_model.intra_op_parallelism, made.saved_model.inter_op_parallelism) == (3, 3)
 
 

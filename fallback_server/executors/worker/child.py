@@ -145,6 +145,8 @@ def _entry(signature: Signature) -> Entry:
         outputs=tuple(map(_spec, signature.outputs.values())),
         mixes_rows=signature.mixes_rows,
         method=signature.method,
+        batches_inside=signature.batches_inside,
+        inputs_id=signature.inputs_id,
     )
 
 

@@ -280,6 +280,8 @@ def _signature(entry: Entry) -> Signature:
         outputs={spec.name: _spec(spec) for spec in entry.outputs},
         mixes_rows=entry.mixes_rows,
         method=entry.method,
+        batches_inside=entry.batches_inside,
+        inputs_id=entry.inputs_id,
     )
 
 

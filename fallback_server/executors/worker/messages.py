@@ -106,6 +106,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     outputs: tuple[Spec, ...]
     mixes_rows: bool
     method: str
+    batches_inside: bool = False
+    inputs_id: str = ""
 
 
 class Loaded(Message, frozen=True):
