@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.core.errors import InvalidInput, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.servable import ServableId
-from fallback_server.executors.base import Array, Executor, Signature
+from fallback_server.executors.base import Array, Executor, Signature, joint_name, joint_names
 from fallback_server.executors.choice import Choice
 from fallback_server.executors.registry import AUTO, Registry
 from fallback_server.opening import Opener
@@ -23,6 +23,9 @@ from fallback_server.statistics import KeptStatistics, VersionStatistics
 
 MAX_LANES = 64
 """How many requests of a model that merges them itself reach it at the same time: as many as go to a worker."""
+
+MAX_JOINT = 16
+"""Combinations of signatures that one run answers: a model has a few signatures, and its callers a few combinations."""
 
 _WEIGHT = 0.1
 """Of the newest run in the mean: some twenty runs tell of a model that has become slower."""
@@ -80,18 +83,12 @@ class ServedModel:
         self._options = options
         self._clock = clock
         self._meter = _Meter(clock)
+        self._servable_id = servable_id
+        self._on_run = on_run
+        self._lock = threading.Lock()
+        self._joint_queues: dict[str, BatchQueue] = {}
         self.queues: Mapping[str, BatchQueue] = {
-            name: BatchQueue(
-                name=f"{servable_id.name}/{servable_id.version}:{name}",
-                run=functools.partial(self._meter.run, functools.partial(executor.run, name)),
-                options=options,
-                merges=signature.batches,
-                on_run=functools.partial(_ran, self.statistics, on_run),
-                variable_axes={key: spec.variable_axes for key, spec in signature.inputs.items()},
-                lanes=MAX_LANES if signature.batches_inside else 0,
-                in_process=executor.in_process,
-            )
-            for name, signature in executor.signatures.items()
+            name: self._queue(name, signature) for name, signature in executor.signatures.items()
         }
 
     @property
@@ -104,15 +101,40 @@ class ServedModel:
         """What runs it, as TensorFlow Serving names platforms."""
         return getattr(self.executor, "platform", "tensorflow")
 
+    def joint_queue(self, names: Sequence[str]) -> BatchQueue | None:
+        """Where requests wait that one run answers for several signatures; None where these are no such.
+
+        Its inputs are those of any of them; its outputs are named by `joint_name`. Of `MAX_JOINT` combinations.
+        """
+        signatures = [self.signatures[name] for name in names]
+        first = signatures[0]
+        if len(set(names)) < len(names) or not first.inputs_id:
+            return None
+        if any((each.inputs_id, each.batches) != (first.inputs_id, first.batches) for each in signatures):
+            return None
+        name = joint_name(*sorted(names))
+        with self._lock:
+            if name not in self._joint_queues and len(self._joint_queues) < MAX_JOINT:
+                self._joint_queues[name] = self._queue(name, first)
+            return self._joint_queues.get(name)
+
     @property
     def short(self) -> bool:
         """Whether its runs are over sooner than another thread would begin them; see `BatchScheduler.run_here`."""
         now_s, bound_s = self._clock(), self._options.max_inline_us / 1e6
         return any(queue.is_short(1, now_s, bound_s=bound_s) for queue in self.queues.values())
 
+    def runs_here(self) -> int:
+        """How many batches ran in the thread that brought their requests."""
+        return sum(queue.runs_here for queue in self._all_queues())
+
+    def batch_rows(self) -> int:
+        """How many rows go into a batch now: of the signature whose latency target lets the fewest."""
+        return min((queue.batch_rows for queue in self._all_queues()), default=0)
+
     def queued_rows(self) -> int:
         """How many rows wait, over all signatures."""
-        return sum(queue.rows for queue in self.queues.values())
+        return sum(queue.rows for queue in self._all_queues())
 
     def expected_wait_ms(self) -> float:
         """How long a request of one row that comes now would wait and run; 0 before the first run.
@@ -122,13 +144,29 @@ class ServedModel:
         """
         if self._meter.mean_s is None:
             return 0.0
-        batches = sum(self._batches(queue) for queue in self.queues.values())
+        batches = sum(self._batches(queue) for queue in self._all_queues())
         ahead = (batches + self._meter.running / 2) / self._options.num_batch_threads
         return (ahead + 1) * self._meter.mean_s * 1e3
 
     def close(self) -> None:
         """Frees the executor's memory."""
         self.executor.close()
+
+    def _queue(self, name: str, signature: Signature) -> BatchQueue:
+        """A queue for a signature, or for several that take what this one takes."""
+        return BatchQueue(
+            name=f"{self._servable_id.name}/{self._servable_id.version}:{'+'.join(joint_names(name))}",
+            run=functools.partial(self._meter.run, functools.partial(self.executor.run, name)),
+            options=self._options,
+            merges=signature.batches,
+            on_run=functools.partial(_ran, self.statistics, self._on_run),
+            variable_axes={key: spec.variable_axes for key, spec in signature.inputs.items()},
+            lanes=MAX_LANES if signature.batches_inside else 0,
+            in_process=self.executor.in_process,
+        )
+
+    def _all_queues(self) -> tuple[BatchQueue, ...]:
+        return (*self.queues.values(), *tuple(self._joint_queues.values()))
 
     def _batches(self, queue: BatchQueue) -> int:
         """How many batches the rows that wait make, the new one's own not counted."""

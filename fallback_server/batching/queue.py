@@ -72,6 +72,7 @@ class BatchQueue:
         costs: What its runs have taken.
         turn: Its account with the scheduler, and its weight.
         on_run: See above.
+        runs_here: How many of its batches ran in the thread that brought their requests.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class BatchQueue:
         self.rows = 0
         self.bytes = 0
         self.lanes = lanes
+        self.runs_here = 0
         self.lengths: Lengths | None = None
         if options.pad_variable_length_inputs and variable_axes:
             self.lengths = Lengths(axes=variable_axes, allowed=options.allowed_lengths)

@@ -21,6 +21,9 @@ from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError
 
 _log = logging.getLogger(__name__)
 
+MAX_ROWS = 2**31
+"""More than any request has."""
+
 _SWEEP_S = 0.05
 """How often a full queue is searched for tasks that nobody waits for: it looks at every task, under the lock."""
 
@@ -137,11 +140,14 @@ class BatchScheduler:
         """Whose items are to be run here. Under the lock."""
         rows: Counter[BatchQueue] = Counter()
         for queue, task in items:
-            rows[queue] += task.rows
+            # A piece of a large request may run for long.
+            rows[queue] += task.rows if task.rows <= queue.batch_rows else MAX_ROWS
         return {
             queue: None
             for queue, count in rows.items()
-            if not queue.rows and queue.is_short(min(count, queue.batch_rows), now_s, bound_s=bound_s)
+            if count < MAX_ROWS
+            and not queue.rows
+            and queue.is_short(min(count, queue.batch_rows), now_s, bound_s=bound_s)
         }
 
     def _take_here(self, own: Iterable[BatchQueue], now_s: float) -> _Taken | None:
@@ -153,6 +159,7 @@ class BatchScheduler:
             if max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes)) <= now_s:
                 taken = self._take_of(queue, now_s)
                 if taken is not None:
+                    queue.runs_here += 1
                     return taken
             elif queue in self._waiting:
                 self._call_threads([queue], 1, now_s)

@@ -49,3 +49,15 @@ def test_the_bounds_hold_and_nobody_is_kept_out_for_long(steps, slots):
             live.append(runs.begin(queue, now_s))
         assert len(runs) == len(live)
         assert sum(now_s - one.begun_s < LONG_S for one in live) <= slots + 1
+
+
+def test_lanes_of_a_queue_are_its_own():
+    """As many as it has, whatever others do, and none of them counts."""
+    runs = Runs(1)
+    begun = [runs.begin("inside", 0.0, counts=False) for _ in range(3)]
+    assert runs.may_begin_s("inside", 0.0, lanes=3) == math.inf
+    assert runs.may_begin_s("inside", 0.0, lanes=4) == -math.inf
+    assert runs.may_begin_s("other", 0.0) == -math.inf
+    assert len(runs) == 3
+    runs.end(begun[0])
+    assert runs.may_begin_s("inside", 0.0, lanes=3) == -math.inf
