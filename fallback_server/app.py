@@ -36,12 +36,16 @@ from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
+from fallback_server.transport.native.choice import choose, installed
 from fallback_server.transport.rest.server import RestServer
 
 _log = logging.getLogger(__name__)
 
 _MDNS_STOP_S = 3.0
 """A withdrawal is three packets 125 ms apart; a network that takes longer is left alone."""
+
+_NATIVE_INLINE = 4
+"""So many times as long as in the event loop a run may take in a receiver of the native server: it holds up less."""
 
 _UNLOAD_S = 5.0
 """For threads to end and memory to be freed once nothing is in flight any more."""
@@ -102,18 +106,7 @@ class Server:
             check_method_names=options.check_method_names,
             observe=observer(self._metrics, code_of),
         )
-        self._grpc = GrpcServer(
-            self._dataplane,
-            self.control,
-            server_id=network.server_id,
-            max_message_bytes=network.max_message_bytes,
-            tls=network.tls,
-            allow_remote_control=network.allow_remote_control,
-            message_threads=network.grpc_threads,
-            channel_arguments=network.channel_arguments,
-            tensor_content=network.tensor_content,
-            packages=Shelf(self.control, source.package_repository) if network.allow_package_delivery else None,
-        )
+        self._grpc = self._grpc_server()
         self._rest: RestServer | None = None
         if network.rest_port is not None:
             self._rest = RestServer(
@@ -257,6 +250,32 @@ class Server:
             _log.error("the configuration can't be applied; what was, stays: %s", error)
         else:
             _log.info("the configuration was applied: %s", ", ".join(names) or "no models")
+
+    def _grpc_server(self) -> GrpcServer:
+        network = self._options.network
+        choice = choose(
+            network.transport,
+            tls=network.tls is not None,
+            present=installed(),
+            arguments=network.channel_arguments,
+        )
+        _log.info("gRPC is spoken by %s: %s", "the native server" if choice.native else "grpcio", choice.reason)
+        return GrpcServer(
+            self._dataplane,
+            self.control,
+            server_id=network.server_id,
+            max_message_bytes=network.max_message_bytes,
+            tls=network.tls,
+            allow_remote_control=network.allow_remote_control,
+            message_threads=network.grpc_threads,
+            channel_arguments=network.channel_arguments,
+            tensor_content=network.tensor_content,
+            native=choice.native,
+            inline_s=_NATIVE_INLINE * self._options.batching.max_inline_us / 1e6,
+            packages=Shelf(self.control, self._options.source.package_repository)
+            if network.allow_package_delivery
+            else None,
+        )
 
     def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> ServedModelLoader:
         options = self._batching_of(servable_id.name)

@@ -103,7 +103,7 @@ class NetworkOptions:
         grpc_threads: Threads that read and write gRPC's large messages.
         channel_arguments: Given to gRPC as they are.
         allow_remote_control: Whether callers may change what is served.
-        transport: What speaks gRPC.
+        transport: What speaks gRPC: `grpcio`, `native`, or `auto`; see `transport.native.choice`.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         allow_package_delivery: Whether devices may fetch packages.
     """

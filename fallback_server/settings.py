@@ -27,6 +27,7 @@ from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, Kind
 from fallback_server.flags import Parsed, Settings
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
 from fallback_server.toml_file import Listed, TomlFile, read_toml, version_policy
+from fallback_server.transport.native.choice import choose, installed
 
 DEFAULT_REST_PORT = 8501
 """TensorFlow Serving's, in its container."""
@@ -165,6 +166,8 @@ class _Builder:
         if settings.given("server_id"):
             Announcement(server_id=server_id)
         port = settings.integer("port")
+        tls, channel_arguments = self._tls(), self._channel_arguments()
+        choose(settings.text("transport"), tls=tls is not None, present=installed(), arguments=channel_arguments)
         return NetworkOptions(
             host=settings.text("host"),
             port=port,
@@ -172,13 +175,13 @@ class _Builder:
             rest_port=self._rest_port(port),
             mdns=settings.switch("mdns"),
             mdns_interfaces=settings.texts("mdns_interfaces") or ("default",),
-            tls=self._tls(),
+            tls=tls,
             max_message_bytes=settings.integer("max_message_bytes"),
             cors=settings.switch("rest_api_enable_cors_support"),
             rest_timeout_s=settings.integer("rest_api_timeout_in_ms") / 1e3,
             rest_threads=settings.integer("rest_api_num_threads"),
             grpc_threads=settings.integer("grpc_max_threads"),
-            channel_arguments=self._channel_arguments(),
+            channel_arguments=channel_arguments,
             allow_remote_control=settings.switch("allow_remote_control"),
             transport=settings.text("transport"),
             tensor_content=settings.switch("enable_serialization_as_tensor_content"),
