@@ -81,7 +81,6 @@ class ServedModel:
         self.package = package
         self.choice = Choice(kind=executor.kind) if choice is None else choice
         self._options = options
-        self._clock = clock
         self._meter = _Meter(clock)
         self._servable_id = servable_id
         self._on_run = on_run
@@ -121,8 +120,8 @@ class ServedModel:
     @property
     def short(self) -> bool:
         """Whether its runs are over sooner than another thread would begin them; see `BatchScheduler.run_here`."""
-        now_s, bound_s = self._clock(), self._options.max_inline_us / 1e6
-        return any(queue.is_short(1, now_s, bound_s=bound_s) for queue in self.queues.values())
+        bound_s = self._options.max_inline_us / 1e6
+        return any(queue.is_short(1, bound_s=bound_s) for queue in self.queues.values())
 
     def runs_here(self) -> int:
         """How many batches ran in the thread that brought their requests."""

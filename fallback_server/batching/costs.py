@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 _WEIGHT = 0.2
@@ -30,11 +31,20 @@ class RunCosts:
     def __init__(self) -> None:
         self._classes: dict[int, _Class] = {}
 
-    def record(self, rows: int, took_s: float, now_s: float) -> None:
-        """A run of so many rows took so long, and has ended now."""
+    def record(self, rows: int, took_s: float, now_s: float, *, believed_s: float = math.inf) -> None:
+        """A run of so many rows took so long, and has ended now.
+
+        Args:
+            rows: That were run.
+            took_s: How long.
+            now_s: The instant.
+            believed_s: What took longer is the mean from now on, until others say otherwise.
+        """
         key = rows.bit_length()
         before = self._classes.get(key)
-        mean_s = took_s if before is None else before.mean_s + _WEIGHT * (took_s - before.mean_s)
+        mean_s = took_s
+        if before is not None and took_s <= believed_s:
+            mean_s = before.mean_s + _WEIGHT * (took_s - before.mean_s)
         self._classes[key] = _Class(mean_s, took_s, now_s)
 
     def expected_s(self, rows: int) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
-from fallback_server.batching.costs import RECENT_S, RunCosts
+from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
 from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
@@ -102,7 +102,8 @@ class BatchQueue:
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
         self._in_process = in_process
-        self._threads_until_s = -math.inf
+        # Of what runs where its requests come in a long run is one too many.
+        self._believed_s = TOO_LONG * options.max_inline_us / 1e6 if in_process else math.inf
         self._groups: dict[Shapes, Group] = {}
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
@@ -157,20 +158,19 @@ class BatchQueue:
 
     def ran(self, run: BatchRun, now_s: float) -> None:
         """A run has ended well, now."""
-        self.costs.record(run.padded_rows, run.run_s, now_s)
-        if run.run_s > TOO_LONG * self.options.max_inline_us / 1e6:
-            self._threads_until_s = now_s + RECENT_S
+        self.costs.record(run.padded_rows, run.run_s, now_s, believed_s=self._believed_s)
         if self._target is not None:
             self._target.ran(rows=run.rows, oldest_s=max(run.queued_s, default=0.0) + run.run_s, run_s=run.run_s)
         if self.on_run is not None:
             self.on_run(run)
 
-    def is_short(self, rows: int, now_s: float, *, bound_s: float) -> bool:
+    def is_short(self, rows: int, *, bound_s: float) -> bool:
         """Whether a run of so many rows is over sooner than another thread would have begun it.
 
-        Not before runs were measured, nor for a second after one has taken `TOO_LONG` times `max_inline_us`.
+        Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until others have shown
+        that this was an exception.
         """
-        if not self._in_process or now_s < self._threads_until_s:
+        if not self._in_process:
             return False
         run_s = self.costs.expected_s(rows)
         return run_s is not None and run_s <= bound_s

@@ -117,7 +117,7 @@ class BatchScheduler:
         now_s = self._clock()
         until_s = now_s + TOO_LONG * bound_s
         with self._lock:
-            own = self._short(items, now_s, bound_s)
+            own = self._short(items, bound_s)
             refusals = [self._admit(queue, task, now_s) for queue, task in items]
             others = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in own]
             if others:
@@ -136,7 +136,8 @@ class BatchScheduler:
                     self._wake.notify()
         return refusals
 
-    def _short(self, items: Sequence[tuple[BatchQueue, Task]], now_s: float, bound_s: float) -> dict[BatchQueue, None]:
+    @staticmethod
+    def _short(items: Sequence[tuple[BatchQueue, Task]], bound_s: float) -> dict[BatchQueue, None]:
         """Whose items are to be run here. Under the lock."""
         rows: Counter[BatchQueue] = Counter()
         for queue, task in items:
@@ -145,9 +146,7 @@ class BatchScheduler:
         return {
             queue: None
             for queue, count in rows.items()
-            if count < MAX_ROWS
-            and not queue.rows
-            and queue.is_short(min(count, queue.batch_rows), now_s, bound_s=bound_s)
+            if count < MAX_ROWS and not queue.rows and queue.is_short(min(count, queue.batch_rows), bound_s=bound_s)
         }
 
     def _take_here(self, own: Iterable[BatchQueue], now_s: float) -> _Taken | None:
