@@ -219,7 +219,7 @@ def test_sizes_are_those_that_batches_will_have(options, rows):
 
 @pytest.mark.slow
 def test_a_real_saved_model_and_its_lite_form(tmp_path):
-    """LiteRT is faster for a tiny model, and has the SavedModel's own signatures; a form that differs does not serve."""
+    """LiteRT is faster for a tiny model, and has the SavedModel's own signatures; one that differs does not serve."""
     made = subprocess.run(
         [sys.executable, SAVED_MODELS, tmp_path], capture_output=True, text=True, timeout=200, check=False
     )
