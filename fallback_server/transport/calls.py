@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from fallback_server.core.errors import ServerStopping
-from fallback_server.dataplane import DataPlane, PredictCall, PredictReply, Settle
+from fallback_server.dataplane import DataPlane, PredictCall, PredictReply
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, Method
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.rpc import STOPPING_TEXT, Caller, Rpcs, Unary
@@ -21,7 +22,11 @@ Answered = TypeVar("Answered")
 CLIENT_HEADER = "x-client-id"
 """Requests of one client go to one version where traffic is split; a request's own field comes before it."""
 
-Run = Callable[[Sequence[PredictCall], Settle], None]
+PRIORITY_HEADER = "x-priority"
+"""Requests that say `high` are run before others of their model's signature, those that say `low` after them."""
+
+_PRIORITIES = {"high": 1, "low": -1}
+"""Whatever else is said is normal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +67,8 @@ class Calls:
         self.inferences: dict[str, Inference[Any, Any]] = {}
         self._stopping = False
         self._answers = Answers(dataplane.clock)
+        self._loop = asyncio.get_running_loop()
+        self._turn: list[PredictCall] = []
 
     def stop(self) -> None:
         """From now on every call is refused: whoever asks is to ask another server."""
@@ -103,22 +110,41 @@ class Calls:
         dataplane = self.dataplane
         calls = inference.calls(asked, dataplane.clock())
         attribute(calls, caller, dataplane.clock)
-        replies = await self._replies(calls, dataplane.multi if inference.together else dataplane.predict)
+        replies = await self._replies(calls, together=inference.together)
         return inference.answered(asked, caller, replies)
 
-    async def _replies(self, calls: Sequence[PredictCall], run: Run) -> list[PredictReply]:
+    async def _replies(self, calls: Sequence[PredictCall], *, together: bool) -> list[PredictReply]:
         self.check_open()
         futures = [self._answers.expect(call) for call in calls]
         try:
-            run(calls, self._answers.settle)
-            for call in calls:
-                call.inputs = {}  # The task has them, and frees them when they have run.
+            if together:
+                self.dataplane.multi(calls, self._answers.settle)
+                _let_go(calls)
+            else:
+                if not self._turn:
+                    self._loop.call_soon(self._hand_over)
+                self._turn += calls
             answers = [await future for future in futures]
         finally:
             # Cancelled, or past its deadline: gRPC cancels this coroutine.
             for call in calls:
                 self._answers.give_up(call)
         return [reply_of(answer) for answer in answers]
+
+    def _hand_over(self) -> None:
+        """Hands over what came in one turn of the event loop: so it can be one batch."""
+        calls, self._turn = self._turn, []
+        try:
+            self.dataplane.predict(calls, self._answers.settle, here=True)
+        except Exception as error:  # noqa: BLE001  each of them has its caller, and the event loop none
+            self._answers.fail(calls, error)
+        _let_go(calls)
+
+
+def _let_go(calls: Sequence[PredictCall]) -> None:
+    """The tasks have the inputs, and free them when they have run."""
+    for call in calls:
+        call.inputs = {}
 
 
 def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], float]) -> None:
@@ -131,14 +157,17 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
     """
     left_s = caller.time_remaining()
     until_s = None if left_s is None else clock() + left_s
-    client, preprocessing = b"", ""
+    client, preprocessing, priority = b"", "", 0
     for key, value in caller.invocation_metadata() or ():  # Of a key that comes twice the first counts.
         if key == CLIENT_HEADER and not client:
             client = value if isinstance(value, bytes) else value.encode()
         elif key == PREPROCESSING_METADATA and not preprocessing:
             preprocessing = value.decode(errors="replace") if isinstance(value, bytes) else value
+        elif key == PRIORITY_HEADER and not priority:
+            priority = _PRIORITIES.get(value.decode(errors="replace") if isinstance(value, bytes) else value, 0)
     for call in calls:
         if until_s is not None:
             call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)
         call.client_key = call.client_key or client
         call.preprocessing = preprocessing
+        call.priority = call.priority or priority
