@@ -51,6 +51,10 @@ class Group:
         """When the one came that has waited longest. Something must wait."""
         return min(level[0].enqueued_s for level in self._levels.values())
 
+    def tasks(self) -> list[Task]:
+        """All of them."""
+        return [task for level in self._levels.values() for task in level]
+
     def drop(self, unwanted: Callable[[Task], bool]) -> list[Task]:
         """Removes and returns the tasks that nobody wants any more, wherever they stand."""
         dropped: list[Task] = []

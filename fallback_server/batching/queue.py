@@ -113,6 +113,19 @@ class BatchQueue:
         """Whether so many rows more may wait."""
         return policy.admits(rows=rows, queued_rows=self.rows, max_queued_rows=self.options.max_enqueued_rows)
 
+    def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
+        """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
+        if task.deadline_s is None or not self.rows:
+            return False
+        rows = self.batch_rows if self.merges else 1
+        return policy.is_hopeless(
+            left_s=task.deadline_s - now_s,
+            ahead=self.rows // rows,
+            batch_s=self.costs.recent_s(rows, now_s),
+            own_s=self.costs.recent_s(task.rows, now_s),
+            slots=self.lanes or threads,
+        )
+
     def put(self, task: Task) -> None:
         """Appends a task to its group."""
         key = self._key(task.inputs) if self.merges else ()
@@ -144,6 +157,10 @@ class BatchQueue:
         if not len(group):
             del self._groups[key]
         return batch
+
+    def tasks(self) -> list[Task]:
+        """All that wait, in no particular order."""
+        return [task for group in self._groups.values() for task in group.tasks()]
 
     def drop(self, unwanted: Callable[[Task], bool]) -> list[Task]:
         """Removes the tasks that nobody wants any more, wherever they stand; returns those without an outcome."""

@@ -8,10 +8,9 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fallback_server.batching import policy
 from fallback_server.batching.execution import Outcome, execute, unwanted
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
@@ -71,7 +70,6 @@ class BatchScheduler:
         self._runs = Runs(options.num_batch_threads)
         self._shares = DeficitRoundRobin()
         self._swept_s: dict[BatchQueue, float] = {}
-        self._swept: list[Outcome] = []
         self._bytes = 0
         self._idle = 0
         self._looks_s = math.inf
@@ -92,13 +90,9 @@ class BatchScheduler:
         now_s = self._clock()
         with self._lock:
             refusals = [self._admit(queue, task, now_s) for queue, task in items]
-            accepted = refusals.count(None)
-            if accepted:
-                self._call_threads([queue for queue, _ in items], accepted, now_s)
-            swept, self._swept = self._swept, []
-        if swept:
-            self._hand_over("a full queue", swept)
-        return refusals
+            self._call_for(items, refusals, now_s)
+            crowd = self._crowd(items, refusals, now_s)
+        return self._squeezed_in(items, refusals, crowd, now_s) if crowd else refusals
 
     def run_here(
         self, items: Sequence[tuple[BatchQueue, Task]], *, inline_s: float | None = None
@@ -119,13 +113,9 @@ class BatchScheduler:
         with self._lock:
             own = self._short(items, bound_s)
             refusals = [self._admit(queue, task, now_s) for queue, task in items]
-            others = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in own]
-            if others:
-                self._call_threads(others, len(others), now_s)
+            self._call_for(items, refusals, now_s, but=own)
             taken = self._take_here(own, now_s)
-            swept, self._swept = self._swept, []
-        if swept:
-            self._hand_over("a full queue", swept)
+            crowd = self._crowd(items, refusals, now_s)
         while taken is not None:
             self._run(taken)
             with self._lock:
@@ -134,7 +124,7 @@ class BatchScheduler:
                 taken = self._take_here(own, now_s) if now_s < until_s else None
                 if self._waiting and self._idle and taken is None:
                     self._wake.notify()
-        return refusals
+        return self._squeezed_in(items, refusals, crowd, now_s) if crowd else refusals
 
     @staticmethod
     def _short(items: Sequence[tuple[BatchQueue, Task]], bound_s: float) -> dict[BatchQueue, None]:
@@ -192,21 +182,16 @@ class BatchScheduler:
     def _admit(self, queue: BatchQueue, task: Task, now_s: float) -> ServerError | None:
         if self._stopping:
             return ServerStopping("the server is stopping")
-        if self._is_hopeless(queue, task, now_s):
+        if queue.is_hopeless(task, now_s, threads=self._options.num_batch_threads):
             return QueueFull(
                 f"the queue of {queue.name} is too full to answer in time: {queue.rows} rows wait, and "
                 f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
             )
         if not queue.admits(task.rows):
-            self._sweep(queue, now_s)
-        if not queue.admits(task.rows):
             return QueueFull(
                 f"the queue of {queue.name} is full: {queue.rows} rows wait, "
                 f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {queue.options.max_enqueued_rows}"
             )
-        if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
-            for other in list(self._waiting):
-                self._sweep(other, now_s)
         if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
             return QueueFull(
                 f"the server's queues are full: {self._bytes} bytes wait, "
@@ -218,33 +203,68 @@ class BatchScheduler:
         self._waiting[queue] = None
         return None
 
-    def _is_hopeless(self, queue: BatchQueue, task: Task, now_s: float) -> bool:
-        """Whether a task would wait for longer than its answer has a worth. Under the lock."""
-        if task.deadline_s is None or not queue.rows:
-            return False
-        rows = queue.batch_rows if queue.merges else 1
-        return policy.is_hopeless(
-            left_s=task.deadline_s - now_s,
-            ahead=queue.rows // rows,
-            batch_s=queue.costs.recent_s(rows, now_s),
-            own_s=queue.costs.recent_s(task.rows, now_s),
-            slots=queue.lanes or self._options.num_batch_threads,
-        )
+    def _crowd(
+        self, items: Sequence[tuple[BatchQueue, Task]], refusals: Sequence[ServerError | None], now_s: float
+    ) -> dict[BatchQueue, list[Task]]:
+        """What is to be looked through for tasks that nobody waits for, since their places are wanted. Under the lock.
 
-    def _sweep(self, queue: BatchQueue, now_s: float) -> None:
-        """Frees the places of what nobody waits for in a full queue. Under the lock; `submit` hands it over."""
-        if now_s < self._swept_s.get(queue, -math.inf) + _SWEEP_S:
-            return
-        before_bytes = queue.bytes
-        dropped = queue.drop(lambda task: unwanted(task, now_s) is not None)
-        self._bytes -= before_bytes - queue.bytes
-        if not queue.rows:
-            self._waiting.pop(queue, None)
+        Full queues are, at most every `_SWEEP_S`; all that wait where there are too many bytes.
+        """
+        full = {queue for (queue, _), no in zip(items, refusals, strict=True) if isinstance(no, QueueFull)}
+        if not full:
+            return {}
+        if self._bytes and any(queue.admits(task.rows) for queue, task in items if queue in full):
+            full |= self._waiting.keys()
+        full = {queue for queue in full if queue.rows and now_s >= self._swept_s.get(queue, -math.inf) + _SWEEP_S}
         self._swept_s = {one: at_s for one, at_s in self._swept_s.items() if one in self._waiting}
-        self._swept_s[queue] = now_s
-        for task in dropped:
-            refusal = unwanted(task, now_s)
-            self._swept.append((task, refusal or RequestCancelled("the caller cancelled the request")))
+        self._swept_s |= dict.fromkeys(full, now_s)
+        return {queue: queue.tasks() for queue in full}
+
+    def _squeezed_in(
+        self,
+        items: Sequence[tuple[BatchQueue, Task]],
+        refusals: list[ServerError | None],
+        crowd: Mapping[BatchQueue, Sequence[Task]],
+        now_s: float,
+    ) -> list[ServerError | None]:
+        """Takes those out of full queues that nobody waits for, and has the refused ones tried again.
+
+        Each of thousands is looked at: not under the lock, which every other request needs too.
+        """
+        gone = {queue: {task for task in tasks if unwanted(task, now_s) is not None} for queue, tasks in crowd.items()}
+        if not any(gone.values()):
+            return refusals
+        swept: list[Outcome] = []
+        with self._lock:
+            for queue, tasks in gone.items():
+                before_bytes = queue.bytes
+                dropped = queue.drop(tasks.__contains__)
+                self._bytes -= before_bytes - queue.bytes
+                if not queue.rows:
+                    self._waiting.pop(queue, None)
+                for task in dropped:
+                    refusal = unwanted(task, now_s)
+                    swept.append((task, refusal or RequestCancelled("the caller cancelled the request")))
+            again = [
+                self._admit(queue, task, now_s) if isinstance(no, QueueFull) else no
+                for (queue, task), no in zip(items, refusals, strict=True)
+            ]
+            self._call_for(items, again, now_s)
+        self._hand_over("a full queue", swept)
+        return again
+
+    def _call_for(
+        self,
+        items: Sequence[tuple[BatchQueue, Task]],
+        refusals: Sequence[ServerError | None],
+        now_s: float,
+        *,
+        but: Container[BatchQueue] = (),
+    ) -> None:
+        """As `_call_threads`, for what was not refused. Under the lock."""
+        queues = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in but]
+        if queues:
+            self._call_threads(queues, len(queues), now_s)
 
     def _call_threads(self, queues: Sequence[BatchQueue], accepted: int, now_s: float) -> None:
         """Sees to it that somebody looks at what has come, if not now then when a batch has run long. Under the lock.
