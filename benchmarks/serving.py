@@ -48,6 +48,8 @@ def main() -> None:
             suite.measure_mobilenet(folder, rounds, times=arguments.rounds, seconds=arguments.seconds)
     print(f"medians of {arguments.rounds} interleaved rounds of {arguments.seconds:g} s")
     print("\n".join([*table(rounds, suite.ALONE), "", *figures(rounds, names, (suite.H2_ONE, suite.H2_MANY))]))
+    if rounds.failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def main(before: Callable[[], None] = lambda: None) -> None:
         arguments.into.mkdir(parents=True, exist_ok=True)
         (arguments.into / "peers.md").write_text(f"# {TITLE}\n\n{text}\n\n![the same as bars](peers.png)\n")
         draw(rounds, [name for name in names if "echo" not in name], LOADS, arguments.into / "peers.png")
+    if rounds.failed:
+        sys.exit(1)
 
 
 def _peers(folder: Path, rounds: Rounds) -> PerfAnalyzer | None:

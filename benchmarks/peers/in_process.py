@@ -1,7 +1,7 @@
 """A model by the server's own executor, in a process of its own, with nothing before it: what a server has to reach.
 
 Run as a program, `python -m benchmarks.peers.in_process FOLDER KIND SHAPE` answers each line it reads, a number of
-seconds, with a line of rows a second, of the best number of rows at a time.
+seconds, with a line of rows a second, at the best number of rows and of threads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from benchmarks.peers.processes import ROOT
 
 ROWS = (1, 2, 4, 8)
 """At a time; no more than the clients of the row ask."""
+
+CALLERS = (1, 2)
+"""Threads that run it at a time, as many as the server's batch threads."""
 
 
 class InProcess:
@@ -38,7 +42,7 @@ class InProcess:
         self.rate(0.5)
 
     def rate(self, seconds: float) -> float:
-        """Rows a second at best, each number of rows in its share of the time."""
+        """Rows a second at best, each number of rows and callers in its share of the time."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{seconds}\n")
@@ -52,16 +56,25 @@ class InProcess:
 
 
 def _best(run: Callable[[np.ndarray], object], shape: tuple[int, ...], seconds: float) -> float:
-    rates = []
-    for rows in ROWS:
-        x = np.random.default_rng(1).random((rows, *shape), np.float32)
-        run(x)
-        begin_s, count = time.perf_counter(), 0
-        while (took_s := time.perf_counter() - begin_s) < seconds / len(ROWS):
+    ways = [(rows, callers) for rows in ROWS for callers in CALLERS]
+    return max(_rate(run, (rows, *shape), callers, seconds / len(ways)) for rows, callers in ways)
+
+
+def _rate(run: Callable[[np.ndarray], object], shape: tuple[int, ...], callers: int, seconds: float) -> float:
+    x = np.random.default_rng(1).random(shape, np.float32)
+
+    def runs(end_s: float) -> int:
+        count = 0
+        while time.perf_counter() < end_s:
             run(x)
-            count += rows
-        rates.append(count / took_s)
-    return max(rates)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(run, [x] * callers))  # Each thread's first run is not counted.
+        begin_s = time.perf_counter()
+        count = sum(pool.map(runs, [begin_s + seconds] * callers))
+        return count * shape[0] / (time.perf_counter() - begin_s)
 
 
 def _serve(folder: str, kind: str, shape: tuple[int, ...]) -> None:

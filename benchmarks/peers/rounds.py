@@ -46,11 +46,13 @@ class Rounds:
 
     Attributes:
         loads: A list a server and load, one item a round.
-        absent: Why a server, or a server's load, was not measured.
+        absent: Why a server was not measured.
+        failed: Whether one was not that could have been.
     """
 
     loads: dict[Key, list[Load]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
+    failed: bool = False
 
     def measure(
         self, ways: Mapping[Key, Callable[[], Load]], rounds: int, before: Callable[[], None] = _nothing

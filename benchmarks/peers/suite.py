@@ -96,7 +96,7 @@ def tritons(folder: Path, model: Model, peers: Peers) -> list[Server]:
 
 @contextmanager
 def started(all_of_them: Iterable[Server], rounds: Rounds) -> Iterator[list[Server]]:
-    """Those that can be started, until the end of the block; the others are told to `rounds`.
+    """Those that can be started, until the end of the block; `rounds` is told of the others.
 
     All are up all the time: idle ones take no processor time worth speaking of, and what is compared can be measured
     within seconds of each other.
@@ -110,6 +110,10 @@ def started(all_of_them: Iterable[Server], rounds: Rounds) -> Iterator[list[Serv
             except NotThere as error:
                 rounds.absent[server.name] = str(error)
                 print(f"{server.name}: not there: {error}", file=sys.stderr)
+            except RuntimeError as error:
+                rounds.absent[server.name] = "it FAILED to start"
+                rounds.failed = True
+                print(f"{server.name}: {error}", file=sys.stderr)
             else:
                 there.append(server)
         yield there
@@ -154,6 +158,7 @@ def measure_mobilenet(
                 stack.callback(alone.stop)
                 ways[f"in process, {form}", EIGHT] = lambda alone=alone: _bare(alone.rate(2 * seconds))
         elsewhere.measure(_grouped(ways), times, before)
+    rounds.failed |= elsewhere.failed
 
 
 def _grouped(ways: Mapping[Key, Callable[[], Load]]) -> dict[Key, Callable[[], Load]]:
