@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from fallback_server.core.errors import ExecutionFailed, LoadFailed, VersionNotReady
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.choice import Measured, Tolerance, difference, unlike
-from fallback_server.executors.litert import LiteRtExecutor
 from fallback_server.executors.probing import made_up
 from fallback_server.executors.registry import OnGone
 from fallback_server.warmup import MAX_BYTES, recorded
@@ -34,6 +34,15 @@ _TIMED_S = 0.5
 """For both forms of one signature and size together; forms take turns, so that whatever else runs meets both."""
 
 Inputs = Mapping[str, Array]
+
+
+@runtime_checkable
+class StandsFor(Protocol):
+    """An executor that can speak as another form of the same version does."""
+
+    def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
+        """Takes the words of the other form: methods by signature name, and all signatures serialized."""
+        ...
 
 
 class Candidate:
@@ -129,7 +138,7 @@ def compare(first: Candidate, second: Candidate, path: Path, *, largest_rows: in
         if second.refusal:
             return compared
         samples[name] = requests[0]
-    if isinstance(other, LiteRtExecutor):
+    if isinstance(other, StandsFor):
         methods = {name: signature.method for name, signature in one.signatures.items()}
         other.stands_for(methods, one.signature_defs)
     for name, sample in samples.items():

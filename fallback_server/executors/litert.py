@@ -26,7 +26,7 @@ from fallback_server.executors.sizes import thinned
 _log = logging.getLogger(__name__)
 
 KEPT_BYTES = 2**29
-"""Of weights in all interpreters of a version together, where a few don't take more: each packs them anew."""
+"""Of all interpreters of a version together, where a few don't take more: each packs the weights anew."""
 
 _MIN_KEPT = 4
 _ENOUGH_THREADS = 4
@@ -46,6 +46,7 @@ class LiteRtExecutor:
 
     Attributes:
         threads: Of one run.
+        run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`.
 
     Raises:
         LoadFailed: LiteRT refuses the file, or it has nothing that can be called.
@@ -66,6 +67,7 @@ class LiteRtExecutor:
         self._file = file
         self._asked_threads = threads
         self.threads = max(threads, 1)
+        self.run_s = 0.0
         kept = max(_MIN_KEPT, KEPT_BYTES // max(file.size_bytes, 1))
         self._sizes = thinned(sizes.rows, max(2, kept // sizes.threads))
         self._limit = max(1, min(sizes.threads, kept // len(self._sizes)))
@@ -165,10 +167,10 @@ class LiteRtExecutor:
             _log.warning(
                 "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
             )
-            return
         if self._asked_threads == 0 and self.threads == 1:
             self._choose_threads(name, zeros)
-        self._runners[name].measure(zeros)
+        self._runners[name].measure(zeros, most_bytes=KEPT_BYTES)
+        self.run_s = max(self.run_s, least_s(functools.partial(self.run, name, zeros)))
 
     def _keeps_state(self, name: str, zeros: Mapping[str, Array]) -> bool:
         """Whether ones are answered otherwise the second time; it may be chance as well, which does no harm."""

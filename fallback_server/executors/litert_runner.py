@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,14 +97,26 @@ class Runner:
             return self._run_parts(inputs, rows)
         return pool.run(inputs)
 
-    def measure(self, one: Mapping[str, Array]) -> None:
-        """Plans for all sizes, and times them; `one` has one row."""
+    def measure(self, one: Mapping[str, Array], *, most_bytes: int) -> None:
+        """Plans for all sizes, and times them.
+
+        Args:
+            one: One row.
+            most_bytes: What all interpreters may take, by how this process grows: larger sizes are then left out, and
+                are run in several parts.
+        """
         if not self._by_rows:
             return
         cost_s: dict[int, float] = {}
+        taken_bytes = 0
         for size in self._sizes:
             inputs = {name: np.repeat(value, size, axis=0) for name, value in one.items()}
+            before_bytes = _resident_bytes()
             cost_s[size] = least_s(functools.partial(self._pools[size].run, inputs))
+            taken_bytes += self._limit * max(_resident_bytes() - before_bytes, 0)
+            if taken_bytes > most_bytes:
+                break
+        self._pools = {size: self._pools[size] for size in cost_s}
         self._table = parts_table(cost_s)
 
     def forget(self) -> None:
@@ -195,6 +209,14 @@ def least_s(run: Callable[[], object]) -> float:
         run()
         took_s.append(time.perf_counter() - begin_s)
     return min(took_s)
+
+
+def _resident_bytes() -> int:
+    """The memory that this process holds, shared or not; 0 where that can't be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def graphs_of(interpreter: Any) -> list[Graph]:

@@ -47,7 +47,8 @@ def work(control: socket.socket) -> None:
         if isinstance(executor, LoadRefused):
             send(control, executor)
             return
-        send(control, Loaded(tuple(map(_entry, executor.signatures.values())), executor.signature_defs))
+        entries = tuple(map(_entry, executor.signatures.values()))
+        send(control, Loaded(entries, executor.signature_defs, getattr(executor, "run_s", 0.0)))
         awaited = False
         while True:
             frame = receiver.receive()

@@ -7,6 +7,7 @@ reply wakes the thread that waits for it and no other, and the end of the worker
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -46,13 +47,14 @@ class WorkerExecutor:
 
     Attributes:
         kind: What runs it there.
-        platform: As protocols name it; of a SavedModel TensorFlow Serving's word.
+        platform: As protocols name it; where TensorFlow Serving has a word, that.
     """
 
     in_process = False
 
     def __init__(self, worker: Worker, loaded: Loaded, *, kind: str = "tensorflow") -> None:
-        self.kind = self.platform = kind
+        self.kind = kind
+        self.platform = "tensorflow" if kind == "litert" else kind
         self._worker = worker
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
@@ -121,6 +123,14 @@ class WorkerExecutor:
         finally:
             self._steps_back = False
             self._close_lanes()  # So that the first request opens one, and the worker comes back.
+
+    def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
+        """See `LiteRtExecutor.stands_for`."""
+        self._signature_defs = signature_defs
+        self._signatures = {
+            name: dataclasses.replace(signature, method=methods.get(name, signature.method))
+            for name, signature in self._signatures.items()
+        }
 
     def memory_bytes(self) -> int:
         """The private memory of its process: what closing frees."""

@@ -40,7 +40,7 @@ def _litert(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Ex
     make_room()
     return open_litert(
         SealedFile(fds[0]),
-        sizes=RunSizes(rows=load.rows),
+        sizes=RunSizes(rows=load.rows, threads=load.threads),
         whole=frozenset(load.whole),
         threads=load.intra_op_parallelism,
     )

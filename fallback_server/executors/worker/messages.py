@@ -77,6 +77,7 @@ class Load(Message, frozen=True):
         inter_op_parallelism: See `SavedModelOptions`.
         tags: See `SavedModelOptions`.
         rows: See `RunSizes`.
+        threads: See `RunSizes`.
         whole: Signatures whose requests must not be merged.
     """
 
@@ -87,6 +88,7 @@ class Load(Message, frozen=True):
     inter_op_parallelism: int = 0
     tags: tuple[str, ...] = ()
     rows: tuple[int, ...] = (1,)
+    threads: int = 1
     whole: tuple[str, ...] = ()
 
 
@@ -111,10 +113,17 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Loaded(Message, frozen=True):
-    """From a worker: it answers."""
+    """From a worker: it answers.
+
+    Attributes:
+        signatures: What can be called.
+        signature_defs: The same, as clients ask for it.
+        run_s: How long one row takes, of the signature that takes longest; 0 where that was not measured.
+    """
 
     signatures: tuple[Entry, ...]
     signature_defs: bytes
+    run_s: float = 0.0
 
 
 class LoadRefused(Message, frozen=True):

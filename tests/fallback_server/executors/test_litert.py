@@ -113,6 +113,19 @@ def test_a_large_file_has_fewer_interpreters(monkeypatch):
     executor.close()
 
 
+def test_sizes_that_take_too_much_memory_are_left_out(monkeypatch):
+    """By how the process grows when they are planned; more rows are then run in parts."""
+    grown = iter(range(0, 10**9, 100))
+    monkeypatch.setattr("fallback_server.executors.litert_runner._resident_bytes", lambda: next(grown))
+    monkeypatch.setattr(litert, "KEPT_BYTES", 500)
+    monkeypatch.setattr(litert, "_MIN_KEPT", 100)
+    executor = opened(scale_model(2.0), sizes=RunSizes(rows=(1, 2, 4, 8, 16), threads=2))
+    assert sorted(executor._runners[NAME]._pools) == [1, 2, 4]
+    x = np.arange(4 * 21, dtype=np.float32).reshape(21, 4)
+    assert executor.run(NAME, {"x": x})["y"].tolist() == (x * 2).tolist()
+    executor.close()
+
+
 def test_requests_that_must_not_be_merged_are_not():
     """Where the package says that a signature has no batch axis."""
     executor = opened(scale_model(2.0), whole=frozenset({NAME}))

@@ -1,5 +1,9 @@
 """Files that harm whoever runs them, tried in real processes."""
 
+import os
+import signal
+
+import numpy as np
 import pytest
 from support.edge_models import scale_model
 from support.fallback_workers import alive, wait_until
@@ -7,6 +11,7 @@ from support.harmful_models import looping_model
 
 from fallback_server.core.errors import LoadFailed
 from fallback_server.core.loader import LoadStop
+from fallback_server.executors import tried_litert
 from fallback_server.executors.base import RunSizes
 from fallback_server.executors.litert_files import SealedFile
 from fallback_server.executors.trial import try_out
@@ -75,12 +80,25 @@ def test_a_sound_file_comes_in_and_its_trial_is_gone(nursery, tmp_path, monkeypa
     monkeypatch.setattr(nursery, "spawn", lambda title: spawned.append(spawn(title)) or spawned[-1])
     executor = opened(write(tmp_path, scale_model(2.0)), nursery)
     (worker,) = spawned
-    assert worker.title == "m/1 (trial)"
+    assert executor.in_process
     wait_until(lambda: not alive(worker.pid))
     (tmp_path / "model.tflite").write_bytes(b"")
-    import numpy as np
-
     assert executor.run("serving_default", {"x": np.ones((3, 4), np.float32)})["y"].tolist() == [[2] * 4] * 3
+    executor.close()
+
+
+@pytest.mark.parametrize("bound", ["LONG_S", "LARGE_BYTES"])
+def test_a_large_model_stays_where_it_was_tried(nursery, tmp_path, monkeypatch, bound):
+    """A hop is little beside its runs, and its plans would hold up the server; its process's loss is told."""
+    monkeypatch.setattr(tried_litert, bound, 0)
+    lost = []
+    executor = opened(write(tmp_path, scale_model(2.0)), nursery, on_lost=lost.append)
+    assert (executor.kind, executor.platform, executor.in_process) == ("litert", "tensorflow", False)
+    x = np.ones((3, 4), np.float32)
+    assert executor.run("serving_default", {"x": x})["y"].tolist() == (x * 2).tolist()
+    os.kill(executor._worker.pid, signal.SIGKILL)
+    wait_until(lambda: lost)
+    assert lost == ["signal 9"]
     executor.close()
 
 
