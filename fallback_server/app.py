@@ -272,6 +272,7 @@ class Server:
             tensor_content=network.tensor_content,
             native=choice.native,
             inline_s=_NATIVE_INLINE * self._options.batching.max_inline_us / 1e6,
+            sequences=self._options.sequences,
             packages=Shelf(self.control, self._options.source.package_repository)
             if network.allow_package_delivery
             else None,

@@ -16,6 +16,7 @@ from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.model_config import EXECUTORS, ModelConfig, check_configs
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.flag_table import DEFAULT_METRICS_PATH, MAX_MESSAGE_BYTES
+from fallback_server.sequences.options import SequenceOptions
 
 DEFAULT_MODEL_NAME = "default"
 """TensorFlow Serving's name for the model of a base path that is given without one."""
@@ -220,6 +221,7 @@ class ServerOptions:
         source: What it serves.
         manager: How versions are loaded.
         batching: How requests are merged.
+        sequences: How many sequences there may be.
         saved_model: How TensorFlow runs.
         executor: What runs models that say nothing of it themselves, one of `EXECUTORS`.
         warm_up: Whether versions are run before they serve.
@@ -232,6 +234,7 @@ class ServerOptions:
     source: SourceOptions
     manager: ManagerOptions = field(default_factory=ManagerOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
+    sequences: SequenceOptions = field(default_factory=SequenceOptions)
     saved_model: SavedModelOptions = field(default_factory=SavedModelOptions)
     executor: str = EXECUTORS[0]
     warm_up: bool = True

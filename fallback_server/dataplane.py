@@ -276,6 +276,8 @@ class DataPlane:
         return signature
 
     def _acquire(self, call: PredictCall) -> ServableHandle[ServedModel]:
+        if call.held is not None:
+            return call.held.lend()
         if not call.target.name:
             raise InvalidInput("ModelSpec has no name specified.")
         return self._versions.acquire(call.target, call.client_key)

@@ -12,6 +12,7 @@ from typing import Any
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.model_config import EXECUTORS
+from fallback_server.sequences.options import SequenceOptions
 
 Value = bool | int | float | str | None
 
@@ -30,6 +31,7 @@ class Group(enum.Enum):
     NETWORK = "Network"
     REST = "REST and metrics"
     BATCHING = "Batching"
+    SEQUENCES = "Sequences"
     TENSORFLOW = "TensorFlow"
     PROCESS = "Process"
 
@@ -87,6 +89,7 @@ class Flag:
 
 _BATCHING = BatchingOptions()
 _MANAGER = ManagerOptions()
+_SEQUENCES = SequenceOptions()
 _CPUS = len(os.sched_getaffinity(0))
 
 _BOOL, _INT, _FLOAT, _TEXT, _PATH, _LIST = Kind
@@ -261,6 +264,19 @@ _BATCHES = _flags(
     ),
 )
 
+_STREAMS = _flags(
+    Group.SEQUENCES,
+    ("max_sequences", _INT, _SEQUENCES.max_sequences, "", "streams of models with a state that may be open"),
+    ("max_sequence_bytes", _INT, _SEQUENCES.max_sequence_bytes, "", "of all their states"),
+    (
+        "sequence_idle_s",
+        _FLOAT,
+        _SEQUENCES.sequence_idle_s,
+        "",
+        "after which a stream is ended that sends no step, or takes no answer",
+    ),
+)
+
 _TENSORFLOW = _flags(
     Group.TENSORFLOW,
     ("*saved_model_tags", _LIST, "serve", "TAG,TAG", "of the graph in a SavedModel that is served"),
@@ -295,7 +311,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "help": {"in_file": False},
 }
 
-_ALL = (_MODELS, _LOADING, _NETWORK, _REST, _BATCHES, _TENSORFLOW, _PROCESS)
+_ALL = (_MODELS, _LOADING, _NETWORK, _REST, _BATCHES, _STREAMS, _TENSORFLOW, _PROCESS)
 
 FLAGS: Mapping[str, Flag] = {
     flag.name: dataclasses.replace(flag, **_MORE.get(flag.name, {})) for flags in _ALL for flag in flags

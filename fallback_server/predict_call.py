@@ -9,9 +9,11 @@ from typing import Protocol
 
 from fallback_server.batching.queue import Array
 from fallback_server.core.errors import ServerError
+from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
+from fallback_server.served_model import ServedModel
 
 DEFAULT_SIGNATURE = "serving_default"
 """What an empty signature name means."""
@@ -54,6 +56,8 @@ class PredictCall:
         preprocessing: The fingerprint of what made the inputs; empty where that is not said.
         entrypoint: For the metrics: "GRPC" or "REST".
         entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
+        held: Who answers, where the caller holds that, and does so until the call is settled; None for whom the target
+            means.
         started_s: When it came to the data plane.
         left_s: When the transport found that nobody waits any more, of the data plane's clock; None while somebody
             does, or has the answer.
@@ -65,6 +69,7 @@ class PredictCall:
         "entry_point",
         "entrypoint",
         "examples",
+        "held",
         "inputs",
         "left_s",
         "output_filter",
@@ -91,6 +96,7 @@ class PredictCall:
         entrypoint: str = "GRPC",
         entry_point: EntryPoint | None = None,
         priority: int = 0,
+        held: ServableHandle[ServedModel] | None = None,
     ) -> None:
         self.target = target
         self.signature = signature
@@ -104,6 +110,7 @@ class PredictCall:
         self.entrypoint = entrypoint
         self.entry_point = entry_point
         self.priority = priority
+        self.held = held
         self.started_s = 0.0
         self.left_s: float | None = None
 

@@ -26,6 +26,7 @@ from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, Kind
 from fallback_server.flags import Parsed, Settings
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
+from fallback_server.sequences.options import SequenceOptions
 from fallback_server.toml_file import Listed, TomlFile, read_toml, version_policy
 from fallback_server.transport.native.choice import choose, installed
 
@@ -43,6 +44,8 @@ _FLAG_NAMES = {
 }
 """Options whose flags have another name; the others have the same."""
 
+DRAIN_SHARE = 0.9
+"""Of the time for which the runs of a version that is unloaded may go on, that of its sequences."""
 
 _SOURCES = ("model_repository", "model_base_path", "model_config_file")
 """Flags that say what is served."""
@@ -141,9 +144,12 @@ class _Builder:
         source = collect(self._source)
         manager = collect(self._manager)
         batching = collect(self._batching)
+        sequences = collect(self._sequences)
         saved_model = collect(self._saved_model)
         metrics_path = collect(self._metrics_path)
-        if network is None or source is None or manager is None or batching is None or saved_model is None:
+        if network is None or source is None or manager is None or batching is None:
+            return None
+        if saved_model is None or sequences is None:
             return None
         return collect(
             lambda: ServerOptions(
@@ -151,6 +157,7 @@ class _Builder:
                 source=source,
                 manager=manager,
                 batching=batching,
+                sequences=sequences,
                 saved_model=saved_model,
                 executor=settings.text("executor"),
                 warm_up=settings.switch("enable_model_warmup"),
@@ -328,6 +335,17 @@ class _Builder:
             values["bulk_rows"] = BULK_ROWS
         per_model = settings.switch("enable_per_model_batching_parameters")
         return self._made(BatchingOptions, enabled=enabled, per_model=per_model, **with_largest(values))
+
+    def _sequences(self) -> SequenceOptions | None:
+        settings = self.settings
+        return self._made(
+            SequenceOptions,
+            max_sequences=settings.integer("max_sequences"),
+            max_sequence_bytes=settings.integer("max_sequence_bytes"),
+            sequence_idle_s=settings.number("sequence_idle_s"),
+            # Before what still runs of such a version is ended, so that no step is cut off.
+            drain_s=max(0.0, settings.number("max_unload_wait_s")) * DRAIN_SHARE,
+        )
 
     def _batching_value(self, flag: str) -> bool | float | tuple[int, ...]:
         settings = self.settings

@@ -105,6 +105,28 @@ class Shadow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepConfig:
+    """How a model is run step by step, where its names don't tell.
+
+    Attributes:
+        signature: Of a step; empty: as `sequences.pairing` finds it.
+        state: Input -> the output that is its value in the next step; empty: as the names say.
+    """
+
+    signature: str = ""
+    state: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.state) > MAX_ENTRIES:
+            raise ConfigRefused(f"a sequence has {len(self.state)} states; at most {MAX_ENTRIES} are allowed")
+        seen: dict[str, str] = {}
+        for into, out in self.state.items():
+            if out in seen:
+                raise ConfigRefused(f"state: output {out!r} is the next value of both {seen[out]!r} and {into!r}")
+            seen[out] = into
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """One model.
 
@@ -121,6 +143,7 @@ class ModelConfig:
             from then on, as is the next.
         target_latency_ms: How long its requests may take, which the size of batches is to hold; 0 for as large as may
             be, None for what the server has for all.
+        sequence: How it is run step by step.
 
     Raises:
         ConfigRefused: a value is out of its bounds.
@@ -136,6 +159,7 @@ class ModelConfig:
     executor: str = ""
     weight: float = 1.0
     target_latency_ms: float | None = None
+    sequence: StepConfig = field(default_factory=StepConfig)
 
     def __post_init__(self) -> None:
         if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:

@@ -17,6 +17,7 @@ from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.package_shelf import Shelf
+from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.delivery import DeliveryService
@@ -29,6 +30,7 @@ from fallback_server.transport.open_inference import AbsentCalls, InferenceServi
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MessageThreads, Rpcs
+from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
@@ -64,6 +66,7 @@ class GrpcServer:
         channel_arguments: Given to gRPC as they are; they win over ours.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         packages: Those that devices may fetch; None where they may fetch none.
+        sequences: How many sequences there may be; None for the usual bounds.
         native: Whether the port is the native server's, see `native.choice`. What it doesn't speak goes to gRPC's own
             behind it, over a socket that nobody else can reach.
         inline_s: How long a run may take that a receiver of the native server does by itself: longer than in the event
@@ -83,6 +86,7 @@ class GrpcServer:
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         tensor_content: bool = False,
         packages: Shelf | None = None,
+        sequences: SequenceOptions | None = None,
         native: bool = False,
         inline_s: float = 1e-3,
     ) -> None:
@@ -117,6 +121,14 @@ class GrpcServer:
             CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock),
             OperatorService(control, self._changes, remote),
             self._delivery,
+            SequenceService(
+                self.calls,
+                control,
+                self._changes,
+                self._threads,
+                options=sequences or SequenceOptions(),
+                max_tensor_bytes=max_message_bytes,
+            ),
             self._health,
         )
         # gRPC takes the first of two.

@@ -98,6 +98,9 @@ class FakeControl:
     def wait_configured(self, *, timeout_s):
         return True
 
+    def configs(self):
+        return ()
+
     def lack(self, name):
         return self.lacks.get(name, "")
 
