@@ -93,11 +93,11 @@ class LiteRtExecutor:
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`. The outputs are the caller's own."""
         try:
-            runner = self._runners[signature]
+            return self._runners[signature].run(inputs)
         except KeyError:
+            if signature in self._runners:
+                raise
             raise VersionNotReady("the version is taken out of service; the request was not run") from None
-        try:
-            return runner.run(inputs)
         except (RuntimeError, ValueError) as error:
             # All that could be wrong with names, dtypes and shapes was checked, and the file has run before.
             raise InvalidInput(f"the model refused the values: {' '.join(str(error).split())}") from error
@@ -131,7 +131,9 @@ class LiteRtExecutor:
 
     def close(self) -> None:
         """Lets go of all interpreters."""
-        self._runners = {}
+        runners, self._runners = self._runners, {}
+        for runner in runners.values():
+            runner.close()
         self._file.close()
 
     def interpreter(self) -> Any:
@@ -161,6 +163,7 @@ class LiteRtExecutor:
         if signature.batches and mixes_rows(functools.partial(self.run, name), zeros):
             self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
             self._signature_defs = definitions(self._signatures.values())
+            self._runners[name].close()
             self._runners[name] = Runner(
                 self.interpreter, self._graphs[name], self._signatures[name], sizes=self._sizes, limit=self._limit
             )
@@ -188,7 +191,10 @@ class LiteRtExecutor:
         self.threads = min(_ENOUGH_THREADS, usable_cores())
         before, self._runners = self._runners, self._made_runners()
         if least_s(lambda: self.run(name, zeros)) > _CLEARLY * alone_s:
-            self.threads, self._runners = 1, before
+            self.threads = 1
+            before, self._runners = self._runners, before
+        for runner in before.values():
+            runner.close()
 
 
 def open_litert(

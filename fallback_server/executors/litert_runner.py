@@ -126,6 +126,12 @@ class Runner:
         if self._by_rows:
             self._make_pools()
 
+    def close(self) -> None:
+        """Lets go of all interpreters, but for those that run: these go when they have."""
+        self._pools = {}
+        with self._lock:
+            self._shapes.clear()
+
     def _make_pools(self) -> None:
         self._pools = {
             size: self._pool({name: (size, *inner) for name, inner in self._inner.items()}) for size in self._sizes

@@ -1,6 +1,8 @@
 """The LiteRT executor beyond what all executors promise, with real files."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -163,6 +165,20 @@ def test_a_run_that_outlasts_the_close_ends_well():
     for thread in threads:
         thread.join(30)
     assert set(failures) <= {"the version is taken out of service; the request was not run"}
+
+
+def test_a_close_frees_all_interpreters_at_once():
+    """Nothing is left to the collector of cycles, which may come much later."""
+    gc.collect()
+    gc.disable()
+    try:
+        executor = opened(net_model())
+        executor.run(NAME, {"image": images(3)})
+        left = [weakref.ref(runner) for runner in executor._runners.values()]
+        executor.close()
+        assert [ref() for ref in left] == [None] * len(left)
+    finally:
+        gc.enable()
 
 
 def test_words_of_the_other_form_are_taken_over():
