@@ -143,7 +143,7 @@ class PerfAnalyzer:
                 f"--concurrency-range={concurrency}",
                 f"--measurement-interval={int(seconds / 3 * 1e3)}",
                 "--max-trials=3",
-                "--stability-percentage=999",
+                "--stability-percentage=1000000",
                 f"-f{table}",
             ]
             done = subprocess.run(
