@@ -137,9 +137,9 @@ def measure(plane: DataPlane, rounds: int, seconds: float) -> None:
     """Prints the percentiles and their ratio."""
     light, heavy = Asker(plane, "light"), Asker(plane, "heavy")
     for asker in (light, heavy):
-        asker.capacity_hz(4, 1.0)
-    single_hz = light.capacity_hz(1, 2.0)
-    full_hz = heavy.capacity_hz(OUTSTANDING, 3.0)
+        asker.capacity_hz(4, 0.5)
+    single_hz = light.capacity_hz(1, 1.0)
+    full_hz = heavy.capacity_hz(OUTSTANDING, 2.0)
     print(f"a row takes {1e3 / single_hz:.1f} ms alone; batches are answered at {full_hz:.0f} rows/s")
     rate_hz = SHARE * single_hz
     alone: list[float] = []
@@ -155,7 +155,7 @@ def measure(plane: DataPlane, rounds: int, seconds: float) -> None:
         stop = threading.Event()
         flooding = threading.Thread(target=heavy.evenly, args=(FLOOD * full_hz, 3600.0, stop))
         flooding.start()
-        time.sleep(0.5)
+        time.sleep(0.2)
         before = len(heavy.took_ms)
         light.evenly(rate_hz, seconds)
         light.wait(0)
@@ -177,9 +177,9 @@ def measure(plane: DataPlane, rounds: int, seconds: float) -> None:
 def main() -> None:
     """Makes the models, serves them, and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8, help="of both states (default 8)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each (default 3)")
-    parser.add_argument("--steps", type=int, default=40, help="of arithmetic in a row (default 40)")
+    parser.add_argument("--rounds", type=int, default=15, help="of both states (default 15)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each (default 1.5)")
+    parser.add_argument("--steps", type=int, default=150, help="of arithmetic in a row (default 150)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="batches at a time")
     parser.add_argument("--intra", type=int, default=0, help="threads of one operation; 0: TensorFlow chooses")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
@@ -188,7 +188,8 @@ def main() -> None:
         write_model(arguments.write, arguments.steps)
         return
     logging.basicConfig(level=logging.WARNING)
-    options = BatchingOptions(num_batch_threads=arguments.threads)
+    # Few batches wait, so that a flood is over soon after it has ended.
+    options = BatchingOptions(num_batch_threads=arguments.threads, max_enqueued_batches=4)
     registry = default_registry(SavedModelOptions(intra_op_parallelism=arguments.intra))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "1"
