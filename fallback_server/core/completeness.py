@@ -43,7 +43,7 @@ _MAX_SHARDS = 100_000
 
 
 def missing(files: Mapping[str, int], num_shards: int | None, *, restores: bool = False) -> str | None:
-    """What a SavedModel lacks, or a model of one file; None where it is complete.
+    """What a SavedModel lacks, or a model of one file; None where it is complete, or a package (`missing_of_package`).
 
     Args:
         files: Path relative to the version's folder, with `/` -> size in bytes.
@@ -140,6 +140,8 @@ def read_num_shards(head: bytes) -> int | None:
 
 def _missing_single(files: Mapping[str, int]) -> str | None:
     """What a folder without a graph lacks."""
+    if is_package(files):
+        return None
     begun = not has_no_variables(files) or any(name in files for name in _BESIDE_GRAPHS)
     single = [name for name in SINGLE_FILES if name in files]
     if begun or not single:

@@ -33,6 +33,7 @@ def shard(index, total):
         ([PB, INDEX, shard(0, 1)], 2, f"{shard(0, 2)}, {shard(1, 2)} are missing"),
         ([PB, INDEX], 5, f"{shard(0, 5)}, {shard(1, 5)}, {shard(2, 5)} and 2 others are missing"),
         (["model.tflite"], None, None),
+        (["manifest.json", "manifest.sha256", "variants/float32.tflite"], None, None),
         (["model.py", "helpers.py", "assets/words"], None, None),
         (["model.tflite", "variables/variables.index"], None, "saved_model.pb is missing"),
         (["fingerprint.pb", "model.tflite"], None, "saved_model.pb is missing"),
