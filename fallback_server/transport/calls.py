@@ -121,9 +121,11 @@ class Calls:
                 self.dataplane.multi(calls, self._answers.settle)
                 _let_go(calls)
             else:
-                if not self._turn:
-                    self._loop.call_soon(self._hand_over)
                 self._turn += calls
+                if len(self._answers) == len(calls):
+                    self._hand_over()  # Nobody else waits: another turn of the loop would bring nothing but delay.
+                elif len(self._turn) == len(calls):
+                    self._loop.call_soon(self._hand_over)
             answers = [await future for future in futures]
         finally:
             # Cancelled, or past its deadline: gRPC cancels this coroutine.
@@ -134,6 +136,8 @@ class Calls:
     def _hand_over(self) -> None:
         """Hands over what came in one turn of the event loop: so it can be one batch."""
         calls, self._turn = self._turn, []
+        if not calls:
+            return
         try:
             self.dataplane.predict(calls, self._answers.settle, here=True)
         except Exception as error:  # noqa: BLE001  each of them has its caller, and the event loop none
