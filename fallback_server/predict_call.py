@@ -15,6 +15,9 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
 from fallback_server.served_model import ServedModel
 
+PRIORITIES = {"high": 1, "low": -1}
+"""The words for them; whatever else is said is normal."""
+
 DEFAULT_SIGNATURE = "serving_default"
 """What an empty signature name means."""
 
