@@ -11,6 +11,7 @@ from fallback_server.executors.base import Array
 from fallback_server.protocol import layout, methods
 from fallback_server.protocol.layout import NotPlainError
 from fallback_server.protocol.open_inference import datatype_of, raw_view, read_contents, read_raw
+from fallback_server.protocol.packed import varint
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
 from fallback_server.transport.counting import Refused, counted
@@ -25,7 +26,6 @@ from fallback_server.transport.templates import (
     Table,
     WriteTemplate,
     WriteTemplates,
-    fitting,
     learn_to_read,
     learn_to_write,
 )
@@ -34,6 +34,7 @@ TIMEOUT_PARAMETER = "timeout"
 """In microseconds; 0 for none."""
 
 _ID = 3
+_ID_TAG = varint(_ID << 3 | 2)
 _RAW_INPUTS = 7
 _RAW_OUTPUTS = 6
 """Field numbers of ModelInferRequest and ModelInferResponse."""
@@ -81,30 +82,24 @@ def read_infer(
         InvalidInput: no ModelInferRequest, or a tensor that can't be read.
         Unimplemented: it asks for what this server doesn't do.
     """
-    template = fitting(templates, data)
-    if template is not None and (asked := infer_by(template, data)) is not None:
-        return asked
+    for template in templates.kept.get(len(data), ()):
+        inputs = template.arrays(data)
+        known = template.rest
+        text = b"" if template.text is None else data[template.text.begin : template.text.end]
+        if inputs is not None and text.isascii():  # Others may be no text at all.
+            call = PredictCall(
+                target=known.call.target,
+                signature=known.call.signature,
+                inputs=inputs,
+                output_filter=known.call.output_filter,
+                client_key=known.call.client_key,
+                entry_point=entry_point,
+            )
+            return InferCall(call=call, id=text.decode() if text else known.id, timeout_s=known.timeout_s)
     asked = read_whole_infer(data, refused)
     if templates.wants():
         templates.keep(len(data), learn_infer(data, asked))
     return asked
-
-
-def infer_by(template: ReadTemplate[InferCall], data: bytes) -> InferCall | None:
-    """A ModelInferRequest that fits a template; None where its id isn't plain text."""
-    known = template.rest
-    text = template.text(data)
-    if not text.isascii():
-        return None
-    call = PredictCall(
-        target=known.call.target,
-        signature=known.call.signature,
-        inputs=template.arrays(data),
-        output_filter=known.call.output_filter,
-        client_key=known.call.client_key,
-        entry_point=entry_point,
-    )
-    return InferCall(call=call, id=text.decode() or known.id, timeout_s=known.timeout_s)
 
 
 def learn_infer(data: bytes, asked: InferCall) -> ReadTemplate[InferCall] | None:
@@ -204,8 +199,7 @@ def infer_parts(answered: InferReply, *, templates: WriteTemplates = _REPLIES) -
     key: tuple[Hashable, ...] = (answered_by.name, answered_by.version)
     for name, array in reply.outputs.items():
         key += (name, array.dtype, array.shape)
-    for template in templates.of(key):
-        template.used = True
+    for template in templates.kept.get(key, ()):
         return _parts_by(template, answered)
     parts = infer_whole_parts(answered)
     if templates.wants():
@@ -214,8 +208,15 @@ def infer_parts(answered: InferReply, *, templates: WriteTemplates = _REPLIES) -
 
 
 def _parts_by(template: WriteTemplate, answered: InferReply) -> list[Buffer]:
-    own_id = b"".join(field_parts(_ID, [answered.id.encode()])) if answered.id else b""
-    return template.parts([own_id, *[array.tobytes() for array in answered.reply.outputs.values()]])
+    return template.parts([_id_field(answered.id), *[array.tobytes() for array in answered.reply.outputs.values()]])
+
+
+def _id_field(text: str) -> bytes:
+    """What a ModelInferResponse has of the request's id."""
+    if not text:
+        return b""
+    own = text.encode()
+    return b"".join((_ID_TAG, varint(len(own)), own))
 
 
 def learn_infer_reply(answered: InferReply) -> WriteTemplate | None:

@@ -31,12 +31,12 @@ from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, fiel
 from fallback_server.transport.rpc import parse
 from fallback_server.transport.templates import (
     MAX_OF_ONE_KEY,
+    MAX_WRITTEN_BYTES,
     ReadTemplate,
     ReadTemplates,
     Table,
     WriteTemplate,
     WriteTemplates,
-    fitting,
     learn_to_read,
     learn_to_write,
 )
@@ -107,25 +107,22 @@ def read_predict(
     Raises:
         InvalidInput: no PredictRequest, no model spec, or tensors that can't be read, or are too many or too large.
     """
-    template = fitting(templates, data)
-    if template is not None and template.tensor_bytes <= max_tensor_bytes:
-        return predict_by(template, data)
+    for template in templates.kept.get(len(data), ()):
+        inputs = template.arrays(data)
+        if inputs is not None and template.tensor_bytes <= max_tensor_bytes:
+            known = template.rest
+            client = template.text
+            return PredictCall(
+                target=known.target,
+                signature=known.signature,
+                inputs=inputs,
+                output_filter=known.output_filter,
+                client_key=known.client_key if client is None else data[client.begin : client.end],
+            )
     call = read_whole_predict(data, max_tensor_bytes=max_tensor_bytes, refused=refused)
     if templates.wants():
         templates.keep(len(data), learn_predict(data, call))
     return call
-
-
-def predict_by(template: ReadTemplate[PredictCall], data: bytes) -> PredictCall:
-    """A PredictRequest that fits a template, as a call."""
-    known = template.rest
-    return PredictCall(
-        target=known.target,
-        signature=known.signature,
-        inputs=template.arrays(data),
-        output_filter=known.output_filter,
-        client_key=template.text(data) or known.client_key,
-    )
 
 
 def learn_predict(data: bytes, call: PredictCall) -> ReadTemplate[PredictCall] | None:
@@ -231,14 +228,15 @@ def write_predict(reply: PredictReply, *, typed: bool, templates: WriteTemplates
         typed: Whether the arrays go as typed values, or else as `tensor_content`.
         templates: Of replies like it, and where it is learnt.
     """
-    outputs = reply.outputs
     answered_by = reply.servable_id
     key: tuple[Hashable, ...] = (typed, answered_by.name, answered_by.version, reply.signature)
-    for name, array in outputs.items():
+    own: list[bytes] = []
+    for name, array in reply.outputs.items():
         key += (name, array.dtype, array.shape)
-    for template in templates.of(key):
-        template.used = True
-        return b"".join(template.parts([array.tobytes() for array in outputs.values()]))
+        if array.nbytes <= MAX_WRITTEN_BYTES and array.dtype.kind != "O":
+            own.append(array.tobytes())
+    for template in templates.kept.get(key, ()):
+        return b"".join(template.parts(own))
     data = write_whole_predict(reply, typed=typed)
     if templates.wants():
         templates.keep(key, learn_reply(data, reply))

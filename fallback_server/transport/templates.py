@@ -5,6 +5,8 @@ in all of them: bytes, and what was read of these. A request that has the very b
 looking at no others, its arrays where they lie; see `protocol.layout` for why that is the whole truth about it.
 
 The tables are bounded, for any thread, and looked up without a lock: what is in them is replaced, never changed.
+Between two calls gRPC and the kernel run, and all that a call touches comes from memory, Python's code too. So whoever
+looks up does that in place: each function called costs microseconds then.
 """
 
 from __future__ import annotations
@@ -62,12 +64,15 @@ class Table(Generic[Key, Some]):
     Args:
         limit: How many there are at most.
         of_one_key: How many there are of one key at most.
+
+    Attributes:
+        kept: The templates by key. To be looked up in; whoever uses one says so in it.
     """
 
     def __init__(self, *, limit: int = MAX_TEMPLATES, of_one_key: int = 1) -> None:
         self._limit = limit
         self._of_one_key = of_one_key
-        self._kept: dict[Key, tuple[Some, ...]] = {}
+        self.kept: dict[Key, tuple[Some, ...]] = {}
         self._order: list[tuple[Key, Some]] = []
         self._lock = threading.Lock()
         self._pause = 0
@@ -76,10 +81,6 @@ class Table(Generic[Key, Some]):
     def __len__(self) -> int:
         """How many there are."""
         return len(self._order)
-
-    def of(self, key: Key) -> tuple[Some, ...]:
-        """The templates of a key. Whoever uses one says so in it."""
-        return self._kept.get(key, ())
 
     def wants(self) -> bool:
         """Whether a message that none was found for is to be learnt."""
@@ -101,11 +102,11 @@ class Table(Generic[Key, Some]):
             self._pause = 0 if useful else min(2 * self._pause + 1, _LONGEST_PAUSE)
             if learnt is not None:
                 self._order.append((key, learnt))
-                self._kept[key] = (*self._kept.get(key, ()), learnt)
+                self.kept[key] = (*self.kept.get(key, ()), learnt)
 
     def _make_room(self, key: Key) -> bool:
         """Has one go where there is no room; False where that one was of no use."""
-        if len(self._kept.get(key, ())) >= self._of_one_key:
+        if len(self.kept.get(key, ())) >= self._of_one_key:
             return self._drop_of(key)
         return len(self._order) < self._limit or self._drop_of(None)
 
@@ -117,11 +118,11 @@ class Table(Generic[Key, Some]):
             template.used = False
         dropped = (idle or some)[0]
         self._order = [entry for entry in self._order if entry is not dropped]
-        left = tuple(template for template in self._kept[dropped[0]] if template is not dropped[1])
+        left = tuple(template for template in self.kept[dropped[0]] if template is not dropped[1])
         if left:
-            self._kept[dropped[0]] = left
+            self.kept[dropped[0]] = left
         else:
-            del self._kept[dropped[0]]
+            del self.kept[dropped[0]]
         return not idle
 
 
@@ -130,10 +131,11 @@ class ReadTemplate(Template, Generic[Rest]):
 
     Attributes:
         rest: What was read of what they have in common.
+        text: Where something lies beside the tensors that each has of its own; None where they have no such thing.
         tensor_bytes: What their arrays take.
     """
 
-    __slots__ = ("_pieces", "_tensors", "_text", "rest", "tensor_bytes")
+    __slots__ = ("_pieces", "_tensors", "rest", "tensor_bytes", "text")
 
     def __init__(
         self,
@@ -144,43 +146,28 @@ class ReadTemplate(Template, Generic[Rest]):
     ) -> None:
         super().__init__()
         self._pieces = tuple((piece, begin) for begin, piece in pieces)
-        self._tensors = tuple(
-            (name, array.dtype, array.size, begin, array.shape) for name, (begin, array) in tensors.items()
-        )
-        self._text = text or Span(0, 0)
+        self._tensors = tuple((name, array.shape, array.dtype, begin) for name, (begin, array) in tensors.items())
+        self.text = text
         self.rest = rest
         self.tensor_bytes = sum(array.nbytes for _, array in tensors.values())
 
-    def fits(self, data: bytes) -> bool:
-        """Whether a message of the length that it is looked up by has the bytes around the tensors."""
+    def arrays(self, data: bytes) -> dict[str, Array] | None:
+        """The tensors of a message; None for one that has other bytes around them.
+
+        Args:
+            data: The message, of the length that this was learnt of.
+
+        Returns:
+            Arrays that read the message's bytes, and are aligned only by chance.
+        """
         for piece, begin in self._pieces:
             if not data.startswith(piece, begin):
-                return False
+                return None
         self.used = True
-        return True
-
-    def arrays(self, data: bytes) -> dict[str, Array]:
-        """The tensors of a message that fits: they read its bytes, and are aligned only by chance."""
-        return {
-            name: np.frombuffer(data, dtype, count, begin).reshape(shape)
-            for name, dtype, count, begin, shape in self._tensors
-        }
-
-    def text(self, data: bytes) -> bytes:
-        """The field of a message that fits that may differ beside its tensors; empty where there is none."""
-        begin, end = self._text
-        return data[begin:end]
+        return {name: np.ndarray(shape, dtype, data, begin) for name, shape, dtype, begin in self._tensors}
 
 
 ReadTemplates = Table[int, ReadTemplate[Rest]]
-
-
-def fitting(templates: ReadTemplates[Rest], data: bytes) -> ReadTemplate[Rest] | None:
-    """The template that a message is read by, if there is one."""
-    for template in templates.of(len(data)):
-        if template.fits(data):
-            return template
-    return None
 
 
 def learn_to_read(
@@ -227,10 +214,14 @@ class WriteTemplate(Template):
         Args:
             own: What goes into the gaps, in their order.
         """
+        self.used = True
         pieces = self.pieces
         parts: list[Buffer] = [pieces[0]]
-        for index, one in enumerate(own, 1):
-            parts += (one, pieces[index])
+        index = 1
+        for one in own:
+            parts.append(one)
+            parts.append(pieces[index])
+            index += 1
         return parts
 
 

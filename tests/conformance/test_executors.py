@@ -109,12 +109,15 @@ def test_answers_are_the_callers_own(form):
 
 
 def test_inputs_come_in_any_memory_layout(form):
-    """Views that are not contiguous, and read-only arrays."""
+    """Views that are not contiguous, or not aligned, and read-only arrays: a request's lie in its very bytes."""
     x = rows(8)[::2]
     x.flags.writeable = False
     np.testing.assert_array_equal(form("scale").run(NAME, {"x": x})["y"], x * 2)
     turned = np.asfortranarray(rows(3))
     np.testing.assert_array_equal(form("scale").run(NAME, {"x": turned})["y"], turned * 2)
+    for begin in range(1, 16):
+        odd = np.frombuffer(bytes(begin) + rows(3).tobytes(), np.float32, 12, begin).reshape(3, 4)
+        np.testing.assert_array_equal(form("scale").run(NAME, {"x": odd})["y"], rows(3) * 2)
 
 
 def test_only_given_inputs_may_be_emptied(form):

@@ -1,3 +1,4 @@
+import functools
 import threading
 
 import numpy as np
@@ -17,7 +18,7 @@ from fallback_server.protocol.tensors import encode
 from fallback_server.transport import infer_messages, messages
 from fallback_server.transport.infer_messages import InferReply
 from fallback_server.transport.large import assemble
-from fallback_server.transport.templates import MAX_FIXED_BYTES, Table, Template, fitting
+from fallback_server.transport.templates import MAX_FIXED_BYTES, Table, Template
 
 X = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
 LIMIT = 2**31
@@ -46,13 +47,26 @@ def whole(data):
     return messages.read_whole_predict(data, max_tensor_bytes=LIMIT)
 
 
+def fits(template, data):
+    return template.arrays(data) is not None
+
+
+def by(template, data):
+    """A PredictRequest that fits, by the template."""
+    templates = Table()
+    templates.keep(len(data), template)
+    call = messages.read_predict(data, max_tensor_bytes=LIMIT, templates=templates)
+    assert templates.kept == {len(data): (template,)}
+    return call
+
+
 def learnt(data):
     """The template of a PredictRequest, which reads that very message as protobuf does."""
     call = whole(data)
     template = messages.learn_predict(data, call)
     if template is not None:
-        assert template.fits(data)
-        assert told(messages.predict_by(template, data)) == told(call)
+        assert fits(template, data)
+        assert told(by(template, data)) == told(call)
     return template
 
 
@@ -81,9 +95,9 @@ def test_predict_requests_read_the_same_by_template_and_in_full(data):
         other = data.draw(changed(first))
         in_full = outcome(whole, told, other)
         assert outcome(read, told, other) == in_full
-        if template is not None and template.fits(other):
+        if template is not None and fits(template, other):
             event("fits")
-            assert told(messages.predict_by(template, other)) == in_full
+            assert told(by(template, other)) == in_full
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,9 +141,9 @@ def test_every_byte_of_a_predict_request():
     free = {*range(at := data.index(floats.tobytes()), at + 8), *range(at := data.index(numbers.tobytes()), at + 4)}
     free |= {*range(at := data.index(b"me"), at + 2)}
     for at, other in every_byte(data):
-        assert template.fits(other) is (at in free or other == data)
+        assert fits(template, other) is (at in free or other == data)
         if at in free:
-            assert told(messages.predict_by(template, other)) == told(whole(other))
+            assert told(by(template, other)) == told(whole(other))
 
 
 def test_every_byte_of_an_infer_request():
@@ -139,12 +153,17 @@ def test_every_byte_of_an_infer_request():
     free = {*range(at := data.index(X.tobytes()), at + X.nbytes)}
     text = {*range(at := data.index(b"41"), at + 2)}
     for at, other in every_byte(data):
-        assert template.fits(other) is (at in free | text or other == data)
-        if at in text and other[at] >= 0x80:
-            assert infer_messages.infer_by(template, other) is None
-        elif at in free | text:
-            known = infer_messages.infer_by(template, other)
-            assert told_infer(known) == told_infer(infer_messages.read_whole_infer(other))
+        assert fits(template, other) is (at in free | text or other == data)
+        if at in free | text:
+            in_full = outcome(infer_messages.read_whole_infer, told_infer, other)
+            assert outcome(functools.partial(infer_by, template), told_infer, other) == in_full
+
+
+def infer_by(template, data):
+    """As `by`; what the template isn't for is read in full."""
+    templates = Table()
+    templates.keep(len(data), template)
+    return infer_messages.read_infer(data, templates=templates)
 
 
 PAYLOAD = X.tobytes()
@@ -211,8 +230,8 @@ def test_what_is_written_in_odd_ways(data, plain):
         for name, array in whole(data).inputs.items():
             begin = template_begin(template, data, name)
             other = data[:begin] + bytes([value]) * array.nbytes + data[begin + array.nbytes :]
-            assert template.fits(other)
-            assert told(messages.predict_by(template, other)) == told(whole(other))
+            assert fits(template, other)
+            assert told(by(template, other)) == told(whole(other))
 
 
 def template_begin(template, data, name):
@@ -257,7 +276,7 @@ def test_a_smaller_limit_holds_for_what_is_known():
     data = HEAD + entry("x", tensor_of(X))
     templates = Table(of_one_key=4)
     messages.read_predict(data, max_tensor_bytes=LIMIT, templates=templates)
-    assert fitting(templates, data) is not None
+    assert len(templates) == 1
     with pytest.raises(ServerError, match="takes 24 bytes, at most 23 are allowed"):
         messages.read_predict(data, max_tensor_bytes=23, templates=templates)
 
@@ -353,15 +372,15 @@ def test_the_table_is_bounded_and_keeps_what_is_used():
     used = Template()
     table.keep("used", used)
     for number in range(20):
-        (found,) = table.of("used")
+        (found,) = table.kept.get("used", ())
         found.used = True
         table.keep(number, Template())
         assert len(table) == min(number + 2, 3)
-    assert table.of("used") == (used,)
-    assert [key for key in range(20) if table.of(key)] == [18, 19]
+    assert table.kept.get("used", ()) == (used,)
+    assert [key for key in range(20) if table.kept.get(key, ())] == [18, 19]
     for _ in range(3):
         table.keep("used", Template())
-    assert len(table.of("used")) == 2
+    assert len(table.kept.get("used", ())) == 2
     assert len(table) == 3
 
 
