@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -26,6 +24,7 @@ from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
 from fallback_server.transport.native.choice import front_arguments
 from fallback_server.transport.native.front import NativeFront
+from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
@@ -96,7 +95,7 @@ class GrpcServer:
         self._max_message_bytes = max_message_bytes
         self._channel_arguments = channel_arguments
         self._front: NativeFront | None = None
-        self._private: Path | None = None
+        self._private: PrivateFolder | None = None
         self._threads = MessageThreads(message_threads)
         self._changes = Changes(control.watch)
         self._health = HealthService(control.index, self._changes)
@@ -152,17 +151,11 @@ class GrpcServer:
         Raises:
             PortUnavailable: it can't.
         """
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        bound = self._listen_natively(address) if self._native else self._listen(address, tls=self._tls)
-        if socket_path is not None:
-            try:
-                self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
-            except (SocketUnavailable, PortUnavailable) as error:
-                raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
-        await self._server.start()
-        if self._front is not None:
-            self._front.start(str(self._private_socket))
-        return bound
+        try:
+            return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", socket_path)
+        except BaseException:
+            self._close_native()
+            raise
 
     async def set_serving(self, *, serving: bool) -> None:
         """What health checks hear."""
@@ -185,17 +178,32 @@ class GrpcServer:
             quiet.append(self._front.quiet(grace_s=grace_s))
         await asyncio.gather(*quiet)
         await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
+        self._close_native()
+        self._delivery.close()
+        self._threads.close()
+
+    async def _start(self, address: str, socket_path: str | None) -> int:
+        bound = self._listen_natively(address) if self._native else self._listen(address, tls=self._tls)
+        if socket_path is not None:
+            try:
+                self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
+            except (SocketUnavailable, PortUnavailable) as error:
+                raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
+        await self._server.start()
+        if self._front is not None:
+            self._front.start(str(self._private_socket))
+        return bound
+
+    def _close_native(self) -> None:
         if self._front is not None:
             self._front.close()
         if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
-        self._delivery.close()
-        self._threads.close()
+            self._private.close()
 
     @property
     def _private_socket(self) -> Path:
         assert self._private is not None
-        return self._private / "grpc.sock"
+        return self._private.path / "grpc.sock"
 
     def _listen_natively(self, address: str) -> int:
         try:
@@ -210,7 +218,7 @@ class GrpcServer:
             )
         except OSError as error:
             raise PortUnavailable(f"can't listen on {address}: {error}") from error
-        self._private = Path(tempfile.mkdtemp(prefix="fallback-server-"))  # Its mode is 0700.
+        self._private = PrivateFolder()
         self._listen(f"unix:{self._private_socket}", tls=None)
         return self._front.port
 

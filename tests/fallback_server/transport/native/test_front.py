@@ -18,6 +18,7 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import decode, encode
+from fallback_server.transport.grpc_server import GrpcServer, PortUnavailable
 from fallback_server.transport.native.choice import installed
 
 pytestmark = pytest.mark.skipif(not installed(), reason="the extra `fast` is not installed")
@@ -45,7 +46,7 @@ def test_the_socket_behind_it_is_for_nobody_else(tmp_path):
 
     async def story():
         async with native(tmp_path) as stand:
-            folder = stand.server._private
+            folder = stand.server._private.path
             assert look(folder) == (0o700, ["grpc.sock"])
             health = health_pb2_grpc.HealthStub(stand.channel)  # Its Watch comes from there.
             assert (await health.Watch(health_pb2.HealthCheckRequest()).read()).status == 1
@@ -174,3 +175,22 @@ def test_a_watch_passes_through(tmp_path, caplog):
 
     asyncio.run(story())
     assert not caplog.records
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path):
+    """Neither port nor folder: where the socket beside the port can't be had, the port is free again."""
+
+    async def story():
+        async with native(tmp_path) as stand:
+            made = [GrpcServer(stand.plane, stand.control, native=True) for _ in range(2)]
+            port = await made[0].start(host="127.0.0.1", port=0)
+            await made[0].stop(grace_s=1)
+            with pytest.raises(PortUnavailable, match="can't listen on unix:"):
+                await made[1].start(host="127.0.0.1", port=port, socket_path=str(tmp_path / "no" / "where"))
+            assert not made[1]._private.path.exists()
+            again = GrpcServer(stand.plane, stand.control, native=True)
+            assert await again.start(host="127.0.0.1", port=port) == port
+            for server in (again, made[1]):
+                await server.stop(grace_s=1)
+
+    asyncio.run(story())
