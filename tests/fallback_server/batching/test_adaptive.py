@@ -1,7 +1,7 @@
 """A latency target that is held by the size of batches."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batch_stand import BatchStand, rows
 from support.fallback_fakes import FakeExecutor
@@ -46,6 +46,7 @@ def test_small_batches_of_a_rest_let_nothing_grow():
     assert target.rows == before
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0, 1), st.floats(0, 1)), max_size=200), st.integers(1, 64))
 def test_the_bound_is_kept(runs, max_rows):
     """Whatever is told, between 1 and the largest batch."""

@@ -1,7 +1,7 @@
 """What can't be answered in time is refused before it runs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batch_stand import BatchStand, make, rows
 from support.fallback_fakes import FakeExecutor
@@ -85,6 +85,7 @@ def test_a_request_that_would_wait_for_far_too_long_is_refused_at_the_door():
     assert stand.submit(queue, rows(2))[1] == [None]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.0, 0.3), st.floats(0.0, 0.05)), max_size=30), st.floats(0.001, 0.2))
 def test_none_is_refused_whose_run_would_have_been_in_time(steps, run_s):
     """Where runs always take as long, what is refused at its turn would have been late, and what ran was in time."""

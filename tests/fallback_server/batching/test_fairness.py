@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fallback_server.batching.fairness import MAX_ACCOUNTS, DeficitRoundRobin, Turn
@@ -26,6 +26,7 @@ def served(shares, ring, costs, steps):
     return got
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(weights, st.lists(costs_s, min_size=1, max_size=5)), min_size=2, max_size=6),
     st.integers(1, 400),
@@ -41,6 +42,7 @@ def test_those_that_are_always_ready_get_their_shares_at_any_time(queues, steps)
             assert apart <= most + 2 * QUANTUM_S + 1e-9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), costs_s), max_size=200))
 def test_somebody_is_served_whenever_somebody_is_ready(steps):
     """Work conserving: whoever is ready, one of them is chosen; nobody where nobody is."""

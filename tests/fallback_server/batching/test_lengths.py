@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batch_stand import BatchStand, make
 from support.fallback_fakes import FakeExecutor
@@ -68,6 +68,7 @@ def test_strings_and_empty_inputs_are_padded():
     assert [part["x"].shape for part in lengths.alike(numbers)] == [(0, 2), (1, 2)]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=6),
     st.sampled_from([(), (3, 8)]),

@@ -1,6 +1,6 @@
 """Who is served before others of the same signature."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batch_stand import BatchStand, make, rows
 from support.fallback_fakes import FakeExecutor
@@ -57,6 +57,7 @@ def test_a_batch_is_filled_with_lower_ones():
     assert order(stand) == [3, 0, 1, 2]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(-1, 1), st.floats(0.0, 0.7)), min_size=1, max_size=40),
     st.integers(1, 4),

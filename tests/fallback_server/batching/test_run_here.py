@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batch_stand import BatchStand, make, rows
 from support.fallback_fakes import FakeExecutor
@@ -122,6 +122,7 @@ def test_bounds_and_a_stop_hold_here_too():
     assert isinstance(refusal, ServerStopping)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.booleans()), max_size=30))
 def test_here_or_there_nothing_is_lost_or_doubled(steps):
     """Whatever is short or not, and however lists are mixed, each task has one outcome, its own."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batch_stand import BatchStand, make, rows
 from support.fallback_fakes import FakeExecutor
@@ -25,6 +25,7 @@ def test_a_large_request_runs_in_pieces_and_comes_back_whole():
     assert stand.idle()
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(1, 30), min_size=1, max_size=8),
     max_rows=st.integers(1, 8),
