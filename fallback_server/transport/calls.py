@@ -12,6 +12,7 @@ import grpc
 
 from fallback_server.core.errors import ServerStopping
 from fallback_server.dataplane import DataPlane, PredictCall, PredictReply
+from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, Method
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.rpc import STOPPING_TEXT, Caller, Rpcs, Unary
@@ -24,9 +25,6 @@ CLIENT_HEADER = "x-client-id"
 
 PRIORITY_HEADER = "x-priority"
 """Requests that say `high` are run before others of their model's signature, those that say `low` after them."""
-
-_PRIORITIES = {"high": 1, "low": -1}
-"""Whatever else is said is normal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +166,7 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
         elif key == PREPROCESSING_METADATA and not preprocessing:
             preprocessing = value.decode(errors="replace") if isinstance(value, bytes) else value
         elif key == PRIORITY_HEADER and not priority:
-            priority = _PRIORITIES.get(value.decode(errors="replace") if isinstance(value, bytes) else value, 0)
+            priority = PRIORITIES.get(value.decode(errors="replace") if isinstance(value, bytes) else value, 0)
     for call in calls:
         if until_s is not None:
             call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)

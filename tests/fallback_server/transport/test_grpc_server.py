@@ -186,6 +186,22 @@ def test_the_client_is_known_by_field_or_header(tmp_path):
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(("said", "priority"), [(None, 0), ("high", 1), ("low", -1), ("normal", 0), ("7", 0)])
+def test_a_priority_is_heard(tmp_path, said, priority):
+    """What the metadata say, in words; anything else is normal."""
+
+    async def story():
+        async with loaded(path=tmp_path) as stand:
+            seen = []
+            stand.plane._observe = lambda call, *_: seen.append(call.priority)
+            await stand.predict(request(), metadata=() if said is None else (("x-priority", said),))
+            while not seen:  # noqa: ASYNC110  the answer is sent before it is counted
+                await asyncio.sleep(0.005)
+            assert seen == [priority]
+
+    asyncio.run(story())
+
+
 def test_what_is_no_message_is_invalid_and_tells_nothing_of_the_inside(tmp_path):
     """Bytes that don't parse are the caller's fault, told without the names of our classes."""
 
