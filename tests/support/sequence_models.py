@@ -4,8 +4,8 @@ Run as a program, so that a test's own process needn't import TensorFlow:
 
 python sequence_models.py OUTPUT [UNITS [FEATURES [LAYERS]]]
     writes OUTPUT/gru/1, whose signature `step` takes x, float32 [-1, FEATURES], and a state of each layer, and gives y,
-    float32 [-1, 2], and the next states; and OUTPUT/sequences.npz, 64 sequences of different lengths with what
-    Keras' own loop over the same cells makes of them, each alone.
+    float32 [-1, 2], and the next states; without UNITS also OUTPUT/sequences.npz, 64 sequences of different lengths
+    with what Keras' own loop over the same cells makes of them, each alone.
 """
 
 import os
@@ -16,6 +16,7 @@ import numpy as np
 from support.fallback_fakes import FakeExecutor, signature
 
 SEQUENCES = 64
+FEATURES = 6
 
 
 def lengths():
@@ -53,7 +54,7 @@ class GrowingExecutor(FakeExecutor):
         return {"sum": state.sum(axis=1, keepdims=True), "state": state}
 
 
-def write_gru(output, units=24, features=6, layers=2):
+def write_gru(output, units=24, features=FEATURES, layers=2):
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
@@ -76,16 +77,23 @@ def write_gru(output, units=24, features=6, layers=2):
     module.step = tf.function(step)
     concrete = module.step.get_concrete_function(tf.TensorSpec([None, features], tf.float32, "x"), **specs)
     tf.saved_model.save(module, str(output / "gru" / "1"), signatures={"step": concrete})
+    return cells, head
+
+
+def write_sequences(output, cells, head):
+    import tensorflow as tf
 
     loop = tf.keras.layers.RNN(cells, return_sequences=True)
     generator = np.random.default_rng(5)
     arrays = {}
     for index, length in enumerate(lengths()):
-        x = generator.standard_normal((1, length, features)).astype(np.float32)
+        x = generator.standard_normal((1, length, FEATURES)).astype(np.float32)
         arrays[f"x{index}"] = x[0]
         arrays[f"y{index}"] = np.einsum("tu,uy->ty", loop(x).numpy()[0], head.numpy())
     np.savez(output / "sequences.npz", **arrays)
 
 
 if __name__ == "__main__":
-    write_gru(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    made = write_gru(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    if len(sys.argv) == 2:
+        write_sequences(Path(sys.argv[1]), *made)
