@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 
-.PHONY: help setup demo test fast check format bench lock proto clean
+.PHONY: help setup demo test fast check format bench bench-peers lock proto clean
 
 help:  ## what there is to do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## .venv with all extras and the three commands
 
@@ -51,8 +51,11 @@ format: $(READY)  ## format the code
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
 	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
 		switching loads unloads startup large_messages typed_values rest \
-		routing coalescing far cascade; do \
+		routing coalescing far cascade serving; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
+
+bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers
+	$(BIN)/python -m benchmarks.peers --into build/peers
 
 lock:  ## rewrite the lock files (needs uv)
 	requirements/compile.sh

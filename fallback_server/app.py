@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fallback_server.advertiser import Advertiser
+from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import ServerOptions
 from fallback_server.config_file import ConfigFile, batching_for
 from fallback_server.control import Control
@@ -23,7 +25,8 @@ from fallback_server.core.source import FileSystemSource
 from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.dataplane import DataPlane
 from fallback_server.descriptors import raise_descriptor_limit
-from fallback_server.executors.registry import Registry, default_registry
+from fallback_server.executors.registry import AUTO, Registry, default_registry
+from fallback_server.first_look import may_need_tensorflow
 from fallback_server.metrics import Metrics, observer
 from fallback_server.package_shelf import Shelf
 from fallback_server.poller import ConfigWatcher, Poller
@@ -33,12 +36,16 @@ from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
+from fallback_server.transport.native.choice import choose, installed
 from fallback_server.transport.rest.server import RestServer
 
 _log = logging.getLogger(__name__)
 
 _MDNS_STOP_S = 3.0
 """A withdrawal is three packets 125 ms apart; a network that takes longer is left alone."""
+
+_NATIVE_INLINE = 4
+"""So many times as long as in the event loop a run may take in a receiver of the native server: it holds up less."""
 
 _UNLOAD_S = 5.0
 """For threads to end and memory to be freed once nothing is in flight any more."""
@@ -99,18 +106,7 @@ class Server:
             check_method_names=options.check_method_names,
             observe=observer(self._metrics, code_of),
         )
-        self._grpc = GrpcServer(
-            self._dataplane,
-            self.control,
-            server_id=network.server_id,
-            max_message_bytes=network.max_message_bytes,
-            tls=network.tls,
-            allow_remote_control=network.allow_remote_control,
-            message_threads=network.grpc_threads,
-            channel_arguments=network.channel_arguments,
-            tensor_content=network.tensor_content,
-            packages=Shelf(self.control, source.package_repository) if network.allow_package_delivery else None,
-        )
+        self._grpc = self._grpc_server()
         self._rest: RestServer | None = None
         if network.rest_port is not None:
             self._rest = RestServer(
@@ -147,7 +143,8 @@ class Server:
         """
         self._signals.deliver_stops(lambda number: self._loop.call_soon_threadsafe(self._on_signal, number))
         network = self._options.network
-        self._registry.start()
+        if self._options.executor in (AUTO, "tensorflow") and may_need_tensorflow(self._options.source):
+            self._registry.start()  # Imported while the rest begins; else by the first load that needs it.
         socket_path = None if network.socket_path is None else str(network.socket_path)
         port = await self._grpc.start(host=network.host, port=network.port, socket_path=socket_path)
         rest_port = None
@@ -254,8 +251,35 @@ class Server:
         else:
             _log.info("the configuration was applied: %s", ", ".join(names) or "no models")
 
+    def _grpc_server(self) -> GrpcServer:
+        network = self._options.network
+        choice = choose(
+            network.transport,
+            tls=network.tls is not None,
+            present=installed(),
+            arguments=network.channel_arguments,
+        )
+        _log.info("gRPC is spoken by %s: %s", "the native server" if choice.native else "grpcio", choice.reason)
+        return GrpcServer(
+            self._dataplane,
+            self.control,
+            server_id=network.server_id,
+            max_message_bytes=network.max_message_bytes,
+            tls=network.tls,
+            allow_remote_control=network.allow_remote_control,
+            message_threads=network.grpc_threads,
+            channel_arguments=network.channel_arguments,
+            tensor_content=network.tensor_content,
+            native=choice.native,
+            inline_s=_NATIVE_INLINE * self._options.batching.max_inline_us / 1e6,
+            sequences=self._options.sequences,
+            packages=Shelf(self.control, self._options.source.package_repository)
+            if network.allow_package_delivery
+            else None,
+        )
+
     def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> ServedModelLoader:
-        options = self._options.batching
+        options = self._batching_of(servable_id.name)
         return ServedModelLoader(
             servable_id,
             path,
@@ -266,4 +290,19 @@ class Server:
             batching_for=batching_for if options.per_model else None,
             observer=self._metrics,
             kept=self._kept,
+            kind=self._executor_of(servable_id.name),
         )
+
+    def _batching_of(self, name: str) -> BatchingOptions:
+        """How a model's requests are merged: as the server says, but for what is said of the model."""
+        options = self._options.batching
+        config = next((config for config in self.control.configs() if config.name == name), None)
+        if config is None:
+            return options
+        target_ms = options.target_latency_ms if config.target_latency_ms is None else config.target_latency_ms
+        return dataclasses.replace(options, weight=config.weight, target_latency_ms=target_ms)
+
+    def _executor_of(self, name: str) -> str:
+        """What is to run a model's versions: as the model says, else as the server does."""
+        said = next((config.executor for config in self.control.configs() if config.name == name), "")
+        return said or self._options.executor

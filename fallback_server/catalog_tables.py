@@ -17,6 +17,9 @@ _COLOURS = {"AVAILABLE": "32", "START": "33", "LOADING": "33", "UNLOADING": "33"
 _SHADOW = "SHADOW"
 """A column that is left out where no model has one."""
 
+_EXECUTOR = "EXECUTOR"
+"""Likewise, as with servers of before, which don't tell it."""
+
 _SHOWN = 10
 """Of a split's versions that are not available."""
 
@@ -34,8 +37,7 @@ def catalog_json(update: edge.CatalogUpdate) -> dict[str, Any]:
 
 def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
     """A catalog as a table: a line for each version; below it what is amiss, and what was rolled back."""
-    shadows = any(model.HasField("shadow") for model in update.models)
-    heading = ("MODEL", "VERSION", "STATE", "LABELS", "TRAFFIC", _SHADOW, "QUEUE", "WAIT", "PACKAGE")
+    heading = ("MODEL", "VERSION", "STATE", "LABELS", "TRAFFIC", _SHADOW, "QUEUE", "WAIT", _EXECUTOR, "PACKAGE")
     rows: list[tuple[str, ...]] = [heading]
     notes = []
     for model in update.models:
@@ -46,8 +48,7 @@ def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
         shares = _shares(model)
         for version in sorted(model.versions, key=lambda one: one.version, reverse=True):
             rows.append(_row(model, version, shares))
-            if version.error:
-                notes.append(f"{model.name} {version.version}: {version.error}")
+            notes += [f"{model.name} {version.version}: {told}" for told in (version.error, version.choice) if told]
         notes += _absent_lines(model, shares)
         if model.HasField("hold"):
             notes.append(_hold_line(model))
@@ -57,10 +58,20 @@ def catalog_lines(update: edge.CatalogUpdate, *, colours: bool) -> list[str]:
         ]
     if len(rows) == 1:
         return [f"{update.server_id or 'the server'} serves no model", *notes]
-    kept = [index for index, title in enumerate(heading) if shadows or title != _SHADOW]
+    absent = _absent_columns(update)
+    kept = [index for index, title in enumerate(heading) if title not in absent]
     shown = [[row[index] for index in kept] for row in rows]
     right = [at for at, index in enumerate(kept) if heading[index] in ("VERSION", "TRAFFIC", _SHADOW, "QUEUE", "WAIT")]
     return [*aligned(shown, paint=_paint(colours=colours), right=right), *notes]
+
+
+def _absent_columns(update: edge.CatalogUpdate) -> set[str]:
+    absent = set()
+    if not any(model.HasField("shadow") for model in update.models):
+        absent.add(_SHADOW)
+    if not any(version.executor for model in update.models for version in model.versions):
+        absent.add(_EXECUTOR)
+    return absent
 
 
 def plain_json(found: Statuses) -> dict[str, Any]:
@@ -124,6 +135,8 @@ def _model_json(model: edge.Model) -> dict[str, Any]:
                 "preprocessing_fingerprint": version.preprocessing_fingerprint,
                 "queued_rows": version.queued_rows,
                 "expected_wait_ms": version.expected_wait_ms,
+                "executor": version.executor,
+                "choice": version.choice,
             }
             for version in model.versions
         ],
@@ -144,6 +157,7 @@ def _row(model: edge.Model, version: edge.Version, shares: Mapping[int, float]) 
         f"{model.shadow.share * 100:.3g} %" if shadowed else "-",
         f"{version.queued_rows} rows" if version.queued_rows else "-",
         f"{version.expected_wait_ms:.1f} ms" if version.expected_wait_ms else "-",
+        version.executor or "-",
         version.package_fingerprint.removeprefix("sha256:")[:12] or "-",
     )
 

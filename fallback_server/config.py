@@ -13,9 +13,10 @@ from pathlib import Path
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
-from fallback_server.core.model_config import ModelConfig, check_configs
+from fallback_server.core.model_config import EXECUTORS, ModelConfig, check_configs
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.flag_table import DEFAULT_METRICS_PATH, MAX_MESSAGE_BYTES
+from fallback_server.sequences.options import SequenceOptions
 
 DEFAULT_MODEL_NAME = "default"
 """TensorFlow Serving's name for the model of a base path that is given without one."""
@@ -103,7 +104,7 @@ class NetworkOptions:
         grpc_threads: Threads that read and write gRPC's large messages.
         channel_arguments: Given to gRPC as they are.
         allow_remote_control: Whether callers may change what is served.
-        transport: What speaks gRPC.
+        transport: What speaks gRPC: `grpcio`, `native`, or `auto`; see `transport.native.choice`.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         allow_package_delivery: Whether devices may fetch packages.
     """
@@ -220,7 +221,9 @@ class ServerOptions:
         source: What it serves.
         manager: How versions are loaded.
         batching: How requests are merged.
+        sequences: How many sequences there may be.
         saved_model: How TensorFlow runs.
+        executor: What runs models that say nothing of it themselves, one of `EXECUTORS`.
         warm_up: Whether versions are run before they serve.
         check_method_names: Whether Classify and Regress look at a signature's method name.
         metrics_path: Where REST gives the metrics out; None for nowhere.
@@ -231,7 +234,9 @@ class ServerOptions:
     source: SourceOptions
     manager: ManagerOptions = field(default_factory=ManagerOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
+    sequences: SequenceOptions = field(default_factory=SequenceOptions)
     saved_model: SavedModelOptions = field(default_factory=SavedModelOptions)
+    executor: str = EXECUTORS[0]
     warm_up: bool = True
     check_method_names: bool = False
     metrics_path: str | None = DEFAULT_METRICS_PATH

@@ -32,6 +32,7 @@ _BATCHING_FIELDS = {
     "max_enqueued_batches": "max_enqueued_batches",
     "num_batch_threads": "num_batch_threads",
     "thread_pool_name": "thread_pool_name",
+    "enable_large_batch_splitting": "enable_large_batch_splitting",
 }
 """BatchingParameters' names -> those of `BatchingOptions`."""
 
@@ -117,28 +118,34 @@ def read_batching(path: Path) -> dict[str, Any]:
     """The fields of `BatchingOptions` that a BatchingParameters file sets.
 
     Raises:
-        ConfigInvalid: the file is at fault, or sets what the scheduler doesn't do.
+        ConfigInvalid: the file is at fault.
     """
     parameters = read_text_proto(path, pb.BatchingParameters())
-    refused = {
-        "pad_variable_length_inputs": parameters.pad_variable_length_inputs,
-        "enable_large_batch_splitting": parameters.enable_large_batch_splitting.value,
-        "max_execution_batch_size": parameters.HasField("max_execution_batch_size"),
-    }
-    reasons = {
-        "pad_variable_length_inputs": "requests of different inner shapes run in batches of their own",
-        "enable_large_batch_splitting": "a request that is larger than a batch runs alone, in one piece",
-        "max_execution_batch_size": "it bounds the pieces of what is split, and nothing is split",
-    }
-    faults = [f"{path}: {name} is not supported: {reasons[name]}" for name, on in refused.items() if on]
-    if faults:
-        raise ConfigInvalid(*faults)
-    fields = {
+    fields: dict[str, Any] = {
         ours: getattr(parameters, name).value for name, ours in _BATCHING_FIELDS.items() if parameters.HasField(name)
     }
     if parameters.allowed_batch_sizes:
         fields["allowed_batch_sizes"] = tuple(parameters.allowed_batch_sizes)
+    if parameters.pad_variable_length_inputs:
+        fields["pad_variable_length_inputs"] = True
+    if parameters.HasField("max_execution_batch_size"):
+        fields["max_batch_size_rows"] = _execution_rows(path, parameters)
     return fields
+
+
+def _execution_rows(path: Path, parameters: pb.BatchingParameters) -> int:
+    """The largest batch, where that is said beside the largest request. Requests of any size are taken here.
+
+    Raises:
+        ConfigInvalid: it bounds nothing, or is larger than the largest request.
+    """
+    rows = parameters.max_execution_batch_size.value
+    if not parameters.enable_large_batch_splitting.value:
+        raise ConfigInvalid(f"{path}: max_execution_batch_size needs enable_large_batch_splitting {{ value: true }}")
+    if parameters.HasField("max_batch_size") and rows > parameters.max_batch_size.value:
+        most = parameters.max_batch_size.value
+        raise ConfigInvalid(f"{path}: max_execution_batch_size must be at most max_batch_size = {most}, got {rows}")
+    return rows
 
 
 def batching_for(path: Path, default: BatchingOptions) -> BatchingOptions:
@@ -161,7 +168,16 @@ def batching_for(path: Path, default: BatchingOptions) -> BatchingOptions:
     shared = [name for name in ("num_batch_threads", "thread_pool_name") if fields.pop(name, None) is not None]
     if shared:
         _log.warning("%s: %s can't be set for one model: all share the threads", file, " and ".join(shared))
-    own = ("max_batch_size_rows", "batch_timeout_us", "max_enqueued_batches", "allowed_batch_sizes")
+    own = (
+        "max_batch_size_rows",
+        "batch_timeout_us",
+        "max_enqueued_batches",
+        "allowed_batch_sizes",
+        "enable_large_batch_splitting",
+        "bulk_rows",
+        "pad_variable_length_inputs",
+        "allowed_lengths",
+    )
     plain = BatchingOptions()
     try:
         return dataclasses.replace(default, **{name: getattr(plain, name) for name in own} | with_largest(fields))

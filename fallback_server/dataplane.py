@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from fallback_server import classification
@@ -18,118 +16,37 @@ from fallback_server.core.errors import ExecutionFailed, InvalidInput, ServerErr
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
-from fallback_server.executors.base import Signature
+from fallback_server.executors.base import Signature, own_outputs
 from fallback_server.leaving import code_received
 from fallback_server.package_info import check_preprocessing
+from fallback_server.predict_call import (
+    DEFAULT_SIGNATURE,
+    Answer,
+    EntryPoint,
+    Observe,
+    PredictCall,
+    PredictReply,
+    Settle,
+    Verb,
+)
 from fallback_server.served_model import ServedModel
 from fallback_server.shadowing import Shadowing
 from fallback_server.validation import check_inputs, check_output_filter
 
+__all__ = [
+    "DEFAULT_SIGNATURE",
+    "Answer",
+    "DataPlane",
+    "EntryPoint",
+    "Observe",
+    "PredictCall",
+    "PredictReply",
+    "Settle",
+    "Verb",
+    "Versions",
+]
+
 _log = logging.getLogger(__name__)
-
-DEFAULT_SIGNATURE = "serving_default"
-"""What an empty signature name means."""
-
-
-class Verb(enum.Enum):
-    """What is asked of a signature."""
-
-    PREDICT = "Predict"
-    CLASSIFY = "Classify"
-    REGRESS = "Regress"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PredictReply:
-    """What a run gave, and who gave it."""
-
-    outputs: Mapping[str, Array]
-    servable_id: ServableId
-    signature: str
-
-
-EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
-"""A protocol's rule: of a model, by its name, and its signatures the one that is meant where none is named."""
-
-
-class PredictCall:
-    """One run that is asked for.
-
-    Attributes:
-        target: Which version.
-        signature: Its name; empty for what `entry_point` says.
-        inputs: By name; not yet checked.
-        output_filter: The outputs that are wanted; empty for all.
-        deadline_s: The instant, of the data plane's clock, after which the answer is worthless; None for none.
-        verb: What is asked: the rules for signature and outputs follow from it.
-        examples: Serialized Examples in place of inputs, for CLASSIFY and REGRESS.
-        client_key: Who asks: where traffic is split, equal keys get the same version. Empty: nobody in particular.
-        preprocessing: The fingerprint of what made the inputs; empty where that is not said.
-        entrypoint: For the metrics: "GRPC" or "REST".
-        entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
-        started_s: When it came to the data plane.
-        left_s: When the transport found that nobody waits any more, of the data plane's clock; None while somebody
-            does, or has the answer.
-    """
-
-    __slots__ = (
-        "client_key",
-        "deadline_s",
-        "entry_point",
-        "entrypoint",
-        "examples",
-        "inputs",
-        "left_s",
-        "output_filter",
-        "preprocessing",
-        "signature",
-        "started_s",
-        "target",
-        "verb",
-    )
-
-    def __init__(
-        self,
-        *,
-        target: ModelTarget,
-        signature: str = "",
-        inputs: Mapping[str, Array] | None = None,
-        output_filter: Sequence[str] = (),
-        deadline_s: float | None = None,
-        verb: Verb = Verb.PREDICT,
-        examples: Sequence[bytes] | None = None,
-        client_key: bytes = b"",
-        preprocessing: str = "",
-        entrypoint: str = "GRPC",
-        entry_point: EntryPoint | None = None,
-    ) -> None:
-        self.target = target
-        self.signature = signature
-        self.inputs: Mapping[str, Array] = inputs or {}
-        self.output_filter = output_filter
-        self.deadline_s = deadline_s
-        self.verb = verb
-        self.examples = examples
-        self.client_key = client_key
-        self.preprocessing = preprocessing
-        self.entrypoint = entrypoint
-        self.entry_point = entry_point
-        self.started_s = 0.0
-        self.left_s: float | None = None
-
-
-Answer = PredictReply | ServerError
-
-
-class Settle(Protocol):
-    """Takes answers back to a transport, in any thread; several at once where a batch gave several."""
-
-    def __call__(self, answers: Sequence[tuple[PredictCall, Answer]], /) -> None:
-        """Must not raise, and must not block."""
-
-
-Observe = Callable[[PredictCall, ServableId | None, Answer, float], None]
-"""Is told of each call that was settled: the version that had it, if one had; the answer; the seconds that it took."""
 
 
 class Versions(Protocol):
@@ -169,6 +86,19 @@ class _Admitted:
         )
 
 
+class _Joint:
+    """Calls that one run answers: those of one version whose signatures read the same inputs. The task's `Caller`."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members: Sequence[_Admitted]) -> None:
+        self.members = members
+
+    @property
+    def cancelled(self) -> bool:
+        return all(member.cancelled for member in self.members)
+
+
 class DataPlane:
     """Answers requests and questions about models. Every method may be called from any thread, and none blocks."""
 
@@ -197,11 +127,27 @@ class DataPlane:
         self.clock = clock
         self.scheduler = BatchScheduler(options=options, on_done=self._done, clock=clock)
 
-    def predict(self, calls: Sequence[PredictCall], settle: Settle) -> None:
+    def predict(
+        self, calls: Sequence[PredictCall], settle: Settle, *, here: bool = False, inline_s: float | None = None
+    ) -> None:
         """Queues calls. Each is settled once: at once, in this thread, when it is refused, otherwise when it has run.
 
         A transport that gets several calls at a time should hand them over together: one lock for all of them.
+
+        Args:
+            calls: What is asked.
+            settle: Takes the answers.
+            here: Whether what is over sooner than another thread would begin it is run in this one: then `settle` has
+                its answers before this returns. See `BatchScheduler.run_here`.
+            inline_s: How long such a run may take; None: as the server's options say.
         """
+        admitted, items = self._admitted(calls, settle)
+        self._submit(admitted, items, here=here, inline_s=inline_s)
+
+    def _admitted(
+        self, calls: Sequence[PredictCall], settle: Settle
+    ) -> tuple[list[_Admitted], list[tuple[BatchQueue, Task]]]:
+        """Those of the calls that may be queued, with shadows, and what is queued for each; others are settled."""
         refused: list[tuple[PredictCall, Answer]] = []
         items: list[tuple[BatchQueue, Task]] = []
         admitted: list[_Admitted] = []
@@ -218,22 +164,39 @@ class DataPlane:
             if (shadow := self._shadow(caller)) is not None:
                 admitted.append(shadow[0])
                 items.append(shadow[1])
-        if items:
-            for caller, refusal in zip(admitted, self.scheduler.submit(items), strict=True):
-                if refusal is not None:
-                    caller.settle([(caller.call, refusal)])
-                    self._let_go(caller, refusal, refusal)
         if refused:
             settle(refused)
+        return admitted, items
+
+    def _submit(
+        self,
+        callers: Sequence[_Admitted | _Joint],
+        items: Sequence[tuple[BatchQueue, Task]],
+        *,
+        here: bool = False,
+        inline_s: float | None = None,
+    ) -> None:
+        if not items:
+            return
+        refusals = self.scheduler.run_here(items, inline_s=inline_s) if here else self.scheduler.submit(items)
+        for caller, refusal in zip(callers, refusals, strict=True):
+            if refusal is None:
+                continue
+            for member in caller.members if isinstance(caller, _Joint) else (caller,):
+                member.settle([(member.call, refusal)])
+                self._let_go(member, refusal, refusal)
 
     def multi(self, calls: Sequence[PredictCall], settle: Settle) -> None:
-        """Queues calls of one model that must all be answered by one version; each is settled as in `predict`."""
+        """Queues calls of one model that must all be answered by one version; each is settled as in `predict`.
+
+        Those on the same examples whose signatures read the same inputs of the model are answered by one run of it.
+        """
         try:
             # Held until all are queued: what the first gets the others get.
             with self._acquire(calls[0]) as handle:
                 for call in calls:
                     call.target = ModelTarget(name=call.target.name, version=handle.servable_id.version)
-                self.predict(calls, settle)
+                self._submit(*_joined(*self._admitted(calls, settle)))
         except ServerError as error:
             for call in calls:
                 call.started_s = self.clock()
@@ -295,7 +258,9 @@ class DataPlane:
             handle.close()
             raise
         caller = _Admitted(call, handle, name, settle)
-        task = Task(caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows)
+        task = Task(
+            caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows, priority=_level(call.priority)
+        )
         return caller, (handle.servable.queues[name], task)
 
     def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:
@@ -311,6 +276,8 @@ class DataPlane:
         return signature
 
     def _acquire(self, call: PredictCall) -> ServableHandle[ServedModel]:
+        if call.held is not None:
+            return call.held.lend()
         if not call.target.name:
             raise InvalidInput("ModelSpec has no name specified.")
         return self._versions.acquire(call.target, call.client_key)
@@ -348,9 +315,7 @@ class DataPlane:
         """A batch has run: lets its version go, and hands the answers to whoever asked."""
         answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
         settled: list[tuple[_Admitted, Answer, Answer]] = []
-        for task, outcome in outcomes:
-            caller = task.caller
-            assert isinstance(caller, _Admitted)
+        for caller, outcome in _each(outcomes):
             answer = _answer(caller, outcome)
             answers.setdefault(caller.settle, []).append((caller.call, answer))
             # Before the answer is handed over: from then on a call that nobody waits for is one that was answered.
@@ -379,6 +344,52 @@ class DataPlane:
     def _tell(self, call: PredictCall, servable_id: ServableId | None, answer: Answer) -> None:
         if self._observe is not None:
             self._observe(call, servable_id, answer, self.clock() - call.started_s)
+
+
+def _joined(
+    admitted: Sequence[_Admitted], items: Sequence[tuple[BatchQueue, Task]]
+) -> tuple[list[_Admitted | _Joint], list[tuple[BatchQueue, Task]]]:
+    """The same, with those that one run can answer as one task."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for index, caller in enumerate(admitted):
+        signature = caller.handle.servable.signatures[caller.signature]
+        examples = caller.call.examples
+        alone = examples is None or not signature.inputs_id
+        key = (-index - 1, "") if alone else (id(examples), signature.inputs_id)
+        groups.setdefault(key, []).append(index)
+    callers: list[_Admitted | _Joint] = []
+    tasks: list[tuple[BatchQueue, Task]] = []
+    for indices in groups.values():
+        members = [admitted[index] for index in indices]
+        servable = members[0].handle.servable
+        queue = servable.joint_queue([member.signature for member in members]) if len(members) > 1 else None
+        if queue is None:
+            callers += members
+            tasks += [items[index] for index in indices]
+            continue
+        joint = _Joint(members)
+        one = items[indices[0]][1]
+        callers.append(joint)
+        task = Task(caller=joint, inputs=one.inputs, deadline_s=one.deadline_s, rows=one.size, priority=one.priority)
+        tasks.append((queue, task))
+    return callers, tasks
+
+
+def _each(outcomes: Sequence[Outcome]) -> Iterator[tuple[_Admitted, dict[str, Array] | ServerError]]:
+    """Caller by caller, each with its own outputs."""
+    for task, outcome in outcomes:
+        caller = task.caller
+        if isinstance(caller, _Joint):
+            for member in caller.members:
+                yield member, outcome if isinstance(outcome, ServerError) else own_outputs(member.signature, outcome)
+        else:
+            assert isinstance(caller, _Admitted)
+            yield caller, outcome
+
+
+def _level(priority: int) -> int:
+    """One of three: further steps would let whom nobody knows overtake others by more than a second."""
+    return (priority > 0) - (priority < 0)
 
 
 def _entry_point(call: PredictCall, servable: ServedModel) -> str:

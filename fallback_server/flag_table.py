@@ -11,6 +11,8 @@ from typing import Any
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.manager import ManagerOptions
+from fallback_server.core.model_config import EXECUTORS
+from fallback_server.sequences.options import SequenceOptions
 
 Value = bool | int | float | str | None
 
@@ -29,6 +31,7 @@ class Group(enum.Enum):
     NETWORK = "Network"
     REST = "REST and metrics"
     BATCHING = "Batching"
+    SEQUENCES = "Sequences"
     TENSORFLOW = "TensorFlow"
     PROCESS = "Process"
 
@@ -86,6 +89,7 @@ class Flag:
 
 _BATCHING = BatchingOptions()
 _MANAGER = ManagerOptions()
+_SEQUENCES = SequenceOptions()
 _CPUS = len(os.sched_getaffinity(0))
 
 _BOOL, _INT, _FLOAT, _TEXT, _PATH, _LIST = Kind
@@ -156,6 +160,13 @@ _LOADING = _flags(
         "",
         "between two attempts to load; below 0 is as 0",
     ),
+    (
+        "executor",
+        _TEXT,
+        EXECUTORS[0],
+        "",
+        "what runs models; auto: what their files say, and of several what is faster",
+    ),
     ("*enable_model_warmup", _BOOL, True, "", "runs a version before it serves: on its recorded requests, or on zeros"),
 )
 
@@ -164,7 +175,13 @@ _NETWORK = _flags(
     ("host", _TEXT, "127.0.0.1", "ADDRESS", "to listen on; 0.0.0.0 for all"),
     ("*port", _INT, 8500, "", "of gRPC; 0 picks a free one"),
     ("*grpc_socket_path", _PATH, None, "PATH", "a UNIX socket for gRPC, beside the port"),
-    ("transport", _TEXT, "grpcio", "", "what speaks gRPC"),
+    (
+        "transport",
+        _TEXT,
+        "grpcio",
+        "",
+        "what speaks gRPC; native: the extra `fast`, without TLS; auto: that where it can",
+    ),
     ("*grpc_max_threads", _INT, max(2, _CPUS), "", "that read and write large messages; one more takes all calls"),
     ("*grpc_channel_arguments", _LIST, None, "KEY=VALUE,...", "given to gRPC, such as grpc.max_connection_age_ms=2000"),
     ("max_message_bytes", _INT, MAX_MESSAGE_BYTES, "", "the largest message that is taken or sent"),
@@ -204,7 +221,7 @@ _BATCHES = _flags(
         "",
         "reads batching_params.pbtxt of each version's folder; the threads stay one pool",
     ),
-    ("max_batch_size", _INT, _BATCHING.max_batch_size_rows, "ROWS", "that are merged; a larger request runs alone"),
+    ("max_batch_size", _INT, _BATCHING.max_batch_size_rows, "ROWS", "that are merged; a larger request runs in pieces"),
     ("allowed_batch_sizes", _LIST, None, "ROWS,ROWS", "batches are padded up to one of these; the last is the largest"),
     (
         "batch_timeout_micros",
@@ -216,6 +233,48 @@ _BATCHES = _flags(
     ("max_enqueued_batches", _INT, _BATCHING.max_enqueued_batches, "", "that wait for one signature"),
     ("max_enqueued_bytes", _INT, _BATCHING.max_enqueued_bytes, "", "of input that wait in all queues"),
     ("num_batch_threads", _INT, max(1, _CPUS), "", "batches that run at a time"),
+    (
+        "enable_large_batch_splitting",
+        _BOOL,
+        _BATCHING.enable_large_batch_splitting,
+        "",
+        "without, a request of more rows than a batch runs alone",
+    ),
+    (
+        "pad_variable_length_inputs",
+        _BOOL,
+        _BATCHING.pad_variable_length_inputs,
+        "",
+        "merges requests whose variable dimensions differ: the shorter are filled up with their first element",
+    ),
+    ("allowed_lengths", _LIST, None, "N,N", "those dimensions are filled up to one of these; without, to the longest"),
+    (
+        "target_latency_ms",
+        _FLOAT,
+        _BATCHING.target_latency_ms,
+        "",
+        "that a request may take, from when it came: batches are as large as holds it; 0: as large as may be",
+    ),
+    (
+        "max_inline_us",
+        _INT,
+        _BATCHING.max_inline_us,
+        "",
+        "that a run in this process may take for the thread that brings its request to run it; 0: none does",
+    ),
+)
+
+_STREAMS = _flags(
+    Group.SEQUENCES,
+    ("max_sequences", _INT, _SEQUENCES.max_sequences, "", "streams of models with a state that may be open"),
+    ("max_sequence_bytes", _INT, _SEQUENCES.max_sequence_bytes, "", "of all their states"),
+    (
+        "sequence_idle_s",
+        _FLOAT,
+        _SEQUENCES.sequence_idle_s,
+        "",
+        "after which a stream is ended that sends no step, or takes no answer",
+    ),
 )
 
 _TENSORFLOW = _flags(
@@ -243,22 +302,24 @@ _PROCESS = _flags(
 )
 
 _MORE: dict[str, dict[str, Any]] = {
+    "executor": {"choices": EXECUTORS},
     "log_level": {"choices": ("debug", "info", "warning", "error")},
-    "transport": {"choices": ("grpcio", "native"), "only": ("grpcio", "gRPC is spoken by grpcio alone so far")},
+    "transport": {"choices": ("grpcio", "native", "auto")},
     "enable_grpc_healthcheck_service": {"only": (True, "health can always be asked for")},
     "config": {"in_file": False},
     "version": {"in_file": False},
     "help": {"in_file": False},
 }
 
-_ALL = (_MODELS, _LOADING, _NETWORK, _REST, _BATCHES, _TENSORFLOW, _PROCESS)
+_ALL = (_MODELS, _LOADING, _NETWORK, _REST, _BATCHES, _STREAMS, _TENSORFLOW, _PROCESS)
 
 FLAGS: Mapping[str, Flag] = {
     flag.name: dataclasses.replace(flag, **_MORE.get(flag.name, {})) for flags in _ALL for flag in flags
 }
 """Every flag of the server, by name."""
 
-_TFLITE = "a version is served from its SavedModel; TensorFlow Lite models run on the devices"
+_TFLITE = "the faster of SavedModel and model.tflite serves where both answer alike; --executor pins one"
+_INTERPRETERS = "each size of a batch has interpreters of its own, as many as there are batch threads"
 _GPU = "models run on CPUs here"
 _TPU = "there is no TPU here"
 _SESSION = "TensorFlow's threads are set by --tensorflow_intra_op_parallelism and --tensorflow_inter_op_parallelism"
@@ -270,10 +331,10 @@ REFUSED: Mapping[str, str] = {
     "that doesn't; --allow_version_labels_for_unavailable_models lets new ones wait",
     "mixed_precision": "it changes a model's answers; export the model in the precision that is wanted",
     "num_request_iterations_for_warmup": "each recorded request is run once",
-    "num_tflite_interpreters_per_pool": _TFLITE,
-    "num_tflite_pools": _TFLITE,
+    "num_tflite_interpreters_per_pool": _INTERPRETERS,
+    "num_tflite_pools": _INTERPRETERS,
     "per_process_gpu_memory_fraction": _GPU,
-    "platform_config_file": "there is one platform, tensorflow, and flags for what can be set of it",
+    "platform_config_file": "what runs a model follows from its files, and there are flags for what can be set of it",
     "prefer_tflite_model": _TFLITE,
     "remove_unused_fields_from_bundle_metagraph": "the server keeps no graph: its signatures alone",
     "skip_initialize_tpu": _TPU,

@@ -28,6 +28,10 @@ class LateInputs(dict[str, Array]):
         self._makers = makers
         self.more_bytes = more_bytes
 
+    def beside(self, others: Mapping[str, Array]) -> LateInputs:
+        """These and others that are there."""
+        return LateInputs({**others, **self}, self._makers, more_bytes=self.more_bytes)
+
     def made(self) -> dict[str, Array]:
         """All inputs as they are meant. Takes the memory, each time."""
         return {name: self._makers[name]() if name in self._makers else array for name, array in self.items()}

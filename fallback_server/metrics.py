@@ -306,12 +306,14 @@ _GAUGES = {
     "model_version_state": "1 for the state that a version is in.",
     "queued_rows": "Rows that wait, over all of a version's signatures.",
     "expected_wait_ms": "How long a request that comes now is expected to wait and run.",
+    "batch_limit_rows": "Rows that go into a batch at most, as far as a latency target lets them.",
     "label": "1 for each label, at the version that it names.",
     "traffic_weight": "A version's weight where traffic is split.",
     "default_version": "The version that answers a request which names none.",
     "shadow_mean_divergence": "Over compared answers, how far they were apart.",
 }
 _COUNTERS = {
+    "inline_batches": "Batches that ran in the thread that brought their requests.",
     "shadow_compared": "Answers that were compared with another version's.",
     "shadow_diverged": "Those of them that differed by more than the tolerance.",
     "shadow_failed": "Requests that a version got as another's shadow and did not answer.",
@@ -344,6 +346,8 @@ def _add_version(version: VersionView, gauge: Callable[..., None], counters: Map
     if version.servable is None:
         return
     gauge("queued_rows", version.servable.queued_rows(), **labels)
+    gauge("batch_limit_rows", version.servable.batch_rows(), **labels)
+    counters["inline_batches"].add_sample(f"{_OWN}inline_batches_total", labels, version.servable.runs_here())
     gauge("expected_wait_ms", version.servable.expected_wait_ms(), **labels)
     figures = version.servable.statistics.figures()
     gauge("shadow_mean_divergence", figures.mean_divergence, **labels)

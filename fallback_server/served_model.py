@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,11 +14,18 @@ from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.core.errors import InvalidInput, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.servable import ServableId
-from fallback_server.executors.base import Array, Executor, Signature
-from fallback_server.executors.registry import Registry
+from fallback_server.executors.base import Array, Executor, Signature, joint_name, joint_names
+from fallback_server.executors.choice import Choice
+from fallback_server.executors.registry import AUTO, Registry
+from fallback_server.opening import Opener
 from fallback_server.package_info import PackageInfo, read_package
 from fallback_server.statistics import KeptStatistics, VersionStatistics
-from fallback_server.warmup import warm_up
+
+MAX_LANES = 64
+"""How many requests of a model that merges them itself reach it at the same time: as many as go to a worker."""
+
+MAX_JOINT = 16
+"""Combinations of signatures that one run answers: a model has a few signatures, and its callers a few combinations."""
 
 _WEIGHT = 0.1
 """Of the newest run in the mean: some twenty runs tell of a model that has become slower."""
@@ -44,6 +51,7 @@ class ServedModel:
         executor: Runs it.
         options: How its requests are merged.
         package: What it was published with.
+        choice: Why this executor runs it; None where there was nothing to choose.
         on_run: Told of every run that has ended well.
         clock: Monotonic seconds.
         statistics: What it has answered before; None for nothing.
@@ -53,6 +61,7 @@ class ServedModel:
         queues: Signature name -> where its requests wait.
         statistics: What it has answered.
         package: What it was published with; None where nothing says so.
+        choice: What runs it, and why that does.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class ServedModel:
         options: BatchingOptions,
         package: PackageInfo | None = None,
         *,
+        choice: Choice | None = None,
         on_run: Callable[[BatchRun], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         statistics: VersionStatistics | None = None,
@@ -69,17 +79,15 @@ class ServedModel:
         self.executor = executor
         self.statistics = VersionStatistics() if statistics is None else statistics
         self.package = package
+        self.choice = Choice(kind=executor.kind) if choice is None else choice
         self._options = options
         self._meter = _Meter(clock)
+        self._servable_id = servable_id
+        self._on_run = on_run
+        self._lock = threading.Lock()
+        self._joint_queues: dict[str, BatchQueue] = {}
         self.queues: Mapping[str, BatchQueue] = {
-            name: BatchQueue(
-                name=f"{servable_id.name}/{servable_id.version}:{name}",
-                run=functools.partial(self._meter.run, functools.partial(executor.run, name)),
-                options=options,
-                merges=signature.batches,
-                on_run=functools.partial(_ran, self.statistics, on_run),
-            )
-            for name, signature in executor.signatures.items()
+            name: self._queue(name, signature) for name, signature in executor.signatures.items()
         }
 
     @property
@@ -92,9 +100,40 @@ class ServedModel:
         """What runs it, as TensorFlow Serving names platforms."""
         return getattr(self.executor, "platform", "tensorflow")
 
+    def joint_queue(self, names: Sequence[str]) -> BatchQueue | None:
+        """Where requests wait that one run answers for several signatures; None where these are no such.
+
+        Its inputs are those of any of them; its outputs are named by `joint_name`. Of `MAX_JOINT` combinations.
+        """
+        signatures = [self.signatures[name] for name in names]
+        first = signatures[0]
+        if len(set(names)) < len(names) or not first.inputs_id:
+            return None
+        if any((each.inputs_id, each.batches) != (first.inputs_id, first.batches) for each in signatures):
+            return None
+        name = joint_name(*sorted(names))
+        with self._lock:
+            if name not in self._joint_queues and len(self._joint_queues) < MAX_JOINT:
+                self._joint_queues[name] = self._queue(name, first)
+            return self._joint_queues.get(name)
+
+    @property
+    def short(self) -> bool:
+        """Whether its runs are over sooner than another thread would begin them; see `BatchScheduler.run_here`."""
+        bound_s = self._options.max_inline_us / 1e6
+        return any(queue.is_short(1, bound_s=bound_s) for queue in self.queues.values())
+
+    def runs_here(self) -> int:
+        """How many batches ran in the thread that brought their requests."""
+        return sum(queue.runs_here for queue in self._all_queues())
+
+    def batch_rows(self) -> int:
+        """How many rows go into a batch now: of the signature whose latency target lets the fewest."""
+        return min((queue.batch_rows for queue in self._all_queues()), default=0)
+
     def queued_rows(self) -> int:
         """How many rows wait, over all signatures."""
-        return sum(queue.rows for queue in self.queues.values())
+        return sum(queue.rows for queue in self._all_queues())
 
     def expected_wait_ms(self) -> float:
         """How long a request of one row that comes now would wait and run; 0 before the first run.
@@ -104,13 +143,29 @@ class ServedModel:
         """
         if self._meter.mean_s is None:
             return 0.0
-        batches = sum(self._batches(queue) for queue in self.queues.values())
+        batches = sum(self._batches(queue) for queue in self._all_queues())
         ahead = (batches + self._meter.running / 2) / self._options.num_batch_threads
         return (ahead + 1) * self._meter.mean_s * 1e3
 
     def close(self) -> None:
         """Frees the executor's memory."""
         self.executor.close()
+
+    def _queue(self, name: str, signature: Signature) -> BatchQueue:
+        """A queue for a signature, or for several that take what this one takes."""
+        return BatchQueue(
+            name=f"{self._servable_id.name}/{self._servable_id.version}:{'+'.join(joint_names(name))}",
+            run=functools.partial(self._meter.run, functools.partial(self.executor.run, name)),
+            options=self._options,
+            merges=signature.batches,
+            on_run=functools.partial(_ran, self.statistics, self._on_run),
+            variable_axes={key: spec.variable_axes for key, spec in signature.inputs.items()},
+            lanes=MAX_LANES if signature.batches_inside else 0,
+            in_process=self.executor.in_process,
+        )
+
+    def _all_queues(self) -> tuple[BatchQueue, ...]:
+        return (*self.queues.values(), *tuple(self._joint_queues.values()))
 
     def _batches(self, queue: BatchQueue) -> int:
         """How many batches the rows that wait make, the new one's own not counted."""
@@ -170,6 +225,7 @@ class ServedModelLoader:
         observer: Is told of loads and runs.
         clock: Monotonic seconds.
         kept: What versions have answered before they were loaded anew; None where each load begins at nothing.
+        kind: What is to run it; `AUTO` for what its files say, and of several what is faster.
     """
 
     def __init__(
@@ -185,8 +241,10 @@ class ServedModelLoader:
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         kept: KeptStatistics | None = None,
+        kind: str = AUTO,
     ) -> None:
         self._kept = kept
+        self._kind = kind
         self._servable_id = servable_id
         self._path = path
         self._registry = registry
@@ -206,7 +264,7 @@ class ServedModelLoader:
 
     def estimated_bytes(self) -> int:
         """See `Loader.estimated_bytes`."""
-        return self._registry.estimated_bytes(self._path)
+        return self._registry.estimated_bytes(self._path, self._kind)
 
     def load(self) -> ServedModel:
         """See `Loader.load`."""
@@ -233,20 +291,29 @@ class ServedModelLoader:
         options = self._options if self._batching_for is None else self._batching_for(self._path, self._options)
         loss = _Loss(self._on_lost)
         title = f"{self._servable_id.name}/{self._servable_id.version}"
-        executor = self._registry.open(self._path, loss.tell, title=title, stop=self._stop)
+        opened = Opener(
+            self._registry,
+            self._path,
+            options,
+            kind=self._kind,
+            title=title,
+            on_lost=loss.tell,
+            stop=self._stop,
+            warm=self._warm,
+        ).open()
         try:
-            warm_up(executor, self._path, options, enabled=self._warm)
             model = ServedModel(
                 self._servable_id,
-                executor,
+                opened.executor,
                 options,
                 read_package(self._path),
+                choice=opened.choice,
                 on_run=self._ran,
                 clock=self._clock,
                 statistics=None if self._kept is None else self._kept.of(self._servable_id),
             )
         except BaseException:
-            executor.close()
+            opened.executor.close()
             raise
         loss.is_of(model)
         return model

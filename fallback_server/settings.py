@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.options import BULK_ROWS, BatchingOptions
 from fallback_server.config import (
     DEFAULT_MODEL_NAME,
     ConfigInvalid,
@@ -23,10 +23,12 @@ from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.model_config import ModelConfig, VersionPolicy
 from fallback_server.executors.saved_model import SavedModelOptions
-from fallback_server.flag_table import DEFAULT_METRICS_PATH
+from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, Kind
 from fallback_server.flags import Parsed, Settings
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
+from fallback_server.sequences.options import SequenceOptions
 from fallback_server.toml_file import Listed, TomlFile, read_toml, version_policy
+from fallback_server.transport.native.choice import choose, installed
 
 DEFAULT_REST_PORT = 8501
 """TensorFlow Serving's, in its container."""
@@ -42,6 +44,8 @@ _FLAG_NAMES = {
 }
 """Options whose flags have another name; the others have the same."""
 
+DRAIN_SHARE = 0.9
+"""Of the time for which the runs of a version that is unloaded may go on, that of its sequences."""
 
 _SOURCES = ("model_repository", "model_base_path", "model_config_file")
 """Flags that say what is served."""
@@ -140,9 +144,12 @@ class _Builder:
         source = collect(self._source)
         manager = collect(self._manager)
         batching = collect(self._batching)
+        sequences = collect(self._sequences)
         saved_model = collect(self._saved_model)
         metrics_path = collect(self._metrics_path)
-        if network is None or source is None or manager is None or batching is None or saved_model is None:
+        if network is None or source is None or manager is None or batching is None:
+            return None
+        if saved_model is None or sequences is None:
             return None
         return collect(
             lambda: ServerOptions(
@@ -150,7 +157,9 @@ class _Builder:
                 source=source,
                 manager=manager,
                 batching=batching,
+                sequences=sequences,
                 saved_model=saved_model,
+                executor=settings.text("executor"),
                 warm_up=settings.switch("enable_model_warmup"),
                 check_method_names=settings.switch("enable_signature_method_name_check"),
                 metrics_path=metrics_path,
@@ -164,6 +173,8 @@ class _Builder:
         if settings.given("server_id"):
             Announcement(server_id=server_id)
         port = settings.integer("port")
+        tls, channel_arguments = self._tls(), self._channel_arguments()
+        choose(settings.text("transport"), tls=tls is not None, present=installed(), arguments=channel_arguments)
         return NetworkOptions(
             host=settings.text("host"),
             port=port,
@@ -171,13 +182,13 @@ class _Builder:
             rest_port=self._rest_port(port),
             mdns=settings.switch("mdns"),
             mdns_interfaces=settings.texts("mdns_interfaces") or ("default",),
-            tls=self._tls(),
+            tls=tls,
             max_message_bytes=settings.integer("max_message_bytes"),
             cors=settings.switch("rest_api_enable_cors_support"),
             rest_timeout_s=settings.integer("rest_api_timeout_in_ms") / 1e3,
             rest_threads=settings.integer("rest_api_num_threads"),
             grpc_threads=settings.integer("grpc_max_threads"),
-            channel_arguments=self._channel_arguments(),
+            channel_arguments=channel_arguments,
             allow_remote_control=settings.switch("allow_remote_control"),
             transport=settings.text("transport"),
             tensor_content=settings.switch("enable_serialization_as_tensor_content"),
@@ -300,7 +311,7 @@ class _Builder:
         found: dict[str, None] = {}
         for name, value in values.items():
             # Those are held against another option.
-            if name != "allowed_batch_sizes":
+            if name not in ("allowed_batch_sizes", "allowed_lengths"):
                 _refusal(functools.partial(kind, **{name: value}), found)
         made = _refusal(functools.partial(kind, **values), found)
         self._faults.lines += map(_as_flag, found)
@@ -316,19 +327,40 @@ class _Builder:
             raise ConfigInvalid("--enable_per_model_batching_parameters needs --enable_batching")
         values: dict[str, Any] = {"num_batch_threads": settings.integer("num_batch_threads")}
         values |= {} if file is None else read_batching(file)
-        by_flag = {name: _FLAG_NAMES.get(name, name) for name in (field.name for field in fields(BatchingOptions))}
-        for name, flag in by_flag.items():
-            if name == "allowed_batch_sizes" and settings.given(flag):
-                values[name] = self._sizes()
-            elif name.startswith(("max_", "batch_", "num_")) and settings.given(flag):
-                values[name] = settings.integer(flag)
+        for name in (field.name for field in fields(BatchingOptions)):
+            flag = _FLAG_NAMES.get(name, name)
+            if settings.given(flag):
+                values[name] = self._batching_value(flag)
+        if not {"max_batch_size_rows", "allowed_batch_sizes"} & values.keys():
+            values["bulk_rows"] = BULK_ROWS
         per_model = settings.switch("enable_per_model_batching_parameters")
         return self._made(BatchingOptions, enabled=enabled, per_model=per_model, **with_largest(values))
 
-    def _sizes(self) -> tuple[int, ...]:
-        texts = self.settings.texts("allowed_batch_sizes")
+    def _sequences(self) -> SequenceOptions | None:
+        settings = self.settings
+        return self._made(
+            SequenceOptions,
+            max_sequences=settings.integer("max_sequences"),
+            max_sequence_bytes=settings.integer("max_sequence_bytes"),
+            sequence_idle_s=settings.number("sequence_idle_s"),
+            # Before what still runs of such a version is ended, so that no step is cut off.
+            drain_s=max(0.0, settings.number("max_unload_wait_s")) * DRAIN_SHARE,
+        )
+
+    def _batching_value(self, flag: str) -> bool | float | tuple[int, ...]:
+        settings = self.settings
+        readers: dict[Kind, Callable[[str], bool | float | tuple[int, ...]]] = {
+            Kind.BOOL: settings.switch,
+            Kind.INT: settings.integer,
+            Kind.FLOAT: settings.number,
+            Kind.LIST: self._sizes,
+        }
+        return readers[FLAGS[flag].kind](flag)
+
+    def _sizes(self, flag: str) -> tuple[int, ...]:
+        texts = self.settings.texts(flag)
         if not texts or not all(text.isdecimal() for text in texts):
-            raise ConfigInvalid(f"--allowed_batch_sizes must be whole numbers with commas, got {','.join(texts)!r}")
+            raise ConfigInvalid(f"--{flag} must be whole numbers with commas, got {','.join(texts)!r}")
         return tuple(map(int, texts))
 
     def _saved_model(self) -> SavedModelOptions | None:

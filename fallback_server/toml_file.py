@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from fallback_server.config import ConfigInvalid
 from fallback_server.core.errors import ConfigRefused
-from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, StepConfig, VersionPolicy
 from fallback_server.flag_table import FLAGS, Kind, Value
 from fallback_server.flags import check_value, unknown
 from fallback_server.model_list import ModelDraft, ModelList
@@ -141,7 +141,8 @@ class _ModelTable:
         if not isinstance(given, dict):
             draft.add(ConfigInvalid(f"{self._where} must be a table, got {given!r}"))
             return
-        keys = ("base_path", "platform", "version_policy", "labels", "traffic", "shadow")
+        keys: tuple[str, ...] = ("base_path", "platform", "version_policy", "labels", "traffic", "shadow", "executor")
+        keys += ("weight", "target_latency_ms", "sequence")
         others = [key for key in given if key not in keys]
         draft.add(ConfigInvalid(*(f"{self._where}.{key} is not known; {', '.join(keys)} are" for key in others)))
         try:
@@ -157,6 +158,12 @@ class _ModelTable:
         draft.set("labels", lambda: self._labels(given.get("labels", {})))
         draft.set("traffic", lambda: self._traffic(given.get("traffic", {})))
         draft.set("shadow", lambda: self._shadow(given.get("shadow")))
+        if "target_latency_ms" in given:
+            where = f"{self._where}.target_latency_ms"
+            draft.set("target_latency_ms", lambda: _number(where, given["target_latency_ms"]))
+        draft.set("weight", lambda: _number(f"{self._where}.weight", given.get("weight", 1.0)))
+        draft.set("sequence", lambda: self._sequence(given.get("sequence", {})))
+        draft.set("executor", lambda: _of(f"{self._where}.executor", given.get("executor", ""), str))
 
     def _policy(self, given: Any) -> VersionPolicy:
         try:
@@ -183,6 +190,14 @@ class _ModelTable:
             raise ConfigInvalid(f"{where}.{missing[0]} is missing")
         version = _of(f"{where}.version", table["version"], int)
         return Shadow(version=version, share=_number(f"{where}.share", table["share"]))
+
+    def _sequence(self, given: Any) -> StepConfig:
+        where = f"{self._where}.sequence"
+        table = _table_of(where, given, ("signature", "state"))
+        signature = _of(f"{where}.signature", table.get("signature", ""), str)
+        state = _table_of(f"{where}.state", table.get("state", {}))
+        pairs = _each(state, lambda key, value: (key, _of(f"{where}.state.{key}", value, str)))
+        return StepConfig(signature=signature, state=pairs)
 
     def _version(self, where: str, key: str) -> int:
         if not re.fullmatch(r"[0-9]{1,19}", key):

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady, VersionRefused
 from fallback_server.executors.base import Array, Executor, Signature
-from fallback_server.executors.saved_model import made_up
+from fallback_server.executors.probing import made_up
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import decode
 from fallback_server.validation import check_inputs
@@ -139,7 +139,27 @@ def _made_up(executor: Executor) -> dict[str, Inputs]:
     return {name: inputs for name, inputs in made.items() if inputs is not None}
 
 
-def _recorded(executor: Executor, file: Path) -> Iterator[tuple[str, Inputs]]:
+def recorded(executor: Executor, path: Path, signature: str, *, most: int) -> list[Inputs]:
+    """The first requests of a signature that were recorded with a version; none where they can't be read.
+
+    Args:
+        executor: Has it loaded; runs none of them.
+        path: Its folder.
+        signature: Which.
+        most: How many at most.
+    """
+    file = path / RECORDS
+    if not file.is_file():
+        return []
+    found = (inputs for name, inputs in _recorded(executor, file, run=False) if name == signature)
+    try:
+        return list(itertools.islice(found, most))
+    except (VersionRefused, LoadFailed) as error:
+        _log.info("its recorded requests are passed over: %s", error)
+        return []
+
+
+def _recorded(executor: Executor, file: Path, *, run: bool = True) -> Iterator[tuple[str, Inputs]]:
     """Runs what a file has recorded, and gives it on."""
     number = 0
     try:
@@ -147,7 +167,8 @@ def _recorded(executor: Executor, file: Path) -> Iterator[tuple[str, Inputs]]:
             if number > MAX_RECORDS:
                 raise VersionRefused(f"{file} has more than {MAX_RECORDS} records")  # noqa: TRY301  told with the file
             for name, inputs in _requests(executor, pb.PredictionLog.FromString(record)):
-                executor.run(name, inputs)
+                if run:
+                    executor.run(name, inputs)
                 yield name, inputs
     except VersionRefused:
         raise

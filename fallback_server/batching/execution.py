@@ -9,6 +9,7 @@ import numpy as np
 
 from fallback_server.batching.policy import padded_rows
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
+from fallback_server.batching.tasks import Piece
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
 from fallback_server.executors.base import GivenInputs
 from fallback_server.late_inputs import made
@@ -24,16 +25,30 @@ class _RowsNotKept(Exception):
 
 
 def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], float]) -> list[Outcome]:
-    """Runs the tasks as one batch; each comes back with its outcome. Never raises.
+    """Runs the tasks as one batch; each comes back with its outcome, pieces as the whole they make. Never raises.
 
-    Those that are cancelled or too late are not run. When the batch fails, each is run alone, so that only those that
-    fail by themselves do.
+    Those that are cancelled, or can't be answered in time any more, are not run. When the batch fails, each is run
+    alone, so that only those that fail by themselves do.
     """
+    outcomes = _executed(queue, tasks, clock)
+    if not any(task.whole for task in tasks):
+        return outcomes
+    return [
+        found
+        for task, outcome in outcomes
+        if (found := _put_together(queue, task, outcome, clock) if isinstance(task, Piece) else (task, outcome))
+    ]
+
+
+def _executed(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     wanted: list[Task] = []
     now_s = clock()
+    run_s = None
+    if any(task.deadline_s is not None for task in tasks):
+        run_s = queue.costs.recent_s(_run_rows(queue, sum(task.size for task in tasks)), now_s)
     for task in tasks:
-        refusal = unwanted(task, now_s)
+        refusal = unwanted(task, now_s) or _too_late(task, now_s, run_s)
         if refusal is None:
             wanted.append(task)
         else:
@@ -51,6 +66,24 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
     return outcomes + [(task, _alone(queue, task, clock)) for task in wanted]
 
 
+def _put_together(
+    queue: BatchQueue, piece: Piece, outcome: dict[str, Array] | ServerError, clock: Callable[[], float]
+) -> Outcome | None:
+    """What the piece's whole comes to; None where that is not known yet, or was before."""
+    whole = piece.whole
+    assert whole is not None
+    if not isinstance(outcome, ServerError):
+        if queue.merges:
+            try:
+                _check_rows(outcome, piece.size)
+            except _RowsNotKept as error:
+                _stop_merging(queue, error)
+        if not queue.merges:  # Then its rows don't stand for themselves.
+            return (whole.task, _alone(queue, whole.task, clock)) if whole.settle() else None
+    found = whole.add(piece, outcome)
+    return None if found is None else (whole.task, found)
+
+
 def unwanted(task: Task, now_s: float) -> ServerError | None:
     """Why a task need not run any more; None if it must."""
     if task.caller.cancelled:
@@ -59,6 +92,16 @@ def unwanted(task: Task, now_s: float) -> ServerError | None:
         waited_ms = (now_s - task.enqueued_s) * 1e3
         return DeadlineExceeded(f"the deadline passed after {waited_ms:.0f} ms in the queue")
     return None
+
+
+def _too_late(task: Task, now_s: float, run_s: float | None) -> ServerError | None:
+    """Why a task is refused that could run, but not in time; None if it may be in time."""
+    if run_s is None or task.deadline_s is None or now_s + run_s <= task.deadline_s:
+        return None
+    return DeadlineExceeded(
+        f"not run: {(task.deadline_s - now_s) * 1e3:.1f} ms are left after {(now_s - task.enqueued_s) * 1e3:.0f} ms in "
+        f"the queue, and a run takes {run_s * 1e3:.1f} ms"
+    )
 
 
 def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[str, Array] | ServerError:
@@ -100,21 +143,27 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         _RowsNotKept: it was padded, and so can't be cut.
     """
     rows = sum(task.size for task in tasks)
-    size = padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
-    inputs = GivenInputs(_joined([made(task.inputs) for task in tasks], padding=size - rows))
+    size = _run_rows(queue, rows)
+    parts = [made(task.inputs) for task in tasks]
+    if queue.lengths is not None and queue.merges:
+        parts = queue.lengths.alike(parts)
+    inputs = GivenInputs(_joined(parts, padding=size - rows))
+    del parts
     if len(tasks) == 1 and size == rows:
         tasks[0].inputs = {}
-    if queue.on_run is None:
-        outputs = queue.run(inputs)
-    else:
-        begin_s = clock()
-        outputs = queue.run(inputs)
-        queued_s = tuple(begin_s - task.enqueued_s for task in tasks)
-        queue.on_run(BatchRun(rows=rows, padded_rows=size, queued_s=queued_s, run_s=clock() - begin_s))
+    begin_s = clock()
+    outputs = queue.run(inputs)
+    end_s = clock()
+    queued_s = tuple([begin_s - task.enqueued_s for task in tasks if not (isinstance(task, Piece) and task.begin)])
+    queue.ran(BatchRun(rows=rows, padded_rows=size, queued_s=queued_s, run_s=end_s - begin_s), end_s)
     if size == rows:
         return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
+
+
+def _run_rows(queue: BatchQueue, rows: int) -> int:
+    return padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
 
 
 def _joined(parts: Sequence[Mapping[str, Array]], *, padding: int) -> Mapping[str, Array]:

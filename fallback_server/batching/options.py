@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from fallback_server.core.model_config import MAX_TARGET_LATENCY_MS, MAX_WEIGHT, MIN_WEIGHT
+
 MAX_BATCH_TIMEOUT_US = 3_600_000_000
 """An hour. Longer waits are a slip of the unit, and the longest are none that a thread can wait."""
 
@@ -14,6 +16,12 @@ MAX_THREADS = 1024
 MAX_ALLOWED_SIZES = 64
 """Each is a shape that a model is warmed up with when it is loaded."""
 
+BULK_ROWS = 1024
+"""The most rows of a piece where nobody has said how large batches may be: about TensorFlow Serving's default bound."""
+
+MAX_INLINE_US = 100_000
+"""Whoever brings requests takes no others while it runs one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingOptions:
@@ -21,13 +29,24 @@ class BatchingOptions:
 
     Attributes:
         enabled: Whether requests are merged at all; without, each runs alone.
-        max_batch_size_rows: The most rows that are merged. A request that has more runs alone.
+        max_batch_size_rows: The most rows that are merged.
         batch_timeout_us: How long a first request waits for company. 0: a batch is what came while all threads ran.
         max_enqueued_batches: How many full batches may wait in one queue.
         max_enqueued_bytes: How many bytes of input may wait in all queues together.
         num_batch_threads: How many batches run at the same time, and how many of one queue; see `runs.Runs`.
         allowed_batch_sizes: The numbers of rows that a model is run with, ascending, the last of them
             `max_batch_size_rows`: a batch between two of them is padded up. Empty: any number.
+        enable_large_batch_splitting: Whether a request of more rows than a batch runs in pieces; without, it runs
+            alone, in one piece.
+        bulk_rows: The most rows of a piece, where that may be larger than a batch: as many as run for
+            `policy.PIECE_S`. 0 where no piece may. Only where any number of rows is allowed.
+        pad_variable_length_inputs: Whether requests whose inputs differ in variable dimensions are merged, the shorter
+            ones padded; see `Lengths`.
+        allowed_lengths: The lengths to which they are padded, ascending; empty: to the longest of a batch.
+        weight: The share of the run time that each of a version's queues gets beside others that want it too.
+        target_latency_ms: How long a request may take: batches are as large as holds that. 0: as large as may be.
+        max_inline_us: How long a run may take for whoever brings its request to run it in its own thread, where a run
+            is in this process. 0: nobody does.
         per_model: Whether a version's own `batching_params.pbtxt` is read.
         thread_pool_name: Begins the names of the batch threads.
     """
@@ -39,6 +58,13 @@ class BatchingOptions:
     max_enqueued_bytes: int = 2**30
     num_batch_threads: int = 2
     allowed_batch_sizes: tuple[int, ...] = ()
+    enable_large_batch_splitting: bool = True
+    bulk_rows: int = 0
+    pad_variable_length_inputs: bool = False
+    allowed_lengths: tuple[int, ...] = ()
+    weight: float = 1.0
+    target_latency_ms: float = 0.0
+    max_inline_us: int = 250
     per_model: bool = False
     thread_pool_name: str = "batch"
 
@@ -52,7 +78,17 @@ class BatchingOptions:
             raise ValueError(f"batch_timeout_us must be at least 0, got {self.batch_timeout_us}")
         if self.batch_timeout_us > MAX_BATCH_TIMEOUT_US:
             raise ValueError(f"batch_timeout_us must be at most {MAX_BATCH_TIMEOUT_US}, got {self.batch_timeout_us}")
+        if self.max_inline_us < 0:
+            raise ValueError(f"max_inline_us must be at least 0, got {self.max_inline_us}")
+        if self.max_inline_us > MAX_INLINE_US:
+            raise ValueError(f"max_inline_us must be at most {MAX_INLINE_US}, got {self.max_inline_us}")
+        if not 0 <= self.target_latency_ms <= MAX_TARGET_LATENCY_MS:
+            most = MAX_TARGET_LATENCY_MS
+            raise ValueError(f"target_latency_ms must be from 0 to {most}, got {self.target_latency_ms}")
+        if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+            raise ValueError(f"weight must be from {MIN_WEIGHT} to {MAX_WEIGHT}, got {self.weight}")
         self._check_allowed_sizes()
+        self._check_allowed_lengths()
 
     @property
     def batch_timeout_s(self) -> float:
@@ -63,6 +99,17 @@ class BatchingOptions:
     def max_enqueued_rows(self) -> int:
         """How many rows may wait in one queue."""
         return self.max_batch_size_rows * self.max_enqueued_batches
+
+    def _check_allowed_lengths(self) -> None:
+        lengths = self.allowed_lengths
+        if not lengths:
+            return
+        if lengths[0] < 1 or any(one >= other for one, other in itertools.pairwise(lengths)):
+            raise ValueError(f"allowed_lengths must be ascending and at least 1, got {list(lengths)}")
+        if len(lengths) > MAX_ALLOWED_SIZES:
+            raise ValueError(f"allowed_lengths must be at most {MAX_ALLOWED_SIZES}, got {len(lengths)}")
+        if not self.pad_variable_length_inputs:
+            raise ValueError("allowed_lengths needs pad_variable_length_inputs")
 
     def _check_allowed_sizes(self) -> None:
         sizes = self.allowed_batch_sizes

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+MAX_OVERTAKEN_S = 1.0
+"""How much later one of the next higher priority may come, and be served before."""
+
+PIECE_S = 0.05
+"""How long a piece of a large request may run, where it may be larger than a batch: others wait for it."""
 
 
 def due_at_s(*, oldest_s: float, rows: int, max_rows: int, timeout_s: float) -> float:
@@ -17,15 +23,56 @@ def due_at_s(*, oldest_s: float, rows: int, max_rows: int, timeout_s: float) -> 
     return oldest_s if rows >= max_rows else oldest_s + timeout_s
 
 
-def take(waiting_rows: Iterable[int], *, max_rows: int) -> int:
-    """How many requests from the front go into the next batch: in order, and as many as fit, the first in any case."""
-    total = count = 0
-    for rows in waiting_rows:
-        total += rows
-        if count and total > max_rows:
-            break
-        count += 1
-    return count
+def precedence_s(*, enqueued_s: float, priority: int) -> float:
+    """Where a request stands in its queue: the least is served first.
+
+    One of a higher priority comes before those that came up to `MAX_OVERTAKEN_S` before it, for each step: so nobody is
+    overtaken by whom came later than that, and none waits for ever.
+    """
+    return enqueued_s - priority * MAX_OVERTAKEN_S
+
+
+def limit_rows(*, max_rows: int, wanted_rows: int, allowed: Sequence[int]) -> int:
+    """How many rows may go into a batch: as many as are wanted, but no more than padding would run anyway.
+
+    Args:
+        max_rows: The bound.
+        wanted_rows: What holds the latency target.
+        allowed: The sizes that are run; empty for any.
+    """
+    if wanted_rows >= max_rows or not allowed:
+        return min(max_rows, wanted_rows)
+    return max((size for size in allowed if size <= wanted_rows), default=allowed[0])
+
+
+def piece_rows(*, rows: int, max_rows: int, bulk_rows: int, row_s: float | None) -> int:
+    """How many rows of a request that is larger than a batch run at a time.
+
+    Where large pieces are let, as many as take `PIECE_S`: many small runs would take far longer than few large ones.
+
+    Args:
+        rows: How many it has, or has left.
+        max_rows: The largest batch, which a piece may always be.
+        bulk_rows: The most rows that a piece may have.
+        row_s: What a row takes in a full batch; None where that is not known.
+    """
+    if bulk_rows <= max_rows or not row_s:
+        return min(rows, max_rows)
+    return min(rows, max(max_rows, min(bulk_rows, int(PIECE_S / row_s))))
+
+
+def is_hopeless(*, left_s: float, ahead: float, batch_s: float | None, own_s: float | None, slots: int) -> bool:
+    """Whether a request that comes now can't be answered in time, however wrong by a factor of two all this is.
+
+    Args:
+        left_s: How long its answer has a worth.
+        ahead: How many full batches wait before it.
+        batch_s: How long one of those takes; None where that is not known.
+        own_s: The same of its own run.
+        slots: How many of them run at a time.
+    """
+    wait_s = 0.0 if batch_s is None else ahead * batch_s / slots
+    return (wait_s + (own_s or 0.0)) / 2 > left_s
 
 
 def admits(*, rows: int, queued_rows: int, max_queued_rows: int) -> bool:

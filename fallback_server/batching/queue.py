@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from fallback_server.batching import policy
+from fallback_server.batching.adaptive import LatencyTarget
+from fallback_server.batching.costs import RunCosts
+from fallback_server.batching.fairness import Turn
+from fallback_server.batching.groups import Group, precedence_s
+from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.late_inputs import size_bytes
+from fallback_server.batching.tasks import Array, Caller, Task
 
-Array = npt.NDArray[np.generic]
+__all__ = ["Array", "BatchQueue", "BatchRun", "Caller", "Run", "Task"]
+
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 """Runs a model on inputs by name; outputs by name. Thread-safe."""
 
-InnerShapes = tuple[tuple[int, ...], ...]
+TOO_LONG = 4
+"""Times as long as whoever brings a request may run it."""
 
-
-class Caller(Protocol):
-    """Whom a task is for."""
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        ...
+_keys = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +34,7 @@ class BatchRun:
     Attributes:
         rows: That were asked for.
         padded_rows: That were run, with what was added to reach an allowed size.
-        queued_s: How long each of its requests had waited.
+        queued_s: How long each of its requests had waited; of one that runs in pieces, with its first.
         run_s: How long the run took.
     """
 
@@ -47,38 +44,21 @@ class BatchRun:
     run_s: float
 
 
-class Task:
-    """One request that waits.
-
-    Attributes:
-        caller: Whom it is for.
-        inputs: Checked against the signature. Those of a queue that merges have the same first dimension. Empty once it
-            runs, where it is run as it is.
-        deadline_s: The instant after which the answer is worthless; None when there is no such instant.
-        rows: The inputs' first dimension in a queue that merges; 1 otherwise. What it takes of bounds: an empty one
-            takes a turn as well, and so counts as one.
-        size: The same without that: how many rows of the outputs are its own.
-        bytes: The inputs' size, once they are made.
-        enqueued_s: When it came.
-    """
-
-    __slots__ = ("bytes", "caller", "deadline_s", "enqueued_s", "inputs", "rows", "size")
-
-    def __init__(self, *, caller: Caller, inputs: Mapping[str, Array], deadline_s: float | None, rows: int = 1) -> None:
-        self.caller = caller
-        self.inputs = inputs
-        self.deadline_s = deadline_s
-        self.rows = max(rows, 1)
-        self.size = rows
-        self.bytes = size_bytes(inputs)
-        self.enqueued_s = 0.0
-
-
 class BatchQueue:
     """The tasks that wait for one signature of one version. Guards no threads: the scheduler does.
 
-    Only tasks whose inputs agree in all dimensions but the first can be merged, so each combination is a group of its
-    own; the group that is due first comes first.
+    Only tasks whose inputs agree in all dimensions but the first can be merged, or can be made to agree, so each
+    combination is a group of its own; of the groups that are due the one whose head has waited longest comes first.
+
+    Args:
+        name: For logs.
+        run: The model.
+        options: Its bounds.
+        merges: Whether several tasks may run as one.
+        on_run: Told of every run that has ended well, in the thread that ran it; must not raise. None for nobody.
+        variable_axes: Input name -> its variable dimensions but the first, which may be padded where options say so.
+        lanes: How many of its runs may be under way, beside all others; 0: as the scheduler shares out its threads.
+        in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
 
     Attributes:
         name: For logs.
@@ -86,7 +66,13 @@ class BatchQueue:
         options: Its bounds.
         merges: Whether several tasks may run as one. Turned off for good when the model turns out not to keep rows.
         rows: How many rows wait.
-        on_run: Told of every run that has ended well, in the thread that ran it; must not raise. None for nobody.
+        bytes: How many bytes of input wait.
+        lanes: See above.
+        lengths: How inputs of different lengths are made alike; None where they aren't.
+        costs: What its runs have taken.
+        turn: Its account with the scheduler, and its weight.
+        on_run: See above.
+        runs_here: How many of its batches ran in the thread that brought their requests.
     """
 
     def __init__(
@@ -97,87 +83,183 @@ class BatchQueue:
         options: BatchingOptions,
         merges: bool,
         on_run: Callable[[BatchRun], None] | None = None,
+        variable_axes: Mapping[str, frozenset[int]] | None = None,
+        lanes: int = 0,
+        in_process: bool = False,
     ) -> None:
         self.name = name
         self.run = run
         self.options = options
         self.merges = merges and options.enabled
         self.rows = 0
+        self.bytes = 0
+        self.lanes = lanes
+        self.runs_here = 0
+        self.lengths: Lengths | None = None
+        if options.pad_variable_length_inputs and variable_axes:
+            self.lengths = Lengths(axes=variable_axes, allowed=options.allowed_lengths)
+        self.costs = RunCosts()
+        self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
-        self._groups: dict[InnerShapes, _Group] = {}
+        self._in_process = in_process
+        # Of what runs where its requests come in a long run is one too many.
+        self._believed_s = TOO_LONG * options.max_inline_us / 1e6 if in_process else math.inf
+        self._groups: dict[Shapes, Group] = {}
+        self._target: LatencyTarget | None = None
+        if options.target_latency_ms:
+            self._target = LatencyTarget(options.target_latency_ms / 1e3, options.max_batch_size_rows)
 
     def admits(self, rows: int) -> bool:
         """Whether so many rows more may wait."""
         return policy.admits(rows=rows, queued_rows=self.rows, max_queued_rows=self.options.max_enqueued_rows)
 
+    def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
+        """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
+        if task.deadline_s is None or not self.rows:
+            return False
+        rows = self.batch_rows if self.merges else 1
+        return policy.is_hopeless(
+            left_s=task.deadline_s - now_s,
+            ahead=self.rows // rows,
+            batch_s=self.costs.recent_s(rows, now_s),
+            own_s=self.costs.recent_s(task.rows, now_s),
+            slots=self.lanes or threads,
+        )
+
     def put(self, task: Task) -> None:
         """Appends a task to its group."""
-        key = _inner_shapes(task.inputs) if self.merges else ()
+        key = self._key(task.inputs) if self.merges else ()
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = _Group()
-        group.tasks.append(task)
-        group.rows += task.rows
+            group = self._groups[key] = Group()
+        group.put(task)
         self.rows += task.rows
+        self.bytes += task.bytes
 
     def due_at_s(self) -> float:
         """When the next batch is due. Something must wait."""
         return min(map(self._group_due_at_s, self._groups.values()))
 
-    def take(self) -> list[Task]:
-        """Removes and returns the batch that is due first. Something must wait."""
-        key = min(self._groups, key=lambda key: self._group_due_at_s(self._groups[key]))
-        group = self._groups[key]
-        rows = (task.rows for task in group.tasks)
-        count = policy.take(rows, max_rows=self.options.max_batch_size_rows) if self.merges else 1
-        batch = [group.tasks.popleft() for _ in range(count)]
-        taken = sum(task.rows for task in batch)
-        self.rows -= taken
-        group.rows -= taken
-        if not group.tasks:
+    def take(self, now_s: float) -> list[Task]:
+        """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
+
+        Something must wait. The batch is empty where that was settled meanwhile.
+        """
+        key, group = self._first(now_s)
+        batch: list[Task] = []
+        if self.merges:
+            self._merge(group, batch)
+        else:
+            task = group.pop()
+            self._gone(task)
+            if not task.settled:
+                batch.append(task)
+        if not len(group):
             del self._groups[key]
         return batch
 
+    def tasks(self) -> list[Task]:
+        """All that wait, in no particular order."""
+        return [task for group in self._groups.values() for task in group.tasks()]
+
     def drop(self, unwanted: Callable[[Task], bool]) -> list[Task]:
-        """Removes and returns the tasks that nobody wants any more, wherever they stand."""
+        """Removes the tasks that nobody wants any more, wherever they stand; returns those without an outcome."""
         dropped: list[Task] = []
         for key, group in list(self._groups.items()):
-            # Asked once a task: a caller may go away between two looks.
-            verdicts = [(task, unwanted(task)) for task in group.tasks]
-            gone = [task for task, no in verdicts if no]
-            if not gone:
-                continue
-            group.tasks = deque(task for task, no in verdicts if not no)
-            rows = sum(task.rows for task in gone)
-            group.rows -= rows
-            self.rows -= rows
-            dropped += gone
-            if not group.tasks:
+            dropped += group.drop(unwanted)
+            if not len(group):
                 del self._groups[key]
-        return dropped
+        for task in dropped:
+            self._gone(task)
+        return [task for task in dropped if task.whole is None or task.whole.settle()]
+
+    def ran(self, run: BatchRun, now_s: float) -> None:
+        """A run has ended well, now."""
+        self.costs.record(run.padded_rows, run.run_s, now_s, believed_s=self._believed_s)
+        if self._target is not None:
+            self._target.ran(rows=run.rows, oldest_s=max(run.queued_s, default=0.0) + run.run_s, run_s=run.run_s)
+        if self.on_run is not None:
+            self.on_run(run)
+
+    def is_short(self, rows: int, *, bound_s: float) -> bool:
+        """Whether a run of so many rows is over sooner than another thread would have begun it.
+
+        Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until others have shown
+        that this was an exception.
+        """
+        if not self._in_process:
+            return False
+        run_s = self.costs.expected_s(rows)
+        return run_s is not None and run_s <= bound_s
+
+    @property
+    def batch_rows(self) -> int:
+        """How many rows go into the next batch."""
+        options = self.options
+        if self._target is None:
+            return options.max_batch_size_rows
+        return policy.limit_rows(
+            max_rows=options.max_batch_size_rows, wanted_rows=self._target.rows, allowed=options.allowed_batch_sizes
+        )
 
     def __len__(self) -> int:
-        return sum(len(group.tasks) for group in self._groups.values())
+        return sum(map(len, self._groups.values()))
 
     def __repr__(self) -> str:
         return f"BatchQueue({self.name}, {len(self)} tasks, {self.rows} rows, {'merges' if self.merges else 'single'})"
 
-    def _group_due_at_s(self, group: _Group) -> float:
+    def _first(self, now_s: float) -> tuple[Shapes, Group]:
+        if len(self._groups) == 1:
+            return next(iter(self._groups.items()))
+        due = [item for item in self._groups.items() if self._group_due_at_s(item[1]) <= now_s]
+        return min(due or self._groups.items(), key=lambda item: precedence_s(item[1].head()))
+
+    def _merge(self, group: Group, batch: list[Task]) -> None:
+        """In order, and as many as fit; the first in any case. What is larger than a batch gives a piece."""
+        room = self.batch_rows
+        while len(group):
+            head = group.head()
+            if head.settled:
+                self._gone(group.pop())
+                continue
+            if head.rows > self.options.max_batch_size_rows and self.options.enable_large_batch_splitting:
+                if not batch:
+                    batch.append(self._cut(group, head))
+                return
+            if batch and head.rows > room:
+                return
+            task = group.pop()
+            self._gone(task)
+            room -= task.rows
+            batch.append(task if task.whole is None else task.cut(task.rows))
+
+    def _cut(self, group: Group, head: Task) -> Task:
+        """The next rows of a large request."""
+        options = self.options
+        largest = options.max_batch_size_rows
+        batch_s = self.costs.expected_s(largest)
+        row_s = None if batch_s is None else batch_s / largest
+        bulk_rows = 0 if options.allowed_batch_sizes else options.bulk_rows
+        piece = head.cut(policy.piece_rows(rows=head.rows, max_rows=largest, bulk_rows=bulk_rows, row_s=row_s))
+        group.rows -= piece.rows
+        self._gone(piece)
+        if not head.rows:
+            group.pop()
+        return piece
+
+    def _gone(self, task: Task) -> None:
+        self.rows -= task.rows
+        self.bytes -= task.bytes
+
+    def _key(self, inputs: Mapping[str, Array]) -> Shapes:
+        if self.lengths is not None:
+            return self.lengths.class_of(inputs)
+        return tuple(inputs[name].shape[1:] for name in sorted(inputs))
+
+    def _group_due_at_s(self, group: Group) -> float:
         return policy.due_at_s(
-            oldest_s=group.tasks[0].enqueued_s,
+            oldest_s=group.oldest_s(),
             rows=group.rows,
-            max_rows=self.options.max_batch_size_rows,
+            max_rows=self.batch_rows,
             timeout_s=self.options.batch_timeout_s if self.merges else 0.0,
         )
-
-
-class _Group:
-    __slots__ = ("rows", "tasks")
-
-    def __init__(self) -> None:
-        self.tasks: deque[Task] = deque()
-        self.rows = 0
-
-
-def _inner_shapes(inputs: Mapping[str, Array]) -> InnerShapes:
-    return tuple(inputs[name].shape[1:] for name in sorted(inputs))

@@ -19,17 +19,21 @@ class Run:
     Attributes:
         queue: Whose.
         begun_s: Since when.
+        counts: Whether it takes a place from others.
     """
 
     queue: Hashable
     begun_s: float
+    counts: bool = True
 
 
 class Runs:
     """Batches under way, in the order in which they began.
 
     `slots` batches run at a time; one more of a queue that has none under way, so that one queue can't hold all; and
-    any that have run for `LONG_S` don't count. No queue has more than `slots` under way, whatever they do.
+    any that have run for `LONG_S` don't count. No queue has more than `slots` under way, whatever they do;
+    but one whose runs wait for each other in the model has as many lanes as it is said to have, and none of those
+    counts.
 
     Args:
         slots: How many count at most.
@@ -41,25 +45,41 @@ class Runs:
         self._runs: deque[Run] = deque()
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return self._own.total()
 
-    def begin(self, queue: Hashable, now_s: float) -> Run:
-        """A batch of the queue begins."""
-        run = Run(queue, now_s)
+    def begin(self, queue: Hashable, now_s: float, *, counts: bool = True) -> Run:
+        """A batch of the queue begins.
+
+        Args:
+            queue: Whose.
+            now_s: The instant.
+            counts: Not where the queue has lanes.
+        """
+        run = Run(queue, now_s, counts)
         self._own[queue] += 1
-        self._runs.append(run)
+        if counts:
+            self._runs.append(run)
         return run
 
     def end(self, run: Run) -> None:
         """It has ended."""
-        self._runs.remove(run)
+        if run.counts:
+            self._runs.remove(run)
         self._own[run.queue] -= 1
         if not self._own[run.queue]:
             del self._own[run.queue]
 
-    def may_begin_s(self, queue: Hashable, now_s: float) -> float:
-        """From when on the queue may begin a batch, if none ends before: -inf for now, inf if one must end."""
+    def may_begin_s(self, queue: Hashable, now_s: float, *, lanes: int = 0) -> float:
+        """From when on the queue may begin a batch, if none ends before: -inf for now, inf if one must end.
+
+        Args:
+            queue: Whose.
+            now_s: The instant.
+            lanes: How many it may have under way whatever others do; 0: as those let it.
+        """
         own = self._own[queue]  # A Counter keeps no key that is only looked at.
+        if lanes:
+            return -math.inf if own < lanes else math.inf
         if own >= self._slots:
             return math.inf
         bound = self._slots if own else self._slots + 1

@@ -1,4 +1,4 @@
-"""One pool of threads for all queues, which are served in turn."""
+"""One pool of threads for all queues, which share its time by their weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from fallback_server.batching.execution import Outcome, execute, unwanted
+from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
-from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.queue import TOO_LONG, BatchQueue, Task
 from fallback_server.batching.runs import LONG_S, Run, Runs
 from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError, ServerStopping
 
 _log = logging.getLogger(__name__)
+
+MAX_ROWS = 2**31
+"""More than any request has."""
 
 _SWEEP_S = 0.05
 """How often a full queue is searched for tasks that nobody waits for: it looks at every task, under the lock."""
@@ -23,12 +29,28 @@ _SWEEP_S = 0.05
 OnDone = Callable[[Sequence[Outcome]], None]
 
 
+class _Taken(NamedTuple):
+    """A batch that is taken out of its queue.
+
+    Attributes:
+        queue: Whose.
+        tasks: What is in it.
+        run: Its place among those under way.
+        charged_s: What its queue was charged for it so far.
+    """
+
+    queue: BatchQueue
+    tasks: list[Task]
+    run: Run
+    charged_s: float
+
+
 class BatchScheduler:
     """Runs what is submitted, in batches. Never blocks whoever submits: it refuses when too much waits.
 
     `num_batch_threads` batches run at a time, one more of a queue that has none under way, and those that take long
     don't count (see `Runs`): so models that are slow, or hang, can't keep the others waiting. A thread more than run is
-    there to see that, made when it is needed.
+    there to see that, made when it is needed. Among queues that could run it is deficit round robin, in run time.
 
     Args:
         options: The number of batches that run at a time, and the bound on what waits in all queues together.
@@ -46,8 +68,8 @@ class BatchScheduler:
         self._wake = threading.Condition(self._lock)
         self._waiting: dict[BatchQueue, None] = {}
         self._runs = Runs(options.num_batch_threads)
+        self._shares = DeficitRoundRobin()
         self._swept_s: dict[BatchQueue, float] = {}
-        self._swept: list[Outcome] = []
         self._bytes = 0
         self._idle = 0
         self._looks_s = math.inf
@@ -68,13 +90,69 @@ class BatchScheduler:
         now_s = self._clock()
         with self._lock:
             refusals = [self._admit(queue, task, now_s) for queue, task in items]
-            accepted = refusals.count(None)
-            if accepted:
-                self._call_threads([queue for queue, _ in items], accepted, now_s)
-            swept, self._swept = self._swept, []
-        if swept:
-            self._hand_over("a full queue", swept)
-        return refusals
+            self._call_for(items, refusals, now_s)
+            crowd = self._crowd(items, refusals, now_s)
+        return self._squeezed_in(items, refusals, crowd, now_s) if crowd else refusals
+
+    def run_here(
+        self, items: Sequence[tuple[BatchQueue, Task]], *, inline_s: float | None = None
+    ) -> list[ServerError | None]:
+        """As `submit`; but what is over sooner than a thread would wake up for it is run in this one.
+
+        That is what came for queues in which nothing waits and whose runs are short (`BatchQueue.is_short`), where a
+        batch may begin now. `on_done` has its outcomes before this returns. The rest goes to the threads, as does what
+        is left when this thread has run for `TOO_LONG` times the bound.
+
+        Args:
+            items: As in `submit`.
+            inline_s: How long a run may take for that; None: the options' `max_inline_us`.
+        """
+        bound_s = self._options.max_inline_us / 1e6 if inline_s is None else inline_s
+        now_s = self._clock()
+        until_s = now_s + TOO_LONG * bound_s
+        with self._lock:
+            own = self._short(items, bound_s)
+            refusals = [self._admit(queue, task, now_s) for queue, task in items]
+            self._call_for(items, refusals, now_s, but=own)
+            taken = self._take_here(own, now_s)
+            crowd = self._crowd(items, refusals, now_s)
+        while taken is not None:
+            self._run(taken)
+            with self._lock:
+                self._end(taken)
+                now_s = self._clock()
+                taken = self._take_here(own, now_s) if now_s < until_s else None
+                if self._waiting and self._idle and taken is None:
+                    self._wake.notify()
+        return self._squeezed_in(items, refusals, crowd, now_s) if crowd else refusals
+
+    @staticmethod
+    def _short(items: Sequence[tuple[BatchQueue, Task]], bound_s: float) -> dict[BatchQueue, None]:
+        """Whose items are to be run here. Under the lock."""
+        rows: Counter[BatchQueue] = Counter()
+        for queue, task in items:
+            # A piece of a large request may run for long.
+            rows[queue] += task.rows if task.rows <= queue.batch_rows else MAX_ROWS
+        return {
+            queue: None
+            for queue, count in rows.items()
+            if count < MAX_ROWS and not queue.rows and queue.is_short(min(count, queue.batch_rows), bound_s=bound_s)
+        }
+
+    def _take_here(self, own: Iterable[BatchQueue], now_s: float) -> _Taken | None:
+        """A batch of one of these that may begin now; what may not is left to the threads. Under the lock."""
+        for queue in own:
+            if not queue.rows:
+                continue
+            due_s = -math.inf if self._stopping else queue.due_at_s()
+            if max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes)) <= now_s:
+                taken = self._take_of(queue, now_s)
+                if taken is not None:
+                    queue.runs_here += 1
+                    return taken
+            elif queue in self._waiting:
+                self._call_threads([queue], 1, now_s)
+        return None
 
     def step(self) -> bool:
         """Runs the batch that is due, in this thread; False when none is. What the threads do, for tests."""
@@ -82,10 +160,9 @@ class BatchScheduler:
             taken, _ = self._take(self._clock())
         if taken is None:
             return False
-        queue, tasks, run = taken
-        self._run(queue, tasks)
+        self._run(taken)
         with self._lock:
-            self._runs.end(run)
+            self._end(taken)
         return True
 
     def stop(self, *, timeout_s: float) -> bool:
@@ -105,16 +182,16 @@ class BatchScheduler:
     def _admit(self, queue: BatchQueue, task: Task, now_s: float) -> ServerError | None:
         if self._stopping:
             return ServerStopping("the server is stopping")
-        if not queue.admits(task.rows):
-            self._sweep(queue, now_s)
+        if queue.is_hopeless(task, now_s, threads=self._options.num_batch_threads):
+            return QueueFull(
+                f"the queue of {queue.name} is too full to answer in time: {queue.rows} rows wait, and "
+                f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
+            )
         if not queue.admits(task.rows):
             return QueueFull(
                 f"the queue of {queue.name} is full: {queue.rows} rows wait, "
                 f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {queue.options.max_enqueued_rows}"
             )
-        if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
-            for other in list(self._waiting):
-                self._sweep(other, now_s)
         if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
             return QueueFull(
                 f"the server's queues are full: {self._bytes} bytes wait, "
@@ -126,19 +203,68 @@ class BatchScheduler:
         self._waiting[queue] = None
         return None
 
-    def _sweep(self, queue: BatchQueue, now_s: float) -> None:
-        """Frees the places of what nobody waits for in a full queue. Under the lock; `submit` hands it over."""
-        if now_s < self._swept_s.get(queue, -math.inf) + _SWEEP_S:
-            return
-        dropped = queue.drop(lambda task: unwanted(task, now_s) is not None)
-        self._bytes -= sum(task.bytes for task in dropped)
-        if not queue.rows:
-            self._waiting.pop(queue, None)
+    def _crowd(
+        self, items: Sequence[tuple[BatchQueue, Task]], refusals: Sequence[ServerError | None], now_s: float
+    ) -> dict[BatchQueue, list[Task]]:
+        """What is to be looked through for tasks that nobody waits for, since their places are wanted. Under the lock.
+
+        Full queues are, at most every `_SWEEP_S`; all that wait where there are too many bytes.
+        """
+        full = {queue for (queue, _), no in zip(items, refusals, strict=True) if isinstance(no, QueueFull)}
+        if not full:
+            return {}
+        if self._bytes and any(queue.admits(task.rows) for queue, task in items if queue in full):
+            full |= self._waiting.keys()
+        full = {queue for queue in full if queue.rows and now_s >= self._swept_s.get(queue, -math.inf) + _SWEEP_S}
         self._swept_s = {one: at_s for one, at_s in self._swept_s.items() if one in self._waiting}
-        self._swept_s[queue] = now_s
-        for task in dropped:
-            refusal = unwanted(task, now_s)
-            self._swept.append((task, refusal or RequestCancelled("the caller cancelled the request")))
+        self._swept_s |= dict.fromkeys(full, now_s)
+        return {queue: queue.tasks() for queue in full}
+
+    def _squeezed_in(
+        self,
+        items: Sequence[tuple[BatchQueue, Task]],
+        refusals: list[ServerError | None],
+        crowd: Mapping[BatchQueue, Sequence[Task]],
+        now_s: float,
+    ) -> list[ServerError | None]:
+        """Takes those out of full queues that nobody waits for, and has the refused ones tried again.
+
+        Each of thousands is looked at: not under the lock, which every other request needs too.
+        """
+        gone = {queue: {task for task in tasks if unwanted(task, now_s) is not None} for queue, tasks in crowd.items()}
+        if not any(gone.values()):
+            return refusals
+        swept: list[Outcome] = []
+        with self._lock:
+            for queue, tasks in gone.items():
+                before_bytes = queue.bytes
+                dropped = queue.drop(tasks.__contains__)
+                self._bytes -= before_bytes - queue.bytes
+                if not queue.rows:
+                    self._waiting.pop(queue, None)
+                for task in dropped:
+                    refusal = unwanted(task, now_s)
+                    swept.append((task, refusal or RequestCancelled("the caller cancelled the request")))
+            again = [
+                self._admit(queue, task, now_s) if isinstance(no, QueueFull) else no
+                for (queue, task), no in zip(items, refusals, strict=True)
+            ]
+            self._call_for(items, again, now_s)
+        self._hand_over("a full queue", swept)
+        return again
+
+    def _call_for(
+        self,
+        items: Sequence[tuple[BatchQueue, Task]],
+        refusals: Sequence[ServerError | None],
+        now_s: float,
+        *,
+        but: Container[BatchQueue] = (),
+    ) -> None:
+        """As `_call_threads`, for what was not refused. Under the lock."""
+        queues = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in but]
+        if queues:
+            self._call_threads(queues, len(queues), now_s)
 
     def _call_threads(self, queues: Sequence[BatchQueue], accepted: int, now_s: float) -> None:
         """Sees to it that somebody looks at what has come, if not now then when a batch has run long. Under the lock.
@@ -147,7 +273,9 @@ class BatchScheduler:
         """
         if not self._idle:
             self._add_thread()
-        elif self._looks_s > now_s + LONG_S or any(self._runs.may_begin_s(one, now_s) <= now_s for one in queues):
+        elif self._looks_s > now_s + LONG_S or any(
+            self._runs.may_begin_s(one, now_s, lanes=one.lanes) <= now_s for one in queues
+        ):
             self._wake.notify(accepted)
 
     def _add_thread(self) -> None:
@@ -165,24 +293,51 @@ class BatchScheduler:
                 raise
             _log.warning("no thread more for batches that wait: %s", error)
 
-    def _take(self, now_s: float) -> tuple[tuple[BatchQueue, list[Task], Run] | None, float]:
+    def _take(self, now_s: float) -> tuple[_Taken | None, float]:
         """The next batch that is due, taken out; or None, and when one may be. Under the lock."""
-        earliest_s = math.inf
+        while True:
+            passed: list[BatchQueue] = []
+            earliest_s = [math.inf]
+            index = self._shares.choose(self._ready(now_s, passed, earliest_s))
+            if index is None:
+                return None, earliest_s[0]
+            taken = self._take_of(passed[index], now_s)
+            if taken is not None:
+                return taken, now_s
+
+    def _ready(self, now_s: float, queues: list[BatchQueue], earliest_s: list[float]) -> Iterator[Turn]:
+        """Who could run a batch now, and is noted; and of the others when the first of them may. Under the lock."""
         for queue in self._waiting:
             due_s = -math.inf if self._stopping else queue.due_at_s()
-            may_s = max(due_s, self._runs.may_begin_s(queue, now_s))
+            may_s = max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes))
             if may_s <= now_s:
-                tasks = queue.take()
-                self._bytes -= sum(task.bytes for task in tasks)
-                # To the end of the line, so that every queue has its turn.
-                del self._waiting[queue]
-                if queue.rows:
-                    self._waiting[queue] = None
-                return (queue, tasks, self._runs.begin(queue, now_s)), now_s
-            earliest_s = min(earliest_s, may_s)
-        return None, earliest_s
+                queues.append(queue)
+                yield queue.turn
+            else:
+                earliest_s[0] = min(earliest_s[0], may_s)
 
-    def _next(self, done: Run | None) -> tuple[BatchQueue, list[Task], Run] | None:
+    def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
+        """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
+        before_bytes = queue.bytes
+        tasks = queue.take(now_s)
+        self._bytes -= before_bytes - queue.bytes
+        # To the end of the line, so that those who have something left are served in turn.
+        del self._waiting[queue]
+        if queue.rows:
+            self._waiting[queue] = None
+        if not tasks:
+            return None
+        charged_s = queue.costs.expected_s(sum(task.size for task in tasks)) or 0.0
+        self._shares.charge(queue.turn, charged_s)
+        return _Taken(queue, tasks, self._runs.begin(queue, now_s, counts=not queue.lanes), charged_s)
+
+    def _end(self, taken: _Taken) -> None:
+        """A batch has run. Under the lock."""
+        self._runs.end(taken.run)
+        took_s = self._clock() - taken.run.begun_s
+        self._shares.charge(taken.queue.turn, took_s - taken.charged_s)
+
+    def _next(self, done: _Taken | None) -> _Taken | None:
         """Waits for a batch; None when this thread is not needed any more.
 
         Args:
@@ -190,9 +345,10 @@ class BatchScheduler:
         """
         with self._lock:
             if done is not None:
-                self._runs.end(done)
+                self._end(done)
                 if self._idle and self._waiting:
                     self._wake.notify()  # What it has passed over may have its turn now.
+                del done
             while True:
                 now_s = self._clock()
                 taken, earliest_s = self._take(now_s)
@@ -216,17 +372,15 @@ class BatchScheduler:
         return self._idle > 0 and len(self._threads) > self._options.num_batch_threads + 1
 
     def _work(self) -> None:
-        done: Run | None = None
+        done: _Taken | None = None
         while (taken := self._next(done)) is not None:
-            queue, tasks, done = taken
-            self._run(queue, tasks)
-            del (
-                taken,
-                tasks,
-            )  # Its tasks hold their inputs, which would stay until this thread has something else to do.
+            self._run(taken)
+            # Its tasks hold their inputs, which would stay until this thread has something else to do.
+            done = taken._replace(tasks=[])
+            del taken
 
-    def _run(self, queue: BatchQueue, tasks: list[Task]) -> None:
-        self._hand_over(queue.name, execute(queue, tasks, clock=self._clock))
+    def _run(self, taken: _Taken) -> None:
+        self._hand_over(taken.queue.name, execute(taken.queue, taken.tasks, clock=self._clock))
 
     def _hand_over(self, name: str, outcomes: Sequence[Outcome]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Whether a SavedModel's folder holds all of its files: told by their names and sizes, without loading anything."""
+"""Whether a version's folder holds all of its files: told by their names and sizes, without loading anything."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Iterable, Mapping
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 """One of them is a SavedModel's graph."""
 
+SINGLE_FILES = ("model.tflite", "model.py", "model.onnx")
+"""One of them is a whole model by itself, where nothing else tells of a SavedModel."""
+
+PACKAGE = "manifest.json"
+"""Tells a package of the converter's, and lists its files."""
+
 INDEX = "variables/variables.index"
 
 HEADER_BYTES = 64
 """More of the index than its header takes."""
 
 _FOLDER = "variables/"
+_BESIDE_GRAPHS = ("fingerprint.pb", "keras_metadata.pb")
 _OPERATIONS = (
     "RestoreV2",
     "Restore",
@@ -36,7 +43,7 @@ _MAX_SHARDS = 100_000
 
 
 def missing(files: Mapping[str, int], num_shards: int | None, *, restores: bool = False) -> str | None:
-    """What a SavedModel lacks; None where it is complete.
+    """What a SavedModel lacks, or a model of one file; None where it is complete, or a package (`missing_of_package`).
 
     Args:
         files: Path relative to the version's folder, with `/` -> size in bytes.
@@ -46,7 +53,7 @@ def missing(files: Mapping[str, int], num_shards: int | None, *, restores: bool 
     """
     graphs = [files[name] for name in GRAPHS if name in files]
     if not graphs:
-        return f"{GRAPHS[0]} is missing"
+        return _missing_single(files)
     if not any(graphs):
         return f"{GRAPHS[0]} is empty"
     if has_no_variables(files) and not restores:
@@ -54,6 +61,25 @@ def missing(files: Mapping[str, int], num_shards: int | None, *, restores: bool 
     if not files.get(INDEX):
         return f"{INDEX} is {'empty' if INDEX in files else 'missing'}"
     return _missing_shards(files, num_shards)
+
+
+def missing_of_package(files: Mapping[str, int], listed: Mapping[str, int]) -> str | None:
+    """What a package lacks; None where it is complete.
+
+    Args:
+        files: As in `missing`.
+        listed: What its manifest lists: path -> size in bytes.
+    """
+    absent = [name for name, size_bytes in sorted(listed.items()) if files.get(name) != size_bytes]
+    if not absent:
+        return None
+    more = f" and {len(absent) - _SHOWN} others" if len(absent) > _SHOWN else ""
+    return f"{', '.join(absent[:_SHOWN])}{more} {'is' if len(absent) == 1 else 'are'} missing, or not whole"
+
+
+def is_package(files: Mapping[str, int]) -> bool:
+    """Whether a folder is a package, and nothing that its version is loaded from besides."""
+    return PACKAGE in files and not any(name in files for name in (*GRAPHS, *SINGLE_FILES))
 
 
 def has_no_variables(files: Mapping[str, int]) -> bool:
@@ -110,6 +136,18 @@ def read_num_shards(head: bytes) -> int | None:
     except IndexError:
         return None
     return None
+
+
+def _missing_single(files: Mapping[str, int]) -> str | None:
+    """What a folder without a graph lacks."""
+    if is_package(files):
+        return None
+    begun = not has_no_variables(files) or any(name in files for name in _BESIDE_GRAPHS)
+    single = [name for name in SINGLE_FILES if name in files]
+    if begun or not single:
+        return f"{GRAPHS[0]} is missing"
+    empty = [name for name in single if not files[name]]
+    return f"{empty[0]} is empty" if empty else None
 
 
 def _missing_shards(files: Mapping[str, int], num_shards: int | None) -> str | None:

@@ -37,6 +37,10 @@ class ServableHandle(Generic[S]):
         """Which version is held."""
         return self._harness.servable_id
 
+    def lend(self) -> ServableHandle[S]:
+        """The same version for somebody who lets it go before this handle is closed; costs no lock."""
+        return ServableHandle(self._harness, self._loaded, _keep)
+
     def close(self) -> None:
         """Lets the version go."""
         release, self._release = self._release, None
@@ -53,3 +57,7 @@ class ServableHandle(Generic[S]):
 
     def __repr__(self) -> str:
         return f"ServableHandle({self.servable_id}, {'closed' if self._release is None else 'held'})"
+
+
+def _keep(harness: Harness[S], loaded: Loaded[S]) -> None:
+    """Lets nothing go: whoever has lent it does."""

@@ -14,6 +14,9 @@ from fallback_server.core.errors import ConfigRefused
 PLATFORMS = ("tensorflow",)
 """As TensorFlow Serving names them."""
 
+EXECUTORS = ("auto", "tensorflow", "litert", "python", "onnx")
+"""What may run a model; `auto` is what its files say, and of several what is faster."""
+
 MAX_MODELS = 10_000
 """More are a mistake: each is looked at on disk at every poll."""
 
@@ -21,6 +24,12 @@ MAX_ENTRIES = 1_000
 """Labels, shares of the traffic, or versions by number, of one model."""
 
 MAX_LABEL_CHARS = 128
+
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
+"""Further apart, one model would wait for the other as if it had no share."""
+
+MAX_TARGET_LATENCY_MS = 3_600_000
+"""An hour, as for a batch timeout."""
 
 MAX_VERSION = 2**63 - 1
 """A version travels as an int64."""
@@ -96,6 +105,28 @@ class Shadow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepConfig:
+    """How a model is run step by step, where its names don't tell.
+
+    Attributes:
+        signature: Of a step; empty: as `sequences.pairing` finds it.
+        state: Input -> the output that is its value in the next step; empty: as the names say.
+    """
+
+    signature: str = ""
+    state: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.state) > MAX_ENTRIES:
+            raise ConfigRefused(f"a sequence has {len(self.state)} states; at most {MAX_ENTRIES} are allowed")
+        seen: dict[str, str] = {}
+        for into, out in self.state.items():
+            if out in seen:
+                raise ConfigRefused(f"state: output {out!r} is the next value of both {seen[out]!r} and {into!r}")
+            seen[out] = into
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """One model.
 
@@ -107,6 +138,12 @@ class ModelConfig:
         labels: Label -> version.
         traffic: Version -> weight, for requests that name neither version nor label; empty: the highest answers.
         shadow: A version that is tried beside those that answer; None for none.
+        executor: What runs its versions, one of `EXECUTORS`; empty: what the server has for all.
+        weight: The share of the run time that its signatures get beside other models'. For versions that are loaded
+            from then on, as is the next.
+        target_latency_ms: How long its requests may take, which the size of batches is to hold; 0 for as large as may
+            be, None for what the server has for all.
+        sequence: How it is run step by step.
 
     Raises:
         ConfigRefused: a value is out of its bounds.
@@ -119,8 +156,23 @@ class ModelConfig:
     labels: Mapping[str, int] = field(default_factory=dict)
     traffic: Mapping[int, float] = field(default_factory=dict)
     shadow: Shadow | None = None
+    executor: str = ""
+    weight: float = 1.0
+    target_latency_ms: float | None = None
+    sequence: StepConfig = field(default_factory=StepConfig)
 
     def __post_init__(self) -> None:
+        if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
+            raise ConfigRefused(
+                f"model {self.name}: weight must be from {MIN_WEIGHT} to {MAX_WEIGHT}, got {self.weight}"
+            )
+        target_ms = self.target_latency_ms
+        if target_ms is not None and not 0 <= target_ms <= MAX_TARGET_LATENCY_MS:
+            raise ConfigRefused(
+                f"model {self.name}: target_latency_ms must be from 0 to {MAX_TARGET_LATENCY_MS}, got {target_ms}"
+            )
+        if self.executor and self.executor not in EXECUTORS:
+            raise ConfigRefused(f"model {self.name}: executor {self.executor!r} is not one of {', '.join(EXECUTORS)}")
         _check_count(self.name, "labels", self.labels)
         for label, version in self.labels.items():
             check_label(self.name, label)

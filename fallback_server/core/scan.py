@@ -17,8 +17,11 @@ from fallback_server.core.completeness import (
     GRAPHS,
     HEADER_BYTES,
     INDEX,
+    PACKAGE,
     has_no_variables,
+    is_package,
     missing,
+    missing_of_package,
     read_num_shards,
     restores,
 )
@@ -170,7 +173,7 @@ def archive_fingerprint(size_bytes: int, mtime_ns: int) -> Fingerprint:
 
 
 def read_lack(path: Path, tree: Tree, *, reads_variables: Callable[[Path], bool] | None = None) -> str | None:
-    """What the SavedModel in a folder lacks; None where it is complete.
+    """What the version in a folder lacks; None where it is complete.
 
     Args:
         path: The version's folder.
@@ -180,8 +183,23 @@ def read_lack(path: Path, tree: Tree, *, reads_variables: Callable[[Path], bool]
     Raises:
         OSError: it can't be read.
     """
+    if is_package(tree.files):
+        return _package_lack(path, tree)
     needed = has_no_variables(tree.files) and (reads_variables or read_restores)(path)
     return missing(tree.files, read_num_shards(_read_index_head(path)), restores=needed)
+
+
+def _package_lack(path: Path, tree: Tree) -> str | None:
+    from converter.artifact.errors import PackageError  # noqa: PLC0415  most versions are no packages
+    from converter.artifact.schema import MAX_MANIFEST_BYTES, decode  # noqa: PLC0415  likewise
+
+    with (path / PACKAGE).open("rb") as file:
+        content = file.read(MAX_MANIFEST_BYTES)
+    try:
+        listed = {name: entry.size_bytes for name, entry in decode(content).files.items()}
+    except PackageError as error:
+        return f"{PACKAGE} can't be read: {error}"
+    return missing_of_package(tree.files, listed)
 
 
 def read_restores(path: Path) -> bool:

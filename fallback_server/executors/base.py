@@ -9,7 +9,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fallback_server.core.model_config import EXECUTORS
+
 Array = npt.NDArray[np.generic]
+
+KINDS = EXECUTORS[1:]
+"""What executors there are, by what runs the model."""
 
 VARIABLE = -1
 """A dimension whose size the caller chooses."""
@@ -28,6 +33,11 @@ class TensorSpec:
     name: str
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...] | None
+
+    @property
+    def variable_axes(self) -> frozenset[int]:
+        """The dimensions whose sizes the caller chooses, the rows' own not among them; none of an unknown rank."""
+        return frozenset(axis for axis, size in enumerate(self.shape or ()) if axis and size == VARIABLE)
 
     @property
     def has_batch_axis(self) -> bool:
@@ -58,8 +68,11 @@ class Signature:
         outputs: By name.
         method: What it says that it is for, such as `tensorflow/serving/predict`; empty where it says nothing.
         mixes_rows: Whether a trial showed that a row's answer depends on the rows beside it.
-        batches: Whether every input and output has a variable first dimension, and no trial showed that rows mix: then
-            requests may be merged.
+        batches_inside: Whether the model merges what reaches it at the same time: then requests are to reach it so.
+        inputs_id: Signatures where this is the same, and not empty, read the same inputs of the model: one run answers
+            several of them, under their `joint_name`.
+        batches: Whether every input and output has a variable first dimension, no trial showed that rows mix, and the
+            model doesn't merge rows itself: then requests may be merged.
     """
 
     name: str
@@ -67,12 +80,27 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     method: str = ""
     mixes_rows: bool = False
+    batches_inside: bool = False
+    inputs_id: str = ""
     batches: bool = field(init=False)
 
     def __post_init__(self) -> None:
         specs = (*self.inputs.values(), *self.outputs.values())
         batches = bool(self.inputs) and all(spec.has_batch_axis for spec in specs)
-        object.__setattr__(self, "batches", batches and not self.mixes_rows)
+        object.__setattr__(self, "batches", batches and not self.mixes_rows and not self.batches_inside)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSizes:
+    """How a version will be run: what an executor that prepares for sizes prepares for.
+
+    Attributes:
+        rows: The numbers of rows that batches will have, or that are next above them; ascending, at least one.
+        threads: How many runs go side by side at most.
+    """
+
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    threads: int = 1
 
 
 class GivenInputs(dict[str, Array]):
@@ -86,9 +114,17 @@ class Executor(Protocol):
     """A loaded version.
 
     Attributes:
+        kind: What runs it, one of `KINDS`.
+        in_process: Whether it runs in this process: then a run costs no hop to another.
         signatures: What can be called, by name.
         signature_defs: All signatures as a serialized SignatureDefMap, as clients ask for it.
     """
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102  told above
+
+    @property
+    def in_process(self) -> bool: ...  # noqa: D102  told above
 
     @property
     def signatures(self) -> Mapping[str, Signature]: ...  # noqa: D102  told above
@@ -99,6 +135,8 @@ class Executor(Protocol):
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature on inputs that were checked against it; may empty `GivenInputs`, no others. Thread-safe.
 
+        Or several that have the same `inputs_id`, by their `joint_name`; then outputs have theirs.
+
         Raises:
             InvalidInput: the model refused the values.
             Exception: the model failed on its own.
@@ -107,6 +145,26 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Frees the memory. Nothing may run then, nor afterwards."""
+
+
+_JOINT = "\0"
+"""In no name of a signature that comes from a model's file."""
+
+
+def joint_name(*names: str) -> str:
+    """The name of several signatures together; of a signature's output among those of several."""
+    return _JOINT.join(names)
+
+
+def joint_names(name: str) -> list[str]:
+    """The signatures that a name stands for; one for one."""
+    return name.split(_JOINT)
+
+
+def own_outputs(signature: str, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Of the outputs of several signatures those of one, by its own names."""
+    begin = signature + _JOINT
+    return {name.removeprefix(begin): array for name, array in outputs.items() if name.startswith(begin)}
 
 
 def describe(dtype: np.dtype[np.generic], shape: tuple[int, ...] | None) -> str:

@@ -10,10 +10,16 @@ from typing import Protocol
 
 from fallback_server.core.errors import LoadFailed, VersionRefused
 from fallback_server.core.loader import LoadStop
-from fallback_server.executors.base import Executor
+from fallback_server.core.model_config import EXECUTORS
+from fallback_server.executors import litert_files, onnx, python_servable
+from fallback_server.executors.base import Executor, RunSizes
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
-from fallback_server.executors.worker.executor import open_in_worker
-from fallback_server.executors.worker.nursery import Nursery
+from fallback_server.executors.tried_litert import litert_bytes, open_tried
+from fallback_server.executors.worker.executor import open_in_plain_worker, open_in_worker
+from fallback_server.executors.worker.nursery import NOTHING, Nursery
+
+AUTO = EXECUTORS[0]
+"""In place of a kind: what the files say, and where they leave a choice, the faster."""
 
 OnGone = Callable[[str], None]
 """Told, in any thread, that an executor is dead though nobody closed it, and how its process ended."""
@@ -22,8 +28,8 @@ OnGone = Callable[[str], None]
 class Open(Protocol):
     """Loads a version."""
 
-    def __call__(self, path: Path, *, title: str, on_lost: OnGone, stop: LoadStop | None = None) -> Executor:
-        """May import a library of its own; `title` is for logs; `stop` ends what it runs in."""
+    def __call__(self, path: Path, *, title: str, on_lost: OnGone, stop: LoadStop | None, sizes: RunSizes) -> Executor:
+        """May import a library of its own; `title` is for logs; `stop` ends what it runs in; `sizes` is how it runs."""
         ...
 
 
@@ -32,16 +38,24 @@ class Platform:
     """One kind of model.
 
     Attributes:
-        name: As TensorFlow Serving names platforms.
+        name: What runs it, one of `KINDS`.
         files: A folder with one of these is of this kind.
         open: Loads it.
         estimated_bytes: The memory that a loaded version takes, told by its files.
+        holds: Whether a folder is of this kind, where a file's name alone does not say it; None where it does.
     """
 
     name: str
     files: tuple[str, ...]
     open: Open
     estimated_bytes: Callable[[Path], int]
+    holds: Callable[[Path], bool] | None = None
+
+    def fits(self, path: Path) -> bool:
+        """Whether a version's folder is of this kind."""
+        if self.holds is not None:
+            return self.holds(path)
+        return any((path / file).is_file() for file in self.files)
 
 
 class Registry:
@@ -71,6 +85,8 @@ class Registry:
         *,
         title: str | None = None,
         stop: LoadStop | None = None,
+        kind: str = AUTO,
+        sizes: RunSizes | None = None,
     ) -> Executor:
         """Loads the version that stands at a path.
 
@@ -79,32 +95,59 @@ class Registry:
             on_lost: Called once if the executor dies before it is closed.
             title: For logs; by default the last two folders' names.
             stop: Ends the load, until it is over.
+            kind: What is to run it; `AUTO` for the first that fits.
+            sizes: How it will be run.
 
         Raises:
-            VersionRefused: no platform knows the folder's files.
+            VersionRefused: no platform knows the folder's files, or the one that was asked for does not.
             Exception: as the platform says.
         """
         title = f"{path.parent.name}/{path.name}" if title is None else title
-        return self._platform(path).open(path, title=title, on_lost=on_lost, stop=stop)
+        platform = self.forms(path, kind)[0]
+        return platform.open(path, title=title, on_lost=on_lost, stop=stop, sizes=sizes or RunSizes())
 
-    def estimated_bytes(self, path: Path) -> int:
-        """The memory that the version will take once it is loaded; 0 where that can't be told."""
+    def forms(self, path: Path, kind: str = AUTO) -> tuple[Platform, ...]:
+        """The platforms that a version may be loaded by: at least one, all but one kind left out where that is asked.
+
+        Raises:
+            VersionRefused: there is none.
+        """
+        asked = [platform for platform in self._platforms if kind in (AUTO, platform.name)]
+        if found := tuple(platform for platform in asked if platform.fits(path)):
+            return found
+        expected = ", ".join(file for platform in asked for file in platform.files)
+        if kind == AUTO:
+            raise VersionRefused(f"{path} holds none of the files that make a model: {expected}")
+        raise VersionRefused(
+            f"{path} can't be served with --executor={kind}: it holds none of {expected or 'its files'}"
+        )
+
+    def estimated_bytes(self, path: Path, kind: str = AUTO) -> int:
+        """The most memory that the version will take while it is loaded; 0 where that can't be told."""
         try:
-            return self._platform(path).estimated_bytes(path)
+            return sum(platform.estimated_bytes(path) for platform in rivals(self.forms(path, kind)))
         except (LoadFailed, OSError):
             return 0  # The load will say what is wrong.
 
-    def _platform(self, path: Path) -> Platform:
-        for platform in self._platforms:
-            if any((path / file).is_file() for file in platform.files):
-                return platform
-        expected = ", ".join(file for platform in self._platforms for file in platform.files)
-        raise VersionRefused(f"{path} holds none of the files that make a model: {expected}")
+
+def rivals(forms: Sequence[Platform]) -> tuple[Platform, ...]:
+    """Of a version's forms those that are tried against each other; the first where there are none.
+
+    A SavedModel and a LiteRT file are two forms of one model. Other files beside them need not be: a SavedModel's
+    folder may well hold the program that made it.
+    """
+    both = tuple(form for form in forms if form.name in ("tensorflow", "litert"))
+    return both if len(both) > 1 and forms[0] in both else tuple(forms[:1])
 
 
 def default_registry(saved_model: SavedModelOptions) -> Registry:
-    """All platforms of this server. Models run in worker processes; `close` ends them."""
-    nursery = Nursery()
+    """All platforms of this server. Models run in worker processes, TFLite files in this one; `close` ends them."""
+    nursery, plain = Nursery(), Nursery(NOTHING)
+
+    def close() -> None:
+        plain.close()
+        nursery.close()
+
     return Registry(
         [
             Platform(
@@ -112,8 +155,29 @@ def default_registry(saved_model: SavedModelOptions) -> Registry:
                 files=("saved_model.pb", "saved_model.pbtxt"),
                 open=functools.partial(open_in_worker, options=saved_model, nursery=nursery),
                 estimated_bytes=estimated_bytes,
-            )
+            ),
+            Platform(
+                name="litert",
+                files=(litert_files.FILE, "manifest.json"),
+                open=functools.partial(open_tried, nursery=plain, threads=saved_model.intra_op_parallelism),
+                estimated_bytes=litert_bytes,
+                holds=litert_files.holds_litert,
+            ),
+            Platform(
+                name="python",
+                files=(python_servable.FILE,),
+                open=functools.partial(open_in_plain_worker, kind="python", nursery=plain),
+                estimated_bytes=python_servable.folder_bytes,
+            ),
+            Platform(
+                name="onnx",
+                files=(onnx.FILE,),
+                open=functools.partial(
+                    onnx.open_onnx_in_worker, nursery=plain, threads=saved_model.intra_op_parallelism
+                ),
+                estimated_bytes=onnx.onnx_bytes,
+            ),
         ],
         start=nursery.start,
-        close=nursery.close,
+        close=close,
     )

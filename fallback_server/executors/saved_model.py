@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
-from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
+from fallback_server.executors.base import Array, Signature, TensorSpec, joint_name, joint_names
+from fallback_server.executors.granular import merging_signatures
 from fallback_server.executors.loading import CALLERS, LoadingSession
+from fallback_server.executors.probing import made_up, mixes_rows
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError, numpy_dtype
 
@@ -37,15 +39,9 @@ TAGS = ("serve",)
 _INTERNAL = "__saved_model"
 """Prefix of signatures that TensorFlow writes for itself: the initialization and the training step."""
 
-_MAX_WARM_UP_BYTES = 2**28
-"""Inputs larger than this are not made up: the first request may take longer then."""
-
 _WORKER_BYTES = 2**26
 _GRAPH_FACTOR = 17
 """See `estimated_bytes` for what they are measured at."""
-
-_ROUNDING = 0.01
-"""Relative: above what float16 and reordered sums differ by, far below what a foreign row of ones changes."""
 
 _SHARED = 0
 """The session's own thread pool, as RunOptions has it."""
@@ -92,30 +88,43 @@ class _Call:
         feeds: Input names.
         fetches: Output names.
         passed: Output name -> input name, where a model gives an input out as it is.
+        repeated: Output name -> the output that is the same tensor: several signatures together may give one out twice.
     """
 
     run: Callable_
     feeds: tuple[str, ...]
     fetches: tuple[str, ...]
     passed: Mapping[str, str]
+    repeated: Mapping[str, str]
 
 
 class SavedModelExecutor:
     """A SavedModel in a session of its own. See `Executor`."""
 
-    def __init__(self, session: Any, signature_defs: pb.SignatureDefMap, options: SavedModelOptions) -> None:
+    kind = "tensorflow"
+    in_process = True
+
+    def __init__(
+        self,
+        session: Any,
+        signature_defs: pb.SignatureDefMap,
+        options: SavedModelOptions,
+        *,
+        merging: frozenset[str] = frozenset(),
+    ) -> None:
         self._session = session
         self._definitions = signature_defs.signature_def
         self._options = options
         self._signature_defs = signature_defs.SerializeToString(deterministic=True)
         self._tf = import_tensorflow()
+        self._lock = threading.Lock()
         self._signatures: dict[str, Signature] = {}
         self._calls: dict[str, _Call] = {}
         for name, definition in sorted(signature_defs.signature_def.items()):
             if name.startswith(_INTERNAL):
                 continue
             try:
-                self._signatures[name] = _signature(name, definition)
+                self._signatures[name] = _signature(name, definition, merges=name in merging)
             except TensorCodecError as error:
                 _log.warning("signature %r can't be called from outside: %s", name, error)
                 continue
@@ -133,7 +142,7 @@ class SavedModelExecutor:
 
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`."""
-        call = self._calls[signature]
+        call = self._calls.get(signature) or self._joint(signature)
         try:
             values = call.run(*[inputs[name] for name in call.feeds])
         except self._tf.errors.InvalidArgumentError as error:
@@ -144,13 +153,29 @@ class SavedModelExecutor:
         outputs = {name: np.asarray(value) for name, value in zip(call.fetches, values, strict=True)}
         for output, source in call.passed.items():
             outputs[output] = inputs[source]
+        for output, source in call.repeated.items():
+            outputs[output] = outputs[source]
         return outputs
+
+    def _joint(self, name: str) -> _Call:
+        """Prepares what gives the outputs of several signatures that read the same tensors."""
+        names = joint_names(name)
+        with self._lock:
+            if name in self._calls:
+                return self._calls[name]
+            together = pb.SignatureDef()
+            for one in names:
+                for key, info in self._definitions[one].inputs.items():
+                    together.inputs[key].CopyFrom(info)
+                for key, info in self._definitions[one].outputs.items():
+                    together.outputs[joint_name(one, key)].CopyFrom(info)
+            call = self._calls[name] = _call(self._session, together, pool=self._options.inter_op_parallelism > 1)
+        return call
 
     def warm_up(self) -> None:
         """Runs each signature where zeros can be made, so that the first request pays for no set-up.
 
-        And sees whether rows mix: a variable first dimension need be no batch. It may be a time axis, or the model may
-        sort, sum up or normalize over it; merged requests would then get wrong answers, and nobody would know.
+        And sees whether rows mix; see `mixes_rows`.
         """
         for name, signature in list(self._signatures.items()):
             zeros = made_up(signature)
@@ -160,7 +185,7 @@ class SavedModelExecutor:
                 self.run(name, zeros)
                 if self._options.inter_op_parallelism == 0:
                     self._choose_threads(name, zeros)
-                if signature.batches and self._mixes_rows(name, zeros):
+                if signature.batches and mixes_rows(functools.partial(self.run, name), zeros):
                     self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
                     _log.warning(
                         "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
@@ -187,21 +212,6 @@ class SavedModelExecutor:
                 break
         if fastest_s[pool] < _CLEARLY * fastest_s[own]:
             self._calls[name] = pool
-
-    def _mixes_rows(self, name: str, zero: Mapping[str, Array]) -> bool:
-        """Whether a row of ones and one of zeros are answered otherwise together than alone.
-
-        False for models that answer the same row differently each time: there is nothing to compare.
-        """
-        one = {key: np.ones_like(array) for key, array in zero.items()}
-        rows = (one, zero, one)
-        together = self.run(name, {key: np.concatenate([row[key] for row in rows]) for key in zero})
-        alone = [self.run(name, row) for row in rows]
-        if not all(_alike(alone[0][key], alone[2][key]) for key in together):
-            return False
-        if any(array.shape[:1] != (1,) for answer in alone for array in answer.values()):
-            return True
-        return not all(_alike(np.concatenate([each[key] for each in alone]), together[key]) for key in together)
 
     def close(self) -> None:
         """Frees the session's memory."""
@@ -239,7 +249,12 @@ def open_saved_model(
         for name, definition in meta_graph.signature_def.items():
             # TensorFlow's message class and ours have the same bytes.
             definitions.signature_def[name].MergeFromString(definition.SerializeToString())
-        executor = SavedModelExecutor(session, definitions, options)
+        fetches = {
+            name: [info.name for info in definition.outputs.values()]
+            for name, definition in definitions.signature_def.items()
+        }
+        merging = merging_signatures(meta_graph.graph_def, fetches)
+        executor = SavedModelExecutor(session, definitions, options, merging=merging)
         _check_callable(path, executor)
         executor.warm_up()
     except BaseException:
@@ -302,12 +317,14 @@ def import_tensorflow() -> Any:
         return _imported()
 
 
-def _signature(name: str, definition: pb.SignatureDef) -> Signature:
+def _signature(name: str, definition: pb.SignatureDef, *, merges: bool) -> Signature:
     return Signature(
         name=name,
         inputs={key: _spec(key, info) for key, info in definition.inputs.items()},
         outputs={key: _spec(key, info) for key, info in definition.outputs.items()},
         method=definition.method_name,
+        batches_inside=merges,
+        inputs_id=" ".join(f"{key}={definition.inputs[key].name}" for key in sorted(definition.inputs)),
     )
 
 
@@ -328,7 +345,10 @@ def _call(session: Any, definition: pb.SignatureDef, *, pool: bool) -> _Call:
     """
     feeds = tuple(sorted(definition.inputs))
     fed = {definition.inputs[name].name: name for name in feeds}
-    fetches = tuple(name for name in sorted(definition.outputs) if definition.outputs[name].name not in fed)
+    first: dict[str, str] = {}
+    for name in sorted(definition.outputs):
+        first.setdefault(definition.outputs[name].name, name)
+    fetches = tuple(name for tensor, name in first.items() if tensor not in fed)
     options = _callable_options(
         feed=[definition.inputs[name].name for name in feeds],
         fetch=[definition.outputs[name].name for name in fetches],
@@ -339,7 +359,10 @@ def _call(session: Any, definition: pb.SignatureDef, *, pool: bool) -> _Call:
     passed = {
         name: fed[definition.outputs[name].name] for name in definition.outputs if definition.outputs[name].name in fed
     }
-    return _Call(run=run, feeds=feeds, fetches=fetches, passed=passed)
+    repeated = {
+        name: first[info.name] for name, info in definition.outputs.items() if name not in (*passed, first[info.name])
+    }
+    return _Call(run=run, feeds=feeds, fetches=fetches, passed=passed, repeated=repeated)
 
 
 def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:
@@ -347,33 +370,6 @@ def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:
 
     run_options = config_pb2.RunOptions(inter_op_thread_pool=_SHARED if pool else CALLERS)
     return config_pb2.CallableOptions(feed=feed, fetch=fetch, run_options=run_options)
-
-
-def _alike(one: Array, other: Array) -> bool:
-    """Whether two outputs are the same but for rounding, which may differ with the number of rows."""
-    if one.shape != other.shape:
-        return False
-    if one.dtype.kind not in "fc":
-        return bool(np.array_equal(one, other))
-    scale = float(np.max(np.abs(one), initial=0.0, where=np.isfinite(one)))
-    return bool(np.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * scale, equal_nan=True))
-
-
-def made_up(signature: Signature) -> dict[str, Array] | None:
-    """Inputs of zeros, one row each; None where none can be made.
-
-    That is for strings, very large shapes, and unknown ranks or sizes: a size that no user would send may end the
-    process instead of raising.
-    """
-    zeros: dict[str, Array] = {}
-    for name, spec in signature.inputs.items():
-        if spec.shape is None or spec.dtype.kind == "O":
-            return None
-        shape = (1, *spec.shape[1:]) if spec.has_batch_axis else spec.shape
-        if VARIABLE in shape or int(np.prod(shape, dtype=np.int64)) * spec.dtype.itemsize > _MAX_WARM_UP_BYTES:
-            return None
-        zeros[name] = np.zeros(shape, dtype=spec.dtype)
-    return zeros
 
 
 def first_line(error: Exception) -> str:

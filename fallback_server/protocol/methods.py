@@ -59,6 +59,7 @@ INFERENCE_SERVICE = "inference.GRPCInferenceService"
 CATALOG_SERVICE = "edge.v1.Catalog"
 OPERATOR_SERVICE = "edge.v1.Operator"
 DELIVERY_SERVICE = "edge.v1.Delivery"
+SEQUENCE_SERVICE = "edge.v1.Sequence"
 
 PREDICT = Method(PREDICTION_SERVICE, "Predict", pb.PredictRequest, pb.PredictResponse)
 CLASSIFY = Method(PREDICTION_SERVICE, "Classify", pb.ClassificationRequest, pb.ClassificationResponse)
@@ -102,6 +103,14 @@ ROLLBACK = Method(OPERATOR_SERVICE, "Rollback", edge.RollbackRequest, edge.Rollb
 RELOAD = Method(OPERATOR_SERVICE, "Reload", edge.ReloadRequest, edge.ReloadResponse)
 DESCRIBE_PACKAGE = Method(DELIVERY_SERVICE, "Describe", edge.PackageRequest, edge.PackageDescription)
 FETCH_PACKAGE = Method(DELIVERY_SERVICE, "Fetch", edge.FetchRequest, edge.Chunk, streams_responses=True)
+RUN_SEQUENCE = Method(
+    SEQUENCE_SERVICE,
+    "Run",
+    edge.SequenceRequest,
+    edge.SequenceResponse,
+    streams_requests=True,
+    streams_responses=True,
+)
 
 SIGNATURE_DEF_FIELD = "signature_def"
 """The only metadata field there is."""

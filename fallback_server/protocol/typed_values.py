@@ -87,6 +87,16 @@ class Bounds(Protocol):
     def max(self) -> int: ...  # noqa: D102  told above
 
 
+def field_as_in_memory(number: int) -> int | None:
+    """The number of the field whose bytes are those of an array; None where typed values are varints, or strings.
+
+    Args:
+        number: Of the DataType.
+    """
+    name = _VALUES.get(number, "")
+    return _FIELDS[name] if name in _AS_IN_MEMORY else None
+
+
 def field_of_bytes(proto: pb.TensorProto, name: str, parts: list[Buffer]) -> list[Buffer]:
     """The message's bytes, and after them a field whose bytes are given in pieces, in pieces."""
     tag = varint(_FIELDS[name] << 3 | _LENGTH_DELIMITED)

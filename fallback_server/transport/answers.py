@@ -47,6 +47,13 @@ class Answers:
         if not _answered(self._waiting.pop(call)):
             call.left_s = self._clock()
 
+    def fail(self, calls: Sequence[PredictCall], error: Exception) -> None:
+        """Has whoever waits for these calls raise an error. In the event loop alone."""
+        for call in calls:
+            future = self._waiting.get(call)
+            if future is not None and not future.done():
+                future.set_exception(error)
+
     def settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         """The data plane's `Settle`: one hop to the event loop for a whole batch."""
         if threading.get_ident() == self._thread:
@@ -65,7 +72,9 @@ class Answers:
 
 
 def _answered(future: asyncio.Future[Answer]) -> bool:
-    return future.done() and not future.cancelled() and not isinstance(future.result(), RequestCancelled)
+    if not future.done() or future.cancelled() or future.exception() is not None:
+        return False
+    return not isinstance(future.result(), RequestCancelled)
 
 
 def reply_of(answer: Answer) -> PredictReply:

@@ -19,7 +19,7 @@ from fallback_server.package_shelf import Shelf
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rpc import Context, Rpcs, peer_of
+from fallback_server.transport.rpc import Caller, Context, Rpcs, peer_of
 from fallback_server.transport.services import Handlers
 
 CHUNK_BYTES = 256 * 1024
@@ -127,10 +127,10 @@ class DeliveryService:
         """Ends the threads when they have done what they are at."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _describe(self, request: pb.PackageRequest, context: Context) -> pb.PackageDescription:
+    async def _describe(self, request: pb.PackageRequest, caller: Caller) -> pb.PackageDescription:
         shelf = self._allowed("Describe")
         target = ModelTarget(name=request.model, version=request.version or None, label=request.label or None)
-        with self._describes.taken(*_caller(context)):
+        with self._describes.taken(*_caller(caller)):
             found = await self._in_thread(shelf.find, target)
         files = [
             pb.PackageFile(path=path, bytes=entry.size_bytes, sha256=entry.sha256)
@@ -169,6 +169,6 @@ def _cut_off(request: pb.FetchRequest, left_bytes: int) -> DataLost:
     return DataLost(f"{file} was cut short while it was read: {left_bytes} bytes are missing")
 
 
-def _caller(context: Context) -> tuple[str, Callable[[Callable[[object], None]], None]]:
+def _caller(caller: Caller) -> tuple[str, Callable[[Callable[[object], None]], None]]:
     """Where a call comes from, without the port (`ipv4:10.0.0.7`), and what has a function called at its end."""
-    return peer_of(context).rpartition(":")[0], context.add_done_callback  # type: ignore[return-value]  # takes any callable
+    return peer_of(caller).rpartition(":")[0], caller.add_done_callback

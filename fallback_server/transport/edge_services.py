@@ -11,7 +11,7 @@ from fallback_server.core.rollback import Move
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.changes import COALESCE_S, Changes
-from fallback_server.transport.rpc import Context, Rpcs, peer_of
+from fallback_server.transport.rpc import Caller, Context, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_served
 
@@ -66,8 +66,8 @@ class CatalogService:
             self._current = update
         return self._current
 
-    async def _get(self, request: pb.CatalogRequest, context: Context) -> pb.CatalogUpdate:
-        del request, context
+    async def _get(self, request: pb.CatalogRequest, caller: Caller) -> pb.CatalogUpdate:
+        del request, caller
         return self.current()
 
     async def _watch(self, request: pb.CatalogRequest, context: Context) -> AsyncGenerator[pb.CatalogUpdate, None]:
@@ -111,28 +111,28 @@ class OperatorService:
             methods.RELOAD: rpcs.message(methods.RELOAD, self._reload),
         }
 
-    async def _set_label(self, request: pb.SetLabelRequest, context: Context) -> pb.SetLabelResponse:
+    async def _set_label(self, request: pb.SetLabelRequest, caller: Caller) -> pb.SetLabelResponse:
         self._remote_control.check("SetLabel")
         if not request.model or not request.label:
             raise InvalidInput("SetLabel needs a model and a label")
         version = request.version or None
-        previous = self._control.set_label(request.model, request.label, version, who=peer_of(context))
+        previous = self._control.set_label(request.model, request.label, version, who=peer_of(caller))
         return pb.SetLabelResponse(previous=previous)
 
-    async def _set_traffic(self, request: pb.SetTrafficRequest, context: Context) -> pb.SetTrafficResponse:
+    async def _set_traffic(self, request: pb.SetTrafficRequest, caller: Caller) -> pb.SetTrafficResponse:
         self._remote_control.check("SetTraffic")
         if not request.model:
             raise InvalidInput("SetTraffic needs a model")
-        move = self._control.set_traffic(request.model, dict(request.traffic), who=peer_of(context))
+        move = self._control.set_traffic(request.model, dict(request.traffic), who=peer_of(caller))
         return pb.SetTrafficResponse(move=write_move(move))
 
-    async def _rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
+    async def _rollback(self, request: pb.RollbackRequest, caller: Caller) -> pb.RollbackResponse:
         self._remote_control.check("Rollback")
         if not request.model:
             raise InvalidInput("Rollback needs a model")
         if request.undo and request.label:
             raise InvalidInput("Rollback takes a label, or undo, and not both")
-        done = self._control.rollback(request.model, request.label, undo=request.undo, who=peer_of(context))
+        done = self._control.rollback(request.model, request.label, undo=request.undo, who=peer_of(caller))
         return pb.RollbackResponse(
             from_version=done.from_version,
             to_version=done.to_version,
@@ -140,12 +140,12 @@ class OperatorService:
             moves=map(write_move, done.moves),
         )
 
-    async def _reload(self, request: pb.ReloadRequest, context: Context) -> pb.ReloadResponse:
+    async def _reload(self, request: pb.ReloadRequest, caller: Caller) -> pb.ReloadResponse:
         """Answers when each model is served, or can't be; see `wait_served`."""
         del request
         self._remote_control.check("Reload")
         before = self._control.wanted()
-        await asyncio.to_thread(self._control.reload, who=peer_of(context))
+        await asyncio.to_thread(self._control.reload, who=peer_of(caller))
         models = await wait_served(self._control, self._changes)
         return pb.ReloadResponse(models=models, removed=sorted({*before}.difference(models)))
 
@@ -179,6 +179,7 @@ def write_version(view: VersionView) -> pb.Version:
     version.queued_rows = view.servable.queued_rows()
     # To a tenth of a millisecond: beyond that every look would find a change.
     version.expected_wait_ms = round(view.servable.expected_wait_ms(), 1)
+    version.executor, version.choice = view.servable.choice.kind, view.servable.choice.why
     package = view.servable.package
     if package is not None:
         version.package_fingerprint = package.fingerprint

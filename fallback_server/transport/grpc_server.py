@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,16 +15,21 @@ from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.package_shelf import Shelf
+from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
+from fallback_server.transport.native.choice import front_arguments
+from fallback_server.transport.native.front import NativeFront
+from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MessageThreads, Rpcs
+from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
@@ -63,6 +69,11 @@ class GrpcServer:
         channel_arguments: Given to gRPC as they are; they win over ours.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         packages: Those that devices may fetch; None where they may fetch none.
+        sequences: How many sequences there may be; None for the usual bounds.
+        native: Whether the port is the native server's, see `native.choice`. What it doesn't speak goes to gRPC's own
+            behind it, over a socket that nobody else can reach.
+        inline_s: How long a run may take that a receiver of the native server does by itself: longer than in the event
+            loop, as another receiver takes over where one is held up.
     """
 
     def __init__(
@@ -78,8 +89,17 @@ class GrpcServer:
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         tensor_content: bool = False,
         packages: Shelf | None = None,
+        sequences: SequenceOptions | None = None,
+        native: bool = False,
+        inline_s: float = 1e-3,
     ) -> None:
         self._tls = tls
+        self._native = native
+        self._inline_s = inline_s
+        self._max_message_bytes = max_message_bytes
+        self._channel_arguments = channel_arguments
+        self._front: NativeFront | None = None
+        self._private: PrivateFolder | None = None
         self._threads = MessageThreads(message_threads)
         self._changes = Changes(control.watch)
         self._health = HealthService(control.index, self._changes)
@@ -104,11 +124,18 @@ class GrpcServer:
             CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock),
             OperatorService(control, self._changes, remote),
             self._delivery,
+            SequenceService(
+                self.calls,
+                control,
+                self._changes,
+                self._threads,
+                options=sequences or SequenceOptions(),
+                max_tensor_bytes=max_message_bytes,
+            ),
             self._health,
         )
-        self._server = grpc.aio.server(
-            options=(*channel_arguments, *_options(max_message_bytes))
-        )  # gRPC takes the first of two
+        # gRPC takes the first of two.
+        self._server = grpc.aio.server(options=(*channel_arguments, *_options(max_message_bytes)))
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
@@ -128,19 +155,20 @@ class GrpcServer:
         Raises:
             PortUnavailable: it can't.
         """
-        bound = self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls=self._tls)
-        if socket_path is not None:
-            try:
-                self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
-            except (SocketUnavailable, PortUnavailable) as error:
-                raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
-        await self._server.start()
-        return bound
+        try:
+            return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", socket_path)
+        except BaseException:
+            self._close_native()
+            raise
 
     async def set_serving(self, *, serving: bool) -> None:
         """What health checks hear."""
         self._serving = serving
         self._health.set_serving(serving=serving)
+
+    def waiting(self) -> int:
+        """How many calls wait for the data plane."""
+        return len(self.calls) + (0 if self._front is None else len(self._front))
 
     async def stop(self, *, grace_s: float) -> None:
         """Refuses what comes, waits for what is in flight, and gives up on what outlasts the grace."""
@@ -149,10 +177,54 @@ class GrpcServer:
         if self._socket is not None:
             self._socket.release()
         begun_s = time.monotonic()
-        await self._rpcs.quiet(grace_s=grace_s)
+        quiet = [self._rpcs.quiet(grace_s=grace_s)]
+        if self._front is not None:
+            quiet.append(self._front.quiet(grace_s=grace_s))
+        await asyncio.gather(*quiet)
         await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
+        self._close_native()
         self._delivery.close()
         self._threads.close()
+
+    async def _start(self, address: str, socket_path: str | None) -> int:
+        bound = self._listen_natively(address) if self._native else self._listen(address, tls=self._tls)
+        if socket_path is not None:
+            try:
+                self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
+            except (SocketUnavailable, PortUnavailable) as error:
+                raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
+        await self._server.start()
+        if self._front is not None:
+            self._front.start(str(self._private_socket))
+        return bound
+
+    def _close_native(self) -> None:
+        if self._front is not None:
+            self._front.close()
+        if self._private is not None:
+            self._private.close()
+
+    @property
+    def _private_socket(self) -> Path:
+        assert self._private is not None
+        return self._private.path / "grpc.sock"
+
+    def _listen_natively(self, address: str) -> int:
+        try:
+            self._front = NativeFront(
+                address,
+                self._rpcs.unaries,
+                self.calls,
+                self._threads,
+                max_message_bytes=self._max_message_bytes,
+                inline_s=self._inline_s,
+                arguments=front_arguments(self._channel_arguments),
+            )
+        except OSError as error:
+            raise PortUnavailable(f"can't listen on {address}: {error}") from error
+        self._private = PrivateFolder()
+        self._listen(f"unix:{self._private_socket}", tls=None)
+        return self._front.port
 
     def _listen(self, address: str, *, tls: TlsFiles | None) -> int:
         try:

@@ -11,7 +11,7 @@ from fallback_server.core.servable import ServableState, State
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import Method
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.rpc import Caller, Context, Rpcs
 from fallback_server.transport.services import Handlers
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -87,8 +87,8 @@ class HealthService:
         """By method."""
         return {CHECK: rpcs.message(CHECK, self._check), WATCH: rpcs.responses(WATCH, self._watch)}
 
-    async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
-        del context
+    async def _check(self, request: health_pb2.HealthCheckRequest, caller: Caller) -> health_pb2.HealthCheckResponse:
+        del caller
         status = self.status(request.service)
         if status == _UNKNOWN:
             raise ModelNotFound(f"no service and no model is named {request.service}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.executors.base import Array
-from fallback_server.protocol import methods
+from fallback_server.protocol import layout, methods
+from fallback_server.protocol.layout import NotPlainError
 from fallback_server.protocol.open_inference import datatype_of, raw_view, read_contents, read_raw
+from fallback_server.protocol.packed import varint
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
 from fallback_server.transport.counting import Refused, counted
@@ -17,10 +19,22 @@ from fallback_server.transport.large import LARGE_BYTES, assemble, cut_repeated,
 from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER, entry_point
 from fallback_server.transport.rpc import parse
 from fallback_server.transport.targets import read_target
+from fallback_server.transport.templates import (
+    MAX_OF_ONE_KEY,
+    ReadTemplate,
+    ReadTemplates,
+    Table,
+    WriteTemplate,
+    WriteTemplates,
+    learn_to_read,
+    learn_to_write,
+)
 
 TIMEOUT_PARAMETER = "timeout"
 """In microseconds; 0 for none."""
 
+_ID = 3
+_ID_TAG = varint(_ID << 3 | 2)
 _RAW_INPUTS = 7
 _RAW_OUTPUTS = 6
 """Field numbers of ModelInferRequest and ModelInferResponse."""
@@ -49,17 +63,74 @@ class InferReply:
     id: str
 
 
-def read_infer(data: bytes, refused: Refused | None = None) -> InferCall:
-    """A serialized ModelInferRequest. The arrays of large raw tensors read the bytes in place.
+_REQUESTS: ReadTemplates[InferCall] = Table(of_one_key=MAX_OF_ONE_KEY)
+_REPLIES: WriteTemplates = Table()
+"""What has been learnt, of messages alone: whose they were makes no difference."""
+
+
+def read_infer(
+    data: bytes, refused: Refused | None = None, *, templates: ReadTemplates[InferCall] = _REQUESTS
+) -> InferCall:
+    """A serialized ModelInferRequest. The arrays of many raw tensors read its bytes in place.
 
     Args:
         data: The message.
         refused: Is told of what is refused.
+        templates: Of messages like it, and where it is learnt.
 
     Raises:
         InvalidInput: no ModelInferRequest, or a tensor that can't be read.
         Unimplemented: it asks for what this server doesn't do.
     """
+    for template in templates.kept.get(len(data), ()):
+        inputs = template.arrays(data)
+        known = template.rest
+        text = b"" if template.text is None else data[template.text.begin : template.text.end]
+        if inputs is not None and text.isascii():  # Others may be no text at all.
+            call = PredictCall(
+                target=known.call.target,
+                signature=known.call.signature,
+                inputs=inputs,
+                output_filter=known.call.output_filter,
+                client_key=known.call.client_key,
+                entry_point=entry_point,
+            )
+            return InferCall(call=call, id=text.decode() if text else known.id, timeout_s=known.timeout_s)
+    asked = read_whole_infer(data, refused)
+    if templates.wants():
+        templates.keep(len(data), learn_infer(data, asked))
+    return asked
+
+
+def learn_infer(data: bytes, asked: InferCall) -> ReadTemplate[InferCall] | None:
+    """The template of a ModelInferRequest with raw inputs; None where it has none. Its id may differ.
+
+    Args:
+        data: The message.
+        asked: What it reads as.
+    """
+    try:
+        found = layout.fields(data)
+        raw = layout.values(found, _RAW_INPUTS)
+        ids = layout.values(found, _ID)
+    except NotPlainError:
+        return None
+    call = asked.call
+    if len(raw) != len(call.inputs):
+        return None
+    known = PredictCall(
+        target=call.target,
+        signature=call.signature,
+        output_filter=tuple(call.output_filter),
+        client_key=call.client_key,
+    )
+    spans = dict(zip(call.inputs, raw, strict=True))
+    rest = InferCall(call=known, id=asked.id, timeout_s=asked.timeout_s)
+    return learn_to_read(data, call.inputs, spans, ids[0] if len(ids) == 1 else None, rest)
+
+
+def read_whole_infer(data: bytes, refused: Refused | None = None) -> InferCall:
+    """As `read_infer`, by protobuf."""
     with counted(refused) as reading:
         contents: Mapping[int, Buffer] = {}
         if len(data) >= LARGE_BYTES:
@@ -116,8 +187,55 @@ def write_infer(answered: InferReply) -> bytes:
     return assemble(infer_parts(answered))
 
 
-def infer_parts(answered: InferReply) -> list[Buffer]:
-    """As `write_infer`, in pieces that follow each other."""
+def infer_parts(answered: InferReply, *, templates: WriteTemplates = _REPLIES) -> list[Buffer]:
+    """As `write_infer`, in pieces that follow each other.
+
+    Args:
+        answered: The answer.
+        templates: Of answers like it, and where it is learnt.
+    """
+    reply = answered.reply
+    answered_by = reply.servable_id
+    key: tuple[Hashable, ...] = (answered_by.name, answered_by.version)
+    for name, array in reply.outputs.items():
+        key += (name, array.dtype, array.shape)
+    for template in templates.kept.get(key, ()):
+        return _parts_by(template, answered)
+    parts = infer_whole_parts(answered)
+    if templates.wants():
+        templates.keep(key, learn_infer_reply(answered))
+    return parts
+
+
+def _parts_by(template: WriteTemplate, answered: InferReply) -> list[Buffer]:
+    return template.parts([_id_field(answered.id), *[array.tobytes() for array in answered.reply.outputs.values()]])
+
+
+def _id_field(text: str) -> bytes:
+    """What a ModelInferResponse has of the request's id."""
+    if not text:
+        return b""
+    own = text.encode()
+    return b"".join((_ID_TAG, varint(len(own)), own))
+
+
+def learn_infer_reply(answered: InferReply) -> WriteTemplate | None:
+    """The template of a ModelInferResponse; None where it has none. Its id may differ."""
+    without = assemble(infer_whole_parts(InferReply(reply=answered.reply, id="")))
+    try:
+        found = layout.fields(without)
+        raw = layout.values(found, _RAW_OUTPUTS)
+    except NotPlainError:
+        return None
+    before = max((field.value.end for field in found if field.number < _ID), default=0)
+    template = learn_to_write(without, list(answered.reply.outputs.values()), raw, gap=before)
+    if template is None or b"".join(_parts_by(template, answered)) != assemble(infer_whole_parts(answered)):
+        return None
+    return template
+
+
+def infer_whole_parts(answered: InferReply) -> list[Buffer]:
+    """As `infer_parts`, by protobuf."""
     reply = answered.reply
     response = pb.ModelInferResponse(
         model_name=reply.servable_id.name, model_version=str(reply.servable_id.version), id=answered.id

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from fallback_server.core.errors import InvalidInput
 from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.late_inputs import LateInputs
-from fallback_server.protocol import methods
+from fallback_server.protocol import layout, methods
+from fallback_server.protocol.layout import NotPlainError
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
+from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.proto.tensor_pb2 import TensorProto
 from fallback_server.protocol.tensors import (
@@ -27,8 +29,20 @@ from fallback_server.transport.counting import Refused, counted
 from fallback_server.transport.faults import fault_of_state
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_map, field_parts
 from fallback_server.transport.rpc import parse
+from fallback_server.transport.templates import (
+    MAX_OF_ONE_KEY,
+    MAX_WRITTEN_BYTES,
+    ReadTemplate,
+    ReadTemplates,
+    Table,
+    WriteTemplate,
+    WriteTemplates,
+    learn_to_read,
+    learn_to_write,
+)
 
 _REQUEST_INPUTS = 2
+_REQUEST_CLIENT_ID = 6
 _RESPONSE_OUTPUTS = 1
 """Field numbers of PredictRequest and PredictResponse."""
 
@@ -37,6 +51,10 @@ MAX_NAMES = 1024
 
 _WHOLE: Mapping[int, Buffer] = {}
 """What was cut out of a tensor that came whole."""
+
+_REQUESTS: ReadTemplates[PredictCall] = Table(of_one_key=MAX_OF_ONE_KEY)
+_REPLIES: WriteTemplates = Table()
+"""What has been learnt, of messages alone: whose they were makes no difference."""
 
 _PACKED_WEIGHT = 8
 """Integers are packed one by one: that takes ten times as long as to copy them, and longer."""
@@ -48,6 +66,7 @@ Request = (
     | pb.InferenceTask
     | pb.GetModelMetadataRequest
     | pb.GetModelStatusRequest
+    | edge.SequenceRequest
 )
 
 
@@ -68,8 +87,14 @@ def read_target(request: Request) -> ModelTarget:
     )
 
 
-def read_predict(data: bytes, *, max_tensor_bytes: int, refused: Refused | None = None) -> PredictCall:
-    """A serialized PredictRequest as a call. The arrays of large tensors read the bytes in place.
+def read_predict(
+    data: bytes,
+    *,
+    max_tensor_bytes: int,
+    refused: Refused | None = None,
+    templates: ReadTemplates[PredictCall] = _REQUESTS,
+) -> PredictCall:
+    """A serialized PredictRequest as a call. The arrays of many read its bytes in place, and can't be written to.
 
     What the message has in few values takes no memory before the call runs: see `LateInputs`.
 
@@ -77,10 +102,58 @@ def read_predict(data: bytes, *, max_tensor_bytes: int, refused: Refused | None 
         data: The message.
         max_tensor_bytes: The most that its tensors may take together.
         refused: Is told of what is refused.
+        templates: Of messages like it, and where it is learnt.
 
     Raises:
         InvalidInput: no PredictRequest, no model spec, or tensors that can't be read, or are too many or too large.
     """
+    for template in templates.kept.get(len(data), ()):
+        inputs = template.arrays(data)
+        if inputs is not None and template.tensor_bytes <= max_tensor_bytes:
+            known = template.rest
+            client = template.text
+            return PredictCall(
+                target=known.target,
+                signature=known.signature,
+                inputs=inputs,
+                output_filter=known.output_filter,
+                client_key=known.client_key if client is None else data[client.begin : client.end],
+            )
+    call = read_whole_predict(data, max_tensor_bytes=max_tensor_bytes, refused=refused)
+    if templates.wants():
+        templates.keep(len(data), learn_predict(data, call))
+    return call
+
+
+def learn_predict(data: bytes, call: PredictCall) -> ReadTemplate[PredictCall] | None:
+    """The template of a PredictRequest; None where it has none. Whose request it is may differ.
+
+    Args:
+        data: The message.
+        call: What it reads as.
+    """
+    if isinstance(call.inputs, LateInputs):
+        return None
+    try:
+        found = layout.fields(data)
+        tensors = layout.tensor_map(data, found, _REQUEST_INPUTS)
+        clients = layout.values(found, _REQUEST_CLIENT_ID)
+    except NotPlainError:
+        return None
+    spans = {name: layout.payload(tensor, call.inputs[name]) for name, tensor in tensors.items()}
+    known = PredictCall(
+        target=call.target,
+        signature=call.signature,
+        output_filter=tuple(call.output_filter),
+        client_key=call.client_key,
+    )
+    client = clients[0] if len(clients) == 1 else None
+    there = {name: span for name, span in spans.items() if span is not None}
+    return learn_to_read(data, call.inputs, there, client, known)
+
+
+def read_whole_predict(data: bytes, *, max_tensor_bytes: int, refused: Refused | None = None) -> PredictCall:
+    """As `read_predict`, by protobuf."""
     with counted(refused) as reading:
         contents: Mapping[str, Mapping[int, Buffer]] = {}
         if len(data) >= LARGE_BYTES:
@@ -93,15 +166,25 @@ def read_predict(data: bytes, *, max_tensor_bytes: int, refused: Refused | None 
         return PredictCall(
             target=target,
             signature=request.model_spec.signature_name,
-            inputs=_read_inputs(request.inputs, contents, max_tensor_bytes),
+            inputs=read_inputs(request.inputs, contents, max_tensor_bytes),
             output_filter=list(wanted),
             client_key=request.client_id,
         )
 
 
-def _read_inputs(
+def read_inputs(
     protos: Mapping[str, TensorProto], contents: Mapping[str, Mapping[int, Buffer]], max_bytes: int
 ) -> Mapping[str, Array]:
+    """A request's inputs, some of which may come late: see `LateInputs`.
+
+    Args:
+        protos: By name.
+        contents: What was cut out of them, by their names and the fields' numbers.
+        max_bytes: The most that they may take together.
+
+    Raises:
+        InvalidInput: they can't be read, or are too many or too large.
+    """
     if len(protos) > MAX_NAMES:
         raise InvalidInput(f"the request has {len(protos)} inputs, at most {MAX_NAMES} are allowed")
     inputs: dict[str, Array] = {}
@@ -137,13 +220,42 @@ def _late(inputs: Mapping[str, Array], filled: Mapping[str, Filled]) -> Mapping[
     return LateInputs(inputs, makers, more_bytes=sum(sum(map(len, values)) for values in strings))
 
 
-def write_predict(reply: PredictReply, *, typed: bool) -> bytes:
+def write_predict(reply: PredictReply, *, typed: bool, templates: WriteTemplates = _REPLIES) -> bytes:
     """A reply as a serialized PredictResponse; its model spec says which version and signature answered.
 
     Args:
         reply: What was answered.
         typed: Whether the arrays go as typed values, or else as `tensor_content`.
+        templates: Of replies like it, and where it is learnt.
     """
+    answered_by = reply.servable_id
+    key: tuple[Hashable, ...] = (typed, answered_by.name, answered_by.version, reply.signature)
+    own: list[bytes] = []
+    for name, array in reply.outputs.items():
+        key += (name, array.dtype, array.shape)
+        if array.nbytes <= MAX_WRITTEN_BYTES and array.dtype.kind != "O":
+            own.append(array.tobytes())
+    for template in templates.kept.get(key, ()):
+        return b"".join(template.parts(own))
+    data = write_whole_predict(reply, typed=typed)
+    if templates.wants():
+        templates.keep(key, learn_reply(data, reply))
+    return data
+
+
+def learn_reply(data: bytes, reply: PredictReply) -> WriteTemplate | None:
+    """The template of a PredictResponse; None where it has none."""
+    try:
+        tensors = layout.tensor_map(data, layout.fields(data), _RESPONSE_OUTPUTS)
+    except NotPlainError:
+        return None
+    arrays = list(reply.outputs.values())
+    spans = [layout.payload(tensors[name], array) for name, array in reply.outputs.items()]
+    return learn_to_write(data, arrays, spans)
+
+
+def write_whole_predict(reply: PredictReply, *, typed: bool) -> bytes:
+    """As `write_predict`, by protobuf."""
     rest = pb.PredictResponse()
     write_spec(rest.model_spec, reply)
     parts: list[Buffer] = []

@@ -11,7 +11,7 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import messages
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rpc import Context, Rpcs, peer_of
+from fallback_server.transport.rpc import Caller, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_served
 
@@ -37,17 +37,17 @@ class ModelService:
             methods.RELOAD_CONFIG: rpcs.message(methods.RELOAD_CONFIG, self._reload),
         }
 
-    async def _status(self, request: pb.GetModelStatusRequest, context: Context) -> pb.GetModelStatusResponse:
-        del context
+    async def _status(self, request: pb.GetModelStatusRequest, caller: Caller) -> pb.GetModelStatusResponse:
+        del caller
         return messages.write_states(self._control.states(messages.read_target(request)))
 
-    async def _reload(self, request: pb.ReloadConfigRequest, context: Context) -> pb.ReloadConfigResponse:
+    async def _reload(self, request: pb.ReloadConfigRequest, caller: Caller) -> pb.ReloadConfigResponse:
         """Takes the complete new configuration, and answers when each of its models is served, or can't be.
 
         What can't be served is told, see `wait_served`, and the configuration stays.
         """
         self._remote_control.check("HandleReloadConfigRequest")
-        who = peer_of(context)
+        who = peer_of(caller)
         with refusals_told("configuration", who):
             configs = read_configs(request.config)
         await asyncio.to_thread(self._control.configure, configs, who=who)

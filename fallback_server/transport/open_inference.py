@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 from google.protobuf import json_format
 
 from fallback_server.control import Control
 from fallback_server.core.errors import ModelNotFound, NotReady, Unimplemented
+from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import infer_messages as messages
 from fallback_server.transport import model_facts as facts
-from fallback_server.transport.calls import Calls
+from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
 from fallback_server.transport.ordered_stream import ordered_stream
-from fallback_server.transport.rpc import Context, MessageThreads, Rpcs, peer_of
+from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
 from fallback_server.transport.targets import read_target
@@ -90,6 +91,14 @@ class InferenceService:
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
+        self._inference = Inference(
+            method=methods.MODEL_INFER,
+            read=self._read,
+            calls=_asked_of,
+            answered=_answered,
+            write=messages.write_infer,
+            weigh=messages.infer_bytes,
+        )
         return {
             methods.SERVER_LIVE: rpcs.message(methods.SERVER_LIVE, self._live),
             methods.SERVER_READY: rpcs.message(methods.SERVER_READY, self._ready),
@@ -98,13 +107,7 @@ class InferenceService:
             methods.MODEL_METADATA: rpcs.message(methods.MODEL_METADATA, self._model_metadata),
             methods.MODEL_CONFIG: rpcs.message(methods.MODEL_CONFIG, self._model_config),
             methods.MODEL_STATISTICS: rpcs.message(methods.MODEL_STATISTICS, self._statistics),
-            methods.MODEL_INFER: rpcs.unary(
-                methods.MODEL_INFER,
-                self._infer,
-                read=self._read,
-                write=messages.write_infer,
-                weigh=messages.infer_bytes,
-            ),
+            methods.MODEL_INFER: self._calls.handler(rpcs, self._inference),
             methods.MODEL_STREAM_INFER: ordered_stream(
                 methods.MODEL_STREAM_INFER, self._stream_answer, self._changes, self._threads.give_back
             ),
@@ -113,42 +116,42 @@ class InferenceService:
             methods.REPOSITORY_MODEL_UNLOAD: rpcs.message(methods.REPOSITORY_MODEL_UNLOAD, self._unload),
         }
 
-    async def _live(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        del request, context
+    async def _live(self, request: pb.ServerLiveRequest, caller: Caller) -> pb.ServerLiveResponse:
+        del request, caller
         return pb.ServerLiveResponse(live=True)
 
-    async def _ready(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        del request, context
+    async def _ready(self, request: pb.ServerReadyRequest, caller: Caller) -> pb.ServerReadyResponse:
+        del request, caller
         return pb.ServerReadyResponse(ready=self._serving())
 
-    async def _model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+    async def _model_ready(self, request: pb.ModelReadyRequest, caller: Caller) -> pb.ModelReadyResponse:
         """Ready is what would answer now."""
-        del context
+        del caller
         try:
             self._calls.dataplane.signatures(read_target(request.name, request.version))
         except (NotReady, ModelNotFound):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
-    async def _server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        del request, context
+    async def _server_metadata(self, request: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
+        del request, caller
         return pb.ServerMetadataResponse(name=facts.SERVER_NAME, version=self._version, extensions=facts.EXTENSIONS)
 
-    async def _model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        del context
+    async def _model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
+        del caller
         document = facts.metadata(self._control, read_target(request.name, request.version))
         return json_format.ParseDict(document, pb.ModelMetadataResponse())
 
-    async def _model_config(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        del context
+    async def _model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
+        del caller
         target = read_target(request.name, request.version)
         with self._control.acquire(target) as handle:
             document = facts.configuration(target.name, handle.servable)
         return json_format.ParseDict({"config": document}, pb.ModelConfigResponse())
 
-    async def _statistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+    async def _statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
         """Of all models where none is named; in a thread, as there may be many."""
-        del context
+        del caller
         target = read_target(request.name, request.version) if request.name else None
         document = await asyncio.to_thread(facts.statistics, self._control, target)
         return json_format.ParseDict(document, pb.ModelStatisticsResponse())
@@ -157,44 +160,49 @@ class InferenceService:
         """In any thread. What is refused here is counted: the data plane will not hear of it."""
         return messages.read_infer(data, self._calls.dataplane.refused)
 
-    async def _infer(self, asked: InferCall, context: Context) -> InferReply:
-        call = asked.call
-        if asked.timeout_s is not None:
-            call.deadline_s = self._calls.dataplane.clock() + asked.timeout_s
-        return InferReply(reply=await self._calls.predict(call, context), id=asked.id)
-
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
         """Its error, where a request fails: no fault of one may end the stream of the others."""
         asked: InferCall | None = None
         try:
             asked = await self._threads.run(self._read, data, size=len(data))
             del data
-            answered = await self._infer(asked, context)
+            answered = await self._calls.answer(self._inference, asked, context)
             return await self._threads.run(messages.write_stream_infer, answered, size=messages.infer_bytes(answered))
         except Exception as error:  # noqa: BLE001  told above
             fault, text = translate(error)
             _log.debug("%s: %s: %s", methods.MODEL_STREAM_INFER.path, fault.name, text)
         return messages.write_stream_error("" if asked is None else asked.id, f"[{fault.code.name}] {text}")
 
-    async def _index(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
-        del context
+    async def _index(self, request: pb.RepositoryIndexRequest, caller: Caller) -> pb.RepositoryIndexResponse:
+        del caller
         document = {"models": facts.repository(self._control, ready=request.ready)}
         return json_format.ParseDict(document, pb.RepositoryIndexResponse())
 
-    async def _load(self, request: pb.RepositoryModelLoadRequest, context: Context) -> pb.RepositoryModelLoadResponse:
+    async def _load(self, request: pb.RepositoryModelLoadRequest, caller: Caller) -> pb.RepositoryModelLoadResponse:
         """Answers when the model is served, or can't be."""
         self._remote_control.check("RepositoryModelLoad")
         if request.parameters:
             raise Unimplemented(f"load parameters are not supported: {', '.join(sorted(request.parameters))}")
-        await asyncio.to_thread(self._control.load, request.model_name, who=peer_of(context))
+        await asyncio.to_thread(self._control.load, request.model_name, who=peer_of(caller))
         await wait_settled([request.model_name], self._control.states, self._changes, self._control.lack)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(
-        self, request: pb.RepositoryModelUnloadRequest, context: Context
+        self, request: pb.RepositoryModelUnloadRequest, caller: Caller
     ) -> pb.RepositoryModelUnloadResponse:
         """Answers at once; what is in flight is finished first."""
         self._remote_control.check("RepositoryModelUnload")
         facts.check_unload(messages.repository_parameters(request.parameters))
-        await asyncio.to_thread(self._control.unload, request.model_name, who=peer_of(context))
+        await asyncio.to_thread(self._control.unload, request.model_name, who=peer_of(caller))
         return pb.RepositoryModelUnloadResponse()
+
+
+def _asked_of(asked: InferCall, now_s: float) -> tuple[PredictCall]:
+    if asked.timeout_s is not None:
+        asked.call.deadline_s = now_s + asked.timeout_s
+    return (asked.call,)
+
+
+def _answered(asked: InferCall, caller: Caller, replies: Sequence[PredictReply]) -> InferReply:
+    del caller
+    return InferReply(reply=replies[0], id=asked.id)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import examples, messages
-from fallback_server.transport.calls import Calls
-from fallback_server.transport.rpc import Context, Rpcs
+from fallback_server.transport.calls import Calls, Inference
+from fallback_server.transport.rpc import Caller, Rpcs
 from fallback_server.transport.services import Handlers
 
 
@@ -38,59 +39,77 @@ class PredictionService:
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
         refused = self._calls.dataplane.refused
-        return {
-            methods.PREDICT: rpcs.unary(
-                methods.PREDICT,
-                self._predict,
+        inferences: tuple[Inference[Any, Any], ...] = (
+            Inference(
+                method=methods.PREDICT,
                 read=functools.partial(messages.read_predict, max_tensor_bytes=self._max_tensor_bytes, refused=refused),
+                calls=_alone,
+                answered=self._predicted,
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
                 weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
                 timed=True,
             ),
-            methods.CLASSIFY: rpcs.unary(
-                methods.CLASSIFY,
-                self._answer,
+            Inference(
+                method=methods.CLASSIFY,
                 read=functools.partial(examples.read_classify, refused=refused),
+                calls=_alone,
+                answered=_answered,
                 write=examples.write_classify,
                 weigh=examples.answered_bytes,
             ),
-            methods.REGRESS: rpcs.unary(
-                methods.REGRESS,
-                self._answer,
+            Inference(
+                method=methods.REGRESS,
                 read=functools.partial(examples.read_regress, refused=refused),
+                calls=_alone,
+                answered=_answered,
                 write=examples.write_regress,
                 weigh=examples.answered_bytes,
             ),
-            methods.MULTI_INFERENCE: rpcs.unary(
-                methods.MULTI_INFERENCE,
-                self._multi,
+            Inference(
+                method=methods.MULTI_INFERENCE,
                 read=functools.partial(examples.read_multi, refused=refused),
+                calls=lambda calls, _: calls,
+                answered=_all_answered,
                 write=examples.write_multi,
                 weigh=lambda results: sum(examples.answered_bytes(answered) for _, answered in results),
+                together=True,
             ),
+        )
+        return {
+            **{inference.method: self._calls.handler(rpcs, inference) for inference in inferences},
             methods.GET_MODEL_METADATA: rpcs.message(methods.GET_MODEL_METADATA, self._metadata),
         }
 
-    async def _predict(self, call: PredictCall, context: Context) -> _Predicted:
-        typed = not (self._tensor_content or _asks_for_content(context))
-        return _Predicted(await self._calls.predict(call, context), typed)
+    def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> _Predicted:
+        del call
+        return _Predicted(replies[0], typed=not (self._tensor_content or _asks_for_content(caller)))
 
-    async def _answer(self, call: PredictCall, context: Context) -> examples.Answered:
-        return examples.Answered(await self._calls.predict(call, context), _rows(call))
-
-    async def _multi(self, calls: list[PredictCall], context: Context) -> list[tuple[Verb, examples.Answered]]:
-        replies = await self._calls.multi(calls, context)
-        return [(call.verb, examples.Answered(reply, _rows(call))) for call, reply in zip(calls, replies, strict=True)]
-
-    async def _metadata(self, request: pb.GetModelMetadataRequest, context: Context) -> pb.GetModelMetadataResponse:
-        del context
+    async def _metadata(self, request: pb.GetModelMetadataRequest, caller: Caller) -> pb.GetModelMetadataResponse:
+        del caller
         target = messages.read_target(request)
         messages.check_metadata_fields(request.metadata_field)
         return messages.write_metadata(*self._calls.dataplane.signature_defs(target))
 
 
-def _asks_for_content(context: Context) -> bool:
-    return any((key, value) == methods.TENSOR_CONTENT_METADATA for key, value in context.invocation_metadata() or ())
+def _alone(call: PredictCall, now_s: float) -> tuple[PredictCall]:
+    del now_s
+    return (call,)
+
+
+def _answered(call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> examples.Answered:
+    del caller
+    return examples.Answered(replies[0], _rows(call))
+
+
+def _all_answered(
+    calls: Sequence[PredictCall], caller: Caller, replies: Sequence[PredictReply]
+) -> list[tuple[Verb, examples.Answered]]:
+    del caller
+    return [(call.verb, examples.Answered(reply, _rows(call))) for call, reply in zip(calls, replies, strict=True)]
+
+
+def _asks_for_content(caller: Caller) -> bool:
+    return any((key, value) == methods.TENSOR_CONTENT_METADATA for key, value in caller.invocation_metadata() or ())
 
 
 def _rows(call: PredictCall) -> int:

@@ -41,12 +41,19 @@ _PACKAGES = (
     (model_config_pb2, _SERVING),
     (serving_pb2, _SERVING),
     (inference_pb2, _INFERENCE),
+    (edge_pb2, edge_pb2.DESCRIPTOR.package),
 )
-"""Our stubs, and the package that their messages are in for everybody else."""
+"""Our stubs, and the package that their messages are in for everybody else; what is ours alone holds others' too."""
 
-_AS_THEY_ARE = (any_pb2, wrappers_pb2, health_pb2, reflection_pb2, edge_pb2)
+_AS_THEY_ARE = (any_pb2, wrappers_pb2, health_pb2, reflection_pb2)
 
-_DEFINED = (methods.CATALOG_SERVICE, methods.OPERATOR_SERVICE, methods.DELIVERY_SERVICE, "grpc.health.v1.Health")
+_DEFINED = (
+    methods.CATALOG_SERVICE,
+    methods.OPERATOR_SERVICE,
+    methods.DELIVERY_SERVICE,
+    methods.SEQUENCE_SERVICE,
+    "grpc.health.v1.Health",
+)
 """Services that the stubs define under their own names."""
 
 

@@ -7,14 +7,16 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFull
+from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFull, ServerStopping
 from fallback_server.protocol.methods import SERVER_MS_METADATA, Method
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES, give_back_memory
@@ -36,17 +38,60 @@ _QUIET_S = 0.05
 _LONGEST_QUIET_S = 1.0
 """Clients that ask again at once, for ever, do not keep the server."""
 
+STOPPING_TEXT = "the server is stopping"
+
 GIVE_BACK_BYTES = 2**24
 """Messages of this size leave enough freed memory behind to be worth the milliseconds that giving it back takes."""
 
 
-def peer_of(context: Context) -> str:
-    """Who calls, for the log: `ipv4:10.0.0.7:51234`, or what else gRPC says of it."""
-    return str(context.peer())
+class Caller(Protocol):
+    """What a call says beside its message, over whichever transport it came; gRPC's own context is one."""
+
+    def peer(self) -> str:
+        """Who calls: `ipv4:10.0.0.7:51234`, or what else the transport says of it."""
+        ...
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """Keys and values, as they came."""
+        ...
+
+    def time_remaining(self) -> float | None:
+        """Seconds until nobody waits any more; None where that is not said."""
+        ...
+
+    def add_done_callback(self, callback: Any) -> None:
+        """Has something called, in the event loop, when the call is over. For calls that it answers."""
+        ...
+
+
+def peer_of(caller: Caller) -> str:
+    """Who calls, for the log: `ipv4:10.0.0.7:51234`, or what else the transport says of it."""
+    return str(caller.peer())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unary(Generic[Asked, Answered]):
+    """A call of one request and one response, which any transport can take.
+
+    Attributes:
+        method: Which.
+        answer: Runs in the event loop.
+        read: Reads the request; in any thread.
+        write: Writes what `answer` gave; in any thread.
+        weigh: About how many bytes it will have.
+        timed: Whether the answer's trailing metadata say how long it took here; see `SERVER_MS_METADATA`.
+    """
+
+    method: Method[Any, Any]
+    answer: Callable[[Asked, Caller], Awaitable[Answered]]
+    read: Callable[[bytes], Asked]
+    write: Callable[[Answered], bytes]
+    weigh: Callable[[Answered], int]
+    timed: bool = False
 
 
 class MessageThreads:
-    """Reads and writes messages: small ones at once, large ones in threads. Lives in the event loop.
+    """Reads and writes messages: small ones at once, large ones in threads.
 
     Args:
         threads: How many large messages are worked on at a time.
@@ -54,11 +99,12 @@ class MessageThreads:
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="message")
+        self._lock = threading.Lock()
         self._waiting = 0
         self._giving_back = False
 
     async def run(self, work: Callable[[Asked], Answered], what: Asked, *, size: int) -> Answered:
-        """The work's result; in a thread where the message is large.
+        """The work's result; in a thread where the message is large. In the event loop alone.
 
         Raises:
             QueueFull: `MAX_LARGE_WAITING` wait already.
@@ -66,13 +112,25 @@ class MessageThreads:
         """
         if size < LARGE_BYTES:
             return work(what)
-        if self._waiting >= MAX_LARGE_WAITING:
-            raise QueueFull(f"{self._waiting} messages of over {LARGE_BYTES} bytes wait to be read or written")
-        self._waiting += 1
+        self._enter()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, _worked_off, work, [what])
         finally:
-            self._waiting -= 1
+            self._leave()
+
+    def submit(self, work: Callable[[Asked], object], what: Asked) -> None:
+        """Has a large message worked on in a thread, by work that doesn't raise. In any thread.
+
+        Raises:
+            QueueFull: `MAX_LARGE_WAITING` wait already.
+            ServerStopping: the threads have ended.
+        """
+        self._enter()
+        try:
+            self._pool.submit(_worked_off, work, [what]).add_done_callback(lambda _: self._leave())
+        except RuntimeError:
+            self._leave()
+            raise ServerStopping(STOPPING_TEXT) from None
 
     def give_back(self, size: int) -> None:
         """Returns to the system what a message of that size has left behind; returns before that is done."""
@@ -86,6 +144,16 @@ class MessageThreads:
         """Takes no more; what is under way goes on."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _enter(self) -> None:
+        with self._lock:
+            if self._waiting >= MAX_LARGE_WAITING:
+                raise QueueFull(f"{self._waiting} messages of over {LARGE_BYTES} bytes wait to be read or written")
+            self._waiting += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
     def _give_back(self) -> None:
         self._giving_back = False  # Before: what is freed meanwhile may need another turn.
         give_back_memory()
@@ -97,9 +165,13 @@ class Rpcs:
     No handler has gRPC's own serializers: what those raise would reach the caller past the rim, as UNKNOWN and with its
     inner names. And none takes its request as an argument: gRPC would hold its bytes until the answer is sent. So the
     unary ones are handlers of a stream too, which is the same on the wire, and read the one request that comes.
+
+    Attributes:
+        unaries: The unary calls that it has made handlers for.
     """
 
     def __init__(self, threads: MessageThreads) -> None:
+        self.unaries: list[Unary[Any, Any]] = []
         self._threads = threads
         self._under_way = 0
         self._came_s = -math.inf
@@ -112,31 +184,13 @@ class Rpcs:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         while (waited_s := loop.time() - begun_s) < grace_s:
-            came_s = loop.time() - self._came_s
-            if not self._under_way and (came_s >= _QUIET_S or waited_s >= _LONGEST_QUIET_S):
+            if is_quiet(bool(self._under_way), loop.time() - self._came_s, waited_s):
                 return
             await asyncio.sleep(_QUIET_S / 5)
 
-    def unary(
-        self,
-        method: Method[Any, Any],
-        answer: Callable[[Asked, Context], Awaitable[Answered]],
-        *,
-        read: Callable[[bytes], Asked],
-        write: Callable[[Answered], bytes],
-        weigh: Callable[[Answered], int],
-        timed: bool = False,
-    ) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """A call of one request and one response.
-
-        Args:
-            method: Which.
-            answer: Runs in the event loop.
-            read: Reads the request; in any thread.
-            write: Writes what `answer` gave; in any thread.
-            weigh: About how many bytes it will have.
-            timed: Whether the answer's trailing metadata say how long it took here; see `SERVER_MS_METADATA`.
-        """
+    def unary(self, unary: Unary[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A call of one request and one response."""
+        self.unaries.append(unary)
 
         async def handle(_requests: object, context: Context) -> bytes:
             clock = asyncio.get_running_loop().time
@@ -146,14 +200,16 @@ class Rpcs:
             try:
                 # Nothing of these may stay in a variable: the arrays live as long as somebody holds them.
                 written = await self._written(
-                    write, weigh, await answer(await self._read(method, read, context, came_s), context)
+                    unary.write,
+                    unary.weigh,
+                    await unary.answer(await self._read(unary.method, unary.read, context, came_s), context),
                 )
             except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
                 fault, text = translate(error)
-                _log.debug("%s: %s: %s", method.path, fault.name, text)
+                _log.debug("%s: %s: %s", unary.method.path, fault.name, text)
             else:
-                if timed:
-                    context.set_trailing_metadata(((SERVER_MS_METADATA, f"{(clock() - came_s[0]) * 1e3:.3f}"),))
+                if unary.timed:
+                    context.set_trailing_metadata((server_ms(clock() - came_s[0]),))
                 return written
             finally:
                 self._under_way -= 1
@@ -162,10 +218,12 @@ class Rpcs:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def message(
-        self, method: Method[Request, Response], answer: Callable[[Request, Context], Awaitable[Response]]
+        self, method: Method[Request, Response], answer: Callable[[Request, Caller], Awaitable[Response]]
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A unary call whose messages are protobuf's as they are."""
-        return self.unary(method, answer, read=reader(method), write=serialize, weigh=_message_bytes)
+        return self.unary(
+            Unary(method=method, answer=answer, read=reader(method), write=serialize, weigh=_message_bytes)
+        )
 
     def responses(
         self,
@@ -216,7 +274,7 @@ class Rpcs:
             return read(data)
         context.add_done_callback(functools.partial(self._give_back, size))  # type: ignore[arg-type]  # takes any callable
         if size >= GIVE_BACK_BYTES:
-            read = functools.partial(_freed_and_read, read)
+            read = functools.partial(freed_and_read, read)
         return await self._threads.run(read, data, size=size)
 
     def _give_back(self, size: int, _context: object) -> None:
@@ -226,6 +284,17 @@ class Rpcs:
         self, write: Callable[[Answered], bytes], weigh: Callable[[Answered], int], answered: Answered
     ) -> bytes:
         return await self._threads.run(write, answered, size=weigh(answered))
+
+
+def is_quiet(busy: bool, idle_s: float, waited_s: float) -> bool:  # noqa: FBT001  a table's columns
+    """Whether a server that refuses what comes may end its connections.
+
+    Args:
+        busy: Whether calls are under way.
+        idle_s: How long none has come.
+        waited_s: How long it was waited for quiet.
+    """
+    return not busy and (idle_s >= _QUIET_S or waited_s >= _LONGEST_QUIET_S)
 
 
 async def _taken(method: Method[Any, Any], context: Context, data: bytes, stall_s: float | None) -> None:
@@ -241,10 +310,15 @@ def _worked_off(work: Callable[[Asked], Answered], box: list[Asked]) -> Answered
     return work(box.pop())
 
 
-def _freed_and_read(read: Callable[[bytes], Asked], data: bytes) -> Asked:
+def freed_and_read(read: Callable[[bytes], Asked], data: bytes) -> Asked:
     """Before the tensors are copied anywhere, the pieces go that they came in: they have their size once more."""
     give_back_memory()
     return read(data)
+
+
+def server_ms(took_s: float) -> tuple[str, str]:
+    """The metadata that say how long an answer took here."""
+    return SERVER_MS_METADATA, f"{took_s * 1e3:.3f}"
 
 
 def reader(method: Method[Request, Any]) -> Callable[[bytes], Request]:

@@ -43,6 +43,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
         "--load_retry_interval_micros=-1",
         "--noenable_model_warmup",
         "--saved_model_tags=serve,gpu",
+        "--executor=tensorflow",
         "--tensorflow_session_parallelism=3",
         "--grace_s=2",
     )
@@ -57,7 +58,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
     assert (source.config_poll_s, source.poll_wait_s, source.allow_labels_for_unavailable) == (2.0, 0.5, True)
     assert (made.manager.num_load_threads, made.manager.load_retry_interval_s) == (1, 0.0)
     assert (made.warm_up, made.grace_s, made.metrics_path) == (False, 2.0, "/monitoring/prometheus/metrics")
-    assert made.saved_model.tags == ("serve", "gpu")
+    assert (made.saved_model.tags, made.executor) == (("serve", "gpu"), "tensorflow")
     assert (made.saved_model.intra_op_parallelism, made.saved_model.inter_op_parallelism) == (3, 3)
 
 
@@ -97,6 +98,23 @@ def test_batching_flags_win_over_the_file(tmp_path):
     batching = options(where, "--allowed_batch_sizes=2,4").batching
     assert (batching.allowed_batch_sizes, batching.max_batch_size_rows) == ((2, 4), 4)
     assert options(where, "--enable_per_model_batching_parameters").batching.per_model
+
+
+def test_flags_of_batches(tmp_path):
+    """Each arrives; and where nobody says how large batches may be, pieces of large requests may be larger."""
+    where = f"--model_repository={tmp_path}"
+    said = ("--noenable_large_batch_splitting", "--pad_variable_length_inputs", "--allowed_lengths=8,64")
+    batching = options(where, *said, "--target_latency_ms=12.5", "--max_inline_us=0", "--max_batch_size=8").batching
+    assert (batching.enable_large_batch_splitting, batching.pad_variable_length_inputs) == (False, True)
+    assert (batching.allowed_lengths, batching.target_latency_ms, batching.max_inline_us) == ((8, 64), 12.5, 0)
+    assert (batching.bulk_rows, options(where).batching.bulk_rows) == (0, 1024)
+    for flag, fault in (
+        ("--allowed_lengths=8", "--allowed_lengths needs pad_variable_length_inputs"),
+        ("--target_latency_ms=-1", "--target_latency_ms must be from 0 to 3600000, got -1.0"),
+        ("--max_inline_us=100001", "--max_inline_us must be at most 100000, got 100001"),
+    ):
+        with pytest.raises(ConfigInvalid, match=fault):
+            options(where, flag)
 
 
 def test_files_of_tensorflow_serving(tmp_path):

@@ -101,17 +101,22 @@ def test_batching_parameters(tmp_path):
     }
 
 
-def test_batching_parameters_that_the_scheduler_does_not_have(tmp_path):
-    """All are refused by name; turned off they say what is so anyway."""
-    text = "pad_variable_length_inputs: true enable_large_batch_splitting { value: true } max_execution_batch_size { }"
-    with pytest.raises(ConfigInvalid) as raised:
-        read_batching(written(tmp_path, text))
-    assert [fault.split()[1] for fault in raised.value.faults] == [
-        "pad_variable_length_inputs",
-        "enable_large_batch_splitting",
-        "max_execution_batch_size",
-    ]
-    assert read_batching(written(tmp_path, "enable_large_batch_splitting { value: false }")) == {}
+def test_splitting_and_lengths_of_batching_parameters(tmp_path):
+    """With splitting the largest execution is the largest batch; without it that bounds nothing, and is refused."""
+    split = "max_batch_size { value: 64 } enable_large_batch_splitting { value: true } max_execution_batch_size "
+    assert read_batching(written(tmp_path, f"pad_variable_length_inputs: true {split} {{ value: 8 }}")) == {
+        "pad_variable_length_inputs": True,
+        "max_batch_size_rows": 8,
+        "enable_large_batch_splitting": True,
+    }
+    with pytest.raises(ConfigInvalid, match="max_execution_batch_size must be at most max_batch_size = 64, got 65"):
+        read_batching(written(tmp_path, f"{split} {{ value: 65 }}"))
+    with pytest.raises(
+        ConfigInvalid, match=r"max_execution_batch_size needs enable_large_batch_splitting \{ value: tr"
+    ):
+        read_batching(written(tmp_path, "max_execution_batch_size { value: 8 }"))
+    off = read_batching(written(tmp_path, "enable_large_batch_splitting { value: false }"))
+    assert off == {"enable_large_batch_splitting": False}
 
 
 def test_batching_of_one_version(tmp_path, caplog):

@@ -1,3 +1,4 @@
+import dataclasses
 import time
 
 import numpy as np
@@ -13,6 +14,7 @@ from fallback_server.core.errors import (
     InvalidInput,
     ModelNotFound,
     QueueFull,
+    RequestCancelled,
     SignatureNotFound,
     VersionNotReady,
 )
@@ -20,7 +22,8 @@ from fallback_server.core.manager import Manager, ManagerOptions
 from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import AspiredVersion
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DataPlane, PredictCall, Verb
+from fallback_server.dataplane import DataPlane, PredictCall, PredictReply, Verb
+from fallback_server.executors.base import joint_name, joint_names
 from fallback_server.served_model import ServedModel
 
 OPTIONS = BatchingOptions(max_batch_size_rows=4, max_enqueued_batches=1)
@@ -225,6 +228,105 @@ def test_several_calls_can_be_held_to_one_version(stand):
     lost = [call(1, name="q"), call(2, name="q")]
     stand.plane.multi(lost, stand.settle)
     assert all(isinstance(stand.answers[one], ModelNotFound) for one in lost)
+
+
+class JointExecutor(FakeExecutor):
+    """Two signatures of one input, `classify` and `regress`, and one of another; each run is noted."""
+
+    def __init__(self):
+        super().__init__()
+        one = signature({"inputs": ((-1,), object)}, {"scores": (-1, 1)}, name="classify")
+        two = signature({"inputs": ((-1,), object)}, {"outputs": (-1,)}, name="regress")
+        other = dataclasses.replace(one, name="other", inputs_id="inputs=b:0")
+        both = [dataclasses.replace(each, inputs_id="inputs=a:0") for each in (one, two)]
+        self.signatures = {each.name: each for each in (*both, other)}
+        self.runs = []
+
+    def run(self, name, inputs):
+        self.runs.append((name, len(inputs["inputs"])))
+        if any(text == b"13" for text in inputs["inputs"]):
+            raise InvalidInput("thirteen")
+        sizes = np.array([len(text) for text in inputs["inputs"]], np.float32)
+        given = {
+            "classify": {"scores": sizes[:, None]},
+            "regress": {"outputs": sizes},
+            "other": {"scores": sizes[:, None]},
+        }
+        names = joint_names(name)
+        if len(names) == 1:
+            return given[name]
+        return {joint_name(each, key): value for each in names for key, value in given[each].items()}
+
+
+def tasks_of(texts, *names):
+    """The calls of one MultiInference."""
+    encoded = [text.encode() for text in texts]
+    verbs = {"regress": Verb.REGRESS}
+    target = ModelTarget(name="m", version=None, label=None)
+    return [
+        PredictCall(target=target, signature=name, verb=verbs.get(name, Verb.CLASSIFY), examples=encoded)
+        for name in names
+    ]
+
+
+def test_tasks_on_the_same_inputs_of_the_model_are_one_run(stand):
+    """Each gets its own outputs and is counted; what reads another input runs by itself, and single calls as ever."""
+    executor = JointExecutor()
+    stand.serve(3, executor)
+    calls = tasks_of(["a", "bcd"], "regress", "other", "classify")
+    stand.plane.multi(calls, stand.settle)
+    more = tasks_of(["ef"], "classify", "regress")
+    stand.plane.multi(more, stand.settle)
+    while stand.plane.scheduler.step():
+        pass
+    assert sorted(executor.runs) == [(joint_name("classify", "regress"), 3), ("other", 2)]
+    regress, other, classify = (stand.answers[call] for call in calls)
+    assert (regress.outputs.keys(), classify.outputs.keys()) == ({"outputs"}, {"scores"})
+    assert regress.outputs["outputs"].tolist() == [1, 3]
+    assert other.outputs["scores"].tolist() == classify.outputs["scores"].tolist() == [[1], [3]]
+    assert stand.answers[more[0]].outputs["scores"].tolist() == [[2]]
+    assert stand.figures(3).requests == 5
+    alone = stand.predict(*tasks_of(["a"], "classify", "regress"))
+    assert [reply.signature for reply in alone] == ["classify", "regress"]
+    assert executor.runs[2:] == [("classify", 1), ("regress", 1)]
+
+
+def test_tasks_of_one_run_fail_refuse_and_leave_together(stand):
+    """All get what the run came to; none is run once all their callers are gone; a full queue refuses all."""
+    executor = JointExecutor()
+    stand.serve(3, executor)
+    failing, gone = tasks_of(["13"], "classify", "regress"), tasks_of(["a"], "classify", "regress")
+    stand.plane.multi(failing, stand.settle)
+    stand.plane.multi(gone, stand.settle)
+    many = [tasks_of(["b"], "classify", "regress") for _ in range(3)]
+    for calls in many:
+        stand.plane.multi(calls, stand.settle)
+    for call_ in gone:
+        call_.left_s = 100.0
+    while stand.plane.scheduler.step():
+        pass
+    assert all(isinstance(stand.answers[one], InvalidInput) for one in failing)
+    assert all(isinstance(stand.answers[one], RequestCancelled) for one in gone)
+    assert all(isinstance(stand.answers[one], QueueFull) for one in many[2])
+    assert all(isinstance(stand.answers[one], PredictReply) for calls in many[:2] for one in calls)
+    assert [rows for _, rows in executor.runs] == [3, 1, 1, 1]
+
+
+def test_short_runs_are_answered_before_predict_returns(stand):
+    """Where the transport lets them, and the model runs in this process."""
+    executor = FakeExecutor(factor=3)
+    executor.in_process = True
+    stand.serve(3, executor)
+    first, second = call(1), call(2)
+    stand.plane.predict([first], stand.settle, here=True)
+    assert first not in stand.answers
+    stand.predict()
+    with stand.manager.acquire("m", 3) as handle:
+        assert handle.servable.short
+    stand.plane.predict([second], stand.settle, here=True)
+    assert stand.answers[second].outputs["y"][0, 0] == 6
+    with stand.manager.acquire("m", 3) as handle:
+        assert handle.servable.runs_here() == 1
 
 
 def test_a_shadow_answers_nobody_and_is_compared(stand):

@@ -66,7 +66,7 @@ def test_forms(words, values):
         (["--port=1.5"], "--port must be a whole number, got '1.5'"),
         (["--grace_s=nan"], "--grace_s must be a number, got nan"),
         (["--log_level=loud"], "--log_level must be one of debug, info, warning, error, got 'loud'"),
-        (["--transport=native"], "--transport=native is not what this server can do: gRPC is spoken by grpcio"),
+        (["--transport=rust"], "--transport must be one of grpcio, native, auto, got 'rust'"),
         (["--noenable_grpc_healthcheck_service"], "--enable_grpc_healthcheck_service=false is not what this server"),
         (["--mixed_precision=bf16"], "--mixed_precision is TensorFlow Serving's, and not one that this server has: "),
     ],

@@ -144,6 +144,9 @@ def test_the_catalog_is_read_when_somebody_asks():
     assert value(metrics, "edge_fallback_model_version_state", model_name="m", version="1", state="END") == 1
     assert value(metrics, "edge_fallback_queued_rows", model_name="m", version="2") == 3
     assert value(metrics, "edge_fallback_expected_wait_ms", model_name="m", version="2") == 0
+    assert value(metrics, "edge_fallback_batch_limit_rows", model_name="m", version="2") == 32
+    servable.queues["serving_default"].runs_here = 7
+    assert value(metrics, "edge_fallback_inline_batches_total", model_name="m", version="2") == 7
     assert value(metrics, "edge_fallback_label", model_name="m", label="stable", version="2") == 1
     assert value(metrics, "edge_fallback_traffic_weight", model_name="m", version="2") == 0.95
     assert value(metrics, "edge_fallback_default_version", model_name="m") == 2

@@ -66,6 +66,20 @@ def test_status_is_a_table(server, capsys):
     assert run(capsys, "status", server.address)[1] == ["s-1 serves no model"]
 
 
+def test_status_says_what_runs_a_version_and_why(server, capsys):
+    """A column, and below it the choice between two forms with its figures."""
+    m = edge.Model(name="m", default_version=1)
+    m.versions.add(version=1, state=30, executor="litert", choice="LiteRT serves; median times: ...")
+    m.versions.add(version=2, state=20)
+    server.catalog = edge.CatalogUpdate(server_id="s-1", models=[m])
+    assert run(capsys, "status", server.address)[1] == [
+        "MODEL  VERSION  STATE      LABELS  TRAFFIC  QUEUE  WAIT  EXECUTOR  PACKAGE",
+        "m            2  LOADING    -             -      -     -  -         -",
+        "m            1  AVAILABLE  -         100 %      -     -  litert    -",
+        "m 1: LiteRT serves; median times: ...",
+    ]
+
+
 def test_status_shows_models_without_versions_and_labels_that_wait(server, capsys):
     """With the reason, in the table and as JSON; and what an operator should know of a version that answers."""
     note = "base path /srv/later can't be read: No such file or directory"
@@ -122,6 +136,8 @@ def test_status_as_json(server, capsys):
         "preprocessing_fingerprint": "",
         "queued_rows": 7,
         "expected_wait_ms": 12.34,
+        "executor": "",
+        "choice": "",
     }
 
 

@@ -50,7 +50,7 @@ def test_the_expected_wait_is_of_what_is_ahead():
 def registry(executor, opened):
     """A registry whose one platform gives this executor, and notes how it was asked."""
 
-    def open_it(path, *, title, on_lost, stop):
+    def open_it(path, *, title, on_lost, stop, sizes):
         opened.append((title, on_lost))
         return executor
 

@@ -42,6 +42,7 @@ shadow = {version = 13, share = 0.1}
 [models.whole]
 base_path = "whole"
 version_policy = [1, 3]
+executor = "litert"
 """
 
 
@@ -53,10 +54,24 @@ def test_toml(tmp_path):
     assert (half.version_policy.num_versions, half.labels, half.traffic) == (2, {"stable": 12}, {12: 95.0, 13: 5.5})
     assert half.shadow == Shadow(version=13, share=0.1)
     assert (whole.base_path, whole.version_policy.versions) == (tmp_path / "whole", (1, 3))
+    assert (half.executor, whole.executor) == ("", "litert")
     assert found.listed
     assert faults(tmp_path / "server.toml") == ()
     assert read_model_configs(tmp_path / "server.toml") == (half, whole)
     assert not read_toml(written(tmp_path, "port = 1")).listed
+
+
+def test_a_models_weight_and_target(tmp_path):
+    """Of one model; others have a weight of 1, and the server's target."""
+    text = '[models.a]\nbase_path = "a"\nweight = 3\ntarget_latency_ms = 20.5\n[models.b]\nbase_path = "b"'
+    one, other = read_model_configs(written(tmp_path, text))
+    assert (one.weight, one.target_latency_ms) == (3.0, 20.5)
+    assert (other.weight, other.target_latency_ms) == (1.0, None)
+    text = '[models.a]\nbase_path = "a"\nweight = 0\ntarget_latency_ms = -1'
+    assert [fault.partition("model a: ")[2] for fault in faults(written(tmp_path, text))] == [
+        "target_latency_ms must be from 0 to 3600000, got -1.0",
+        "weight must be from 0.001 to 1000.0, got 0.0",
+    ]
 
 
 def test_all_paths_are_below_the_folder_of_the_file(tmp_path, monkeypatch):
@@ -105,6 +120,10 @@ def test_all_paths_are_below_the_folder_of_the_file(tmp_path, monkeypatch):
         ("[models.a]\nbase_path = '/a'\ntraffic = {1 = -1}", "models.a: traffic of model a: version 1 has the weight"),
         ("[models.a]\nbase_path = '/a'\nshadow = {version = 1}", "models.a.shadow.share is missing"),
         ("[models.a]\nbase_path = '/a'\nshadow = {version = 1, share = 2}", "models.a: the shadow's share must be"),
+        (
+            "[models.a]\nbase_path = '/a'\nexecutor = 'x'",
+            "model a: executor 'x' is not one of auto, tensorflow, litert",
+        ),
         ("[models.a]\nbase_path = '/a'\nplatform = 'x'", "model a: platform 'x' is not one of"),
     ],
 )

@@ -27,6 +27,9 @@ def _pair(value):
 class FakeExecutor:
     """y = x * factor; `poison` rows raise; every batch is noted."""
 
+    kind = "tensorflow"
+    in_process = True
+
     def __init__(self, *, factor=1.0, poison=None, shape=(-1, 2)):
         self.signatures = {"serving_default": signature({"x": shape}, {"y": shape})}
         self.signature_defs = b"signatures"

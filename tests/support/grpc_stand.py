@@ -22,7 +22,13 @@ from fallback_server.protocol.methods import PREDICT
 from fallback_server.served_model import ServedModel
 from fallback_server.transport.grpc_server import GrpcServer
 
-OPTIONS = BatchingOptions(max_batch_size_rows=1, max_enqueued_batches=1, num_batch_threads=1)
+OPTIONS = BatchingOptions(
+    max_batch_size_rows=1, max_enqueued_batches=1, num_batch_threads=1, enable_large_batch_splitting=False
+)
+
+
+NATIVE = False
+"""Whether the servers here are native ones; set by the fixture `transport`."""
 
 
 class FakeControl:
@@ -68,6 +74,7 @@ class FakeControl:
                     queued_rows=lambda: self.figures.queued_rows,
                     expected_wait_ms=lambda: self.figures.expected_wait_ms,
                     package=SimpleNamespace(fingerprint="f1", preprocessing_fingerprint="p1"),
+                    choice=SimpleNamespace(kind="litert", why="LiteRT serves"),
                 )
             versions.append(SimpleNamespace(state=state, servable=servable))
         return (
@@ -90,6 +97,9 @@ class FakeControl:
 
     def wait_configured(self, *, timeout_s):
         return True
+
+    def configs(self):
+        return ()
 
     def lack(self, name):
         return self.lacks.get(name, "")
@@ -145,7 +155,7 @@ class Stand:
         self.manager = Manager(make_loader=lambda *_: self.loader, options=ManagerOptions(max_num_load_retries=0))
         self.control = FakeControl(self.manager, path)
         self.plane = DataPlane(versions=self.control, options=batching, clock=asyncio.get_running_loop().time)
-        self.server = GrpcServer(self.plane, self.control, **{"server_id": "s1", **options})
+        self.server = GrpcServer(self.plane, self.control, **{"server_id": "s1", "native": NATIVE, **options})
         self.manager.set_aspired({ServableId("m", 1): AspiredVersion(path=path, fingerprint=())})
 
     def load(self):

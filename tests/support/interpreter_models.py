@@ -13,6 +13,8 @@ _OPERATORS = {
     "MUL": (schema.BuiltinOptions.MulOptions, schema.MulOptionsT),
     "CONV_2D": (schema.BuiltinOptions.Conv2DOptions, schema.Conv2DOptionsT),
     "FULLY_CONNECTED": (schema.BuiltinOptions.FullyConnectedOptions, schema.FullyConnectedOptionsT),
+    "GATHER": (schema.BuiltinOptions.GatherOptions, schema.GatherOptionsT),
+    "SOFTMAX": (schema.BuiltinOptions.SoftmaxOptions, schema.SoftmaxOptionsT),
     "MEAN": (schema.BuiltinOptions.ReducerOptions, schema.ReducerOptionsT),
 }
 
@@ -140,6 +142,29 @@ def net_model(*, seed=0, size=16, hidden=8, classes=10):
     offset = file.tensor(graph, "offset", (classes,), values=weights(classes))
     scores = file.tensor(graph, "scores", (-1, classes))
     file.operator(graph, "FULLY_CONNECTED", [mean, dense, offset], [scores])
+    graph.inputs, graph.outputs = [image], [scores]
+    file.sign("serving_default", 0, {"image": image}, {"scores": scores})
+    return file.bytes()
+
+
+def tutorial_model(*, seed=0):
+    """The net of TensorFlow Serving's tutorial, images [N, 28, 28, 1] -> scores [N, 10]: convolution, dense layer."""
+    random = np.random.default_rng(seed)
+    file = _File()
+    graph = file.graph()
+    image = file.tensor(graph, "image", (-1, 28, 28, 1))
+    filters = file.tensor(graph, "filters", (8, 3, 3, 1), values=random.normal(size=(8, 3, 3, 1)).astype(np.float32))
+    bias = file.tensor(graph, "bias", (8,), values=np.zeros(8, np.float32))
+    convolved = file.tensor(graph, "convolved", (-1, 14, 14, 8))
+    layer = {"strideH": 2, "strideW": 2, "padding": schema.Padding.SAME}
+    relu = schema.ActivationFunctionType.RELU
+    file.operator(graph, "CONV_2D", [image, filters, bias], [convolved], fusedActivationFunction=relu, **layer)
+    weights = random.normal(size=(10, 1568)).astype(np.float32) * 0.05
+    dense = file.tensor(graph, "dense", (10, 1568), values=weights)
+    offset = file.tensor(graph, "offset", (10,), values=np.zeros(10, np.float32))
+    logits, scores = file.tensor(graph, "logits", (-1, 10)), file.tensor(graph, "scores", (-1, 10))
+    file.operator(graph, "FULLY_CONNECTED", [convolved, dense, offset], [logits])
+    file.operator(graph, "SOFTMAX", [logits], [scores], beta=1.0)
     graph.inputs, graph.outputs = [image], [scores]
     file.sign("serving_default", 0, {"image": image}, {"scores": scores})
     return file.bytes()

@@ -32,6 +32,8 @@ class NumpyExecutor:
     """Signature name -> (inputs, outputs, function of arrays by name)."""
 
     platform = "tensorflow"
+    kind = "tensorflow"
+    in_process = True
 
     def __init__(self, **signatures):
         self.signatures = {name: signature(*parts[:2], name=name) for name, parts in signatures.items()}

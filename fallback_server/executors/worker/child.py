@@ -8,11 +8,11 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 from fallback_server.core.errors import InvalidInput
-from fallback_server.executors.base import Array, Signature, TensorSpec
-from fallback_server.executors.saved_model import SavedModelExecutor, SavedModelOptions, first_line, open_saved_model
+from fallback_server.executors.base import Array, Executor, Signature, TensorSpec
+from fallback_server.executors.saved_model import first_line
+from fallback_server.executors.worker.kinds import opened
 from fallback_server.executors.worker.messages import (
     Entry,
     Lane,
@@ -37,15 +37,18 @@ def work(control: socket.socket) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     receiver = Receiver(control)
+    executor: Executor | LoadRefused | None = None
     try:
-        load = receiver.receive().message
+        frame = receiver.receive()
+        load = frame.message
         assert isinstance(load, Load)
         aside = Aside()
-        executor = _loaded(load, aside)
+        executor = _loaded(load, frame.fds, aside)
         if isinstance(executor, LoadRefused):
             send(control, executor)
             return
-        send(control, Loaded(tuple(map(_entry, executor.signatures.values())), executor.signature_defs))
+        entries = tuple(map(_entry, executor.signatures.values()))
+        send(control, Loaded(entries, executor.signature_defs, getattr(executor, "run_s", 0.0)))
         awaited = False
         while True:
             frame = receiver.receive()
@@ -58,16 +61,26 @@ def work(control: socket.socket) -> None:
             lane = socket.socket(fileno=frame.fds[0])
             threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
     except Closed:
-        os._exit(0)  # Threads that still run have nobody left to run for.
+        _end(executor)
 
 
-def _loaded(load: Load, aside: Aside) -> SavedModelExecutor | LoadRefused:
+def _end(executor: Executor | LoadRefused | None) -> None:
+    """The server waits a moment for this process to end by itself; threads that still run have nobody to run for."""
+    try:
+        if executor is not None and not isinstance(executor, LoadRefused) and executor.kind == "python":
+            executor.close()  # A class of the user's own, which may have something to put in order.
+    except Exception:  # noqa: BLE001  the process ends in any case
+        _log.exception("the model could not be closed")
+    os._exit(0)
+
+
+def _loaded(load: Load, fds: list[int], aside: Aside) -> Executor | LoadRefused:
     """Loads in a thread that becomes nice, on top of what this process does already to make room.
 
     A thread of its own, since it can't become less nice again. The lanes' threads are not its children, and
     TensorFlow's pools are made before.
     """
-    results: list[SavedModelExecutor | LoadRefused] = []
+    results: list[Executor | LoadRefused] = []
 
     def make_room() -> None:
         step_back(nice=NICE)
@@ -76,7 +89,7 @@ def _loaded(load: Load, aside: Aside) -> SavedModelExecutor | LoadRefused:
 
     def run() -> None:
         try:
-            results.append(open_saved_model(Path(load.path), _options(load), on_session=make_room))
+            results.append(opened(load, fds, make_room=make_room))
         except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
             results.append(LoadRefused(first_line(error)))
 
@@ -86,7 +99,7 @@ def _loaded(load: Load, aside: Aside) -> SavedModelExecutor | LoadRefused:
     return results[0]
 
 
-def _answer(executor: SavedModelExecutor, lane: socket.socket) -> None:
+def _answer(executor: Executor, lane: socket.socket) -> None:
     """Answers what comes on a lane, one after the other, until the server closes it."""
     receiver = Receiver(lane)
     try:
@@ -100,7 +113,7 @@ def _answer(executor: SavedModelExecutor, lane: socket.socket) -> None:
         os._exit(1)
 
 
-def _answer_one(executor: SavedModelExecutor, lane: socket.socket, receiver: Receiver) -> None:
+def _answer_one(executor: Executor, lane: socket.socket, receiver: Receiver) -> None:
     frame = receiver.receive()
     message = frame.message
     assert isinstance(message, Run)
@@ -113,7 +126,7 @@ def _answer_one(executor: SavedModelExecutor, lane: socket.socket, receiver: Rec
         send_ran(lane, outputs)
 
 
-def _run(executor: SavedModelExecutor, signature: str, inputs: dict[str, Array]) -> Mapping[str, Array] | RunRefused:
+def _run(executor: Executor, signature: str, inputs: dict[str, Array]) -> Mapping[str, Array] | RunRefused:
     try:
         outputs = executor.run(signature, inputs)
     except InvalidInput as error:
@@ -126,12 +139,6 @@ def _run(executor: SavedModelExecutor, signature: str, inputs: dict[str, Array])
     return outputs
 
 
-def _options(load: Load) -> SavedModelOptions:
-    return SavedModelOptions(
-        intra_op_parallelism=load.intra_op_parallelism, inter_op_parallelism=load.inter_op_parallelism, tags=load.tags
-    )
-
-
 def _entry(signature: Signature) -> Entry:
     return Entry(
         name=signature.name,
@@ -139,6 +146,8 @@ def _entry(signature: Signature) -> Entry:
         outputs=tuple(map(_spec, signature.outputs.values())),
         mixes_rows=signature.mixes_rows,
         method=signature.method,
+        batches_inside=signature.batches_inside,
+        inputs_id=signature.inputs_id,
     )
 
 

@@ -7,6 +7,7 @@ reply wakes the thread that waits for it and no other, and the end of the worker
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
 from fallback_server.core.loader import LoadStop
-from fallback_server.executors.base import Array, GivenInputs, Signature, TensorSpec
+from fallback_server.executors.base import Array, GivenInputs, RunSizes, Signature, TensorSpec
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.executors.worker.messages import Entry, Lane, Load, Loaded, Ran, RunRefused, Spec
 from fallback_server.executors.worker.nursery import Nursery
@@ -24,6 +25,9 @@ from fallback_server.protocol.tensors import numpy_dtype
 
 MAX_LANES = 64
 """How many runs go side by side; further ones wait. More batch threads than that have nothing to gain."""
+
+_CLOSE_S = 5.0
+"""For a class of the user's own to close what it has open."""
 
 _STATUS_S = 3.0
 """How long a held request waits to learn how its worker ended."""
@@ -36,13 +40,21 @@ class ModelFault(RuntimeError):
 class WorkerExecutor:
     """A loaded version in a worker process. See `Executor`.
 
+    Args:
+        worker: The process.
+        loaded: What it has said of the version.
+        kind: See the attribute.
+
     Attributes:
-        platform: As TensorFlow Serving names it.
+        kind: What runs it there.
+        platform: As protocols name it; where TensorFlow Serving has a word, that.
     """
 
-    platform = "tensorflow"
+    in_process = False
 
-    def __init__(self, worker: Worker, loaded: Loaded) -> None:
+    def __init__(self, worker: Worker, loaded: Loaded, *, kind: str = "tensorflow") -> None:
+        self.kind = kind
+        self.platform = "tensorflow" if kind == "litert" else kind
         self._worker = worker
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
@@ -112,14 +124,28 @@ class WorkerExecutor:
             self._steps_back = False
             self._close_lanes()  # So that the first request opens one, and the worker comes back.
 
+    def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
+        """See `LiteRtExecutor.stands_for`."""
+        self._signature_defs = signature_defs
+        self._signatures = {
+            name: dataclasses.replace(signature, method=methods.get(name, signature.method))
+            for name, signature in self._signatures.items()
+        }
+
     def memory_bytes(self) -> int:
         """The private memory of its process: what closing frees."""
         return self._worker.private_bytes()
 
     def close(self) -> None:
-        """Kills the process, and returns when its memory is free. Also ends a run that hangs."""
+        """Ends the process, and returns when its memory is free. Also ends a run that hangs.
+
+        A class of the user's own gets a moment to put its things in order; what else there is has nothing to.
+        """
         self._closed = True  # Before, so that whoever is ended by it is told so, and of no crash.
-        self._worker.kill()
+        if self.kind == "python":
+            self._worker.end(grace_s=_CLOSE_S)
+        else:
+            self._worker.kill()
         self._close_lanes()
 
     def __repr__(self) -> str:
@@ -178,6 +204,7 @@ def open_in_worker(
     title: str,
     on_lost: Callable[[str], None],
     stop: LoadStop | None = None,
+    sizes: RunSizes | None = None,
 ) -> WorkerExecutor:
     """Loads the SavedModel in a folder, in a process of its own.
 
@@ -188,22 +215,67 @@ def open_in_worker(
         title: For logs.
         on_lost: Called once, in any thread, when the process ends without having been closed; with how it ended.
         stop: Ends the process until the load is over.
+        sizes: Not needed: TensorFlow prepares for none.
 
     Raises:
         LoadFailed: it can't be loaded, or its process ended meanwhile.
     """
+    del sizes
+    load = Load(
+        kind="tensorflow",
+        path=str(path.absolute()),
+        beside_others=nursery.answers,
+        intra_op_parallelism=options.intra_op_parallelism,
+        inter_op_parallelism=options.inter_op_parallelism,
+        tags=options.tags,
+    )
+    return _opened(load, nursery=nursery, title=title, on_lost=on_lost, stop=stop)
+
+
+def open_in_plain_worker(
+    path: Path,
+    *,
+    kind: str,
+    nursery: Nursery,
+    threads: int = 0,
+    title: str,
+    on_lost: Callable[[str], None],
+    stop: LoadStop | None = None,
+    sizes: RunSizes | None = None,
+) -> WorkerExecutor:
+    """Loads a version that needs no TensorFlow, in a process of its own.
+
+    Args:
+        path: The version's folder.
+        kind: What is to run it, one that `kinds.opened` knows.
+        nursery: Starts the process; one that imports nothing.
+        threads: Of one run, where the kind's library has threads; 0: it chooses.
+        title: For logs.
+        on_lost: See `open_in_worker`.
+        stop: See `open_in_worker`.
+        sizes: How it will be run.
+
+    Raises:
+        LoadFailed: it can't be loaded, or its process ended meanwhile.
+    """
+    load = Load(
+        kind=kind,
+        path=str(path.absolute()),
+        beside_others=nursery.answers,
+        intra_op_parallelism=threads,
+        rows=(sizes or RunSizes()).rows,
+    )
+    return _opened(load, nursery=nursery, title=title, on_lost=on_lost, stop=stop)
+
+
+def _opened(
+    load: Load, *, nursery: Nursery, title: str, on_lost: Callable[[str], None], stop: LoadStop | None
+) -> WorkerExecutor:
     worker = nursery.spawn(title)
     if stop is not None:
         stop.calls(worker.kill_soon)
-    load = Load(
-        str(path.absolute()),
-        options.intra_op_parallelism,
-        options.inter_op_parallelism,
-        options.tags,
-        beside_others=nursery.answers,
-    )
     try:
-        executor = WorkerExecutor(worker, worker.load(load))
+        executor = WorkerExecutor(worker, worker.load(load), kind=load.kind)
     except BaseException:
         worker.kill()
         raise
@@ -218,6 +290,8 @@ def _signature(entry: Entry) -> Signature:
         outputs={spec.name: _spec(spec) for spec in entry.outputs},
         mixes_rows=entry.mixes_rows,
         method=entry.method,
+        batches_inside=entry.batches_inside,
+        inputs_id=entry.inputs_id,
     )
 
 

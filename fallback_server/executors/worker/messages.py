@@ -67,21 +67,29 @@ class Imported(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """To a worker: load this, which is the first that it is told.
+    """To a worker: load this, which is the first that it is told. With the model's content, where its kind has a file.
 
     Attributes:
-        path: Absolute.
-        intra_op_parallelism: See `SavedModelOptions`.
+        kind: What runs it, one of `KINDS`.
+        path: Of the version's folder, absolute.
+        beside_others: Whether others answer requests meanwhile.
+        intra_op_parallelism: See `SavedModelOptions`; other libraries take it as well.
         inter_op_parallelism: See `SavedModelOptions`.
         tags: See `SavedModelOptions`.
-        beside_others: Whether others answer requests meanwhile.
+        rows: See `RunSizes`.
+        threads: See `RunSizes`.
+        whole: Signatures whose requests must not be merged.
     """
 
+    kind: str
     path: str
-    intra_op_parallelism: int
-    inter_op_parallelism: int
-    tags: tuple[str, ...]
     beside_others: bool
+    intra_op_parallelism: int = 0
+    inter_op_parallelism: int = 0
+    tags: tuple[str, ...] = ()
+    rows: tuple[int, ...] = (1,)
+    threads: int = 1
+    whole: tuple[str, ...] = ()
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
@@ -100,13 +108,22 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     outputs: tuple[Spec, ...]
     mixes_rows: bool
     method: str
+    batches_inside: bool = False
+    inputs_id: str = ""
 
 
 class Loaded(Message, frozen=True):
-    """From a worker: it answers."""
+    """From a worker: it answers.
+
+    Attributes:
+        signatures: What can be called.
+        signature_defs: The same, as clients ask for it.
+        run_s: How long one row takes, of the signature that takes longest; 0 where that was not measured.
+    """
 
     signatures: tuple[Entry, ...]
     signature_defs: bytes
+    run_s: float = 0.0
 
 
 class LoadRefused(Message, frozen=True):

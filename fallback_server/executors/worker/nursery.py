@@ -1,4 +1,4 @@
-"""Starts workers: by a process that has TensorFlow imported, and forks one in milliseconds.
+"""Starts workers: by a process that has TensorFlow imported, or nothing but numpy, and forks one in milliseconds.
 
 The server itself never imports TensorFlow, and never forks: it has threads. One thread here hears all that nursery and
 workers say, print, and that they end. When the server ends, however it does, all of them are killed by the kernel (see
@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 _PROGRAM = "fallback_server.executors.worker.nursery_main"
 
+TENSORFLOW, NOTHING = "tensorflow", "nothing"
+
 _ROOT = Path(__file__).parents[3]
 """Where this package is imported from."""
 
@@ -58,7 +60,7 @@ _START_S = 2.0
 class _Program:
     """One nursery process. Made under the nursery's lock; `numbers` is its thread's alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, imports: str) -> None:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         readable, lifeline = os.pipe()
         self._lifeline: int | None = lifeline
@@ -66,7 +68,7 @@ class _Program:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(readable)],
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(readable), imports],
                 pass_fds=[theirs.fileno(), readable],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # What the server prints is its product.
@@ -102,10 +104,12 @@ class Nursery:
     """Starts worker processes. Any thread may call any method.
 
     Args:
+        imports: What its process imports before it forks: `TENSORFLOW`, or `NOTHING` for models of other kinds.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, imports: str = TENSORFLOW, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._imports = imports
         self._clock = clock
         self._lock = threading.Lock()
         self._program: _Program | None = None
@@ -122,7 +126,7 @@ class Nursery:
         self._thread = threading.Thread(target=self._work, name="nursery", daemon=True)
 
     def start(self) -> None:
-        """Begins to import TensorFlow, in its process; returns at once. Again: does nothing."""
+        """Begins to import, in its process; returns at once. Again: does nothing."""
         with self._lock:
             self._living()
 
@@ -181,7 +185,7 @@ class Nursery:
         if self._program is None or not self._program.alive:
             first = self._program is None
             try:
-                self._program = program = _Program()
+                self._program = program = _Program(self._imports)
             except OSError as error:
                 raise LoadFailed(f"the process that starts workers could not be started: {error}") from error
             if first:
@@ -261,7 +265,8 @@ class Nursery:
             return
         message = frame.message
         if isinstance(message, Imported):
-            _log.info("TensorFlow is imported, in %.1f s, by process %d", message.seconds, program.process.pid)
+            if self._imports == TENSORFLOW:
+                _log.info("TensorFlow is imported, in %.1f s, by process %d", message.seconds, program.process.pid)
         elif isinstance(message, Spawned):
             self._spawned(program, frame, message)
         elif isinstance(message, NotSpawned):

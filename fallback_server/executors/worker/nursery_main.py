@@ -1,6 +1,8 @@
 """The nursery: a program that imports TensorFlow once, runs nothing with it, and forks a worker whenever it is told.
 
-    python -m fallback_server.executors.worker.nursery_main SOCKET LIFELINE
+    python -m fallback_server.executors.worker.nursery_main SOCKET LIFELINE tensorflow|nothing
+
+One that imports `nothing` is for workers that run models of other kinds: they are small, and there at once.
 
 It has one thread: a fork copies no other, and a lock that another thread held would stay locked in the copy for ever.
 What a worker needs is imported here, so that workers share its pages and begin to load at once.
@@ -37,7 +39,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
     step_back()
     begin_s = time.monotonic()
-    import_tensorflow()
+    if sys.argv[3] == "tensorflow":
+        import_tensorflow()
     gc.collect()
     gc.freeze()  # A collector that marks shared objects would copy their pages into each worker.
     # That the process has threads is numpy's doing, which knows how to be forked.

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -78,14 +78,18 @@ class Worker:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._limit = LineLimit(clock)
 
-    def load(self, load: Load) -> Loaded:
+    def load(self, load: Load, fds: Sequence[int] = ()) -> Loaded:
         """Has it load a version, and waits until it has.
+
+        Args:
+            load: What.
+            fds: What comes with it; the caller's to close.
 
         Raises:
             LoadFailed: it could not, or its process ended meanwhile; the text says why.
         """
         with contextlib.suppress(Closed):  # That is told below, with the reason.
-            send(self.control, load)
+            send(self.control, load, fds)
         return self._answer.result()
 
     def watch(self, on_lost: Callable[[str], None]) -> None:
@@ -101,6 +105,15 @@ class Worker:
         self.kill_soon()
         if not self.gone.wait(_GONE_S):
             _log.warning("%s: its process %s is killed, and has not ended in %.0f s", self.title, self.pid, _GONE_S)
+
+    def end(self, *, grace_s: float) -> None:
+        """Has it end by itself, and kills it where that takes longer than `grace_s`. Again: does nothing."""
+        with self._lock:
+            self._killed = True
+        with contextlib.suppress(OSError):  # It has ended.
+            self.control.shutdown(socket.SHUT_WR)
+        if not self.gone.wait(grace_s):
+            self.kill()
 
     def kill_soon(self) -> None:
         """Ends it, and waits for nothing."""

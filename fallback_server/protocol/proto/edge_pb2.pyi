@@ -1,3 +1,5 @@
+from fallback_server.protocol.proto import serving_pb2 as _serving_pb2
+from fallback_server.protocol.proto import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -81,7 +83,7 @@ class Shadow(_message.Message):
     def __init__(self, version: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("version", "state", "error", "package_fingerprint", "preprocessing_fingerprint", "queued_rows", "expected_wait_ms")
+    __slots__ = ("version", "state", "error", "package_fingerprint", "preprocessing_fingerprint", "queued_rows", "expected_wait_ms", "executor", "choice")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNKNOWN: _ClassVar[Version.State]
@@ -103,6 +105,8 @@ class Version(_message.Message):
     PREPROCESSING_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_ROWS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     version: int
     state: Version.State
     error: str
@@ -110,7 +114,9 @@ class Version(_message.Message):
     preprocessing_fingerprint: str
     queued_rows: int
     expected_wait_ms: float
-    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[Version.State, str]] = ..., error: _Optional[str] = ..., package_fingerprint: _Optional[str] = ..., preprocessing_fingerprint: _Optional[str] = ..., queued_rows: _Optional[int] = ..., expected_wait_ms: _Optional[float] = ...) -> None: ...
+    executor: str
+    choice: str
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[Version.State, str]] = ..., error: _Optional[str] = ..., package_fingerprint: _Optional[str] = ..., preprocessing_fingerprint: _Optional[str] = ..., queued_rows: _Optional[int] = ..., expected_wait_ms: _Optional[float] = ..., executor: _Optional[str] = ..., choice: _Optional[str] = ...) -> None: ...
 
 class SetLabelRequest(_message.Message):
     __slots__ = ("model", "label", "version")
@@ -258,3 +264,50 @@ class Chunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class SequenceRequest(_message.Message):
+    __slots__ = ("model_spec", "inputs", "reset", "end", "return_state")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.TensorProto
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.TensorProto, _Mapping]] = ...) -> None: ...
+    MODEL_SPEC_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    RETURN_STATE_FIELD_NUMBER: _ClassVar[int]
+    model_spec: _serving_pb2.ModelSpec
+    inputs: _containers.MessageMap[str, _tensor_pb2.TensorProto]
+    reset: bool
+    end: bool
+    return_state: bool
+    def __init__(self, model_spec: _Optional[_Union[_serving_pb2.ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.TensorProto]] = ..., reset: _Optional[bool] = ..., end: _Optional[bool] = ..., return_state: _Optional[bool] = ...) -> None: ...
+
+class SequenceResponse(_message.Message):
+    __slots__ = ("model_spec", "outputs", "state", "step")
+    class OutputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.TensorProto
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.TensorProto, _Mapping]] = ...) -> None: ...
+    class StateEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.TensorProto
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.TensorProto, _Mapping]] = ...) -> None: ...
+    MODEL_SPEC_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    model_spec: _serving_pb2.ModelSpec
+    outputs: _containers.MessageMap[str, _tensor_pb2.TensorProto]
+    state: _containers.MessageMap[str, _tensor_pb2.TensorProto]
+    step: int
+    def __init__(self, model_spec: _Optional[_Union[_serving_pb2.ModelSpec, _Mapping]] = ..., outputs: _Optional[_Mapping[str, _tensor_pb2.TensorProto]] = ..., state: _Optional[_Mapping[str, _tensor_pb2.TensorProto]] = ..., step: _Optional[int] = ...) -> None: ...

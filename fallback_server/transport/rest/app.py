@@ -19,7 +19,7 @@ from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.transport.model_facts import SERVER_NAME
 from fallback_server.transport.rest import openapi
 from fallback_server.transport.rest.backend import Backend
-from fallback_server.transport.rest.exchange import CLIENT_HEADER, Exchange, drop, json_answer
+from fallback_server.transport.rest.exchange import CLIENT_HEADER, PRIORITY_HEADER, Exchange, drop, json_answer
 from fallback_server.transport.rest.inference_codec import HEADER_LENGTH
 from fallback_server.transport.rest.json_codec import dump
 from fallback_server.transport.rest.open_inference import OpenInference
@@ -148,7 +148,14 @@ def with_cors(app: ASGIApp) -> ASGIApp:
         app,
         allow_origins=["*"],
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=["Content-Type", "Content-Encoding", HEADER_LENGTH, CLIENT_HEADER, PREPROCESSING_METADATA],
+        allow_headers=[
+            "Content-Type",
+            "Content-Encoding",
+            HEADER_LENGTH,
+            CLIENT_HEADER,
+            PRIORITY_HEADER,
+            PREPROCESSING_METADATA,
+        ],
         expose_headers=[HEADER_LENGTH],
     )
 

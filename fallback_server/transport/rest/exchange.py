@@ -15,11 +15,15 @@ from fallback_server.core.errors import InvalidInput, ServerStopping
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
+from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.transport.rest.backend import BODY_STEP_BYTES, LARGE_BYTES, Backend
 from fallback_server.transport.rest.refusals import JSON, HttpRefused, counted_as
 from fallback_server.transport.rest.unpacking import Unpacker, encoding_of
 from fallback_server.transport.targets import natural_number
+
+PRIORITY_HEADER = "x-priority"
+"""As over gRPC: `high` is run before others of its model's signature, `low` after them."""
 
 CLIENT_HEADER = "x-client-id"
 """Requests with one value of it go to one version, where a model's traffic is split."""
@@ -208,6 +212,7 @@ class Exchange:
         """See `Backend.predict`."""
         self._handed_over = True
         call.preprocessing = self.request.headers.get(PREPROCESSING_METADATA, "")
+        call.priority = PRIORITIES.get(self.request.headers.get(PRIORITY_HEADER, ""), 0)
         return await self._backend.predict(call, self.request)
 
     def refused(self, error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.clock import FakeClock
 from support.fallback_fakes import FakeExecutor, caller
@@ -40,6 +40,7 @@ def test_padded_rows(rows, allowed, size):
     assert policy.padded_rows(rows, allowed) == size
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=5))
 def test_whatever_waits_together_runs_in_an_allowed_size_and_gets_its_own_rows(counts):
     """The model sees allowed sizes alone, and each caller its own rows alone."""

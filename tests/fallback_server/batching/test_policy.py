@@ -4,20 +4,44 @@ from fallback_server.batching import policy
 
 
 @pytest.mark.parametrize(
-    ("rows", "max_rows", "count"),
+    ("wanted", "allowed", "limit"),
+    [(99, (), 32), (5, (), 5), (5, (2, 4, 32), 4), (4, (2, 4, 32), 4), (1, (2, 4, 32), 2), (32, (2, 4, 32), 32)],
+)
+def test_limit_rows(wanted, allowed, limit):
+    """What holds the target; of allowed sizes the largest within it, since more would be padded to the next."""
+    assert policy.limit_rows(max_rows=32, wanted_rows=wanted, allowed=allowed) == limit
+
+
+@pytest.mark.parametrize(
+    ("rows", "bulk", "row_s", "piece"),
     [
-        ([1, 1, 1], 32, 3),
-        ([1, 1, 1], 2, 2),
-        ([2, 2, 1], 3, 1),
-        ([40], 32, 1),
-        ([40, 1], 32, 1),
-        ([1, 40, 1], 32, 1),
-        ([16, 16, 1], 32, 2),
+        (100, 0, 0.001, 32),
+        (100, 1024, None, 32),
+        (7, 0, None, 7),
+        (9999, 1024, 0.0001, 500),
+        (300, 1024, 0.0001, 300),
+        (9999, 1024, 1e-9, 1024),
+        (9999, 1024, 1.0, 32),
     ],
 )
-def test_take(rows, max_rows, count):
-    """In order, as many as fit, and a request larger than a batch alone."""
-    assert policy.take(rows, max_rows=max_rows) == count
+def test_piece_rows(rows, bulk, row_s, piece):
+    """A batch; where larger pieces are let and rows are measured, what runs for 50 ms, within the bound."""
+    assert policy.piece_rows(rows=rows, max_rows=32, bulk_rows=bulk, row_s=row_s) == piece
+
+
+@pytest.mark.parametrize(
+    ("left_s", "ahead", "batch_s", "own_s", "hopeless"),
+    [
+        (0.1, 10, 0.1, 0.1, True),
+        (0.3, 10, 0.1, 0.1, False),
+        (0.01, 10, None, None, False),
+        (0.01, 10, None, 0.1, True),
+        (-1.0, 0, None, None, True),
+    ],
+)
+def test_what_is_hopeless(left_s, ahead, batch_s, own_s, hopeless):
+    """More than twice what is left; nothing that was not measured counts."""
+    assert policy.is_hopeless(left_s=left_s, ahead=ahead, batch_s=batch_s, own_s=own_s, slots=2) is hopeless
 
 
 @pytest.mark.parametrize(

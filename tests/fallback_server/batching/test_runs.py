@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fallback_server.batching.runs import LONG_S, Runs
@@ -31,6 +31,7 @@ def test_when_a_queue_may_begin(begun, queue, expected):
     assert runs.may_begin_s(queue, 10.0) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 0.2), st.integers(0, 3)), max_size=60), st.integers(1, 3))
 def test_the_bounds_hold_and_nobody_is_kept_out_for_long(steps, slots):
     """Whatever begins and ends: bounds for all and for each, and an instant at which a queue with room may begin."""
@@ -49,3 +50,15 @@ def test_the_bounds_hold_and_nobody_is_kept_out_for_long(steps, slots):
             live.append(runs.begin(queue, now_s))
         assert len(runs) == len(live)
         assert sum(now_s - one.begun_s < LONG_S for one in live) <= slots + 1
+
+
+def test_lanes_of_a_queue_are_its_own():
+    """As many as it has, whatever others do, and none of them counts."""
+    runs = Runs(1)
+    begun = [runs.begin("inside", 0.0, counts=False) for _ in range(3)]
+    assert runs.may_begin_s("inside", 0.0, lanes=3) == math.inf
+    assert runs.may_begin_s("inside", 0.0, lanes=4) == -math.inf
+    assert runs.may_begin_s("other", 0.0) == -math.inf
+    assert len(runs) == 3
+    runs.end(begun[0])
+    assert runs.may_begin_s("inside", 0.0, lanes=3) == -math.inf

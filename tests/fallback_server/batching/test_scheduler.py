@@ -66,8 +66,8 @@ def test_what_waits_is_run_together_and_split_by_rows():
 
 
 def test_a_batch_is_never_larger_than_the_bound_but_for_one_large_request():
-    """Full batches in order; a request larger than a batch runs alone."""
-    bench, executor = Bench(max_batch_size_rows=4), FakeExecutor()
+    """Full batches in order; without splitting a request larger than a batch runs alone."""
+    bench, executor = Bench(max_batch_size_rows=4, enable_large_batch_splitting=False), FakeExecutor()
     bench.submit(bench.queue(executor), rows(1, 3), rows(2, 2), rows(3, 2), rows(4, 9), rows(5))
     bench.run()
     assert executor.batches == [3, 4, 9, 1]
@@ -341,6 +341,31 @@ def test_models_that_hang_keep_no_other_from_being_answered():
     gate.set()
     assert scheduler.stop(timeout_s=30)
     assert all(queue.rows == 0 for queue in hung)
+
+
+def test_a_queue_with_lanes_has_as_many_runs_at_once_and_takes_no_place_from_others():
+    """One batch at a time, and yet three of a model that merges them itself; another model's runs beside them."""
+    arrived, answered = threading.Barrier(3), threading.Event()
+
+    def together(inputs):
+        arrived.wait(30)
+        return {"y": inputs["x"]}
+
+    def on_done(outcomes):
+        if len(outcomes[0][1]["y"][0]) == 3:
+            answered.set()
+
+    options = BatchingOptions(num_batch_threads=1)
+    scheduler = BatchScheduler(options=options, on_done=on_done)
+    inside = BatchQueue(name="inside", run=together, options=options, merges=False, lanes=3)
+    other = BatchQueue(name="other", run=lambda inputs: {"y": inputs["x"]}, options=options, merges=True)
+    scheduler.start()
+    scheduler.submit([(inside, make(rows(1))) for _ in range(2)])
+    scheduler.submit([(other, make(rows(1, width=3)))])
+    assert answered.wait(30)
+    scheduler.submit([(inside, make(rows(1)))])
+    assert scheduler.stop(timeout_s=30)
+    assert inside.rows == 0
 
 
 @pytest.mark.parametrize(("name", "most"), [("num_batch_threads", 1024), ("batch_timeout_us", 3_600_000_000)])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.edge_models import publish_scale
 
 from fallback_server.core.completeness import missing, read_num_shards, restores
 from fallback_server.core.scan import read_lack, read_restores, read_tree
@@ -31,6 +32,12 @@ def shard(index, total):
         ([PB, INDEX, shard(1, 3)], None, f"{shard(0, 3)}, {shard(2, 3)} are missing"),
         ([PB, INDEX, shard(0, 1)], 2, f"{shard(0, 2)}, {shard(1, 2)} are missing"),
         ([PB, INDEX], 5, f"{shard(0, 5)}, {shard(1, 5)}, {shard(2, 5)} and 2 others are missing"),
+        (["model.tflite"], None, None),
+        (["manifest.json", "manifest.sha256", "variants/float32.tflite"], None, None),
+        (["model.py", "helpers.py", "assets/words"], None, None),
+        (["model.tflite", "variables/variables.index"], None, "saved_model.pb is missing"),
+        (["fingerprint.pb", "model.tflite"], None, "saved_model.pb is missing"),
+        ([PB, INDEX, "model.tflite"], 1, "variables/variables.data-00000-of-00001 is missing"),
         ([PB, INDEX, "variables/variables.data-00000-of-99999999"], None, "at most 100000 are believed"),
     ],
 )
@@ -45,6 +52,7 @@ def test_empty_files_are_a_copy_that_has_begun():
     assert missing({PB: 0}, None) == "saved_model.pb is empty"
     assert missing({PB: 1, INDEX: 0, shard(0, 1): 1}, None) == "variables/variables.index is empty"
     assert missing({PB: 1, INDEX: 1, shard(0, 1): 0}, 1) is None
+    assert missing({"model.tflite": 0}, None) == "model.tflite is empty"
 
 
 def test_a_graph_that_reads_variables_lacks_them():
@@ -103,3 +111,15 @@ def test_no_index_does_harm(head):
     """Whatever stands there gives a bounded number or None."""
     found = read_num_shards(head)
     assert found is None or 1 <= found <= 100_000
+
+
+def test_a_package_lacks_what_its_manifest_lists(tmp_path):
+    """Until each file is there in its size; one whose manifest can't be read is not taken either."""
+    package = publish_scale(tmp_path, 1, 2.0)
+    assert read_lack(package.path, read_tree(package.path)) is None
+    file = package.path / "variants" / "float32.tflite"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    assert read_lack(package.path, read_tree(package.path)) == ("variants/float32.tflite is missing, or not whole")
+    (package.path / "manifest.json").write_bytes(b"{")
+    assert "manifest.json can't be read" in read_lack(package.path, read_tree(package.path))

@@ -9,6 +9,8 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport import edge_services
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 CODE = grpc.StatusCode
 WAIT_S = 30
 

@@ -9,6 +9,8 @@ from support.grpc_stand import code_of, loaded, standing
 from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.transport.health import SERVER_NAMES, model_statuses
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 STATUS = health_pb2.HealthCheckResponse
 
 

@@ -17,6 +17,8 @@ from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import encode
 from fallback_server.transport.faults import code_of as name_of
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 BODY = b'{"inputs": [1]}'
 
 
@@ -67,7 +69,7 @@ def test_what_counts_is_the_code_that_the_caller_got(tmp_path, timeout_s, code, 
                     await call
             else:
                 assert (await code_of(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-            await until(lambda: not len(stand.server.calls))
+            await until(lambda: not stand.server.waiting())
             executor.gate.set()
             await stand.predict(request(2))
             assert executor.values == [1, 2]

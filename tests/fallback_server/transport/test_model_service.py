@@ -13,6 +13,8 @@ from fallback_server.protocol.proto import edge_pb2
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport.settling import failure, settled
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 CODE = grpc.StatusCode
 
 

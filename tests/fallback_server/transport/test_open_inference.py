@@ -15,6 +15,8 @@ from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import large
 from fallback_server.transport.infer_messages import read_infer
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 CODE = grpc.StatusCode
 CLIENTS = Path(__file__).parents[3] / ".venv" / "share" / "clients" / "bin" / "python"
 SCRIPTS = Path(__file__).parents[2] / "support" / "clients"

@@ -15,6 +15,8 @@ from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import ordered_stream, rpc
 from fallback_server.transport.ordered_stream import MAX_STREAM_REQUESTS
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 CODE = grpc.StatusCode
 THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000)
 

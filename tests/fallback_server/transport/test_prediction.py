@@ -19,6 +19,8 @@ from fallback_server.protocol.proto.tensor_pb2 import TensorProto
 from fallback_server.transport.examples import Answered, answered_bytes, read_input, read_regress, write_regress
 from fallback_server.transport.large import LARGE_BYTES
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 CODE = grpc.StatusCode
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 

@@ -17,6 +17,8 @@ from fallback_server.protocol.methods import PREPROCESSING_METADATA
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import encode
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 OURS, THEIRS = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 PACKAGE = PackageInfo(fingerprint="sha256:" + "0" * 64, preprocessing_fingerprint=OURS)
 UNSAID = PackageInfo(fingerprint="sha256:" + "0" * 64, preprocessing_fingerprint="")

@@ -12,6 +12,8 @@ from fallback_server.protocol.tensors import encode
 from fallback_server.transport import health
 from fallback_server.transport.reflection import REFLECTION_SERVICES, descriptor_set
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 ALL = [value for value in vars(methods).values() if isinstance(value, Method)]
 GENUINE = [
     ("tensorflow.TensorProto", "tensor_content", 4),

@@ -1,12 +1,15 @@
 import asyncio
 
 import numpy as np
+import pytest
 from support.fallback_fakes import FakeExecutor
 from support.grpc_stand import loaded
 
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA
 from fallback_server.protocol.proto import serving_pb2 as pb
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 WAIT_S = 20
 HELD_S = 0.3

@@ -1,0 +1,61 @@
+"""Bare gRPC servers of Python that answer with what they get: what transports cost without anything behind them.
+
+Run as a program, `python echo.py KIND PORT` is such a server: `aio`, `sync`, or `native` of pygrpc-native.
+"""
+
+from __future__ import annotations
+
+import sys
+
+PATH = "/bench.Echo/Call"
+KINDS = ("aio", "sync", "native")
+
+
+def serve_aio(port: int) -> None:
+    """The asyncio server of grpcio."""
+    import asyncio  # noqa: PLC0415  each kind imports what it measures and nothing else
+
+    import grpc  # noqa: PLC0415
+
+    async def echo(request: bytes, _context: object) -> bytes:
+        return request
+
+    async def main() -> None:
+        server = grpc.aio.server()
+        handler = grpc.unary_unary_rpc_method_handler(echo)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Call": handler}),))
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        await server.wait_for_termination()
+
+    asyncio.run(main())
+
+
+def serve_sync(port: int) -> None:
+    """The server of grpcio with threads."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    import grpc  # noqa: PLC0415
+
+    server = grpc.server(ThreadPoolExecutor(max_workers=16))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Call": handler}),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    server.wait_for_termination()
+
+
+def serve_native(port: int) -> None:
+    """The server in Rust of pygrpc-native, whose calls one thread takes in lists."""
+    from pygrpc_native._native import EVENT_CALL, NativeGrpcFront  # noqa: PLC0415
+
+    front = NativeGrpcFront(f"127.0.0.1:{port}", [(PATH, False)])
+    front.start()
+    while (events := front.recv_batch(64)) is not None:
+        for kind, call, _method, payload, _key in events:
+            if kind == EVENT_CALL:
+                front.respond(call, payload)
+
+
+if __name__ == "__main__":
+    {"aio": serve_aio, "sync": serve_sync, "native": serve_native}[sys.argv[1]](int(sys.argv[2]))

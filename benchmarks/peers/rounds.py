@@ -1,0 +1,143 @@
+"""Measures servers in turn, round after round, and makes ratios of what was measured next to each other."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.peers.loads import Load
+
+Key = tuple[str, str]
+"""A server's name and a load's."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A target.
+
+    Attributes:
+        text: What is compared.
+        load: The load's name.
+        ours: The server's name.
+        theirs: The others': the ratio is to the best of them.
+        figure: An attribute of `Load`.
+        target: The ratio that is wanted.
+        at_most: Whether it is an upper bound.
+    """
+
+    text: str
+    load: str
+    ours: str
+    theirs: tuple[str, ...]
+    figure: str = "rate"
+    target: float
+    at_most: bool = False
+
+
+@dataclass
+class Rounds:
+    """What was measured.
+
+    Attributes:
+        loads: A list a server and load, one item a round.
+        absent: Why a server was not measured.
+        failed: Whether one was not that could have been.
+    """
+
+    loads: dict[Key, list[Load]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    failed: bool = False
+
+    def measure(
+        self, ways: Mapping[Key, Callable[[], Load]], rounds: int, before: Callable[[], None] = _nothing
+    ) -> None:
+        """Each way once a round, in an order that turns round: whoever came first comes last.
+
+        Args:
+            ways: How each is measured; those of one load should follow each other.
+            rounds: How often.
+            before: Called before each measurement.
+        """
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            for load in dict.fromkeys(load for _, load in ways):
+                keys = [key for key in ways if key[1] == load]
+                for key in keys if number % 2 == 0 else reversed(keys):
+                    before()
+                    self.loads.setdefault(key, []).append(ways[key]())
+
+    def median(self, server: str, load: str, figure: str) -> float | None:
+        """Over the rounds; None where it was not measured."""
+        values = [getattr(one, figure) for one in self.loads.get((server, load), ())]
+        return statistics.median(values) if values and None not in values else None
+
+    def ratio(self, row: Row) -> float | None:
+        """The median of the rounds' ratios to whoever of the others is best; None where one side was not measured."""
+        ratios = [self._ratio(row, other) for other in row.theirs]
+        known = [ratio for ratio in ratios if ratio is not None]
+        if not known or len(known) < len(ratios):
+            return None
+        return max(known) if row.at_most else min(known)
+
+    def why_not(self, row: Row) -> str:
+        """What of a row's servers could not be measured."""
+        return "; ".join(self.absent[name] for name in (row.ours, *row.theirs) if name in self.absent)
+
+    def _ratio(self, row: Row, other: str) -> float | None:
+        ours, theirs = self.loads.get((row.ours, row.load)), self.loads.get((other, row.load))
+        if not ours or not theirs:
+            return None
+        pairs = zip(ours, theirs, strict=True)
+        return statistics.median(getattr(one, row.figure) / getattr(two, row.figure) for one, two in pairs)
+
+
+def table(rounds: Rounds, rows: Iterable[Row]) -> list[str]:
+    """The targets, as lines of Markdown."""
+    lines = ["| what | ours | theirs | ratio | target | |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        ratio = rounds.ratio(row)
+        bound = f"{'at most' if row.at_most else 'at least'} {row.target:g}"
+        if ratio is None:
+            lines.append(f"| {row.text} | - | - | not there | {bound} | {rounds.why_not(row)} |")
+            continue
+        met = ratio <= row.target if row.at_most else ratio >= row.target
+        ours = _figure(rounds.median(row.ours, row.load, row.figure), row.figure)
+        theirs = ", ".join(_figure(rounds.median(other, row.load, row.figure), row.figure) for other in row.theirs)
+        lines.append(f"| {row.text} | {ours} | {theirs} | {ratio:.2f} | {bound} | {'met' if met else 'NOT met'} |")
+    return lines
+
+
+def figures(rounds: Rounds, servers: Sequence[str], loads: Sequence[str]) -> list[str]:
+    """Every server's medians, as lines of Markdown."""
+    lines = [
+        "| server | " + " | ".join(f"{load}: req/s, p50/p95/p99 ms" for load in loads) + " | CPU a request |",
+        "|---|" + "---|" * (len(loads) + 1),
+    ]
+    for server in servers:
+        if server in rounds.absent:
+            lines.append(f"| {server} | not there: {rounds.absent[server]} |" + " |" * len(loads))
+            continue
+        cells, cpu = [], "-"
+        for load in loads:
+            rate = rounds.median(server, load, "rate")
+            if rate is None:
+                cells.append("-")
+                continue
+            late = [rounds.median(server, load, figure) or 0.0 for figure in ("p50_ms", "p95_ms", "p99_ms")]
+            cells.append(f"{rate:.0f}, {late[0]:.2f}/{late[1]:.2f}/{late[2]:.2f}")
+            if (used_us := rounds.median(server, load, "cpu_us")) is not None:
+                cpu = f"{used_us:.0f} us"
+        lines.append(f"| {server} | {' | '.join(cells)} | {cpu} |")
+    return lines
+
+
+def _figure(value: float | None, figure: str) -> str:
+    if value is None:
+        return "-"
+    return {"rate": f"{value:.0f}/s", "cpu_us": f"{value:.0f} us"}.get(figure, f"{value:.2f} ms")

@@ -1,0 +1,77 @@
+"""What runs of a queue have taken of late, and what the next may take. No clock, no lock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+_WEIGHT = 0.2
+"""Of the newest run in the mean."""
+
+RECENT_S = 1.0
+"""How long a measurement says what can't be done in time. Where it keeps every request away, nothing new is measured:
+so one a second is tried all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Runs whose numbers of rows have as many binary digits."""
+
+    mean_s: float
+    last_s: float
+    measured_s: float
+
+
+class RunCosts:
+    """How long runs took, by their rows in powers of two: sums of one class differ by a factor of two at most.
+
+    Any thread may record; of two that record the same class at once one may be lost, which does no harm.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[int, _Class] = {}
+
+    def record(self, rows: int, took_s: float, now_s: float, *, believed_s: float = math.inf) -> None:
+        """A run of so many rows took so long, and has ended now.
+
+        Args:
+            rows: That were run.
+            took_s: How long.
+            now_s: The instant.
+            believed_s: What took longer is the mean from now on, until others say otherwise.
+        """
+        key = rows.bit_length()
+        before = self._classes.get(key)
+        mean_s = took_s
+        if before is not None and took_s <= believed_s:
+            mean_s = before.mean_s + _WEIGHT * (took_s - before.mean_s)
+        self._classes[key] = _Class(mean_s, took_s, now_s)
+
+    def expected_s(self, rows: int) -> float | None:
+        """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
+        found = self._nearest(rows)
+        return None if found is None else found.mean_s
+
+    def recent_s(self, rows: int, now_s: float) -> float | None:
+        """How long a run of so many rows takes at least, as it seems; None where none was measured of late.
+
+        The last one where that was quicker than the mean: what has become quicker is believed at once, what has become
+        slower by and by, so that one hiccup refuses nobody.
+        """
+        found = self._classes.get(rows.bit_length())
+        if found is None or now_s - found.measured_s > RECENT_S:
+            return None
+        return min(found.mean_s, found.last_s)
+
+    def _nearest(self, rows: int) -> _Class | None:
+        if not self._classes:
+            return None
+        key = rows.bit_length()
+        found = self._classes.get(key)
+        if found is None:
+            found = self._classes[min(tuple(self._classes), key=lambda other: abs(other - key))]
+        return found
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"<{1 << key}: {each.mean_s * 1e3:.3g} ms" for key, each in sorted(self._classes.items()))
+        return f"RunCosts({told})"

@@ -1,0 +1,79 @@
+"""What waits and may run as one: in the order in which it came, those of a higher priority some way before others."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from fallback_server.batching import policy
+from fallback_server.batching.tasks import Task
+
+
+class Group:
+    """Tasks whose inputs can be joined.
+
+    Attributes:
+        rows: How many rows of them wait.
+    """
+
+    __slots__ = ("_levels", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._levels: dict[int, deque[Task]] = {}
+
+    def put(self, task: Task) -> None:
+        """Behind those of its priority."""
+        level = self._levels.get(task.priority)
+        if level is None:
+            level = self._levels[task.priority] = deque()
+        level.append(task)
+        self.rows += task.rows
+
+    def head(self) -> Task:
+        """Which is next. Something must wait."""
+        if len(self._levels) == 1:
+            (level,) = self._levels.values()
+            return level[0]
+        return min((level[0] for level in self._levels.values()), key=precedence_s)
+
+    def pop(self) -> Task:
+        """Removes the head."""
+        task = self.head()
+        level = self._levels[task.priority]
+        level.popleft()
+        if not level:
+            del self._levels[task.priority]
+        self.rows -= task.rows
+        return task
+
+    def oldest_s(self) -> float:
+        """When the one came that has waited longest. Something must wait."""
+        return min(level[0].enqueued_s for level in self._levels.values())
+
+    def tasks(self) -> list[Task]:
+        """All of them."""
+        return [task for level in self._levels.values() for task in level]
+
+    def drop(self, unwanted: Callable[[Task], bool]) -> list[Task]:
+        """Removes and returns the tasks that nobody wants any more, wherever they stand."""
+        dropped: list[Task] = []
+        for priority, level in list(self._levels.items()):
+            # Asked once a task: a caller may go away between two looks.
+            verdicts = [(task, unwanted(task)) for task in level]
+            gone = [task for task, no in verdicts if no]
+            if gone:
+                self._levels[priority] = deque(task for task, no in verdicts if not no)
+                if not self._levels[priority]:
+                    del self._levels[priority]
+                dropped += gone
+        self.rows -= sum(task.rows for task in dropped)
+        return dropped
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels.values()))
+
+
+def precedence_s(task: Task) -> float:
+    """See `policy.precedence_s`."""
+    return policy.precedence_s(enqueued_s=task.enqueued_s, priority=task.priority)

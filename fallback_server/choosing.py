@@ -1,0 +1,216 @@
+"""Holds the forms of a version against each other: what they answer, and how long they take."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from fallback_server.core.errors import ExecutionFailed, LoadFailed, VersionNotReady
+from fallback_server.executors.base import Array, Executor, Signature
+from fallback_server.executors.choice import Measured, Tolerance, difference, unlike
+from fallback_server.executors.probing import made_up
+from fallback_server.executors.registry import OnGone
+from fallback_server.warmup import MAX_BYTES, recorded
+
+_log = logging.getLogger(__name__)
+
+TOLERANCE = Tolerance()
+"""What two forms of a version must agree within."""
+
+MAX_COMPARED = 16
+"""Recorded requests of each signature that forms are compared on."""
+
+_MADE_UP_ROWS = (1, 3)
+_MIN_RUNS, _MAX_RUNS = 5, 25
+_TIMED_S = 0.5
+"""For both forms of one signature and size together; forms take turns, so that whatever else runs meets both."""
+
+Inputs = Mapping[str, Array]
+
+
+@runtime_checkable
+class StandsFor(Protocol):
+    """An executor that can speak as another form of the same version does."""
+
+    def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
+        """Takes the words of the other form: methods by signature name, and all signatures serialized."""
+        ...
+
+
+class Candidate:
+    """One form of a version while it is being chosen: its loss counts once it serves.
+
+    Attributes:
+        kind: What runs it.
+        executor: Once it is loaded.
+        refusal: Why it may not serve; empty while nothing speaks against it.
+        files_refused: Whether that is its files' fault.
+        median_s: See `Measured`.
+    """
+
+    def __init__(self, kind: str, on_lost: OnGone) -> None:
+        self.kind = kind
+        self.executor: Executor | None = None
+        self.refusal = ""
+        self.files_refused = False
+        self.median_s: dict[tuple[str, int], float] = {}
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._lost: str | None = None
+        self._serves = False
+
+    def measured(self) -> Measured:
+        """What is known of it."""
+        with self._lock:
+            lost = self._lost
+        refusal = self.refusal or ("" if lost is None else f"its process ended ({lost})")
+        return Measured(kind=self.kind, median_s=self.median_s, refusal=refusal)
+
+    @property
+    def loaded(self) -> Executor:
+        """The executor, which there must be."""
+        assert self.executor is not None
+        return self.executor
+
+    def timed_s(self, name: str, inputs: Inputs) -> float:
+        """How long a run takes."""
+        run = self.loaded.run
+        begin_s = time.perf_counter()
+        run(name, inputs)
+        return time.perf_counter() - begin_s
+
+    def tell(self, how: str) -> None:
+        """Its process has ended."""
+        with self._lock:
+            self._lost = how
+            serves = self._serves
+        if serves:
+            self._on_lost(how)
+
+    def serves(self) -> None:
+        """It was chosen."""
+        with self._lock:
+            self._serves = True
+            lost = self._lost
+        if lost is not None:
+            self._on_lost(lost)
+
+    def close(self) -> None:
+        """Closes what was loaded."""
+        if self.executor is not None:
+            with contextlib.suppress(LoadFailed):
+                self.executor.close()
+
+
+def compare(first: Candidate, second: Candidate, path: Path, *, largest_rows: int) -> int:
+    """Holds a second form against the first, and times both where they agree.
+
+    Args:
+        first: Loaded; what it answers is right.
+        second: Loaded; gets a refusal where it may not stand for the first, and its words where it may.
+        path: The version's folder, for the requests that were recorded with it.
+        largest_rows: What a batch may have.
+
+    Returns:
+        How many requests they agreed on.
+
+    Raises:
+        LoadFailed: the first failed at a request, or its process ended.
+    """
+    one, other = first.loaded, second.loaded
+    if fault := unlike(one.signatures, other.signatures):
+        second.refusal = f"another interface: {fault}"
+        return 0
+    compared = 0
+    samples: dict[str, Inputs] = {}
+    for name, signature in one.signatures.items():
+        requests = _requests(one, path, signature)
+        alike, second.refusal = _agree(one, other, name, requests)
+        compared += alike
+        if second.refusal:
+            return compared
+        samples[name] = requests[0]
+    if isinstance(other, StandsFor):
+        methods = {name: signature.method for name, signature in one.signatures.items()}
+        other.stands_for(methods, one.signature_defs)
+    for name, sample in samples.items():
+        _time(first, second, name, sample, largest_rows)
+    return compared
+
+
+def _agree(one: Executor, other: Executor, name: str, requests: list[Inputs]) -> tuple[int, str]:
+    """On how many requests both answer alike, and what speaks against the second."""
+    alike = 0
+    for inputs in requests:
+        try:
+            expected = one.run(name, inputs)
+        except (ExecutionFailed, VersionNotReady) as error:
+            raise LoadFailed(f"a request to compare its forms on failed: {error}") from error
+        except Exception as error:  # noqa: BLE001  nobody would send that
+            _log.debug("signature %r did not run on a made-up request: %s", name, error)
+            continue
+        try:
+            fault = difference(expected, other.run(name, inputs), TOLERANCE)
+        except Exception as error:  # noqa: BLE001  it may not serve
+            fault = " ".join(str(error).split())
+        if fault:
+            return alike, f"another answer of signature {name!r}: {fault}"
+        alike += 1
+    if alike:
+        return alike, ""
+    return 0, f"nothing to compare it on: signature {name!r} has no recorded request, and none can be made up"
+
+
+def _requests(executor: Executor, path: Path, signature: Signature) -> list[Inputs]:
+    found = recorded(executor, path, signature.name, most=MAX_COMPARED)
+    zeros = made_up(signature)
+    return found if zeros is None else [*found, *made_up_requests(signature, zeros)]
+
+
+def _time(first: Candidate, second: Candidate, name: str, sample: Inputs, largest_rows: int) -> None:
+    """Times both forms in turns on one row, and on as many as a batch may have."""
+    batches = first.loaded.signatures[name].batches
+    row_bytes = sum(value.nbytes for value in sample.values())
+    for rows in sorted({1, largest_rows} if batches else {1}):
+        if rows > 1 and rows * row_bytes > MAX_BYTES:
+            continue
+        inputs = {key: _resized(value, rows) for key, value in sample.items()} if batches else sample
+        took_s: list[tuple[float, float]] = []
+        end_s = time.perf_counter() + _TIMED_S
+        while len(took_s) < _MIN_RUNS or (len(took_s) < _MAX_RUNS and time.perf_counter() < end_s):
+            took_s.append((first.timed_s(name, inputs), second.timed_s(name, inputs)))
+        for candidate, values in zip((first, second), zip(*took_s[1:], strict=True), strict=True):
+            candidate.median_s[name, rows] = statistics.median(values)
+
+
+def made_up_requests(signature: Signature, zeros: Mapping[str, Array]) -> Iterator[Inputs]:
+    """What is run where nothing was recorded: zeros, and values that differ from row to row, always the same ones.
+
+    Whole numbers that may stand for places in a table stay 0 and 1; bytes may be anything, as in images.
+    """
+    yield dict(zeros)
+    random = np.random.default_rng(0)
+    for rows in _MADE_UP_ROWS if signature.batches else (1,):
+        drawn: dict[str, Array] = {}
+        for name, value in zeros.items():
+            shape = (rows, *value.shape[1:]) if signature.batches else value.shape
+            kind = value.dtype.kind
+            if kind in "fc":
+                drawn[name] = random.normal(size=shape).astype(value.dtype)
+            elif kind == "u" and value.dtype.itemsize == 1:
+                drawn[name] = random.integers(0, 256, shape).astype(value.dtype)
+            else:
+                drawn[name] = random.integers(0, 2, shape).astype(value.dtype)
+        yield drawn
+
+
+def _resized(value: Array, rows: int) -> Array:
+    return np.ascontiguousarray(np.take(value, np.arange(rows) % len(value), axis=0))

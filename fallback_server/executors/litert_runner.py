@@ -1,0 +1,262 @@
+"""One signature of a TFLite file: what its graph takes and gives, and what runs inputs of a shape."""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fallback_server.core.errors import LoadFailed
+from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
+from fallback_server.executors.definitions import PREDICT
+from fallback_server.executors.litert_calls import Call, CallPool, Shape, planned
+from fallback_server.executors.sizes import parts_of, parts_table
+
+UNNAMED = "serving_default"
+"""What the graph of a file without signatures is called: what a request means that names none."""
+
+MAX_SHAPES = 8
+"""Combinations of shapes, beyond the prepared numbers of rows, that a signature keeps interpreters for."""
+
+_TIMED_S = 0.1
+_MIN_RUNS, _MAX_RUNS = 3, 40
+
+
+class Graph:
+    """What an interpreter's graph takes and gives, by names.
+
+    Attributes:
+        name: The signature's.
+        number: The subgraph.
+        inputs: Name -> tensor's index.
+        outputs: Name -> tensor's index.
+        signature: With the shapes of the file.
+        keeps_state: Whether a run's answer depends on the runs before it.
+    """
+
+    def __init__(
+        self, signature: Signature, number: int, inputs: Mapping[str, int], outputs: Mapping[str, int]
+    ) -> None:
+        self.name = signature.name
+        self.number = number
+        self.inputs = inputs
+        self.outputs = outputs
+        self.signature = signature
+        self.keeps_state = False
+
+
+class Runner:
+    """One signature: finds, or plans, what runs inputs of a shape.
+
+    Numbers of rows that lie between the prepared ones are padded up, or run in several parts, whichever was measured to
+    be sooner. Any thread may run.
+
+    Args:
+        interpreter: Makes another interpreter of the file.
+        graph: What is run.
+        signature: As it is served: its requests may not be merged though the file's dimensions would allow it.
+        sizes: The numbers of rows that are prepared for, ascending.
+        limit: How many runs of one shape go side by side; further ones wait.
+    """
+
+    def __init__(
+        self, interpreter: Callable[[], Any], graph: Graph, signature: Signature, *, sizes: tuple[int, ...], limit: int
+    ) -> None:
+        self._interpreter = interpreter
+        self._graph = graph
+        self._limit = limit
+        self._signature = signature
+        self._names = tuple(graph.inputs)
+        self._first = self._names[0] if self._names else ""
+        inner = {name: (spec.shape or ())[1:] for name, spec in signature.inputs.items()}
+        self._by_rows = signature.batches and not any(VARIABLE in shape for shape in inner.values())
+        self._inner = inner
+        self._sizes = sizes
+        self._table = parts_table({size: float(size) for size in sizes})  # Until it is measured.
+        self._pools: dict[int, CallPool] = {}
+        self._shapes: OrderedDict[tuple[Shape, ...], CallPool] = OrderedDict()
+        self._lock = threading.Lock()
+        if self._by_rows:
+            self._make_pools()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs inputs that fit the signature."""
+        if not self._by_rows:
+            return self._run_shaped(inputs)
+        rows = inputs[self._first].shape[0]
+        try:
+            pool = self._pools[rows]
+        except KeyError:
+            return self._run_parts(inputs, rows)
+        return pool.run(inputs)
+
+    def measure(self, one: Mapping[str, Array], *, most_bytes: int) -> None:
+        """Plans for all sizes, and times them.
+
+        Args:
+            one: One row.
+            most_bytes: What all interpreters may take, by how this process grows: larger sizes are then left out, and
+                are run in several parts.
+        """
+        if not self._by_rows:
+            return
+        cost_s: dict[int, float] = {}
+        taken_bytes = 0
+        for size in self._sizes:
+            inputs = {name: np.repeat(value, size, axis=0) for name, value in one.items()}
+            before_bytes = _resident_bytes()
+            cost_s[size] = least_s(functools.partial(self._pools[size].run, inputs))
+            taken_bytes += self._limit * max(_resident_bytes() - before_bytes, 0)
+            if taken_bytes > most_bytes:
+                break
+        self._pools = {size: self._pools[size] for size in cost_s}
+        self._table = parts_table(cost_s)
+
+    def forget(self) -> None:
+        """Plans all anew."""
+        with self._lock:
+            self._shapes.clear()
+        if self._by_rows:
+            self._make_pools()
+
+    def close(self) -> None:
+        """Lets go of all interpreters, but for those that run: these go when they have."""
+        self._pools = {}
+        with self._lock:
+            self._shapes.clear()
+
+    def _make_pools(self) -> None:
+        self._pools = {
+            size: self._pool({name: (size, *inner) for name, inner in self._inner.items()}) for size in self._sizes
+        }
+
+    def _pool(self, shapes: Mapping[str, Shape]) -> CallPool:
+        return CallPool(functools.partial(self._plan, shapes), limit=self._limit)
+
+    def _plan(self, shapes: Mapping[str, Shape]) -> Call:
+        if not self._graph.keeps_state:
+            return self._planned(shapes)
+
+        # LiteRT sets only some variables back, so a run that is to begin without what was before it has an interpreter
+        # of its own: some 0.4 ms for a small file.
+        def anew(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            return self._planned(shapes)(inputs)
+
+        return anew
+
+    def _planned(self, shapes: Mapping[str, Shape]) -> Call:
+        graph = self._graph
+        return planned(
+            self._interpreter(),
+            graph=graph.number,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            shapes=shapes,
+        )
+
+    def _run_shaped(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Any shapes: those that were used longest ago give way."""
+        key = tuple([inputs[name].shape for name in self._names])
+        with self._lock:
+            pool = self._shapes.get(key)
+            if pool is None:
+                pool = self._shapes[key] = self._pool(dict(zip(self._names, key, strict=True)))
+                if len(self._shapes) > MAX_SHAPES:
+                    self._shapes.popitem(last=False)
+            else:
+                self._shapes.move_to_end(key)
+        if self._signature.batches and not inputs[self._first].shape[0]:
+            return self._run_none(inputs)
+        return pool.run(inputs)
+
+    def _run_parts(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        if not rows:
+            return self._run_none(inputs)
+        parts: list[dict[str, Array]] = []
+        begin = 0
+        for size in parts_of(rows, self._table):
+            part = {name: value[begin : begin + size] for name, value in inputs.items()}
+            lacking = begin + size - rows
+            if lacking > 0:
+                # A row that a caller has sent is one that the model can take.
+                part = {
+                    name: np.concatenate([value, np.broadcast_to(value[:1], (lacking, *value.shape[1:]))])
+                    for name, value in part.items()
+                }
+            outputs = self._pools[size].run(part)
+            if any(value.shape[:1] != (size,) for value in outputs.values()):
+                return self._run_shaped(inputs)  # What is no batch can't be put together; whoever merges will see.
+            parts.append(outputs)
+            begin += size
+        if len(parts) == 1:
+            return {name: value[:rows] for name, value in parts[0].items()}
+        return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+
+    def _run_none(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """No rows: LiteRT plans none. One of zeros tells the outputs' other sizes."""
+        one = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
+        return {name: value[:0] for name, value in self.run(one).items()}
+
+
+def least_s(run: Callable[[], object]) -> float:
+    """The least time of some runs, which whatever else the machine does meets least; one before them does not count."""
+    run()
+    took_s: list[float] = []
+    end_s = time.perf_counter() + _TIMED_S
+    while len(took_s) < _MIN_RUNS or (len(took_s) < _MAX_RUNS and time.perf_counter() < end_s):
+        begin_s = time.perf_counter()
+        run()
+        took_s.append(time.perf_counter() - begin_s)
+    return min(took_s)
+
+
+def _resident_bytes() -> int:
+    """The memory that this process holds, shared or not; 0 where that can't be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+def graphs_of(interpreter: Any) -> list[Graph]:
+    """What a file's signatures take and give; the first graph where it has none.
+
+    Raises:
+        LoadFailed: tensors of one name, or of a kind that has no place in a request.
+    """
+    inner = interpreter._interpreter  # noqa: SLF001  as in `planned`
+    found = inner.GetSignatureDefs() or {}
+    if not found:
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        for details in (inputs, outputs):
+            if len({detail["name"] for detail in details}) != len(details):
+                raise LoadFailed("two of its tensors have one name, and it has no signatures")
+        tensors = [{str(detail["name"]): int(detail["index"]) for detail in details} for details in (inputs, outputs)]
+        return [_graph(inner, UNNAMED, 0, tensors[0], tensors[1])]
+    return [
+        _graph(inner, name, inner.GetSubgraphIndexFromSignature(name), one["inputs"], one["outputs"])
+        for name, one in sorted(found.items())
+        if one["outputs"]
+    ]
+
+
+def _graph(inner: Any, name: str, number: int, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Graph:
+    def specs(tensors: Mapping[str, int]) -> dict[str, TensorSpec]:
+        return {key: _spec(inner, key, index, number) for key, index in sorted(tensors.items())}
+
+    signature = Signature(name=name, inputs=specs(inputs), outputs=specs(outputs), method=PREDICT)
+    return Graph(signature, number, dict(sorted(inputs.items())), dict(sorted(outputs.items())))
+
+
+def _spec(inner: Any, name: str, index: int, number: int) -> TensorSpec:
+    kind = np.dtype(inner.TensorType(index, number))
+    shape = tuple(int(size) for size in inner.TensorSizeSignature(index, number))
+    dtype = np.dtype(object) if kind.kind in "OSU" else kind
+    return TensorSpec(name=name, dtype=dtype, shape=shape)

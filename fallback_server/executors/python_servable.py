@@ -1,0 +1,220 @@
+"""Runs a class of the user's own: what is no SavedModel, and has no other library here, can be served as well.
+
+The version's folder holds `model.py` with a class `Model`:
+
+    class Model:
+        signatures = {
+            "serving_default": {
+                "inputs": {"x": ("float32", (-1, 3))},
+                "outputs": {"y": ("float32", (-1, 3))},
+            },
+        }
+
+        def __init__(self, path):        # the version's folder, as a pathlib.Path
+            ...
+
+        def predict(self, signature, inputs):    # name -> numpy array; gives name -> array
+            return {"y": inputs["x"] * 2}
+
+        def close(self):                 # optional
+            ...
+
+A dtype is what numpy takes, or `"string"` for object arrays of bytes; a shape has -1 (or None) where a size may vary,
+and is None where even the rank may. Where the first dimension of all inputs and outputs varies, requests are merged
+along it. `signatures` may also be set by `__init__`. `predict` is called by one thread at a time, unless the class says
+`thread_safe = True`. Inputs may be read-only. A `ValueError` is the request's fault, and its text goes to the caller;
+any other exception is the model's own, and stays in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fallback_server.core.errors import InvalidInput, LoadFailed
+from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
+from fallback_server.executors.definitions import PREDICT, definitions
+from fallback_server.executors.probing import made_up, mixes_rows
+from fallback_server.protocol.tensors import TensorCodecError, wire_dtype
+
+_log = logging.getLogger(__name__)
+
+FILE, CLASS = "model.py", "Model"
+
+_WORKER_BYTES = 2**26
+
+
+class PythonExecutor:
+    """An object of the user's class `Model`. See `Executor`.
+
+    Args:
+        model: The object.
+
+    Raises:
+        LoadFailed: its signatures are none; the text says which, and what is wrong.
+    """
+
+    kind = "python"
+    platform = "python"
+    in_process = True
+
+    def __init__(self, model: Any) -> None:
+        if not callable(getattr(model, "predict", None)):
+            raise LoadFailed(f"{FILE}: class {CLASS} has no method predict(signature, inputs)")
+        self._model = model
+        self._alone: AbstractContextManager[Any] = threading.Lock()
+        if getattr(model, "thread_safe", False) is True:
+            self._alone = contextlib.nullcontext()
+        self._signatures = _signatures(getattr(model, "signatures", None))
+        self._signature_defs = definitions(self._signatures.values())
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """What can be called, by name."""
+        return self._signatures
+
+    @property
+    def signature_defs(self) -> bytes:
+        """All signatures as a serialized SignatureDefMap."""
+        return self._signature_defs
+
+    def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs a signature; see `Executor.run`.
+
+        Raises:
+            InvalidInput: it raised a ValueError.
+            TypeError: what it gave is not what its signature says.
+        """
+        try:
+            with self._alone:
+                given = self._model.predict(signature, dict(inputs))
+        except ValueError as error:
+            raise InvalidInput(f"the model refused the values: {' '.join(str(error).split())}") from error
+        return _outputs(self._signatures[signature], given)
+
+    def warm_up(self) -> None:
+        """Runs each signature where zeros can be made, and sees whether rows mix."""
+        for name, signature in list(self._signatures.items()):
+            zeros = made_up(signature)
+            if zeros is None:
+                continue
+            run = functools.partial(self.run, name)
+            try:
+                run(zeros)
+                if signature.batches and mixes_rows(run, zeros):
+                    self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
+                    _log.warning(
+                        "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
+                    )
+            except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
+                _log.info("signature %r did not run on zeros and ones: %r", name, error)
+
+    def close(self) -> None:
+        """Has the model put its things in order, where it has a way to."""
+        if callable(close := getattr(self._model, "close", None)):
+            close()
+
+
+def open_python(path: Path) -> PythonExecutor:
+    """Makes the model of a version's folder, and runs it once. The folder's other modules can be imported by it.
+
+    Raises:
+        LoadFailed: there is no such class, or its signatures are none.
+        Exception: whatever the user's code says.
+    """
+    sys.path.insert(0, str(path))
+    spec = importlib.util.spec_from_file_location("model", path / FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["model"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, CLASS, None)
+    if not callable(make):
+        raise LoadFailed(f"{path / FILE} has no class {CLASS}")
+    executor = PythonExecutor(make(path))
+    executor.warm_up()
+    return executor
+
+
+def folder_bytes(path: Path) -> int:
+    """What such a model may take: 64 MiB, and the files beside it once.
+
+    Raises:
+        OSError: a file can't be looked at.
+    """
+    return _WORKER_BYTES + sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _signatures(given: Any) -> dict[str, Signature]:
+    if not isinstance(given, Mapping) or not given:
+        raise LoadFailed(f"{FILE}: {CLASS}.signatures must map names to inputs and outputs, got {given!r:.200}")
+    return {str(name): _signature(str(name), parts) for name, parts in given.items()}
+
+
+def _signature(name: str, parts: Any) -> Signature:
+    where = f"{FILE}: signature {name!r}"
+    if not isinstance(parts, Mapping) or not {"inputs", "outputs"} <= parts.keys() <= {"inputs", "outputs", "method"}:
+        raise LoadFailed(
+            f'{where} must have "inputs" and "outputs", and nothing else but a "method", got {parts!r:.200}'
+        )
+    if not isinstance(parts["outputs"], Mapping) or not parts["outputs"] or not isinstance(parts["inputs"], Mapping):
+        raise LoadFailed(f"{where}: inputs and outputs must map names to (dtype, shape), and there must be an output")
+    return Signature(
+        name=name,
+        inputs={key: _spec(f"{where}, input {key!r}", key, value) for key, value in parts["inputs"].items()},
+        outputs={key: _spec(f"{where}, output {key!r}", key, value) for key, value in parts["outputs"].items()},
+        method=str(parts.get("method", PREDICT)),
+    )
+
+
+def _spec(where: str, name: str, given: Any) -> TensorSpec:
+    try:
+        kind, shape = given
+        dtype = np.dtype(object) if kind in ("string", "str", str, bytes, object) else np.dtype(kind)
+        wire_dtype(dtype)
+        sizes = None if shape is None else tuple(VARIABLE if size is None else int(size) for size in shape)
+    except (TypeError, ValueError, TensorCodecError) as error:
+        raise LoadFailed(f"{where} must be (dtype, shape), got {given!r:.200}: {error}") from error
+    if sizes is not None and any(size < VARIABLE for size in sizes):
+        raise LoadFailed(f"{where}: a size must be at least 0, or -1 where it may vary, got {given!r:.200}")
+    return TensorSpec(name=name, dtype=dtype, shape=sizes)
+
+
+def _outputs(signature: Signature, given: Any) -> dict[str, Array]:
+    """What the model gave, as arrays of the signature's dtypes.
+
+    Raises:
+        TypeError: a name, dtype or shape is not the signature's.
+    """
+    if not isinstance(given, Mapping) or given.keys() != signature.outputs.keys():
+        names = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise TypeError(f"predict gave {names} for signature {signature.name!r}, which has {sorted(signature.outputs)}")
+    outputs: dict[str, Array] = {}
+    for name, spec in signature.outputs.items():
+        if spec.dtype.kind == "O":
+            array = _bytes(np.asarray(given[name], dtype=object))
+        else:
+            array = np.asarray(given[name])
+            array = array if array.dtype == spec.dtype else array.astype(spec.dtype, casting="same_kind")
+        if not spec.accepts(array):
+            raise TypeError(f"predict gave {name!r} as {array.dtype} {list(array.shape)}, its signature says {spec}")
+        outputs[name] = array
+    return outputs
+
+
+def _bytes(array: Array) -> Array:
+    made = np.empty(array.shape, object)
+    flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
+    made.reshape(-1)[:] = flat
+    return made

@@ -1,0 +1,70 @@
+"""What a worker opens a version with, by its kind. Each library is imported by whoever needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fallback_server.executors.base import Executor, RunSizes
+from fallback_server.executors.worker.messages import Load
+
+
+def opened(load: Load, fds: Sequence[int], *, make_room: Callable[[], None]) -> Executor:
+    """Loads a version, and runs it once.
+
+    Args:
+        load: What, and how.
+        fds: What came with it.
+        make_room: Called once the library's own threads are there, before anything is read.
+
+    Raises:
+        Exception: whatever is wrong with it.
+    """
+    return _OPENERS[load.kind](load, fds, make_room)
+
+
+def _tensorflow(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:
+    from fallback_server.executors.saved_model import SavedModelOptions, open_saved_model  # noqa: PLC0415
+
+    del fds
+    options = SavedModelOptions(
+        intra_op_parallelism=load.intra_op_parallelism, inter_op_parallelism=load.inter_op_parallelism, tags=load.tags
+    )
+    return open_saved_model(Path(load.path), options, on_session=make_room)
+
+
+def _litert(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:
+    from fallback_server.executors.litert import open_litert  # noqa: PLC0415
+    from fallback_server.executors.litert_files import SealedFile  # noqa: PLC0415
+
+    make_room()
+    return open_litert(
+        SealedFile(fds[0]),
+        sizes=RunSizes(rows=load.rows, threads=load.threads),
+        whole=frozenset(load.whole),
+        threads=load.intra_op_parallelism,
+    )
+
+
+def _python(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:
+    from fallback_server.executors.python_servable import open_python  # noqa: PLC0415
+
+    del fds
+    make_room()
+    return open_python(Path(load.path))
+
+
+def _onnx(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:
+    from fallback_server.executors.onnx import open_onnx  # noqa: PLC0415
+
+    del fds
+    make_room()
+    return open_onnx(Path(load.path), threads=load.intra_op_parallelism)
+
+
+_OPENERS: dict[str, Callable[[Load, Sequence[int], Callable[[], None]], Executor]] = {
+    "tensorflow": _tensorflow,
+    "litert": _litert,
+    "python": _python,
+    "onnx": _onnx,
+}

@@ -1,0 +1,114 @@
+"""Hands the steps of all streams to the data plane: those of one turn of the event loop together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+
+from fallback_server.core.handle import ServableHandle
+from fallback_server.dataplane import Answer, DataPlane, PredictCall
+from fallback_server.served_model import ServedModel
+
+_log = logging.getLogger(__name__)
+
+
+class Held:
+    """A version that a stream holds, and the steps that it has under way: let go with the last of them.
+
+    Args:
+        handle: Closed then.
+    """
+
+    __slots__ = ("_handle", "_users")
+
+    def __init__(self, handle: ServableHandle[ServedModel]) -> None:
+        self._handle = handle
+        self._users = 1
+
+    @property
+    def handle(self) -> ServableHandle[ServedModel]:
+        """To be lent."""
+        return self._handle
+
+    def use(self) -> None:
+        """One user more."""
+        self._users += 1
+
+    def done(self) -> None:
+        """One user fewer."""
+        self._users -= 1
+        if not self._users:
+            self._handle.close()
+
+
+class _Step:
+    __slots__ = ("future", "held")
+
+    def __init__(self, future: asyncio.Future[Answer], held: Held) -> None:
+        self.future = future
+        self.held = held
+
+
+class Steps:
+    """Who waits for which step. Lives in the event loop that makes it; only `_settle` is for any thread.
+
+    Args:
+        dataplane: Runs them.
+    """
+
+    def __init__(self, dataplane: DataPlane) -> None:
+        self._dataplane = dataplane
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._gathered: list[PredictCall] = []
+        self._waiting: dict[PredictCall, _Step] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    async def run(self, call: PredictCall, held: Held) -> Answer:
+        """The answer to a step. Cancelled, it is skipped where it does not run yet, and else runs in vain.
+
+        Args:
+            call: On the version that is held.
+            held: Kept until it is settled.
+        """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        held.use()
+        self._waiting[call] = _Step(future, held)
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(call)
+        try:
+            return await future
+        finally:
+            if not future.done() or future.cancelled():
+                call.left_s = self._dataplane.clock()
+
+    def _flush(self) -> None:
+        calls, self._gathered = self._gathered, []
+        self._dataplane.predict(calls, self._settle, here=True)
+        for call in calls:
+            call.inputs = {}  # The task has them, and frees them when they have run.
+
+    def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
+        """The data plane's `Settle`: one hop to the event loop for a whole batch."""
+        if threading.get_ident() == self._thread:
+            self._apply(answers)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._apply, answers)
+        except RuntimeError:
+            _log.debug("%d steps were settled after the server had stopped", len(answers))
+            for call, _ in answers:
+                self._waiting.pop(call).held.done()
+
+    def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
+        for call, answer in answers:
+            step = self._waiting.pop(call)
+            if not step.future.done():
+                step.future.set_result(answer)
+            step.held.done()

@@ -1,0 +1,88 @@
+"""Which of a version's forms serves: tables of what was measured."""
+
+import numpy as np
+import pytest
+from support.fallback_fakes import signature
+
+from fallback_server.executors.choice import Measured, Tolerance, choose, difference, unlike
+
+ONE, MANY = ("serving_default", 1), ("serving_default", 32)
+TOLERANCE = Tolerance()
+
+
+def tf(one_s=1e-3, many_s=2e-3, refusal=""):
+    return Measured(kind="tensorflow", median_s={ONE: one_s, MANY: many_s}, refusal=refusal)
+
+
+def litert(one_s=1e-5, many_s=1e-4, refusal=""):
+    return Measured(kind="litert", median_s={ONE: one_s, MANY: many_s}, refusal=refusal)
+
+
+@pytest.mark.parametrize(
+    ("measured", "kind"),
+    [
+        ([tf(), litert()], "litert"),
+        ([tf(), litert(refusal="another answer")], "tensorflow"),
+        ([tf(refusal="no graph"), litert(one_s=9)], "litert"),
+        # Faster at one row and slower at many: by both together.
+        ([tf(1e-3, 1e-3), litert(5e-4, 1.9e-3)], "litert"),
+        ([tf(1e-3, 1e-3), litert(5e-4, 2.1e-3)], "tensorflow"),
+        # Nothing was timed, or both are alike: the first.
+        ([tf(1, 1), litert(1, 1)], "tensorflow"),
+        ([Measured(kind="tensorflow"), Measured(kind="litert")], "tensorflow"),
+    ],
+)
+def test_the_faster_of_those_that_agree_serves(measured, kind):
+    """The first where none is faster."""
+    assert choose(measured, TOLERANCE, compared=3).kind == kind
+
+
+def test_the_choice_is_told_with_its_figures():
+    """What serves, the times of both, and within what they agree; or what speaks against the other."""
+    assert choose([tf(), litert()], TOLERANCE, compared=3).why == (
+        "LiteRT serves; median times: LiteRT 0.01 ms for 1 row and 0.1 ms for 32 rows, the SavedModel 1 ms for 1 row "
+        "and 2 ms for 32 rows; alike within rtol 0.001, atol 0.0001 on 3 requests"
+    )
+    refused = choose([tf(), litert(refusal="another answer")], TOLERANCE, compared=0)
+    assert refused.why == "the SavedModel serves; LiteRT does not: another answer"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (np.float32([1, 100]), np.float32([1.00009, 100.09]), ""),
+        (np.float32([1, 100]), np.float32([1.0012, 100]), "output 'y' differs by up to 0.0012"),
+        (np.float32([np.nan, np.inf]), np.float32([np.nan, np.inf]), ""),
+        (np.float32([np.nan]), np.float32([0]), "output 'y' differs by up to 0"),
+        (np.int32([1, 2]), np.int32([1, 2]), ""),
+        (np.int32([1, 2]), np.int32([1, 3]), "output 'y' differs"),
+        (np.array([b"a"], object), np.array([b"b"], object), "output 'y' differs"),
+        (np.float32([1]), np.float64([1]), "output 'y' is float32 [1] and float64 [1]"),
+        (np.float32([1]), np.float32([[1]]), "output 'y' is float32 [1] and float32 [1, 1]"),
+    ],
+)
+def test_answers_are_alike_within_the_tolerance(one, other, said):
+    """Floats nearly, all else exactly; the text says what differs."""
+    assert difference({"y": one}, {"y": other}, TOLERANCE) == said
+    assert difference({"y": one}, {"z": one}, TOLERANCE) == "outputs ['y'] and ['z']"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        ({"x": (-1, 2)}, {"y": (-1, 3)}, ""),
+        ({"x": (-1, 2)}, {"y": (-1, -1)}, ""),
+        ({"x": (-1, 2)}, {"y": (-1, 4)}, "output 'y' is float32 [-1, 3] and float32 [-1, 4]"),
+        ({"x": (-1, 2)}, {"y": (-1,)}, "output 'y' is float32 [-1, 3] and float32 [-1]"),
+        ({"x": (1, 2)}, {"y": (-1, 3)}, "input 'x' is float32 [-1, 2] and float32 [1, 2]"),
+        ({"x": (-1, -1)}, {"y": (-1, 3)}, "input 'x' is float32 [-1, 2] and float32 [-1, -1]"),
+        ({"x": ((-1, 2), np.int32)}, {"y": (-1, 3)}, "input 'x' is float32 [-1, 2] and int32 [-1, 2]"),
+        ({"z": (-1, 2)}, {"y": (-1, 3)}, "inputs ['x'] and ['z']"),
+    ],
+)
+def test_a_form_with_another_interface_may_not_stand_for_the_first(inputs, outputs, said):
+    """Inputs must be the same; what an output's size is need be known of one alone."""
+    ours = {"serving_default": signature({"x": (-1, 2)}, {"y": (-1, 3)})}
+    theirs = {"serving_default": signature(inputs, outputs)}
+    assert unlike(ours, theirs) == (said and f"signature 'serving_default': {said}")
+    assert unlike(ours, {}) == "signatures ['serving_default'] and []"

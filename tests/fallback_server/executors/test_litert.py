@@ -1,0 +1,238 @@
+"""The LiteRT executor beyond what all executors promise, with real files."""
+
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from support.edge_models import publish_scale, scale_model
+from support.interpreter_models import images, net_model, pair_model
+from support.stateful_models import counting_model
+
+from fallback_server.core.errors import LoadFailed, VersionRefused
+from fallback_server.executors import litert
+from fallback_server.executors.base import RunSizes
+from fallback_server.executors.litert import open_litert
+from fallback_server.executors.litert_files import SealedFile, holds_litert, read_form, size_bytes
+
+NAME = "serving_default"
+
+
+def opened(content, **options):
+    sizes = options.pop("sizes", RunSizes(rows=(1, 2, 4, 8), threads=2))
+    return open_litert(SealedFile.of(content, "m"), sizes=sizes, **options)
+
+
+def test_every_signature_of_a_file_can_be_called():
+    """By its own graph, which need not be the first, and with several inputs by name."""
+    executor = opened(pair_model(kinds=("ADD", "MUL"), rows=-1))
+    assert sorted(executor.signatures) == ["add", "mul"]
+    a, b = np.full((3, 4), 2, np.float32), np.full((3, 4), 5, np.float32)
+    assert executor.run("mul", {"b": b, "a": a})["c"].tolist() == (a * b).tolist()
+    assert executor.run("add", {"a": a, "b": b})["c"].tolist() == (a + b).tolist()
+    executor.close()
+
+
+def test_a_file_without_signatures_is_its_first_graph():
+    """By the tensors' own names; two of one name can't be told apart."""
+    executor = opened(pair_model(signed=False))
+    assert {name: str(spec) for name, spec in executor.signatures[NAME].inputs.items()} == {
+        "x": "float32 [1, 4]",
+        "y": "float32 [1, 4]",
+    }
+    executor.close()
+    with pytest.raises(LoadFailed, match="two of its tensors have one name"):
+        opened(pair_model(signed=False, tensors=("x", "x", "z")))
+
+
+def test_odd_numbers_of_rows_are_answered_as_a_bare_interpreter_does():
+    """Padded or in parts: the same scores as one by one."""
+    executor = opened(net_model())
+    batch = images(21)
+    alone = np.concatenate([executor.run(NAME, {"image": batch[at : at + 1]})["scores"] for at in range(21)])
+    for rows in (1, 2, 3, 5, 6, 7, 9, 15, 21):
+        found = executor.run(NAME, {"image": batch[:rows]})["scores"]
+        np.testing.assert_allclose(found, alone[:rows], rtol=1e-5, atol=1e-6)
+    executor.close()
+
+
+def test_a_second_variable_dimension_is_planned_for_as_it_comes(tmp_path, monkeypatch):
+    """Each combination has its own interpreters, and only so many are kept."""
+    monkeypatch.setattr("fallback_server.executors.litert_runner.MAX_SHAPES", 2)
+    executor = opened(_steps_model())
+    for rows, steps in ((1, 3), (4, 7), (2, 1), (1, 3)):
+        x = np.arange(rows * steps * 2, dtype=np.float32).reshape(rows, steps, 2)
+        np.testing.assert_array_equal(executor.run(NAME, {"x": x})["y"], x + x)
+    assert executor.run(NAME, {"x": np.empty((0, 5, 2), np.float32)})["y"].shape == (0, 5, 2)
+    assert len(executor._runners[NAME]._shapes) == 2
+    executor.close()
+
+
+def _steps_model():
+    from support.interpreter_models import _File
+
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (-1, -1, 2)), file.tensor(graph, "y", (-1, -1, 2))
+    file.operator(graph, "ADD", [x, x], [y])
+    graph.inputs, graph.outputs = [x], [y]
+    file.sign(NAME, 0, {"x": x}, {"y": y})
+    return file.bytes()
+
+
+def test_a_model_whose_rows_mix_is_not_merged():
+    """Its first dimension is a time axis, or it sums up over it: found at the load."""
+    executor = opened(_mean_model())
+    assert not executor.signatures[NAME].batches
+    x = np.float32([[1, 2], [3, 6]])
+    assert executor.run(NAME, {"x": x})["y"].tolist() == [[3, 6], [5, 10]]
+    executor.close()
+
+
+def _mean_model():
+    """Y = x + the mean of its rows."""
+    from support.interpreter_models import _File
+
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (-1, 2)), file.tensor(graph, "y", (-1, 2))
+    axes = file.tensor(graph, "axes", (1,), "int32", np.array([0], np.int32))
+    mean = file.tensor(graph, "mean", (1, 2))
+    file.operator(graph, "MEAN", [x, axes], [mean], keepDims=True)
+    file.operator(graph, "ADD", [x, mean], [y])
+    graph.inputs, graph.outputs = [x], [y]
+    file.sign(NAME, 0, {"x": x}, {"y": y})
+    return file.bytes()
+
+
+def test_a_large_file_has_fewer_interpreters(monkeypatch):
+    """Each packs the weights anew: sizes between are left out, and runs wait for one another."""
+    monkeypatch.setattr(litert, "KEPT_BYTES", 5 * len(net_model()))
+    executor = opened(net_model(), sizes=RunSizes(rows=(1, 2, 4, 8, 16, 32), threads=2))
+    assert executor._sizes == (1, 32)
+    assert executor.run(NAME, {"image": images(3)})["scores"].shape == (3, 10)
+    executor.close()
+
+
+def test_sizes_that_take_too_much_memory_are_left_out(monkeypatch):
+    """By how the process grows when they are planned; more rows are then run in parts."""
+    grown = iter(range(0, 10**9, 100))
+    monkeypatch.setattr("fallback_server.executors.litert_runner._resident_bytes", lambda: next(grown))
+    monkeypatch.setattr(litert, "KEPT_BYTES", 500)
+    monkeypatch.setattr(litert, "_MIN_KEPT", 100)
+    executor = opened(scale_model(2.0), sizes=RunSizes(rows=(1, 2, 4, 8, 16), threads=2))
+    assert sorted(executor._runners[NAME]._pools) == [1, 2, 4]
+    x = np.arange(4 * 21, dtype=np.float32).reshape(21, 4)
+    assert executor.run(NAME, {"x": x})["y"].tolist() == (x * 2).tolist()
+    executor.close()
+
+
+def test_requests_that_must_not_be_merged_are_not():
+    """Where the package says that a signature has no batch axis."""
+    executor = opened(scale_model(2.0), whole=frozenset({NAME}))
+    assert not executor.signatures[NAME].batches
+    assert executor.run(NAME, {"x": np.ones((3, 4), np.float32)})["y"].tolist() == [[2] * 4] * 3
+    executor.close()
+
+
+def test_each_request_begins_without_what_was_before():
+    """A file with variables answers as if each request were its first."""
+    executor = opened(counting_model())
+    x = np.ones((1, 4), np.float32)
+    assert [executor.run(NAME, {"x": x})["y"].tolist() for _ in range(3)] == [[[2] * 4]] * 3
+    executor.close()
+
+
+def test_a_run_that_outlasts_the_close_ends_well():
+    """Its interpreter is its own until it has ended."""
+    executor = opened(net_model())
+    batch = images(8)
+    failures = []
+
+    def work():
+        for _ in range(200):
+            try:
+                executor.run(NAME, {"image": batch})
+            except Exception as error:  # noqa: BLE001  seen below
+                failures.append(str(error))
+                return
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    executor.close()
+    for thread in threads:
+        thread.join(30)
+    assert set(failures) <= {"the version is taken out of service; the request was not run"}
+
+
+def test_a_close_frees_all_interpreters_at_once():
+    """Nothing is left to the collector of cycles, which may come much later."""
+    gc.collect()
+    gc.disable()
+    try:
+        executor = opened(net_model())
+        executor.run(NAME, {"image": images(3)})
+        left = [weakref.ref(runner) for runner in executor._runners.values()]
+        executor.close()
+        assert [ref() for ref in left] == [None] * len(left)
+    finally:
+        gc.enable()
+
+
+def test_words_of_the_other_form_are_taken_over():
+    """Clients of a version with two forms see the SavedModel's own signatures, whichever serves."""
+    executor = opened(scale_model(2.0))
+    executor.stands_for({NAME: "tensorflow/serving/regress"}, b"theirs")
+    assert executor.signature_defs == b"theirs"
+    assert executor.signatures[NAME].method == "tensorflow/serving/regress"
+    executor.close()
+
+
+def test_what_litert_refuses_fails_to_load_and_lets_its_bytes_go():
+    """With LiteRT's words; the file is closed."""
+    file = SealedFile.of(b"    TFL3" + bytes(100), "m")
+    with pytest.raises(LoadFailed, match="LiteRT can't load it"):
+        open_litert(file, sizes=RunSizes())
+    assert file.fd < 0
+
+
+def test_the_bytes_can_not_be_changed_any_more():
+    """Neither longer, nor shorter, nor others; closing twice does nothing."""
+    file = SealedFile.of(b"content", "m")
+    with pytest.raises(PermissionError), open(file.fd, "r+b", closefd=False, buffering=0) as stream:
+        stream.write(b"x")
+    assert file.size_bytes == 7
+    file.close()
+    file.close()
+
+
+def test_the_form_is_the_file_else_the_packages_float_variant(tmp_path):
+    """A package in the folder, or one that is the folder; its digest is held against the bytes that are run."""
+    package = publish_scale(tmp_path / "store", 1, 3.0)
+    assert holds_litert(package.path)
+    form = read_form(package.path)
+    assert (form.source, form.whole) == ("the package's float32 variant", frozenset())
+    assert size_bytes(package.path) == len(form.content)
+    inner = tmp_path / "m" / "1" / "assets.extra" / "edge_package"
+    inner.parent.mkdir(parents=True)
+    package.path.rename(inner)
+    assert read_form(tmp_path / "m" / "1").content == form.content
+    (tmp_path / "m" / "1" / "model.tflite").write_bytes(scale_model(4.0))
+    assert read_form(tmp_path / "m" / "1").source == "model.tflite"
+    variant = inner / "variants" / "float32.tflite"
+    variant.write_bytes(variant.read_bytes()[:-1] + b"!")
+    (tmp_path / "m" / "1" / "model.tflite").unlink()
+    with pytest.raises(VersionRefused, match=r"its package can't be used: .*SHA-256"):
+        read_form(tmp_path / "m" / "1")
+
+
+def test_a_folder_without_a_form_is_refused(tmp_path):
+    """And so is a file that is none; each refusal says what is there."""
+    assert not holds_litert(tmp_path)
+    with pytest.raises(VersionRefused, match=r"holds no model\.tflite and no package"):
+        read_form(tmp_path)
+    (tmp_path / "model.tflite").write_bytes(b"PK\x03\x04")
+    with pytest.raises(VersionRefused, match="is no TFLite file: its identifier is not TFL3"):
+        read_form(tmp_path)

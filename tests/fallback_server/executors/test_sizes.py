@@ -1,0 +1,57 @@
+"""Which prepared sizes a number of rows is run in."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallback_server.executors.sizes import parts_of, parts_table, thinned
+
+POWERS = (1, 2, 4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "kept"),
+    [
+        (POWERS, 9, POWERS),
+        (POWERS, 6, POWERS),
+        (POWERS, 3, (1, 4, 32)),
+        (POWERS, 2, (1, 32)),
+        (POWERS, 1, (1,)),
+        ((5,), 1, (5,)),
+    ],
+)
+def test_few_sizes_are_spread_over_all(sizes, most, kept):
+    """The smallest and the largest among them."""
+    assert thinned(sizes, most) == kept
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "rows", "parts"),
+    [
+        # A run costs next to nothing beside what a further part does: padded.
+        ({1: 1e-6, 2: 1e-6, 4: 1e-6, 8: 1e-6}, 5, (8,)),
+        # A row costs what it costs: exactly as many as there are.
+        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, 5, (4, 1)),
+        ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0}, 7, (4, 2, 1)),
+        # Large batches are no cheaper a row than small ones: still one run, where that is no dearer.
+        ({1: 1.0, 8: 7.9}, 8, (8,)),
+        ({1: 1.0, 8: 7.9}, 21, (8, 8, 1, 1, 1, 1, 1)),
+        ({4: 1.0}, 3, (4,)),
+        ({4: 1.0}, 0, ()),
+    ],
+)
+def test_the_cheapest_way_is_taken(cost_s, rows, parts):
+    """Padding, parts, or both, by what was measured."""
+    assert parts_of(rows, parts_table(cost_s)) == parts
+
+
+@given(
+    st.dictionaries(st.integers(1, 40), st.floats(1e-6, 1.0), min_size=1, max_size=6),
+    st.integers(0, 150),
+)
+def test_every_row_is_run_and_only_the_last_part_is_padded(cost_s, rows):
+    """The parts hold all rows, are prepared sizes, and without the last they hold fewer."""
+    parts = parts_of(rows, parts_table(cost_s))
+    assert set(parts) <= cost_s.keys()
+    assert sum(parts) >= rows
+    assert sum(parts[:-1]) < rows or not rows
