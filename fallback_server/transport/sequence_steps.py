@@ -90,9 +90,20 @@ class Steps:
 
     def _flush(self) -> None:
         calls, self._gathered = self._gathered, []
-        self._dataplane.predict(calls, self._settle, here=True)
+        try:
+            self._dataplane.predict(calls, self._settle, here=True)
+        except Exception as error:  # noqa: BLE001  a fault of ours must not leave streams waiting for ever
+            for call in calls:
+                self._fail(call, error)
         for call in calls:
             call.inputs = {}  # The task has them, and frees them when they have run.
+
+    def _fail(self, call: PredictCall, error: Exception) -> None:
+        step = self._waiting.pop(call, None)
+        if step is not None:
+            if not step.future.done():
+                step.future.set_exception(error)
+            step.held.done()
 
     def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         """The data plane's `Settle`: one hop to the event loop for a whole batch."""
@@ -108,7 +119,9 @@ class Steps:
 
     def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         for call, answer in answers:
-            step = self._waiting.pop(call)
+            step = self._waiting.pop(call, None)
+            if step is None:
+                continue  # It has failed otherwise.
             if not step.future.done():
                 step.future.set_result(answer)
             step.held.done()

@@ -209,6 +209,23 @@ def test_what_fails_ends_the_stream_with_its_reason(tmp_path, services, first, s
     told(story, tmp_path)
 
 
+def test_a_fault_of_the_server_leaves_nobody_waiting(tmp_path, services):
+    """Its text stays in the log."""
+
+    async def story(stand):
+        def fail(*_, **__):
+            raise RuntimeError("a fault")
+
+        stand.plane.predict = fail
+        stream = opened(stand)
+        await stream.send(model="m", x=row(1, 0))
+        assert await stream.ended() == (CODE.INTERNAL, "internal error; the server's log tells more")
+        await until(lambda: not services[0].live)
+        assert stand.manager._table.find("m", 1).holders == 0
+
+    told(story, tmp_path)
+
+
 def test_a_failing_stream_harms_no_other(tmp_path):
     """Of the same batch."""
     executor = HeldExecutor()
