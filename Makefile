@@ -51,7 +51,8 @@ format: $(READY)  ## format the code
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
 	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
 		switching loads unloads startup large_messages typed_values rest \
-		routing coalescing far cascade serving; do \
+		routing coalescing far cascade \
+		executors templates fair_models transports sequences serving; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
 
 bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers
