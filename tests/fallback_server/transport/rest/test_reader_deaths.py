@@ -30,16 +30,16 @@ FOREVER = (select.select, bytearray(), [], [])
 
 
 @pytest.fixture
-def readers():
-    with contextlib.closing(JsonReaders(at_once=2)) as readers:
-        readers.read(json_codec.check, bytearray(b"{}"))
-        yield readers
-
-
-@pytest.fixture
 def pool():
     with ThreadPoolExecutor() as pool:
         yield pool
+
+
+@pytest.fixture
+def readers(pool):  # Closed before the pool, whose threads may wait for them.
+    with contextlib.closing(JsonReaders(at_once=2)) as readers:
+        readers.read(json_codec.check, bytearray(b"{}"))
+        yield readers
 
 
 def until(holds):
@@ -78,6 +78,7 @@ def test_a_body_whose_reader_was_killed_is_read_again(readers, pool, caplog):
     once = pool.submit(readers.read, select.select, bytearray(), [], [], 1.0)
     forks(readers)[0].kill()
     assert once.result(30) == ([], [], [])
+    until(lambda: not program(readers).children())
     twice = pool.submit(readers.read, *FOREVER)
     for _ in range(2):
         (fork,) = forks(readers)
