@@ -29,7 +29,7 @@ FRAMES = 32
 """Images a request in the bursts: what a camera has buffered after a second's stall."""
 
 DEADLINE_MS = 1500.0
-OVERLOAD = 1.5
+OVERLOAD = 1.25
 """A burst's work over what the device does within the deadline."""
 
 KILL_AFTER = 5

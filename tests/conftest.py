@@ -1,8 +1,19 @@
 """For all tests."""
 
 import os
+import signal
 
 import pytest
+
+
+def pytest_configure():
+    """Programs that tests start take signals as from a shell, also where these tests run in the background.
+
+    `nohup` and `&` have signals ignored, which is inherited; a handler is not, so this process still passes them over.
+    """
+    for one in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(one) is signal.SIG_IGN:
+            signal.signal(one, lambda _number, _frame: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -120,15 +120,6 @@ def test_verify_says_by_its_exit_code_whether_all_variants_run(capsys, cnn_packa
     assert "does not run as the manifest says: float32, int8: " in err
 
 
-PLAIN_SIGNALS = (
-    "import signal\n"
-    "for one in (signal.SIGHUP, signal.SIGTERM): signal.signal(one, signal.SIG_DFL)\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-)
-"""As a shell starts a program, whoever ignores signals around these tests (`nohup`, a job in the background). Set there
-and not between fork and exec: threads of this process, gRPC's for one, may hold what a forked child would need."""
-
-
 def command(*arguments):
     return [sys.executable, "-m", "converter.cli", *[str(argument) for argument in arguments]]
 
@@ -238,8 +229,8 @@ def test_a_published_package_is_told_of_though_its_result_is_lost(tmp_path, stdo
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_it_imports_ends_it_with_one_line(number):
     """There is half a second of that, and a traceback of it tells nobody anything."""
-    code = PLAIN_SIGNALS + (
-        "import os, sys\n"
+    code = (
+        "import os, signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path, target=None):\n"
         "        if name == 'msgspec': signal.raise_signal(int(sys.argv.pop(1)))\n"
@@ -262,7 +253,7 @@ def test_an_interrupted_command_leaves_nothing(models, tmp_path, number):
     module = "import runpy; runpy.run_module('converter.cli', run_name='__main__', alter_sys=True)"
     words = [models / "cnn", *NAMED, "--output", tmp_path / "out", "--calibration", tmp_path / "big.npz"]
     process = subprocess.Popen(
-        [sys.executable, "-c", PLAIN_SIGNALS + module, *map(str, words)],
+        [sys.executable, "-c", module, *map(str, words)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path / "temporary")},
