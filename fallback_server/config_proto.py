@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fallback_server.config import ConfigInvalid
 from fallback_server.core.errors import ConfigRefused
-from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, StepConfig, VersionPolicy
 from fallback_server.model_list import ModelDraft, ModelList
 from fallback_server.protocol.proto import model_config_pb2 as pb
 
@@ -44,6 +44,12 @@ def _read_model(model: pb.ModelConfig) -> ModelDraft:
     draft.set("labels", lambda: dict(model.version_labels))
     draft.set("traffic", lambda: dict(model.traffic.weights))
     draft.set("shadow", lambda: _shadow(model))
+    draft.set("executor", lambda: model.executor)
+    if model.HasField("weight"):
+        draft.set("weight", lambda: model.weight)
+    if model.HasField("target_latency_ms"):
+        draft.set("target_latency_ms", lambda: model.target_latency_ms)
+    draft.set("sequence", lambda: StepConfig(signature=model.sequence.signature, state=dict(model.sequence.state)))
     return draft
 
 

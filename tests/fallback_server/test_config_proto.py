@@ -6,14 +6,15 @@ from google.protobuf import text_format
 from fallback_server.config import ConfigInvalid
 from fallback_server.config_proto import read_configs
 from fallback_server.core.errors import ConfigRefused
-from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, VersionPolicy
+from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, StepConfig, VersionPolicy
 from fallback_server.protocol.proto import model_config_pb2 as pb
 
 WHOLE = """
 model_config_list {
   config { name: "a" base_path: "/m/a" model_platform: "tensorflow" model_version_policy { specific { versions: 1
     versions: 2 } } version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }
-    traffic { weights { key: 1 value: 95 } weights { key: 2 value: 5 } } shadow { version: 2 share: 0.5 } }
+    traffic { weights { key: 1 value: 95 } weights { key: 2 value: 5 } } shadow { version: 2 share: 0.5 }
+    executor: "litert" weight: 3 target_latency_ms: 0 sequence { signature: "s" state { key: "h" value: "hn" } } }
   config { name: "b" base_path: "/m/b" model_version_policy { all {} } }
   config { name: "c" base_path: "/m/c" model_version_policy { latest { num_versions: 3 } } }
   config { name: "d" base_path: "/m/d" model_type: TENSORFLOW }
@@ -26,7 +27,7 @@ def read(text):
 
 
 def test_every_field_arrives():
-    """Names, paths, the three policies and the default one, labels, and our traffic and shadow."""
+    """Names, paths, the three policies and the default one, labels, and what is ours: traffic, shadow, executor, ..."""
     a, b, c, d = read(WHOLE)
     assert a == ModelConfig(
         name="a",
@@ -35,6 +36,10 @@ def test_every_field_arrives():
         labels={"stable": 1, "canary": 2},
         traffic={1: 95.0, 2: 5.0},
         shadow=Shadow(version=2, share=0.5),
+        executor="litert",
+        weight=3.0,
+        target_latency_ms=0.0,
+        sequence=StepConfig(signature="s", state={"h": "hn"}),
     )
     assert b.version_policy == VersionPolicy(kind=PolicyKind.ALL)
     assert c.version_policy == VersionPolicy(num_versions=3)
@@ -56,6 +61,13 @@ def test_an_empty_config_serves_nothing():
         ('name: "m" base_path: "/m" model_type: 1 model_platform: "tensorflow"', "model_type and model_platform"),
         ('name: "m" base_path: "/m" model_version_policy { specific {} }', "model m: the specific version policy"),
         ('name: "m" base_path: "/m" shadow { version: 1 share: 2 }', "model m: the shadow's share"),
+        ('name: "m" base_path: "/m" executor: "tflite"', "model m: executor 'tflite' is not one of auto, tensorflow"),
+        ('name: "m" base_path: "/m" weight: 0', "model m: weight must be from 0.001"),
+        ('name: "m" base_path: "/m" target_latency_ms: -1', "model m: target_latency_ms must be from 0"),
+        (
+            'name: "m" base_path: "/m" sequence { state { key: "a" value: "x" } state { key: "b" value: "x" } }',
+            "model m: state: output 'x' is the next value of both",
+        ),
         ('name: "m" base_path: "m"', "Expected model m to have an absolute path or URI; got base_path()=m"),
         ('name: "m"', "Expected model m to have an absolute path or URI; got base_path()="),
         ('name: "m" base_path: "gs://bucket/m"', "model m: base_path gs://bucket/m is a URI, and remote file systems"),

@@ -26,7 +26,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1fallback_server/protocol/proto/model_config.proto\x12\tedge.wire\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9c\x02\n\x15ServableVersionPolicy\x12\x39\n\x06latest\x18\x64 \x01(\x0b\x32\'.edge.wire.ServableVersionPolicy.LatestH\x00\x12\x33\n\x03\x61ll\x18\x65 \x01(\x0b\x32$.edge.wire.ServableVersionPolicy.AllH\x00\x12=\n\x08specific\x18\x66 \x01(\x0b\x32).edge.wire.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\"\'\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\"\x80\x01\n\rLoggingConfig\x12;\n\x14log_collector_config\x18\x01 \x01(\x0b\x32\x1d.edge.wire.LogCollectorConfig\x12\x32\n\x0fsampling_config\x18\x02 \x01(\x0b\x32\x19.edge.wire.SamplingConfig\"w\n\rTrafficConfig\x12\x36\n\x07weights\x18\x01 \x03(\x0b\x32%.edge.wire.TrafficConfig.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\".\n\x0cShadowConfig\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\"\xb5\x03\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12,\n\nmodel_type\x18\x03 \x01(\x0e\x32\x14.edge.wire.ModelTypeB\x02\x18\x01\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12\x30\n\x0elogging_config\x18\x06 \x01(\x0b\x32\x18.edge.wire.LoggingConfig\x12>\n\x14model_version_policy\x18\x07 \x01(\x0b\x32 .edge.wire.ServableVersionPolicy\x12\x41\n\x0eversion_labels\x18\x08 \x03(\x0b\x32).edge.wire.ModelConfig.VersionLabelsEntry\x12*\n\x07traffic\x18\xe8\x07 \x01(\x0b\x32\x18.edge.wire.TrafficConfig\x12(\n\x06shadow\x18\xe9\x07 \x01(\x0b\x32\x17.edge.wire.ShadowConfig\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"9\n\x0fModelConfigList\x12&\n\x06\x63onfig\x18\x01 \x03(\x0b\x32\x16.edge.wire.ModelConfig\"\x8b\x01\n\x11ModelServerConfig\x12\x37\n\x11model_config_list\x18\x01 \x01(\x0b\x32\x1a.edge.wire.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"\xf1\x03\n\x12\x42\x61tchingParameters\x12\x33\n\x0emax_batch_size\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14\x62\x61tch_timeout_micros\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14max_enqueued_batches\x18\x03 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x11num_batch_threads\x18\x04 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x10thread_pool_name\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x1b\n\x13\x61llowed_batch_sizes\x18\x06 \x03(\x03\x12\"\n\x1apad_variable_length_inputs\x18\x07 \x01(\x08\x12@\n\x1c\x65nable_large_batch_splitting\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12=\n\x18max_execution_batch_size\x18\t \x01(\x0b\x32\x1b.google.protobuf.Int64Value\"0\n\x10PrometheusConfig\x12\x0e\n\x06\x65nable\x18\x01 \x01(\x08\x12\x0c\n\x04path\x18\x02 \x01(\t\"J\n\x10MonitoringConfig\x12\x36\n\x11prometheus_config\x18\x01 \x01(\x0b\x32\x1b.edge.wire.PrometheusConfig\"^\n\tSSLConfig\x12\x12\n\nserver_key\x18\x01 \x01(\t\x12\x13\n\x0bserver_cert\x18\x02 \x01(\t\x12\x11\n\tcustom_ca\x18\x03 \x01(\t\x12\x15\n\rclient_verify\x18\x04 \x01(\x08*B\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTENSORFLOW\x10\x01\x12\t\n\x05OTHER\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1fallback_server/protocol/proto/model_config.proto\x12\tedge.wire\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9c\x02\n\x15ServableVersionPolicy\x12\x39\n\x06latest\x18\x64 \x01(\x0b\x32\'.edge.wire.ServableVersionPolicy.LatestH\x00\x12\x33\n\x03\x61ll\x18\x65 \x01(\x0b\x32$.edge.wire.ServableVersionPolicy.AllH\x00\x12=\n\x08specific\x18\x66 \x01(\x0b\x32).edge.wire.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\"\'\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\"\x80\x01\n\rLoggingConfig\x12;\n\x14log_collector_config\x18\x01 \x01(\x0b\x32\x1d.edge.wire.LogCollectorConfig\x12\x32\n\x0fsampling_config\x18\x02 \x01(\x0b\x32\x19.edge.wire.SamplingConfig\"w\n\rTrafficConfig\x12\x36\n\x07weights\x18\x01 \x03(\x0b\x32%.edge.wire.TrafficConfig.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\".\n\x0cShadowConfig\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\"\x86\x01\n\x0eSequenceConfig\x12\x11\n\tsignature\x18\x01 \x01(\t\x12\x33\n\x05state\x18\x02 \x03(\x0b\x32$.edge.wire.SequenceConfig.StateEntry\x1a,\n\nStateEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xce\x04\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12,\n\nmodel_type\x18\x03 \x01(\x0e\x32\x14.edge.wire.ModelTypeB\x02\x18\x01\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12\x30\n\x0elogging_config\x18\x06 \x01(\x0b\x32\x18.edge.wire.LoggingConfig\x12>\n\x14model_version_policy\x18\x07 \x01(\x0b\x32 .edge.wire.ServableVersionPolicy\x12\x41\n\x0eversion_labels\x18\x08 \x03(\x0b\x32).edge.wire.ModelConfig.VersionLabelsEntry\x12*\n\x07traffic\x18\xe8\x07 \x01(\x0b\x32\x18.edge.wire.TrafficConfig\x12(\n\x06shadow\x18\xe9\x07 \x01(\x0b\x32\x17.edge.wire.ShadowConfig\x12\x11\n\x08\x65xecutor\x18\xea\x07 \x01(\t\x12\x14\n\x06weight\x18\xeb\x07 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x11target_latency_ms\x18\xec\x07 \x01(\x01H\x01\x88\x01\x01\x12,\n\x08sequence\x18\xed\x07 \x01(\x0b\x32\x19.edge.wire.SequenceConfig\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\t\n\x07_weightB\x14\n\x12_target_latency_ms\"9\n\x0fModelConfigList\x12&\n\x06\x63onfig\x18\x01 \x03(\x0b\x32\x16.edge.wire.ModelConfig\"\x8b\x01\n\x11ModelServerConfig\x12\x37\n\x11model_config_list\x18\x01 \x01(\x0b\x32\x1a.edge.wire.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"\xf1\x03\n\x12\x42\x61tchingParameters\x12\x33\n\x0emax_batch_size\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14\x62\x61tch_timeout_micros\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14max_enqueued_batches\x18\x03 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x11num_batch_threads\x18\x04 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x10thread_pool_name\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x1b\n\x13\x61llowed_batch_sizes\x18\x06 \x03(\x03\x12\"\n\x1apad_variable_length_inputs\x18\x07 \x01(\x08\x12@\n\x1c\x65nable_large_batch_splitting\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12=\n\x18max_execution_batch_size\x18\t \x01(\x0b\x32\x1b.google.protobuf.Int64Value\"0\n\x10PrometheusConfig\x12\x0e\n\x06\x65nable\x18\x01 \x01(\x08\x12\x0c\n\x04path\x18\x02 \x01(\t\"J\n\x10MonitoringConfig\x12\x36\n\x11prometheus_config\x18\x01 \x01(\x0b\x32\x1b.edge.wire.PrometheusConfig\"^\n\tSSLConfig\x12\x12\n\nserver_key\x18\x01 \x01(\t\x12\x13\n\x0bserver_cert\x18\x02 \x01(\t\x12\x11\n\tcustom_ca\x18\x03 \x01(\t\x12\x15\n\rclient_verify\x18\x04 \x01(\x08*B\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTENSORFLOW\x10\x01\x12\t\n\x05OTHER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRAFFICCONFIG_WEIGHTSENTRY']._loaded_options = None
   _globals['_TRAFFICCONFIG_WEIGHTSENTRY']._serialized_options = b'8\001'
+  _globals['_SEQUENCECONFIG_STATEENTRY']._loaded_options = None
+  _globals['_SEQUENCECONFIG_STATEENTRY']._serialized_options = b'8\001'
   _globals['_MODELCONFIG_VERSIONLABELSENTRY']._loaded_options = None
   _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_options = b'8\001'
   _globals['_MODELCONFIG'].fields_by_name['model_type']._loaded_options = None
   _globals['_MODELCONFIG'].fields_by_name['model_type']._serialized_options = b'\030\001'
-  _globals['_MODELTYPE']._serialized_start=2175
-  _globals['_MODELTYPE']._serialized_end=2241
+  _globals['_MODELTYPE']._serialized_start=2465
+  _globals['_MODELTYPE']._serialized_end=2531
   _globals['_SERVABLEVERSIONPOLICY']._serialized_start=124
   _globals['_SERVABLEVERSIONPOLICY']._serialized_end=408
   _globals['_SERVABLEVERSIONPOLICY_LATEST']._serialized_start=324
@@ -61,20 +63,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAFFICCONFIG_WEIGHTSENTRY']._serialized_end=762
   _globals['_SHADOWCONFIG']._serialized_start=764
   _globals['_SHADOWCONFIG']._serialized_end=810
-  _globals['_MODELCONFIG']._serialized_start=813
-  _globals['_MODELCONFIG']._serialized_end=1250
-  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=1198
-  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=1250
-  _globals['_MODELCONFIGLIST']._serialized_start=1252
-  _globals['_MODELCONFIGLIST']._serialized_end=1309
-  _globals['_MODELSERVERCONFIG']._serialized_start=1312
-  _globals['_MODELSERVERCONFIG']._serialized_end=1451
-  _globals['_BATCHINGPARAMETERS']._serialized_start=1454
-  _globals['_BATCHINGPARAMETERS']._serialized_end=1951
-  _globals['_PROMETHEUSCONFIG']._serialized_start=1953
-  _globals['_PROMETHEUSCONFIG']._serialized_end=2001
-  _globals['_MONITORINGCONFIG']._serialized_start=2003
-  _globals['_MONITORINGCONFIG']._serialized_end=2077
-  _globals['_SSLCONFIG']._serialized_start=2079
-  _globals['_SSLCONFIG']._serialized_end=2173
+  _globals['_SEQUENCECONFIG']._serialized_start=813
+  _globals['_SEQUENCECONFIG']._serialized_end=947
+  _globals['_SEQUENCECONFIG_STATEENTRY']._serialized_start=903
+  _globals['_SEQUENCECONFIG_STATEENTRY']._serialized_end=947
+  _globals['_MODELCONFIG']._serialized_start=950
+  _globals['_MODELCONFIG']._serialized_end=1540
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=1455
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=1507
+  _globals['_MODELCONFIGLIST']._serialized_start=1542
+  _globals['_MODELCONFIGLIST']._serialized_end=1599
+  _globals['_MODELSERVERCONFIG']._serialized_start=1602
+  _globals['_MODELSERVERCONFIG']._serialized_end=1741
+  _globals['_BATCHINGPARAMETERS']._serialized_start=1744
+  _globals['_BATCHINGPARAMETERS']._serialized_end=2241
+  _globals['_PROMETHEUSCONFIG']._serialized_start=2243
+  _globals['_PROMETHEUSCONFIG']._serialized_end=2291
+  _globals['_MONITORINGCONFIG']._serialized_start=2293
+  _globals['_MONITORINGCONFIG']._serialized_end=2367
+  _globals['_SSLCONFIG']._serialized_start=2369
+  _globals['_SSLCONFIG']._serialized_end=2463
 # @@protoc_insertion_point(module_scope)

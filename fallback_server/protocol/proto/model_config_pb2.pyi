@@ -84,8 +84,23 @@ class ShadowConfig(_message.Message):
     share: float
     def __init__(self, version: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
+class SequenceConfig(_message.Message):
+    __slots__ = ("signature", "state")
+    class StateEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    signature: str
+    state: _containers.ScalarMap[str, str]
+    def __init__(self, signature: _Optional[str] = ..., state: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class ModelConfig(_message.Message):
-    __slots__ = ("name", "base_path", "model_type", "model_platform", "logging_config", "model_version_policy", "version_labels", "traffic", "shadow")
+    __slots__ = ("name", "base_path", "model_type", "model_platform", "logging_config", "model_version_policy", "version_labels", "traffic", "shadow", "executor", "weight", "target_latency_ms", "sequence")
     class VersionLabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +117,10 @@ class ModelConfig(_message.Message):
     VERSION_LABELS_FIELD_NUMBER: _ClassVar[int]
     TRAFFIC_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    EXECUTOR_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     base_path: str
     model_type: ModelType
@@ -111,7 +130,11 @@ class ModelConfig(_message.Message):
     version_labels: _containers.ScalarMap[str, int]
     traffic: TrafficConfig
     shadow: ShadowConfig
-    def __init__(self, name: _Optional[str] = ..., base_path: _Optional[str] = ..., model_type: _Optional[_Union[ModelType, str]] = ..., model_platform: _Optional[str] = ..., logging_config: _Optional[_Union[LoggingConfig, _Mapping]] = ..., model_version_policy: _Optional[_Union[ServableVersionPolicy, _Mapping]] = ..., version_labels: _Optional[_Mapping[str, int]] = ..., traffic: _Optional[_Union[TrafficConfig, _Mapping]] = ..., shadow: _Optional[_Union[ShadowConfig, _Mapping]] = ...) -> None: ...
+    executor: str
+    weight: float
+    target_latency_ms: float
+    sequence: SequenceConfig
+    def __init__(self, name: _Optional[str] = ..., base_path: _Optional[str] = ..., model_type: _Optional[_Union[ModelType, str]] = ..., model_platform: _Optional[str] = ..., logging_config: _Optional[_Union[LoggingConfig, _Mapping]] = ..., model_version_policy: _Optional[_Union[ServableVersionPolicy, _Mapping]] = ..., version_labels: _Optional[_Mapping[str, int]] = ..., traffic: _Optional[_Union[TrafficConfig, _Mapping]] = ..., shadow: _Optional[_Union[ShadowConfig, _Mapping]] = ..., executor: _Optional[str] = ..., weight: _Optional[float] = ..., target_latency_ms: _Optional[float] = ..., sequence: _Optional[_Union[SequenceConfig, _Mapping]] = ...) -> None: ...
 
 class ModelConfigList(_message.Message):
     __slots__ = ("config",)
