@@ -62,6 +62,7 @@ class ServedModel:
         statistics: What it has answered.
         package: What it was published with; None where nothing says so.
         choice: What runs it, and why that does.
+        lost: How its executor died; empty while that lives.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ServedModel:
         self.statistics = VersionStatistics() if statistics is None else statistics
         self.package = package
         self.choice = Choice(kind=executor.kind) if choice is None else choice
+        self.lost = ""
         self._options = options
         self._meter = _Meter(clock)
         self._servable_id = servable_id
@@ -356,4 +358,5 @@ class _Loss:
             if self._model is None or self._how is None or self._on_lost is None:
                 return
             model, how, on_lost, self._on_lost = self._model, self._how, self._on_lost, None
-        on_lost(model, f"the model's process ended ({how})")
+        model.lost = f"the model's process ended ({how})"
+        on_lost(model, model.lost)

@@ -17,6 +17,7 @@ ServerError
 ├── DeadlineExceeded      the caller's deadline passed before the answer
 ├── RequestCancelled      the caller is gone; nobody reads the answer
 ├── ExecutionFailed       the model failed on its own; the cause is in the log
+│   └── ProcessLost       the model's process ended while it ran
 ├── DataLost              what is to be handed over can't be read to its end any more
 └── LoadFailed            a version can't be loaded; seen in its status
     ├── NoMemory          it would not fit into memory
@@ -91,6 +92,10 @@ class RequestCancelled(ServerError):
 
 class ExecutionFailed(ServerError):
     """The text gives no detail away: what went wrong is the operator's to read."""
+
+
+class ProcessLost(ExecutionFailed):
+    """The text says how it ended."""
 
 
 class DataLost(ServerError):

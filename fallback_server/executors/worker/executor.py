@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from fallback_server.core.errors import ExecutionFailed, InvalidInput, VersionNotReady
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, ProcessLost, VersionNotReady
 from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import Array, GivenInputs, RunSizes, Signature, TensorSpec
 from fallback_server.executors.saved_model import SavedModelOptions
@@ -85,7 +85,8 @@ class WorkerExecutor:
         Raises:
             InvalidInput: the model refused the values.
             VersionNotReady: the process is gone, and nothing was run.
-            ExecutionFailed: the process ended while it ran this, by itself or as the version was unloaded.
+            ProcessLost: the process ended while it ran this.
+            ExecutionFailed: the same, as the version was unloaded.
             ModelFault: the model failed on its own.
         """
         with self._room:
@@ -185,7 +186,7 @@ class WorkerExecutor:
                 "the version is taken out of service, and waits for the request no longer: it was ended"
             )
         self._worker.gone.wait(_STATUS_S)
-        return ExecutionFailed(f"the model's process ended ({self._worker.how_it_ended()}) while it ran the request")
+        return ProcessLost(f"the model's process ended ({self._worker.how_it_ended()}) while it ran the request")
 
 
 class _Lane:
