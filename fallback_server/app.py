@@ -31,6 +31,7 @@ from fallback_server.metrics import Metrics, observer
 from fallback_server.package_shelf import Shelf
 from fallback_server.poller import ConfigWatcher, Poller
 from fallback_server.protocol.mdns import Announcement, apis_of
+from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.served_model import ServedModel, ServedModelLoader
 from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
@@ -98,7 +99,8 @@ class Server:
             allow_labels_for_unavailable=source.allow_labels_for_unavailable,
             read_configs=None if config_file is None else config_file.read,
         )
-        self._metrics = Metrics(self.control.catalog)
+        self._sequence_figures = SequenceFigures()
+        self._metrics = Metrics(self.control.catalog, sequences=self._sequence_figures.snapshot)
         self._dataplane = DataPlane(
             versions=self.control,
             options=options.batching,
@@ -273,6 +275,7 @@ class Server:
             native=choice.native,
             inline_s=_NATIVE_INLINE * self._options.batching.max_inline_us / 1e6,
             sequences=self._options.sequences,
+            sequence_figures=self._sequence_figures,
             packages=Shelf(self.control, self._options.source.package_repository)
             if network.allow_package_delivery
             else None,

@@ -21,6 +21,7 @@ from prometheus_client.samples import Sample
 
 from fallback_server.core.errors import ServerError
 from fallback_server.core.servable import ServableId
+from fallback_server.sequences.figures import Snapshot
 
 if TYPE_CHECKING:
     from fallback_server.control import ModelView, VersionView
@@ -105,12 +106,18 @@ class Metrics(Collector):
     Args:
         catalog: The models as they are, asked at each scrape; None leaves out what only it knows.
         registry: Where others may add metrics of theirs; by default an own one that tells of this process.
+        sequences: What sequences have come to, asked at each scrape; None leaves it out.
     """
 
     def __init__(
-        self, catalog: Callable[[], Sequence[ModelView]] | None = None, registry: CollectorRegistry | None = None
+        self,
+        catalog: Callable[[], Sequence[ModelView]] | None = None,
+        registry: CollectorRegistry | None = None,
+        *,
+        sequences: Callable[[], Snapshot] | None = None,
     ) -> None:
         self._catalog = catalog
+        self._sequences = sequences
         self._lock = threading.Lock()
         self._models: dict[str, _Model] = {"": _Model()}
         self._queued = _Histogram(QUEUE_US)
@@ -202,6 +209,8 @@ class Metrics(Collector):
         yield from (*self._requests(), *self._batching(), *self._versions())
         if self._catalog is not None:
             yield from _catalog_families(self._catalog())
+        if self._sequences is not None:
+            yield from _sequence_families(self._sequences())
 
     def describe(self) -> Iterable[Metric]:
         """For the registry: nothing, so that making one asks no catalog."""
@@ -354,6 +363,31 @@ def _add_version(version: VersionView, gauge: Callable[..., None], counters: Map
     counts = {"compared": figures.compared, "diverged": figures.diverged, "failed": figures.uncompared}
     for name, value in counts.items():
         counters[f"shadow_{name}"].add_sample(f"{_OWN}shadow_{name}_total", labels, value)
+
+
+def _sequence_families(told: Snapshot) -> Iterator[Metric]:
+    live = Metric(f"{_OWN}live_sequences", "Sequences that have begun and not ended.", "gauge")
+    held = Metric(f"{_OWN}sequence_state_bytes", "What the states of all sequences take.", "gauge")
+    begun = Metric(f"{_OWN}sequences_begun", "Sequences whose first step was taken.", "counter")
+    ended = Metric(f"{_OWN}sequences_ended", "Streams by why they have ended.", "counter")
+    steps = Metric(f"{_OWN}sequence_steps", "Steps that were answered.", "counter")
+    runs = Metric(f"{_OWN}sequence_batch_steps", "Steps of live sequences that one run answered.", "histogram")
+    held.add_sample(held.name, {}, told.state_bytes)
+    for name, model in sorted(told.models.items()):
+        labels = {"model_name": name}
+        for why, count in model.ended.items():
+            ended.add_sample(f"{ended.name}_total", {**labels, "why": why.value}, count)
+        if not name:
+            continue
+        live.add_sample(live.name, labels, model.live)
+        begun.add_sample(f"{begun.name}_total", labels, model.begun)
+        steps.add_sample(f"{steps.name}_total", labels, model.steps)
+        histogram = _Histogram(SIZES)
+        for size, count in model.batches.items():
+            histogram.counts[bisect_left(SIZES, size)] += count
+        histogram.total = model.steps
+        runs.samples += histogram.samples(runs.name, labels)
+    return iter((live, held, begun, ended, steps, runs))
 
 
 def _text(families: Iterable[Metric]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.package_shelf import Shelf
+from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
@@ -70,6 +71,7 @@ class GrpcServer:
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         packages: Those that devices may fetch; None where they may fetch none.
         sequences: How many sequences there may be; None for the usual bounds.
+        sequence_figures: Are told of them; None where nobody reads them.
         native: Whether the port is the native server's, see `native.choice`. What it doesn't speak goes to gRPC's own
             behind it, over a socket that nobody else can reach.
         inline_s: How long a run may take that a receiver of the native server does by itself: longer than in the event
@@ -90,6 +92,7 @@ class GrpcServer:
         tensor_content: bool = False,
         packages: Shelf | None = None,
         sequences: SequenceOptions | None = None,
+        sequence_figures: SequenceFigures | None = None,
         native: bool = False,
         inline_s: float = 1e-3,
     ) -> None:
@@ -131,6 +134,7 @@ class GrpcServer:
                 self._threads,
                 options=sequences or SequenceOptions(),
                 max_tensor_bytes=max_message_bytes,
+                figures=sequence_figures,
             ),
             self._health,
         )

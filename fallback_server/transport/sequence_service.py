@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import functools
 import logging
 import math
@@ -16,18 +15,20 @@ from fallback_server.core.errors import (
     InvalidInput,
     ModelNotFound,
     NotReady,
+    ProcessLost,
     ServerError,
     ServerStopping,
     VersionNotReady,
 )
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.model_config import ModelConfig, StepConfig
+from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall
 from fallback_server.package_info import check_preprocessing
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
-from fallback_server.protocol.proto import serving_pb2
+from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
 from fallback_server.sequences.pairing import step_of
 from fallback_server.sequences.state import SequenceState
@@ -37,13 +38,17 @@ from fallback_server.transport.answers import reply_of
 from fallback_server.transport.calls import Calls, attribute
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
+from fallback_server.transport.large import LARGE_BYTES
 from fallback_server.transport.messages import read_target
 from fallback_server.transport.rpc import Context, MessageThreads, Rpcs
 from fallback_server.transport.sequence_messages import StepReply, StepRequest, read_step, write_step
 from fallback_server.transport.sequence_steps import Held, Steps
+from fallback_server.transport.sequence_stream import Begun, Phase, Stream, why_ended
 from fallback_server.transport.services import Handlers
 
 _log = logging.getLogger(__name__)
+
+_GONE = "the sequence's state is gone: begin a new one"
 
 
 class Models(Protocol):
@@ -56,73 +61,6 @@ class Models(Protocol):
     def configs(self) -> tuple[ModelConfig, ...]:
         """What is said of models."""
         ...
-
-
-class _Phase(enum.Enum):
-    """What a stream is at."""
-
-    READING = enum.auto()
-    RUNNING = enum.auto()
-    WRITING = enum.auto()
-
-
-class _Stream:
-    """One that is open.
-
-    Attributes:
-        task: Serves it.
-        phase: What it is at.
-        fault: Why it is ended from outside; None while it is not.
-        begun: What its first request came to; None before.
-    """
-
-    __slots__ = ("begun", "fault", "phase", "task")
-
-    def __init__(self, task: asyncio.Task[None]) -> None:
-        self.task = task
-        self.phase = _Phase.READING
-        self.fault: ServerError | None = None
-        self.begun: _Begun | None = None
-
-    def end(self, fault: ServerError, *, cuts: bool = False) -> bool:
-        """Ends it: at once where it awaits its caller, else once the step under way is answered.
-
-        Args:
-            fault: Why.
-            cuts: Whether at once, too, where its caller takes no answer.
-
-        Returns:
-            Whether it is ended at once.
-        """
-        if self.fault is None or cuts:
-            self.fault = self.fault or fault
-            if self.phase is _Phase.READING or (cuts and self.phase is _Phase.WRITING):
-                self.task.cancel()
-                return True
-        return False
-
-
-class _Begun:
-    """What stays the same from a stream's first request on, and its state.
-
-    Attributes:
-        spec: What the first request asked for.
-        call: The first, as far as all steps have it in common.
-        held: The version.
-        signature: Of a step.
-        state: What the sequence remembers.
-    """
-
-    __slots__ = ("call", "held", "signature", "spec", "state")
-
-    def __init__(
-        self, spec: serving_pb2.ModelSpec, call: PredictCall, held: Held, signature: str, state: SequenceState
-    ) -> None:
-        self.spec = spec
-        self.call = call
-        self.held = held
-        self.signature = signature
-        self.state = state
 
 
 class SequenceService:
@@ -140,6 +78,7 @@ class SequenceService:
         threads: Read and write large messages.
         options: How many sequences there may be.
         max_tensor_bytes: The most that the tensors of a request may take.
+        figures: Are told of what comes and goes; None where nobody reads them.
     """
 
     def __init__(
@@ -151,18 +90,20 @@ class SequenceService:
         *,
         options: SequenceOptions,
         max_tensor_bytes: int,
+        figures: SequenceFigures | None = None,
     ) -> None:
         self._calls = calls
+        self._figures = SequenceFigures() if figures is None else figures
         self._models = models
         self._changes = changes
         self._threads = threads
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._read = functools.partial(read_step, max_tensor_bytes=max_tensor_bytes)
-        self._steps = Steps(calls.dataplane)
+        self._steps = Steps(calls.dataplane, self._figures)
         self._clock = calls.dataplane.clock
-        self._streams: dict[_Stream, None] = {}
-        self._table: SequenceTable[_Stream] = SequenceTable(options)
+        self._streams: dict[Stream, None] = {}
+        self._table: SequenceTable[Stream] = SequenceTable(options)
         self._draining: set[ServedModel] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -185,8 +126,8 @@ class SequenceService:
     async def _run(self, _requests: object, context: Context) -> None:
         task = asyncio.current_task()
         assert task is not None
-        stream = _Stream(task)
-        error: Exception
+        stream = Stream(task)
+        error: Exception | None = None
         try:
             self._calls.check_open()
             self._open(stream)
@@ -196,28 +137,31 @@ class SequenceService:
                 self._close(stream)
         except asyncio.CancelledError:
             if stream.fault is None or task.uncancel():
+                # Between two steps it looks like an end, which gRPC may tell of first.
+                self._count(stream, Ended.CLIENT if stream.phase is Phase.READING else Ended.LEFT)
                 raise  # The caller has left.
             error = stream.fault
         except Exception as raised:  # noqa: BLE001  no fault may go further than the call's status
             error = raised
-        else:
+        self._count(stream, why_ended(stream, error))
+        if error is None:
             return
         fault, text = translate(error)
         _log.debug("%s: %s: %s", methods.RUN_SEQUENCE.path, fault.name, text)
         await context.abort(fault.code, text)
 
-    async def _serve(self, stream: _Stream, context: Context) -> None:
+    async def _serve(self, stream: Stream, context: Context) -> None:
         table, clock = self._table, self._clock
         while True:
-            stream.phase = _Phase.READING
+            stream.phase = Phase.READING
             data = await context.read()
             if not isinstance(data, bytes):
                 return
-            stream.phase = _Phase.RUNNING
+            stream.phase = Phase.RUNNING
             table.begin_step(stream)
             response, is_last = await self._answer(stream, [data], context)
             del data
-            stream.phase = _Phase.WRITING
+            stream.phase = Phase.WRITING
             table.rest(stream, clock())
             if self._timer is None:
                 self._expire()
@@ -227,7 +171,7 @@ class SequenceService:
             if is_last:
                 return
 
-    async def _answer(self, stream: _Stream, box: list[bytes], context: Context) -> tuple[bytes, bool]:
+    async def _answer(self, stream: Stream, box: list[bytes], context: Context) -> tuple[bytes, bool]:
         """The answer to a request, and whether it ends the stream.
 
         Args:
@@ -238,7 +182,12 @@ class SequenceService:
         size = len(box[0])
         begun = stream.begun
         try:
-            request = await self._threads.run(self._read, box.pop(), size=size)
+            # In place where that is small: each coroutine between costs as much as a small message does.
+            request = (
+                self._read(box.pop())
+                if size < LARGE_BYTES
+                else await self._threads.run(self._read, box.pop(), size=size)
+            )
             message = request.message
             first = begun is None
             if begun is None:
@@ -251,17 +200,24 @@ class SequenceService:
             self._calls.dataplane.refused(PredictCall(target=target), error)
             raise
         del request
-        reply = reply_of(await self._steps.run(call, begun.held))
-        outputs = begun.state.advance(reply.outputs)
+        try:
+            reply = reply_of(await self._steps.run(call, begun.held))
+        except (ProcessLost, VersionNotReady) as error:
+            stream.why = Ended.WORKER
+            raise VersionNotReady(f"{error}; {_GONE}") from error
         answered = StepReply(
+            outputs=begun.state.advance(reply.outputs),
             step=begun.state.step,
-            outputs=outputs,
             state=begun.state.arrays if message.return_state else {},
             first=reply if first else None,
         )
-        return await self._threads.run(write_step, answered, size=answered.size_bytes), message.end
+        self._figures.state_bytes = self._table.total_bytes
+        weight = answered.size_bytes
+        if weight < LARGE_BYTES:
+            return write_step(answered), message.end
+        return await self._threads.run(write_step, answered, size=weight), message.end
 
-    def _step(self, begun: _Begun, request: StepRequest) -> PredictCall:
+    def _step(self, begun: Begun, request: StepRequest) -> PredictCall:
         call = begun.call
         return PredictCall(
             target=call.target,
@@ -272,7 +228,7 @@ class SequenceService:
             held=begun.held.handle,
         )
 
-    def _begin(self, stream: _Stream, message: pb.SequenceRequest, context: Context) -> _Begun:
+    def _begin(self, stream: Stream, message: pb.SequenceRequest, context: Context) -> Begun:
         """Holds the version that the first request means.
 
         Raises:
@@ -293,9 +249,10 @@ class SequenceService:
             raise
         call.target = ModelTarget(name=name, version=handle.servable_id.version)
         state = SequenceState(signature, pairs, functools.partial(self._table.resize, stream))
-        return _Begun(message.model_spec, call, Held(handle), signature.name, state)
+        self._figures.begun(name)
+        return Begun(message.model_spec, call, Held(handle), signature.name, state)
 
-    def _open(self, stream: _Stream) -> None:
+    def _open(self, stream: Stream) -> None:
         self._table.open(stream, self._clock())
         self._streams[stream] = None
         if self._watching is None:
@@ -303,9 +260,10 @@ class SequenceService:
         if self._timer is None:
             self._expire()
 
-    def _close(self, stream: _Stream) -> None:
+    def _close(self, stream: Stream) -> None:
         del self._streams[stream]
         self._table.close(stream)
+        self._figures.state_bytes = self._table.total_bytes
         if stream.begun is not None:
             stream.begun.held.done()
 
@@ -319,6 +277,7 @@ class SequenceService:
                 DeadlineExceeded(
                     f"the sequence was idle for sequence_idle_s = {idle_s:g} s, and its state is gone: begin a new one"
                 ),
+                Ended.IDLE,
                 cuts=True,
             )
             if ended:
@@ -327,16 +286,21 @@ class SequenceService:
             self._timer = self._loop.call_later(max(0.0, next_s - now_s), self._expire)
 
     async def _watch(self) -> None:
-        """Has streams end in time whose version is to be unloaded, and all where the server stops."""
+        """Has streams end in time whose version is to be unloaded, at once where it is dead, and all at a stop."""
         seen = -1
         while not self._changes.closed:
             seen = await self._changes.wait(seen)
             for servable, handle in {each.handle.servable: each.handle for each in self._held()}.items():
-                if servable not in self._draining and not self._answers(handle):
+                if servable.lost:
+                    self._end(servable, VersionNotReady(f"{servable.lost}; {_GONE}"), Ended.WORKER)
+                elif servable not in self._draining and not self._answers(handle):
                     self._draining.add(servable)
-                    self._loop.call_later(self._options.drain_s, self._drain, servable)
+                    self._loop.call_later(self._options.drain_s, self._drain, handle.servable_id, servable)
         for stream in self._streams:
-            stream.end(ServerStopping("the server is stopping, and the sequence's state is gone: begin it elsewhere"))
+            stream.end(
+                ServerStopping("the server is stopping, and the sequence's state is gone: begin it elsewhere"),
+                Ended.STOPPED,
+            )
 
     def _held(self) -> list[Held]:
         return [stream.begun.held for stream in self._streams if stream.begun is not None]
@@ -350,14 +314,16 @@ class SequenceService:
         except (NotReady, ModelNotFound):
             return False
 
-    def _drain(self, servable: ServedModel) -> None:
+    def _drain(self, key: ServableId, servable: ServedModel) -> None:
         self._draining.discard(servable)
+        self._end(
+            servable, VersionNotReady(f"version {key.version} of model {key.name} is unloaded; {_GONE}"), Ended.UNLOADED
+        )
+
+    def _end(self, servable: ServedModel, fault: ServerError, why: Ended) -> None:
         for stream in self._streams:
             if stream.begun is not None and stream.begun.held.handle.servable is servable:
-                key = stream.begun.held.handle.servable_id
-                stream.end(
-                    VersionNotReady(
-                        f"version {key.version} of model {key.name} is unloaded, and the sequence's state is gone: "
-                        "begin a new one"
-                    )
-                )
+                stream.end(fault, why)
+
+    def _count(self, stream: Stream, why: Ended) -> None:
+        self._figures.ended("" if stream.begun is None else stream.begun.call.target.name, why)

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Sequence
 
 from fallback_server.core.handle import ServableHandle
-from fallback_server.dataplane import Answer, DataPlane, PredictCall
+from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
+from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.served_model import ServedModel
 
 _log = logging.getLogger(__name__)
@@ -56,10 +57,12 @@ class Steps:
 
     Args:
         dataplane: Runs them.
+        figures: Are told of what it has run.
     """
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    def __init__(self, dataplane: DataPlane, figures: SequenceFigures) -> None:
         self._dataplane = dataplane
+        self._figures = figures
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gathered: list[PredictCall] = []
@@ -107,6 +110,9 @@ class Steps:
 
     def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         """The data plane's `Settle`: one hop to the event loop for a whole batch."""
+        run = sum([isinstance(answer, PredictReply) for _, answer in answers])
+        if run:
+            self._figures.answered(answers[0][0].target.name, run)
         if threading.get_ident() == self._thread:
             self._apply(answers)
             return

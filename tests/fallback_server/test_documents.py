@@ -11,6 +11,7 @@ from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, REFUSED
 from fallback_server.metrics import Metrics
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import Method
+from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.transport import health
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,11 @@ def test_every_rest_path_stands_in_the_document(tmp_path):
 
 def test_every_metric_that_a_document_names_is_there():
     """TensorFlow Serving's and ours."""
-    metrics = Metrics(catalog=list)
+    sequences = SequenceFigures()
+    sequences.begun("m")
+    sequences.answered("m", 2)
+    sequences.ended("m", Ended.CLIENT)
+    metrics = Metrics(catalog=list, sequences=sequences.snapshot)
     metrics.batch(model="m", version=1, rows=1, padded_rows=1, queued_s=[0.1], run_s=0.1)
     metrics.load(model="m", version=1, seconds=1, ok=True)
     metrics.request(model="m", version=1, verb="Predict", entrypoint="GRPC", code="OK", latency_s=0.1)

@@ -13,6 +13,7 @@ from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.metrics import MAX_VERSIONS, Metrics, observer
+from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.served_model import ServedModel
 
 US = ":tensorflow:serving:"
@@ -176,3 +177,27 @@ def test_threads_lose_no_count():
     for thread in threads:
         thread.join()
     assert value(metrics, f"{US}request_count", model_name="m", status="OK") == 2000
+
+
+def test_sequences_are_told_by_model():
+    """How many live, began and ended and why, their steps, and how many ran together; nothing of models without any."""
+    figures = SequenceFigures()
+    metrics = Metrics(sequences=figures.snapshot)
+    assert value(metrics, "edge_fallback_sequence_state_bytes") == 0
+    for _ in range(3):
+        figures.begun("m")
+    figures.answered("m", 3)
+    figures.answered("m", 1)
+    figures.ended("m", Ended.IDLE)
+    figures.ended("", Ended.BOUND)
+    figures.state_bytes = 96
+    assert value(metrics, "edge_fallback_live_sequences", model_name="m") == 2
+    assert value(metrics, "edge_fallback_live_sequences", model_name="") is None
+    assert value(metrics, "edge_fallback_sequences_begun_total", model_name="m") == 3
+    assert value(metrics, "edge_fallback_sequences_ended_total", model_name="m", why="idle") == 1
+    assert value(metrics, "edge_fallback_sequences_ended_total", model_name="", why="bound") == 1
+    assert value(metrics, "edge_fallback_sequence_steps_total", model_name="m") == 4
+    assert value(metrics, "edge_fallback_sequence_batch_steps_bucket", model_name="m", le="1") == 1
+    assert value(metrics, "edge_fallback_sequence_batch_steps_bucket", model_name="m", le="4") == 2
+    assert value(metrics, "edge_fallback_sequence_batch_steps_sum", model_name="m") == 4
+    assert value(metrics, "edge_fallback_sequence_state_bytes") == 96

@@ -14,6 +14,7 @@ from support.sequence_streams import Stream, outputs, row, state
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.model_config import StepConfig
 from fallback_server.core.servable import State
+from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.sequence_service import SequenceService
 
@@ -329,6 +330,7 @@ def test_a_step_that_takes_long_is_not_idle(tmp_path):
 def test_a_caller_that_leaves_frees_the_state_and_then_the_version(tmp_path, services):
     """The step that is under way still holds the version."""
     executor = HeldExecutor()
+    figures = SequenceFigures()
 
     async def story(stand):
         stream = opened(stand)
@@ -339,11 +341,12 @@ def test_a_caller_that_leaves_frees_the_state_and_then_the_version(tmp_path, ser
         stream.call.cancel()
         await until(lambda: not services[0].live)
         assert services[0].state_bytes == 0
+        assert figures.snapshot().models["m"].ended == {Ended.LEFT: 1}
         assert harness.holders == 1
         executor.gate.set()
         await until(lambda: not harness.holders)
 
-    told(story, tmp_path, executor)
+    told(story, tmp_path, executor, sequence_figures=figures)
 
 
 def test_streams_of_a_version_that_is_unloaded_go_on_and_are_ended(tmp_path):
@@ -362,7 +365,7 @@ def test_streams_of_a_version_that_is_unloaded_go_on_and_are_ended(tmp_path):
         assert (await other.ended())[0] in (CODE.UNAVAILABLE, CODE.NOT_FOUND)
         assert await stream.ended() == (
             CODE.UNAVAILABLE,
-            "version 1 of model m is unloaded, and the sequence's state is gone: begin a new one",
+            "version 1 of model m is unloaded; the sequence's state is gone: begin a new one",
         )
         await until(lambda: harness.state is State.END)
 
@@ -418,5 +421,53 @@ def test_large_steps_are_read_and_written_in_threads(tmp_path):
         answer = (await stream.step(x=x))["total"]
         assert answer.shape == x.shape
         assert (answer == 2).all()
+
+    told(story, tmp_path)
+
+
+def test_what_comes_and_goes_is_counted(tmp_path):
+    """Sequences, their steps and how many ran together, what they hold, and why each has ended."""
+    figures = SequenceFigures()
+
+    async def story(stand):
+        done, silent, bad, refused = (opened(stand) for _ in range(4))
+        await done.step(model="m", x=row(1, 0))
+        await done.send(x=row(1, 0), end=True)
+        await done.read()
+        assert await done.ended() == (CODE.OK, "")
+        await bad.step(model="m", x=row(1, 0))
+        assert figures.snapshot().models["m"].live == 1
+        assert figures.snapshot().state_bytes == 8
+        await bad.send(x=row(np.nan, 0))
+        assert (await bad.ended())[0] is CODE.INTERNAL
+        await refused.send(model="other", x=row(1, 0))
+        assert (await refused.ended())[0] is CODE.NOT_FOUND
+        assert (await silent.ended())[0] is CODE.DEADLINE_EXCEEDED
+        left = opened(stand)
+        await left.step(model="m", x=row(1, 0))
+        left.call.cancel()  # Between two steps: as if it had ended it.
+        await until(lambda: figures.snapshot().models["m"].ended == {Ended.CLIENT: 2, Ended.FAILED: 1})
+        told = figures.snapshot()
+        assert told.state_bytes == 0
+        assert (told.models["m"].begun, told.models["m"].live) == (3, 0)
+        assert (told.models["m"].steps, told.models["m"].batches) == (4, {1: 4})
+        assert told.models[""].ended == {Ended.REFUSED: 1, Ended.IDLE: 1}
+
+    told(story, tmp_path, sequences=SequenceOptions(sequence_idle_s=1.0), sequence_figures=figures)
+
+
+def test_streams_of_a_model_that_has_died_end_at_once(tmp_path, services):
+    """Whoever waits for nothing is told too; see tests/fallback_server/sequences/test_lost_process.py."""
+
+    async def story(stand):
+        stream = opened(stand)
+        await stream.step(model="m", x=row(1, 0))
+        stand.loader.result.lost = "the model's process ended (signal 9)"
+        stand.control.changed()
+        assert await stream.ended() == (
+            CODE.UNAVAILABLE,
+            "the model's process ended (signal 9); the sequence's state is gone: begin a new one",
+        )
+        await until(lambda: not services[0].live)
 
     told(story, tmp_path)
