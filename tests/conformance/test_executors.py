@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 from support import executor_forms
+from support.complete import require
 
 from fallback_server.core.errors import InvalidInput, VersionNotReady
 from fallback_server.executors.base import KINDS, GivenInputs, RunSizes
@@ -32,8 +33,7 @@ def registry():
 def form(request, registry, tmp_path_factory):
     """Opens a model in one form; what was opened is kept, since no test harms it."""
     kind = request.param
-    if kind == "onnx" and not WITH_ONNX:
-        pytest.skip("ONNX Runtime is an extra, and not installed")
+    require(kind != "onnx" or WITH_ONNX, "the extra `onnx`")
     output = tmp_path_factory.mktemp(kind)
     if kind == "tensorflow":
         command = [sys.executable, executor_forms.__file__, output]

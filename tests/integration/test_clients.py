@@ -2,21 +2,19 @@
 
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.complete import needs
 from support.fallback_process import ServerProcess
 
 SUPPORT = Path(__file__).parents[1] / "support"
 OTHERS = Path(sys.prefix) / "share" / "clients" / "bin" / "python"
 
-needs_clients = pytest.mark.skipif(
-    not OTHERS.exists() and not os.environ.get("EDGE_TESTS_COMPLETE"), reason="no ovmsclient and tritonclient here"
-)
+needs_clients = needs(OTHERS.exists(), "the environment of ovmsclient and tritonclient")
 pytestmark = pytest.mark.slow
 
 

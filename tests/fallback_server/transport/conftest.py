@@ -2,6 +2,7 @@
 
 import pytest
 from support import grpc_stand
+from support.complete import require
 
 from fallback_server.transport.native.choice import installed
 
@@ -10,7 +11,12 @@ from fallback_server.transport.native.choice import installed
 def transport(request, monkeypatch):
     """What speaks gRPC at the stands of this test."""
     native = request.param == "native"
-    if native and not installed():
-        pytest.skip("the extra `fast` is not installed")
+    require(not native or installed(), "the extra `fast`")
     monkeypatch.setattr(grpc_stand, "NATIVE", native)
     return request.param
+
+
+@pytest.fixture
+def fast():
+    """For tests that need the native server."""
+    require(installed(), "the extra `fast`")

@@ -1,10 +1,12 @@
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from support.complete import needs
 from support.dtype_models import echoes
 from support.fallback_fakes import FakeExecutor
 from support.grpc_stand import code_of, loaded
@@ -18,12 +20,10 @@ from fallback_server.transport.infer_messages import read_infer
 pytestmark = pytest.mark.usefixtures("transport")
 
 CODE = grpc.StatusCode
-CLIENTS = Path(__file__).parents[3] / ".venv" / "share" / "clients" / "bin" / "python"
+CLIENTS = Path(sys.prefix) / "share" / "clients" / "bin" / "python"
 SCRIPTS = Path(__file__).parents[2] / "support" / "clients"
 
-needs_client = pytest.mark.skipif(
-    not CLIENTS.exists(), reason="the clients' own environment is not there: make clients"
-)
+needs_client = needs(CLIENTS.exists(), "tritonclient")
 
 
 def request(x, *, typed=False, **options):

@@ -19,9 +19,8 @@ from fallback_server.protocol.proto import edge_pb2
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import decode, encode
 from fallback_server.transport.grpc_server import GrpcServer, PortUnavailable
-from fallback_server.transport.native.choice import installed
 
-pytestmark = pytest.mark.skipif(not installed(), reason="the extra `fast` is not installed")
+pytestmark = pytest.mark.usefixtures("fast")
 
 CODE = grpc.StatusCode
 

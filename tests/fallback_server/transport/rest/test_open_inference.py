@@ -1,19 +1,21 @@
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from support.complete import needs
 from support.dtype_models import echoes
 from support.rest_stand import NumpyExecutor, halves, several, standing, strings
 
 from fallback_server.core.errors import LoadFailed
 
-CLIENTS = Path(__file__).parents[4] / ".venv" / "share" / "clients" / "bin" / "python"
+CLIENTS = Path(sys.prefix) / "share" / "clients" / "bin" / "python"
 SCRIPTS = Path(__file__).parents[3] / "support" / "clients"
 
-needs_client = pytest.mark.skipif(not CLIENTS.exists(), reason="tritonclient is not installed")
+needs_client = needs(CLIENTS.exists(), "tritonclient")
 
 
 @pytest.fixture(scope="module")
