@@ -17,7 +17,7 @@ from fallback_server.metrics import Metrics, observer
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import wire_dtype
 from fallback_server.served_model import ServedModel
-from fallback_server.transport.faults import translate
+from fallback_server.transport.faults import code_of
 from fallback_server.transport.rest.server import RestServer
 
 OPTIONS = BatchingOptions(max_batch_size_rows=64, max_enqueued_batches=4, num_batch_threads=2)
@@ -200,7 +200,7 @@ class Stand:
             versions=self.models,
             options=OPTIONS,
             clock=self.loop.time,
-            observe=observer(self.metrics, lambda error: translate(error)[0].code.name),
+            observe=observer(self.metrics, code_of),
         )
         self.server = self.call(self.make(options))
         self.aspire()
