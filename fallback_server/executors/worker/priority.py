@@ -26,6 +26,9 @@ from pathlib import Path
 NICE = 10
 """A tenth of the processor's time where all of it is asked for, and all of what nobody asks for."""
 
+_LEAST_NICE = -20
+"""Whoever started the server may have given it more of the processor than usual: that stays."""
+
 _LONG_NS = 100_000_000
 """The longest slice that Linux grants."""
 
@@ -40,7 +43,7 @@ _ATTR = struct.Struct("=IIQiIQQQ")
 """`struct sched_attr`, as sched_setattr(2) tells: size, policy, flags, nice, priority, runtime (the slice), two."""
 
 
-def step_back(*, nice: int = 0) -> None:
+def step_back(*, nice: int = _LEAST_NICE) -> None:
     """Has the calling thread make room at once, and the threads and processes that it makes; at least so nice too."""
     _put_off(threading.get_native_id(), nice)
 

@@ -149,6 +149,7 @@ def test_a_failed_load_says_why(nursery, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"no graph")
     with pytest.raises(LoadFailed, match=r"(?i)parse"):
         opened(nursery, tmp_path)
+    wait_until(lambda: not any(program.workers for program in nursery._programs))
     load = HangingLoad(nursery, tmp_path / "1")
     worker = waited_for(nursery)
     os.kill(worker.pid, signal.SIGKILL)
