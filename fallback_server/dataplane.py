@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from fallback_server import classification
+from fallback_server.admitted import (
+    Admitted,
+    Checked,
+    Joint,
+    answer_of,
+    each_caller,
+    joined,
+    nobody,
+    received_by,
+    task_for,
+)
 from fallback_server.batching.execution import Outcome
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.batching.queue import Array, BatchQueue, Task
+from fallback_server.batching.queue import BatchQueue, Task
 from fallback_server.batching.scheduler import BatchScheduler
-from fallback_server.core.errors import ExecutionFailed, InvalidInput, ServerError, SignatureNotFound
+from fallback_server.core.errors import InvalidInput, ServerError, SignatureNotFound
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
-from fallback_server.executors.base import Signature, own_outputs
-from fallback_server.leaving import code_received
+from fallback_server.executors.base import Signature
 from fallback_server.package_info import check_preprocessing
 from fallback_server.predict_call import (
     DEFAULT_SIGNATURE,
     Answer,
     EntryPoint,
+    Fit,
     Observe,
     PredictCall,
     PredictReply,
@@ -59,44 +70,6 @@ class Versions(Protocol):
     def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
         """A second version that a request is also to run on, unseen; None for most."""
         ...
-
-
-class _Admitted:
-    """A call that waits or runs: what is needed to settle it. The task's `Caller`."""
-
-    __slots__ = ("call", "comparison", "handle", "settle", "signature")
-
-    def __init__(self, call: PredictCall, handle: ServableHandle[ServedModel], signature: str, settle: Settle) -> None:
-        self.call = call
-        self.handle = handle
-        self.signature = signature
-        self.settle = settle
-        self.comparison: Callable[[Mapping[str, Array] | None], None] | None = None
-
-    @property
-    def cancelled(self) -> bool:
-        return self.call.left_s is not None
-
-    def reply(self, outputs: dict[str, Array]) -> PredictReply:
-        wanted = self.call.output_filter
-        return PredictReply(
-            outputs={name: outputs[name] for name in wanted} if wanted else outputs,
-            servable_id=self.handle.servable_id,
-            signature=self.signature,
-        )
-
-
-class _Joint:
-    """Calls that one run answers: those of one version whose signatures read the same inputs. The task's `Caller`."""
-
-    __slots__ = ("members",)
-
-    def __init__(self, members: Sequence[_Admitted]) -> None:
-        self.members = members
-
-    @property
-    def cancelled(self) -> bool:
-        return all(member.cancelled for member in self.members)
 
 
 class DataPlane:
@@ -144,33 +117,78 @@ class DataPlane:
         admitted, items = self._admitted(calls, settle)
         self._submit(admitted, items, here=here, inline_s=inline_s)
 
+    def now(self, call: PredictCall, settle: Settle, *, inline_s: float | None = None) -> Answer | None:
+        """Answers a call in this thread, where its run is over sooner than another thread would begin it.
+
+        As `predict` with `here` for one call, but that its answer is returned, a refusal too. None where it was queued:
+        then `settle` has the answer, from another thread and perhaps before this returns.
+
+        Args:
+            call: What is asked.
+            settle: Takes the answer where this does not return it.
+            inline_s: As in `predict`.
+        """
+        call.started_s = self.clock()
+        checked = self._checked(call)
+        if isinstance(checked, ServerError):
+            return checked
+        handle, name, rows = checked
+        shadow = self._shadow(call, handle)
+        if shadow is None:
+            queue = handle.servable.queues[name]
+            outcome = self.scheduler.run_alone(
+                queue, call.inputs, rows=rows, deadline_s=call.deadline_s, inline_s=inline_s
+            )
+            if outcome is not None:
+                answer = answer_of(call, handle, name, outcome)
+                self._count(call, handle, received_by(call, answer))
+                handle.close()
+                return answer
+        return self._queued(call, checked, settle, shadow)
+
+    def _queued(
+        self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None
+    ) -> ServerError | None:
+        """Queues a call that was checked; why not, where it is refused, which is counted by then."""
+        caller, item = task_for(call, *checked, settle)
+        admitted, items = [caller], [item]
+        if shadow is not None and (other := self._ghost(caller, shadow)) is not None:
+            admitted.append(other[0])
+            items.append(other[1])
+        refusals = self.scheduler.submit(items)
+        for each, refusal in zip(admitted, refusals, strict=True):
+            if refusal is not None:
+                self._let_go(each, refusal, refusal)
+        return refusals[0]
+
     def _admitted(
         self, calls: Sequence[PredictCall], settle: Settle
-    ) -> tuple[list[_Admitted], list[tuple[BatchQueue, Task]]]:
+    ) -> tuple[list[Admitted], list[tuple[BatchQueue, Task]]]:
         """Those of the calls that may be queued, with shadows, and what is queued for each; others are settled."""
         refused: list[tuple[PredictCall, Answer]] = []
         items: list[tuple[BatchQueue, Task]] = []
-        admitted: list[_Admitted] = []
+        admitted: list[Admitted] = []
         now_s = self.clock()
         for call in calls:
             call.started_s = now_s
-            found = self._admit(call, settle)
-            if isinstance(found, ServerError):
-                refused.append((call, found))
+            checked = self._checked(call)
+            if isinstance(checked, ServerError):
+                refused.append((call, checked))
                 continue
-            caller, item = found
+            caller, item = task_for(call, *checked, settle)
             admitted.append(caller)
             items.append(item)
-            if (shadow := self._shadow(caller)) is not None:
-                admitted.append(shadow[0])
-                items.append(shadow[1])
+            shadow = self._shadow(call, caller.handle)
+            if shadow is not None and (other := self._ghost(caller, shadow)) is not None:
+                admitted.append(other[0])
+                items.append(other[1])
         if refused:
             settle(refused)
         return admitted, items
 
     def _submit(
         self,
-        callers: Sequence[_Admitted | _Joint],
+        callers: Sequence[Admitted | Joint],
         items: Sequence[tuple[BatchQueue, Task]],
         *,
         here: bool = False,
@@ -182,21 +200,29 @@ class DataPlane:
         for caller, refusal in zip(callers, refusals, strict=True):
             if refusal is None:
                 continue
-            for member in caller.members if isinstance(caller, _Joint) else (caller,):
+            for member in caller.members if isinstance(caller, Joint) else (caller,):
                 member.settle([(member.call, refusal)])
                 self._let_go(member, refusal, refusal)
 
-    def multi(self, calls: Sequence[PredictCall], settle: Settle) -> None:
+    def multi(
+        self, calls: Sequence[PredictCall], settle: Settle, *, here: bool = False, inline_s: float | None = None
+    ) -> None:
         """Queues calls of one model that must all be answered by one version; each is settled as in `predict`.
 
         Those on the same examples whose signatures read the same inputs of the model are answered by one run of it.
+
+        Args:
+            calls: What is asked.
+            settle: Takes the answers.
+            here: As in `predict`.
+            inline_s: As in `predict`.
         """
         try:
             # Held until all are queued: what the first gets the others get.
             with self._acquire(calls[0]) as handle:
                 for call in calls:
                     call.target = ModelTarget(name=call.target.name, version=handle.servable_id.version)
-                self._submit(*_joined(*self._admitted(calls, settle)))
+                self._submit(*joined(*self._admitted(calls, settle)), here=here, inline_s=inline_s)
         except ServerError as error:
             for call in calls:
                 call.started_s = self.clock()
@@ -236,32 +262,33 @@ class DataPlane:
         with self._versions.acquire(target) as handle:
             return handle.servable_id, handle.servable.signatures, handle.servable.platform
 
-    def _admit(self, call: PredictCall, settle: Settle) -> tuple[_Admitted, tuple[BatchQueue, Task]] | ServerError:
-        """What is to be queued, or why it is refused, which whoever counts has been told by then."""
+    def _checked(self, call: PredictCall) -> Checked | ServerError:
+        """Who answers, and what was found of the call; or why it is refused, which is counted by then."""
         try:
             handle = self._acquire(call)
         except ServerError as error:
             self._tell(call, None, error)
             return error
+        servable, like = handle.servable, call.like
+        fit = None if like is None else like.fit
+        if fit is not None and fit.signatures is servable.signatures and not call.preprocessing:
+            return handle, fit.name, fit.rows
         try:
-            name = call.signature or _entry_point(call, handle.servable)
-            signature = self._signature(handle.servable, name, call)
-            check_preprocessing(call.preprocessing, handle.servable.package, handle.servable_id)
+            name = call.signature or _entry_point(call, servable)
+            signature = self._signature(servable, name, call)
+            check_preprocessing(call.preprocessing, servable.package, handle.servable_id)
             rows = check_inputs(signature, call.inputs)
             check_output_filter(signature, call.output_filter)
         except ServerError as error:
-            self._tell(call, handle.servable_id, error)
-            handle.servable.statistics.settled(error, 0.0)
+            self._count(call, handle, error)
             handle.close()
             return error
         except BaseException:
             handle.close()
             raise
-        caller = _Admitted(call, handle, name, settle)
-        task = Task(
-            caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows, priority=_level(call.priority)
-        )
-        return caller, (handle.servable.queues[name], task)
+        if like is not None:
+            like.fit = Fit(servable.signatures, name, rows)
+        return handle, name, rows
 
     def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:
         """The signature, which suits the verb; the call gets the inputs and outputs that the verb means."""
@@ -282,14 +309,18 @@ class DataPlane:
             raise InvalidInput("ModelSpec has no name specified.")
         return self._versions.acquire(call.target, call.client_key)
 
-    def _shadow(self, caller: _Admitted) -> tuple[_Admitted, tuple[BatchQueue, Task]] | None:
+    def _shadow(self, call: PredictCall, handle: ServableHandle[ServedModel]) -> ServableHandle[ServedModel] | None:
+        """A second version that the call is also to run on; None for most. Asked once for each call."""
+        target = call.target
+        if target.version is not None or target.label is not None:
+            return None
+        return self._versions.shadow(target.name, handle.servable_id.version)
+
+    def _ghost(
+        self, caller: Admitted, handle: ServableHandle[ServedModel]
+    ) -> tuple[Admitted, tuple[BatchQueue, Task]] | None:
         """The same request for a second version, whose answer is compared and seen by nobody."""
         call = caller.call
-        if call.target.version is not None or call.target.label is not None:
-            return None
-        handle = self._versions.shadow(call.target.name, caller.handle.servable_id.version)
-        if handle is None:
-            return None
         try:
             check_preprocessing(call.preprocessing, handle.servable.package, handle.servable_id)
             rows = check_inputs(_found(handle.servable, caller.signature), call.inputs)
@@ -303,8 +334,8 @@ class DataPlane:
         if compare is None:
             handle.close()
             return None
-        ghost = _Admitted(
-            PredictCall(target=call.target, inputs=call.inputs, verb=call.verb), handle, caller.signature, _nobody
+        ghost = Admitted(
+            PredictCall(target=call.target, inputs=call.inputs, verb=call.verb), handle, caller.signature, nobody
         )
         caller.comparison, ghost.comparison = compare.primary, compare.shadow
         ghost.call.started_s = call.started_s
@@ -314,18 +345,18 @@ class DataPlane:
     def _done(self, outcomes: Sequence[Outcome]) -> None:
         """A batch has run: lets its version go, and hands the answers to whoever asked."""
         answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
-        settled: list[tuple[_Admitted, Answer, Answer]] = []
-        for caller, outcome in _each(outcomes):
-            answer = _answer(caller, outcome)
+        settled: list[tuple[Admitted, Answer, Answer]] = []
+        for caller, outcome in each_caller(outcomes):
+            answer = answer_of(caller.call, caller.handle, caller.signature, outcome)
             answers.setdefault(caller.settle, []).append((caller.call, answer))
             # Before the answer is handed over: from then on a call that nobody waits for is one that was answered.
-            settled.append((caller, answer, _received(caller.call, answer)))
+            settled.append((caller, answer, received_by(caller.call, answer)))
         for settle, group in answers.items():
             settle(group)
         for caller, answer, received in settled:
             self._let_go(caller, answer, received)
 
-    def _let_go(self, caller: _Admitted, answer: Answer, received: Answer) -> None:
+    def _let_go(self, caller: Admitted, answer: Answer, received: Answer) -> None:
         """A call has been settled: its version is told, compared, and let go.
 
         Args:
@@ -333,63 +364,23 @@ class DataPlane:
             answer: What came of it.
             received: What its caller got: that is what counts.
         """
-        if caller.settle is not _nobody:
-            self._tell(caller.call, caller.handle.servable_id, received)
-        took_s = self.clock() - caller.call.started_s
-        caller.handle.servable.statistics.settled(received if isinstance(received, ServerError) else None, took_s)
+        self._count(caller.call, caller.handle, received, seen=caller.settle is not nobody)
         if caller.comparison is not None:
             caller.comparison(answer.outputs if isinstance(answer, PredictReply) else None)
         caller.handle.close()
 
+    def _count(
+        self, call: PredictCall, handle: ServableHandle[ServedModel], answer: Answer, *, seen: bool = True
+    ) -> None:
+        """Tells the version what came of a call, and where somebody sees that whoever counts all calls too."""
+        took_s = self.clock() - call.started_s
+        if seen and self._observe is not None:
+            self._observe(call, handle.servable_id, answer, took_s)
+        handle.servable.statistics.settled(answer if isinstance(answer, ServerError) else None, took_s)
+
     def _tell(self, call: PredictCall, servable_id: ServableId | None, answer: Answer) -> None:
         if self._observe is not None:
             self._observe(call, servable_id, answer, self.clock() - call.started_s)
-
-
-def _joined(
-    admitted: Sequence[_Admitted], items: Sequence[tuple[BatchQueue, Task]]
-) -> tuple[list[_Admitted | _Joint], list[tuple[BatchQueue, Task]]]:
-    """The same, with those that one run can answer as one task."""
-    groups: dict[tuple[int, str], list[int]] = {}
-    for index, caller in enumerate(admitted):
-        signature = caller.handle.servable.signatures[caller.signature]
-        examples = caller.call.examples
-        alone = examples is None or not signature.inputs_id
-        key = (-index - 1, "") if alone else (id(examples), signature.inputs_id)
-        groups.setdefault(key, []).append(index)
-    callers: list[_Admitted | _Joint] = []
-    tasks: list[tuple[BatchQueue, Task]] = []
-    for indices in groups.values():
-        members = [admitted[index] for index in indices]
-        servable = members[0].handle.servable
-        queue = servable.joint_queue([member.signature for member in members]) if len(members) > 1 else None
-        if queue is None:
-            callers += members
-            tasks += [items[index] for index in indices]
-            continue
-        joint = _Joint(members)
-        one = items[indices[0]][1]
-        callers.append(joint)
-        task = Task(caller=joint, inputs=one.inputs, deadline_s=one.deadline_s, rows=one.size, priority=one.priority)
-        tasks.append((queue, task))
-    return callers, tasks
-
-
-def _each(outcomes: Sequence[Outcome]) -> Iterator[tuple[_Admitted, dict[str, Array] | ServerError]]:
-    """Caller by caller, each with its own outputs."""
-    for task, outcome in outcomes:
-        caller = task.caller
-        if isinstance(caller, _Joint):
-            for member in caller.members:
-                yield member, outcome if isinstance(outcome, ServerError) else own_outputs(member.signature, outcome)
-        else:
-            assert isinstance(caller, _Admitted)
-            yield caller, outcome
-
-
-def _level(priority: int) -> int:
-    """One of three: further steps would let whom nobody knows overtake others by more than a second."""
-    return (priority > 0) - (priority < 0)
 
 
 def _entry_point(call: PredictCall, servable: ServedModel) -> str:
@@ -403,24 +394,3 @@ def _found(servable: ServedModel, name: str) -> Signature:
     if signature is None:
         raise SignatureNotFound(f'Serving signature key "{name}" not found.')
     return signature
-
-
-def _nobody(answers: Sequence[tuple[PredictCall, Answer]]) -> None:
-    """Who waits for the answer of a shadow."""
-
-
-def _received(call: PredictCall, answer: Answer) -> Answer:
-    """The answer; where nobody waits for it any more, why not."""
-    if call.left_s is None:
-        return answer
-    return code_received(came_s=call.started_s, deadline_s=call.deadline_s, left_s=call.left_s)
-
-
-def _answer(caller: _Admitted, outcome: dict[str, Array] | ServerError) -> Answer:
-    if isinstance(outcome, ServerError):
-        return outcome
-    try:
-        return caller.reply(outcome)
-    except KeyError as error:
-        _log.exception("%s: the model left out an output that its signature has", caller.handle)
-        return ExecutionFailed(f"the model gave no output {error.args[0]!r}")

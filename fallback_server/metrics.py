@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
@@ -22,6 +22,7 @@ from prometheus_client.samples import Sample
 from fallback_server.core.errors import ServerError
 from fallback_server.core.servable import ServableId
 from fallback_server.sequences.figures import Snapshot
+from fallback_server.statistics import MAX_NOTED, taken
 
 if TYPE_CHECKING:
     from fallback_server.control import ModelView, VersionView
@@ -100,8 +101,30 @@ class _Version:
         self.load_s = 0.0
 
 
+class _Request(NamedTuple):
+    """One that was settled; see `Metrics.request`."""
+
+    model: str
+    version: int | None
+    verb: str
+    entrypoint: str
+    code: str
+    latency_s: float
+
+
+class _Batch(NamedTuple):
+    """One that has run; see `Metrics.batch`."""
+
+    model: str
+    version: int
+    rows: int
+    padded_rows: int
+    queued_s: Iterable[float]
+    run_s: float
+
+
 class Metrics(Collector):
-    """Counts. Any thread may tell it; each call takes a lock for about a microsecond.
+    """Counts. Any thread may tell it: what it is told is noted, and counted when there is much, or when somebody asks.
 
     Args:
         catalog: The models as they are, asked at each scrape; None leaves out what only it knows.
@@ -123,6 +146,7 @@ class Metrics(Collector):
         self._queued = _Histogram(QUEUE_US)
         self._sizes = {name: _Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
         self._batches = 0
+        self._noted: deque[_Request | _Batch] = deque()
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -149,23 +173,7 @@ class Metrics(Collector):
             code: gRPC's name of what came of it, such as "OK".
             latency_s: How long it took.
         """
-        # TensorFlow Serving's own spelling: what came over REST is told in the path's letters.
-        key = (verb.lower() if entrypoint == "REST" else verb, entrypoint)
-        with self._lock:
-            cell = self._model(model, known=version is not None)
-            cell.codes[code] += 1
-            if code == "OK":
-                latency = cell.latency.get(key)
-                if latency is None:
-                    latency = cell.latency[key] = _Histogram(REQUEST_US)
-                latency.add(latency_s * 1e6)
-            if version is None:
-                cell.unversioned[verb, code] += 1
-            else:
-                of_version = self._version(cell, version)
-                of_version.codes[verb, code] += 1
-                if code == "OK":
-                    of_version.latency.add(latency_s)
+        self._note(_Request(model, version, verb, entrypoint, code, latency_s))
 
     def batch(
         self, *, model: str, version: int, rows: int, padded_rows: int, queued_s: Iterable[float], run_s: float
@@ -180,21 +188,11 @@ class Metrics(Collector):
             queued_s: How long each of its requests waited.
             run_s: How long the run took.
         """
-        with self._lock:
-            cell = self._model(model, known=True)
-            cell.runs.add(run_s * 1e6)
-            of_version = self._version(cell, version)
-            of_version.rows.add(rows)
-            of_version.runs.add(run_s)
-            self._batches += 1
-            self._sizes["input_batch_size"].add(rows)
-            self._sizes["processed_batch_size"].add(padded_rows)
-            self._sizes["padding_size"].add(padded_rows - rows)
-            for waited_s in queued_s:
-                self._queued.add(waited_s * 1e6)
+        self._note(_Batch(model, version, rows, padded_rows, queued_s, run_s))
 
     def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
         """A load has ended."""
+        self._count()  # In the order in which it came.
         with self._lock:
             cell = self._model(model, known=True)
             cell.loads["success" if ok else "fail"] += 1
@@ -206,6 +204,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
+        self._count()
         yield from (*self._requests(), *self._batching(), *self._versions())
         if self._catalog is not None:
             yield from _catalog_families(self._catalog())
@@ -215,6 +214,54 @@ class Metrics(Collector):
     def describe(self) -> Iterable[Metric]:
         """For the registry: nothing, so that making one asks no catalog."""
         return ()
+
+    def _note(self, what: _Request | _Batch) -> None:
+        self._noted.append(what)
+        if len(self._noted) >= MAX_NOTED:
+            self._count()
+
+    def _count(self) -> None:
+        """Counts what was noted."""
+        with self._lock:
+            for noted in taken(self._noted):
+                if isinstance(noted, _Request):
+                    self._count_request(noted)
+                else:
+                    self._count_batch(noted)
+
+    def _count_request(self, request: _Request) -> None:
+        """Under the lock."""
+        code, verb, entrypoint = request.code, request.verb, request.entrypoint
+        cell = self._model(request.model, known=request.version is not None)
+        cell.codes[code] += 1
+        if code == "OK":
+            # TensorFlow Serving's own spelling: what came over REST is told in the path's letters.
+            key = (verb.lower() if entrypoint == "REST" else verb, entrypoint)
+            latency = cell.latency.get(key)
+            if latency is None:
+                latency = cell.latency[key] = _Histogram(REQUEST_US)
+            latency.add(request.latency_s * 1e6)
+        if request.version is None:
+            cell.unversioned[verb, code] += 1
+        else:
+            of_version = self._version(cell, request.version)
+            of_version.codes[verb, code] += 1
+            if code == "OK":
+                of_version.latency.add(request.latency_s)
+
+    def _count_batch(self, batch: _Batch) -> None:
+        """Under the lock."""
+        cell = self._model(batch.model, known=True)
+        cell.runs.add(batch.run_s * 1e6)
+        of_version = self._version(cell, batch.version)
+        of_version.rows.add(batch.rows)
+        of_version.runs.add(batch.run_s)
+        self._batches += 1
+        self._sizes["input_batch_size"].add(batch.rows)
+        self._sizes["processed_batch_size"].add(batch.padded_rows)
+        self._sizes["padding_size"].add(batch.padded_rows - batch.rows)
+        for waited_s in batch.queued_s:
+            self._queued.add(waited_s * 1e6)
 
     def _model(self, name: str, *, known: bool) -> _Model:
         """A model's cell; under the lock. Only what is known may make a new one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fallback_server.batching.queue import Array
 from fallback_server.core.errors import ServerError
@@ -43,6 +43,33 @@ EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
 """A protocol's rule: of a model, by its name, and its signatures the one that is meant where none is named."""
 
 
+class Fit(NamedTuple):
+    """That requests fit a version.
+
+    Attributes:
+        signatures: The version's: as long as it has these very ones, what follows is so.
+        name: Of the signature that is meant.
+        rows: How many they have.
+    """
+
+    signatures: Mapping[str, Signature]
+    name: str
+    rows: int
+
+
+class Likeness:
+    """What requests have in common that differ in the values of their inputs alone; for any thread.
+
+    Attributes:
+        fit: What was found of one that has passed all checks, and holds for the others; None before there was one.
+    """
+
+    __slots__ = ("fit",)
+
+    def __init__(self) -> None:
+        self.fit: Fit | None = None
+
+
 class PredictCall:
     """One run that is asked for.
 
@@ -59,6 +86,9 @@ class PredictCall:
         preprocessing: The fingerprint of what made the inputs; empty where that is not said.
         entrypoint: For the metrics: "GRPC" or "REST".
         entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
+        like: What it has in common with others, where that is known: those have the same target, signature, inputs but
+            for their values, output filter, verb and entry point.
+        wants_content: Whether the caller asks for tensors as they are in memory, in a protocol that has two forms.
         held: Who answers, where the caller holds that, and does so until the call is settled; None for whom the target
             means.
         started_s: When it came to the data plane.
@@ -75,6 +105,7 @@ class PredictCall:
         "held",
         "inputs",
         "left_s",
+        "like",
         "output_filter",
         "preprocessing",
         "priority",
@@ -82,6 +113,7 @@ class PredictCall:
         "started_s",
         "target",
         "verb",
+        "wants_content",
     )
 
     def __init__(
@@ -100,6 +132,7 @@ class PredictCall:
         entry_point: EntryPoint | None = None,
         priority: int = 0,
         held: ServableHandle[ServedModel] | None = None,
+        like: Likeness | None = None,
     ) -> None:
         self.target = target
         self.signature = signature
@@ -114,6 +147,8 @@ class PredictCall:
         self.entry_point = entry_point
         self.priority = priority
         self.held = held
+        self.like = like
+        self.wants_content = False
         self.started_s = 0.0
         self.left_s: float | None = None
 

@@ -58,6 +58,7 @@ class ServedModel:
 
     Attributes:
         executor: Runs it.
+        signatures: What can be called, by name.
         queues: Signature name -> where its requests wait.
         statistics: What it has answered.
         package: What it was published with; None where nothing says so.
@@ -78,6 +79,7 @@ class ServedModel:
         statistics: VersionStatistics | None = None,
     ) -> None:
         self.executor = executor
+        self.signatures = executor.signatures
         self.statistics = VersionStatistics() if statistics is None else statistics
         self.package = package
         self.choice = Choice(kind=executor.kind) if choice is None else choice
@@ -91,11 +93,6 @@ class ServedModel:
         self.queues: Mapping[str, BatchQueue] = {
             name: self._queue(name, signature) for name, signature in executor.signatures.items()
         }
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        """What can be called, by name."""
-        return self.executor.signatures
 
     @property
     def platform(self) -> str:

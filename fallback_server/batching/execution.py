@@ -40,6 +40,25 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
     ]
 
 
+def execute_alone(
+    queue: BatchQueue, inputs: Mapping[str, Array], *, rows: int, clock: Callable[[], float]
+) -> dict[str, Array] | ServerError:
+    """Runs a request that is a batch by itself, as it came, and as soon as it came. Never raises.
+
+    The same as `execute` for the one task that it would be, which is wanted, needs no padding, and comes whole.
+    """
+    begin_s = clock()
+    try:
+        outputs = queue.run(GivenInputs(inputs))
+    except ServerError as error:
+        return error
+    except Exception:  # noqa: BLE001  as in `_alone`
+        return _failed(queue)
+    end_s = clock()
+    queue.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=(0.0,), run_s=end_s - begin_s), end_s)
+    return outputs
+
+
 def _executed(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     wanted: list[Task] = []
@@ -117,8 +136,13 @@ def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[st
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  whatever a model does, its thread lives on
-        _log.exception("%s: a request failed", queue.name)
-        return ExecutionFailed("the model failed to run")
+        return _failed(queue)
+
+
+def _failed(queue: BatchQueue) -> ExecutionFailed:
+    """What whoever asked is told of the error that is being handled."""
+    _log.exception("%s: a request failed", queue.name)
+    return ExecutionFailed("the model failed to run")
 
 
 def _merged(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -> list[Outcome]:

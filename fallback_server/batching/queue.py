@@ -15,6 +15,7 @@ from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.tasks import Array, Caller, Task
+from fallback_server.late_inputs import LateInputs
 
 __all__ = ["Array", "BatchQueue", "BatchRun", "Caller", "Run", "Task"]
 
@@ -125,6 +126,18 @@ class BatchQueue:
             own_s=self.costs.recent_s(task.rows, now_s),
             slots=self.lanes or threads,
         )
+
+    def takes_alone(self, inputs: Mapping[str, Array], rows: int) -> bool:
+        """Whether a request is a batch by itself, as it came: whole, not padded, nor made, nor waiting for others."""
+        most = self.batch_rows
+        if not 0 < rows <= most or isinstance(inputs, LateInputs):
+            return False
+        if not self.merges:
+            return True
+        options = self.options
+        if self.lengths is not None or (options.batch_timeout_us and rows < most):
+            return False
+        return not options.allowed_batch_sizes or rows in options.allowed_batch_sizes
 
     def put(self, task: Task) -> None:
         """Appends a task to its group."""

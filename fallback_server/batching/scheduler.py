@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fallback_server.batching.execution import Outcome, execute, unwanted
+from fallback_server.batching.execution import Outcome, execute, execute_alone, unwanted
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
-from fallback_server.batching.queue import TOO_LONG, BatchQueue, Task
+from fallback_server.batching.queue import TOO_LONG, Array, BatchQueue, Task
 from fallback_server.batching.runs import LONG_S, Run, Runs
 from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError, ServerStopping
+from fallback_server.late_inputs import size_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +126,51 @@ class BatchScheduler:
                 if self._waiting and self._idle and taken is None:
                     self._wake.notify()
         return self._squeezed_in(items, refusals, crowd, now_s) if crowd else refusals
+
+    def run_alone(
+        self,
+        queue: BatchQueue,
+        inputs: Mapping[str, Array],
+        *,
+        rows: int,
+        deadline_s: float | None = None,
+        inline_s: float | None = None,
+    ) -> dict[str, Array] | ServerError | None:
+        """As `run_here` for one request, where nothing stands against it: its outcome, which `on_done` does not get.
+
+        None where it is not to be run here, may not begin now, or is to be refused: then nothing has been done. There
+        is no task: nearly all that a short run costs is what is done around it.
+
+        Args:
+            queue: Where it would wait.
+            inputs: Checked against the signature.
+            rows: As of `Task`.
+            deadline_s: As of `Task`.
+            inline_s: As in `run_here`.
+        """
+        bound_s = self._options.max_inline_us / 1e6 if inline_s is None else inline_s
+        if not queue.takes_alone(inputs, rows):
+            return None
+        now_s = self._clock()
+        with self._lock:
+            if (
+                self._stopping
+                or queue.rows
+                or not queue.is_short(rows, bound_s=bound_s)
+                or self._runs.may_begin_s(queue, now_s, lanes=queue.lanes) > now_s
+                or (self._bytes and self._bytes + size_bytes(inputs) > self._options.max_enqueued_bytes)
+                or (deadline_s is not None and now_s + (queue.costs.recent_s(rows, now_s) or 0.0) >= deadline_s)
+            ):
+                return None
+            run = self._runs.begin(queue, now_s, counts=not queue.lanes)
+            queue.runs_here += 1
+        outcome = execute_alone(queue, inputs, rows=rows, clock=self._clock)
+        with self._lock:
+            self._runs.end(run)
+            self._shares.charge(queue.turn, self._clock() - now_s)
+            if self._waiting and self._idle:
+                self._wake.notify()
+        return outcome
 
     @staticmethod
     def _short(items: Sequence[tuple[BatchQueue, Task]], bound_s: float) -> dict[BatchQueue, None]:

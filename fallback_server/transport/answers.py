@@ -47,13 +47,6 @@ class Answers:
         if not _answered(self._waiting.pop(call)):
             call.left_s = self._clock()
 
-    def fail(self, calls: Sequence[PredictCall], error: Exception) -> None:
-        """Has whoever waits for these calls raise an error. In the event loop alone."""
-        for call in calls:
-            future = self._waiting.get(call)
-            if future is not None and not future.done():
-                future.set_exception(error)
-
     def settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         """The data plane's `Settle`: one hop to the event loop for a whole batch."""
         if threading.get_ident() == self._thread:

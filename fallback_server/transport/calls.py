@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any, Generic, TypeVar
 import grpc
 
 from fallback_server.core.errors import ServerStopping
-from fallback_server.dataplane import DataPlane, PredictCall, PredictReply
+from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
 from fallback_server.predict_call import PRIORITIES
-from fallback_server.protocol.methods import PREPROCESSING_METADATA, Method
+from fallback_server.protocol.methods import PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.rpc import STOPPING_TEXT, Caller, Rpcs, Unary
 
@@ -25,6 +24,8 @@ CLIENT_HEADER = "x-client-id"
 
 PRIORITY_HEADER = "x-priority"
 """Requests that say `high` are run before others of their model's signature, those that say `low` after them."""
+
+_KEYS = frozenset({CLIENT_HEADER, PRIORITY_HEADER, PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA[0]})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +66,6 @@ class Calls:
         self.inferences: dict[str, Inference[Any, Any]] = {}
         self._stopping = False
         self._answers = Answers(dataplane.clock)
-        self._loop = asyncio.get_running_loop()
-        self._turn: list[PredictCall] = []
 
     def stop(self) -> None:
         """From now on every call is refused: whoever asks is to ask another server."""
@@ -100,53 +99,43 @@ class Calls:
         )
 
     async def answer(self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller) -> Answered:
-        """The answer to a request, within the caller's deadline.
+        """The answer to a request, within the caller's deadline; in the loop's own turn where it is soon there.
 
         Raises:
             ServerError: the first fault of its calls.
         """
+        self.check_open()
         dataplane = self.dataplane
         calls = inference.calls(asked, dataplane.clock())
         attribute(calls, caller, dataplane.clock)
-        replies = await self._replies(calls, together=inference.together)
+        if inference.together:
+            return inference.answered(asked, caller, await self._together(calls))
+        replies: list[PredictReply] = []
+        for call in calls:
+            answer = dataplane.now(call, self._answers.settle)
+            call.inputs = {}  # The task has them, and frees them when it has run.
+            replies.append(reply_of(await self._settled(call) if answer is None else answer))
         return inference.answered(asked, caller, replies)
 
-    async def _replies(self, calls: Sequence[PredictCall], *, together: bool) -> list[PredictReply]:
-        self.check_open()
-        futures = [self._answers.expect(call) for call in calls]
+    async def _settled(self, call: PredictCall) -> Answer:
+        """The answer to a call that is queued, which comes through the event loop: so not before it is expected."""
         try:
-            if together:
-                self.dataplane.multi(calls, self._answers.settle)
-                _let_go(calls)
-            else:
-                self._turn += calls
-                if len(self._answers) == len(calls):
-                    self._hand_over()  # Nobody else waits: another turn of the loop would bring nothing but delay.
-                elif len(self._turn) == len(calls):
-                    self._loop.call_soon(self._hand_over)
-            answers = [await future for future in futures]
+            return await self._answers.expect(call)
         finally:
             # Cancelled, or past its deadline: gRPC cancels this coroutine.
+            self._answers.give_up(call)
+
+    async def _together(self, calls: Sequence[PredictCall]) -> list[PredictReply]:
+        futures = [self._answers.expect(call) for call in calls]
+        try:
+            self.dataplane.multi(calls, self._answers.settle, here=True)
+            for call in calls:
+                call.inputs = {}
+            answers = [await future for future in futures]
+        finally:
             for call in calls:
                 self._answers.give_up(call)
         return [reply_of(answer) for answer in answers]
-
-    def _hand_over(self) -> None:
-        """Hands over what came in one turn of the event loop: so it can be one batch."""
-        calls, self._turn = self._turn, []
-        if not calls:
-            return
-        try:
-            self.dataplane.predict(calls, self._answers.settle, here=True)
-        except Exception as error:  # noqa: BLE001  each of them has its caller, and the event loop none
-            self._answers.fail(calls, error)
-        _let_go(calls)
-
-
-def _let_go(calls: Sequence[PredictCall]) -> None:
-    """The tasks have the inputs, and free them when they have run."""
-    for call in calls:
-        call.inputs = {}
 
 
 def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], float]) -> None:
@@ -159,17 +148,22 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
     """
     left_s = caller.time_remaining()
     until_s = None if left_s is None else clock() + left_s
-    client, preprocessing, priority = b"", "", 0
+    client, preprocessing, priority, wants_content = b"", "", 0, False
     for key, value in caller.invocation_metadata() or ():  # Of a key that comes twice the first counts.
+        if key not in _KEYS:
+            continue
         if key == CLIENT_HEADER and not client:
             client = value if isinstance(value, bytes) else value.encode()
         elif key == PREPROCESSING_METADATA and not preprocessing:
             preprocessing = value.decode(errors="replace") if isinstance(value, bytes) else value
         elif key == PRIORITY_HEADER and not priority:
             priority = PRIORITIES.get(value.decode(errors="replace") if isinstance(value, bytes) else value, 0)
+        elif (key, value) == TENSOR_CONTENT_METADATA:
+            wants_content = True
     for call in calls:
         if until_s is not None:
             call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)
         call.client_key = call.client_key or client
         call.preprocessing = preprocessing
+        call.wants_content = wants_content
         call.priority = call.priority or priority

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.executors.base import Array
+from fallback_server.predict_call import Likeness
 from fallback_server.protocol import layout, methods
 from fallback_server.protocol.layout import NotPlainError
 from fallback_server.protocol.open_inference import datatype_of, raw_view, read_contents, read_raw
@@ -16,7 +17,13 @@ from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
 from fallback_server.transport.counting import Refused, counted
 from fallback_server.transport.large import LARGE_BYTES, assemble, cut_repeated, field_parts
-from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER, entry_point
+from fallback_server.transport.model_facts import (
+    CLIENT_PARAMETER,
+    REFUSED_PARAMETERS,
+    SIGNATURE_PARAMETER,
+    entry_point,
+    priority_of,
+)
 from fallback_server.transport.rpc import parse
 from fallback_server.transport.targets import read_target
 from fallback_server.transport.templates import (
@@ -94,6 +101,8 @@ def read_infer(
                 output_filter=known.call.output_filter,
                 client_key=known.call.client_key,
                 entry_point=entry_point,
+                priority=known.call.priority,
+                like=known.call.like,
             )
             return InferCall(call=call, id=text.decode() if text else known.id, timeout_s=known.timeout_s)
     asked = read_whole_infer(data, refused)
@@ -123,6 +132,8 @@ def learn_infer(data: bytes, asked: InferCall) -> ReadTemplate[InferCall] | None
         signature=call.signature,
         output_filter=tuple(call.output_filter),
         client_key=call.client_key,
+        priority=call.priority,
+        like=Likeness(),
     )
     spans = dict(zip(call.inputs, raw, strict=True))
     rest = InferCall(call=known, id=asked.id, timeout_s=asked.timeout_s)
@@ -153,6 +164,7 @@ def _read(request: pb.ModelInferRequest, contents: Mapping[int, Buffer]) -> Infe
         output_filter=[output.name for output in request.outputs],
         client_key=_text(parameters, CLIENT_PARAMETER).encode(),
         entry_point=entry_point,
+        priority=priority_of(parameters),
     )
     return InferCall(call=call, id=request.id, timeout_s=_timeout_s(parameters))
 

@@ -9,6 +9,7 @@ from fallback_server.core.servable import ServableId, ServableState
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply
 from fallback_server.late_inputs import LateInputs
+from fallback_server.predict_call import Likeness
 from fallback_server.protocol import layout, methods
 from fallback_server.protocol.layout import NotPlainError
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD, SIGNATURE_DEF_TYPE_URL
@@ -118,6 +119,7 @@ def read_predict(
                 inputs=inputs,
                 output_filter=known.output_filter,
                 client_key=known.client_key if client is None else data[client.begin : client.end],
+                like=known.like,
             )
     call = read_whole_predict(data, max_tensor_bytes=max_tensor_bytes, refused=refused)
     if templates.wants():
@@ -146,6 +148,7 @@ def learn_predict(data: bytes, call: PredictCall) -> ReadTemplate[PredictCall] |
         signature=call.signature,
         output_filter=tuple(call.output_filter),
         client_key=call.client_key,
+        like=Likeness(),
     )
     client = clients[0] if len(clients) == 1 else None
     there = {name: span for name, span in spans.items() if span is not None}
@@ -267,10 +270,10 @@ def write_whole_predict(reply: PredictReply, *, typed: bool) -> bytes:
 
 def reply_weight(reply: PredictReply, *, typed: bool) -> int:
     """How many bytes could be copied in about the time that it takes to write a reply."""
-    return sum(
-        array.nbytes * (_PACKED_WEIGHT if typed and array.dtype.kind not in "fc" else 1)
-        for array in reply.outputs.values()
-    )
+    weight = 0
+    for array in reply.outputs.values():
+        weight += array.nbytes * (_PACKED_WEIGHT if typed and array.dtype.kind not in "fc" else 1)
+    return weight
 
 
 def check_metadata_fields(fields: Iterable[str]) -> None:

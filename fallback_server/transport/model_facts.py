@@ -30,6 +30,13 @@ SIGNATURE_PARAMETER = "signature_name"
 CLIENT_PARAMETER = "client_id"
 """A request's parameter that says who calls: where traffic is split, one client gets one version."""
 
+PRIORITY_PARAMETER = "priority"
+"""A request's parameter: 1 comes before others of its model's signature, 2 is what those are that say nothing, and 3
+comes after them: as in Triton where a model has three levels, of which the second is its default."""
+
+_PRIORITIES = {1: 1, 3: -1}
+"""As `PredictCall` has them; Triton takes a level that a model doesn't have for its default."""
+
 REFUSED_PARAMETERS = {
     "shared_memory_region": "tensors in shared memory",
     "classification": "outputs as classifications",
@@ -98,6 +105,19 @@ def check_unload(parameters: Mapping[str, object]) -> None:
             raise Unimplemented(f"unload parameters are not supported: {name}")
         if not isinstance(value, bool):
             raise InvalidInput("unload_dependents must be true or false")
+
+
+def priority_of(parameters: Mapping[str, object]) -> int:
+    """How soon a request is to be run, by its parameters: see `PredictCall.priority`.
+
+    Raises:
+        InvalidInput: what they say of it is no number of a level.
+    """
+    value = parameters.get(PRIORITY_PARAMETER, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        said = value if isinstance(value, int) and value > -(2**63) else type(value).__name__
+        raise InvalidInput(f"parameter {PRIORITY_PARAMETER} must be a whole number of at least 0, got {said}")
+    return _PRIORITIES.get(value, 0)
 
 
 def metadata(models: Models, target: ModelTarget) -> Document:

@@ -81,8 +81,8 @@ class PredictionService:
         }
 
     def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> _Predicted:
-        del call
-        return _Predicted(replies[0], typed=not (self._tensor_content or _asks_for_content(caller)))
+        del caller
+        return _Predicted(replies[0], typed=not (self._tensor_content or call.wants_content))
 
     async def _metadata(self, request: pb.GetModelMetadataRequest, caller: Caller) -> pb.GetModelMetadataResponse:
         del caller
@@ -106,10 +106,6 @@ def _all_answered(
 ) -> list[tuple[Verb, examples.Answered]]:
     del caller
     return [(call.verb, examples.Answered(reply, _rows(call))) for call, reply in zip(calls, replies, strict=True)]
-
-
-def _asks_for_content(caller: Caller) -> bool:
-    return any((key, value) == methods.TENSOR_CONTENT_METADATA for key, value in caller.invocation_metadata() or ())
 
 
 def _rows(call: PredictCall) -> int:

@@ -160,7 +160,7 @@ class NativeFront:
                 self._in_thread(call, self._read_large, data)
             elif self._read(call, data):
                 if inference.together:
-                    self._multi(call)
+                    self._multi(call, may_run=may_run)
                 else:
                     alone += call.calls
         events.clear()
@@ -174,7 +174,7 @@ class NativeFront:
         if call.call_id in self._open and self._read(call, data):
             del data
             if call.inference is not None and call.inference.together:
-                self._multi(call)
+                self._multi(call, may_run=False)
             else:
                 self._predict(call.calls, may_run=False)
 
@@ -201,15 +201,20 @@ class NativeFront:
 
     def _predict(self, calls: Sequence[PredictCall], *, may_run: bool) -> None:
         try:
-            self._dataplane.predict(calls, self._settle, here=may_run, inline_s=self._inline_s)
+            if may_run and len(calls) == 1:
+                answer = self._dataplane.now(calls[0], self._settle, inline_s=self._inline_s)
+                if answer is not None:
+                    self._settle(((calls[0], answer),))
+            else:
+                self._dataplane.predict(calls, self._settle, here=may_run, inline_s=self._inline_s)
         except Exception as error:  # noqa: BLE001  as in `_read`
             self._fail_all(calls, error)
         for call in calls:
             call.inputs = {}  # The task has them, and frees them when they have run.
 
-    def _multi(self, call: NativeCall) -> None:
+    def _multi(self, call: NativeCall, *, may_run: bool) -> None:
         try:
-            self._dataplane.multi(call.calls, self._settle)
+            self._dataplane.multi(call.calls, self._settle, here=may_run, inline_s=self._inline_s)
         except Exception as error:  # noqa: BLE001  as in `_read`
             self._fail_all(call.calls, error)
         for each in call.calls:

@@ -212,7 +212,7 @@ class Exchange:
         """See `Backend.predict`."""
         self._handed_over = True
         call.preprocessing = self.request.headers.get(PREPROCESSING_METADATA, "")
-        call.priority = PRIORITIES.get(self.request.headers.get(PRIORITY_HEADER, ""), 0)
+        call.priority = call.priority or PRIORITIES.get(self.request.headers.get(PRIORITY_HEADER, ""), 0)
         return await self._backend.predict(call, self.request)
 
     def refused(self, error: Exception) -> None:

@@ -10,7 +10,12 @@ from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.dataplane import PredictReply
 from fallback_server.protocol.open_inference import check_shape, datatype_of, numpy_dtype, raw_view, read_raw
 from fallback_server.protocol.tensors import Buffer, TensorCodecError
-from fallback_server.transport.model_facts import CLIENT_PARAMETER, REFUSED_PARAMETERS, SIGNATURE_PARAMETER
+from fallback_server.transport.model_facts import (
+    CLIENT_PARAMETER,
+    REFUSED_PARAMETERS,
+    SIGNATURE_PARAMETER,
+    priority_of,
+)
 from fallback_server.transport.rest.json_arrays import Array, Json, read_array, shown
 from fallback_server.transport.rest.json_codec import column, dump, parse
 from fallback_server.transport.targets import natural_number
@@ -44,6 +49,7 @@ class InferRequest:
         binary: Whether outputs that say nothing of it are raw bytes.
         timeout_s: How long the caller waits; None where it doesn't say.
         client_key: Who calls; empty where it doesn't say.
+        priority: See `PredictCall`; 0 where it doesn't say.
     """
 
     id: str
@@ -53,6 +59,7 @@ class InferRequest:
     binary: bool
     timeout_s: float | None
     client_key: bytes
+    priority: int
 
 
 def read_request(body: bytearray, header_length: str | None) -> InferRequest:
@@ -79,6 +86,7 @@ def read_request(body: bytearray, header_length: str | None) -> InferRequest:
         outputs=[_output(item, binary=binary) for item in _objects(document, "outputs")],
         binary=binary,
         client_key=_text(parameters, CLIENT_PARAMETER).encode(errors="replace"),
+        priority=priority_of(parameters),
     )
 
 

@@ -93,6 +93,7 @@ class OpenInference:
             client_key=request.client_key or exchange.client_key,
             entrypoint=ENTRYPOINT,
             entry_point=facts.entry_point,
+            priority=request.priority,
         )
         reply = await exchange.predict(call)
         head, tensors = await self._backend.work(size_of(reply.outputs), codec.write_reply, reply, request)

@@ -28,7 +28,7 @@ def told(call):
     """All that a call says."""
     inputs = [(name, array.dtype, array.shape, array.tobytes()) for name, array in call.inputs.items()]
     rest = {name: getattr(call, name) for name in PredictCall.__slots__} | {"output_filter": list(call.output_filter)}
-    return rest | {"inputs": inputs}
+    return rest | {"inputs": inputs, "like": None}  # What it has in common with others is no part of what it says.
 
 
 def told_infer(asked):

@@ -18,6 +18,7 @@ def stand(tmp_path):
 
 def counted(stand):
     """Model, version where one was looked at, and code -> how often."""
+    stand.metrics.render()  # What was noted is counted when somebody asks.
     found = {}
     for name, cell in stand.metrics._models.items():
         for code, count in cell.codes.items():

@@ -1,0 +1,261 @@
+"""A call that is answered where it comes is one that was queued, but for where it ran."""
+
+import contextlib
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.clock import FakeClock
+from support.fallback_fakes import FakeExecutor, GatedLoader
+from support.fallback_versions import PlainVersions
+
+from fallback_server.batching.options import BatchingOptions
+from fallback_server.core.errors import ServerError
+from fallback_server.core.manager import Manager, ManagerOptions
+from fallback_server.core.servable import ServableId
+from fallback_server.core.source import AspiredVersion
+from fallback_server.core.target import ModelTarget
+from fallback_server.dataplane import DataPlane, PredictCall
+from fallback_server.late_inputs import LateInputs
+from fallback_server.package_info import PackageInfo
+from fallback_server.predict_call import Likeness
+from fallback_server.served_model import ServedModel
+
+PACKAGE = PackageInfo(fingerprint="f", preprocessing_fingerprint="p")
+NOW_S = FakeClock().now_s
+POISON = 13.0
+
+
+class Shadowed(PlainVersions):
+    """As they are; every second request of version 2 is shadowed by version 1, where that is wanted."""
+
+    wanted = False
+    asked = 0
+
+    def shadow(self, name, answered):
+        self.asked += 1
+        if not self.wanted or answered == 1 or self.asked % 2:
+            return None
+        return self._manager.acquire(name, 1)
+
+
+class Stand:
+    """A data plane over versions 1 and 2 of `m`, whose runs take no time, stepped by the test."""
+
+    def __init__(self, options, newest=None):
+        self.clock = FakeClock()
+        self.options = options
+        self.executors = {1: FakeExecutor(factor=1), 2: newest or FakeExecutor(factor=2, poison=POISON)}
+        self.manager = Manager(make_loader=self._loader, options=ManagerOptions())
+        version = AspiredVersion(path=Path(), fingerprint=())
+        self.manager.set_aspired({ServableId("m", number): version for number in self.executors})
+        assert self.manager.wait_idle(timeout_s=10)
+        self.versions = Shadowed(self.manager)
+        self.observed = []
+        self.answers = {}
+        self.plane = DataPlane(
+            versions=self.versions,
+            options=options,
+            clock=self.clock,
+            observe=lambda call, version, answer, took_s: self.observed.append((version, told(answer), took_s)),
+        )
+
+    def _loader(self, servable_id, *_):
+        model = ServedModel(servable_id, self.executors[servable_id.version], self.options, PACKAGE, clock=self.clock)
+        loader = GatedLoader(model)
+        loader.gate.set()
+        return loader
+
+    def settle(self, answers):
+        for call, answer in answers:
+            assert call not in self.answers
+            self.answers[call] = answer
+
+    def queued(self, call):
+        self.plane.predict([call], self.settle, here=True)
+        return self._stepped(call)
+
+    def now(self, call):
+        answer = self.plane.now(call, self.settle)
+        if answer is not None:
+            assert call not in self.answers
+            self.answers[call] = answer
+        return self._stepped(call)
+
+    def _stepped(self, call):
+        while self.plane.scheduler.step():
+            pass
+        if call not in self.answers:  # It waits for company.
+            self.clock.advance(0.001)
+            while self.plane.scheduler.step():
+                pass
+        return self.answers.pop(call)
+
+    def work(self):
+        """What the versions say that they have done, and that nobody holds them."""
+        found = []
+        for number in self.executors:
+            with self.manager.acquire("m", number) as handle:
+                servable = handle.servable
+                found.append((servable.statistics.figures(), counted(servable.statistics.work())))
+                found.append((servable.queued_rows(), handle._harness.holders))
+        return found
+
+    def close(self):
+        assert self.manager.stop(timeout_s=5)
+
+
+def counted(work):
+    return {name: getattr(work, name) for name in ("answered", "failed", "runs", "rows", "requests", "sizes")}
+
+
+def told(answer):
+    if isinstance(answer, ServerError):
+        return type(answer).__name__, str(answer)
+    outputs = {name: array.tolist() for name, array in answer.outputs.items()}
+    return outputs, answer.servable_id, answer.signature
+
+
+@st.composite
+def requests(draw):
+    """A maker of a call, and how often it is asked."""
+    rows = draw(st.integers(0, 6))
+    value = draw(st.sampled_from([1.0, 2.0, POISON]))
+    late = draw(st.booleans())
+    said = {
+        "target": ModelTarget(
+            name=draw(st.sampled_from(["m", "m", "m", "q", ""])),
+            version=draw(st.sampled_from([None, None, 1, 2, 7])),
+            label=draw(st.sampled_from([None, None, None, "x"])),
+        ),
+        "signature": draw(st.sampled_from(["", "serving_default", "other"])),
+        "output_filter": draw(st.sampled_from([(), ("y",), ("z",)])),
+        "deadline_s": draw(st.sampled_from([None, NOW_S - 1, NOW_S + 0.002, NOW_S + 1000])),
+        "priority": draw(st.integers(-1, 1)),
+        "preprocessing": draw(st.sampled_from(["", "", "p", "another"])),
+    }
+    columns = draw(st.sampled_from([2, 2, 2, 3]))
+    left = draw(st.sampled_from([None, None, None, NOW_S]))
+    like = Likeness()
+
+    def make(*, alike):
+        x = np.full((rows, columns), value, np.float32)
+        inputs = LateInputs({"x": np.broadcast_to(np.float32(0), x.shape)}, {"x": lambda: x}) if late else {"x": x}
+        call = PredictCall(inputs=inputs, like=like if alike and not late else None, **said)
+        call.left_s = left
+        return call
+
+    return make, draw(st.integers(1, 3))
+
+
+OPTIONS = st.sampled_from(
+    [
+        BatchingOptions(max_batch_size_rows=4, max_enqueued_batches=1),
+        BatchingOptions(max_batch_size_rows=4, allowed_batch_sizes=(2, 4)),
+        BatchingOptions(max_batch_size_rows=4, batch_timeout_us=500),
+        BatchingOptions(max_batch_size_rows=4, enabled=False),
+        BatchingOptions(max_batch_size_rows=4, max_inline_us=0),
+        BatchingOptions(max_batch_size_rows=4, target_latency_ms=5),
+        BatchingOptions(max_batch_size_rows=4, enable_large_batch_splitting=False),
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(options=OPTIONS, asked=st.lists(requests(), min_size=1, max_size=6), shadowed=st.booleans())
+def test_both_ways_are_one(options, asked, shadowed):
+    """Answers, refusals and their texts, what is counted, and who is held: the same as if each call had been queued."""
+    with contextlib.ExitStack() as stack:
+        one, other = Stand(options), Stand(options)
+        for stand in (one, other):
+            stack.callback(stand.close)
+            stand.versions.wanted = shadowed
+        for make, times in asked:
+            for _ in range(times):
+                assert told(one.now(make(alike=True))) == told(other.queued(make(alike=False)))
+        assert one.observed == other.observed
+        assert one.work() == other.work()
+        assert one.work()[1::2] == [(0, 1), (0, 1)]
+        assert [each.batches for each in one.executors.values()] == [each.batches for each in other.executors.values()]
+
+
+def asked_of(version=None, **options):
+    return PredictCall(
+        target=ModelTarget(name="m", version=version), inputs={"x": np.ones((1, 2), np.float32)}, **options
+    )
+
+
+@pytest.fixture
+def stand():
+    stand = Stand(BatchingOptions(max_batch_size_rows=4, max_enqueued_batches=1))
+    yield stand
+    stand.close()
+
+
+def test_what_is_known_to_be_short_is_answered_at_once(stand):
+    """The first run is measured by a thread; those after it give their answer as a result, and settle nobody."""
+    assert stand.plane.now(first := asked_of(), stand.settle) is None
+    assert stand.plane.scheduler.step()
+    assert told(stand.answers.pop(first))[0] == {"y": [[2.0, 2.0]]}
+    assert told(stand.plane.now(asked_of(), stand.settle))[0] == {"y": [[2.0, 2.0]]}
+    assert stand.answers == {}
+    assert stand.executors[2].batches == [1, 1]
+    with stand.manager.acquire("m", 2) as handle:
+        assert handle.servable.runs_here() == 1
+
+
+def test_nobody_is_overtaken(stand):
+    """Where something waits for the same signature a call is queued behind it."""
+    stand.now(asked_of())
+    stand.plane.predict([waiting := asked_of()], stand.settle)
+    assert stand.plane.now(behind := asked_of(), stand.settle) is None
+    assert stand.plane.scheduler.step()
+    assert list(stand.answers) == [waiting, behind]
+
+
+class Gated(FakeExecutor):
+    """Waits for its gate at each run."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def run(self, name, inputs):
+        self.entered.set()
+        assert self.gate.wait(30)
+        return super().run(name, inputs)
+
+
+def test_what_runs_here_is_counted_as_under_way():
+    """While it runs in its caller's thread, whoever counts the batches under way counts it."""
+    executor = Gated()
+    stand = Stand(BatchingOptions(), executor)
+    stand.now(asked_of())
+    executor.gate.clear()
+    executor.entered.clear()
+    thread = threading.Thread(target=stand.plane.now, args=(asked_of(), stand.settle))
+    thread.start()
+    try:
+        assert executor.entered.wait(30)
+        assert len(stand.plane.scheduler._runs) == 1
+    finally:
+        executor.gate.set()
+        thread.join(30)
+    assert len(stand.plane.scheduler._runs) == 0
+    stand.close()
+
+
+def test_what_was_found_of_one_holds_for_those_like_it(stand):
+    """A request like one that has passed is not checked again, until another version answers."""
+    like = Likeness()
+    stand.now(asked_of(like=like))
+    fit = like.fit
+    assert (fit.name, fit.rows) == ("serving_default", 1)
+    stand.now(asked_of(like=like))
+    assert like.fit is fit
+    stand.now(asked_of(1, like=like))
+    assert like.fit is not fit
