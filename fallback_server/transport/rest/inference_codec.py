@@ -80,13 +80,13 @@ def read_request(body: bytearray, header_length: str | None) -> InferRequest:
     binary = parameters.get("binary_data_output", False) is True
     return InferRequest(
         timeout_s=_timeout_s(parameters),
+        priority=priority_of(parameters),
         id=_text(document, "id"),
         signature=_text(parameters, SIGNATURE_PARAMETER),
         inputs=_inputs(document, view[end:]),
         outputs=[_output(item, binary=binary) for item in _objects(document, "outputs")],
         binary=binary,
         client_key=_text(parameters, CLIENT_PARAMETER).encode(errors="replace"),
-        priority=priority_of(parameters),
     )
 
 

@@ -16,6 +16,7 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import large
 from fallback_server.transport.infer_messages import read_infer
+from fallback_server.transport.templates import Table
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -96,6 +97,11 @@ def test_inference(tmp_path, typed):
             "parameter timeout must be a number of microseconds, got 'soon'",
         ),
         (
+            {"parameters": {"priority": pb.InferParameter(int64_param=-1)}},
+            CODE.INVALID_ARGUMENT,
+            "parameter priority must be a whole number of at least 0, got -1",
+        ),
+        (
             {"parameters": {"signature_name": pb.InferParameter(string_param="q")}},
             CODE.FAILED_PRECONDITION,
             'Serving signature key "q" not found.',
@@ -116,16 +122,28 @@ def test_refusals(tmp_path, change, code, text):
 
 
 def test_parameters():
-    """The timeout becomes a wait, signature and client are taken, a priority and what nobody knows is passed over."""
+    """The timeout becomes a wait, signature, client and priority are taken, and what nobody knows is passed over."""
     parameters = {
         "timeout": pb.InferParameter(int64_param=1500),
         "signature_name": pb.InferParameter(string_param="s"),
         "client_id": pb.InferParameter(string_param="c"),
-        "priority": pb.InferParameter(uint64_param=2),
+        "priority": pb.InferParameter(uint64_param=1),
         "mood": pb.InferParameter(bool_param=True),
     }
     asked = read_infer(request([[1, 2]], parameters=parameters).SerializeToString())
     assert (asked.timeout_s, asked.call.signature, asked.call.client_key) == (0.0015, "s", b"c")
+    assert asked.call.priority == 1
+
+
+@pytest.mark.parametrize(("said", "priority"), [(None, 0), (0, 0), (1, 1), (2, 0), (3, -1), (4, 0)])
+def test_a_priority_is_tritons(said, priority):
+    """1 is the highest of three, 2 the default, which 0 and unknown ones stand for; by a template as in full."""
+    parameters = {} if said is None else {"priority": pb.InferParameter(uint64_param=said)}
+    templates = Table()
+    for value in (1, 2):
+        data = request([[value, value, value, value]], parameters=parameters).SerializeToString()
+        assert read_infer(data, templates=templates).call.priority == priority
+    assert len(templates) == 1
 
 
 def test_large_raw_tensors_are_read_in_place():

@@ -208,6 +208,7 @@ REFUSED = [
     ({"inputs": [tensor("x", [1], [1], shared_memory_region="r")]}, 501, "parameter shared_memory_region: tensors in"),
     ({"parameters": {"sequence_id": 1}}, 501, "parameter sequence_id: sequences of requests"),
     ({"parameters": {"timeout": "x"}}, 400, "'timeout' must be microseconds"),
+    ({"parameters": {"priority": "high"}}, 400, "parameter priority must be a whole number of at least 0, got str"),
     ({"parameters": 5}, 400, "'parameters' must be an object"),
     ({"id": 5}, 400, "'id' must be a string"),
     ({"inputs": [tensor("x", [1, 2], [1, 2])], "outputs": [{"name": "z"}]}, 400, "output tensor alias not found"),
@@ -256,6 +257,19 @@ def test_a_callers_timeout_bounds_the_request(client):
     """A microsecond is over before anything runs."""
     body = {"inputs": [tensor("x", [1, 2], [1, 2])], "parameters": {"timeout": 1}}
     assert client.post("/v2/models/half/infer", json=body).status_code == 504
+
+
+@pytest.mark.parametrize(("said", "header", "priority"), [(1, "low", 1), (3, "", -1), (2, "high", 1), (0, "", 0)])
+def test_a_priority_is_the_parameters_or_else_the_headers(stand, client, said, header, priority, monkeypatch):
+    """As over gRPC: 1 is the highest, 3 the lowest, and what says nothing leaves it to the header."""
+    seen = []
+    predict = stand.plane.predict
+    monkeypatch.setattr(
+        stand.plane, "predict", lambda calls, settle: (seen.append(calls[0].priority), predict(calls, settle))
+    )
+    body = {"inputs": [tensor("x", [1, 2], [1, 2])], "parameters": {"priority": said}}
+    assert client.post("/v2/models/half/infer", json=body, headers={"x-priority": header}).status_code == 200
+    assert seen == [priority]
 
 
 def test_readiness_is_the_http_code(stand, client):
