@@ -15,7 +15,7 @@ CODE = grpc.StatusCode
 
 @contextlib.asynccontextmanager
 async def echoing(answer):
-    """A server of one method, whose messages are its bytes; its handler, and the method called as one of one request."""
+    """A server of one method, whose messages are its bytes; its handler, and the method called in both ways."""
     threads = MessageThreads(1)
     rpcs = Rpcs(threads)
     handler = rpcs.unary(Unary(method=PREDICT, answer=answer, read=bytes, write=bytes, weigh=len))
@@ -72,7 +72,7 @@ def test_faults_are_told_either_way(before):
 
 @pytest.mark.parametrize("before", [0, SMALL_IN_A_ROW])
 def test_a_call_without_a_request_harms_nobody(before):
-    """One that ends before its request is refused; where gRPC takes it by itself it is left to its caller's deadline."""
+    """One that ends before its request is refused; where gRPC takes it itself it is left to its caller's deadline."""
 
     async def story():
         async with echoing(twice) as (_, ask, stream):
