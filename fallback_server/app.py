@@ -37,6 +37,7 @@ from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
+from fallback_server.transport.native import private_folder
 from fallback_server.transport.native.choice import choose, installed
 from fallback_server.transport.rest.server import RestServer
 
@@ -260,6 +261,8 @@ class Server:
             tls=network.tls is not None,
             present=installed(),
             arguments=network.channel_arguments,
+            max_message_bytes=network.max_message_bytes,
+            socket_lack="" if network.transport == "grpcio" else private_folder.lack(),
         )
         _log.info("gRPC is spoken by %s: %s", "the native server" if choice.native else "grpcio", choice.reason)
         return GrpcServer(

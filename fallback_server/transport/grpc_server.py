@@ -199,7 +199,8 @@ class GrpcServer:
                 raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
         await self._server.start()
         if self._front is not None:
-            self._front.start(str(self._private_socket))
+            assert self._private is not None
+            self._front.start(str(self._private.socket))
         return bound
 
     def _close_native(self) -> None:
@@ -207,11 +208,6 @@ class GrpcServer:
             self._front.close()
         if self._private is not None:
             self._private.close()
-
-    @property
-    def _private_socket(self) -> Path:
-        assert self._private is not None
-        return self._private.path / "grpc.sock"
 
     def _listen_natively(self, address: str) -> int:
         try:
@@ -226,8 +222,11 @@ class GrpcServer:
             )
         except OSError as error:
             raise PortUnavailable(f"can't listen on {address}: {error}") from error
-        self._private = PrivateFolder()
-        self._listen(f"unix:{self._private_socket}", tls=None)
+        try:
+            self._private = PrivateFolder()
+        except SocketUnavailable as error:
+            raise PortUnavailable(str(error)) from error
+        self._listen(f"unix:{self._private.socket}", tls=None)
         return self._front.port
 
     def _listen(self, address: str, *, tls: TlsFiles | None) -> int:

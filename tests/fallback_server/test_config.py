@@ -178,6 +178,8 @@ def test_toml_gives_flags_and_models_and_the_command_line_wins(tmp_path):
         (["--port=5", "--rest_api_port=5"], "--rest_api_port must be another than --port, both are 5"),
         (["--rest_api_timeout_in_ms=0"], "--rest_api_timeout_in_ms must be over 0 and at most 86400000, got 0"),
         (["--grpc_channel_arguments=a"], "--grpc_channel_arguments must be KEY=VALUE with commas, got 'a'"),
+        (["--grpc_channel_arguments=a=2147483648"], "=a must be from -2147483648 to 2147483647, got 2147483648"),
+        (["--grpc_channel_arguments=a=\udcff"], "--grpc_channel_arguments='a=\\udcff' is no UTF-8"),
         (["--mdns_interfaces=all,eth0"], "--mdns_interfaces must be default, all, or names and addresses"),
         (["--max_message_bytes=2147483648"], "--max_message_bytes must be at most 2147483647, got 2147483648"),
         (["--max_batch_size=0"], "--max_batch_size must be at least 1, got 0"),
