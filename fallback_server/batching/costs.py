@@ -20,6 +20,7 @@ class _Class:
     mean_s: float
     last_s: float
     measured_s: float
+    mean_rows: float
 
 
 class RunCosts:
@@ -42,10 +43,11 @@ class RunCosts:
         """
         key = rows.bit_length()
         before = self._classes.get(key)
-        mean_s = took_s
+        mean_s, mean_rows = took_s, float(rows)
         if before is not None and took_s <= believed_s:
             mean_s = before.mean_s + _WEIGHT * (took_s - before.mean_s)
-        self._classes[key] = _Class(mean_s, took_s, now_s)
+            mean_rows = before.mean_rows + _WEIGHT * (rows - before.mean_rows)
+        self._classes[key] = _Class(mean_s, took_s, now_s, mean_rows)
 
     def expected_s(self, rows: int) -> float | None:
         """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
@@ -62,6 +64,20 @@ class RunCosts:
         if found is None or now_s - found.measured_s > RECENT_S:
             return None
         return min(found.mean_s, found.last_s)
+
+    def fixed_s(self) -> float | None:
+        """What a run costs beside its rows, by the line through the smallest and the largest that were measured.
+
+        All of it where runs of one size were measured: larger ones are then tried, which tells. None before the first.
+        """
+        classes = tuple(self._classes.items())
+        if not classes:
+            return None
+        (_, low), (_, high) = min(classes), max(classes)
+        if low is high:
+            return low.mean_s
+        row_s = max(0.0, (high.mean_s - low.mean_s) / (high.mean_rows - low.mean_rows))
+        return max(0.0, low.mean_s - row_s * low.mean_rows)
 
     def _nearest(self, rows: int) -> _Class | None:
         if not self._classes:

@@ -11,6 +11,7 @@ from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
 from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
+from fallback_server.batching.gathering import Gathering
 from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
@@ -109,6 +110,11 @@ class BatchQueue:
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
             self._target = LatencyTarget(options.target_latency_ms / 1e3, options.max_batch_size_rows)
+        self._running_rows = 0
+        self._gathering: Gathering | None = None
+        if self.merges and options.max_gather_us and not (options.batch_timeout_us or options.target_latency_ms):
+            self._gathering = Gathering(options.max_gather_us / 1e6)
+        self._latest_s = math.inf
 
     def admits(self, rows: int) -> bool:
         """Whether so many rows more may wait."""
@@ -148,10 +154,35 @@ class BatchQueue:
         group.put(task)
         self.rows += task.rows
         self.bytes += task.bytes
+        if self._gathering is not None:
+            self._gathering.here(min(self.rows + self._running_rows, self.options.max_batch_size_rows))
+            if task.priority > 0:
+                self._latest_s = -math.inf
+            elif task.deadline_s is not None:
+                self._latest_s = min(self._latest_s, task.deadline_s - 2 * (self.costs.expected_s(self.rows) or 0.0))
 
     def due_at_s(self) -> float:
         """When the next batch is due. Something must wait."""
-        return min(map(self._group_due_at_s, self._groups.values()))
+        due_s = min(map(self._group_due_at_s, self._groups.values()))
+        if self._gathering is None or not self.merges or self.rows >= self.batch_rows:
+            return due_s
+        until_s = min(self._latest_s, self._gathering.until_s(self.rows, running=self._running_rows > 0))
+        if until_s <= due_s or any(group.head().whole is not None for group in self._groups.values()):
+            return due_s  # What is left of a large request has waited for its other pieces.
+        return until_s
+
+    def began(self, rows: int, now_s: float) -> None:
+        """What was taken begins to run. So many rows."""
+        self._running_rows += rows
+        if not self.rows:
+            self._latest_s = math.inf
+        if self._gathering is not None:
+            here_rows = min(self.rows + self._running_rows, self.options.max_batch_size_rows)
+            self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=self.costs.fixed_s())
+
+    def ended(self, rows: int) -> None:
+        """So many rows that began have ended."""
+        self._running_rows -= rows
 
     def take(self, now_s: float) -> list[Task]:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.

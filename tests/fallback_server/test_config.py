@@ -111,6 +111,7 @@ def test_flags_of_batches(tmp_path):
     for flag, fault in (
         ("--allowed_lengths=8", "--allowed_lengths needs pad_variable_length_inputs"),
         ("--target_latency_ms=-1", "--target_latency_ms must be from 0 to 3600000, got -1.0"),
+        ("--max_gather_us=1000001", "--max_gather_us must be at most 1000000, got 1000001"),
         ("--max_inline_us=100001", "--max_inline_us must be at most 100000, got 100001"),
     ):
         with pytest.raises(ConfigInvalid, match=fault):
