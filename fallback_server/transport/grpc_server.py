@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -23,6 +24,7 @@ from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
+from fallback_server.transport.native.addresses import addresses, target
 from fallback_server.transport.native.choice import front_arguments
 from fallback_server.transport.native.front import NativeFront
 from fallback_server.transport.native.private_folder import PrivateFolder
@@ -34,6 +36,8 @@ from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
+
+_log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """The largest bound that gRPC takes."""
@@ -101,7 +105,7 @@ class GrpcServer:
         self._inline_s = inline_s
         self._max_message_bytes = max_message_bytes
         self._channel_arguments = channel_arguments
-        self._front: NativeFront | None = None
+        self._fronts: list[NativeFront] = []
         self._private: PrivateFolder | None = None
         self._threads = MessageThreads(message_threads)
         self._changes = Changes(control.watch)
@@ -160,7 +164,7 @@ class GrpcServer:
             PortUnavailable: it can't.
         """
         try:
-            return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", socket_path)
+            return await self._start(host, port, socket_path)
         except BaseException:
             self._close_native()
             raise
@@ -172,7 +176,7 @@ class GrpcServer:
 
     def waiting(self) -> int:
         """How many calls wait for the data plane."""
-        return len(self.calls) + (0 if self._front is None else len(self._front))
+        return len(self.calls) + sum(len(front) for front in self._fronts)
 
     async def stop(self, *, grace_s: float) -> None:
         """Refuses what comes, waits for what is in flight, and gives up on what outlasts the grace."""
@@ -181,53 +185,61 @@ class GrpcServer:
         if self._socket is not None:
             self._socket.release()
         begun_s = time.monotonic()
-        quiet = [self._rpcs.quiet(grace_s=grace_s)]
-        if self._front is not None:
-            quiet.append(self._front.quiet(grace_s=grace_s))
-        await asyncio.gather(*quiet)
+        fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
+        await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), *fronts)
         await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
         self._close_native()
         self._delivery.close()
         self._threads.close()
 
-    async def _start(self, address: str, socket_path: str | None) -> int:
-        bound = self._listen_natively(address) if self._native else self._listen(address, tls=self._tls)
+    async def _start(self, host: str, port: int, socket_path: str | None) -> int:
+        bound = self._listen_natively(host, port) if self._native else self._listen(target(host, port), tls=self._tls)
         if socket_path is not None:
             try:
                 self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
             except (SocketUnavailable, PortUnavailable) as error:
                 raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
         await self._server.start()
-        if self._front is not None:
+        for front in self._fronts:
             assert self._private is not None
-            self._front.start(str(self._private.socket))
+            front.start(str(self._private.socket))
         return bound
 
     def _close_native(self) -> None:
-        if self._front is not None:
-            self._front.close()
+        for front in self._fronts:
+            front.close()
         if self._private is not None:
             self._private.close()
 
-    def _listen_natively(self, address: str) -> int:
+    def _listen_natively(self, host: str, port: int) -> int:
         try:
-            self._front = NativeFront(
-                address,
-                self._rpcs.unaries,
-                self.calls,
-                self._threads,
-                max_message_bytes=self._max_message_bytes,
-                inline_s=self._inline_s,
-                arguments=front_arguments(self._channel_arguments),
-            )
+            at = addresses(host)
         except OSError as error:
-            raise PortUnavailable(f"can't listen on {address}: {error}") from error
+            raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
+        for address in at:
+            try:
+                self._fronts.append(self._front_at(target(address, self._fronts[0].port if self._fronts else port)))
+            except OSError as error:  # As with grpcio, one of a name's addresses is enough: not all have IPv6.
+                if address == at[-1] and not self._fronts:
+                    raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
+                _log.info("%s is not listened at: %s", address, error)
         try:
             self._private = PrivateFolder()
         except SocketUnavailable as error:
             raise PortUnavailable(str(error)) from error
         self._listen(f"unix:{self._private.socket}", tls=None)
-        return self._front.port
+        return self._fronts[0].port
+
+    def _front_at(self, address: str) -> NativeFront:
+        return NativeFront(
+            address,
+            self._rpcs.unaries,
+            self.calls,
+            self._threads,
+            max_message_bytes=self._max_message_bytes,
+            inline_s=self._inline_s,
+            arguments=front_arguments(self._channel_arguments),
+        )
 
     def _listen(self, address: str, *, tls: TlsFiles | None) -> int:
         try:
