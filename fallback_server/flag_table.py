@@ -188,6 +188,13 @@ _NETWORK = _flags(
         "",
         "what speaks gRPC; native: the extra `fast`, without TLS; auto: that where it can",
     ),
+    (
+        "workers",
+        _INT,
+        1,
+        "",
+        "processes that share the port; each answers the models that run in process, and passes other calls on",
+    ),
     ("*grpc_max_threads", _INT, max(2, _CPUS), "", "that read and write large messages; one more takes all calls"),
     ("*grpc_channel_arguments", _LIST, None, "KEY=VALUE,...", "given to gRPC, such as grpc.max_connection_age_ms=2000"),
     ("max_message_bytes", _INT, MAX_MESSAGE_BYTES, "", "the largest message that is taken or sent"),

@@ -81,6 +81,11 @@ class LiteRtExecutor:
         self._runners = self._made_runners()
 
     @property
+    def file(self) -> SealedFile:
+        """Its bytes, for other processes to map."""
+        return self._file
+
+    @property
     def signatures(self) -> Mapping[str, Signature]:
         """What can be called, by name."""
         return self._signatures

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
+import errno
+import socket
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -27,6 +29,7 @@ from fallback_server.transport.model_service import ModelService
 from fallback_server.transport.native.addresses import addresses, target
 from fallback_server.transport.native.choice import front_arguments
 from fallback_server.transport.native.front import NativeFront
+from fallback_server.transport.native.fronts import listening
 from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
@@ -36,8 +39,6 @@ from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
-
-_log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 """The largest bound that gRPC takes."""
@@ -52,6 +53,10 @@ _PING_TIMEOUT_MS = 3_600_000
 request of 1 MB lost its connection after 60 s. A client that is gone is left to TCP."""
 
 _DISTRIBUTION = "edge-runtime"
+
+
+REUSE_PORT = ("grpc.so_reuseport", 1)
+"""Has several processes of one user listen on a port; the system spreads connections among them."""
 
 
 class PortUnavailable(Exception):
@@ -80,6 +85,8 @@ class GrpcServer:
             behind it, over a socket that nobody else can reach.
         inline_s: How long a run may take that a receiver of the native server does by itself: longer than in the event
             loop, as another receiver takes over where one is held up.
+        shared: Whether other processes listen on the port as well, and pass on to `private_path` what they don't
+            answer.
     """
 
     def __init__(
@@ -99,8 +106,10 @@ class GrpcServer:
         sequence_figures: SequenceFigures | None = None,
         native: bool = False,
         inline_s: float = 1e-3,
+        shared: bool = False,
     ) -> None:
         self._tls = tls
+        self._shared = shared
         self._native = native
         self._inline_s = inline_s
         self._max_message_bytes = max_message_bytes
@@ -142,8 +151,10 @@ class GrpcServer:
             ),
             self._health,
         )
+        if shared:
+            channel_arguments = self._channel_arguments = (REUSE_PORT, *channel_arguments)
         # gRPC takes the first of two.
-        self._server = grpc.aio.server(options=(*channel_arguments, *_options(max_message_bytes)))
+        self._server = grpc.aio.server(options=(*channel_arguments, *server_options(max_message_bytes)))
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
@@ -193,7 +204,12 @@ class GrpcServer:
         self._threads.close()
 
     async def _start(self, host: str, port: int, socket_path: str | None) -> int:
+        if self._shared:
+            with contextlib.suppress(OSError):  # Of a name that is none whoever listens tells.
+                check_free(host, port)
         bound = self._listen_natively(host, port) if self._native else self._listen(target(host, port), tls=self._tls)
+        if self._native or self._shared:
+            self._listen_privately()
         if socket_path is not None:
             try:
                 self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
@@ -201,8 +217,7 @@ class GrpcServer:
                 raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
         await self._server.start()
         for front in self._fronts:
-            assert self._private is not None
-            front.start(str(self._private.socket))
+            front.start(str(self.private_path))
         return bound
 
     def _close_native(self) -> None:
@@ -211,23 +226,24 @@ class GrpcServer:
         if self._private is not None:
             self._private.close()
 
-    def _listen_natively(self, host: str, port: int) -> int:
-        try:
-            at = addresses(host)
-        except OSError as error:
-            raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
-        for address in at:
-            try:
-                self._fronts.append(self._front_at(target(address, self._fronts[0].port if self._fronts else port)))
-            except OSError as error:  # As with grpcio, one of a name's addresses is enough: not all have IPv6.
-                if address == at[-1] and not self._fronts:
-                    raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
-                _log.info("%s is not listened at: %s", address, error)
+    @property
+    def private_path(self) -> Path:
+        """A UNIX socket for processes that belong to this one, once it listens; where there are any."""
+        assert self._private is not None
+        return self._private.socket
+
+    def _listen_privately(self) -> None:
         try:
             self._private = PrivateFolder()
         except SocketUnavailable as error:
             raise PortUnavailable(str(error)) from error
-        self._listen(f"unix:{self._private.socket}", tls=None)
+        self._listen(f"unix:{self.private_path}", tls=None)
+
+    def _listen_natively(self, host: str, port: int) -> int:
+        try:
+            self._fronts = listening(host, port, self._front_at)
+        except OSError as error:
+            raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
         return self._fronts[0].port
 
     def _front_at(self, address: str) -> NativeFront:
@@ -254,7 +270,8 @@ class GrpcServer:
         return bound
 
 
-def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+def server_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+    """What gRPC's server is told, unless the operator says otherwise."""
     return (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -264,6 +281,24 @@ def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     )
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuses a port that others listen on: with `REUSE_PORT` a second server would take a part of their connections.
+
+    Raises:
+        PortUnavailable: it is taken.
+        OSError: there is no such host.
+    """
+    for address in addresses(host):
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+        except OSError as error:  # Of others than this whoever listens there tells.
+            if error.errno == errno.EADDRINUSE:
+                raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
 
 
 def _version() -> str:
