@@ -34,14 +34,11 @@ from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
-from fallback_server.transport.rpc import MessageThreads, Rpcs
+from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
-
-MAX_MESSAGE_BYTES = 2**31 - 1
-"""The largest bound that gRPC takes."""
 
 MAX_PENDING_CALLS = 2**16
 """Calls that have come and are not taken yet. gRPC's own bounds are 1,000, from where on it drops some at random, and
@@ -121,10 +118,10 @@ class GrpcServer:
         self._health = HealthService(control.index, self._changes)
         self._serving = False
         self._socket: UnixSocket | None = None
-        self.calls = Calls(dataplane)
+        self.calls = Calls(dataplane, max_message_bytes=max_message_bytes)
         remote = RemoteControl(allowed=allow_remote_control)
         self._delivery = DeliveryService(packages, self._changes)
-        self._rpcs = rpcs = Rpcs(self._threads)
+        self._rpcs = rpcs = Rpcs(self._threads, max_message_bytes)
         services = (
             PredictionService(self.calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content),
             ModelService(control, self._changes, remote),
