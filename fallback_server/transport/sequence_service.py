@@ -100,7 +100,7 @@ class SequenceService:
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._read = functools.partial(read_step, max_tensor_bytes=max_tensor_bytes)
-        self._steps = Steps(calls.dataplane, self._figures, lambda: len(self._table))
+        self._steps = Steps(calls.dataplane, self._figures)
         self._clock = calls.dataplane.clock
         self._streams: dict[Stream, None] = {}
         self._table: SequenceTable[Stream] = SequenceTable(options)

@@ -1,12 +1,11 @@
-"""Hands the steps of all streams to the data plane: those that come in a row together."""
+"""Hands the steps of all streams to the data plane: those of one turn of the event loop together."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fallback_server.core.handle import ServableHandle
 from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
@@ -14,15 +13,6 @@ from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.served_model import ServedModel
 
 _log = logging.getLogger(__name__)
-
-QUIET_TURNS = 2
-"""So many turns of the event loop without a further step end a row. An answer is more turns than one."""
-
-MAX_ROW = 32
-"""As many as make a batch where nobody says otherwise end one, too."""
-
-MAX_ROW_S = 0.002
-"""And so does the time."""
 
 
 class Held:
@@ -62,46 +52,17 @@ class _Step:
         self.held = held
 
 
-class Row:
-    """Steps that come one after another, without a pause between them. Pure.
-
-    Args:
-        until_s: When it is over at the latest.
-    """
-
-    __slots__ = ("_quiet", "_seen", "_until_s")
-
-    def __init__(self, until_s: float = math.inf) -> None:
-        self._until_s = until_s
-        self._seen = 0
-        self._quiet = 0
-
-    def over(self, count: int, now_s: float) -> bool:
-        """Whether it is, after one more turn of the event loop in which there were so many steps.
-
-        Args:
-            count: Of the row so far.
-            now_s: The instant.
-        """
-        self._quiet = self._quiet + 1 if count == self._seen else 0
-        self._seen = count
-        return count >= MAX_ROW or self._quiet >= QUIET_TURNS or now_s >= self._until_s
-
-
 class Steps:
     """Who waits for which step. Lives in the event loop that makes it; only `_settle` is for any thread.
 
     Args:
         dataplane: Runs them.
         figures: Are told of what it has run.
-        live: How many streams are open.
     """
 
-    def __init__(self, dataplane: DataPlane, figures: SequenceFigures, live: Callable[[], int]) -> None:
+    def __init__(self, dataplane: DataPlane, figures: SequenceFigures) -> None:
         self._dataplane = dataplane
         self._figures = figures
-        self._live = live
-        self._row = Row()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gathered: list[PredictCall] = []
@@ -122,7 +83,6 @@ class Steps:
         held.use()
         self._waiting[call] = _Step(future, held)
         if not self._gathered:
-            self._row = Row(until_s=self._dataplane.clock() + MAX_ROW_S)
             self._loop.call_soon(self._flush)
         self._gathered.append(call)
         try:
@@ -132,11 +92,6 @@ class Steps:
                 call.left_s = self._dataplane.clock()
 
     def _flush(self) -> None:
-        count, waiting = len(self._gathered), len(self._waiting)
-        if waiting < self._live() and not self._row.over(count, self._dataplane.clock()):
-            # Somebody else's step may be on its way in. Nobody waits for a clock: the loop has that to do anyway.
-            self._loop.call_soon(self._flush)
-            return
         calls, self._gathered = self._gathered, []
         try:
             self._dataplane.predict(calls, self._settle, here=True)
