@@ -134,7 +134,7 @@ class DataPlane:
             return checked
         handle, name, rows = checked
         shadow = self._shadow(call, handle)
-        if shadow is None:
+        if shadow is None and call.left_s is None:
             queue = handle.servable.queues[name]
             outcome = self.scheduler.run_alone(
                 queue, call.inputs, rows=rows, deadline_s=call.deadline_s, inline_s=inline_s

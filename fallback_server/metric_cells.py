@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 
 from fallback_server.counts import HistogramCounts, ModelCounts, VersionCounts, add_buckets, add_counts
 
@@ -38,10 +39,19 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def add(self, value: float) -> None:
-        """One more."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def add(self, value: float, times: int = 1) -> None:
+        """One more, or so many."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    def add_all(self, values: Iterable[float], unit: float = 1.0) -> None:
+        """Many more, each in another unit than the histogram's: so many times as large there."""
+        counts, bounds, total = self.counts, self.bounds, 0.0
+        for one in values:
+            value = one * unit
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self.total += total
 
     def taken(self) -> HistogramCounts:
         """All of it, for `join` elsewhere; likewise below."""

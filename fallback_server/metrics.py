@@ -118,7 +118,9 @@ class Metrics(Collector):
             code: gRPC's name of what came of it, such as "OK".
             latency_s: How long it took.
         """
-        self._note(_Request(model, version, verb, entrypoint, code, latency_s))
+        self._noted.append(_Request(model, version, verb, entrypoint, code, latency_s))
+        if len(self._noted) >= MAX_NOTED:
+            self._count()
 
     def batch(
         self, *, model: str, version: int, rows: int, padded_rows: int, queued_s: Iterable[float], run_s: float
@@ -133,7 +135,9 @@ class Metrics(Collector):
             queued_s: How long each of its requests waited.
             run_s: How long the run took.
         """
-        self._note(_Batch(model, version, rows, padded_rows, queued_s, run_s))
+        self._noted.append(_Batch(model, version, rows, padded_rows, queued_s, run_s))
+        if len(self._noted) >= MAX_NOTED:
+            self._count()
 
     def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
         """A load has ended."""
@@ -190,53 +194,56 @@ class Metrics(Collector):
         """For the registry: nothing, so that making one asks no catalog."""
         return ()
 
-    def _note(self, what: _Request | _Batch) -> None:
-        self._noted.append(what)
-        if len(self._noted) >= MAX_NOTED:
-            self._count()
-
     def _count(self) -> None:
-        """Counts what was noted."""
+        """Counts what was noted, all that is alike at once."""
         with self._lock:
+            requests: dict[tuple[str, int | None, str, str, str], list[float]] = {}
+            batches: dict[tuple[str, int, int, int], list[_Batch]] = {}
             for noted in taken(self._noted):
                 if isinstance(noted, _Request):
-                    self._count_request(noted)
+                    requests.setdefault(noted[:5], []).append(noted.latency_s)
                 else:
-                    self._count_batch(noted)
+                    batches.setdefault(noted[:4], []).append(noted)
+            for kind, latencies_s in requests.items():
+                self._count_requests(kind, latencies_s)
+            for like, runs in batches.items():
+                self._count_batches(like, runs)
 
-    def _count_request(self, request: _Request) -> None:
+    def _count_requests(self, kind: tuple[str, int | None, str, str, str], latencies_s: Sequence[float]) -> None:
         """Under the lock."""
-        code, verb, entrypoint = request.code, request.verb, request.entrypoint
-        cell = self._model(request.model, known=request.version is not None)
-        cell.codes[code] += 1
+        model, version, verb, entrypoint, code = kind
+        count = len(latencies_s)
+        cell = self._model(model, known=version is not None)
+        cell.codes[code] += count
         if code == "OK":
             # TensorFlow Serving's own spelling: what came over REST is told in the path's letters.
             key = (verb.lower() if entrypoint == "REST" else verb, entrypoint)
             latency = cell.latency.get(key)
             if latency is None:
                 latency = cell.latency[key] = Histogram(REQUEST_US)
-            latency.add(request.latency_s * 1e6)
-        if request.version is None:
-            cell.unversioned[verb, code] += 1
+            latency.add_all(latencies_s, 1e6)
+        if version is None:
+            cell.unversioned[verb, code] += count
         else:
-            of_version = self._version(cell, request.version)
-            of_version.codes[verb, code] += 1
+            of_version = self._version(cell, version)
+            of_version.codes[verb, code] += count
             if code == "OK":
-                of_version.latency.add(request.latency_s)
+                of_version.latency.add_all(latencies_s)
 
-    def _count_batch(self, batch: _Batch) -> None:
+    def _count_batches(self, kind: tuple[str, int, int, int], batches: Sequence[_Batch]) -> None:
         """Under the lock."""
-        cell = self._model(batch.model, known=True)
-        cell.runs.add(batch.run_s * 1e6)
-        of_version = self._version(cell, batch.version)
-        of_version.rows.add(batch.rows)
-        of_version.runs.add(batch.run_s)
-        self._batches += 1
-        self._sizes["input_batch_size"].add(batch.rows)
-        self._sizes["processed_batch_size"].add(batch.padded_rows)
-        self._sizes["padding_size"].add(batch.padded_rows - batch.rows)
-        for waited_s in batch.queued_s:
-            self._queued.add(waited_s * 1e6)
+        model, version, rows, padded_rows = kind
+        count, runs_s = len(batches), [batch.run_s for batch in batches]
+        cell = self._model(model, known=True)
+        cell.runs.add_all(runs_s, 1e6)
+        of_version = self._version(cell, version)
+        of_version.rows.add(rows, count)
+        of_version.runs.add_all(runs_s)
+        self._batches += count
+        self._sizes["input_batch_size"].add(rows, count)
+        self._sizes["processed_batch_size"].add(padded_rows, count)
+        self._sizes["padding_size"].add(padded_rows - rows, count)
+        self._queued.add_all([waited_s for batch in batches for waited_s in batch.queued_s], 1e6)
 
     def _model(self, name: str, *, known: bool) -> ModelCell:
         """A model's cell; under the lock. Only what is known may make a new one."""

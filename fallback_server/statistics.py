@@ -240,11 +240,14 @@ class VersionStatistics:
     def _count(self) -> None:
         """Counts what was noted."""
         with self._lock:
+            buckets, sum_s = self._buckets, 0.0
+            answers = len(self._took_s)
             for took_s in taken(self._took_s):
-                self._requests += 1
-                self._answers += 1
-                self._sum_s += took_s
-                self._buckets[bisect.bisect_left(BOUNDS_S, took_s)] += 1
+                buckets[bisect.bisect_left(BOUNDS_S, took_s)] += 1
+                sum_s += took_s
+            self._requests += answers
+            self._answers += answers
+            self._sum_s += sum_s
             for run, ended_s in taken(self._ran):
                 requests = len(run.queued_s)
                 self._runs += 1

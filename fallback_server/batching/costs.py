@@ -51,7 +51,7 @@ class RunCosts:
 
     def expected_s(self, rows: int) -> float | None:
         """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
-        found = self._nearest(rows)
+        found = self._classes.get(rows.bit_length()) or self._nearest(rows)
         return None if found is None else found.mean_s
 
     def recent_s(self, rows: int, now_s: float) -> float | None:

@@ -29,7 +29,7 @@ TOO_LONG = 4
 _keys = itertools.count()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # Not frozen: that makes one take twice as long, and there is one a run.
 class BatchRun:
     """One run that has ended well.
 

@@ -12,7 +12,7 @@ LONG_S = 0.25
 shares the processors between it and the others, or it hangs; either way the others have waited long enough."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Run:
     """A batch that is under way.
 
@@ -77,6 +77,8 @@ class Runs:
             now_s: The instant.
             lanes: How many it may have under way whatever others do; 0: as those let it.
         """
+        if not self._own:
+            return -math.inf
         own = self._own[queue]  # A Counter keeps no key that is only looked at.
         if lanes:
             return -math.inf if own < lanes else math.inf
