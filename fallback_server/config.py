@@ -163,7 +163,7 @@ class SourceOptions:
     """Which models are served.
 
     Attributes:
-        repository: Holds NAME/VERSION/saved_model.pb; None for none.
+        repository: Holds NAME/VERSION/ with what an executor runs; None for none.
         configs: The models that are listed.
         config_file: Where they are listed, to be read again; None where they are not in a file.
         config_digest: Of that file as it was read; see `digest_of`. Empty: not known, and then the first look reads it.
