@@ -156,6 +156,8 @@ def harm(subgraphs: Sequence[Subgraph]) -> str:
 
     For files whose inputs have been run in all the shapes that they may have.
     """
+    if not subgraphs:
+        return "it has no graph"
     for graph in subgraphs:
         if graph.variables:
             return "it keeps a state"
