@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import statistics
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 
 from fallback_server.core.errors import ExecutionFailed, LoadFailed, VersionNotReady
 from fallback_server.executors.base import Array, Executor, Signature
-from fallback_server.executors.choice import Measured, Tolerance, difference, unlike
+from fallback_server.executors.choice import Measured, Tolerance, difference, says_nothing, spreads, unlike
 from fallback_server.executors.probing import made_up
 from fallback_server.executors.registry import OnGone
 from fallback_server.warmup import MAX_BYTES, recorded
@@ -28,7 +29,17 @@ TOLERANCE = Tolerance()
 MAX_COMPARED = 16
 """Recorded requests of each signature that forms are compared on."""
 
-_MADE_UP_ROWS = (1, 3)
+KEPT_BYTES = 2**28
+"""Of the answers to compare; requests beyond are left out."""
+
+MAX_PLACES = 1024
+"""Whole numbers that stand for places in a table are looked for up to here; so are sizes, which must not be huge."""
+
+_PLACES = (2, 8, 32, 128, 512, MAX_PLACES)
+_CLOSE = 16
+"""How near the number of places is found: within a sixteenth of it."""
+
+_MADE_UP_ROWS = (1, 3, 16)
 _MIN_RUNS, _MAX_RUNS = 5, 25
 _TIMED_S = 0.5
 """For both forms of one signature and size together; forms take turns, so that whatever else runs meets both."""
@@ -132,12 +143,11 @@ def compare(first: Candidate, second: Candidate, path: Path, *, largest_rows: in
     compared = 0
     samples: dict[str, Inputs] = {}
     for name, signature in one.signatures.items():
-        requests = _requests(one, path, signature)
-        alike, second.refusal = _agree(one, other, name, requests)
-        compared += alike
+        alike, second.refusal = _agree(one, other, signature, path)
+        compared += len(alike)
         if second.refusal:
             return compared
-        samples[name] = requests[0]
+        samples[name] = alike[0]
     if isinstance(other, StandsFor):
         methods = {name: signature.method for name, signature in one.signatures.items()}
         other.stands_for(methods, one.signature_defs)
@@ -146,33 +156,78 @@ def compare(first: Candidate, second: Candidate, path: Path, *, largest_rows: in
     return compared
 
 
-def _agree(one: Executor, other: Executor, name: str, requests: list[Inputs]) -> tuple[int, str]:
-    """On how many requests both answer alike, and what speaks against the second."""
-    alike = 0
-    for inputs in requests:
-        try:
-            expected = one.run(name, inputs)
-        except (ExecutionFailed, VersionNotReady) as error:
-            raise LoadFailed(f"a request to compare its forms on failed: {error}") from error
-        except Exception as error:  # noqa: BLE001  nobody would send that
-            _log.debug("signature %r did not run on a made-up request: %s", name, error)
+def _agree(one: Executor, other: Executor, signature: Signature, path: Path) -> tuple[list[Inputs], str]:
+    """The requests that both answer alike, and what speaks against the second."""
+    name = signature.name
+    recorded_ones = recorded(one, path, name, most=MAX_COMPARED)
+    zeros = made_up(signature)
+    made = iter(()) if zeros is None else made_up_requests(signature, zeros, _places(one, name, zeros))
+    asked: list[Inputs] = []
+    expected: list[Inputs] = []
+    given: list[Inputs] = []
+    size_bytes = 0
+    for inputs in itertools.chain(recorded_ones, made):
+        if size_bytes > KEPT_BYTES:
+            break
+        if (answer := _answer(one, name, inputs)) is None:
             continue
         try:
-            fault = difference(expected, other.run(name, inputs), TOLERANCE)
+            given.append(other.run(name, inputs))
         except Exception as error:  # noqa: BLE001  it may not serve
-            fault = " ".join(str(error).split())
-        if fault:
-            return alike, f"another answer of signature {name!r}: {fault}"
-        alike += 1
-    if alike:
-        return alike, ""
-    return 0, f"nothing to compare it on: signature {name!r} has no recorded request, and none can be made up"
+            return asked, f"another answer of signature {name!r}: {' '.join(str(error).split())}"
+        asked.append(inputs)
+        expected.append(answer)
+        size_bytes += 2 * sum(value.nbytes for value in answer.values())
+    spread = spreads(expected)
+    for index, (answer, rival) in enumerate(zip(expected, given, strict=True)):
+        if fault := difference(answer, rival, TOLERANCE, spread):
+            return asked[:index], f"another answer of signature {name!r}: {fault}"
+    if not asked:
+        return [], f"nothing to compare it on: signature {name!r} has no recorded request, and none can be made up"
+    if fault := says_nothing(expected, made_up=not recorded_ones, rows=signature.batches):
+        return asked, f"nothing to compare it on: signature {name!r}: {fault}"
+    return asked, ""
 
 
-def _requests(executor: Executor, path: Path, signature: Signature) -> list[Inputs]:
-    found = recorded(executor, path, signature.name, most=MAX_COMPARED)
-    zeros = made_up(signature)
-    return found if zeros is None else [*found, *made_up_requests(signature, zeros)]
+def _answer(executor: Executor, name: str, inputs: Inputs) -> Inputs | None:
+    """What the first form answers; None where it refuses, since nobody would send that.
+
+    Raises:
+        LoadFailed: its process ended.
+    """
+    try:
+        return executor.run(name, inputs)
+    except (ExecutionFailed, VersionNotReady) as error:
+        raise LoadFailed(f"a request to compare its forms on failed: {error}") from error
+    except Exception as error:  # noqa: BLE001  told above
+        _log.debug("signature %r did not run on a made-up request: %s", name, error)
+        return None
+
+
+def _places(executor: Executor, name: str, zeros: Inputs) -> dict[str, int]:
+    """How many whole numbers, from 0 on, the first form takes in each input of such: a table has so many places.
+
+    Found by trying: it refuses what lies beyond, and so would the other form; which is asked no such thing.
+    """
+    found: dict[str, int] = {}
+    for key, value in zeros.items():
+        if value.dtype.kind not in "iu" or value.dtype.itemsize == 1:
+            continue
+
+        def takes(places: int, key: str = key, value: Array = value) -> bool:
+            return _answer(executor, name, {**zeros, key: np.full_like(value, places - 1)}) is not None
+
+        least, most = 1, MAX_PLACES + 1
+        for places in _PLACES:
+            if not takes(places):
+                most = places
+                break
+            least = places
+        while most - least > max(1, least // _CLOSE) and most <= MAX_PLACES:
+            middle = (least + most) // 2
+            least, most = (middle, most) if takes(middle) else (least, middle)
+        found[key] = least
+    return found
 
 
 def _time(first: Candidate, second: Candidate, name: str, sample: Inputs, largest_rows: int) -> None:
@@ -191,24 +246,32 @@ def _time(first: Candidate, second: Candidate, name: str, sample: Inputs, larges
             candidate.median_s[name, rows] = statistics.median(values)
 
 
-def made_up_requests(signature: Signature, zeros: Mapping[str, Array]) -> Iterator[Inputs]:
+def made_up_requests(signature: Signature, zeros: Inputs, places: Mapping[str, int]) -> Iterator[Inputs]:
     """What is run where nothing was recorded: zeros, and values that differ from row to row, always the same ones.
 
-    Whole numbers that may stand for places in a table stay 0 and 1; bytes may be anything, as in images.
+    Args:
+        signature: What they are for.
+        zeros: As `probing.made_up` makes them.
+        places: Of each input of whole numbers, how many may be drawn, from 0 on; bytes may be anything, as in images.
     """
     yield dict(zeros)
     random = np.random.default_rng(0)
-    for rows in _MADE_UP_ROWS if signature.batches else (1,):
+    row_bytes = sum(value.nbytes for value in zeros.values())
+    for rows in _MADE_UP_ROWS:
+        if rows > 1 and rows * row_bytes > MAX_BYTES:
+            continue
         drawn: dict[str, Array] = {}
         for name, value in zeros.items():
             shape = (rows, *value.shape[1:]) if signature.batches else value.shape
             kind = value.dtype.kind
             if kind in "fc":
                 drawn[name] = random.normal(size=shape).astype(value.dtype)
-            elif kind == "u" and value.dtype.itemsize == 1:
-                drawn[name] = random.integers(0, 256, shape).astype(value.dtype)
+            elif kind in "iu" and value.dtype.itemsize == 1:
+                bounds = np.iinfo(value.dtype.name)
+                drawn[name] = random.integers(bounds.min, bounds.max, shape, endpoint=True).astype(value.dtype)
             else:
-                drawn[name] = random.integers(0, 2, shape).astype(value.dtype)
+                # Each of them, as far as there is room: one place alone may be another in the other form.
+                drawn[name] = np.resize(random.permutation(places.get(name, 2)), shape).astype(value.dtype)
         yield drawn
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,18 +15,18 @@ _NAMES = {"tensorflow": "the SavedModel", "litert": "LiteRT"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """How far two answers may be apart: `|a - b| <= atol + rtol * |b|` for floats, and not at all for the rest.
+    """How far two answers may be apart: `|a - b| <= atol * spread + rtol * |b|` for floats, else not at all.
 
     Attributes:
-        rtol: Relative.
-        atol: Absolute, in the output's own unit.
+        rtol: Of the value.
+        atol: Of the output's spread: how far apart its values lie over all that the forms are compared on.
     """
 
     rtol: float = 1e-3
     atol: float = 1e-4
 
     def __str__(self) -> str:
-        return f"rtol {self.rtol:g}, atol {self.atol:g}"
+        return f"rtol {self.rtol:g}, atol {self.atol:g} of each output's spread"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +81,29 @@ def choose(measured: Sequence[Measured], tolerance: Tolerance, *, compared: int)
     return Choice(kind=best.kind, why="; ".join(told))
 
 
-def difference(one: Mapping[str, Array], other: Mapping[str, Array], tolerance: Tolerance) -> str:
-    """In what two answers differ by more than the tolerance; empty where they don't."""
+def spreads(answers: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    """How far apart the finite values of each output of floats lie, over all answers; 0 where there are none."""
+    found: dict[str, float] = {}
+    for name in answers[0] if answers else ():
+        values = [
+            array[np.isfinite(array)] for array in (answer[name] for answer in answers) if array.dtype.kind in "fc"
+        ]
+        parts = [part.astype(np.complex128).view(np.float64) for part in values if part.size]
+        found[name] = max(map(np.max, parts)) - min(map(np.min, parts)) if parts else 0.0
+    return found
+
+
+def difference(
+    one: Mapping[str, Array], other: Mapping[str, Array], tolerance: Tolerance, spread: Mapping[str, float]
+) -> str:
+    """In what two answers differ by more than the tolerance; empty where they don't.
+
+    Args:
+        one: Outputs by name.
+        other: The same of another form.
+        tolerance: How far they may be apart.
+        spread: See `spreads`.
+    """
     if one.keys() != other.keys():
         return f"outputs {sorted(one)} and {sorted(other)}"
     for name, a in one.items():
@@ -92,9 +113,38 @@ def difference(one: Mapping[str, Array], other: Mapping[str, Array], tolerance: 
         if a.dtype.kind not in "fc":
             if not np.array_equal(a, b):
                 return f"output {name!r} differs"
-        elif not np.allclose(a, b, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True):
+        elif not np.allclose(a, b, rtol=tolerance.rtol, atol=tolerance.atol * spread[name], equal_nan=True):
             return f"output {name!r} differs by up to {_farthest(a, b):.3g}"
     return ""
+
+
+def says_nothing(answers: Sequence[Mapping[str, Array]], *, made_up: bool, rows: bool) -> str:
+    """Why it says nothing that two forms have given these same answers; empty where it does say something.
+
+    What is no number anywhere may be anything. And what is the same whatever is asked may be so for no request that
+    anybody sends: an output of floats must vary over made-up requests, and any output must.
+
+    Args:
+        answers: At least one.
+        made_up: Whether all requests were.
+        rows: Whether an answer has several, along the first axis.
+    """
+    vary = False
+    for name in answers[0]:
+        arrays = [answer[name] for answer in answers]
+        floats = arrays[0].dtype.kind in "fc"
+        if floats and not any(np.isfinite(array).any() for array in arrays):
+            return f"output {name!r} is no finite number in any answer"
+        varies = len({key for array in arrays for key in _keys(array, rows=rows)}) > 1
+        if floats and made_up and not varies:
+            return f"output {name!r} is the same for all made-up requests"
+        vary |= varies
+    return "" if vary or not made_up else "all outputs are the same for all made-up requests"
+
+
+def _keys(array: Array, *, rows: bool) -> Iterator[int]:
+    for part in array if rows and array.ndim else (array,):
+        yield hash(tuple(np.ravel(part).tolist()) if array.dtype.kind == "O" else np.asarray(part).tobytes())
 
 
 def unlike(one: Mapping[str, Signature], other: Mapping[str, Signature]) -> str:

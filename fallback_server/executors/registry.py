@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from converter.artifact.schema import MANIFEST
 from fallback_server.core.errors import LoadFailed, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.model_config import EXECUTORS
@@ -43,6 +44,8 @@ class Platform:
         open: Loads it.
         estimated_bytes: The memory that a loaded version takes, told by its files.
         holds: Whether a folder is of this kind, where a file's name alone does not say it; None where it does.
+        doubtful: Whether a folder that is of this kind may be another's all the same: then any other comes first;
+            None where it may not.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Platform:
     open: Open
     estimated_bytes: Callable[[Path], int]
     holds: Callable[[Path], bool] | None = None
+    doubtful: Callable[[Path], bool] | None = None
 
     def fits(self, path: Path) -> bool:
         """Whether a version's folder is of this kind."""
@@ -113,13 +117,14 @@ class Registry:
             VersionRefused: there is none.
         """
         asked = [platform for platform in self._platforms if kind in (AUTO, platform.name)]
-        if found := tuple(platform for platform in asked if platform.fits(path)):
-            return found
+        if found := [platform for platform in asked if platform.fits(path)]:
+            return tuple(sorted(found, key=lambda each: each.doubtful is not None and each.doubtful(path)))
         expected = ", ".join(file for platform in asked for file in platform.files)
         if kind == AUTO:
             raise VersionRefused(f"{path} holds none of the files that make a model: {expected}")
         raise VersionRefused(
-            f"{path} can't be served with --executor={kind}: it holds none of {expected or 'its files'}"
+            f"{path} can't be served by the executor {kind!r} that was asked for: it holds none of "
+            f"{expected or 'its files'}"
         )
 
     def estimated_bytes(self, path: Path, kind: str = AUTO) -> int:
@@ -140,6 +145,12 @@ def rivals(forms: Sequence[Platform]) -> tuple[Platform, ...]:
     return both if len(both) > 1 and forms[0] in both else tuple(forms[:1])
 
 
+def _is_litert_by_manifest(path: Path) -> bool:
+    """Whether all that tells of a LiteRT form is a `manifest.json`: many a program has a file of that name."""
+    others = (path / litert_files.FILE, *(path / folder / MANIFEST for folder in litert_files.PACKAGES if folder.name))
+    return not any(file.is_file() for file in others)
+
+
 def default_registry(saved_model: SavedModelOptions) -> Registry:
     """All platforms of this server. Models run in worker processes, TFLite files in this one; `close` ends them."""
     nursery, plain = Nursery(), Nursery(NOTHING)
@@ -158,10 +169,11 @@ def default_registry(saved_model: SavedModelOptions) -> Registry:
             ),
             Platform(
                 name="litert",
-                files=(litert_files.FILE, "manifest.json"),
+                files=(litert_files.FILE, MANIFEST),
                 open=functools.partial(open_tried, nursery=plain, threads=saved_model.intra_op_parallelism),
                 estimated_bytes=litert_bytes,
                 holds=litert_files.holds_litert,
+                doubtful=_is_litert_by_manifest,
             ),
             Platform(
                 name="python",

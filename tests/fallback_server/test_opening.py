@@ -154,7 +154,7 @@ def test_a_kind_that_is_pinned_is_not_compared(tmp_path):
     opened = opener(tmp_path, first, second, kind="litert").open()
     assert (opened.executor, opened.choice.why) == (second, "")
     assert first.on_lost is None
-    with pytest.raises(VersionRefused, match="can't be served with --executor=python: it holds none of"):
+    with pytest.raises(VersionRefused, match="executor 'python' that was asked for: it holds none of"):
         opener(tmp_path, first, second, kind="python").open()
 
 
@@ -189,16 +189,86 @@ def test_recorded_requests_are_compared_too(tmp_path, monkeypatch):
 
 
 def test_made_up_requests_are_the_same_each_time_and_differ_by_row():
-    """Zeros first; then floats, bytes of any value, and whole numbers that are 0 or 1."""
+    """Zeros first; then floats, bytes of any value, and whole numbers of as many places as there are."""
     one = signature({"x": (-1, 64), "i": ((-1, 64), np.int64), "b": ((-1, 64), np.uint8)}, {"y": (-1,)})
-    first, *others = made_up_requests(one, made_up(one))
+    first, *others = made_up_requests(one, made_up(one), {"i": 9})
     assert all(not value.any() for value in first.values())
-    assert [len(each["x"]) for each in others] == [1, 3]
-    assert set(np.unique(others[1]["i"])) == {0, 1}
+    assert [len(each["x"]) for each in others] == [1, 3, 16]
+    assert set(np.unique(others[0]["i"])) == set(range(9))
     assert others[1]["b"].max() > 200
     assert not np.array_equal(others[1]["x"][0], others[1]["x"][1])
-    again = list(made_up_requests(one, made_up(one)))
+    again = list(made_up_requests(one, made_up(one), {"i": 9}))
     np.testing.assert_array_equal(again[2]["x"], others[1]["x"])
+
+
+class Function(Form):
+    """y = f(x), of any dtype."""
+
+    def __init__(self, kind, function, dtype=np.float32):
+        super().__init__(kind)
+        self.signatures = {"serving_default": signature({"x": ((-1, 2), dtype)}, {"y": (-1, 2)})}
+        self.function = function
+        self.refused = 0
+
+    def run(self, name, inputs):
+        try:
+            return {"y": np.float32(self.function(inputs["x"]))}
+        except (IndexError, ValueError):
+            self.refused += 1
+            raise InvalidInput("out of range") from None
+
+
+TABLE = np.arange(100.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dtype", "said"),
+    [
+        (lambda x: x * 1e-5, lambda x: x * -1e-5, np.float32, "another answer of signature"),
+        (lambda x: x * np.nan, lambda x: x * np.nan, np.float32, "output 'y' is no finite number in any answer"),
+        (lambda x: x > 50, lambda x: x > 5000, np.float32, "output 'y' is the same for all made-up requests"),
+        (lambda i: TABLE[i], lambda i: np.where(TABLE < 2, TABLE, -7)[i], np.int64, "another answer of signature"),
+        (lambda i: TABLE[i], lambda i: np.where(TABLE < 90, TABLE, -7)[i], np.int64, "another answer of signature"),
+        (lambda x: x * 1e-5, lambda x: x * 1e-5, np.float32, ""),
+        (lambda i: TABLE[i], lambda i: TABLE[i], np.int64, ""),
+    ],
+)
+def test_a_form_that_nothing_shows_to_be_right_does_not_serve(tmp_path, monkeypatch, first, second, dtype, said):
+    """Its answers are held against the other's own scale, and in all places of a table; it is asked none beyond."""
+    faster(monkeypatch, "litert")
+    forms = [Function("tensorflow", first, dtype), Function("litert", second, dtype)]
+    opened = opener(tmp_path, *forms).open()
+    assert opened.choice.kind == ("tensorflow" if said else "litert")
+    assert said in opened.choice.why
+    assert forms[1].refused == 0
+
+
+def test_forms_are_timed_on_what_both_answer(tmp_path):
+    """A first form that refuses zeros is none the worse."""
+
+    def positive(x):
+        if not x.any():
+            raise ValueError
+        return x
+
+    opened = opener(tmp_path, Function("tensorflow", positive), Function("litert", positive), warm=False).open()
+    assert "median times" in opened.choice.why
+
+
+@pytest.mark.parametrize(("file", "kind"), [("model.py", "python"), ("model.onnx", "onnx")])
+def test_a_manifest_of_any_name_is_no_form_beside_a_model(tmp_path, file, kind):
+    """Many a program has a `manifest.json` of its own; a package that is laid into the folder is another matter."""
+    registry = default_registry(SavedModelOptions())
+    for name in (file, "manifest.json"):
+        (tmp_path / name).touch()
+    assert [form.name for form in registry.forms(tmp_path)] == [kind, "litert"]
+    (tmp_path / file).unlink()
+    assert [form.name for form in registry.forms(tmp_path)] == ["litert"]
+    (tmp_path / file).touch()
+    (tmp_path / "assets.extra" / "edge_package").mkdir(parents=True)
+    (tmp_path / "assets.extra" / "edge_package" / "manifest.json").touch()
+    assert [form.name for form in registry.forms(tmp_path)] == ["litert", kind]
+    registry.close()
 
 
 @pytest.mark.parametrize(

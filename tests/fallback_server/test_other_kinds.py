@@ -88,7 +88,7 @@ def test_a_pinned_executor_refuses_what_has_no_such_form(tmp_path):
         client = Client(server.address)
         assert client.states("b") == {1: "AVAILABLE"}
         assert client.states("a") == {1: "END"}
-        assert "can't be served with --executor=python: it holds none of model.py" in client.errors("a")[1]
+        assert "executor 'python' that was asked for: it holds none of model.py" in client.errors("a")[1]
         client.close()
     finally:
         server.close()
