@@ -50,10 +50,11 @@ class PassingCalls(Calls):
     Args:
         dataplane: Answers with `Elsewhere` what it can't.
         relay: Where that goes.
+        max_message_bytes: See `Calls`.
     """
 
-    def __init__(self, dataplane: DataPlane, relay: Relay) -> None:
-        super().__init__(dataplane)
+    def __init__(self, dataplane: DataPlane, relay: Relay, *, max_message_bytes: int) -> None:
+        super().__init__(dataplane, max_message_bytes=max_message_bytes)
         self._relay = relay
 
     def handler(self, rpcs: Rpcs, inference: Inference[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -147,8 +148,8 @@ class SharedPort:
         self._inline_s = inline_s
         self._threads = MessageThreads(message_threads)
         self._relay = Relay(passes_to)
-        self._rpcs = Rpcs(self._threads)
-        self._calls = PassingCalls(dataplane, self._relay)
+        self._rpcs = Rpcs(self._threads, max_message_bytes)
+        self._calls = PassingCalls(dataplane, self._relay, max_message_bytes=max_message_bytes)
         service = PredictionService(self._calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content)
         made = {
             **service.handlers(self._rpcs),
