@@ -228,12 +228,12 @@ class BatchQueue:
     def is_short(self, rows: int, *, bound_s: float) -> bool:
         """Whether a run of so many rows is over sooner than another thread would have begun it.
 
-        Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until others have shown
+        Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until another has shown
         that this was an exception.
         """
         if not self._in_process:
             return False
-        run_s = self.costs.expected_s(rows)
+        run_s = self.costs.likely_s(rows)
         return run_s is not None and run_s <= bound_s
 
     @property

@@ -98,6 +98,15 @@ def test_a_run_that_takes_far_too_long_sends_the_next_to_the_threads_at_once():
     assert queue.is_short(1, bound_s=0.001)
 
 
+def test_one_short_run_shows_that_a_long_one_was_an_exception():
+    """What the threads run beside others takes longer than by itself: the mean of that would keep it there for long."""
+    stand, executor = BatchStand(), FakeExecutor()
+    queue = short_queue(stand, executor)
+    for took_s, here in ((0.01, False), (1e-5, True), (0.01, False), (0.01, False), (1e-5, True)):
+        queue.costs.record(1, took_s, stand.clock(), believed_s=0.001)
+        assert queue.is_short(1, bound_s=0.00025) is here
+
+
 def test_a_thread_does_not_go_on_for_long():
     """Beyond four times the bound the rest of a list waits for the threads."""
     stand, executor = BatchStand(max_batch_size_rows=1), FakeExecutor()
