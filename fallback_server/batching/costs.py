@@ -55,7 +55,7 @@ class RunCosts:
         return None if found is None else found.mean_s
 
     def likely_s(self, rows: int) -> float | None:
-        """As `expected_s`, or what the last of them took where that was less: one hiccup need not be outlived by others.
+        """As `expected_s`, or what the last of them took where that was less: one shows that a hiccup was one.
 
         What is run in a thread beside others takes longer than it would by itself, and so can't show how short it is.
         """
