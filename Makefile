@@ -55,8 +55,8 @@ bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the 
 		executors templates fair_models transports sequences serving; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
 
-bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers
-	$(BIN)/python -m benchmarks.peers --into build/peers
+bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers (QUICK=1: a look)
+	$(BIN)/python -m benchmarks.peers --into build/peers $(if $(QUICK),--quick)
 
 lock:  ## rewrite the lock files (needs uv)
 	requirements/compile.sh

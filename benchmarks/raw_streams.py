@@ -49,7 +49,7 @@ class RawStreams:
         self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW, 0, 0, _u32(window)))
 
     def run(self, messages: Sequence[bytes], count: int) -> None:
-        """Has so many streams send all messages, side by side.
+        """Has so many streams send all messages, side by side; each is half-closed with its last.
 
         Raises:
             Failed: one was not answered.
@@ -58,7 +58,7 @@ class RawStreams:
         first, self._next = self._next, self._next + 2 * count
         sent = dict.fromkeys(range(first, self._next, 2), 1)
         begin = _frame(_HEADERS, _END_HEADERS, 0, self._headers)
-        out = [_on(stream, begin) + _frame(_DATA, 0, stream, framed[0]) for stream in sent]
+        out = [_on(stream, begin) + _message(stream, framed, 0) for stream in sent]
         while sent:
             self._socket.sendall(b"".join(out))
             out = [reply for frame in self._frames() if (reply := _reply(frame, sent, framed))]
@@ -103,16 +103,19 @@ def _reply(frame: tuple[int, int, int, bytes], sent: dict[int, int], framed: Seq
     if kind == _DATA and stream in sent and body:
         number = sent[stream]
         sent[stream] = number + 1
-        return _frame(_DATA, 0, stream, framed[number]) if number < len(framed) else b""
+        return _message(stream, framed, number) if number < len(framed) else b""
     if kind == _GOAWAY:
         raise Failed(f"the server ends the connection: {body!r}")
     if kind in (_SETTINGS, _PING) and not flags & _ACK:
         return _frame(kind, _ACK, 0, body if kind == _PING else b"")
-    if kind == _RESET or (kind == _HEADERS and flags & _END_STREAM):
-        if sent.pop(stream, len(framed) + 1) <= len(framed):
-            raise Failed(f"stream {stream} was ended: {body!r}")
-        return _frame(_DATA, _END_STREAM, stream, b"") if kind == _HEADERS else b""
+    ended = kind == _RESET or (kind == _HEADERS and flags & _END_STREAM)
+    if ended and sent.pop(stream, len(framed) + 1) <= len(framed):
+        raise Failed(f"stream {stream} was ended: {body!r}")
     return b""
+
+
+def _message(stream: int, framed: Sequence[bytes], number: int) -> bytes:
+    return _frame(_DATA, _END_STREAM if number == len(framed) - 1 else 0, stream, framed[number])
 
 
 def _on(stream: int, frame: bytes) -> bytes:

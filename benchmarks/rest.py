@@ -29,7 +29,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 sys.path[0] = str(Path(__file__).parents[1])
 
 from fallback_server.executors.base import Signature, TensorSpec  # noqa: E402
-from fallback_server.metrics import REQUEST_US, Metrics  # noqa: E402
+from fallback_server.metric_cells import REQUEST_US  # noqa: E402
+from fallback_server.metrics import Metrics  # noqa: E402
 from fallback_server.transport.rest.json_codec import parse, read_inputs, read_predict, write_outputs  # noqa: E402
 from fallback_server.transport.rest.json_readers import JsonReaders  # noqa: E402
 

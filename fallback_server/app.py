@@ -8,6 +8,7 @@ import functools
 import logging
 import signal
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from fallback_server.config import ServerOptions
 from fallback_server.config_file import ConfigFile, batching_for
 from fallback_server.control import Control
 from fallback_server.core.archive import Unpacker
-from fallback_server.core.loader import OnLost
+from fallback_server.core.loader import Loader, OnLost
 from fallback_server.core.manager import Manager
 from fallback_server.core.resources import MemoryBudget
 from fallback_server.core.servable import ServableId
@@ -37,8 +38,12 @@ from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
+from fallback_server.transport.native import private_folder
 from fallback_server.transport.native.choice import choose, installed
 from fallback_server.transport.rest.server import RestServer
+from fallback_server.workers.hosting import HostingLoader
+from fallback_server.workers.messages import Begin
+from fallback_server.workers.team import Team
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +52,9 @@ _MDNS_STOP_S = 3.0
 
 _NATIVE_INLINE = 4
 """So many times as long as in the event loop a run may take in a receiver of the native server: it holds up less."""
+
+_WORKERS_S = 60.0
+"""For workers to take connections before the server says that it does; one that can't is told in the log."""
 
 _UNLOAD_S = 5.0
 """For threads to end and memory to be freed once nothing is in flight any more."""
@@ -108,6 +116,12 @@ class Server:
             check_method_names=options.check_method_names,
             observe=observer(self._metrics, code_of),
         )
+        self._team: Team | None = None
+        if network.workers > 1:
+            self._team = Team(network.workers - 1, catalog=self.control.catalog, absorb=self._metrics.add)
+            self._manager.on_move = self._team.changed
+            self.control.watch(self._team.changed)
+        self._native = self._chosen_native()
         self._grpc = self._grpc_server()
         self._rest: RestServer | None = None
         if network.rest_port is not None:
@@ -156,6 +170,8 @@ class Server:
             except BaseException:
                 await self._grpc.stop(grace_s=0)
                 raise
+        if self._team is not None:
+            self._team.start(self._begin(port))
         self._dataplane.scheduler.start()
         self._poller.start()
         if self._config_watcher is not None:
@@ -177,19 +193,25 @@ class Server:
     async def wait_ready(self) -> bool:
         """Waits until what was on disk at the start is loaded, or could not be, and only then begins to announce.
 
+        Likewise until all workers take connections.
+
         Returns:
             False when a stop comes first.
         """
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._stop)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait([asyncio.ensure_future(self._wait_begun()), stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
         if self._stop.is_set():
             return False
         await self._set_serving(serving=True)
         if self._advertiser is not None:
             self._advertiser.start()
         return True
+
+    async def _wait_begun(self) -> None:
+        await self._ready.wait()
+        if self._team is not None and not await asyncio.to_thread(self._team.wait_listening, timeout_s=_WORKERS_S):
+            _log.error("the server is ready, though not all workers take connections after %.0f s", _WORKERS_S)
 
     async def run_until_stopped(self) -> bool:
         """Serves until a signal; False when something outlasted the grace and still runs in a thread."""
@@ -219,12 +241,16 @@ class Server:
         await draining
 
     async def _stop_transports(self, grace_s: float) -> None:
-        stops = [self._grpc.stop(grace_s=grace_s)]
+        stops: list[Awaitable[object]] = [self._grpc.stop(grace_s=grace_s)]
+        if self._team is not None:
+            stops.append(asyncio.to_thread(self._team.drain, grace_s=grace_s))
         if self._rest is not None:
             stops.append(self._rest.stop(grace_s=grace_s))
         await asyncio.gather(*stops)
 
     def _stop_threads(self) -> bool:
+        if self._team is not None:
+            self._team.close()
         if self._config_watcher is not None:
             self._config_watcher.stop(timeout_s=_UNLOAD_S)
         self._poller.stop(timeout_s=_UNLOAD_S)
@@ -253,15 +279,21 @@ class Server:
         else:
             _log.info("the configuration was applied: %s", ", ".join(names) or "no models")
 
-    def _grpc_server(self) -> GrpcServer:
+    def _chosen_native(self) -> bool:
         network = self._options.network
         choice = choose(
             network.transport,
             tls=network.tls is not None,
             present=installed(),
             arguments=network.channel_arguments,
+            max_message_bytes=network.max_message_bytes,
+            socket_lack="" if network.transport == "grpcio" else private_folder.lack(),
         )
         _log.info("gRPC is spoken by %s: %s", "the native server" if choice.native else "grpcio", choice.reason)
+        return choice.native
+
+    def _grpc_server(self) -> GrpcServer:
+        network = self._options.network
         return GrpcServer(
             self._dataplane,
             self.control,
@@ -272,8 +304,9 @@ class Server:
             message_threads=network.grpc_threads,
             channel_arguments=network.channel_arguments,
             tensor_content=network.tensor_content,
-            native=choice.native,
-            inline_s=_NATIVE_INLINE * self._options.batching.max_inline_us / 1e6,
+            native=self._native,
+            inline_s=self._inline_s,
+            shared=self._team is not None,
             sequences=self._options.sequences,
             sequence_figures=self._sequence_figures,
             packages=Shelf(self.control, self._options.source.package_repository)
@@ -281,9 +314,33 @@ class Server:
             else None,
         )
 
-    def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> ServedModelLoader:
+    @property
+    def _inline_s(self) -> float:
+        return _NATIVE_INLINE * self._options.batching.max_inline_us / 1e6
+
+    def _begin(self, port: int) -> Begin:
+        """What workers are told, each with its number."""
+        network = self._options.network
+        return Begin(
+            index=0,
+            host=network.host,
+            port=port,
+            native=self._native,
+            passes_to=str(self._grpc.private_path),
+            tls=network.tls,
+            max_message_bytes=network.max_message_bytes,
+            message_threads=network.grpc_threads,
+            channel_arguments=network.channel_arguments,
+            tensor_content=network.tensor_content,
+            inline_s=self._inline_s,
+            batching=self._options.batching,
+            check_method_names=self._options.check_method_names,
+            log_level=logging.getLogger().getEffectiveLevel(),
+        )
+
+    def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> Loader[ServedModel]:
         options = self._batching_of(servable_id.name)
-        return ServedModelLoader(
+        loader = ServedModelLoader(
             servable_id,
             path,
             registry=self._registry,
@@ -295,6 +352,9 @@ class Server:
             kept=self._kept,
             kind=self._executor_of(servable_id.name),
         )
+        if self._team is None:
+            return loader
+        return HostingLoader(loader, servable_id, path, team=self._team, count=self._options.network.workers - 1)
 
     def _batching_of(self, name: str) -> BatchingOptions:
         """How a model's requests are merged: as the server says, but for what is said of the model."""

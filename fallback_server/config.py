@@ -27,6 +27,9 @@ MAX_WAIT_S = 86_400.0
 MIN_MESSAGE_BYTES = 1024
 """Less holds not even a status."""
 
+MAX_WORKERS = 64
+"""Each has Python's memory and interpreters of its own."""
+
 MAX_FAULTS = 50
 """That are told of one list: who has more mends these first."""
 
@@ -107,6 +110,7 @@ class NetworkOptions:
         transport: What speaks gRPC: `grpcio`, `native`, or `auto`; see `transport.native.choice`.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         allow_package_delivery: Whether devices may fetch packages.
+        workers: How many processes share the port of gRPC, this one among them.
     """
 
     host: str = "127.0.0.1"
@@ -127,6 +131,7 @@ class NetworkOptions:
     transport: str = "grpcio"
     tensor_content: bool = False
     allow_package_delivery: bool = True
+    workers: int = 1
 
     def __post_init__(self) -> None:
         faults = [
@@ -134,6 +139,7 @@ class NetworkOptions:
             *_beyond("--max_message_bytes", self.max_message_bytes, MIN_MESSAGE_BYTES, MAX_MESSAGE_BYTES),
             *_beyond("--rest_api_num_threads", self.rest_threads, 1, MAX_THREADS),
             *_beyond("--grpc_max_threads", self.grpc_threads, 1, MAX_THREADS),
+            *_beyond("--workers", self.workers, 1, MAX_WORKERS),
         ]
         if self.rest_port is not None:
             faults += _beyond("--rest_api_port", self.rest_port, 0, 65535)

@@ -115,8 +115,14 @@ def _flags(group: Group, *rows: _Row) -> list[Flag]:
 
 _MODELS = _flags(
     Group.MODELS,
-    ("model_repository", _PATH, None, "DIR", "holds NAME/VERSION/saved_model.pb: every model below it is served"),
-    ("*model_base_path", _PATH, None, "DIR", "holds VERSION/saved_model.pb of one model"),
+    (
+        "model_repository",
+        _PATH,
+        None,
+        "DIR",
+        "holds NAME/VERSION/ with saved_model.pb, model.tflite, a package, model.py or model.onnx: all are served",
+    ),
+    ("*model_base_path", _PATH, None, "DIR", "holds VERSION/ with such files of one model"),
     ("*model_name", _TEXT, None, "NAME", "of --model_base_path; 'default' if left out"),
     ("model_version_policy", _TEXT, None, "latest(N)|all|N,N", "which versions of --model_base_path; latest(1)"),
     ("*model_config_file", _PATH, None, "FILE", "the models that are served: a ModelServerConfig as text"),
@@ -182,6 +188,13 @@ _NETWORK = _flags(
         "",
         "what speaks gRPC; native: the extra `fast`, without TLS; auto: that where it can",
     ),
+    (
+        "workers",
+        _INT,
+        1,
+        "",
+        "processes that share the port; each answers the models that run in process, and passes other calls on",
+    ),
     ("*grpc_max_threads", _INT, max(2, _CPUS), "", "that read and write large messages; one more takes all calls"),
     ("*grpc_channel_arguments", _LIST, None, "KEY=VALUE,...", "given to gRPC, such as grpc.max_connection_age_ms=2000"),
     ("max_message_bytes", _INT, MAX_MESSAGE_BYTES, "", "the largest message that is taken or sent"),
@@ -228,7 +241,7 @@ _BATCHES = _flags(
         _INT,
         _BATCHING.batch_timeout_us,
         "",
-        "how long a request waits for others; 0: while all batch threads are busy",
+        "how long a request waits for others; 0: while the model is busy",
     ),
     ("max_enqueued_batches", _INT, _BATCHING.max_enqueued_batches, "", "that wait for one signature"),
     ("max_enqueued_bytes", _INT, _BATCHING.max_enqueued_bytes, "", "of input that wait in all queues"),
@@ -254,6 +267,13 @@ _BATCHES = _flags(
         _BATCHING.target_latency_ms,
         "",
         "that a request may take, from when it came: batches are as large as holds it; 0: as large as may be",
+    ),
+    (
+        "max_gather_us",
+        _INT,
+        _BATCHING.max_gather_us,
+        "",
+        "after a batch that the next may begin later, where requests come fast and runs are short; 0: at once, always",
     ),
     (
         "max_inline_us",

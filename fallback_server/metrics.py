@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,8 @@ from prometheus_client.samples import Sample
 
 from fallback_server.core.errors import ServerError
 from fallback_server.core.servable import ServableId
+from fallback_server.counts import MetricCounts
+from fallback_server.metric_cells import QUEUE_US, REQUEST_US, SIZES, Histogram, ModelCell, VersionCell
 from fallback_server.sequences.figures import Snapshot
 from fallback_server.statistics import MAX_NOTED, taken
 
@@ -39,66 +41,9 @@ MAX_MODELS = 10_000
 MAX_VERSIONS = 32
 """Of one model; counters of older ones are dropped."""
 
-REQUEST_US = tuple(10 * 1.8**step for step in range(33))
-"""TensorFlow Serving's buckets of request and run latency: from 10 us on, each 1.8 times the one before."""
-
-QUEUE_US = tuple(100 * 1.2**step for step in range(52))
-"""Likewise of the time in a queue."""
-
-SIZES = tuple(float(2**step) for step in range(15))
-"""Of batches, in rows."""
-
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-
 _TFS = ":tensorflow:serving:"
 _OWN = "edge_fallback_"
 _BATCHING = f"{_TFS}batching_session:"
-
-
-class _Histogram:
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def samples(self, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
-        count = 0
-        for bound, here in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            count += here
-            yield Sample(f"{name}_bucket", {**labels, "le": "+Inf" if bound == float("inf") else f"{bound:g}"}, count)
-        yield Sample(f"{name}_sum", dict(labels), self.total)
-        yield Sample(f"{name}_count", dict(labels), count)
-
-
-class _Model:
-    """Of one model, in TensorFlow Serving's terms."""
-
-    __slots__ = ("codes", "latency", "loads", "runs", "unversioned", "versions")
-
-    def __init__(self) -> None:
-        self.codes: Counter[str] = Counter()
-        self.unversioned: Counter[tuple[str, str]] = Counter()
-        self.latency: dict[tuple[str, str], _Histogram] = {}
-        self.runs = _Histogram(REQUEST_US)
-        self.loads: Counter[str] = Counter()
-        self.versions: dict[int, _Version] = {}
-
-
-class _Version:
-    __slots__ = ("codes", "latency", "load_s", "rows", "runs")
-
-    def __init__(self) -> None:
-        self.codes: Counter[tuple[str, str]] = Counter()
-        self.latency = _Histogram(SECONDS)
-        self.rows = _Histogram(SIZES)
-        self.runs = _Histogram(SECONDS)
-        self.load_s = 0.0
 
 
 class _Request(NamedTuple):
@@ -142,9 +87,9 @@ class Metrics(Collector):
         self._catalog = catalog
         self._sequences = sequences
         self._lock = threading.Lock()
-        self._models: dict[str, _Model] = {"": _Model()}
-        self._queued = _Histogram(QUEUE_US)
-        self._sizes = {name: _Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
+        self._models: dict[str, ModelCell] = {"": ModelCell()}
+        self._queued = Histogram(QUEUE_US)
+        self._sizes = {name: Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
         self._batches = 0
         self._noted: deque[_Request | _Batch] = deque()
         if registry is None:
@@ -198,6 +143,36 @@ class Metrics(Collector):
             cell.loads["success" if ok else "fail"] += 1
             self._version(cell, version).load_s = seconds
 
+    def take(self) -> MetricCounts:
+        """What requests and batches came to since the last time; from now on it is counted anew. Loads are not told."""
+        self._count()
+        with self._lock:
+            # Models stay known, so that what is refused before there is a version is counted as theirs.
+            models, self._models = self._models, {name: ModelCell() for name in self._models}
+            queued, self._queued = self._queued, Histogram(QUEUE_US)
+            sizes, self._sizes = self._sizes, {name: Histogram(SIZES) for name in self._sizes}
+            batches, self._batches = self._batches, 0
+        return MetricCounts(
+            {name: model.taken() for name, model in models.items() if model.codes or model.versions},
+            queued.taken(),
+            {name: each.taken() for name, each in sizes.items()},
+            batches,
+        )
+
+    def add(self, counts: MetricCounts) -> None:
+        """Adds what another process has taken of its own."""
+        with self._lock:
+            for name, model in counts.models.items():
+                cell = self._model(name, known=True)
+                cell.join(model)
+                for number, version in model.versions.items():
+                    self._version(cell, number).join(version)
+            self._queued.join(counts.queued)
+            for name, each in counts.sizes.items():
+                if name in self._sizes:
+                    self._sizes[name].join(each)
+            self._batches += counts.batches
+
     def render(self) -> tuple[bytes, str]:
         """All metrics as text, and its content type. A hundred models of two versions take some 50 ms."""
         return "".join(_text(self.registry.collect())).encode(), CONTENT_TYPE
@@ -239,7 +214,7 @@ class Metrics(Collector):
             key = (verb.lower() if entrypoint == "REST" else verb, entrypoint)
             latency = cell.latency.get(key)
             if latency is None:
-                latency = cell.latency[key] = _Histogram(REQUEST_US)
+                latency = cell.latency[key] = Histogram(REQUEST_US)
             latency.add(request.latency_s * 1e6)
         if request.version is None:
             cell.unversioned[verb, code] += 1
@@ -263,21 +238,21 @@ class Metrics(Collector):
         for waited_s in batch.queued_s:
             self._queued.add(waited_s * 1e6)
 
-    def _model(self, name: str, *, known: bool) -> _Model:
+    def _model(self, name: str, *, known: bool) -> ModelCell:
         """A model's cell; under the lock. Only what is known may make a new one."""
         cell = self._models.get(name)
         if cell is not None:
             return cell
         if not known or len(self._models) > MAX_MODELS:
             return self._models[""]
-        cell = self._models[name] = _Model()
+        cell = self._models[name] = ModelCell()
         return cell
 
     @staticmethod
-    def _version(cell: _Model, version: int) -> _Version:
+    def _version(cell: ModelCell, version: int) -> VersionCell:
         found = cell.versions.get(version)
         if found is None:
-            found = cell.versions[version] = _Version()
+            found = cell.versions[version] = VersionCell()
             if len(cell.versions) > MAX_VERSIONS:
                 del cell.versions[next(iter(cell.versions))]
         return found
@@ -293,10 +268,10 @@ class Metrics(Collector):
                     count.add_sample(count.name, {"model_name": name, "status": code}, value)
                 for (api, entrypoint), histogram in sorted(model.latency.items()):
                     labels = {"model_name": name, "API": api, "entrypoint": entrypoint}
-                    latency.samples += histogram.samples(latency.name, labels)
+                    latency.samples += _samples(histogram, latency.name, labels)
                 if name:
                     labels = {"model_name": name, "API": "Predict", "runtime": "TF1"}
-                    runs.samples += model.runs.samples(runs.name, labels)
+                    runs.samples += _samples(model.runs, runs.name, labels)
                 for ended, value in sorted(model.loads.items()):
                     loads.add_sample(f"{loads.name}_total", {"model_name": name, "status": ended}, value)
         return iter((count, latency, runs, loads))
@@ -308,10 +283,10 @@ class Metrics(Collector):
             name: Metric(f"{_BATCHING}{name}", f"Rows: {name.replace('_', ' ')}.", "histogram") for name in self._sizes
         }
         with self._lock:
-            queued.samples += self._queued.samples(queued.name, {"thread_pool_name": "batch"})
+            queued.samples += _samples(self._queued, queued.name, {"thread_pool_name": "batch"})
             batches.add_sample(batches.name, {}, self._batches)
             for name, family in sizes.items():
-                family.samples += self._sizes[name].samples(family.name, {})
+                family.samples += _samples(self._sizes[name], family.name, {})
         return iter((queued, batches, *sizes.values()))
 
     def _versions(self) -> Iterator[Metric]:
@@ -330,11 +305,20 @@ class Metrics(Collector):
                         count.add_sample(f"{count.name}_total", labels, value)
                 for number, version in model.versions.items():
                     labels = {"model_name": name, "version": str(number)}
-                    latency.samples += version.latency.samples(latency.name, labels)
-                    rows.samples += version.rows.samples(rows.name, labels)
-                    runs.samples += version.runs.samples(runs.name, labels)
+                    latency.samples += _samples(version.latency, latency.name, labels)
+                    rows.samples += _samples(version.rows, rows.name, labels)
+                    runs.samples += _samples(version.runs, runs.name, labels)
                     loads.add_sample(loads.name, labels, version.load_s)
         return iter((count, latency, rows, runs, loads))
+
+
+def _samples(histogram: Histogram, name: str, labels: Mapping[str, str]) -> Iterator[Sample]:
+    count = 0
+    for bound, here in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        count += here
+        yield Sample(f"{name}_bucket", {**labels, "le": "+Inf" if bound == float("inf") else f"{bound:g}"}, count)
+    yield Sample(f"{name}_sum", dict(labels), histogram.total)
+    yield Sample(f"{name}_count", dict(labels), count)
 
 
 def observer(metrics: Metrics, code_of: Callable[[ServerError], str]) -> Observe:
@@ -429,11 +413,11 @@ def _sequence_families(told: Snapshot) -> Iterator[Metric]:
         live.add_sample(live.name, labels, model.live)
         begun.add_sample(f"{begun.name}_total", labels, model.begun)
         steps.add_sample(f"{steps.name}_total", labels, model.steps)
-        histogram = _Histogram(SIZES)
+        histogram = Histogram(SIZES)
         for size, count in model.batches.items():
             histogram.counts[bisect_left(SIZES, size)] += count
         histogram.total = model.steps
-        runs.samples += histogram.samples(runs.name, labels)
+        runs.samples += _samples(histogram, runs.name, labels)
     return iter((live, held, begun, ended, steps, runs))
 
 

@@ -88,6 +88,7 @@ class PredictCall:
         entry_point: Finds the signature where none is named; None for `DEFAULT_SIGNATURE`. May raise ServerError.
         like: What it has in common with others, where that is known: those have the same target, signature, inputs but
             for their values, output filter, verb and entry point.
+        refuses: Why a reply to it can't be sent, None for one that can; None where every reply can.
         wants_content: Whether the caller asks for tensors as they are in memory, in a protocol that has two forms.
         held: Who answers, where the caller holds that, and does so until the call is settled; None for whom the target
             means.
@@ -109,6 +110,7 @@ class PredictCall:
         "output_filter",
         "preprocessing",
         "priority",
+        "refuses",
         "signature",
         "started_s",
         "target",
@@ -148,6 +150,7 @@ class PredictCall:
         self.priority = priority
         self.held = held
         self.like = like
+        self.refuses: Callable[[PredictReply], ServerError | None] | None = None
         self.wants_content = False
         self.started_s = 0.0
         self.left_s: float | None = None

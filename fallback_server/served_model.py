@@ -14,6 +14,7 @@ from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.core.errors import InvalidInput, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.servable import ServableId
+from fallback_server.counts import Gauge
 from fallback_server.executors.base import Array, Executor, Signature, joint_name, joint_names
 from fallback_server.executors.choice import Choice
 from fallback_server.executors.registry import AUTO, Registry
@@ -64,6 +65,8 @@ class ServedModel:
         package: What it was published with; None where nothing says so.
         choice: What runs it, and why that does.
         lost: How its executor died; empty while that lives.
+        elsewhere: Its queues in other processes that share the port, by what tells of them. Replaced, never changed.
+        on_close: Called when it is closed.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class ServedModel:
         self.choice = Choice(kind=executor.kind) if choice is None else choice
         self.lost = ""
         self._options = options
+        self.elsewhere: Mapping[int, Gauge] = {}
+        self.on_close: Callable[[], None] = _nothing
         self._meter = _Meter(clock)
         self._servable_id = servable_id
         self._on_run = on_run
@@ -93,6 +98,11 @@ class ServedModel:
         self.queues: Mapping[str, BatchQueue] = {
             name: self._queue(name, signature) for name, signature in executor.signatures.items()
         }
+
+    @property
+    def options(self) -> BatchingOptions:
+        """How its requests are merged."""
+        return self._options
 
     @property
     def platform(self) -> str:
@@ -124,31 +134,38 @@ class ServedModel:
 
     def runs_here(self) -> int:
         """How many batches ran in the thread that brought their requests."""
-        return sum(queue.runs_here for queue in self._all_queues())
+        there = sum(each.runs_here for each in self.elsewhere.values())
+        return there + sum(queue.runs_here for queue in self._all_queues())
 
     def batch_rows(self) -> int:
         """How many rows go into a batch now: of the signature whose latency target lets the fewest."""
         return min((queue.batch_rows for queue in self._all_queues()), default=0)
 
     def queued_rows(self) -> int:
-        """How many rows wait, over all signatures."""
-        return sum(queue.rows for queue in self._all_queues())
+        """How many rows wait, over all signatures and all processes that answer."""
+        there = sum(each.queued_rows for each in self.elsewhere.values())
+        return there + sum(queue.rows for queue in self._all_queues())
 
     def expected_wait_ms(self) -> float:
         """How long a request of one row that comes now would wait and run; 0 before the first run.
 
         The batches before it, each as long as runs took of late, shared out among the threads; half a run for each
-        that is under way, since those have run for a while; and its own.
+        that is under way, since those have run for a while; and its own. Where several processes answer, of the one
+        where it is longest.
         """
+        return max([self._own_wait_ms(), *(each.expected_wait_ms for each in self.elsewhere.values())])
+
+    def close(self) -> None:
+        """Frees the executor's memory."""
+        self.on_close()
+        self.executor.close()
+
+    def _own_wait_ms(self) -> float:
         if self._meter.mean_s is None:
             return 0.0
         batches = sum(queue.batches() for queue in self._all_queues())
         ahead = (batches + self._meter.running / 2) / self._options.num_batch_threads
         return (ahead + 1) * self._meter.mean_s * 1e3
-
-    def close(self) -> None:
-        """Frees the executor's memory."""
-        self.executor.close()
 
     def _queue(self, name: str, signature: Signature) -> BatchQueue:
         """A queue for a signature, or for several that take what this one takes."""
@@ -165,6 +182,10 @@ class ServedModel:
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:
         return (*self.queues.values(), *tuple(self._joint_queues.values()))
+
+
+def _nothing() -> None:
+    pass
 
 
 def _ran(statistics: VersionStatistics, on_run: Callable[[BatchRun], None] | None, run: BatchRun) -> None:

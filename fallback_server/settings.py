@@ -193,6 +193,7 @@ class _Builder:
             transport=settings.text("transport"),
             tensor_content=settings.switch("enable_serialization_as_tensor_content"),
             allow_package_delivery=settings.switch("allow_package_delivery"),
+            workers=settings.integer("workers"),
             **({"server_id": server_id} if server_id else {}),
         )
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from fallback_server.batching.queue import BatchRun
 from fallback_server.core.errors import ServerError
 from fallback_server.core.servable import ServableId
+from fallback_server.counts import StatisticCounts, add_buckets, add_counts
 
 BOUNDS_S = tuple(1e-4 * 10 ** (step / 10) for step in range(61))
 """Upper ends of the latency buckets: 0.1 ms to 100 s, ten a decade, so that a percentile is right to some 12 %."""
@@ -107,6 +108,14 @@ class VersionStatistics:
         self._lock = threading.Lock()
         self._took_s: deque[float] = deque()
         self._ran: deque[tuple[BatchRun, float]] = deque()
+        self._compared = 0
+        self._diverged = 0
+        self._difference = 0.0
+        self._uncompared = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """All that another process may be told, at nothing."""
         self._requests = 0
         self._errors: Counter[str] = Counter()
         self._buckets = [0] * (len(BOUNDS_S) + 1)
@@ -120,10 +129,6 @@ class VersionStatistics:
         self._run_s = 0.0
         self._sizes: dict[int, tuple[int, float]] = {}
         self._last_run_s = 0.0
-        self._compared = 0
-        self._diverged = 0
-        self._difference = 0.0
-        self._uncompared = 0
 
     def settled(self, error: ServerError | None, took_s: float) -> None:
         """A request was answered, or refused."""
@@ -154,6 +159,48 @@ class VersionStatistics:
         """It did not answer what it got as a shadow."""
         with self._lock:
             self._uncompared += 1
+
+    def take(self) -> StatisticCounts:
+        """What it came to since the last time, comparisons left out; from now on it is counted anew."""
+        self._count()
+        with self._lock:
+            taken = StatisticCounts(
+                requests=self._requests,
+                errors=dict(self._errors),
+                buckets=self._buckets,
+                answers=self._answers,
+                answered_s=self._sum_s,
+                failed_s=self._failed_s,
+                runs=self._runs,
+                rows=self._rows,
+                run_requests=self._run_requests,
+                queued_s=self._queued_s,
+                run_s=self._run_s,
+                sizes=self._sizes,
+                last_run_s=self._last_run_s,
+            )
+            self._begin()
+        return taken
+
+    def add(self, counts: StatisticCounts) -> None:
+        """Adds what the same version's statistics in another process have taken."""
+        with self._lock:
+            self._requests += counts.requests
+            add_counts(self._errors, counts.errors)
+            add_buckets(self._buckets, counts.buckets)
+            self._answers += counts.answers
+            self._sum_s += counts.answered_s
+            self._failed_s += counts.failed_s
+            self._runs += counts.runs
+            self._rows += counts.rows
+            self._run_requests += counts.run_requests
+            self._queued_s += counts.queued_s
+            self._run_s += counts.run_s
+            self._last_run_s = max(self._last_run_s, counts.last_run_s)
+            for rows, (count, total_s) in counts.sizes.items():
+                mine, mine_s = self._sizes.get(rows, (0, 0.0))
+                if mine or len(self._sizes) < MAX_SIZES:
+                    self._sizes[rows] = (mine + count, mine_s + total_s)
 
     def figures(self) -> Figures:
         """As of now."""

@@ -1,6 +1,7 @@
 """Bare gRPC servers of Python that answer with what they get: what transports cost without anything behind them.
 
-Run as a program, `python echo.py KIND PORT` is such a server: `aio`, `sync`, or `native` of pygrpc-native.
+Run as a program, `python echo.py KIND PORT` is such a server: `aio`, `sync`, `native` of pygrpc-native; `aio-streams`
+is one of streams, each message of which it answers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,27 @@ def serve_aio(port: int) -> None:
     async def main() -> None:
         server = grpc.aio.server()
         handler = grpc.unary_unary_rpc_method_handler(echo)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Call": handler}),))
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        await server.wait_for_termination()
+
+    asyncio.run(main())
+
+
+def serve_aio_streams(port: int) -> None:
+    """The asyncio server of grpcio, with streams."""
+    import asyncio  # noqa: PLC0415  as above
+
+    import grpc  # noqa: PLC0415
+
+    async def echo(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        while isinstance(message := await context.read(), bytes):
+            await context.write(message)
+
+    async def main() -> None:
+        server = grpc.aio.server()
+        handler = grpc.stream_stream_rpc_method_handler(echo)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", {"Call": handler}),))
         server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
@@ -58,4 +80,5 @@ def serve_native(port: int) -> None:
 
 
 if __name__ == "__main__":
-    {"aio": serve_aio, "sync": serve_sync, "native": serve_native}[sys.argv[1]](int(sys.argv[2]))
+    kinds = {"aio": serve_aio, "sync": serve_sync, "native": serve_native, "aio-streams": serve_aio_streams}
+    kinds[sys.argv[1]](int(sys.argv[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ class _Process:
         load, count = h2load(self.address, self.path, self.message(), concurrency=concurrency, seconds=seconds)
         cpu_us = (self._started.cpu_s() - before_s) / count * 1e6
         self.answers()
-        return Load(rate=load.rate, p50_ms=load.p50_ms, p95_ms=load.p95_ms, p99_ms=load.p99_ms, cpu_us=cpu_us)
+        return dataclasses.replace(load, cpu_us=cpu_us)
 
     def perf_analyzer(self, client: PerfAnalyzer, concurrency: int, seconds: float) -> Load:
         assert self.model is not None

@@ -28,6 +28,11 @@ H2_ONE, H2_MANY = "h2load, c=1", "h2load, 4x8"
 
 EIGHT = "MobileNetV2, c=8"
 
+FLOOD = "two models"
+
+GRUS = {"1 x 64": (1, 64), "2 x 256": (2, 256), "2 x 512": (2, 512)}
+"""Layers and units of each."""
+
 FORMS = (("litert", "grpcio"), ("litert", "native"), ("tensorflow", "grpcio"), ("tensorflow", "native"))
 
 ALONE = (
@@ -54,6 +59,29 @@ ALONE = (
     ),
 )
 """What needs no peers."""
+
+TOGETHER = (
+    Row(
+        text="two models, one flooded at 10 x: the other's p99 over its p99 alone",
+        load=FLOOD,
+        ours="beside a flood",
+        theirs=("alone",),
+        figure="p99_ms",
+        target=2.0,
+        at_most=True,
+    ),
+    *(
+        Row(
+            text=f"64 live GRU streams of {size}, steps/s batched over unbatched",
+            load=f"GRU {size}",
+            ours="batched",
+            theirs=("unbatched",),
+            target=5.0,
+        )
+        for size in GRUS
+    ),
+)
+"""What other benchmarks measure."""
 
 BESIDE = (
     Row(text="c=1, grpcio, over Triton with TF", load=ONE, ours=GRPCIO, theirs=(TRITON_TF,), target=1.4),
@@ -146,7 +174,7 @@ def measure_mobilenet(
     """Eight clients of a MobileNetV2, beside its executors without a server."""
     model = make_mobilenet(folder)
     ours = [Ours(folder, model, executor=executor, transport=transport) for executor, transport in FORMS]
-    elsewhere = Rounds(loads=rounds.loads)  # A form that can't be had was told of with the other model.
+    elsewhere = Rounds(loads=rounds.loads, broken=rounds.broken)  # Its servers have the other model's names.
     with started(ours, elsewhere) as there, ExitStack() as stack:
         ways: dict[Key, Callable[[], Load]] = {
             (server.name, EIGHT): lambda server=server: server.h2load(8, seconds) for server in there
@@ -158,6 +186,8 @@ def measure_mobilenet(
                 stack.callback(alone.stop)
                 ways[f"in process, {form}", EIGHT] = lambda alone=alone: _bare(alone.rate(2 * seconds))
         elsewhere.measure(_grouped(ways), times, before)
+    if elsewhere.absent:
+        rounds.left_out[EIGHT] = "; ".join(f"{name}: {why}" for name, why in elsewhere.absent.items())
     rounds.failed |= elsewhere.failed
 
 

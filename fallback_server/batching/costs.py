@@ -33,11 +33,13 @@ class _Class:
         mean_s: How long they took on average, hiccups cut short.
         last: How long the last of them took, and of how many rows each was; the newest first.
         measured_s: When that ended.
+        mean_rows: How many they had on average.
     """
 
     mean_s: float
     last: tuple[tuple[float, int], ...]
     measured_s: float
+    mean_rows: float
 
     @property
     def least_s(self) -> float:
@@ -71,15 +73,16 @@ class RunCosts:
         key = rows.bit_length()
         before = self._classes.get(key)
         if before is None:
-            self._classes[key] = _Class(took_s, ((took_s, rows),), now_s)
+            self._classes[key] = _Class(took_s, ((took_s, rows),), now_s, float(rows))
             return
-        mean_s = took_s
+        mean_s, mean_rows = took_s, float(rows)
         if took_s <= believed_s:
             mean_s = before.mean_s + _WEIGHT * (min(took_s, max(_HICCUP * before.mean_s, _TRY_S / 100)) - before.mean_s)
+            mean_rows = before.mean_rows + _WEIGHT * (rows - before.mean_rows)
         # Of a class that has rested nothing is known any more.
         rested_s = now_s - took_s - before.measured_s
         last = before.last[: _LAST - 1] if rested_s <= RECENT_S else ()
-        self._classes[key] = _Class(mean_s, ((took_s, rows), *last), now_s)
+        self._classes[key] = _Class(mean_s, ((took_s, rows), *last), now_s, mean_rows)
 
     def expected_s(self, rows: int) -> float | None:
         """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
@@ -111,6 +114,20 @@ class RunCosts:
                 return below[0] + (took_s - below[0]) * (rows - below[1]) / (of - below[1])
             below = took_s, of
         return None if below is None else below[0] * rows / max(below[1], 1)
+
+    def fixed_s(self) -> float | None:
+        """What a run costs beside its rows, by the line through the smallest and the largest that were measured.
+
+        All of it where runs of one size were measured: larger ones are then tried, which tells. None before the first.
+        """
+        classes = tuple(self._classes.items())
+        if not classes:
+            return None
+        (_, low), (_, high) = min(classes), max(classes)
+        if low is high:
+            return low.mean_s
+        row_s = max(0.0, (high.mean_s - low.mean_s) / (high.mean_rows - low.mean_rows))
+        return max(0.0, low.mean_s - row_s * low.mean_rows)
 
     def _nearest(self, rows: int) -> _Class | None:
         if not self._classes:

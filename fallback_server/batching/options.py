@@ -19,6 +19,9 @@ MAX_ALLOWED_SIZES = 64
 BULK_ROWS = 1024
 """The most rows of a piece where nobody has said how large batches may be: about TensorFlow Serving's default bound."""
 
+MAX_GATHER_US = 1_000_000
+"""Nobody's answer is to be a second late for others' sake."""
+
 MAX_INLINE_US = 100_000
 """Whoever brings requests takes no others while it runs one."""
 
@@ -30,7 +33,7 @@ class BatchingOptions:
     Attributes:
         enabled: Whether requests are merged at all; without, each runs alone.
         max_batch_size_rows: The most rows that are merged.
-        batch_timeout_us: How long a first request waits for company. 0: a batch is what came while all threads ran.
+        batch_timeout_us: How long a first request waits for company. 0: a batch is what came while the model was busy.
         max_enqueued_batches: How many full batches may wait in one queue.
         max_enqueued_bytes: How many bytes of input may wait in all queues together.
         num_batch_threads: How many batches run at the same time, and how many of one queue; see `runs.Runs`.
@@ -45,6 +48,9 @@ class BatchingOptions:
         allowed_lengths: The lengths to which they are padded, ascending; empty: to the longest of a batch.
         weight: The share of the run time that each of a version's queues gets beside others that want it too.
         target_latency_ms: How long a request may take: batches are as large as holds that. 0: as large as may be.
+        max_gather_us: How long the next batch may begin after the last one though there is room for it, where requests
+            come fast and their runs cost little beside what each costs alone; see `Gathering`. 0: at once, always. Not
+            where there is a batch timeout or a target latency.
         max_inline_us: How long a run may take for whoever brings its request to run it in its own thread, where a run
             is in this process. 0: nobody does.
         per_model: Whether a version's own `batching_params.pbtxt` is read.
@@ -64,6 +70,7 @@ class BatchingOptions:
     allowed_lengths: tuple[int, ...] = ()
     weight: float = 1.0
     target_latency_ms: float = 0.0
+    max_gather_us: int = 10_000
     max_inline_us: int = 250
     per_model: bool = False
     thread_pool_name: str = "batch"
@@ -74,14 +81,7 @@ class BatchingOptions:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_batch_threads > MAX_THREADS:
             raise ValueError(f"num_batch_threads must be at most {MAX_THREADS}, got {self.num_batch_threads}")
-        if self.batch_timeout_us < 0:
-            raise ValueError(f"batch_timeout_us must be at least 0, got {self.batch_timeout_us}")
-        if self.batch_timeout_us > MAX_BATCH_TIMEOUT_US:
-            raise ValueError(f"batch_timeout_us must be at most {MAX_BATCH_TIMEOUT_US}, got {self.batch_timeout_us}")
-        if self.max_inline_us < 0:
-            raise ValueError(f"max_inline_us must be at least 0, got {self.max_inline_us}")
-        if self.max_inline_us > MAX_INLINE_US:
-            raise ValueError(f"max_inline_us must be at most {MAX_INLINE_US}, got {self.max_inline_us}")
+        self._check_microseconds()
         if not 0 <= self.target_latency_ms <= MAX_TARGET_LATENCY_MS:
             most = MAX_TARGET_LATENCY_MS
             raise ValueError(f"target_latency_ms must be from 0 to {most}, got {self.target_latency_ms}")
@@ -99,6 +99,18 @@ class BatchingOptions:
     def max_enqueued_rows(self) -> int:
         """How many rows may wait in one queue."""
         return self.max_batch_size_rows * self.max_enqueued_batches
+
+    def _check_microseconds(self) -> None:
+        for name, most in (
+            ("batch_timeout_us", MAX_BATCH_TIMEOUT_US),
+            ("max_gather_us", MAX_GATHER_US),
+            ("max_inline_us", MAX_INLINE_US),
+        ):
+            number = getattr(self, name)
+            if number < 0:
+                raise ValueError(f"{name} must be at least 0, got {number}")
+            if number > most:
+                raise ValueError(f"{name} must be at most {most}, got {number}")
 
     def _check_allowed_lengths(self) -> None:
         lengths = self.allowed_lengths

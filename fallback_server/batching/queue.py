@@ -12,6 +12,7 @@ from fallback_server.batching.adaptive import LatencyTarget
 from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
 from fallback_server.batching.filling import HEADROOM, MAX_LOOKED_AT, Want, chosen
+from fallback_server.batching.gathering import Gathering
 from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
@@ -112,7 +113,15 @@ class BatchQueue:
         self._gave_way = False
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
-            self._target = LatencyTarget(options.target_latency_ms / 1e3, options.max_batch_size_rows)
+            self._target = LatencyTarget(
+                options.target_latency_ms / 1e3, options.max_batch_size_rows, options.allowed_batch_sizes
+            )
+        self._left_out = False
+        self._running_rows = 0
+        self._gathering: Gathering | None = None
+        if self.merges and options.max_gather_us and not (options.batch_timeout_us or options.target_latency_ms):
+            self._gathering = Gathering(options.max_gather_us / 1e6)
+        self._latest_s = math.inf
 
     def admits(self, rows: int) -> bool:
         """Whether a task of so many rows more may wait. What runs one by one counts as one each."""
@@ -160,10 +169,35 @@ class BatchQueue:
         self.rows += task.rows
         self._surplus += self._surplus_of(task.rows)
         self.bytes += task.bytes
+        if self._gathering is not None:
+            self._gathering.here(min(self.rows + self._running_rows, self.options.max_batch_size_rows))
+            if task.priority > 0:
+                self._latest_s = -math.inf
+            elif task.deadline_s is not None:
+                self._latest_s = min(self._latest_s, task.deadline_s - 2 * (self.costs.expected_s(self.rows) or 0.0))
 
     def due_at_s(self) -> float:
         """When the next batch is due. Something must wait."""
-        return min(map(self._group_due_at_s, self._groups.values()))
+        due_s = min(map(self._group_due_at_s, self._groups.values()))
+        if self._gathering is None or not self.merges or self.rows >= self.batch_rows:
+            return due_s
+        until_s = min(self._latest_s, self._gathering.until_s(self.rows, running=self._running_rows > 0))
+        if until_s <= due_s or any(group.head().whole is not None for group in self._groups.values()):
+            return due_s  # What is left of a large request has waited for its other pieces.
+        return until_s
+
+    def began(self, rows: int, now_s: float) -> None:
+        """What was taken begins to run. So many rows."""
+        self._running_rows += rows
+        if not self.rows:
+            self._latest_s = math.inf
+        if self._gathering is not None:
+            here_rows = min(self.rows + self._running_rows, self.options.max_batch_size_rows)
+            self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=self.costs.fixed_s())
+
+    def ended(self, rows: int) -> None:
+        """So many rows that began have ended."""
+        self._running_rows -= rows
 
     def take(self, now_s: float) -> list[Task]:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
@@ -196,7 +230,8 @@ class BatchQueue:
         """A run has ended well, now."""
         self.costs.record(run.padded_rows, run.run_s, now_s, believed_s=self._believed_s)
         if self._target is not None:
-            self._target.ran(rows=run.rows, oldest_s=max(run.queued_s, default=0.0) + run.run_s, run_s=run.run_s)
+            oldest_s = max(run.queued_s, default=0.0) + run.run_s
+            self._target.ran(rows=run.rows, oldest_s=oldest_s, run_s=run.run_s, full=self._left_out)
         if self.on_run is not None:
             self.on_run(run)
 
@@ -218,12 +253,7 @@ class BatchQueue:
     @property
     def batch_rows(self) -> int:
         """How many rows go into the next batch."""
-        options = self.options
-        if self._target is None:
-            return options.max_batch_size_rows
-        return policy.limit_rows(
-            max_rows=options.max_batch_size_rows, wanted_rows=self._target.rows, allowed=options.allowed_batch_sizes
-        )
+        return self.options.max_batch_size_rows if self._target is None else self._target.rows
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -249,6 +279,7 @@ class BatchQueue:
     def _merge(self, group: Group, now_s: float) -> list[Task]:
         """In order, and as many as fit; the first in any case. What is larger than a batch gives a piece."""
         room = self.batch_rows
+        self._left_out = False
         taken: list[Task] = []
         rows, tightest_s = 0, math.inf
         while len(group):
@@ -261,6 +292,7 @@ class BatchQueue:
                     return self._cut(group, head, now_s)
                 break
             if taken and rows + head.rows > room:
+                self._left_out = True
                 break
             taken.append(group.pop())
             rows += head.rows

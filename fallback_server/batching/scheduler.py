@@ -15,7 +15,7 @@ from fallback_server.batching.execution import Outcome, execute, execute_alone, 
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.batching.queue import TOO_LONG, Array, BatchQueue, Task
-from fallback_server.batching.runs import LONG_S, Run, Runs
+from fallback_server.batching.runs import Run, Runs
 from fallback_server.core.errors import DeadlineExceeded, QueueFull, RequestCancelled, ServerError, ServerStopping
 from fallback_server.late_inputs import size_bytes
 
@@ -37,12 +37,14 @@ class _Taken(NamedTuple):
         queue: Whose.
         tasks: What is in it.
         run: Its place among those under way.
+        rows: How many.
         charged_s: What its queue was charged for it so far.
     """
 
     queue: BatchQueue
     tasks: list[Task]
     run: Run
+    rows: int
     charged_s: float
 
 
@@ -190,8 +192,7 @@ class BatchScheduler:
         for queue in own:
             if not queue.rows:
                 continue
-            due_s = -math.inf if self._stopping else queue.due_at_s()
-            if max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes)) <= now_s:
+            if self._may_s(queue, now_s) <= now_s:
                 taken = self._take_of(queue, now_s)
                 if taken is not None:
                     queue.runs_here += 1
@@ -321,10 +322,12 @@ class BatchScheduler:
         """
         if not self._idle:
             self._add_thread()
-        elif self._looks_s > now_s + LONG_S or any(
-            self._runs.may_begin_s(one, now_s, lanes=one.lanes) <= now_s for one in queues
-        ):
+            return
+        soonest_s = min((self._may_s(one, now_s) for one in queues if one.rows), default=math.inf)
+        if soonest_s <= now_s:
             self._wake.notify(accepted)
+        elif self._looks_s > soonest_s:
+            self._wake.notify()
 
     def _call_one(self) -> None:
         """Sees to it that one thread looks at what waits. Under the lock."""
@@ -363,13 +366,17 @@ class BatchScheduler:
     def _ready(self, now_s: float, queues: list[BatchQueue], earliest_s: list[float]) -> Iterator[Turn]:
         """Who could run a batch now, and is noted; and of the others when the first of them may. Under the lock."""
         for queue in self._waiting:
-            due_s = -math.inf if self._stopping else queue.due_at_s()
-            may_s = max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes))
+            may_s = self._may_s(queue, now_s)
             if may_s <= now_s:
                 queues.append(queue)
                 yield queue.turn
             else:
                 earliest_s[0] = min(earliest_s[0], may_s)
+
+    def _may_s(self, queue: BatchQueue, now_s: float) -> float:
+        """From when on a queue in which something waits may begin a batch, if none ends before. Under the lock."""
+        due_s = -math.inf if self._stopping else queue.due_at_s()
+        return max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes))
 
     def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
         """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
@@ -382,13 +389,17 @@ class BatchScheduler:
             self._waiting[queue] = None
         if not tasks:
             return None
-        charged_s = queue.costs.expected_s(sum(task.size for task in tasks if not task.refused)) or 0.0
+        rows = sum(task.size for task in tasks if task.refused is None)
+        charged_s = queue.costs.expected_s(rows) or 0.0
         self._shares.charge(queue.turn, charged_s)
-        return _Taken(queue, tasks, self._runs.begin(queue, now_s, counts=not queue.lanes), charged_s)
+        if rows:
+            queue.began(rows, now_s)
+        return _Taken(queue, tasks, self._runs.begin(queue, now_s, counts=not queue.lanes), rows, charged_s)
 
     def _end(self, taken: _Taken) -> None:
         """A batch has run. Under the lock."""
         self._runs.end(taken.run)
+        taken.queue.ended(taken.rows)
         took_s = self._clock() - taken.run.begun_s
         self._shares.charge(taken.queue.turn, took_s - taken.charged_s)
 

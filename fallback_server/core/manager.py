@@ -46,6 +46,8 @@ class Manager(Generic[S]):
         prepare: Puts a version's folder in place before it is loaded.
 
     Attributes:
+        on_move: Called when a version's state has changed, before anybody can see it, in any thread, under the lock: it
+            must not block, nor ask anything of the manager.
         on_loss: Called after something that was loaded has died, in any thread, holding no lock; it must not block.
     """
 
@@ -59,6 +61,7 @@ class Manager(Generic[S]):
         budget: MemoryBudget | None = None,
         prepare: Prepare = stands_there,
     ) -> None:
+        self.on_move: Callable[[], None] = lambda: None
         self.on_loss: Callable[[], None] = lambda: None
         self._make_loader = make_loader
         self._options = options
@@ -238,6 +241,7 @@ class Manager(Generic[S]):
                 finally:
                     after = self._table.moves
                     if after != before:
+                        self.on_move()
                         self._changed.notify_all()
                     stops, self._steps.stops = self._steps.stops, []
             for stop in stops:

@@ -1,7 +1,7 @@
 """Runs TFLite files with LiteRT, in this process: there is no hop to another, which takes longer than a small model.
 
-What crashes or hangs would take the server along, so a file comes in here only after another process has run it; see
-`trial`.
+What crashes or hangs would take the server along, so a file comes in here only after another process has run it, and if
+no values can make it do so; see `tried_litert`. All others run in that process, by the same code.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed, VersionNotReady
 from fallback_server.executors.base import Array, RunSizes, Signature
 from fallback_server.executors.definitions import definitions
 from fallback_server.executors.litert_files import SealedFile
+from fallback_server.executors.litert_graph import Unreadable, subgraphs_of
+from fallback_server.executors.litert_rules import keeps_state
 from fallback_server.executors.litert_runner import Runner, graphs_of, least_s
-from fallback_server.executors.probing import made_up, mixes_rows
+from fallback_server.executors.probing import keeps_rows, made_up, mixes_rows
 from fallback_server.executors.sizes import thinned
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ KEPT_BYTES = 2**29
 _MIN_KEPT = 4
 _ENOUGH_THREADS = 4
 _LONG_S = 1e-3
+_TRIED_SIZE = 3
+"""In place of variable ones, in the trial's process: what hangs or crashes whatever comes is found there."""
+
 _CLEARLY = 0.8
 """Of the time: a lesser gain of one request is lost again when several run at once."""
 
@@ -43,10 +46,12 @@ class LiteRtExecutor:
         sizes: How it will be run.
         whole: Signatures whose requests must not be merged.
         threads: Of one run; 0: one, or several where a trial shows that this is clearly faster.
+        progress: Called at each step of the warm-up.
 
     Attributes:
         threads: Of one run.
-        run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`.
+        run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`, and where that could not
+            run all of them.
 
     Raises:
         LoadFailed: LiteRT refuses the file, or it has nothing that can be called.
@@ -63,8 +68,10 @@ class LiteRtExecutor:
         sizes: RunSizes,
         whole: frozenset[str] = frozenset(),
         threads: int = 0,
+        progress: Callable[[], object] = lambda: None,
     ) -> None:
         self._file = file
+        self._progress = progress
         self._asked_threads = threads
         self.threads = max(threads, 1)
         self.run_s = 0.0
@@ -72,6 +79,11 @@ class LiteRtExecutor:
         self._sizes = thinned(sizes.rows, max(2, kept // sizes.threads))
         self._limit = max(1, min(sizes.threads, kept // len(self._sizes)))
         self._graphs = {graph.name: graph for graph in graphs_of(self.interpreter())}
+        progress()
+        stateful = _keeps_state(file)
+        for graph in self._graphs.values():
+            # Several interpreters would each have their own; each request is to be answered as the first was.
+            graph.keeps_state = stateful
         self._signatures = {
             name: dataclasses.replace(graph.signature, mixes_rows=name in whole) for name, graph in self._graphs.items()
         }
@@ -79,6 +91,11 @@ class LiteRtExecutor:
             raise LoadFailed("it has no signature with outputs")
         self._signature_defs = definitions(self._signatures.values())
         self._runners = self._made_runners()
+
+    @property
+    def file(self) -> SealedFile:
+        """Its bytes, for other processes to map."""
+        return self._file
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -99,22 +116,34 @@ class LiteRtExecutor:
                 raise
             raise VersionNotReady("the version is taken out of service; the request was not run") from None
         except (RuntimeError, ValueError) as error:
-            # All that could be wrong with names, dtypes and shapes was checked, and the file has run before.
-            raise InvalidInput(f"the model refused the values: {' '.join(str(error).split())}") from error
+            raise _refused(error) from error
 
     def warm_up(self) -> None:
-        """Runs each signature on zeros, in all its sizes, and sees whether rows mix and whether state is kept.
+        """Runs each signature on zeros, in all its sizes, and sees whether rows mix.
 
-        Signatures that no zeros can be made for, or that refuse them, are left as they are: requests will tell.
+        Requests of signatures that no zeros can be made for, or that refuse them, are merged only where other values
+        show that rows keep apart.
         """
+        run_s = []
         for name, signature in list(self._signatures.items()):
             zeros = made_up(signature)
-            if zeros is None:
-                continue
+            took_s = None
             try:
-                self._warm_up(name, signature, zeros)
+                if zeros is not None:
+                    took_s = self._warm_up(name, signature, zeros)
+                elif other := made_up(signature, size=_TRIED_SIZE, strings=True):
+                    self._run_of(name)(other)
             except InvalidInput as error:
-                _log.info("signature %r did not run on zeros and ones: %s", name, error)
+                _log.info("signature %r did not run on what was made up: %s", name, error)
+            if took_s is None and signature.batches and not keeps_rows(self._run_of(name), signature):
+                self._keep_whole(name, "nothing could be tried that shows whether its rows keep apart")
+            run_s.append(took_s)
+        self.run_s = max((each for each in run_s if each is not None), default=0.0) if None not in run_s else 0.0
+
+    def fill(self) -> None:
+        """Plans now whatever would be planned when several run at once."""
+        for runner in self._runners.values():
+            runner.fill()
 
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
         """Takes the words of another form of the same version, so that clients see no difference.
@@ -149,48 +178,61 @@ class LiteRtExecutor:
             raise LoadFailed(f"LiteRT can't load it: {' '.join(str(error).split())}") from error
 
     def _made_runners(self) -> dict[str, Runner]:
-        return {
-            name: Runner(self.interpreter, graph, self._signatures[name], sizes=self._sizes, limit=self._limit)
-            for name, graph in self._graphs.items()
-        }
+        return {name: self._made_runner(name) for name in self._graphs}
 
-    def _warm_up(self, name: str, signature: Signature, zeros: dict[str, Array]) -> None:
-        self.run(name, zeros)
-        if self._keeps_state(name, zeros):
-            # Several interpreters would each have their own; each request is to be answered as the first was.
-            self._graphs[name].keeps_state = True
-            self._runners[name].forget()
-        if signature.batches and mixes_rows(functools.partial(self.run, name), zeros):
-            self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
-            self._signature_defs = definitions(self._signatures.values())
-            self._runners[name].close()
-            self._runners[name] = Runner(
-                self.interpreter, self._graphs[name], self._signatures[name], sizes=self._sizes, limit=self._limit
-            )
-            _log.warning(
-                "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
-            )
+    def _made_runner(self, name: str) -> Runner:
+        return Runner(
+            self.interpreter,
+            self._graphs[name],
+            self._signatures[name],
+            sizes=self._sizes,
+            limit=self._limit,
+            most_bytes=KEPT_BYTES,
+        )
+
+    def _run_of(self, name: str, *, together: bool = False) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """Runs a signature, and tells of it; `together` for no other rows than are given, and all at once."""
+
+        def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            runner = self._runners[name]
+            try:
+                outputs = runner.run_together(inputs) if together else runner.run(inputs)
+            except (RuntimeError, ValueError) as error:
+                raise _refused(error) from error
+            self._progress()
+            return outputs
+
+        return run
+
+    def _warm_up(self, name: str, signature: Signature, zeros: dict[str, Array]) -> float:
+        """Returns how long one row takes, in seconds."""
+        run = self._run_of(name)
+        run(zeros)
+        if signature.batches and mixes_rows(self._run_of(name, together=True), zeros):
+            self._keep_whole(name, "a row's answer depends on the rows beside it")
         if self._asked_threads == 0 and self.threads == 1:
             self._choose_threads(name, zeros)
-        self._runners[name].measure(zeros, most_bytes=KEPT_BYTES)
-        self.run_s = max(self.run_s, least_s(functools.partial(self.run, name, zeros)))
+        if not self._runners[name].measure(zeros, progress=self._progress):
+            self._keep_whole(name, "its outputs have not as many rows as its inputs")
+        return least_s(functools.partial(run, zeros))
 
-    def _keeps_state(self, name: str, zeros: Mapping[str, Array]) -> bool:
-        """Whether ones are answered otherwise the second time; it may be chance as well, which does no harm."""
-        ones = {key: np.ones_like(value) for key, value in zeros.items()}
-        first, second = self.run(name, ones), self.run(name, ones)
-        return any(
-            not np.array_equal(value, second[key], equal_nan=value.dtype.kind in "fc") for key, value in first.items()
-        )
+    def _keep_whole(self, name: str, why: str) -> None:
+        """Has a signature's requests run one by one."""
+        self._signatures[name] = dataclasses.replace(self._signatures[name], mixes_rows=True)
+        self._signature_defs = definitions(self._signatures.values())
+        self._runners[name].close()
+        self._runners[name] = self._made_runner(name)
+        _log.warning("signature %r: %s: its requests are not merged", name, why)
 
     def _choose_threads(self, name: str, zeros: Mapping[str, Array]) -> None:
         """Has several threads run one row, where that is clearly faster: to wake them takes longer than a small run."""
-        alone_s = least_s(lambda: self.run(name, zeros))
+        run = functools.partial(self._run_of(name), zeros)
+        alone_s = least_s(run)
         if alone_s < _LONG_S:
             return
         self.threads = min(_ENOUGH_THREADS, usable_cores())
         before, self._runners = self._runners, self._made_runners()
-        if least_s(lambda: self.run(name, zeros)) > _CLEARLY * alone_s:
+        if least_s(run) > _CLEARLY * alone_s:
             self.threads = 1
             before, self._runners = self._runners, before
         for runner in before.values():
@@ -198,20 +240,52 @@ class LiteRtExecutor:
 
 
 def open_litert(
-    file: SealedFile, *, sizes: RunSizes, whole: frozenset[str] = frozenset(), threads: int = 0
+    file: SealedFile,
+    *,
+    sizes: RunSizes,
+    whole: frozenset[str] = frozenset(),
+    threads: int = 0,
+    progress: Callable[[], object] = lambda: None,
+    fill: bool = False,
 ) -> LiteRtExecutor:
-    """Loads a TFLite file and runs it once; see `LiteRtExecutor`. The file is closed where that fails.
+    """Loads a TFLite file and runs it once. The file is closed where that fails.
+
+    Args:
+        file: See `LiteRtExecutor`, as for the others.
+        sizes: How it will be run.
+        whole: Signatures whose requests must not be merged.
+        threads: Of one run.
+        progress: Called at each step.
+        fill: Whether all is planned at once, so that no request waits for it.
 
     Raises:
         LoadFailed: it can't be loaded.
     """
     try:
-        executor = LiteRtExecutor(file, sizes=sizes, whole=whole, threads=threads)
+        executor = LiteRtExecutor(file, sizes=sizes, whole=whole, threads=threads, progress=progress)
         executor.warm_up()
+        if fill:
+            executor.fill()
     except BaseException:
         file.close()
         raise
     return executor
+
+
+def _refused(error: Exception) -> InvalidInput:
+    """All that could be wrong with names, dtypes and shapes was checked, and the file has run before."""
+    return InvalidInput(f"the model refused the values: {' '.join(str(error).split())}")
+
+
+def _keeps_state(file: SealedFile) -> bool:
+    """Whether a run may depend on those before it; what can't be told is taken for the worst."""
+    try:
+        return keeps_state(subgraphs_of(file.fd))
+    except (Unreadable, OSError) as error:
+        _log.warning(
+            "each run has an interpreter of its own, since it can't be told whether it keeps a state: %s", error
+        )
+        return True
 
 
 @functools.cache

@@ -105,6 +105,15 @@ class CallPool:
                 self._changed.notify()
         return outputs
 
+    def fill(self) -> None:
+        """Makes all calls that there may be: no run plans any then."""
+        while True:
+            with self._changed:
+                if self._made >= self._limit:
+                    return
+                self._made += 1
+            self._idle.append(self._newly_made())
+
     def _taken(self) -> Call:
         with self._changed:
             # Counted before it is looked: whoever gives one back after the look sees that somebody waits.
@@ -122,6 +131,10 @@ class CallPool:
                     self._changed.wait()
             finally:
                 self._waiting -= 1
+        return self._newly_made()
+
+    def _newly_made(self) -> Call:
+        """What is counted already."""
         try:
             return self._make()
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import mmap
 import threading
@@ -22,8 +23,15 @@ from fallback_server.executors.sizes import parts_of, parts_table
 UNNAMED = "serving_default"
 """What the graph of a file without signatures is called: what a request means that names none."""
 
-MAX_SHAPES = 8
-"""Combinations of shapes, beyond the prepared numbers of rows, that a signature keeps interpreters for."""
+MAX_SHAPES = 256
+"""Combinations of shapes, beyond the prepared numbers of rows, that a signature keeps interpreters for: while there is
+memory, see `Runner`."""
+
+_LARGE_SHARE = 4
+"""A shape that takes more than the memory's fourth is planned for when it comes, and not kept."""
+
+LONGEST_S = 2.0
+"""More rows than that may take are run in several parts, which costs such a model nothing."""
 
 _TIMED_S = 0.1
 _MIN_RUNS, _MAX_RUNS = 3, 40
@@ -38,7 +46,7 @@ class Graph:
         inputs: Name -> tensor's index.
         outputs: Name -> tensor's index.
         signature: With the shapes of the file.
-        keeps_state: Whether a run's answer depends on the runs before it.
+        keeps_state: Whether a run's answer may depend on the runs before it.
     """
 
     def __init__(
@@ -64,10 +72,18 @@ class Runner:
         signature: As it is served: its requests may not be merged though the file's dimensions would allow it.
         sizes: The numbers of rows that are prepared for, ascending.
         limit: How many runs of one shape go side by side; further ones wait.
+        most_bytes: What all interpreters may take, by how this process grows.
     """
 
     def __init__(
-        self, interpreter: Callable[[], Any], graph: Graph, signature: Signature, *, sizes: tuple[int, ...], limit: int
+        self,
+        interpreter: Callable[[], Any],
+        graph: Graph,
+        signature: Signature,
+        *,
+        sizes: tuple[int, ...],
+        limit: int,
+        most_bytes: int,
     ) -> None:
         self._interpreter = interpreter
         self._graph = graph
@@ -82,6 +98,8 @@ class Runner:
         self._table = parts_table({size: float(size) for size in sizes})  # Until it is measured.
         self._pools: dict[int, CallPool] = {}
         self._shapes: OrderedDict[tuple[Shape, ...], CallPool] = OrderedDict()
+        self._most_bytes = most_bytes
+        self._before_bytes = resident_bytes()
         self._lock = threading.Lock()
         if self._by_rows:
             self._make_pools()
@@ -97,34 +115,47 @@ class Runner:
             return self._run_parts(inputs, rows)
         return pool.run(inputs)
 
-    def measure(self, one: Mapping[str, Array], *, most_bytes: int) -> None:
-        """Plans for all sizes, and times them.
+    def run_together(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The same, in one run that has just these rows."""
+        shapes = {name: inputs[name].shape for name in self._names}
+        pool = self._pools.get(inputs[self._first].shape[0]) if self._by_rows else None
+        return (pool or self._pool(shapes)).run(inputs)
+
+    def measure(self, one: Mapping[str, Array], *, progress: Callable[[], object] = lambda: None) -> bool:
+        """Plans for all sizes, and times them; False where outputs have not as many rows as inputs.
+
+        Sizes that take too much memory, or too long, are left out: so many rows are run in several parts.
 
         Args:
             one: One row.
-            most_bytes: What all interpreters may take, by how this process grows: larger sizes are then left out, and
-                are run in several parts.
+            progress: Called after each run.
         """
         if not self._by_rows:
-            return
+            return True
         cost_s: dict[int, float] = {}
         taken_bytes = 0
         for size in self._sizes:
+            if cost_s and size * cost_s[min(cost_s)] / min(cost_s) > LONGEST_S:
+                break
             inputs = {name: np.repeat(value, size, axis=0) for name, value in one.items()}
-            before_bytes = _resident_bytes()
-            cost_s[size] = least_s(functools.partial(self._pools[size].run, inputs))
-            taken_bytes += self._limit * max(_resident_bytes() - before_bytes, 0)
-            if taken_bytes > most_bytes:
+            before_bytes = resident_bytes()
+            outputs = self._pools[size].run(inputs)
+            if any(value.shape[:1] != (size,) for value in outputs.values()):
+                return False
+            cost_s[size] = least_s(functools.partial(self._pools[size].run, inputs), progress=progress)
+            taken_bytes += self._limit * max(resident_bytes() - before_bytes, 0)
+            if taken_bytes > self._most_bytes:
                 break
         self._pools = {size: self._pools[size] for size in cost_s}
         self._table = parts_table(cost_s)
+        return True
 
-    def forget(self) -> None:
-        """Plans all anew."""
+    def fill(self) -> None:
+        """Makes all interpreters that the shapes seen so far may have: no run of these plans any then."""
         with self._lock:
-            self._shapes.clear()
-        if self._by_rows:
-            self._make_pools()
+            pools = [*self._pools.values(), *self._shapes.values()]
+        for pool in pools:
+            pool.fill()
 
     def close(self) -> None:
         """Lets go of all interpreters, but for those that run: these go when they have."""
@@ -163,18 +194,35 @@ class Runner:
 
     def _run_shaped(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Any shapes: those that were used longest ago give way."""
+        if self._signature.batches and not inputs[self._first].shape[0]:
+            return self._run_none(inputs)
         key = tuple([inputs[name].shape for name in self._names])
         with self._lock:
             pool = self._shapes.get(key)
-            if pool is None:
-                pool = self._shapes[key] = self._pool(dict(zip(self._names, key, strict=True)))
-                if len(self._shapes) > MAX_SHAPES:
-                    self._shapes.popitem(last=False)
-            else:
+            if pool is not None:
                 self._shapes.move_to_end(key)
-        if self._signature.batches and not inputs[self._first].shape[0]:
-            return self._run_none(inputs)
-        return pool.run(inputs)
+        if pool is not None:
+            return pool.run(inputs)
+        pool = self._pool(dict(zip(self._names, key, strict=True)))
+        before_bytes = resident_bytes()
+        outputs = pool.run(inputs)
+        if resident_bytes() - before_bytes <= self._most_bytes / _LARGE_SHARE:
+            self._keep(key, pool)
+        return outputs
+
+    def _keep(self, key: tuple[Shape, ...], pool: CallPool) -> None:
+        """Keeps what was planned, and lets go of what was used longest ago where that takes too much memory.
+
+        What the process grew by is told as a whole: malloc hands on the memory of plans that are gone.
+        """
+        with self._lock:
+            self._shapes[key] = pool
+            while len(self._shapes) > MAX_SHAPES:
+                self._shapes.popitem(last=False)
+            while len(self._shapes) > 1 and resident_bytes() - self._before_bytes > self._most_bytes:
+                for _ in range(-(-len(self._shapes) // 4)):
+                    self._shapes.popitem(last=False)
+                give_back()
 
     def _run_parts(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
         if not rows:
@@ -201,23 +249,48 @@ class Runner:
 
     def _run_none(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """No rows: LiteRT plans none. One of zeros tells the outputs' other sizes."""
-        one = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in inputs.items()}
+        one = {
+            name: np.full((1, *value.shape[1:]), b"" if value.dtype.kind == "O" else 0, value.dtype)
+            for name, value in inputs.items()
+        }
         return {name: value[:0] for name, value in self.run(one).items()}
 
 
-def least_s(run: Callable[[], object]) -> float:
-    """The least time of some runs, which whatever else the machine does meets least; one before them does not count."""
-    run()
+def least_s(run: Callable[[], object], *, progress: Callable[[], object] = lambda: None) -> float:
+    """The least time of some runs, which whatever else the machine does meets least.
+
+    One before them does not count, unless that took so long that it tells enough.
+
+    Args:
+        run: What is timed.
+        progress: Called after each run.
+    """
+
+    def timed_s() -> float:
+        begin_s = time.perf_counter()
+        run()
+        took_s = time.perf_counter() - begin_s
+        progress()
+        return took_s
+
+    first_s = timed_s()
+    if first_s > _TIMED_S:
+        return first_s
     took_s: list[float] = []
     end_s = time.perf_counter() + _TIMED_S
     while len(took_s) < _MIN_RUNS or (len(took_s) < _MAX_RUNS and time.perf_counter() < end_s):
-        begin_s = time.perf_counter()
-        run()
-        took_s.append(time.perf_counter() - begin_s)
+        took_s.append(timed_s())
     return min(took_s)
 
 
-def _resident_bytes() -> int:
+def give_back() -> None:
+    """Has malloc give back what is free; it would keep much of it otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # Of glibc alone.
+        trim(0)
+
+
+def resident_bytes() -> int:
     """The memory that this process holds, shared or not; 0 where that can't be read."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.util
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,9 @@ from fallback_server.core.errors import InvalidInput, LoadFailed, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import VARIABLE, Array, RunSizes, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT, definitions
-from fallback_server.executors.probing import made_up, mixes_rows
+from fallback_server.executors.probing import tried
 from fallback_server.executors.worker.executor import WorkerExecutor, open_in_plain_worker
 from fallback_server.executors.worker.nursery import Nursery
-
-_log = logging.getLogger(__name__)
 
 FILE = "model.onnx"
 
@@ -103,19 +99,8 @@ class OnnxExecutor:
         return {name: _bytes(value) for name, value in outputs.items()} if self._strings else outputs
 
     def warm_up(self) -> None:
-        """Runs it where zeros can be made, and sees whether rows mix."""
-        signature = self._signatures[SIGNATURE]
-        zeros = made_up(signature)
-        if zeros is None:
-            return
-        run = functools.partial(self.run, SIGNATURE)
-        try:
-            run(zeros)
-            if signature.batches and mixes_rows(run, zeros):
-                self._signatures[SIGNATURE] = dataclasses.replace(signature, mixes_rows=True)
-                _log.warning("a row's answer depends on the rows beside it: its requests are not merged")
-        except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
-            _log.info("it did not run on zeros and ones: %s", error)
+        """Runs it on what can be made up, and sees whether rows mix."""
+        self._signatures[SIGNATURE] = tried(functools.partial(self.run, SIGNATURE), self._signatures[SIGNATURE])
 
     def close(self) -> None:
         """Frees the session."""
@@ -184,7 +169,8 @@ def _spec(node: Any) -> TensorSpec:
     element = str(node.type).removeprefix("tensor(").removesuffix(")")
     if element not in _DTYPES:
         raise LoadFailed(f"{node.name!r} is {node.type}: only dense tensors of numbers and strings can be sent")
-    shape = tuple(size if isinstance(size, int) else VARIABLE for size in node.shape)
+    # ONNX Runtime shows a scalar as it shows a shape that the file doesn't tell.
+    shape = tuple(size if isinstance(size, int) else VARIABLE for size in node.shape) or None
     return TensorSpec(name=node.name, dtype=np.dtype(_DTYPES[element]), shape=shape)
 
 

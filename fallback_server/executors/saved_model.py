@@ -372,7 +372,7 @@ def _callable_options(*, feed: list[str], fetch: list[str], pool: bool) -> Any:
     return config_pb2.CallableOptions(feed=feed, fetch=fetch, run_options=run_options)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What TensorFlow said, without the graph's inner names that it tells before and after."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Graph execution error", "Detected at", "[[", "("))]

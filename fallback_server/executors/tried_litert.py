@@ -1,20 +1,25 @@
-"""A version's LiteRT form: in this process where that pays, once it has proved itself in another."""
+"""A version's LiteRT form: in this process where that pays and can do no harm, once it has been tried in another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fallback_server.core.errors import LoadFailed
 from fallback_server.core.loader import LoadStop
-from fallback_server.executors.base import RunSizes
+from fallback_server.executors.base import VARIABLE, RunSizes, Signature
 from fallback_server.executors.litert import LiteRtExecutor, open_litert
 from fallback_server.executors.litert_files import LiteRtForm, SealedFile, read_form, size_bytes
-from fallback_server.executors.trial import try_out
+from fallback_server.executors.litert_graph import Unreadable, read_subgraphs
+from fallback_server.executors.litert_rules import harm
+from fallback_server.executors.trial import RIVAL_STEP_S, STEP_S, try_out
 from fallback_server.executors.worker.executor import WorkerExecutor
 from fallback_server.executors.worker.messages import Load, Loaded
 from fallback_server.executors.worker.nursery import Nursery
 from fallback_server.executors.worker.process import Worker
+
+_log = logging.getLogger(__name__)
 
 LONG_S = 2e-3
 """A run that takes longer gains nothing of being in this process: the hop to another is a twentieth of it."""
@@ -25,6 +30,8 @@ felt by all requests that are under way."""
 
 _INTERPRETERS_BYTES = 2**25
 _COPIES = 4
+
+_OTHER_FORM = ("saved_model.pb", "saved_model.pbtxt")
 
 
 def open_tried(
@@ -37,7 +44,10 @@ def open_tried(
     stop: LoadStop | None = None,
     sizes: RunSizes,
 ) -> LiteRtExecutor | WorkerExecutor:
-    """Loads the LiteRT form of a version. A small model comes into this process, a large one stays where it was tried.
+    """Loads the LiteRT form of a version.
+
+    A small model that no values can make do harm comes into this process, all others stay where they were tried: there
+    a run may crash, or be ended, and nobody else's requests wait.
 
     Args:
         path: The version's folder.
@@ -57,16 +67,42 @@ def open_tried(
     file = SealedFile.of(form.content, title)
     try:
         worker, loaded = _tried(form, file, path, nursery=nursery, threads=threads, title=title, stop=stop, sizes=sizes)
-        if loaded.run_s > LONG_S or file.size_bytes > LARGE_BYTES:
+        apart = WorkerExecutor(worker, loaded, kind="litert")
+        if why := why_apart(apart.signatures, loaded.run_s, form.content):
+            _log.info("%s: it runs in a process of its own: %s", title, why)
             file.close()  # The worker has its own hold on it.
-            executor = WorkerExecutor(worker, loaded, kind="litert")
             worker.watch(on_lost)
-            return executor
+            return apart
         worker.kill()
-        return open_litert(file, sizes=sizes, whole=form.whole, threads=threads)
+        return open_litert(file, sizes=sizes, whole=form.whole, threads=threads, fill=True)
     except BaseException:
         file.close()
         raise
+
+
+def why_apart(signatures: Mapping[str, Signature], run_s: float, content: bytes) -> str:
+    """Why a file that was tried must not run in the server's own process: one clause; empty where it may. Pure.
+
+    Args:
+        signatures: What can be called, as the trial left it.
+        run_s: How long one row takes, of the signature that takes longest; 0 where not all could be tried.
+        content: The file.
+    """
+    if len(content) > LARGE_BYTES:
+        return f"the file has {len(content) / 2**20:.0f} MiB"
+    if run_s > LONG_S:
+        return f"a run takes {run_s * 1e3:.3g} ms"
+    if run_s == 0:
+        return "not all of its signatures ran on zeros"
+    for signature in signatures.values():
+        for spec in signature.inputs.values():
+            prepared = (spec.shape or ())[1:] if signature.batches else spec.shape
+            if prepared is None or VARIABLE in prepared:
+                return f"signature {signature.name!r} has an input whose sizes are known from requests alone: {spec}"
+    try:
+        return harm(read_subgraphs(content))
+    except Unreadable as error:
+        return str(error)
 
 
 def _tried(
@@ -90,7 +126,8 @@ def _tried(
         whole=tuple(sorted(form.whole)),
     )
     try:
-        return try_out(load, file.fd, nursery=nursery, title=title, stop=stop)
+        limit_s = RIVAL_STEP_S if any((path / other).is_file() for other in _OTHER_FORM) else STEP_S
+        return try_out(load, file.fd, nursery=nursery, title=title, stop=stop, limit_s=limit_s)
     except LoadFailed as error:
         raise LoadFailed(f"{form.source}: {error}") from error
 

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from fallback_server.core.errors import ServerStopping
+from fallback_server.core.errors import ServerError, ServerStopping
 from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
 from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.transport.answers import Answers, reply_of
-from fallback_server.transport.rpc import STOPPING_TEXT, Caller, Rpcs, Unary
+from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, STOPPING_TEXT, Caller, Rpcs, Unary, check_sent
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
@@ -56,13 +56,19 @@ class Inference(Generic[Asked, Answered]):
 class Calls:
     """Runs calls of the data plane for coroutines. Lives in the event loop that makes it.
 
+    Args:
+        dataplane: Answers.
+        max_message_bytes: The largest answer.
+
     Attributes:
         dataplane: Answers.
         inferences: What has handlers, by the methods' paths.
     """
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    def __init__(self, dataplane: DataPlane, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.dataplane = dataplane
+        self._max_bytes = max_message_bytes
+        self._bounded = max_message_bytes < MAX_MESSAGE_BYTES
         self.inferences: dict[str, Inference[Any, Any]] = {}
         self._stopping = False
         self._answers = Answers(dataplane.clock)
@@ -79,6 +85,27 @@ class Calls:
         """
         if self._stopping:
             raise ServerStopping(STOPPING_TEXT)
+
+    def bound(
+        self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller, calls: Sequence[PredictCall]
+    ) -> None:
+        """Has the data plane refuse answers that are too large to be sent: so they are counted as what they are."""
+        if self._bounded and not inference.together:
+            for call in calls:
+                call.refuses = functools.partial(self._refused, inference, asked, caller)
+
+    def _refused(
+        self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller, reply: PredictReply
+    ) -> ServerError | None:
+        try:
+            answered = inference.answered(asked, caller, (reply,))
+            if inference.weigh(answered) > self._max_bytes // 2:  # About: what is near the bound is written to be sure.
+                check_sent(inference.write(answered), self._max_bytes)
+        except ServerError as error:
+            return error
+        except Exception:  # noqa: BLE001  whoever writes it to send it comes upon that again, and tells the log
+            return None
+        return None
 
     def __len__(self) -> int:
         """How many wait."""
@@ -108,6 +135,7 @@ class Calls:
         dataplane = self.dataplane
         calls = inference.calls(asked, dataplane.clock())
         attribute(calls, caller, dataplane.clock)
+        self.bound(inference, asked, caller, calls)
         if inference.together:
             return inference.answered(asked, caller, await self._together(calls))
         replies: list[PredictReply] = []

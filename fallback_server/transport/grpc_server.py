@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import socket
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -23,20 +26,19 @@ from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
+from fallback_server.transport.native.addresses import addresses, target
 from fallback_server.transport.native.choice import front_arguments
 from fallback_server.transport.native.front import NativeFront
+from fallback_server.transport.native.fronts import listening
 from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
-from fallback_server.transport.rpc import MessageThreads, Rpcs
+from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
-
-MAX_MESSAGE_BYTES = 2**31 - 1
-"""The largest bound that gRPC takes."""
 
 MAX_PENDING_CALLS = 2**16
 """Calls that have come and are not taken yet. gRPC's own bounds are 1,000, from where on it drops some at random, and
@@ -48,6 +50,10 @@ _PING_TIMEOUT_MS = 3_600_000
 request of 1 MB lost its connection after 60 s. A client that is gone is left to TCP."""
 
 _DISTRIBUTION = "edge-runtime"
+
+
+REUSE_PORT = ("grpc.so_reuseport", 1)
+"""Has several processes of one user listen on a port; the system spreads connections among them."""
 
 
 class PortUnavailable(Exception):
@@ -76,6 +82,8 @@ class GrpcServer:
             behind it, over a socket that nobody else can reach.
         inline_s: How long a run may take that a receiver of the native server does by itself: longer than in the event
             loop, as another receiver takes over where one is held up.
+        shared: Whether other processes listen on the port as well, and pass on to `private_path` what they don't
+            answer.
     """
 
     def __init__(
@@ -95,23 +103,25 @@ class GrpcServer:
         sequence_figures: SequenceFigures | None = None,
         native: bool = False,
         inline_s: float = 1e-3,
+        shared: bool = False,
     ) -> None:
         self._tls = tls
+        self._shared = shared
         self._native = native
         self._inline_s = inline_s
         self._max_message_bytes = max_message_bytes
         self._channel_arguments = channel_arguments
-        self._front: NativeFront | None = None
+        self._fronts: list[NativeFront] = []
         self._private: PrivateFolder | None = None
         self._threads = MessageThreads(message_threads)
         self._changes = Changes(control.watch)
         self._health = HealthService(control.index, self._changes)
         self._serving = False
         self._socket: UnixSocket | None = None
-        self.calls = Calls(dataplane)
+        self.calls = Calls(dataplane, max_message_bytes=max_message_bytes)
         remote = RemoteControl(allowed=allow_remote_control)
         self._delivery = DeliveryService(packages, self._changes)
-        self._rpcs = rpcs = Rpcs(self._threads)
+        self._rpcs = rpcs = Rpcs(self._threads, max_message_bytes)
         services = (
             PredictionService(self.calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content),
             ModelService(control, self._changes, remote),
@@ -138,8 +148,10 @@ class GrpcServer:
             ),
             self._health,
         )
+        if shared:
+            channel_arguments = self._channel_arguments = (REUSE_PORT, *channel_arguments)
         # gRPC takes the first of two.
-        self._server = grpc.aio.server(options=(*channel_arguments, *_options(max_message_bytes)))
+        self._server = grpc.aio.server(options=(*channel_arguments, *server_options(max_message_bytes)))
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
@@ -160,7 +172,7 @@ class GrpcServer:
             PortUnavailable: it can't.
         """
         try:
-            return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", socket_path)
+            return await self._start(host, port, socket_path)
         except BaseException:
             self._close_native()
             raise
@@ -172,7 +184,7 @@ class GrpcServer:
 
     def waiting(self) -> int:
         """How many calls wait for the data plane."""
-        return len(self.calls) + (0 if self._front is None else len(self._front))
+        return len(self.calls) + sum(len(front) for front in self._fronts)
 
     async def stop(self, *, grace_s: float) -> None:
         """Refuses what comes, waits for what is in flight, and gives up on what outlasts the grace."""
@@ -181,54 +193,66 @@ class GrpcServer:
         if self._socket is not None:
             self._socket.release()
         begun_s = time.monotonic()
-        quiet = [self._rpcs.quiet(grace_s=grace_s)]
-        if self._front is not None:
-            quiet.append(self._front.quiet(grace_s=grace_s))
-        await asyncio.gather(*quiet)
+        fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
+        await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), *fronts)
         await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
         self._close_native()
         self._delivery.close()
         self._threads.close()
 
-    async def _start(self, address: str, socket_path: str | None) -> int:
-        bound = self._listen_natively(address) if self._native else self._listen(address, tls=self._tls)
+    async def _start(self, host: str, port: int, socket_path: str | None) -> int:
+        if self._shared:
+            with contextlib.suppress(OSError):  # Of a name that is none whoever listens tells.
+                check_free(host, port)
+        bound = self._listen_natively(host, port) if self._native else self._listen(target(host, port), tls=self._tls)
+        if self._native or self._shared:
+            self._listen_privately()
         if socket_path is not None:
             try:
                 self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
             except (SocketUnavailable, PortUnavailable) as error:
                 raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
         await self._server.start()
-        if self._front is not None:
-            self._front.start(str(self._private_socket))
+        for front in self._fronts:
+            front.start(str(self.private_path))
         return bound
 
     def _close_native(self) -> None:
-        if self._front is not None:
-            self._front.close()
+        for front in self._fronts:
+            front.close()
         if self._private is not None:
             self._private.close()
 
     @property
-    def _private_socket(self) -> Path:
+    def private_path(self) -> Path:
+        """A UNIX socket for processes that belong to this one, once it listens; where there are any."""
         assert self._private is not None
-        return self._private.path / "grpc.sock"
+        return self._private.socket
 
-    def _listen_natively(self, address: str) -> int:
+    def _listen_privately(self) -> None:
         try:
-            self._front = NativeFront(
-                address,
-                self._rpcs.unaries,
-                self.calls,
-                self._threads,
-                max_message_bytes=self._max_message_bytes,
-                inline_s=self._inline_s,
-                arguments=front_arguments(self._channel_arguments),
-            )
+            self._private = PrivateFolder()
+        except SocketUnavailable as error:
+            raise PortUnavailable(str(error)) from error
+        self._listen(f"unix:{self.private_path}", tls=None)
+
+    def _listen_natively(self, host: str, port: int) -> int:
+        try:
+            self._fronts = listening(host, port, self._front_at)
         except OSError as error:
-            raise PortUnavailable(f"can't listen on {address}: {error}") from error
-        self._private = PrivateFolder()
-        self._listen(f"unix:{self._private_socket}", tls=None)
-        return self._front.port
+            raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
+        return self._fronts[0].port
+
+    def _front_at(self, address: str) -> NativeFront:
+        return NativeFront(
+            address,
+            self._rpcs.unaries,
+            self.calls,
+            self._threads,
+            max_message_bytes=self._max_message_bytes,
+            inline_s=self._inline_s,
+            arguments=front_arguments(self._channel_arguments),
+        )
 
     def _listen(self, address: str, *, tls: TlsFiles | None) -> int:
         try:
@@ -243,7 +267,8 @@ class GrpcServer:
         return bound
 
 
-def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+def server_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
+    """What gRPC's server is told, unless the operator says otherwise."""
     return (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -253,6 +278,24 @@ def _options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     )
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuses a port that others listen on: with `REUSE_PORT` a second server would take a part of their connections.
+
+    Raises:
+        PortUnavailable: it is taken.
+        OSError: there is no such host.
+    """
+    for address in addresses(host):
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(where)
+        except OSError as error:  # Of others than this whoever listens there tells.
+            if error.errno == errno.EADDRINUSE:
+                raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
 
 
 def _version() -> str:

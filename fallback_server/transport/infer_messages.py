@@ -28,6 +28,7 @@ from fallback_server.transport.rpc import parse
 from fallback_server.transport.targets import read_target
 from fallback_server.transport.templates import (
     MAX_OF_ONE_KEY,
+    MAX_WRITTEN_BYTES,
     ReadTemplate,
     ReadTemplates,
     Table,
@@ -106,7 +107,7 @@ def read_infer(
             )
             return InferCall(call=call, id=text.decode() if text else known.id, timeout_s=known.timeout_s)
     asked = read_whole_infer(data, refused)
-    if templates.wants():
+    if len(data) < LARGE_BYTES and templates.wants():
         templates.keep(len(data), learn_infer(data, asked))
     return asked
 
@@ -136,8 +137,10 @@ def learn_infer(data: bytes, asked: InferCall) -> ReadTemplate[InferCall] | None
         like=Likeness(),
     )
     spans = dict(zip(call.inputs, raw, strict=True))
-    rest = InferCall(call=known, id=asked.id, timeout_s=asked.timeout_s)
-    return learn_to_read(data, call.inputs, spans, ids[0] if len(ids) == 1 else None, rest)
+    own = ids[0] if len(ids) == 1 else None
+    # Each has its own id, of any size.
+    rest = InferCall(call=known, id=asked.id if own is None else "", timeout_s=asked.timeout_s)
+    return learn_to_read(data, call.inputs, spans, own, rest)
 
 
 def read_whole_infer(data: bytes, refused: Refused | None = None) -> InferCall:
@@ -214,7 +217,7 @@ def infer_parts(answered: InferReply, *, templates: WriteTemplates = _REPLIES) -
     for template in templates.kept.get(key, ()):
         return _parts_by(template, answered)
     parts = infer_whole_parts(answered)
-    if templates.wants():
+    if infer_bytes(answered) <= MAX_WRITTEN_BYTES and templates.wants():
         templates.keep(key, learn_infer_reply(answered))
     return parts
 

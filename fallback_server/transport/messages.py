@@ -122,7 +122,7 @@ def read_predict(
                 like=known.like,
             )
     call = read_whole_predict(data, max_tensor_bytes=max_tensor_bytes, refused=refused)
-    if templates.wants():
+    if len(data) < LARGE_BYTES and templates.wants():
         templates.keep(len(data), learn_predict(data, call))
     return call
 
@@ -143,14 +143,14 @@ def learn_predict(data: bytes, call: PredictCall) -> ReadTemplate[PredictCall] |
     except NotPlainError:
         return None
     spans = {name: layout.payload(tensor, call.inputs[name]) for name, tensor in tensors.items()}
+    client = clients[0] if len(clients) == 1 else None
     known = PredictCall(
         target=call.target,
         signature=call.signature,
         output_filter=tuple(call.output_filter),
-        client_key=call.client_key,
+        client_key=call.client_key if client is None else b"",  # Each has its own, of any size.
         like=Likeness(),
     )
-    client = clients[0] if len(clients) == 1 else None
     there = {name: span for name, span in spans.items() if span is not None}
     return learn_to_read(data, call.inputs, there, client, known)
 
@@ -241,7 +241,7 @@ def write_predict(reply: PredictReply, *, typed: bool, templates: WriteTemplates
     for template in templates.kept.get(key, ()):
         return b"".join(template.parts(own))
     data = write_whole_predict(reply, typed=typed)
-    if templates.wants():
+    if len(data) <= MAX_WRITTEN_BYTES and templates.wants():
         templates.keep(key, learn_reply(data, reply))
     return data
 

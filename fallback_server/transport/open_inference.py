@@ -18,6 +18,7 @@ from fallback_server.transport import infer_messages as messages
 from fallback_server.transport import model_facts as facts
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.counting import Refused
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
 from fallback_server.transport.ordered_stream import ordered_stream
@@ -91,14 +92,7 @@ class InferenceService:
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
-        self._inference = Inference(
-            method=methods.MODEL_INFER,
-            read=self._read,
-            calls=_asked_of,
-            answered=_answered,
-            write=messages.write_infer,
-            weigh=messages.infer_bytes,
-        )
+        self._inference = model_infer(self._calls.dataplane.refused)
         return {
             methods.SERVER_LIVE: rpcs.message(methods.SERVER_LIVE, self._live),
             methods.SERVER_READY: rpcs.message(methods.SERVER_READY, self._ready),
@@ -156,15 +150,11 @@ class InferenceService:
         document = await asyncio.to_thread(facts.statistics, self._control, target)
         return json_format.ParseDict(document, pb.ModelStatisticsResponse())
 
-    def _read(self, data: bytes) -> InferCall:
-        """In any thread. What is refused here is counted: the data plane will not hear of it."""
-        return messages.read_infer(data, self._calls.dataplane.refused)
-
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
         """Its error, where a request fails: no fault of one may end the stream of the others."""
         asked: InferCall | None = None
         try:
-            asked = await self._threads.run(self._read, data, size=len(data))
+            asked = await self._threads.run(self._inference.read, data, size=len(data))
             del data
             answered = await self._calls.answer(self._inference, asked, context)
             return await self._threads.run(messages.write_stream_infer, answered, size=messages.infer_bytes(answered))
@@ -195,6 +185,22 @@ class InferenceService:
         facts.check_unload(messages.repository_parameters(request.parameters))
         await asyncio.to_thread(self._control.unload, request.model_name, who=peer_of(caller))
         return pb.RepositoryModelUnloadResponse()
+
+
+def model_infer(refused: Refused) -> Inference[InferCall, InferReply]:
+    """ModelInfer.
+
+    Args:
+        refused: Is told of what is refused before the data plane hears of it.
+    """
+    return Inference(
+        method=methods.MODEL_INFER,
+        read=lambda data: messages.read_infer(data, refused),
+        calls=_asked_of,
+        answered=_answered,
+        write=messages.write_infer,
+        weigh=messages.infer_bytes,
+    )
 
 
 def _asked_of(asked: InferCall, now_s: float) -> tuple[PredictCall]:

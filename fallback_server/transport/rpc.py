@@ -31,6 +31,9 @@ Answered = TypeVar("Answered")
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
+MAX_MESSAGE_BYTES = 2**31 - 1
+"""The largest bound that gRPC takes."""
+
 MAX_LARGE_WAITING = 256
 """Large messages that wait for a thread; each of them holds its bytes."""
 
@@ -93,6 +96,16 @@ class Unary(Generic[Asked, Answered]):
     write: Callable[[Answered], bytes]
     weigh: Callable[[Answered], int]
     timed: bool = False
+
+
+def check_sent(data: bytes, max_bytes: int) -> None:
+    """Refuses an answer that is too large, in gRPC's words; gRPC itself would log each with a traceback.
+
+    Raises:
+        QueueFull: it is.
+    """
+    if len(data) > max_bytes:
+        raise QueueFull(f"SERVER: Sent message larger than max ({len(data)} vs. {max_bytes})")
 
 
 class MessageThreads:
@@ -201,12 +214,17 @@ class Rpcs:
     No handler has gRPC's own serializers: what those raise would reach the caller past the rim, as UNKNOWN and with its
     inner names.
 
+    Args:
+        threads: Read and write large messages.
+        max_message_bytes: The largest answer to a unary call.
+
     Attributes:
         unaries: The unary calls that it has made handlers for.
     """
 
-    def __init__(self, threads: MessageThreads) -> None:
+    def __init__(self, threads: MessageThreads, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.unaries: list[Unary[Any, Any]] = []
+        self._max_bytes = max_message_bytes
         self._threads = threads
         self._under_way = 0
         self._came_s = -math.inf
@@ -249,6 +267,7 @@ class Rpcs:
                         written = write(answered)
                     else:
                         written = await self._threads.run(write, answered, size=weight)
+                    check_sent(written, self._max_bytes)
             except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
                 fault, text = _told(unary.method, error)
             else:
@@ -331,7 +350,9 @@ class Rpcs:
     async def _answered(self, unary: Unary[Any, Any], box: list[bytes], context: Context) -> bytes:
         """The answer to a request that lies in a box: nothing here keeps it, nor what was read of it."""
         answered = await unary.answer(await self._read(unary.read, box, context), context)
-        return await self._threads.run(unary.write, answered, size=unary.weigh(answered))
+        written = await self._threads.run(unary.write, answered, size=unary.weigh(answered))
+        check_sent(written, self._max_bytes)
+        return written
 
     async def _read(self, read: Callable[[bytes], Asked], box: list[bytes], context: Context) -> Asked:
         size = len(box[0])

@@ -92,7 +92,7 @@ def read_step(
         if inputs is not None and template.tensor_bytes <= max_tensor_bytes:
             return StepRequest(message=template.rest, inputs=inputs)
     request = read_whole_step(data, max_tensor_bytes=max_tensor_bytes)
-    if templates.wants():
+    if len(data) < LARGE_BYTES and templates.wants():
         templates.keep(len(data), learn_step(data, request))
     return request
 
@@ -144,7 +144,7 @@ def write_step(reply: StepReply, *, templates: WriteTemplates = _REPLIES) -> byt
     for template in templates.kept.get(key, ()):
         return b"".join([*template.parts(own), _rest(reply)])
     parts = _tensor_parts(reply)
-    if templates.wants():
+    if reply.size_bytes <= MAX_WRITTEN_BYTES and templates.wants():
         templates.keep(key, _learn_tensors(b"".join(parts), reply))
     return assemble([*parts, _rest(reply)])
 

@@ -111,6 +111,7 @@ def test_flags_of_batches(tmp_path):
     for flag, fault in (
         ("--allowed_lengths=8", "--allowed_lengths needs pad_variable_length_inputs"),
         ("--target_latency_ms=-1", "--target_latency_ms must be from 0 to 3600000, got -1.0"),
+        ("--max_gather_us=1000001", "--max_gather_us must be at most 1000000, got 1000001"),
         ("--max_inline_us=100001", "--max_inline_us must be at most 100000, got 100001"),
     ):
         with pytest.raises(ConfigInvalid, match=fault):
@@ -178,6 +179,8 @@ def test_toml_gives_flags_and_models_and_the_command_line_wins(tmp_path):
         (["--port=5", "--rest_api_port=5"], "--rest_api_port must be another than --port, both are 5"),
         (["--rest_api_timeout_in_ms=0"], "--rest_api_timeout_in_ms must be over 0 and at most 86400000, got 0"),
         (["--grpc_channel_arguments=a"], "--grpc_channel_arguments must be KEY=VALUE with commas, got 'a'"),
+        (["--grpc_channel_arguments=a=2147483648"], "=a must be from -2147483648 to 2147483647, got 2147483648"),
+        (["--grpc_channel_arguments=a=\udcff"], "--grpc_channel_arguments='a=\\udcff' is no UTF-8"),
         (["--mdns_interfaces=all,eth0"], "--mdns_interfaces must be default, all, or names and addresses"),
         (["--max_message_bytes=2147483648"], "--max_message_bytes must be at most 2147483647, got 2147483648"),
         (["--max_batch_size=0"], "--max_batch_size must be at least 1, got 0"),

@@ -50,7 +50,8 @@ class _File:
 
     def operator(self, graph, kind, inputs, outputs, **options):
         code = schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
+        code.builtinCode = getattr(schema.BuiltinOperator, kind)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
         code.version = 1
         self.model.operatorCodes.append(code)
         operator = schema.OperatorT()

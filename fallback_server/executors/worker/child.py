@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from fallback_server.core.errors import InvalidInput
+from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import Array, Executor, Signature, TensorSpec
 from fallback_server.executors.saved_model import first_line
 from fallback_server.executors.worker.kinds import opened
@@ -29,6 +30,12 @@ from fallback_server.protocol.tensors import wire_dtype
 
 _log = logging.getLogger(__name__)
 
+_MAX_TEXT = 2000
+"""Of an error's text, which goes into an answer's headers: these take some kilobytes."""
+
+_own: set[socket.socket] = set()
+"""What the server hears this process end by."""
+
 
 def work(control: socket.socket) -> None:
     """Loads what it is told to, then serves until the server closes the control socket, or kills the process.
@@ -36,6 +43,8 @@ def work(control: socket.socket) -> None:
     It makes room for others, as the nursery does that it comes from, until it is to answer requests.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _own.add(control)
+    os.register_at_fork(after_in_child=_let_go)
     receiver = Receiver(control)
     executor: Executor | LoadRefused | None = None
     try:
@@ -59,6 +68,7 @@ def work(control: socket.socket) -> None:
                 aside.end()
                 awaited = True
             lane = socket.socket(fileno=frame.fds[0])
+            _own.add(lane)
             threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
     except Closed:
         _end(executor)
@@ -71,7 +81,21 @@ def _end(executor: Executor | LoadRefused | None) -> None:
             executor.close()  # A class of the user's own, which may have something to put in order.
     except Exception:  # noqa: BLE001  the process ends in any case
         _log.exception("the model could not be closed")
+    flush()
     os._exit(0)
+
+
+def flush() -> None:
+    """Has what was printed reach the server's log, before this process ends without Python's own way to."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # The model may have put something else in their place.
+            stream.flush()
+
+
+def _let_go() -> None:
+    """In a process that the model forks: it may outlive this one, whose end the server is to hear."""
+    for sock in tuple(_own):
+        sock.close()
 
 
 def _loaded(load: Load, fds: list[int], aside: Aside) -> Executor | LoadRefused:
@@ -90,8 +114,10 @@ def _loaded(load: Load, fds: list[int], aside: Aside) -> Executor | LoadRefused:
     def run() -> None:
         try:
             results.append(opened(load, fds, make_room=make_room))
-        except Exception as error:  # noqa: BLE001  it is the answer, whatever it is
-            results.append(LoadRefused(first_line(error)))
+        except BaseException as error:  # noqa: BLE001  it is the answer, whatever it is: a model may call sys.exit
+            if load.kind == "python" and not isinstance(error, LoadFailed):
+                _log.exception("the model could not be loaded")
+            results.append(LoadRefused(_why(error, named=load.kind == "python")))
 
     thread = threading.Thread(target=run, name="load")
     thread.start()
@@ -106,10 +132,12 @@ def _answer(executor: Executor, lane: socket.socket) -> None:
         while True:
             _answer_one(executor, lane, receiver)
     except Closed:
+        _own.discard(lane)
         lane.close()
     except BaseException:  # noqa: BLE001  the process ends for it
         # The server waits on this lane: it must see it end, and with it the worker, which is not to be trusted now.
         _log.exception("a lane failed")
+        flush()
         os._exit(1)
 
 
@@ -130,13 +158,26 @@ def _run(executor: Executor, signature: str, inputs: dict[str, Array]) -> Mappin
     try:
         outputs = executor.run(signature, inputs)
     except InvalidInput as error:
-        return RunRefused(invalid=True, why=str(error))
+        return RunRefused(invalid=True, why=_sendable(str(error)))
     except Exception as error:  # noqa: BLE001  the next request is another's
         _log.exception("signature %r failed", signature)
-        return RunRefused(invalid=False, why=first_line(error))
+        return RunRefused(invalid=False, why=_why(error))
     finally:
         inputs.clear()  # Before the outputs are copied: the memory of large inputs is free for them.
     return outputs
+
+
+def _why(error: BaseException, *, named: bool = False) -> str:
+    """One line about an error; named, with its type: of a KeyError the text alone says little."""
+    if not named or isinstance(error, LoadFailed):
+        return _sendable(first_line(error))
+    return _sendable(": ".join(filter(None, (type(error).__name__, " ".join(str(error).split())))))
+
+
+def _sendable(text: str) -> str:
+    """A text as UTF-8 has it, and no longer than an answer can have it."""
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ... ({len(text)} characters)"
 
 
 def _entry(signature: Signature) -> Entry:

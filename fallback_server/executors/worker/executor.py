@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, ProcessLost, VersionNotReady
@@ -59,10 +59,12 @@ class WorkerExecutor:
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []
+        self._lanes: set[_Lane] = set()
         self._steps_back = False
         self._closed = False
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MAX_LANES)
+        worker.when_gone(self._hang_up)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -103,7 +105,7 @@ class WorkerExecutor:
                 except Closed:
                     raise self._ended_meanwhile() from None
             except BaseException:
-                lane.sock.close()  # An answer that nobody took would be taken for the next one's.
+                self._drop([lane])  # An answer that nobody took would be taken for the next one's.
                 raise
             with self._lock:
                 self._idle.append(lane)
@@ -155,8 +157,20 @@ class WorkerExecutor:
     def _close_lanes(self) -> None:
         with self._lock:
             lanes, self._idle = self._idle, []
-        for lane in lanes:
-            lane.sock.close()
+        self._drop(lanes)
+
+    def _drop(self, lanes: Collection[_Lane]) -> None:
+        with self._lock:
+            for lane in lanes:
+                self._lanes.discard(lane)
+                lane.sock.close()
+
+    def _hang_up(self) -> None:
+        """The process is gone: nothing answers any more, also where one that it has forked holds the lanes open."""
+        with self._lock:
+            for lane in self._lanes:
+                with contextlib.suppress(OSError):
+                    lane.sock.shutdown(socket.SHUT_RDWR)
 
     def _take(self) -> _Lane:
         with self._lock:
@@ -168,7 +182,12 @@ class WorkerExecutor:
             # The control socket is closed once the process is gone.
             with contextlib.suppress(OSError, Closed):
                 send(self._worker.control, Lane(self._steps_back), [theirs.fileno()])
-                return _Lane(ours)
+                lane = _Lane(ours)
+                with self._lock:
+                    self._lanes.add(lane)
+                if not self._worker.gone.is_set():  # After it was added: else nobody would hang up.
+                    return lane
+                self._drop([lane])
         finally:
             theirs.close()
         ours.close()

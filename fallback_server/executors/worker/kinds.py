@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,13 +39,23 @@ def _litert(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Ex
     from fallback_server.executors.litert import open_litert  # noqa: PLC0415
     from fallback_server.executors.litert_files import SealedFile  # noqa: PLC0415
 
+    file, step = fds
+
+    def progress() -> None:
+        with contextlib.suppress(BlockingIOError):  # Nobody has read those before, which say the same.
+            os.write(step, b".")
+
     make_room()
-    return open_litert(
-        SealedFile(fds[0]),
-        sizes=RunSizes(rows=load.rows, threads=load.threads),
-        whole=frozenset(load.whole),
-        threads=load.intra_op_parallelism,
-    )
+    try:
+        return open_litert(
+            SealedFile(file),
+            sizes=RunSizes(rows=load.rows, threads=load.threads),
+            whole=frozenset(load.whole),
+            threads=load.intra_op_parallelism,
+            progress=progress,
+        )
+    finally:
+        os.close(step)
 
 
 def _python(load: Load, fds: Sequence[int], make_room: Callable[[], None]) -> Executor:

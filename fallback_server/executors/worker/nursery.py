@@ -24,6 +24,7 @@ from pathlib import Path
 
 from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.worker.messages import Exited, Imported, NotSpawned, Spawn, Spawned
+from fallback_server.executors.worker.orphans import END_S
 from fallback_server.executors.worker.process import Worker, ended_by
 from fallback_server.executors.worker.wire import Closed, Frame, Receiver, WireError, send
 
@@ -322,6 +323,11 @@ class Nursery:
         for program in list(self._programs):
             for worker in program.workers.values():
                 worker.kill_soon()
+            if program.alive and any(worker.pid is not None for worker in program.workers.values()):
+                # It ends by itself, and before it all that workers have started, also what has left the group.
+                with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+                    program.sock.shutdown(socket.SHUT_RDWR)
+                    program.process.wait(END_S + _START_S)
             program.cut()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 program.process.wait(_START_S)

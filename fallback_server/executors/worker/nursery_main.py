@@ -24,8 +24,9 @@ import time
 import warnings
 
 from fallback_server.executors.saved_model import import_tensorflow
-from fallback_server.executors.worker.child import work
+from fallback_server.executors.worker.child import flush, work
 from fallback_server.executors.worker.messages import Exited, Imported, NotSpawned, Spawn, Spawned
+from fallback_server.executors.worker.orphans import END_S, adopt, end_orphans
 from fallback_server.executors.worker.priority import step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send
 
@@ -35,6 +36,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     lifeline = int(sys.argv[2])
     end_with(lifeline)
+    adopt()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
     step_back()
@@ -49,6 +51,8 @@ def main() -> None:
         send(sock, Imported(time.monotonic() - begin_s))
         _serve(sock)
     except Closed:
+        # Workers, and what they have started: the group alone would leave out who has left it.
+        end_orphans((), limit_s=END_S)
         os.killpg(0, signal.SIGKILL)
 
 
@@ -79,6 +83,7 @@ def _serve(sock: socket.socket) -> None:
                     worker, pid = workers.pop(key.fd)
                     os.close(key.fd)
                     _, status = os.waitpid(pid, 0)
+                    end_orphans([each for _, each in workers.values()])
                     send(sock, Exited(worker, os.waitstatus_to_exitcode(status)))
                     continue
                 frame = receiver.receive()
@@ -104,6 +109,7 @@ def _serve(sock: socket.socket) -> None:
 def _become_worker(title: str, control: int, output: int, foreign: list[int]) -> None:
     """In the fork; does not return. The lifeline stays open here too: the worker may outlive the nursery."""
     code = 1
+    adopt()
     try:
         for fd in foreign:
             os.close(fd)
@@ -113,6 +119,8 @@ def _become_worker(title: str, control: int, output: int, foreign: list[int]) ->
         os.dup2(output, 2)
         os.close(nothing)
         os.close(output)
+        # A pipe is no terminal, so what is printed would be kept until there is much of it, or lost.
+        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:  # noqa: PTH123  no path to be had
             file.write(title[-15:])
         work(socket.socket(fileno=control))
@@ -120,8 +128,7 @@ def _become_worker(title: str, control: int, output: int, foreign: list[int]) ->
     except BaseException:  # noqa: BLE001  nothing may go on as a second nursery
         sys.excepthook(*sys.exc_info())
     finally:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
+        flush()
         os._exit(code)
 
 

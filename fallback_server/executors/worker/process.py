@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
 
 from fallback_server.core.errors import LoadFailed
@@ -73,6 +73,7 @@ class Worker:
         self._why_gone: str | None = None
         self._killed = False
         self._on_lost: Callable[[str], None] | None = None
+        self._on_gone: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._partial = b""
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -100,9 +101,20 @@ class Worker:
         if lost:
             on_lost(self.how_it_ended())
 
+    def when_gone(self, do: Callable[[], None]) -> None:
+        """Has a function called when the process has ended, however it did; at once, if it has. It must not block."""
+        with self._lock:
+            gone = self.gone.is_set()
+            if not gone:
+                self._on_gone.append(do)
+        if gone:
+            do()
+
     def kill(self) -> None:
         """Ends it at once, whatever it does, and waits until its memory is free. Again: does nothing."""
         self.kill_soon()
+        if self.pid is None:
+            return  # There is none: one that comes yet is ended as it comes.
         if not self.gone.wait(_GONE_S):
             _log.warning("%s: its process %s is killed, and has not ended in %.0f s", self.title, self.pid, _GONE_S)
 
@@ -116,12 +128,18 @@ class Worker:
             self.kill()
 
     def kill_soon(self) -> None:
-        """Ends it, and waits for nothing."""
+        """Ends it, and waits for nothing. A load does not wait for a process that is still to come, either.
+
+        That takes seconds where TensorFlow is being imported.
+        """
         with self._lock:
             self._killed = True
+            there = self.pid is not None or self.gone.is_set()
             if self.pid is not None and not self.gone.is_set():
                 put_aside(self.pid)
             self._signal(signal.SIGKILL)
+        if not there:
+            self._refuse("the load was stopped")
 
     def wait_ended(self, timeout_s: float) -> None:
         """The nursery's thread: waits for a killed process to end."""
@@ -164,10 +182,11 @@ class Worker:
                 return True
             except (Closed, WireError):
                 return False
-            if isinstance(message, Loaded) and not self._answer.done():
-                self._answer.set_result(message)
-            elif isinstance(message, LoadRefused) and not self._answer.done():
-                self._answer.set_exception(LoadFailed(message.why))
+            if isinstance(message, Loaded):
+                with contextlib.suppress(InvalidStateError):
+                    self._answer.set_result(message)
+            elif isinstance(message, LoadRefused):
+                self._refuse(message.why)
 
     def read_output(self) -> bool:
         """The nursery's thread: logs some of what it printed; False when there is nothing more to come.
@@ -202,19 +221,26 @@ class Worker:
                 self._pidfd = None
             self.gone.set()
             on_lost = None if self._killed else self._on_lost
+            on_gone, self._on_gone = self._on_gone, []
+        for do in on_gone:
+            do()
         self.control.close()
         os.close(self.output)
         how = self.how_it_ended()
-        if not self._answer.done():
-            told = f"; it printed: {' | '.join(self._lines)}" if self._lines else ""
-            text = "the load was stopped" if self._killed else f"the model's process ended ({how}) while it loaded"
-            self._answer.set_exception(LoadFailed(text + told))
+        told = f"; it printed: {' | '.join(self._lines)}" if self._lines else ""
+        text = "the load was stopped" if self._killed else f"the model's process ended ({how}) while it loaded"
+        self._refuse(text + told)
         if on_lost is not None:
             _log.error("%s: its process %s ended (%s)", self.title, self.pid, how)
             try:
                 on_lost(how)
             except Exception:  # noqa: BLE001  the thread serves other workers too
                 _log.exception("%s: its loss could not be told", self.title)
+
+    def _refuse(self, why: str) -> None:
+        """The load has failed, unless it is over."""
+        with contextlib.suppress(InvalidStateError):
+            self._answer.set_exception(LoadFailed(why))
 
     def _read_last_words(self) -> None:
         """What is left in the pipe. A process of the model's own may have it open still, and print on."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fallback_server.dataplane import Answer, PredictCall
 from fallback_server.transport.calls import Inference
+from fallback_server.transport.native.addresses import peer_text
 from fallback_server.transport.rpc import Unary
 
 Details = tuple[tuple[tuple[str, str | bytes], ...], str, float | None]
@@ -69,7 +70,7 @@ class NativeCall:
 
     def peer(self) -> str:
         """Who calls, in gRPC's words."""
-        return self._details[1]
+        return peer_text(self._details[1])
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
         """Keys and values, as they came."""

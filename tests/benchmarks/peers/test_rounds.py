@@ -8,8 +8,8 @@ from benchmarks.peers.loads import Load
 from benchmarks.peers.rounds import Rounds, Row, figures, table
 
 
-def load(rate: float, p99_ms: float = 1.0, cpu_us: float | None = None) -> Load:
-    return Load(rate=rate, p50_ms=0.5, p95_ms=0.9, p99_ms=p99_ms, cpu_us=cpu_us)
+def load(rate: float, p99_ms: float = 1.0, cpu_us: float | None = None, failed: int = 0) -> Load:
+    return Load(rate=rate, p50_ms=0.5, p95_ms=0.9, p99_ms=p99_ms, cpu_us=cpu_us, failed=failed)
 
 
 def row(**changes) -> Row:
@@ -89,3 +89,37 @@ def test_the_servers_figures_are_medians():
         "| ours | - | 2, 0.50/0.90/3.00 | 20 us |",
         "| b | not there: it is not there | | |",
     ]
+
+
+def test_one_that_fails_is_told_of_and_the_others_are_measured():
+    """It is not asked again, and has no figures: what came before belongs to other rounds than the others'."""
+    asked: list[str] = []
+
+    def way(name: str, fails_at: int = 99):
+        def measure() -> Load:
+            asked.append(name)
+            if asked.count(name) == fails_at:
+                raise RuntimeError("no | request\nwas answered")
+            return load(7)
+
+        return measure
+
+    rounds = Rounds()
+    rounds.measure({("ours", "c=1"): way("ours", 2), ("a", "c=1"): way("a")}, 3)
+    assert (asked.count("ours"), asked.count("a")) == (2, 3)
+    assert rounds.failed
+    assert table(rounds, [row()])[2] == ("| what | - | - | not there | at least 1.4 | FAILED: no / request |")
+    assert figures(rounds, ["ours"], ["c=1"])[2] == "| ours | FAILED: no / request | - |"
+
+
+def test_what_was_left_out_says_why():
+    """A load that nobody was measured at."""
+    rounds = Rounds(left_out={"c=1": "left out by --no-mobilenet"})
+    assert table(rounds, [row()])[2].endswith("| left out by --no-mobilenet |")
+
+
+def test_requests_that_failed_stand_beside_what_they_spoil():
+    """In the verdict, and in the server's own row."""
+    rounds = Rounds(loads={("ours", "c=1"): [load(28, failed=2), load(28, failed=1)], ("a", "c=1"): [load(20)] * 2})
+    assert table(rounds, [row()])[2].endswith("| met; 3 requests of ours failed |")
+    assert figures(rounds, ["ours"], ["c=1"])[2] == "| ours | 28, 0.50/0.90/1.00; 3 FAILED | - |"

@@ -78,12 +78,32 @@ def test_a_load_is_read_from_what_h2load_says_and_logs(tmp_path):
     assert load.p50_ms == pytest.approx(0.0505)
 
 
-@pytest.mark.parametrize(("said", "status"), [(SAID.format(2, 2, 2, 1, 1), 200), (SAID.format(2, 2, 2, 2, 0), 500)])
-def test_requests_that_fail_are_no_load(tmp_path, said, status):
-    """Refusals are answered sooner than anything else."""
+@pytest.mark.parametrize(
+    ("said", "statuses", "failed", "rate"),
+    [
+        (SAID.format(4, 4, 4, 3, 1), (200, 200, 200, 503), 1, 1.5),
+        (SAID.format(4, 4, 4, 2, 1), (200, 200, -1, -1), 1, 1.0),
+        (SAID.format(4, 4, 4, 4, 0), (200, 200, 200, 302), 1, 1.5),
+        (SAID.format(4, 4, 2, 2, 0), (200, 200, -1, -1), 0, 1.0),
+    ],
+)
+def test_requests_that_fail_are_counted_and_no_part_of_the_load(tmp_path, said, statuses, failed, rate):
+    """Refusals are answered sooner than anything else; what was under way at the end is none."""
     log = tmp_path / "log"
-    log.write_text(f"1\t200\t5\n2\t{status}\t5\n")
-    with pytest.raises(RuntimeError, match="not every request was answered"):
+    log.write_text(
+        "".join(f"{index}\t{status}\t{5 if status == 200 else 1}\n" for index, status in enumerate(statuses))
+    )
+    load, well = read_h2load(said, log, 2.0)
+    assert (load.failed, load.rate, well) == (failed, rate, statuses.count(200))
+    assert load.p50_ms == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(("said", "lines"), [(SAID.format(2, 2, 2, 0, 2), "1\t500\t5\n"), ("", ""), ("no h2load", "")])
+def test_a_load_without_an_answer_is_none(tmp_path, said, lines):
+    """Whatever was printed is in the error."""
+    log = tmp_path / "log"
+    log.write_text(lines)
+    with pytest.raises(RuntimeError, match="no request was answered"):
         read_h2load(said, log, 2.0)
 
 

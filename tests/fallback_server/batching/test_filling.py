@@ -74,7 +74,7 @@ class Crowd:
     """A stand whose runs take as long as `cost_s` says, which was measured for three sizes."""
 
     def __init__(self, **options):
-        self.stand = BatchStand(max_batch_size_rows=32, num_batch_threads=1, **options)
+        self.stand = BatchStand(max_batch_size_rows=32, num_batch_threads=1, max_gather_us=0, **options)
         self.sizes, self.company, self.ended_s = [], {}, {}
         self.stand.scheduler._on_done = self.take
         self.queue = self.stand.queue(self.run)

@@ -118,7 +118,7 @@ def test_a_large_file_has_fewer_interpreters(monkeypatch):
 def test_sizes_that_take_too_much_memory_are_left_out(monkeypatch):
     """By how the process grows when they are planned; more rows are then run in parts."""
     grown = iter(range(0, 10**9, 100))
-    monkeypatch.setattr("fallback_server.executors.litert_runner._resident_bytes", lambda: next(grown))
+    monkeypatch.setattr("fallback_server.executors.litert_runner.resident_bytes", lambda: next(grown))
     monkeypatch.setattr(litert, "KEPT_BYTES", 500)
     monkeypatch.setattr(litert, "_MIN_KEPT", 100)
     executor = opened(scale_model(2.0), sizes=RunSizes(rows=(1, 2, 4, 8, 16), threads=2))

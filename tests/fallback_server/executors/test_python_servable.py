@@ -40,6 +40,13 @@ def ask(made, **inputs):
         ),
         ({"a": {"inputs": {}, "outputs": {"y": ("float33", ())}}}, "output 'y' must be .*float33"),
         ({"a": {"inputs": {}, "outputs": {"y": ("float32", (-2,))}}}, "a size must be at least 0, or -1"),
+        (
+            {"a": {"inputs": {1: ROWS}, "outputs": {"y": ROWS}}},
+            "input 1: a name must be a string, and not empty, got 1",
+        ),
+        ({"a": {"inputs": {}, "outputs": {"": ROWS}}}, "output '': a name must be a string"),
+        ({None: {"inputs": {}, "outputs": {"y": ROWS}}}, "signature None: a name must be a string"),
+        ({"a\udcff": {"inputs": {}, "outputs": {"y": ROWS}}}, "a name must be text that UTF-8 has"),
     ],
 )
 def test_signatures_that_are_none_are_refused(signatures, said):
@@ -100,6 +107,48 @@ def test_a_model_whose_rows_mix_is_not_merged():
     assert executor.signatures[NAME].batches
     executor.warm_up()
     assert not executor.signatures[NAME].batches
+
+
+def test_one_that_can_not_be_tried_is_merged_only_if_it_says_so():
+    """Nobody knows of another whether it keeps rows apart; and one that says that it does not is not tried."""
+
+    def refuse(given):
+        raise ValueError("not that")
+
+    def batches(predict, **more):
+        executor = PythonExecutor(model(predict, **more))
+        executor.warm_up()
+        return executor.signatures[NAME].batches
+
+    assert not batches(refuse)
+    assert batches(refuse, batches=True)
+    assert not batches(lambda given: {"y": given["x"]}, batches=False)
+    with pytest.raises(LoadFailed, match=r"Model\.batches must be True or False, got 'yes'"):
+        PythonExecutor(model(refuse, batches="yes"))
+
+
+def test_whole_numbers_that_do_not_fit_are_no_answer():
+    """They would become others; what fits is made narrower."""
+    wide = model(lambda given: {"y": given["x"].astype(np.int64)[:, 0]}, outputs={"y": ("int32", (-1,))})
+    assert ask(wide, x=np.float32([[7, 0]]))["y"].dtype == np.int32
+    with pytest.raises(TypeError, match=r"gave 1099511627776 in 'y', which is out of the range of int32"):
+        ask(wide, x=np.float32([[2**40, 0]]))
+
+
+def test_an_answer_stays_as_it_is_when_the_model_goes_on():
+    """Also where it gives the same array each time, or a view of its inputs; unless it says that it is thread safe."""
+    kept = np.zeros((1, 2), np.float32)
+
+    def fill(given):
+        kept[:] = given["x"]
+        return {"y": kept}
+
+    executor = PythonExecutor(model(fill))
+    first = executor.run(NAME, {"x": np.float32([[1, 1]])})["y"]
+    assert executor.run(NAME, {"x": np.float32([[2, 2]])})["y"].tolist() == [[2, 2]]
+    assert first.tolist() == [[1, 1]]
+    executor = PythonExecutor(model(fill, thread_safe=True))
+    assert executor.run(NAME, {"x": np.float32([[3, 3]])})["y"] is kept
 
 
 PROGRAM = """

@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import logging
+import re
 import time
 from collections import Counter
 
@@ -168,6 +170,34 @@ def test_the_bound_on_messages_is_told_with_both_figures(tmp_path):
             assert "2000" in text
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("rows", [7000, 200_000])
+def test_an_answer_over_the_bound_is_counted_as_what_its_caller_got(tmp_path, caplog, rows):
+    """RESOURCE_EXHAUSTED with both figures, for whoever counts too; and the log has no fault to tell."""
+    asked = pb.PredictRequest(model_spec=pb.ModelSpec(name="m"))
+    asked.inputs["x"].CopyFrom(encode(np.ones((rows, 2), np.float32)))
+    bound = asked.ByteSize()
+    told = []
+
+    async def story():
+        async with loaded(path=tmp_path, max_message_bytes=bound) as stand:
+            stand.plane._observe = lambda _, servable_id, answer, __: told.append((servable_id.version, answer))
+            for _ in range(3):
+                code, text = await code_of(stand.predict(asked))
+                assert code is CODE.RESOURCE_EXHAUSTED
+                size = int(re.fullmatch(rf"SERVER: Sent message larger than max \((\d+) vs\. {bound}\)", text)[1])
+                assert size > bound
+                fits = pb.PredictRequest(model_spec=asked.model_spec)
+                fits.inputs["x"].CopyFrom(encode(np.ones((rows - 20, 2), np.float32)))
+                assert await code_of(stand.predict(fits)) == (CODE.OK, "")
+        assert [(version, type(answer).__name__) for version, answer in told] == [
+            (1, "QueueFull"),
+            (1, "PredictReply"),
+        ] * 3
+
+    asyncio.run(story())
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_the_client_is_known_by_field_or_header(tmp_path):

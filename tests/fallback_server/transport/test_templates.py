@@ -17,7 +17,7 @@ from fallback_server.protocol.proto.tensor_pb2 import TensorProto
 from fallback_server.protocol.tensors import encode
 from fallback_server.transport import infer_messages, messages
 from fallback_server.transport.infer_messages import InferReply
-from fallback_server.transport.large import assemble
+from fallback_server.transport.large import LARGE_BYTES, assemble
 from fallback_server.transport.templates import MAX_FIXED_BYTES, Table
 
 X = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
@@ -289,10 +289,53 @@ def test_arrays_lie_in_the_message():
         templates = Table(of_one_key=4)
         for _ in range(2):
             read = messages.read_predict(data, max_tensor_bytes=LIMIT, templates=templates).inputs["x"]
-        assert len(templates) == 1
+        assert len(templates) == (len(data) < LARGE_BYTES)
         assert np.shares_memory(read, np.frombuffer(data, np.uint8))
         assert not read.flags.writeable
         np.testing.assert_array_equal(read, array)
+
+
+def held_bytes(what, seen=None):
+    """All bytes that a template keeps, by whatever it refers to."""
+    seen = set() if seen is None else seen
+    if id(what) in seen:
+        return 0
+    seen.add(id(what))
+    size = len(what) if isinstance(what, bytes | str) else 0
+    if type(what).__module__.startswith("fallback_server"):
+        slots = [name for kind in type(what).__mro__ for name in getattr(kind, "__slots__", ())]
+        return size + sum(held_bytes(getattr(what, name, None), seen) for name in slots)
+    return size + (sum(held_bytes(one, seen) for one in what) if isinstance(what, tuple) else 0)
+
+
+@pytest.mark.parametrize("size", [1, 100, 500_000])
+def test_what_each_request_has_of_its_own_is_not_kept(size):
+    """Neither a client's name, of whatever size, nor an id; and what is read says them all the same."""
+    data = HEAD + field(6, b"c" * size) + entry("x", tensor_of(X))
+    template = learnt(data)
+    assert held_bytes(template) < MAX_FIXED_BYTES
+    assert template.rest.client_key == b""
+    assert by(template, data.replace(b"c", b"d")).client_key == b"d" * size
+    asked = infer_request(id="i" * size).SerializeToString()
+    template = infer_messages.learn_infer(asked, infer_messages.read_whole_infer(asked))
+    assert held_bytes(template) < MAX_FIXED_BYTES
+    assert infer_by(template, asked.replace(b"i" * size, b"j" * size)).id == "j" * size
+
+
+def test_large_messages_are_not_learnt():
+    """It would take as much memory again to look at them, for what is little beside reading or writing them."""
+    large = np.zeros(2**18, np.float32)
+    templates = Table()
+    messages.read_predict(HEAD + entry("x", tensor_of(large)), max_tensor_bytes=LIMIT, templates=templates)
+    request = oip.ModelInferRequest(model_name="m", raw_input_contents=[large.tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=large.shape)
+    infer_messages.read_infer(request.SerializeToString(), templates=templates)
+    messages.write_predict(replies({"y": large}), typed=True, templates=templates)
+    infer_messages.infer_parts(InferReply(reply=replies({"y": large}), id=""), templates=templates)
+    assert not len(templates)
+    assert templates.wants()
+    messages.write_predict(replies({"y": X}), typed=True, templates=templates)  # None of them has put this off.
+    assert len(templates) == 1
 
 
 def replies(names_and_arrays, signature="s"):

@@ -19,6 +19,9 @@ KNOWN = (("grpc.keepalive_time_ms", 5000), ("grpc.keepalive_permit_without_calls
         ("auto", False, False, (), False),
         ("auto", False, True, (("grpc.max_connection_age_ms", 1),), False),
         ("auto", False, True, (("grpc.keepalive_time_ms", "soon"),), False),
+        ("auto", False, True, (("grpc.keepalive_time_ms", 0),), False),
+        ("auto", False, True, (("grpc.max_concurrent_streams", 0),), True),
+        ("auto", False, True, (("grpc.absolute_max_metadata_size", 2**31 - 1),), True),
     ],
 )
 def test_choices(transport, tls, present, arguments, native):
@@ -32,7 +35,8 @@ def test_choices(transport, tls, present, arguments, native):
         (True, True, (), "it speaks no TLS"),
         (False, False, (), "the extra `fast` is not installed: pip install 'edge-runtime[fast]'"),
         (False, True, (("grpc.max_connection_age_ms", 1),), "doesn't know --grpc_channel_arguments=grpc.max_conn"),
-        (False, True, (("grpc.max_concurrent_streams", -1),), "must be a whole number for it, got -1"),
+        (False, True, (("grpc.max_concurrent_streams", -1),), "must be a whole number from 0 for it, got -1"),
+        (False, True, (("grpc.keepalive_timeout_ms", 0),), "must be a whole number from 1 for it, got 0"),
     ],
 )
 def test_what_was_asked_for_by_name_and_can_not_be_is_refused(tls, present, arguments, text):
@@ -48,3 +52,30 @@ def test_options_have_their_names_there():
         "keepalive_time_ms": 5000,
         "keepalive_permit_without_calls": True,
     }
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "native", "auto"])
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1, 10**30])
+def test_numbers_that_grpc_does_not_take_are_refused(transport, value):
+    """By name and with the bound, whatever speaks gRPC."""
+    with pytest.raises(ConfigInvalid, match=f"=grpc.x must be from -2147483648 to 2147483647, got {value}"):
+        choose(transport, tls=False, present=True, arguments=(("grpc.x", value),))
+
+
+def test_a_bound_of_messages_is_kept():
+    """`auto` leaves it to grpcio, which holds it before a message is in memory; `native` says that it does not."""
+    choice = choose("auto", tls=False, present=True, max_message_bytes=1_000_000)
+    assert not choice.native
+    assert "--max_message_bytes" in choice.reason
+    choice = choose("native", tls=False, present=True, max_message_bytes=1_000_000)
+    assert choice.native
+    assert "are refused only when they are in memory" in choice.reason
+
+
+def test_without_a_place_for_its_socket():
+    """`auto` is grpcio then, and says why; `native` is refused with that."""
+    choice = choose("auto", tls=False, present=True, socket_lack="no place")
+    assert (choice.native, choice.reason) == (False, "no place")
+    with pytest.raises(ConfigInvalid, match="--transport=native can't be had: no place"):
+        choose("native", tls=False, present=True, socket_lack="no place")
+    assert choose("grpcio", tls=False, present=True, socket_lack="no place").reason == "as --transport says"

@@ -129,7 +129,7 @@ def test_the_bound_holds_for_answers_and_for_what_is_packed(tmp_path):
             assert text == f"SERVER: Received message larger than max ({len(data)} vs. 60000)"
             fits = request(rows=7000)
             reply = await stand.predict(fits, timeout=20)
-            stand.server._front._max_bytes = fits.ByteSize()  # The answer is larger by the signature's name.
+            stand.server._fronts[0]._max_bytes = fits.ByteSize()  # The answer is larger by the signature's name.
             told = f"SERVER: Sent message larger than max ({reply.ByteSize()} vs. {fits.ByteSize()})"
             assert await code_of(stand.predict(fits, timeout=20)) == (CODE.RESOURCE_EXHAUSTED, told)
 

@@ -4,7 +4,8 @@ import stat
 import pytest
 
 from fallback_server.transport.native import private_folder
-from fallback_server.transport.native.private_folder import PREFIX, PrivateFolder
+from fallback_server.transport.native.private_folder import PREFIX, PrivateFolder, lack
+from fallback_server.transport.unix_socket import MAX_PATH_BYTES, SocketUnavailable
 
 
 @pytest.fixture
@@ -47,3 +48,41 @@ def test_what_a_killed_server_left_is_cleared_away(place):
     assert all(path.exists() for path in (young, others / "file", linked, *(folder.path for folder in (*kept, new))))
     for folder in (*kept, new):
         folder.close()
+
+
+@pytest.fixture
+def deep(tmp_path, monkeypatch):
+    """A folder for temporary files that is too deep for a socket, and no other."""
+    path = tmp_path / ("d" * MAX_PATH_BYTES)
+    path.mkdir()
+    monkeypatch.setattr(private_folder.tempfile, "tempdir", str(path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(private_folder, "_FALLBACKS", ())
+    return path
+
+
+@pytest.mark.usefixtures("deep")
+def test_a_folder_that_is_too_deep_is_told_so():
+    """With the bound, and how long the path would be; nothing is made."""
+    text = rf"a socket's path must have at most {MAX_PATH_BYTES} bytes, and in /.*/d+ it has \d+"
+    with pytest.raises(SocketUnavailable, match=text):
+        PrivateFolder()
+    assert "no folder for the socket behind it: a socket's path" in lack()
+
+
+def test_another_place_is_taken_where_one_is_too_deep(deep, tmp_path, monkeypatch):
+    """The first that is short enough and there; what killed servers left in it is cleared away as well."""
+    short = tmp_path / "s"
+    short.mkdir()
+    left = short / f"{PREFIX}left"
+    left.mkdir()
+    old(left)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "gone"))
+    monkeypatch.setattr(private_folder, "_FALLBACKS", (str(short),))
+    folder = PrivateFolder()
+    assert folder.path.parent == short
+    assert len(os.fsencode(folder.socket)) <= MAX_PATH_BYTES
+    assert list(short.iterdir()) == [folder.path]
+    folder.close()
+    assert lack() == ""
+    assert list(short.iterdir()) == list(deep.iterdir()) == []

@@ -1,0 +1,205 @@
+"""What a TFLite file may do to the process that runs it, told by its operators. Pure.
+
+A request's values must not harm those of others. A run in the server's own process can't be ended, and what ends the
+process ends the server: so only operators come in there whose time follows from their shapes, and which take any
+values. tests/fallback_server/executors/test_litert_rules.py runs each on values that are hard on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from fallback_server.executors.litert_graph import NONE, Operator, Subgraph
+
+_NO_SHAPES: tuple[int, ...] = ()
+_SECOND = (1,)
+
+HARMLESS: Mapping[str, tuple[int, tuple[int, ...]]] = MappingProxyType(
+    {
+        "ADD": (0, _NO_SHAPES),
+        "AVERAGE_POOL_2D": (1, _NO_SHAPES),
+        "CONCATENATION": (2, _NO_SHAPES),
+        "CONV_2D": (3, _NO_SHAPES),
+        "DEPTHWISE_CONV_2D": (4, _NO_SHAPES),
+        "DEPTH_TO_SPACE": (5, _NO_SHAPES),
+        "DEQUANTIZE": (6, _NO_SHAPES),
+        "EMBEDDING_LOOKUP": (7, _NO_SHAPES),
+        "FLOOR": (8, _NO_SHAPES),
+        "FULLY_CONNECTED": (9, _NO_SHAPES),
+        "L2_NORMALIZATION": (11, _NO_SHAPES),
+        "L2_POOL_2D": (12, _NO_SHAPES),
+        "LOCAL_RESPONSE_NORMALIZATION": (13, _NO_SHAPES),
+        "LOGISTIC": (14, _NO_SHAPES),
+        "MAX_POOL_2D": (17, _NO_SHAPES),
+        "MUL": (18, _NO_SHAPES),
+        "RELU": (19, _NO_SHAPES),
+        "RELU_N1_TO_1": (20, _NO_SHAPES),
+        "RELU6": (21, _NO_SHAPES),
+        "RESHAPE": (22, _SECOND),
+        "RESIZE_BILINEAR": (23, _SECOND),
+        "SOFTMAX": (25, _NO_SHAPES),
+        "SPACE_TO_DEPTH": (26, _NO_SHAPES),
+        "TANH": (28, _NO_SHAPES),
+        "PAD": (34, _SECOND),
+        "GATHER": (36, _NO_SHAPES),
+        "BATCH_TO_SPACE_ND": (37, (1, 2)),
+        "SPACE_TO_BATCH_ND": (38, (1, 2)),
+        "TRANSPOSE": (39, _SECOND),
+        "MEAN": (40, _SECOND),
+        "SUB": (41, _NO_SHAPES),
+        "DIV": (42, _NO_SHAPES),
+        "SQUEEZE": (43, _NO_SHAPES),
+        "STRIDED_SLICE": (45, (1, 2, 3)),
+        "EXP": (47, _NO_SHAPES),
+        "SPLIT": (49, (0,)),
+        "LOG_SOFTMAX": (50, _NO_SHAPES),
+        "CAST": (53, _NO_SHAPES),
+        "PRELU": (54, _NO_SHAPES),
+        "MAXIMUM": (55, _NO_SHAPES),
+        "ARG_MAX": (56, _SECOND),
+        "MINIMUM": (57, _NO_SHAPES),
+        "LESS": (58, _NO_SHAPES),
+        "NEG": (59, _NO_SHAPES),
+        "PADV2": (60, _SECOND),
+        "GREATER": (61, _NO_SHAPES),
+        "GREATER_EQUAL": (62, _NO_SHAPES),
+        "LESS_EQUAL": (63, _NO_SHAPES),
+        "SELECT": (64, _NO_SHAPES),
+        "SLICE": (65, (1, 2)),
+        "SIN": (66, _NO_SHAPES),
+        "TRANSPOSE_CONV": (67, (0,)),
+        "TILE": (69, _SECOND),
+        "EXPAND_DIMS": (70, _SECOND),
+        "EQUAL": (71, _NO_SHAPES),
+        "NOT_EQUAL": (72, _NO_SHAPES),
+        "LOG": (73, _NO_SHAPES),
+        "SUM": (74, _SECOND),
+        "SQRT": (75, _NO_SHAPES),
+        "RSQRT": (76, _NO_SHAPES),
+        "SHAPE": (77, _NO_SHAPES),
+        "POW": (78, _NO_SHAPES),
+        "ARG_MIN": (79, _SECOND),
+        "FAKE_QUANT": (80, _NO_SHAPES),
+        "REDUCE_PROD": (81, _SECOND),
+        "REDUCE_MAX": (82, _SECOND),
+        "PACK": (83, _NO_SHAPES),
+        "LOGICAL_OR": (84, _NO_SHAPES),
+        "ONE_HOT": (85, _SECOND),
+        "LOGICAL_AND": (86, _NO_SHAPES),
+        "LOGICAL_NOT": (87, _NO_SHAPES),
+        "UNPACK": (88, _NO_SHAPES),
+        "REDUCE_MIN": (89, _SECOND),
+        "REDUCE_ANY": (91, _SECOND),
+        "SQUARE": (92, _NO_SHAPES),
+        "ZEROS_LIKE": (93, _NO_SHAPES),
+        "FILL": (94, (0,)),
+        "RESIZE_NEAREST_NEIGHBOR": (97, _SECOND),
+        "LEAKY_RELU": (98, _NO_SHAPES),
+        "SQUARED_DIFFERENCE": (99, _NO_SHAPES),
+        "MIRROR_PAD": (100, _SECOND),
+        "ABS": (101, _NO_SHAPES),
+        "SPLIT_V": (102, (1, 2)),
+        "CEIL": (104, _NO_SHAPES),
+        "REVERSE_V2": (105, _SECOND),
+        "ADD_N": (106, _NO_SHAPES),
+        "GATHER_ND": (107, _NO_SHAPES),
+        "COS": (108, _NO_SHAPES),
+        "RANK": (110, _NO_SHAPES),
+        "ELU": (111, _NO_SHAPES),
+        "QUANTIZE": (114, _NO_SHAPES),
+        "ROUND": (116, _NO_SHAPES),
+        "HARD_SWISH": (117, _NO_SHAPES),
+        "SELECT_V2": (123, _NO_SHAPES),
+        "BATCH_MATMUL": (126, _NO_SHAPES),
+        "CUMSUM": (128, _SECOND),
+        "BROADCAST_TO": (130, _SECOND),
+        "CONV_3D": (132, _NO_SHAPES),
+        "REDUCE_ALL": (140, _SECOND),
+        "GELU": (150, _NO_SHAPES),
+        "RELU_0_TO_1": (152, _NO_SHAPES),
+        "ATAN2": (156, _NO_SHAPES),
+        "SIGN": (158, _NO_SHAPES),
+    }
+)
+"""Name -> its number in the schema, and which of its inputs say what shapes it reads or makes.
+
+These must follow from shapes themselves, so that a trial has seen all that they can be. GATHER, GATHER_ND and
+EMBEDDING_LOOKUP refuse indices that are out of bounds. What is missing though it looks harmless: division of whole
+numbers (a process ends where the quotient does not fit), FLOOR_MOD (`fmod` takes as long as its operands are apart),
+TOPK_V2 (it sorts by comparisons that NaN leaves without an order), and all that has a state, calls another graph, or
+makes outputs whose sizes follow from values.
+"""
+
+FLOATS_ONLY = frozenset({"DIV", "POW", "ATAN2", "FAKE_QUANT"})
+"""Of those, the ones that are harmless on floats alone."""
+
+_TYPES = frozenset({0, 1, 2, 3, 4, 6, 7, 9})
+"""float32, float16, int32, uint8, int64, bool, int16, int8."""
+
+_FLOAT32 = 0
+
+_OTHERS = {
+    31: "CALL", 32: "CUSTOM", 48: "TOPK_V2", 90: "FLOOR_DIV", 95: "FLOOR_MOD", 96: "RANGE", 109: "WHERE",
+    112: "REVERSE_SEQUENCE", 118: "IF", 119: "WHILE", 122: "SCATTER_ND", 129: "CALL_ONCE", 142: "VAR_HANDLE",
+    143: "READ_VARIABLE",
+}  # fmt: skip
+"""Names of some that are often met, for messages."""
+
+_ASSIGN_VARIABLE = 144
+_BY_CODE = {code: (name, shaping) for name, (code, shaping) in HARMLESS.items()}
+_OF_SHAPES = frozenset({HARMLESS["SHAPE"][0], HARMLESS["RANK"][0]})
+
+
+def harm(subgraphs: Sequence[Subgraph]) -> str:
+    """Why a request's values might harm the process that runs a file: one clause; empty where they can't.
+
+    For files whose inputs have been run in all the shapes that they may have.
+    """
+    for graph in subgraphs:
+        if graph.variables:
+            return "it keeps a state"
+        if not _TYPES.issuperset(graph.types):
+            return "it has tensors that are neither plain numbers nor bools"
+        told = set(graph.constants).difference(graph.inputs)
+        for operator in graph.operators:
+            if not all(0 <= tensor < len(graph.types) for tensor in (*_given(operator), *operator.outputs)):
+                return "it refers to tensors that it does not have"
+            if fault := _fault(operator, graph, told):
+                return fault
+            if operator.code in _OF_SHAPES or told.issuperset(_given(operator)):
+                told.update(operator.outputs)
+            else:
+                told.difference_update(operator.outputs)
+    return ""
+
+
+def keeps_state(subgraphs: Sequence[Subgraph]) -> bool:
+    """Whether a run of a file may depend on the runs before it.
+
+    That is where a run assigns to a variable, or a tensor is one, as of fused recurrent operators. Variables that are
+    only read, and have their values from what is run once before the first run, are no state.
+    """
+    initial = {operator.begins for graph in subgraphs for operator in graph.operators if operator.begins is not None}
+    return any(
+        graph.variables
+        or (number not in initial and any(operator.code == _ASSIGN_VARIABLE for operator in graph.operators))
+        for number, graph in enumerate(subgraphs)
+    )
+
+
+def _fault(operator: Operator, graph: Subgraph, told: set[int]) -> str:
+    if operator.code not in _BY_CODE:
+        name = _OTHERS.get(operator.code, f"number {operator.code}")
+        return f"how long its operator {name} takes, or whether it ends the process, may depend on a request's values"
+    name, shaping = _BY_CODE[operator.code]
+    shapes = [operator.inputs[place] for place in shaping if place < len(operator.inputs)]
+    if any(tensor != NONE and tensor not in told for tensor in shapes):
+        return f"the shapes of its operator {name} depend on a request's values"
+    if name in FLOATS_ONLY and any(graph.types[tensor] != _FLOAT32 for tensor in _given(operator)):
+        return f"its operator {name} may end the process where numbers are whole"
+    return ""
+
+
+def _given(operator: Operator) -> list[int]:
+    return [tensor for tensor in operator.inputs if tensor != NONE]

@@ -1,0 +1,240 @@
+"""The port as a worker has it: it answers inference by what is loaded here, and passes everything else on."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import grpc
+
+from fallback_server.config import TlsFiles
+from fallback_server.core.errors import ConfigRefused
+from fallback_server.dataplane import DataPlane
+from fallback_server.protocol import methods
+from fallback_server.transport.calls import Calls, Inference
+from fallback_server.transport.grpc_server import REUSE_PORT, PortUnavailable, server_options
+from fallback_server.transport.native.addresses import target
+from fallback_server.transport.native.calls import NativeCall
+from fallback_server.transport.native.choice import front_arguments
+from fallback_server.transport.native.front import NativeFront
+from fallback_server.transport.native.fronts import listening
+from fallback_server.transport.open_inference import model_infer
+from fallback_server.transport.prediction import PredictionService
+from fallback_server.transport.relay import Relay
+from fallback_server.transport.rpc import Caller, MessageThreads, Rpcs, Unary
+from fallback_server.transport.services import Handlers, generic_handlers
+from fallback_server.transport.tls import server_credentials
+from fallback_server.workers.hosted import Elsewhere
+
+
+class _Kept(NamedTuple):
+    """A request as it was read, and as it came: so it can be passed on."""
+
+    asked: Any
+    data: bytes
+
+
+class _Passed(NamedTuple):
+    """An answer as it came from the other server."""
+
+    data: bytes
+
+
+class PassingCalls(Calls):
+    """Calls of the data plane; those that are answered elsewhere are passed on.
+
+    Args:
+        dataplane: Answers with `Elsewhere` what it can't.
+        relay: Where that goes.
+    """
+
+    def __init__(self, dataplane: DataPlane, relay: Relay) -> None:
+        super().__init__(dataplane)
+        self._relay = relay
+
+    def handler(self, rpcs: Rpcs, inference: Inference[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """See `Calls.handler`."""
+        kept = _keeping(inference)
+        self.inferences[inference.method.path] = kept
+        return rpcs.unary(
+            Unary(
+                method=inference.method,
+                answer=functools.partial(self._answer, kept),
+                read=kept.read,
+                write=kept.write,
+                weigh=kept.weigh,
+                timed=kept.timed,
+            )
+        )
+
+    async def _answer(self, inference: Inference[Any, Any], kept: _Kept, caller: Caller) -> Any:
+        try:
+            return await self.answer(inference, kept, caller)
+        except Elsewhere:
+            return _Passed(await self._relay.unary(inference.method.path, kept.data, caller))
+
+
+class PassingFront(NativeFront):
+    """The native server; see `PassingCalls`. Arguments as of `NativeFront`, and the relay."""
+
+    def __init__(self, relay: Relay, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._relay = relay
+        self._passing: dict[str, Unary[bytes, bytes]] = {}
+
+    def _fail(self, call: NativeCall, error: Exception) -> None:
+        kept = call.asked
+        if not isinstance(error, Elsewhere) or not isinstance(kept, _Kept):
+            super()._fail(call, error)
+            return
+        # It is open once more, as a call that the event loop answers.
+        call.asked, call.inference, call.unary = None, None, self._passing_of(call.unary)
+        self._open[call.call_id] = call
+        self._in_loop(self._begin, call, [kept.data])
+
+    def _passing_of(self, unary: Unary[Any, Any]) -> Unary[bytes, bytes]:
+        path = unary.method.path
+        found = self._passing.get(path)
+        if found is None:
+            found = self._passing[path] = Unary(
+                method=unary.method,
+                answer=functools.partial(self._relay.unary, path),
+                read=bytes,
+                write=bytes,
+                weigh=len,
+                timed=unary.timed,
+            )
+        return found
+
+
+class SharedPort:
+    """The port of a worker. Lives in the event loop that makes it.
+
+    Args:
+        dataplane: See `PassingCalls`.
+        passes_to: The first process's UNIX socket.
+        native: See `GrpcServer`, likewise all below.
+        tls: What TLS is spoken with.
+        max_message_bytes: The largest message.
+        message_threads: For large messages.
+        channel_arguments: Given to gRPC.
+        tensor_content: Whether answers to Predict hold `tensor_content`.
+        inline_s: How long a run may take that a receiver does.
+    """
+
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        *,
+        passes_to: str,
+        native: bool,
+        tls: TlsFiles | None,
+        max_message_bytes: int,
+        message_threads: int,
+        channel_arguments: Sequence[tuple[str, int | str]],
+        tensor_content: bool,
+        inline_s: float,
+    ) -> None:
+        self._passes_to = passes_to
+        self._native = native
+        self._tls = tls
+        self._max_message_bytes = max_message_bytes
+        self._arguments = (REUSE_PORT, *channel_arguments)
+        self._inline_s = inline_s
+        self._threads = MessageThreads(message_threads)
+        self._relay = Relay(passes_to)
+        self._rpcs = Rpcs(self._threads)
+        self._calls = PassingCalls(dataplane, self._relay)
+        service = PredictionService(self._calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content)
+        made = {
+            **service.handlers(self._rpcs),
+            methods.MODEL_INFER: self._calls.handler(self._rpcs, model_infer(dataplane.refused)),
+        }
+        self._handlers: Handlers = {
+            method: handler for method, handler in made.items() if method.path in self._calls.inferences
+        }
+        self._fronts: list[NativeFront] = []
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, *, host: str, port: int) -> None:
+        """Listens beside others.
+
+        Raises:
+            PortUnavailable: it can't.
+        """
+        try:
+            if self._native:
+                self._fronts = listening(host, port, self._front_at)
+                for front in self._fronts:
+                    front.start(self._passes_to)
+            else:
+                await self._start_server(target(host, port))
+        except (OSError, RuntimeError, ConfigRefused) as error:
+            raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
+
+    async def drain(self, *, grace_s: float) -> None:
+        """Refuses what comes for the data plane, and waits for what is in flight."""
+        self._calls.stop()
+        begun_s = time.monotonic()
+        fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
+        await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), *fronts)
+        if self._server is not None:
+            await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        for front in self._fronts:
+            front.close()
+        if self._server is not None:
+            await self._server.stop(0)
+        await self._relay.close()
+        self._threads.close()
+
+    def _front_at(self, address: str) -> NativeFront:
+        return PassingFront(
+            self._relay,
+            address,
+            [unary for unary in self._rpcs.unaries if unary.method.path in self._calls.inferences],
+            self._calls,
+            self._threads,
+            max_message_bytes=self._max_message_bytes,
+            inline_s=self._inline_s,
+            arguments=front_arguments(self._arguments),
+        )
+
+    async def _start_server(self, address: str) -> None:
+        server = self._server = grpc.aio.server(options=(*self._arguments, *server_options(self._max_message_bytes)))
+        server.add_generic_rpc_handlers((*generic_handlers(self._handlers), self._relay))
+        if self._tls is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, server_credentials(self._tls))
+        if not bound:
+            raise PortUnavailable(f"can't listen on {address}")
+        await server.start()
+
+
+def _keeping(inference: Inference[Any, Any]) -> Inference[Any, Any]:
+    """The same, which also knows requests and answers as they travel."""
+
+    def read(data: bytes) -> _Kept:
+        return _Kept(inference.read(data), data)
+
+    def write(answered: Any) -> bytes:
+        return answered.data if isinstance(answered, _Passed) else inference.write(answered)
+
+    def weigh(answered: Any) -> int:
+        return len(answered.data) if isinstance(answered, _Passed) else inference.weigh(answered)
+
+    return dataclasses.replace(
+        inference,
+        read=read,
+        calls=lambda kept, now_s: inference.calls(kept.asked, now_s),
+        answered=lambda kept, caller, replies: inference.answered(kept.asked, caller, replies),
+        write=write,
+        weigh=weigh,
+    )

@@ -1,0 +1,114 @@
+"""One worker's process, as the first process has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fallback_server.workers.channel import AnyMessage, Channel
+from fallback_server.workers.views import ModelRoutes
+
+_PROGRAM = "fallback_server.workers.worker_main"
+
+_ROOT = Path(__file__).parents[2]
+"""Where this package is imported from."""
+
+STUCK_S = 5.0
+"""A worker that takes nothing that it is told for so long hangs."""
+
+_END_S = 2.0
+"""How long it has to end by itself when it is told to."""
+
+
+class Member:
+    """Starts a worker. One thread.
+
+    Args:
+        index: Its number, from 1.
+        now_s: The instant.
+
+    Attributes:
+        index: See above.
+        process: Its process.
+        channel: What it is told by.
+        alive: Until `end`.
+        listening: Whether it takes connections.
+        drained: Whether it has nothing in flight any more.
+        told: What it was told of models, by name.
+        started_s: When it was started.
+        heard_s: When it has said something.
+
+    Raises:
+        OSError: the system refuses another process.
+    """
+
+    def __init__(self, index: int, *, now_s: float) -> None:
+        self.index = index
+        self.alive = True
+        self.listening = False
+        self.drained = False
+        self.told: Mapping[str, ModelRoutes] = {}
+        self.started_s = self.heard_s = now_s
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(STUCK_S)
+        readable, lifeline = os.pipe()
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(readable)],
+                pass_fds=[theirs.fileno(), readable],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # What the server prints is its product.
+                env=environment,
+                process_group=0,
+            )
+        except BaseException:
+            ours.close()
+            os.close(lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(readable)
+        self.channel = Channel(ours)
+        self._lifeline = lifeline
+
+    def send(self, message: Any, fds: Sequence[int] = ()) -> None:
+        """Tells it something.
+
+        Raises:
+            ChannelClosed: it has ended, or hangs.
+        """
+        self.channel.send(message, fds)
+
+    def receive(self, *, now_s: float) -> AnyMessage:
+        """What it says next.
+
+        Raises:
+            ChannelClosed: it has ended.
+        """
+        message, fds = self.channel.receive()
+        for fd in fds:
+            os.close(fd)
+        self.heard_s = now_s
+        return message
+
+    def end(self) -> str:
+        """Ends it, where it doesn't by itself, and reaps it; how it ended, for messages. Done once."""
+        self.alive = False
+        self.channel.close()
+        if self.process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_END_S)
+        os.close(self._lifeline)  # The kernel kills what is left.
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+        code = self.process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,271 @@
+"""A worker: listens beside the first process, and answers what both have.
+
+    python -m fallback_server.workers.worker_main SOCKET LIFELINE
+
+It ends when the first process says so, and when that has ended, however it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from fallback_server.batching.queue import BatchRun
+from fallback_server.core.servable import ServableId
+from fallback_server.counts import Gauge
+from fallback_server.dataplane import Answer, DataPlane, Observe, PredictCall
+from fallback_server.executors.base import RunSizes
+from fallback_server.executors.litert import LiteRtExecutor
+from fallback_server.executors.litert_files import SealedFile
+from fallback_server.executors.worker.nursery_main import end_with
+from fallback_server.metrics import Metrics, observer
+from fallback_server.package_info import PackageInfo
+from fallback_server.served_model import ServedModel
+from fallback_server.transport.faults import code_of
+from fallback_server.transport.grpc_server import PortUnavailable
+from fallback_server.transport.shared_port import SharedPort
+from fallback_server.workers.channel import Channel, ChannelClosed
+from fallback_server.workers.epoch import Epoch
+from fallback_server.workers.hosted import Elsewhere, HostedVersions, Place
+from fallback_server.workers.messages import (
+    FIGURES_S,
+    Begin,
+    Drain,
+    Drained,
+    Drop,
+    End,
+    Figures,
+    Host,
+    Hosted,
+    Listening,
+    View,
+)
+
+_log = logging.getLogger(__name__)
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s worker-{}/%(threadName)s %(name)s: %(message)s"
+
+_STOP_S = 1.0
+
+
+def main() -> None:
+    """Answers until the first process goes away."""
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    end_with(int(sys.argv[2]))
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
+    code = 0
+    try:
+        begin, fds = channel.receive()
+        assert isinstance(begin, Begin)
+        logging.basicConfig(level=begin.log_level, format=_LOG_FORMAT.format(begin.index), stream=sys.stderr)
+        asyncio.run(_answer(channel, begin, Epoch(fds[0])))
+    except ChannelClosed:
+        pass
+    except PortUnavailable as error:
+        _log.error("%s", error)
+        code = 1
+    logging.shutdown()
+    os._exit(code)  # Threads of gRPC and LiteRT need nobody to wait for them.
+
+
+async def _answer(channel: Channel, begin: Begin, epoch: Epoch) -> None:
+    """Answers until it is told to end."""
+    worker = Worker(channel, begin, epoch)
+    port = SharedPort(
+        worker.dataplane,
+        passes_to=begin.passes_to,
+        native=begin.native,
+        tls=begin.tls,
+        max_message_bytes=begin.max_message_bytes,
+        message_threads=begin.message_threads,
+        channel_arguments=begin.channel_arguments,
+        tensor_content=begin.tensor_content,
+        inline_s=begin.inline_s,
+    )
+    worker.dataplane.scheduler.start()
+    await port.start(host=begin.host, port=begin.port)
+    ended = asyncio.Event()
+    drains: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+
+    async def drain(grace_s: float) -> None:
+        await port.drain(grace_s=grace_s)
+        worker.tell_figures()
+        channel.send(Drained())
+
+    def begin_drain(grace_s: float) -> None:
+        drains.add(loop.create_task(drain(grace_s)))
+
+    worker.start(
+        on_drain=lambda grace_s: loop.call_soon_threadsafe(begin_drain, grace_s),
+        on_end=lambda: loop.call_soon_threadsafe(ended.set),
+    )
+    channel.send(Listening())
+    await ended.wait()
+    worker.tell_figures()
+    await port.close()
+    worker.dataplane.scheduler.stop(timeout_s=_STOP_S)
+
+
+class Worker:
+    """What a worker has, and is told.
+
+    Args:
+        channel: To the first process.
+        begin: How it is to answer.
+        epoch: The first process's.
+
+    Attributes:
+        dataplane: Answers.
+    """
+
+    def __init__(self, channel: Channel, begin: Begin, epoch: Epoch) -> None:
+        self._channel = channel
+        self._versions = HostedVersions(epoch)
+        self._metrics = Metrics()
+        self._telling = threading.Lock()
+        self._loads: queue.SimpleQueue[tuple[Host, int] | Drop] = queue.SimpleQueue()
+        self.dataplane = DataPlane(
+            versions=self._versions,
+            options=begin.batching,
+            clock=time.monotonic,
+            check_method_names=begin.check_method_names,
+            observe=_but_elsewhere(observer(self._metrics, code_of)),
+        )
+
+    def start(self, *, on_drain: Callable[[float], object], on_end: Callable[[], object]) -> None:
+        """Begins to listen to the first process.
+
+        Args:
+            on_drain: Called with the grace, in another thread, when it is to refuse what comes.
+            on_end: Likewise, when it is to end.
+        """
+        threading.Thread(target=self._listen, args=(on_drain, on_end), name="first", daemon=True).start()
+        threading.Thread(target=self._load_all, name="load", daemon=True).start()
+        threading.Thread(target=self._tell_regularly, name="figures", daemon=True).start()
+
+    def tell_figures(self) -> None:
+        """Tells what was counted since the last time."""
+        with self._telling:
+            statistics, gauges = {}, {}
+            for number, place in self._versions.places().items():
+                model = place.servable
+                gauges[number] = Gauge(model.queued_rows(), model.expected_wait_ms(), model.runs_here())
+                counts = model.statistics.take()
+                if counts.requests or counts.runs:
+                    statistics[number] = counts
+            metrics = self._metrics.take()
+            busy = any(model.codes for model in metrics.models.values()) or metrics.batches
+            self._channel.send(Figures(gauges=gauges, statistics=statistics, metrics=metrics if busy else None))
+
+    def _tell_regularly(self) -> None:
+        while True:
+            time.sleep(FIGURES_S)
+            try:
+                self.tell_figures()
+            except ChannelClosed:
+                return
+
+    def _listen(self, on_drain: Callable[[float], object], on_end: Callable[[], object]) -> None:
+        try:
+            while True:
+                message, fds = self._channel.receive()
+                if isinstance(message, View):
+                    self._versions.take(message)
+                elif isinstance(message, Host):
+                    self._loads.put((message, fds[0]))
+                elif isinstance(message, Drop):
+                    self._loads.put(message)
+                elif isinstance(message, Drain):
+                    on_drain(message.grace_s)
+                elif isinstance(message, End):
+                    on_end()
+        except ChannelClosed:
+            os._exit(0)  # The first process has ended without a word.
+
+    def _load_all(self) -> None:
+        """Loads and unloads in the order that it is told to; what answers meanwhile goes on."""
+        while True:
+            job = self._loads.get()
+            if isinstance(job, Drop):
+                with contextlib.suppress(ChannelClosed):
+                    self.tell_figures()
+                self._versions.drop(job.number)
+                continue
+            host, fd = job
+            why_not = ""
+            try:
+                self._versions.host(host.number, Place(ServableId(host.name, host.version), self._loaded(host, fd)))
+            except Exception as error:  # noqa: BLE001  requests for it are passed on
+                why_not = " ".join(str(error).split()) or type(error).__name__
+            try:
+                self._channel.send(Hosted(number=host.number, why_not=why_not))
+            except ChannelClosed:
+                return
+
+    def _loaded(self, host: Host, fd: int) -> ServedModel:
+        """What the first process has loaded and tried, in this one."""
+        file = SealedFile(fd)
+        try:
+            executor = LiteRtExecutor(
+                file,
+                sizes=RunSizes(rows=host.rows, threads=host.threads),
+                whole=frozenset(host.whole),
+                threads=host.run_threads,
+            )
+            executor.warm_up()
+            executor.stands_for(host.methods, host.signature_defs)
+        except BaseException:
+            file.close()
+            raise
+        self._metrics.load(
+            model=host.name, version=host.version, seconds=0.0, ok=True
+        )  # From now on it is known there.
+        package = None
+        if host.fingerprint:
+            package = PackageInfo(
+                fingerprint=host.fingerprint, preprocessing_fingerprint=host.preprocessing_fingerprint
+            )
+        return ServedModel(
+            ServableId(host.name, host.version),
+            executor,
+            host.batching,
+            package,
+            on_run=functools.partial(_ran, self._metrics, host),
+        )
+
+
+def _ran(metrics: Metrics, host: Host, run: BatchRun) -> None:
+    metrics.batch(
+        model=host.name,
+        version=host.version,
+        rows=run.rows,
+        padded_rows=run.padded_rows,
+        queued_s=run.queued_s,
+        run_s=run.run_s,
+    )
+
+
+def _but_elsewhere(observe: Observe) -> Observe:
+    """The same, but for what is passed on: the first process counts that."""
+
+    def observe_own(call: PredictCall, servable_id: ServableId | None, answer: Answer, took_s: float) -> None:
+        if not isinstance(answer, Elsewhere):
+            observe(call, servable_id, answer, took_s)
+
+    return observe_own
+
+
+if __name__ == "__main__":
+    main()

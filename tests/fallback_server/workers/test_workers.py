@@ -1,0 +1,259 @@
+"""A server of several processes: all answer the same, one may die, and changes reach all before they are answered."""
+
+import os
+import signal
+import threading
+import urllib.request
+
+import grpc
+import pytest
+from support.complete import require
+from support.fallback_process import ServerProcess
+from support.worker_servers import FLAGS, Connection, alive, ends, publish, serve, spread, wait_for, worker_pids
+
+from fallback_server.protocol import methods
+from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.transport.native.choice import installed
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def transport(request):
+    require(request.param != "native" or installed(), "the extra `fast`")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def stand(transport, tmp_path_factory):
+    """For tests that change nothing."""
+    stand = Stand(tmp_path_factory.mktemp("models"), transport)
+    yield stand
+    stand.close()
+
+
+@pytest.fixture
+def own(transport, tmp_path):
+    """For a test of its own."""
+    stand = Stand(tmp_path, transport)
+    yield stand
+    stand.close()
+
+
+OWN = """
+class Model:
+    def __init__(self, path):
+        spec = {"x": ("float32", (-1, 4))}
+        self.signatures = {"serving_default": {"inputs": spec, "outputs": {"y": ("float32", (-1, 4))}}}
+
+    def predict(self, signature, inputs):
+        return {"y": inputs["x"] * 7}
+"""
+
+
+class Stand:
+    def __init__(self, repository, transport):
+        self.repository = repository
+        publish(repository, 1, 2.0)
+        (repository / "own" / "1").mkdir(parents=True)
+        (repository / "own" / "1" / "model.py").write_text(OWN)
+        config = repository / "server.toml"
+        lite = f'[models.lite]\nbase_path = "{repository / "lite"}"\nversion_policy = "all"\n'
+        config.write_text(f'{lite}[models.own]\nbase_path = "{repository / "own"}"\n')
+        self.server = ServerProcess(*FLAGS, f"--config={config}", "--workers=3", f"--transport={transport}")
+        self.connections = spread(self.server)
+
+    def each(self):
+        assert len(self.connections) == 3
+        return self.connections.values()
+
+    def metrics(self):
+        with urllib.request.urlopen(f"http://{self.server.rest}/monitoring/prometheus/metrics", timeout=30) as reply:
+            lines = [line for line in reply.read().decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def close(self):
+        for connection in self.connections.values():
+            connection.close()
+        self.server.close()
+
+
+def refused(connection, **asked):
+    with pytest.raises(grpc.RpcError) as caught:
+        connection.predict(**asked)
+    return caught.value.code(), caught.value.details()
+
+
+def test_all_answer_the_same(stand):
+    """By a model of this process, and by one that another process runs for all; over one connection to each."""
+    assert [one.predict() for one in stand.each()] == [(1, 2.0)] * 3
+    assert [one.predict(model="own") for one in stand.each()] == [(1, 7.0)] * 3
+
+
+def test_all_refuse_the_same(stand):
+    """In the same words: what no worker knows, and what a worker refuses by itself."""
+    cases = [{"model": "absent"}, {"version": 9}, {"label": "absent"}, {"values": (1, 2)}]
+    for case in cases:
+        answers = {refused(one, **case) for one in stand.each()}
+        assert len(answers) == 1, answers
+        assert answers.pop()[0] in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def test_streams_and_questions_reach_the_first(stand):
+    """States, metadata, health and a stream of the catalog, which tells what comes later too."""
+    for one in stand.each():
+        state = pb.GetModelStatusRequest()
+        state.model_spec.name = "lite"
+        found = one.call(methods.GET_MODEL_STATUS, state).model_version_status
+        assert [each.version for each in found] == [1]
+        asked = pb.GetModelMetadataRequest(metadata_field=["signature_def"])
+        asked.model_spec.name = "lite"
+        assert "signature_def" in one.call(methods.GET_MODEL_METADATA, asked).metadata
+        watch = methods.CATALOG_WATCH
+        stream = one.channel.unary_stream(
+            watch.path,
+            request_serializer=watch.request.SerializeToString,
+            response_deserializer=watch.response.FromString,
+        )(edge.CatalogRequest(), timeout=30)
+        assert {model.name for model in next(stream).models} == {"lite", "own"}
+        stream.cancel()
+        with pytest.raises(grpc.RpcError) as caught:
+            one.channel.unary_unary("/no.Such/Call")(b"", timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_version_that_came_answers_everywhere(own):
+    """As soon as one status says that it is available, no process answers by the one before; likewise a label."""
+    first, *others = own.each()
+    publish(own.repository, 2, 3.0)
+    state = pb.GetModelStatusRequest()
+    state.model_spec.name = "lite"
+
+    def came():
+        found = first.call(methods.GET_MODEL_STATUS, state).model_version_status
+        return any(each.version == 2 and each.state == 30 for each in found)
+
+    wait_for(came)
+    assert [one.predict() for one in others] == [(2, 3.0)] * 2
+    assert [one.predict(version=1) for one in others] == [(1, 2.0)] * 2
+    for version in (1, 2, 1):
+        first.call(methods.SET_LABEL, edge.SetLabelRequest(model="lite", label="stable", version=version))
+        assert [one.predict(label="stable")[0] for one in others] == [version] * 2
+    first.call(methods.SET_TRAFFIC, edge.SetTrafficRequest(model="lite", traffic={1: 1.0, 2: 0.0}))
+    assert [one.predict() for one in others] == [(1, 2.0)] * 2
+    first.call(methods.SET_TRAFFIC, edge.SetTrafficRequest(model="lite"))
+    assert [one.predict() for one in others] == [(2, 3.0)] * 2
+    first.call(methods.ROLLBACK, edge.RollbackRequest(model="lite"))
+    assert [one.predict() for one in others] == [(1, 2.0)] * 2
+
+
+def test_the_metrics_tell_of_all(stand):
+    """Requests that workers have answered are counted with the others within some seconds, each once."""
+    name = ':tensorflow:serving:request_count{model_name="lite",status="OK"}'
+    before = stand.metrics().get(name, 0)
+    for one in stand.each():
+        for _ in range(20):
+            one.predict()
+    wait_for(lambda: stand.metrics()[name] >= before + 60)
+    figures = stand.metrics()
+    assert figures[name] == sum(
+        value
+        for key, value in figures.items()
+        if key.startswith('edge_fallback_requests_total{model_name="lite"') and 'code="OK"' in key
+    )
+
+
+def test_one_that_is_killed_comes_back(own):
+    """The others answer meanwhile, and it answers as they do; its connections fail as if the server had gone."""
+    victim = worker_pids(own.server)[0]
+    lost = own.connections.pop(victim)
+    kept = list(own.connections.values())
+    failed, stop = [], threading.Event()
+
+    def ask(one):
+        while not stop.is_set():
+            try:
+                one.predict()
+            except grpc.RpcError as error:
+                failed.append(error)
+
+    askers = [threading.Thread(target=ask, args=(one,)) for one in kept]
+    for asker in askers:
+        asker.start()
+    before = set(worker_pids(own.server))
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: set(worker_pids(own.server)) - before)
+    new = (set(worker_pids(own.server)) - before).pop()
+    stop.set()
+    for asker in askers:
+        asker.join()
+    assert failed == []
+    assert any("SIGKILL" in line or "signal 9" in line for line in own.server.log)
+    lost.close()
+    # It listens once it has been told what is served.
+    found = {}
+
+    def reached():
+        for one in found.values():
+            one.close()
+        found.clear()
+        one = Connection(own.server.address)
+        grpc.channel_ready_future(one.channel).result(20)
+        if ends(new, own.server.port):
+            found[new] = one
+            return True
+        one.close()
+        return False
+
+    wait_for(reached)
+    assert found[new].predict() == kept[0].predict()
+    own.connections[new] = found[new]
+
+
+def test_one_that_hangs_keeps_nobody(own):
+    """A change is made although a worker doesn't answer, which then answers by none that is old; a stop ends all."""
+    pids = worker_pids(own.server)
+    others = [one for pid, one in own.connections.items() if pid != pids[0]]
+    os.kill(pids[0], signal.SIGSTOP)
+    try:
+        others[0].call(methods.SET_LABEL, edge.SetLabelRequest(model="lite", label="stable", version=1))
+    finally:
+        os.kill(pids[0], signal.SIGCONT)
+    assert [one.predict(label="stable") for one in own.each()] == [(1, 2.0)] * 3
+    own.server.terminate()
+    assert own.server.wait() == 0
+    assert [pid for pid in pids if alive(pid)] == []
+
+
+def test_a_killed_server_leaves_nobody(tmp_path):
+    """The kernel ends its workers."""
+    publish(tmp_path, 1, 2.0)
+    server = serve(tmp_path)
+    pids = worker_pids(server)
+    assert len(pids) == 1
+    server.kill()
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+    server.close()
+
+
+def test_a_second_server_gets_no_part_of_the_port(tmp_path):
+    """It is told that the port is taken, as ever."""
+    import subprocess
+    import sys
+
+    publish(tmp_path, 1, 2.0)
+    server = serve(tmp_path)
+    try:
+        command = [sys.executable, "-m", "fallback_server.cli", "--no-mdns", "--rest_api_port=0", "--workers=2"]
+        done = subprocess.run(
+            [*command, f"--port={server.port}", f"--model_repository={tmp_path}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert f"can't listen on 127.0.0.1:{server.port}" in done.stderr
+    finally:
+        server.close()
