@@ -163,7 +163,7 @@ class ServedModel:
     def _own_wait_ms(self) -> float:
         if self._meter.mean_s is None:
             return 0.0
-        batches = sum(self._batches(queue) for queue in self._all_queues())
+        batches = sum(queue.batches() for queue in self._all_queues())
         ahead = (batches + self._meter.running / 2) / self._options.num_batch_threads
         return (ahead + 1) * self._meter.mean_s * 1e3
 
@@ -182,10 +182,6 @@ class ServedModel:
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:
         return (*self.queues.values(), *tuple(self._joint_queues.values()))
-
-    def _batches(self, queue: BatchQueue) -> int:
-        """How many batches the rows that wait make, the new one's own not counted."""
-        return queue.rows // (self._options.max_batch_size_rows if queue.merges else 1)
 
 
 def _nothing() -> None:

@@ -8,19 +8,48 @@ from dataclasses import dataclass
 _WEIGHT = 0.2
 """Of the newest run in the mean."""
 
+_HICCUP = 5
+"""Times the mean: what took longer counts as so long in it. What has become slower gets there within a few runs."""
+
+_LAST = 5
+"""How many of the last runs say what the next takes at least."""
+
+_ENOUGH = 2
+"""How many runs of late it takes for a request to be refused by them: one may have been an exception."""
+
 RECENT_S = 1.0
 """How long a measurement says what can't be done in time. Where it keeps every request away, nothing new is measured:
 so one a second is tried all the same."""
 
+_TRY_S = 0.1
+"""How long at least; what takes a third of that or more is tried after three times as long."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """Runs whose numbers of rows have as many binary digits."""
+    """Runs whose numbers of rows have as many binary digits.
+
+    Attributes:
+        mean_s: How long they took on average, hiccups cut short.
+        last: How long the last of them took, and of how many rows each was; the newest first.
+        measured_s: When that ended.
+        mean_rows: How many they had on average.
+    """
 
     mean_s: float
-    last_s: float
+    last: tuple[tuple[float, int], ...]
     measured_s: float
     mean_rows: float
+
+    @property
+    def least_s(self) -> float:
+        """The quickest of the last."""
+        return min(self.last)[0]
+
+    @property
+    def median(self) -> tuple[float, int]:
+        """Of the last the one in the middle."""
+        return sorted(self.last)[len(self.last) // 2]
 
 
 class RunCosts:
@@ -43,11 +72,17 @@ class RunCosts:
         """
         key = rows.bit_length()
         before = self._classes.get(key)
+        if before is None:
+            self._classes[key] = _Class(took_s, ((took_s, rows),), now_s, float(rows))
+            return
         mean_s, mean_rows = took_s, float(rows)
-        if before is not None and took_s <= believed_s:
-            mean_s = before.mean_s + _WEIGHT * (took_s - before.mean_s)
+        if took_s <= believed_s:
+            mean_s = before.mean_s + _WEIGHT * (min(took_s, max(_HICCUP * before.mean_s, _TRY_S / 100)) - before.mean_s)
             mean_rows = before.mean_rows + _WEIGHT * (rows - before.mean_rows)
-        self._classes[key] = _Class(mean_s, took_s, now_s, mean_rows)
+        # Of a class that has rested nothing is known any more.
+        rested_s = now_s - took_s - before.measured_s
+        last = before.last[: _LAST - 1] if rested_s <= RECENT_S else ()
+        self._classes[key] = _Class(mean_s, ((took_s, rows), *last), now_s, mean_rows)
 
     def expected_s(self, rows: int) -> float | None:
         """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
@@ -63,15 +98,30 @@ class RunCosts:
         return None if found is None else min(found.mean_s, found.last_s)
 
     def recent_s(self, rows: int, now_s: float) -> float | None:
-        """How long a run of so many rows takes at least, as it seems; None where none was measured of late.
+        """How long a run of so many rows takes at least, as it seems; None where that was not measured of late.
 
-        The last one where that was quicker than the mean: what has become quicker is believed at once, what has become
-        slower by and by, so that one hiccup refuses nobody.
+        The quickest of the last five: so no hiccup refuses anybody. What keeps requests away is tried again soon.
         """
         found = self._classes.get(rows.bit_length())
-        if found is None or now_s - found.measured_s > RECENT_S:
+        if found is None or len(found.last) < _ENOUGH:
             return None
-        return min(found.mean_s, found.last_s)
+        least_s = found.least_s
+        return least_s if now_s - found.measured_s <= min(RECENT_S, max(_TRY_S, 3 * least_s)) else None
+
+    def likely_s(self, rows: int, now_s: float) -> float | None:
+        """How long a run of so many rows takes, as was measured of late; None where nothing was.
+
+        The median of the last five of a class, in between on a straight line; beyond the largest, row by row.
+        """
+        recent = [each.median for each in tuple(self._classes.values()) if now_s - each.measured_s <= RECENT_S]
+        below: tuple[float, int] | None = None
+        for took_s, of in sorted(recent, key=_rows_of):
+            if of >= rows:
+                if below is None:
+                    return took_s
+                return below[0] + (took_s - below[0]) * (rows - below[1]) / (of - below[1])
+            below = took_s, of
+        return None if below is None else below[0] * rows / max(below[1], 1)
 
     def fixed_s(self) -> float | None:
         """What a run costs beside its rows, by the line through the smallest and the largest that were measured.
@@ -99,3 +149,7 @@ class RunCosts:
     def __repr__(self) -> str:
         told = ", ".join(f"<{1 << key}: {each.mean_s * 1e3:.3g} ms" for key, each in sorted(self._classes.items()))
         return f"RunCosts({told})"
+
+
+def _rows_of(run: tuple[float, int]) -> int:
+    return run[1]

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fallback_server.batching.policy import padded_rows
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
 from fallback_server.batching.tasks import Piece
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
 from fallback_server.executors.base import GivenInputs
-from fallback_server.late_inputs import made
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +25,7 @@ class _RowsNotKept(Exception):
 def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], float]) -> list[Outcome]:
     """Runs the tasks as one batch; each comes back with its outcome, pieces as the whole they make. Never raises.
 
-    Those that are cancelled, or can't be answered in time any more, are not run. When the batch fails, each is run
+    Those that are refused, cancelled, or too late, are not run. When the batch fails, each is run
     alone, so that only those that fail by themselves do.
     """
     outcomes = _executed(queue, tasks, clock)
@@ -63,11 +61,8 @@ def _executed(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], floa
     outcomes: list[Outcome] = []
     wanted: list[Task] = []
     now_s = clock()
-    run_s = None
-    if any(task.deadline_s is not None for task in tasks):
-        run_s = queue.costs.recent_s(_run_rows(queue, sum(task.size for task in tasks)), now_s)
     for task in tasks:
-        refusal = unwanted(task, now_s) or _too_late(task, now_s, run_s)
+        refusal = task.refused or unwanted(task, now_s)
         if refusal is None:
             wanted.append(task)
         else:
@@ -113,16 +108,6 @@ def unwanted(task: Task, now_s: float) -> ServerError | None:
     return None
 
 
-def _too_late(task: Task, now_s: float, run_s: float | None) -> ServerError | None:
-    """Why a task is refused that could run, but not in time; None if it may be in time."""
-    if run_s is None or task.deadline_s is None or now_s + run_s <= task.deadline_s:
-        return None
-    return DeadlineExceeded(
-        f"not run: {(task.deadline_s - now_s) * 1e3:.1f} ms are left after {(now_s - task.enqueued_s) * 1e3:.0f} ms in "
-        f"the queue, and a run takes {run_s * 1e3:.1f} ms"
-    )
-
-
 def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[str, Array] | ServerError:
     refusal = unwanted(task, clock())
     if refusal is not None:
@@ -132,7 +117,7 @@ def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[st
             return _run(queue, [task], clock)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
-            return queue.run(made(task.inputs))
+            return queue.run(task.made())
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  whatever a model does, its thread lives on
@@ -167,14 +152,14 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         _RowsNotKept: it was padded, and so can't be cut.
     """
     rows = sum(task.size for task in tasks)
-    size = _run_rows(queue, rows)
-    parts = [made(task.inputs) for task in tasks]
+    size = queue.run_rows(rows)
+    parts = [task.made() for task in tasks]
     if queue.lengths is not None and queue.merges:
         parts = queue.lengths.alike(parts)
     inputs = GivenInputs(_joined(parts, padding=size - rows))
     del parts
     if len(tasks) == 1 and size == rows:
-        tasks[0].inputs = {}
+        tasks[0].give_away()
     begin_s = clock()
     outputs = queue.run(inputs)
     end_s = clock()
@@ -184,10 +169,6 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
-
-
-def _run_rows(queue: BatchQueue, rows: int) -> int:
-    return padded_rows(rows, queue.options.allowed_batch_sizes) if queue.merges else rows
 
 
 def _joined(parts: Sequence[Mapping[str, Array]], *, padding: int) -> Mapping[str, Array]:

@@ -47,9 +47,26 @@ class Group:
         self.rows -= task.rows
         return task
 
+    def put_back(self, task: Task) -> None:
+        """In front of those of its priority, where it was taken from: whoever was taken last first."""
+        self._levels.setdefault(task.priority, deque()).appendleft(task)
+        self.rows += task.rows
+
+    def let_pass(self, rows: int) -> None:
+        """Those behind the head, of its priority, come before it: so many rows of them."""
+        level = self._levels[self.head().priority]
+        head = level.popleft()
+        passing = 0
+        for task in level:
+            if rows < task.rows:
+                break
+            rows -= task.rows
+            passing += 1
+        level.insert(passing, head)
+
     def oldest_s(self) -> float:
         """When the one came that has waited longest. Something must wait."""
-        return min(level[0].enqueued_s for level in self._levels.values())
+        return min(level[0].enqueued_s for level in self._levels.values())  # Of those that let pass others, nearly.
 
     def tasks(self) -> list[Task]:
         """All of them."""

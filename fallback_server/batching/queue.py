@@ -11,11 +11,13 @@ from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
 from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
+from fallback_server.batching.filling import HEADROOM, MAX_LOOKED_AT, Want, chosen
 from fallback_server.batching.gathering import Gathering
 from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.tasks import Array, Caller, Task
+from fallback_server.core.errors import DeadlineExceeded
 from fallback_server.late_inputs import LateInputs
 
 __all__ = ["Array", "BatchQueue", "BatchRun", "Caller", "Run", "Task"]
@@ -95,6 +97,7 @@ class BatchQueue:
         self.merges = merges and options.enabled
         self.rows = 0
         self.bytes = 0
+        self._surplus = 0
         self.lanes = lanes
         self.runs_here = 0
         self.lengths: Lengths | None = None
@@ -107,9 +110,13 @@ class BatchQueue:
         # Of what runs where its requests come in a long run is one too many.
         self._believed_s = TOO_LONG * options.max_inline_us / 1e6 if in_process else math.inf
         self._groups: dict[Shapes, Group] = {}
+        self._gave_way = False
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
-            self._target = LatencyTarget(options.target_latency_ms / 1e3, options.max_batch_size_rows)
+            self._target = LatencyTarget(
+                options.target_latency_ms / 1e3, options.max_batch_size_rows, options.allowed_batch_sizes
+            )
+        self._left_out = False
         self._running_rows = 0
         self._gathering: Gathering | None = None
         if self.merges and options.max_gather_us and not (options.batch_timeout_us or options.target_latency_ms):
@@ -117,19 +124,22 @@ class BatchQueue:
         self._latest_s = math.inf
 
     def admits(self, rows: int) -> bool:
-        """Whether so many rows more may wait."""
-        return policy.admits(rows=rows, queued_rows=self.rows, max_queued_rows=self.options.max_enqueued_rows)
+        """Whether a task of so many rows more may wait. What runs one by one counts as one each."""
+        counted, waiting = (rows - self._surplus_of(rows), self.rows - self._surplus) if self.merges else (1, len(self))
+        return policy.admits(rows=counted, queued_rows=waiting, max_queued_rows=self.options.max_enqueued_rows)
 
     def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
         """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
         if task.deadline_s is None or not self.rows:
             return False
-        rows = self.batch_rows if self.merges else 1
+        ahead, rows = self.batches(), self.batch_rows
+        if not self.merges:
+            rows = max(1, self.rows // max(ahead, 1))  # As many as each of them has.
         return policy.is_hopeless(
             left_s=task.deadline_s - now_s,
-            ahead=self.rows // rows,
-            batch_s=self.costs.recent_s(rows, now_s),
-            own_s=self.costs.recent_s(task.rows, now_s),
+            ahead=ahead,
+            batch_s=self.costs.recent_s(self.run_rows(rows), now_s),
+            own_s=self.costs.recent_s(self.run_rows(task.rows), now_s),
             slots=self.lanes or threads,
         )
 
@@ -145,6 +155,10 @@ class BatchQueue:
             return False
         return not options.allowed_batch_sizes or rows in options.allowed_batch_sizes
 
+    def batches(self) -> int:
+        """How many full batches wait."""
+        return self.rows // self.batch_rows if self.merges else len(self)
+
     def put(self, task: Task) -> None:
         """Appends a task to its group."""
         key = self._key(task.inputs) if self.merges else ()
@@ -153,6 +167,7 @@ class BatchQueue:
             group = self._groups[key] = Group()
         group.put(task)
         self.rows += task.rows
+        self._surplus += self._surplus_of(task.rows)
         self.bytes += task.bytes
         if self._gathering is not None:
             self._gathering.here(min(self.rows + self._running_rows, self.options.max_batch_size_rows))
@@ -187,17 +202,11 @@ class BatchQueue:
     def take(self, now_s: float) -> list[Task]:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
 
-        Something must wait. The batch is empty where that was settled meanwhile.
+        Something must wait. The batch is empty where that was settled meanwhile. What is in it and could not be in time
+        even alone is `refused`.
         """
         key, group = self._first(now_s)
-        batch: list[Task] = []
-        if self.merges:
-            self._merge(group, batch)
-        else:
-            task = group.pop()
-            self._gone(task)
-            if not task.settled:
-                batch.append(task)
+        batch = self._merge(group, now_s) if self.merges else self._single(group, now_s)
         if not len(group):
             del self._groups[key]
         return batch
@@ -221,7 +230,8 @@ class BatchQueue:
         """A run has ended well, now."""
         self.costs.record(run.padded_rows, run.run_s, now_s, believed_s=self._believed_s)
         if self._target is not None:
-            self._target.ran(rows=run.rows, oldest_s=max(run.queued_s, default=0.0) + run.run_s, run_s=run.run_s)
+            oldest_s = max(run.queued_s, default=0.0) + run.run_s
+            self._target.ran(rows=run.rows, oldest_s=oldest_s, run_s=run.run_s, full=self._left_out)
         if self.on_run is not None:
             self.on_run(run)
 
@@ -236,15 +246,14 @@ class BatchQueue:
         run_s = self.costs.likely_s(rows)
         return run_s is not None and run_s <= bound_s
 
+    def run_rows(self, rows: int) -> int:
+        """How many rows a batch of so many is run with."""
+        return policy.padded_rows(rows, self.options.allowed_batch_sizes) if self.merges else rows
+
     @property
     def batch_rows(self) -> int:
         """How many rows go into the next batch."""
-        options = self.options
-        if self._target is None:
-            return options.max_batch_size_rows
-        return policy.limit_rows(
-            max_rows=options.max_batch_size_rows, wanted_rows=self._target.rows, allowed=options.allowed_batch_sizes
-        )
+        return self.options.max_batch_size_rows if self._target is None else self._target.rows
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -258,42 +267,132 @@ class BatchQueue:
         due = [item for item in self._groups.items() if self._group_due_at_s(item[1]) <= now_s]
         return min(due or self._groups.items(), key=lambda item: precedence_s(item[1].head()))
 
-    def _merge(self, group: Group, batch: list[Task]) -> None:
+    def _single(self, group: Group, now_s: float) -> list[Task]:
+        """The head alone. What is left of one that was cut runs with all that was cut off: no piece counts any more."""
+        task = group.pop()
+        self._gone(task)
+        if task.whole is not None and not task.whole.settle():
+            return []
+        self._refuse_if_late(task, self.costs.recent_s(task.size, now_s), now_s)
+        return [task]
+
+    def _merge(self, group: Group, now_s: float) -> list[Task]:
         """In order, and as many as fit; the first in any case. What is larger than a batch gives a piece."""
         room = self.batch_rows
+        self._left_out = False
+        taken: list[Task] = []
+        rows, tightest_s = 0, math.inf
         while len(group):
             head = group.head()
             if head.settled:
                 self._gone(group.pop())
                 continue
-            if head.rows > self.options.max_batch_size_rows and self.options.enable_large_batch_splitting:
-                if not batch:
-                    batch.append(self._cut(group, head))
-                return
-            if batch and head.rows > room:
-                return
-            task = group.pop()
+            if self._runs_in_pieces(head):
+                if not taken:
+                    return self._cut(group, head, now_s)
+                break
+            if taken and rows + head.rows > room:
+                self._left_out = True
+                break
+            taken.append(group.pop())
+            rows += head.rows
+            if head.deadline_s is not None and head.deadline_s < tightest_s:
+                tightest_s = head.deadline_s
+        if tightest_s < math.inf:
+            likely_s = self.costs.likely_s(self.run_rows(rows), now_s)
+            if likely_s is not None and now_s + HEADROOM * likely_s > tightest_s:
+                taken = self._in_time(group, taken, now_s)
+        for task in taken:
             self._gone(task)
-            room -= task.rows
-            batch.append(task if task.whole is None else task.cut(task.rows))
+        return [task if task.whole is None or task.refused else task.cut(task.rows) for task in taken]
 
-    def _cut(self, group: Group, head: Task) -> Task:
-        """The next rows of a large request."""
+    def _in_time(self, group: Group, taken: list[Task], now_s: float) -> list[Task]:
+        """Of what was taken, and of what waits behind it, what runs together in time; and what can't run in time."""
+        room = self.batch_rows
+        late: list[Task] = []
+        able: list[Task] = []
+        rows = 0
+        while rows < 2 * room and len(able) + len(late) < MAX_LOOKED_AT:
+            if taken:
+                task = taken.pop(0)
+            elif len(group) and not group.head().settled and not self._runs_in_pieces(group.head()):
+                task = group.pop()
+            else:
+                break
+            least_s = self.costs.recent_s(self.run_rows(task.rows), now_s)
+            passed = task.deadline_s is not None and task.deadline_s <= now_s
+            if passed or task.caller.cancelled or self._refuse_if_late(task, least_s, now_s):
+                late.append(task)
+            else:
+                able.append(task)
+                rows += task.rows
+        for task in reversed(taken):
+            group.put_back(task)
+        if not able:
+            return late
+        wants = [Want(task.rows, math.inf if task.deadline_s is None else task.deadline_s) for task in able]
+        choice = chosen(
+            wants,
+            now_s=now_s,
+            room_rows=room,
+            cost_s=lambda rows: self.costs.likely_s(self.run_rows(rows), now_s) or 0.0,
+            may_give_way=not self._gave_way,
+        )
+        self._gave_way = choice.gave_way
+        indices = set(choice.indices)
+        for index in range(len(able) - 1, -1, -1):
+            if index not in indices:
+                group.put_back(able[index])
+        return late + [able[index] for index in choice.indices]
+
+    def _refuse_if_late(self, task: Task, least_s: float | None, now_s: float) -> bool:
+        """Whether a task can't be in time any more if it takes at least so long; then it is not to be run."""
+        if least_s is None or task.deadline_s is None or now_s + least_s <= task.deadline_s:
+            return False
+        task.refused = DeadlineExceeded(
+            f"not run: {(task.deadline_s - now_s) * 1e3:.1f} ms are left after "
+            f"{(now_s - task.enqueued_s) * 1e3:.0f} ms in the queue, and a run takes {least_s * 1e3:.1f} ms"
+        )
+        return True
+
+    def _runs_in_pieces(self, task: Task) -> bool:
+        most = self.batch_rows if task.whole is not None else self.options.max_batch_size_rows
+        return task.rows > most and self.options.enable_large_batch_splitting
+
+    def _cut(self, group: Group, head: Task, now_s: float) -> list[Task]:
+        """The next rows of a large request; or all of it, refused, where the last of them would be too late."""
         options = self.options
-        largest = options.max_batch_size_rows
+        largest = self.batch_rows
         batch_s = self.costs.expected_s(largest)
         row_s = None if batch_s is None else batch_s / largest
-        bulk_rows = 0 if options.allowed_batch_sizes else options.bulk_rows
-        piece = head.cut(policy.piece_rows(rows=head.rows, max_rows=largest, bulk_rows=bulk_rows, row_s=row_s))
+        bulk_rows = 0 if options.allowed_batch_sizes or self._target is not None else options.bulk_rows
+        size = policy.piece_rows(rows=head.rows, max_rows=largest, bulk_rows=bulk_rows, row_s=row_s)
+        piece_s = self.costs.recent_s(self.run_rows(size), now_s)
+        least_s = None if piece_s is None else piece_s * max(1.0, head.rows / size / options.num_batch_threads)
+        if self._refuse_if_late(head, least_s, now_s):
+            self._gone(group.pop())
+            return [head] if head.whole is None or head.whole.settle() else []
+        self._gone(head)
+        piece = head.cut(size)
+        self.rows += head.rows
+        self.bytes += head.bytes
+        self._surplus += self._surplus_of(head.rows)
         group.rows -= piece.rows
-        self._gone(piece)
         if not head.rows:
             group.pop()
-        return piece
+        elif self._surplus_of(head.rows):
+            group.let_pass(self.batch_rows)
+        return [piece]
 
     def _gone(self, task: Task) -> None:
         self.rows -= task.rows
         self.bytes -= task.bytes
+        self._surplus -= self._surplus_of(task.rows)
+
+    def _surplus_of(self, rows: int) -> int:
+        """How many of its rows keep no place from others: of one that is larger than half of all places the rest."""
+        options = self.options
+        return max(0, rows - max(options.max_enqueued_rows // 2, options.max_batch_size_rows))
 
     def _key(self, inputs: Mapping[str, Array]) -> Shapes:
         if self.lengths is not None:

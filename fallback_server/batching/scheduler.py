@@ -16,7 +16,7 @@ from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.batching.queue import TOO_LONG, Array, BatchQueue, Task
 from fallback_server.batching.runs import Run, Runs
-from fallback_server.core.errors import QueueFull, RequestCancelled, ServerError, ServerStopping
+from fallback_server.core.errors import DeadlineExceeded, QueueFull, RequestCancelled, ServerError, ServerStopping
 from fallback_server.late_inputs import size_bytes
 
 _log = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ class BatchScheduler:
                 self._end(taken)
                 now_s = self._clock()
                 taken = self._take_here(own, now_s) if now_s < until_s else None
-                if self._waiting and self._idle and taken is None:
-                    self._wake.notify()
+                if self._waiting and taken is None:
+                    self._call_one()
         return self._squeezed_in(items, refusals, crowd, now_s) if crowd else refusals
 
     def run_alone(
@@ -229,6 +229,8 @@ class BatchScheduler:
     def _admit(self, queue: BatchQueue, task: Task, now_s: float) -> ServerError | None:
         if self._stopping:
             return ServerStopping("the server is stopping")
+        if task.deadline_s is not None and now_s >= task.deadline_s:
+            return DeadlineExceeded(f"the deadline had passed {(now_s - task.deadline_s) * 1e3:.0f} ms before it came")
         if queue.is_hopeless(task, now_s, threads=self._options.num_batch_threads):
             return QueueFull(
                 f"the queue of {queue.name} is too full to answer in time: {queue.rows} rows wait, and "
@@ -327,6 +329,13 @@ class BatchScheduler:
         elif self._looks_s > soonest_s:
             self._wake.notify()
 
+    def _call_one(self) -> None:
+        """Sees to it that one thread looks at what waits. Under the lock."""
+        if self._idle:
+            self._wake.notify()
+        else:
+            self._add_thread()
+
     def _add_thread(self) -> None:
         """One thread more, if there may be one. Under the lock."""
         if not self._started or self._stopping or len(self._threads) > self._options.num_batch_threads + MAX_THREADS:
@@ -380,10 +389,11 @@ class BatchScheduler:
             self._waiting[queue] = None
         if not tasks:
             return None
-        rows = sum(task.size for task in tasks)
+        rows = sum(task.size for task in tasks if task.refused is None)
         charged_s = queue.costs.expected_s(rows) or 0.0
         self._shares.charge(queue.turn, charged_s)
-        queue.began(rows, now_s)
+        if rows:
+            queue.began(rows, now_s)
         return _Taken(queue, tasks, self._runs.begin(queue, now_s, counts=not queue.lanes), rows, charged_s)
 
     def _end(self, taken: _Taken) -> None:
@@ -409,8 +419,8 @@ class BatchScheduler:
                 now_s = self._clock()
                 taken, earliest_s = self._take(now_s)
                 if taken is not None:
-                    if self._waiting and not self._idle:
-                        self._add_thread()
+                    if self._waiting and (not self._idle or any(self._ready(now_s, [], [math.inf]))):
+                        self._call_one()  # Of a large request the next piece may begin.
                     return taken
                 if self._leaves(earliest_s):
                     del self._threads[threading.current_thread()]

@@ -38,10 +38,14 @@ class Task:
         size: How many rows of the outputs are its own.
         bytes: The inputs' size, once they are made, less what was cut off.
         enqueued_s: When it came.
+        exact: Whether it runs only beside inputs of its very shapes, unpadded, whatever lengths may be padded.
+        refused: Why it is not run, where that was found at its turn.
         whole: What its pieces come to, once one was cut off; of a piece, what it is of.
     """
 
-    __slots__ = ("bytes", "caller", "deadline_s", "enqueued_s", "inputs", "priority", "rows", "size", "whole")
+    __slots__ = (
+        "bytes", "caller", "deadline_s", "enqueued_s", "exact", "inputs", "priority", "refused", "rows", "size", "whole"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Task:
         rows: int = 1,
         priority: int = 0,
         size_bytes_: int | None = None,
+        exact: bool = False,
     ) -> None:
         self.caller = caller
         self.inputs = inputs
@@ -61,12 +66,23 @@ class Task:
         self.size = rows
         self.bytes = size_bytes(inputs) if size_bytes_ is None else size_bytes_
         self.enqueued_s = 0.0
+        self.exact = exact
+        self.refused: ServerError | None = None
         self.whole: Whole | None = None
 
     @property
     def settled(self) -> bool:
         """Whether a piece of it has settled all of it: what is left of it need not run."""
         return self.whole is not None and self.whole.settled
+
+    def made(self) -> Mapping[str, Array]:
+        """The inputs as they are meant: those that come late are made, of one in pieces once."""
+        return made(self.inputs) if self.whole is None else self.whole.made()
+
+    def give_away(self) -> None:
+        """Nobody needs the inputs any more but who runs them; unless pieces of it are under way, which are some."""
+        if self.whole is None:
+            self.inputs = {}
 
     def cut(self, rows: int) -> Piece:
         """Its next rows, as a task of their own."""
@@ -97,10 +113,19 @@ class Piece(Task):
             rows=end - begin,
             priority=task.priority,
             size_bytes_=size_bytes_,
+            exact=task.exact,
         )
         self.enqueued_s = task.enqueued_s
         self.whole = whole
         self.begin = begin
+
+    def made(self) -> Mapping[str, Array]:
+        """Its rows of the inputs."""
+        return made(self.inputs)
+
+    def give_away(self) -> None:
+        """As of a task. They belong to nobody else."""
+        self.inputs = {}
 
 
 class Whole:

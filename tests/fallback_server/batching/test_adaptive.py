@@ -68,3 +68,25 @@ def test_a_queue_takes_no_more_rows_than_its_target_lets():
     sized.submit(sized.queue(executor), *[rows(1)] * 16)
     sized.run()
     assert set(executor.batches) <= {2, 8}
+
+
+@pytest.mark.parametrize("allowed", [(1, 4, 32), (4, 32), (1, 8, 32), (1, 2, 4, 8, 16, 32)])
+def test_allowed_sizes_are_all_reached(allowed):
+    """Where the largest holds the target; and where none but the smallest does, that."""
+    assert saturated(LatencyTarget(0.05, 32, allowed), 1e-5)[-1] == 32
+    assert saturated(LatencyTarget(0.05, 32, allowed), 1.0)[-1] == allowed[0]
+
+
+def test_a_size_that_is_too_large_is_tried_again_after_many_that_are_not():
+    """Of sizes four times apart: one batch in 25 or so is late."""
+    sizes = saturated(LatencyTarget(0.05, 32, (1, 8, 32)), 0.001)
+    assert set(sizes[100:]) == {8, 32}
+    assert sizes.count(32) <= len(sizes) // 24
+
+
+def test_requests_that_do_not_fill_a_batch_evenly_let_it_grow():
+    """Of three rows each: another was left out for whom there was no room."""
+    stand, executor = BatchStand(target_latency_ms=50.0, max_batch_size_rows=8), FakeExecutor()
+    stand.submit(stand.queue(executor), *[rows(1, 3)] * 12)
+    stand.run()
+    assert max(executor.batches) == 6

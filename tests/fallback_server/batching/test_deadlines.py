@@ -11,7 +11,7 @@ from fallback_server.core.errors import DeadlineExceeded, QueueFull
 
 
 def test_costs_are_of_runs_alike_in_size():
-    """Mean and last by powers of two; the nearest where none was measured, for what only estimates."""
+    """Mean and least by powers of two; the nearest where none was measured, for what only estimates."""
     costs = RunCosts()
     assert costs.expected_s(1) is None
     costs.record(2, 0.010, 0.0)
@@ -20,35 +20,79 @@ def test_costs_are_of_runs_alike_in_size():
     assert costs.expected_s(2) == pytest.approx(0.012)
     assert costs.expected_s(1) == pytest.approx(0.012)
     assert costs.expected_s(1000) == pytest.approx(0.100)
-    assert costs.recent_s(2, 0.0) == pytest.approx(0.012)
+    assert costs.recent_s(2, 0.0) == pytest.approx(0.010)
     assert costs.recent_s(1, 0.0) is None
 
 
-def test_an_estimate_falls_at_once_rises_slowly_and_grows_old():
-    """One quick run is believed, one slow one not yet; after a second without a run nothing is known."""
+def costs_of(*took_s):
     costs = RunCosts()
-    costs.record(1, 1.0, 0.0)
-    costs.record(1, 0.01, 0.0)
-    assert costs.recent_s(1, 0.0) == pytest.approx(0.01)
-    quick = RunCosts()
-    for _ in range(50):
-        quick.record(1, 0.01, 0.0)
-    quick.record(1, 1.0, 0.0)
-    assert quick.recent_s(1, 0.0) == pytest.approx(0.208)
-    assert quick.recent_s(1, RECENT_S + 0.01) is None
+    for each in took_s:
+        costs.record(1, each, 0.0)
+    return costs
+
+
+@pytest.mark.parametrize(
+    ("took_s", "least_s"),
+    [
+        ([1.0], None),
+        ([1.0, 0.01], 0.01),
+        ([0.01] * 50 + [1.0], 0.01),
+        ([0.01] * 50 + [1.0] * 4, 0.01),
+        ([0.01] * 50 + [1.0] * 5, 1.0),
+        ([1.0] * 50 + [0.01], 0.01),
+    ],
+)
+def test_only_what_several_runs_have_taken_refuses_anybody(took_s, least_s):
+    """One quick run is believed, four slow ones are exceptions; of one run alone nothing is known."""
+    assert costs_of(*took_s).recent_s(1, 0.0) == least_s
+
+
+def test_a_hiccup_leaves_the_mean_where_it_is_and_slowness_gets_there():
+    """A run of a second among those of 2 ms counts as 10 ms; ten of them as nearly all of a second."""
+    assert costs_of(*[0.002] * 50, 1.0).expected_s(1) == pytest.approx(0.0036)
+    assert costs_of(*[0.002] * 50, *[1.0] * 16).expected_s(1) > 0.5
+
+
+@pytest.mark.parametrize(("took_s", "known_s"), [(0.01, 0.1), (0.1, 0.3), (5.0, RECENT_S)])
+def test_what_refuses_is_tried_again_soon(took_s, known_s):
+    """After a tenth of a second, three times as long as a run takes, or a second; and two runs tell again."""
+    costs = costs_of(took_s, took_s)
+    assert costs.recent_s(1, known_s - 0.01) == took_s
+    assert costs.recent_s(1, known_s + 0.01) is None
+    costs.record(1, took_s, 100.0)
+    assert costs.recent_s(1, 100.0) is None
+    costs.record(1, took_s, 100.0 + took_s)
+    assert costs.recent_s(1, 100.0 + took_s) == took_s
+
+
+@pytest.mark.parametrize(("rows", "likely_s"), [(1, 0.010), (8, 0.010), (12, 0.015), (16, 0.020), (64, 0.080)])
+def test_between_sizes_that_were_measured_runs_are_as_long_as_a_line_says(rows, likely_s):
+    """No shorter than the smallest, and beyond the largest as much longer as there are more rows."""
+    costs = RunCosts()
+    assert costs.likely_s(1, 0.0) is None
+    for size, took_s in ((8, 0.010), (8, 9.0), (8, 0.010), (16, 0.020)):
+        costs.record(size, took_s, 0.0)
+    assert costs.likely_s(rows, 0.5) == pytest.approx(likely_s)
+    assert costs.likely_s(rows, RECENT_S + 0.1) is None
 
 
 def measured(stand, executor, took_s, **options):
     queue = stand.queue(executor, **options)
-    queue.costs.record(1, took_s, stand.clock())
+    measure(stand, queue, took_s)
     return queue
+
+
+def measure(stand, queue, took_s, sizes=(1,)):
+    """Of each size as many runs as it takes to be believed."""
+    for size in sizes:
+        queue.costs.record(size, took_s, stand.clock())
+        queue.costs.record(size, took_s, stand.clock())
 
 
 def test_a_request_that_can_not_be_in_time_any_more_is_not_run():
     """20 ms are left when its turn comes, and a run takes 50: refused as such; who has more time runs."""
     stand, executor = BatchStand(), FakeExecutor()
     queue = measured(stand, executor, 0.05)
-    queue.costs.record(2, 0.05, stand.clock())
     (late,), _ = stand.submit(queue, rows(1), deadline_s=stand.clock() + 0.03)
     (fine,), _ = stand.submit(queue, rows(2), deadline_s=stand.clock() + 0.3)
     stand.clock.advance(0.01)
@@ -104,9 +148,10 @@ def test_none_is_refused_whose_run_would_have_been_in_time(steps, run_s):
         if stand.scheduler.submit([(queue, task)]) == [None]:
             tasks.append((number, task))
         stand.clock.advance(pause_s)
+    measure(stand, queue, run_s)
     outcomes = stand.run()
     for number, task in tasks:
         if number in finished:
-            assert finished[number] <= task.deadline_s + 1e-6 or run_s > RECENT_S
+            assert finished[number] <= task.deadline_s + 1e-6
         else:
             assert isinstance(outcomes[task], DeadlineExceeded)

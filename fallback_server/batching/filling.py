@@ -1,0 +1,101 @@
+"""How far a batch is filled where some of those who wait have little time left. Pure: no lock, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+HEADROOM = 1.25
+"""Times as long as runs of its size took of late: so long a batch may take that is to be in time."""
+
+MAX_LOOKED_AT = 256
+"""How many of those who wait are weighed against each other: under a lock that every request needs."""
+
+_WORTH = 0.5
+"""Of the rows a second that another choice would give: what a batch gives that keeps the first one's deadline. One that
+gives less is run every other time at most."""
+
+
+class Want(NamedTuple):
+    """Who waits.
+
+    Attributes:
+        rows: How many.
+        deadline_s: By when they must have been run; inf for whenever.
+    """
+
+    rows: int
+    deadline_s: float
+
+
+class Choice(NamedTuple):
+    """Who runs together.
+
+    Attributes:
+        indices: Of those who wait, in order.
+        gave_way: Whether that is less than half as good as what could have run, for the sake of the first one.
+    """
+
+    indices: list[int]
+    gave_way: bool
+
+
+class _Batch(NamedTuple):
+    indices: list[int]
+    rows_per_s: float
+
+
+def chosen(
+    wants: Sequence[Want], *, now_s: float, room_rows: int, cost_s: Callable[[int], float], may_give_way: bool
+) -> Choice:
+    """Who runs together now, so that all of them are in time, as it seems.
+
+    The first one, and with it as many as leave it in time. Where that would be few, and others could be in time in a
+    larger batch without it, those are preferred every other time: of a crowd with one deadline the first has always the
+    least time left, and batches for its sake alone would let more of the others be late than they save.
+
+    Args:
+        wants: Who waits, whoever is to be served first in front. None of them is too late to be run alone.
+        now_s: The instant.
+        room_rows: The largest batch.
+        cost_s: How long a run of so many rows takes.
+        may_give_way: Whether the choice before this one did not.
+    """
+    alone = _Batch([0], wants[0].rows / max(cost_s(wants[0].rows), 1e-9))
+    batches = [_filled(wants, now_s, rows, cost_s) for rows in _sizes(room_rows)]
+    best = max(batches, key=_rows_per_s, default=alone)
+    first = max((batch for batch in batches if batch.indices[:1] == [0]), key=_rows_per_s, default=alone)
+    gives_way = first.rows_per_s < _WORTH * best.rows_per_s
+    if gives_way and not may_give_way:
+        return Choice(best.indices, gave_way=False)
+    return Choice(first.indices, gave_way=gives_way)
+
+
+def _filled(wants: Sequence[Want], now_s: float, most_rows: int, cost_s: Callable[[int], float]) -> _Batch:
+    """The first of those that are in time if a batch of so many rows is run."""
+    ends_s = now_s + HEADROOM * cost_s(most_rows)
+    indices: list[int] = []
+    rows = 0
+    for index, want in enumerate(wants):
+        if want.deadline_s < ends_s:
+            continue
+        if rows + want.rows > most_rows:
+            break
+        indices.append(index)
+        rows += want.rows
+    return _Batch(indices, rows / max(cost_s(rows), 1e-9) if rows else -math.inf)
+
+
+def _sizes(room_rows: int) -> Iterator[int]:
+    """The sizes that are weighed: 32, 24, 16, 12, 8, 6, 4, 3, 2, 1."""
+    while room_rows > 1:
+        yield room_rows
+        if room_rows > 3:
+            yield room_rows * 3 // 4
+        room_rows //= 2
+    yield 1
+
+
+def _rows_per_s(batch: _Batch) -> float:
+    return batch.rows_per_s
