@@ -1,5 +1,6 @@
 """TFLite files that harm whoever runs them: one that never ends, and one that ends the process."""
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from support import interpreter_models
 
@@ -9,23 +10,25 @@ interpreter_models._OPERATORS.setdefault(
 )
 
 
-def looping_model(*, itself=False):
+def looping_model(*, itself=False, shape=(1,)):
     """X float32 [1] -> y, by a loop whose condition always holds.
 
     Args:
         itself: The loop's body is the whole graph with the loop in it: planning it ends on the stack's end.
+        shape: Of all tensors; -1 for any size.
     """
     file = interpreter_models._File()
     main = file.graph()
-    x, y = file.tensor(main, "x", (1,)), file.tensor(main, "y", (1,))
+    x, y = file.tensor(main, "x", shape), file.tensor(main, "y", shape)
     file.operator(main, "WHILE", [x], [y], condSubgraphIndex=1, bodySubgraphIndex=0 if itself else 2)
     main.inputs, main.outputs = [x], [y]
     condition = file.graph()
-    given, holds = file.tensor(condition, "given", (1,)), file.tensor(condition, "holds", (1,), "bool")
-    file.operator(condition, "LESS_EQUAL", [given, given], [holds])
+    given, holds = file.tensor(condition, "given", shape), file.tensor(condition, "holds", (1,), "bool")
+    one = file.tensor(condition, "one", (1,), values=np.ones(1, np.float32))
+    file.operator(condition, "LESS_EQUAL", [one, one], [holds])
     condition.inputs, condition.outputs = [given], [holds]
     body = file.graph()
-    before, after = file.tensor(body, "before", (1,)), file.tensor(body, "after", (1,))
+    before, after = file.tensor(body, "before", shape), file.tensor(body, "after", shape)
     file.operator(body, "ADD", [before, before], [after])
     body.inputs, body.outputs = [before], [after]
     file.sign("serving_default", 0, {"x": x}, {"y": y})

@@ -157,7 +157,7 @@ def operator_file(name, dtype="float32", target=None):
         target: Of its outputs, where that is another than follows.
     """
     case = CASES[name]
-    _know(name)
+    know(name)
     file = interpreter_models._File()
     graph = file.graph()
 
@@ -213,7 +213,7 @@ def _quantization(label, kind, name):
     return found
 
 
-def _know(name):
+def know(name):
     """The operator's options, where it has any."""
     title = _OPTIONS.get(name) or "".join(part.capitalize() for part in name.split("_"))
     kind = getattr(schema.BuiltinOptions, f"{title}Options", 0)

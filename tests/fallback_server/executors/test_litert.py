@@ -6,12 +6,14 @@ import weakref
 
 import numpy as np
 import pytest
+from support.clock import FakeClock
 from support.edge_models import publish_scale, scale_model
 from support.interpreter_models import images, net_model, pair_model
+from support.operator_files import know
 from support.stateful_models import counting_model
 
 from fallback_server.core.errors import LoadFailed, VersionRefused
-from fallback_server.executors import litert
+from fallback_server.executors import litert, litert_runner
 from fallback_server.executors.base import RunSizes
 from fallback_server.executors.litert import open_litert
 from fallback_server.executors.litert_files import SealedFile, holds_litert, read_form, size_bytes
@@ -57,15 +59,64 @@ def test_odd_numbers_of_rows_are_answered_as_a_bare_interpreter_does():
     executor.close()
 
 
-def test_a_second_variable_dimension_is_planned_for_as_it_comes(tmp_path, monkeypatch):
+def test_a_second_variable_dimension_is_planned_for_as_it_comes(monkeypatch):
     """Each combination has its own interpreters, and only so many are kept."""
-    monkeypatch.setattr("fallback_server.executors.litert_runner.MAX_SHAPES", 2)
+    monkeypatch.setattr(litert_runner, "MAX_SHAPES", 2)
     executor = opened(_steps_model())
     for rows, steps in ((1, 3), (4, 7), (2, 1), (1, 3)):
         x = np.arange(rows * steps * 2, dtype=np.float32).reshape(rows, steps, 2)
         np.testing.assert_array_equal(executor.run(NAME, {"x": x})["y"], x + x)
     assert executor.run(NAME, {"x": np.empty((0, 5, 2), np.float32)})["y"].shape == (0, 5, 2)
     assert len(executor._runners[NAME]._shapes) == 2
+    executor.close()
+
+
+def test_shapes_that_come_in_turn_are_planned_once(monkeypatch):
+    """While there is memory, however many there are."""
+    executor = opened(_steps_model())
+    plans = counted_plans(monkeypatch)
+    for steps in [*range(1, 40)] * 3:
+        x = np.ones((2, steps, 2), np.float32)
+        np.testing.assert_array_equal(executor.run(NAME, {"x": x})["y"], x + x)
+    assert len(plans) == 39
+    executor.close()
+
+
+def counted_plans(monkeypatch):
+    """The shapes of the plans that are made from now on."""
+    plans = []
+    plan = litert_runner.planned
+    monkeypatch.setattr(
+        litert_runner, "planned", lambda *given, **named: plans.append(named["shapes"]) or plan(*given, **named)
+    )
+    return plans
+
+
+def test_shapes_give_way_when_they_take_too_much_memory(monkeypatch):
+    """Those that were used longest ago; one that takes a great part of it alone is not kept at all."""
+    executor = opened(_steps_model())
+    runner = executor._runners[NAME]
+    runner._shapes.clear()
+    runner._most_bytes = 1000
+    planning = []
+
+    def resident_bytes():
+        """100 for each step of the shapes that are kept, and of the one that is planned."""
+        return runner._before_bytes + 100 * (sum(shape[1] for (shape,) in runner._shapes) + sum(planning))
+
+    def plan(*given, shapes, planned=litert_runner.planned, **named):
+        planning.append(shapes["x"][1])
+        return planned(*given, shapes=shapes, **named)
+
+    monkeypatch.setattr(litert_runner, "resident_bytes", resident_bytes)
+    monkeypatch.setattr(litert_runner, "planned", plan)
+    for steps, kept in ((2, [2]), (1, [2, 1]), (2, [1, 2]), (9, [1, 2]), (1, [2, 1])):
+        executor.run(NAME, {"x": np.ones((1, steps, 2), np.float32)})
+        planning.clear()
+        assert [shape[1] for (shape,) in runner._shapes] == kept
+    runner._most_bytes = 50
+    executor.run(NAME, {"x": np.ones((1, 0, 2), np.float32)})
+    assert [shape[1] for (shape,) in runner._shapes] == [0]
     executor.close()
 
 
@@ -106,6 +157,87 @@ def _mean_model():
     return file.bytes()
 
 
+def test_many_rows_are_run_in_parts_that_are_planned(monkeypatch):
+    """A piece of a large request takes no more memory than its inputs and outputs."""
+    executor = opened(net_model())
+    plans = counted_plans(monkeypatch)
+    batch = np.resize(images(16), (1024, 16, 16, 3))
+    found = executor.run(NAME, {"image": batch})["scores"]
+    np.testing.assert_allclose(found[:16], executor.run(NAME, {"image": images(16)})["scores"], rtol=1e-5, atol=1e-6)
+    assert found.shape == (1024, 10)
+    assert plans == []
+    executor.close()
+
+
+def test_nothing_is_planned_once_all_is_filled(monkeypatch):
+    """However many threads run, in whatever sizes: planning holds Python's lock."""
+    executor = opened(net_model(), fill=True)
+    plans = counted_plans(monkeypatch)
+    gate = threading.Barrier(2)
+
+    def ask():
+        gate.wait(30)
+        for rows in range(1, 20):
+            executor.run(NAME, {"image": images(rows)})
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert plans == []
+    executor.close()
+
+
+def test_no_rows_of_strings_are_an_answer_without_rows():
+    """Of the outputs' inner shape, as numbers are; and strings are what they were."""
+    executor = opened(_words_model())
+    found = executor.run(NAME, {"x": np.array([b"a", b"", b"\0b"], object)})["y"]
+    assert found.tolist() == [[b"a"], [b""], [b"\0b"]]
+    assert executor.run(NAME, {"x": np.empty(0, object)})["y"].shape == (0, 1)
+    executor.close()
+
+
+def _words_model():
+    """X string [-1] -> y [-1, 1]."""
+    from support.interpreter_models import _File
+
+    know("RESHAPE")
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (-1,), "string"), file.tensor(graph, "y", (-1, 1), "string")
+    shape = file.tensor(graph, "shape", (2,), "int32", np.array([-1, 1], np.int32))
+    file.operator(graph, "RESHAPE", [x, shape], [y])
+    graph.inputs, graph.outputs = [x], [y]
+    file.sign(NAME, 0, {"x": x}, {"y": y})
+    return file.bytes()
+
+
+def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
+    """They are run in parts: a row that takes 0.7 s has no batch of four."""
+    monkeypatch.setattr(
+        litert_runner, "least_s", lambda run, *, progress: 0.7 * len(run.args[0]["x"]) + bool(progress()) * 0
+    )
+    executor = opened(scale_model(2.0))
+    assert sorted(executor._runners[NAME]._pools) == [1, 2]
+    assert executor.run(NAME, {"x": np.ones((5, 4), np.float32)})["y"].tolist() == [[2] * 4] * 5
+    executor.close()
+
+
+def test_a_run_that_takes_long_is_timed_once(monkeypatch):
+    """It tells enough; short ones are run until it can be told."""
+    clock = FakeClock()
+    monkeypatch.setattr(litert_runner.time, "perf_counter", clock)
+    runs, steps = [], []
+
+    def run():
+        runs.append(None)
+        clock.advance(0.5)
+
+    assert litert_runner.least_s(run, progress=lambda: steps.append(None)) == 0.5
+    assert (len(runs), len(steps)) == (1, 1)
+
+
 def test_a_large_file_has_fewer_interpreters(monkeypatch):
     """Each packs the weights anew: sizes between are left out, and runs wait for one another."""
     monkeypatch.setattr(litert, "KEPT_BYTES", 5 * len(net_model()))
@@ -141,6 +273,8 @@ def test_each_request_begins_without_what_was_before():
     executor = opened(counting_model())
     x = np.ones((1, 4), np.float32)
     assert [executor.run(NAME, {"x": x})["y"].tolist() for _ in range(3)] == [[[2] * 4]] * 3
+    executor.run(NAME, {"x": x * 100})
+    assert executor.run(NAME, {"x": x})["y"].tolist() == [[2] * 4]
     executor.close()
 
 

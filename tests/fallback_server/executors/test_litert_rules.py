@@ -33,10 +33,10 @@ def flattened(shaped_by_input):
     """Reshapes x by a shape that is computed from its own, as Keras' Flatten does; or by one that a caller sends."""
     file = _File()
     graph = file.graph()
-    operator_files._know("SHAPE")
-    operator_files._know("RESHAPE")
-    operator_files._know("PACK")
-    operator_files._know("STRIDED_SLICE")
+    operator_files.know("SHAPE")
+    operator_files.know("RESHAPE")
+    operator_files.know("PACK")
+    operator_files.know("STRIDED_SLICE")
     x, sent = file.tensor(graph, "x", (-1, 2, 2)), file.tensor(graph, "sent", (2,), "int32")
     shape, rows = file.tensor(graph, "shape", (3,), "int32"), file.tensor(graph, "rows", (), "int32")
     at = [file.tensor(graph, f"at{each}", (1,), "int32", np.int32([each])) for each in (0, 1)]
