@@ -99,7 +99,12 @@ def task_for(
     """What waits for a call that was checked, and where."""
     caller = Admitted(call, handle, name, settle)
     task = Task(
-        caller=caller, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows, priority=_level(call.priority)
+        caller=caller,
+        inputs=call.inputs,
+        deadline_s=call.deadline_s,
+        rows=rows,
+        priority=_level(call.priority),
+        exact=call.held is not None,  # A step of a sequence: what it leaves behind stays, with all that was padded.
     )
     return caller, (handle.servable.queues[name], task)
 

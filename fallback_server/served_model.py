@@ -20,6 +20,7 @@ from fallback_server.executors.choice import Choice
 from fallback_server.executors.registry import AUTO, Registry
 from fallback_server.opening import Opener
 from fallback_server.package_info import PackageInfo, read_package
+from fallback_server.sequences.pairing import state_inputs
 from fallback_server.statistics import KeptStatistics, VersionStatistics
 
 MAX_LANES = 64
@@ -175,13 +176,19 @@ class ServedModel:
             options=self._options,
             merges=signature.batches,
             on_run=functools.partial(_ran, self.statistics, self._on_run),
-            variable_axes={key: spec.variable_axes for key, spec in signature.inputs.items()},
+            variable_axes=_padded_axes(signature),
             lanes=MAX_LANES if signature.batches_inside else 0,
             in_process=self.executor.in_process,
         )
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:
         return (*self.queues.values(), *tuple(self._joint_queues.values()))
+
+
+def _padded_axes(signature: Signature) -> dict[str, frozenset[int]]:
+    """Input -> the dimensions along which it may be filled up: none of what was the state after a step, and is whole."""
+    states = state_inputs(signature)
+    return {name: spec.variable_axes for name, spec in signature.inputs.items() if name not in states}
 
 
 def _nothing() -> None:

@@ -154,7 +154,7 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
     rows = sum(task.size for task in tasks)
     size = queue.run_rows(rows)
     parts = [task.made() for task in tasks]
-    if queue.lengths is not None and queue.merges:
+    if queue.lengths is not None and queue.merges and not tasks[0].exact:
         parts = queue.lengths.alike(parts)
     inputs = GivenInputs(_joined(parts, padding=size - rows))
     del parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -16,10 +17,11 @@ class Group:
         rows: How many rows of them wait.
     """
 
-    __slots__ = ("_levels", "rows")
+    __slots__ = ("_deadline_s", "_levels", "rows")
 
     def __init__(self) -> None:
         self.rows = 0
+        self._deadline_s: float | None = math.inf
         self._levels: dict[int, deque[Task]] = {}
 
     def put(self, task: Task) -> None:
@@ -29,6 +31,8 @@ class Group:
             level = self._levels[task.priority] = deque()
         level.append(task)
         self.rows += task.rows
+        if task.deadline_s is not None and self._deadline_s is not None:
+            self._deadline_s = min(self._deadline_s, task.deadline_s)
 
     def head(self) -> Task:
         """Which is next. Something must wait."""
@@ -45,12 +49,14 @@ class Group:
         if not level:
             del self._levels[task.priority]
         self.rows -= task.rows
+        self._deadline_s = None
         return task
 
     def put_back(self, task: Task) -> None:
         """In front of those of its priority, where it was taken from: whoever was taken last first."""
         self._levels.setdefault(task.priority, deque()).appendleft(task)
         self.rows += task.rows
+        self._deadline_s = None
 
     def let_pass(self, rows: int) -> None:
         """Those behind the head, of its priority, come before it: so many rows of them."""
@@ -67,6 +73,13 @@ class Group:
     def oldest_s(self) -> float:
         """When the one came that has waited longest. Something must wait."""
         return min(level[0].enqueued_s for level in self._levels.values())  # Of those that let pass others, nearly.
+
+    def deadline_s(self) -> float:
+        """The earliest deadline of all; inf for none. Looked for only when something was taken out since."""
+        if self._deadline_s is None:
+            deadlines_s = [task.deadline_s for level in self._levels.values() for task in level]
+            self._deadline_s = min((each for each in deadlines_s if each is not None), default=math.inf)
+        return self._deadline_s
 
     def tasks(self) -> list[Task]:
         """All of them."""
@@ -85,6 +98,7 @@ class Group:
                     del self._levels[priority]
                 dropped += gone
         self.rows -= sum(task.rows for task in dropped)
+        self._deadline_s = None
         return dropped
 
     def __len__(self) -> int:

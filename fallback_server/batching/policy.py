@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 MAX_OVERTAKEN_S = 1.0
@@ -9,6 +10,10 @@ MAX_OVERTAKEN_S = 1.0
 
 PIECE_S = 0.05
 """How long a piece of a large request may run, where it may be larger than a batch: others wait for it."""
+
+
+SPARE = 2.0
+"""How many times as long as its run takes a batch begins before the first of its deadlines."""
 
 
 def due_at_s(*, oldest_s: float, rows: int, max_rows: int, timeout_s: float) -> float:
@@ -21,6 +26,21 @@ def due_at_s(*, oldest_s: float, rows: int, max_rows: int, timeout_s: float) -> 
         timeout_s: How long the first request waits for company.
     """
     return oldest_s if rows >= max_rows else oldest_s + timeout_s
+
+
+def due_in_time_s(*, due_s: float, oldest_s: float, deadline_s: float, run_s: float | None) -> float:
+    """The instant from which a batch may run, which is not to wait for company until it is too late.
+
+    Args:
+        due_s: When it would be due without deadlines.
+        oldest_s: When the first request came.
+        deadline_s: The first by which one of them must have been run; inf for none.
+        run_s: How long a run takes; None where that is not known: then they wait for half of their time.
+    """
+    if deadline_s == math.inf:
+        return due_s
+    latest_s = (oldest_s + deadline_s) / 2 if run_s is None else deadline_s - SPARE * run_s
+    return min(due_s, max(oldest_s, latest_s))
 
 
 def precedence_s(*, enqueued_s: float, priority: int) -> float:

@@ -28,6 +28,9 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 TOO_LONG = 4
 """Times as long as whoever brings a request may run it."""
 
+_EXACT = -1
+"""No size. Keeps what is not padded apart from what may be."""
+
 _keys = itertools.count()
 
 
@@ -161,7 +164,7 @@ class BatchQueue:
 
     def put(self, task: Task) -> None:
         """Appends a task to its group."""
-        key = self._key(task.inputs) if self.merges else ()
+        key = self._key(task) if self.merges else ()
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group()
@@ -179,8 +182,10 @@ class BatchQueue:
     def due_at_s(self) -> float:
         """When the next batch is due. Something must wait."""
         due_s = min(map(self._group_due_at_s, self._groups.values()))
-        if self._gathering is None or not self.merges or self.rows >= self.batch_rows:
+        if not self.merges or self.rows >= self.batch_rows:
             return due_s
+        if self._gathering is None:
+            return -math.inf if self.options.batch_timeout_us and self._anybody_left() else due_s
         until_s = min(self._latest_s, self._gathering.until_s(self.rows, running=self._running_rows > 0))
         if until_s <= due_s or any(group.head().whole is not None for group in self._groups.values()):
             return due_s  # What is left of a large request has waited for its other pieces.
@@ -203,8 +208,10 @@ class BatchQueue:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
 
         Something must wait. The batch is empty where that was settled meanwhile. What is in it and could not be in time
-        even alone is `refused`.
+        even alone is `refused`. Of those that wait for company whoever's caller has left comes by itself.
         """
+        if self.options.batch_timeout_us and (left := self.drop(_left)):
+            return left
         key, group = self._first(now_s)
         batch = self._merge(group, now_s) if self.merges else self._single(group, now_s)
         if not len(group):
@@ -384,6 +391,10 @@ class BatchQueue:
             group.let_pass(self.batch_rows)
         return [piece]
 
+    def _anybody_left(self) -> bool:
+        """Whether somebody waits for company whose caller has left. Looks at no more than a batch."""
+        return any(map(_left, self.tasks()))
+
     def _gone(self, task: Task) -> None:
         self.rows -= task.rows
         self.bytes -= task.bytes
@@ -394,15 +405,22 @@ class BatchQueue:
         options = self.options
         return max(0, rows - max(options.max_enqueued_rows // 2, options.max_batch_size_rows))
 
-    def _key(self, inputs: Mapping[str, Array]) -> Shapes:
-        if self.lengths is not None:
+    def _key(self, task: Task) -> Shapes:
+        inputs = task.inputs
+        if self.lengths is not None and not task.exact:
             return self.lengths.class_of(inputs)
-        return tuple(inputs[name].shape[1:] for name in sorted(inputs))
+        shapes = tuple(inputs[name].shape[1:] for name in sorted(inputs))
+        return (*shapes, (_EXACT,)) if task.exact else shapes
 
     def _group_due_at_s(self, group: Group) -> float:
-        return policy.due_at_s(
-            oldest_s=group.oldest_s(),
-            rows=group.rows,
-            max_rows=self.batch_rows,
-            timeout_s=self.options.batch_timeout_s if self.merges else 0.0,
-        )
+        timeout_s = self.options.batch_timeout_s if self.merges else 0.0
+        oldest_s = group.oldest_s()
+        due_s = policy.due_at_s(oldest_s=oldest_s, rows=group.rows, max_rows=self.batch_rows, timeout_s=timeout_s)
+        if not timeout_s or due_s <= oldest_s:
+            return due_s
+        run_s = self.costs.expected_s(self.run_rows(group.rows))
+        return policy.due_in_time_s(due_s=due_s, oldest_s=oldest_s, deadline_s=group.deadline_s(), run_s=run_s)
+
+
+def _left(task: Task) -> bool:
+    return task.caller.cancelled

@@ -25,7 +25,8 @@ MAX_ROWS = 2**31
 """More than any request has."""
 
 _SWEEP_S = 0.05
-"""How often a full queue is searched for tasks that nobody waits for: it looks at every task, under the lock."""
+"""How often a queue that is full, or waits for company, is searched for tasks that nobody waits for: that looks at every
+task, under the lock."""
 
 OnDone = Callable[[Sequence[Outcome]], None]
 
@@ -425,6 +426,8 @@ class BatchScheduler:
                 if self._leaves(earliest_s):
                     del self._threads[threading.current_thread()]
                     return None
+                if earliest_s < math.inf:  # Somebody's caller may leave meanwhile.
+                    earliest_s = min(earliest_s, now_s + _SWEEP_S)
                 self._idle += 1
                 self._looks_s = min(self._looks_s, earliest_s)
                 self._wake.wait(None if earliest_s == math.inf else earliest_s - now_s)

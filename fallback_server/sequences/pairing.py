@@ -100,6 +100,12 @@ def found_pairs(signature: Signature) -> dict[str, str]:
     return pairs
 
 
+def state_inputs(signature: Signature) -> frozenset[str]:
+    """The inputs that are a state by their names, whether or not it can be told which output is theirs."""
+    names = filter(_STATE.search, signature.inputs)
+    return frozenset(name for name in names if any(out in signature.outputs for out in output_names(name)))
+
+
 def output_names(into: str) -> Iterator[str]:
     """What the output is called that is the next value of a state, the likelier first."""
     bare = _BEFORE.sub("", into)

@@ -1,5 +1,7 @@
 """What can't be answered in time is refused before it runs."""
 
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,10 @@ from support.batch_stand import BatchStand, make, rows
 from support.fallback_fakes import FakeExecutor
 
 from fallback_server.batching.costs import RECENT_S, RunCosts
-from fallback_server.core.errors import DeadlineExceeded, QueueFull
+from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.queue import BatchQueue
+from fallback_server.batching.scheduler import BatchScheduler
+from fallback_server.core.errors import DeadlineExceeded, QueueFull, RequestCancelled
 
 
 def test_costs_are_of_runs_alike_in_size():
@@ -155,3 +160,49 @@ def test_none_is_refused_whose_run_would_have_been_in_time(steps, run_s):
             assert finished[number] <= task.deadline_s + 1e-6
         else:
             assert isinstance(outcomes[task], DeadlineExceeded)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_deadline_ends_the_wait_for_company(known):
+    """A batch timeout of half a second, 200 ms left and nothing else to do: it is answered in time."""
+    stand, executor = BatchStand(batch_timeout_us=500_000), FakeExecutor()
+    queue = measured(stand, executor, 0.02) if known else stand.queue(executor)
+    begin_s = stand.clock()
+    (company,), _ = stand.submit(queue, rows(1))
+    (task,), _ = stand.submit(queue, rows(1), deadline_s=begin_s + 0.2)
+    assert not stand.scheduler.step()
+    while not stand.done:
+        stand.clock.advance(0.01)
+        stand.scheduler.step()
+    assert {id(one) for one, outcome in stand.done if "y" in outcome} == {id(task), id(company)}
+    assert stand.clock() - begin_s == pytest.approx(0.16 if known else 0.1, abs=0.011)
+
+
+def test_whose_caller_leaves_waits_for_company_no_longer():
+    """It is settled by itself, and the others wait on."""
+    stand, executor = BatchStand(batch_timeout_us=10_000_000), FakeExecutor()
+    queue = stand.queue(executor)
+    (left, stays), _ = stand.submit(queue, rows(1), rows(2))
+    assert not stand.scheduler.step()
+    left.caller.cancelled = True
+    assert stand.scheduler.step()
+    assert [(task, type(outcome)) for task, outcome in stand.done] == [(left, RequestCancelled)]
+    assert not stand.scheduler.step()
+    stand.clock.advance(10)
+    assert "y" in stand.run()[stays]
+    assert executor.batches == [1]
+    assert stand.idle()
+
+
+def test_threads_see_that_a_caller_has_left():
+    """Long before anything else is due."""
+    settled = threading.Event()
+    options = BatchingOptions(batch_timeout_us=3_000_000_000)
+    scheduler = BatchScheduler(options=options, on_done=lambda outcomes: settled.set())
+    queue = BatchQueue(name="m", run=lambda inputs: {"y": inputs["x"]}, options=options, merges=True)
+    scheduler.start()
+    task = make(rows(1))
+    scheduler.submit([(queue, task)])
+    task.caller.cancelled = True
+    assert settled.wait(30)
+    assert scheduler.stop(timeout_s=30)

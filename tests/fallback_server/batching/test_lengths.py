@@ -8,6 +8,7 @@ from support.batch_stand import BatchStand, make
 from support.fallback_fakes import FakeExecutor
 
 from fallback_server.batching.lengths import Lengths
+from fallback_server.batching.tasks import Task
 
 AXES = {"x": frozenset({1})}
 
@@ -98,3 +99,22 @@ def test_classes(length, allowed, size):
     lengths = Lengths(axes=AXES, allowed=allowed)
     assert lengths.class_of({"x": np.empty((2, length))}) == ((size,),)
     assert make(np.empty((1, 1))).rows == 1
+
+
+def test_what_is_exact_runs_beside_its_own_shapes_alone():
+    """A step of a sequence is not padded, nor to allowed lengths; two of one shape run together."""
+    shapes = []
+
+    def run(inputs):
+        shapes.append(inputs["x"].shape)
+        return {"y": inputs["x"]}
+
+    stand, queue = seen_by(run, allowed_lengths=(4, 16))
+    arrays = [np.ones((1, length), np.float32) for length in (3, 4, 3, 2)]
+    tasks = [Task(caller=make(arrays[0]).caller, inputs={"x": each}, deadline_s=None, exact=True) for each in arrays]
+    stand.scheduler.submit([(queue, task) for task in tasks])
+    stand.submit(queue, arrays[0], arrays[1])
+    outcomes = stand.run()
+    assert sorted(shapes) == [(1, 2), (1, 4), (2, 3), (2, 4)]
+    assert [outcomes[task]["y"].shape for task in tasks] == [(1, 3), (1, 4), (1, 3), (1, 2)]
+    assert stand.idle()

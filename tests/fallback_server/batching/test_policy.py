@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from fallback_server.batching import policy
@@ -58,3 +60,21 @@ def test_due(rows, timeout_s, due_s):
 def test_admits(rows, queued, admitted):
     """Up to the bound; and into an empty queue whatever the size, since nothing else could ever serve it."""
     assert policy.admits(rows=rows, queued_rows=queued, max_queued_rows=10) is admitted
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "run_s", "due_s"),
+    [
+        (math.inf, 0.1, 5.5),
+        (5.9, 0.1, 5.5),
+        (5.5, 0.1, 5.3),
+        (5.1, 0.1, 5.0),
+        (5.2, None, 5.1),
+        (7.0, None, 5.5),
+        (4.0, 0.1, 5.0),
+    ],
+)
+def test_nobody_waits_for_company_until_it_is_too_late(deadline_s, run_s, due_s):
+    """Until twice a run before the deadline; where none was measured, for half of the time."""
+    found_s = policy.due_in_time_s(due_s=5.5, oldest_s=5.0, deadline_s=deadline_s, run_s=run_s)
+    assert found_s == pytest.approx(due_s)
