@@ -132,3 +132,38 @@ def test_the_server_needs_no_more_than_its_files_to_be_whole(served):
     folder = next(flag.partition("=")[2] for flag in served.flags if flag.startswith("--model_repository"))
     os.truncate(Path(folder) / "lite" / "1" / "model.tflite", 0)
     assert predict(served, "lite") == [[2, 4, 6, 8], [0, 0, 0, 2]]
+
+
+CLOSES_SLOWLY = """
+import time
+
+
+class Model:
+    signatures = {"serving_default": {"inputs": {"x": ("float32", (-1,))}, "outputs": {"y": ("float32", (-1,))}}}
+
+    def __init__(self, path):
+        self.path = path
+
+    def predict(self, signature, inputs):
+        return {"y": inputs["x"]}
+
+    def close(self):
+        (self.path.parent / "begun").touch()
+        time.sleep(1)
+        (self.path.parent / "ended").touch()
+"""
+
+
+def test_a_stop_lets_a_class_of_ones_own_put_its_things_in_order(tmp_path):
+    """SIGTERM waits for its `close`, as an unload does."""
+    from support.fallback_process import ServerProcess
+
+    (tmp_path / "own" / "1").mkdir(parents=True)
+    (tmp_path / "own" / "1" / "model.py").write_text(CLOSES_SLOWLY)
+    server = ServerProcess(*FLAGS, f"--model_base_path={tmp_path / 'own'}", "--model_name=own")
+    server.terminate()
+    try:
+        assert server.wait() == 0
+    finally:
+        server.close()
+    assert sorted(file.name for file in (tmp_path / "own").iterdir() if file.is_file()) == ["begun", "ended"]
