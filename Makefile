@@ -52,7 +52,7 @@ bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the 
 	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
 		switching loads unloads startup large_messages typed_values rest \
 		routing coalescing far cascade \
-		executors templates fair_models transports sequences serving; do \
+		executors templates fair_models transports sequences serving workers; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
 
 bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers (QUICK=1: a look)

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import signal
+import threading
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -55,6 +56,9 @@ _NATIVE_INLINE = 4
 
 _WORKERS_S = 60.0
 """For workers to take connections before the server says that it does; one that can't is told in the log."""
+
+_CLOSE_S = 6.0
+"""For models to be unloaded by themselves; a class of the user's own has 5 s to close what it has open."""
 
 _UNLOAD_S = 5.0
 """For threads to end and memory to be freed once nothing is in flight any more."""
@@ -255,10 +259,13 @@ class Server:
             self._config_watcher.stop(timeout_s=_UNLOAD_S)
         self._poller.stop(timeout_s=_UNLOAD_S)
         batches = self._dataplane.scheduler.stop(timeout_s=_UNLOAD_S)
-        # Nothing is wanted any more: what ends now is not loaded anew.
-        self._manager.set_aspired({})
+        # Models of the user's own are closed in their turn; what takes longer, or hangs, is ended.
+        late = threading.Timer(_CLOSE_S, self._registry.close)
+        late.name, late.daemon = "late", True
+        late.start()
+        loads = self._manager.stop(timeout_s=_CLOSE_S + _UNLOAD_S)
+        late.cancel()
         self._registry.close()
-        loads = self._manager.stop(timeout_s=_UNLOAD_S)
         return batches and loads
 
     def _on_signal(self, number: signal.Signals) -> None:

@@ -89,13 +89,13 @@ class RunCosts:
         found = self._classes.get(rows.bit_length()) or self._nearest(rows)
         return None if found is None else found.mean_s
 
-    def likely_s(self, rows: int) -> float | None:
+    def shown_s(self, rows: int) -> float | None:
         """As `expected_s`, or what the last of them took where that was less: one shows that a hiccup was one.
 
         What is run in a thread beside others takes longer than it would by itself, and so can't show how short it is.
         """
         found = self._classes.get(rows.bit_length()) or self._nearest(rows)
-        return None if found is None else min(found.mean_s, found.last_s)
+        return None if found is None else min(found.mean_s, found.last[0][0])
 
     def recent_s(self, rows: int, now_s: float) -> float | None:
         """How long a run of so many rows takes at least, as it seems; None where that was not measured of late.

@@ -122,7 +122,9 @@ class BatchQueue:
         self._left_out = False
         self._running_rows = 0
         self._gathering: Gathering | None = None
-        if self.merges and options.max_gather_us and not (options.batch_timeout_us or options.target_latency_ms):
+        waits_otherwise = options.batch_timeout_us or options.target_latency_ms
+        # In this process a run wakes up nobody, and what it costs beside its rows is next to nothing.
+        if self.merges and options.max_gather_us and not (in_process or waits_otherwise):
             self._gathering = Gathering(options.max_gather_us / 1e6)
         self._latest_s = math.inf
 
@@ -250,7 +252,7 @@ class BatchQueue:
         """
         if not self._in_process:
             return False
-        run_s = self.costs.likely_s(rows)
+        run_s = self.costs.shown_s(rows)
         return run_s is not None and run_s <= bound_s
 
     def run_rows(self, rows: int) -> int:

@@ -25,7 +25,7 @@ from fallback_server.core.servable import ServableId
 from fallback_server.counts import Gauge
 from fallback_server.dataplane import Answer, DataPlane, Observe, PredictCall
 from fallback_server.executors.base import RunSizes
-from fallback_server.executors.litert import LiteRtExecutor
+from fallback_server.executors.litert import open_litert
 from fallback_server.executors.litert_files import SealedFile
 from fallback_server.executors.worker.nursery_main import end_with
 from fallback_server.metrics import Metrics, observer
@@ -216,22 +216,16 @@ class Worker:
 
     def _loaded(self, host: Host, fd: int) -> ServedModel:
         """What the first process has loaded and tried, in this one."""
-        file = SealedFile(fd)
-        try:
-            executor = LiteRtExecutor(
-                file,
-                sizes=RunSizes(rows=host.rows, threads=host.threads),
-                whole=frozenset(host.whole),
-                threads=host.run_threads,
-            )
-            executor.warm_up()
-            executor.stands_for(host.methods, host.signature_defs)
-        except BaseException:
-            file.close()
-            raise
-        self._metrics.load(
-            model=host.name, version=host.version, seconds=0.0, ok=True
-        )  # From now on it is known there.
+        executor = open_litert(
+            SealedFile(fd),
+            sizes=RunSizes(rows=host.rows, threads=host.threads),
+            whole=frozenset(host.whole),
+            threads=host.run_threads,
+            fill=True,
+        )
+        executor.stands_for(host.methods, host.signature_defs)
+        # From now on it is known there: loads themselves are not told.
+        self._metrics.load(model=host.name, version=host.version, seconds=0.0, ok=True)
         package = None
         if host.fingerprint:
             package = PackageInfo(

@@ -59,7 +59,9 @@ class Connection:
     """A connection of its own: which process has it, the system decides."""
 
     def __init__(self, address):
-        self.channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self.channel = grpc.insecure_channel(
+            address, options=[*methods.UNLIMITED_MESSAGES, ("grpc.use_local_subchannel_pool", 1)]
+        )
         self._predict = methods.PREDICT.bind(self.channel)
 
     def predict(self, timeout=20, **asked):

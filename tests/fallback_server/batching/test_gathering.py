@@ -181,10 +181,10 @@ def test_one_client_waits_for_nobody():
     assert max(loop.waited_s) < 1.02e-3
 
 
-def engaged(**options):
+def engaged(*, in_process=False, **options):
     """A queue in which a request waits for others now."""
     stand, executor = BatchStand(num_batch_threads=1, **options), FakeExecutor()
-    queue = stand.queue(executor)
+    queue = stand.queue(executor, in_process=in_process)
     queue.costs.record(1, 0.002, stand.clock())
     queue.costs.record(32, 0.0021, stand.clock())
     for _ in range(40):
@@ -212,10 +212,17 @@ def test_a_gathered_batch_begins_in_time_or_when_all_are_here():
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_gather_us": 0}, {"target_latency_ms": 50.0}, {"enabled": False}, {"max_batch_size_rows": 1}]
+    "options",
+    [
+        {"max_gather_us": 0},
+        {"target_latency_ms": 50.0},
+        {"enabled": False},
+        {"max_batch_size_rows": 1},
+        {"in_process": True},
+    ],
 )
 def test_who_does_not_gather(options):
-    """Not where it is turned off, a latency is to be held, or nothing is merged."""
+    """Not where it is turned off, a latency is to be held, nothing is merged, or a run wakes up nobody."""
     stand, _, _ = engaged(**options)
     assert stand.scheduler.step()
 

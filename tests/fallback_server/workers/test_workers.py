@@ -1,18 +1,32 @@
 """A server of several processes: all answer the same, one may die, and changes reach all before they are answered."""
 
 import os
+import queue
 import signal
 import threading
 import urllib.request
 
 import grpc
+import numpy as np
 import pytest
 from support.complete import require
 from support.fallback_process import ServerProcess
-from support.worker_servers import FLAGS, Connection, alive, ends, publish, serve, spread, wait_for, worker_pids
+from support.worker_servers import (
+    FLAGS,
+    Connection,
+    alive,
+    ends,
+    publish,
+    request,
+    serve,
+    spread,
+    wait_for,
+    worker_pids,
+)
 
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.protocol.proto import inference_pb2 as oip
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport.native.choice import installed
 
@@ -42,12 +56,17 @@ def own(transport, tmp_path):
 
 
 OWN = """
+import time
+
+
 class Model:
     def __init__(self, path):
         spec = {"x": ("float32", (-1, 4))}
         self.signatures = {"serving_default": {"inputs": spec, "outputs": {"y": ("float32", (-1, 4))}}}
 
     def predict(self, signature, inputs):
+        if inputs["x"][0, 0] < 0:
+            time.sleep(3)
         return {"y": inputs["x"] * 7}
 """
 
@@ -121,6 +140,42 @@ def test_streams_and_questions_reach_the_first(stand):
         with pytest.raises(grpc.RpcError) as caught:
             one.channel.unary_unary("/no.Such/Call")(b"", timeout=20)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_what_is_passed_on_keeps_its_deadline_its_size_and_its_metadata(stand):
+    """A request to a model of another process: as if it had come to the first one, the time of the server's own too."""
+    for one in stand.each():
+        code, _ = refused(one, model="own", values=(-1, 0, 0, 0), timeout=0.5)
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+        large = request(model="own")
+        large.inputs["x"].ClearField("float_val")
+        large.inputs["x"].tensor_shape.dim[0].size = 500_000
+        large.inputs["x"].tensor_content = np.ones((500_000, 4), np.float32).tobytes()
+        call = methods.PREDICT.bind(one.channel)
+        answer, told = call.with_call(large, timeout=30, metadata=[methods.TENSOR_CONTENT_METADATA])
+        assert np.frombuffer(answer.outputs["y"].tensor_content, np.float32).sum() == 7 * 2_000_000
+        assert methods.SERVER_MS_METADATA in {key for key, _ in told.trailing_metadata()}
+
+
+def test_streams_of_requests_are_passed_on(stand):
+    """Each answer comes as soon as it is there, before the stream ends."""
+    stream_infer = methods.MODEL_STREAM_INFER
+    for one in stand.each():
+        asked = queue.SimpleQueue()
+        call = one.channel.stream_stream(
+            stream_infer.path,
+            request_serializer=stream_infer.request.SerializeToString,
+            response_deserializer=stream_infer.response.FromString,
+        )(iter(asked.get, None), timeout=60)
+        for model, factor in (("lite", 2.0), ("own", 7.0)):
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "contents": {"fp32_contents": [1, 2, 3, 4]}}
+            asked.put(oip.ModelInferRequest(model_name=model, inputs=[tensor]))
+            answer = next(call)
+            assert not answer.error_message
+            outputs = np.frombuffer(answer.infer_response.raw_output_contents[0], np.float32)
+            assert outputs.tolist() == [factor * value for value in (1, 2, 3, 4)]
+        asked.put(None)
+        assert list(call) == []
 
 
 def test_a_version_that_came_answers_everywhere(own):
