@@ -186,7 +186,7 @@ class ServedModel:
 
 
 def _padded_axes(signature: Signature) -> dict[str, frozenset[int]]:
-    """Input -> the dimensions along which it may be filled up: none of what was the state after a step, and is whole."""
+    """Input -> the dimensions along which it may be filled up: none of what is the state after a step, as it is."""
     states = state_inputs(signature)
     return {name: spec.variable_axes for name, spec in signature.inputs.items() if name not in states}
 

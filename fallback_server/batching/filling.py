@@ -13,8 +13,12 @@ MAX_LOOKED_AT = 256
 """How many of those who wait are weighed against each other: under a lock that every request needs."""
 
 _WORTH = 0.5
-"""Of the rows a second that another choice would give: what a batch gives that keeps the first one's deadline. One that
+"""Of the rows a second that another choice would give: what a batch gives that keeps the tightest deadline. One that
 gives less is run every other time at most."""
+
+
+_LEAST_S = 1e-9
+"""No run is shorter."""
 
 
 class Want(NamedTuple):
@@ -34,7 +38,8 @@ class Choice(NamedTuple):
 
     Attributes:
         indices: Of those who wait, in order.
-        gave_way: Whether that is less than half as good as what could have run, for the sake of the first one.
+        gave_way: Whether that is less than half as good as what could have run, or without the first one, for the sake
+            of one with little time left.
     """
 
     indices: list[int]
@@ -51,9 +56,10 @@ def chosen(
 ) -> Choice:
     """Who runs together now, so that all of them are in time, as it seems.
 
-    The first one, and with it as many as leave it in time. Where that would be few, and others could be in time in a
-    larger batch without it, those are preferred every other time: of a crowd with one deadline the first has always the
-    least time left, and batches for its sake alone would let more of the others be late than they save.
+    The one with the least time left, and with it as many as leave it in time, in order. Where that would be few, and
+    others could be in time in a larger batch without it, or where it leaves out the first one, those are preferred
+    every other time: of a crowd with one deadline somebody has always little time left, and batches for its sake alone
+    would let more of the others be late than they save.
 
     Args:
         wants: Who waits, whoever is to be served first in front. None of them is too late to be run alone.
@@ -62,29 +68,42 @@ def chosen(
         cost_s: How long a run of so many rows takes.
         may_give_way: Whether the choice before this one did not.
     """
-    alone = _Batch([0], wants[0].rows / max(cost_s(wants[0].rows), 1e-9))
-    batches = [_filled(wants, now_s, rows, cost_s) for rows in _sizes(room_rows)]
-    best = max(batches, key=_rows_per_s, default=alone)
-    first = max((batch for batch in batches if batch.indices[:1] == [0]), key=_rows_per_s, default=alone)
-    gives_way = first.rows_per_s < _WORTH * best.rows_per_s
+    tightest = min(range(len(wants)), key=lambda index: wants[index].deadline_s)
+    alone = _Batch([tightest], wants[tightest].rows / max(cost_s(wants[tightest].rows), _LEAST_S))
+    sizes = list(_sizes(room_rows))
+    best = max((_filled(wants, now_s, rows, cost_s) for rows in sizes), key=_rows_per_s)
+    tight = max((_filled(wants, now_s, rows, cost_s, tightest) for rows in sizes), key=_rows_per_s)
+    if not tight.indices:
+        tight = alone
+    if not best.indices:
+        best = tight
+    gives_way = tight.rows_per_s < _WORTH * best.rows_per_s or tight.indices[0] > 0
     if gives_way and not may_give_way:
         return Choice(best.indices, gave_way=False)
-    return Choice(first.indices, gave_way=gives_way)
+    return Choice(tight.indices, gave_way=gives_way)
 
 
-def _filled(wants: Sequence[Want], now_s: float, most_rows: int, cost_s: Callable[[int], float]) -> _Batch:
-    """The first of those that are in time if a batch of so many rows is run."""
+def _filled(
+    wants: Sequence[Want], now_s: float, most_rows: int, cost_s: Callable[[int], float], with_: int | None = None
+) -> _Batch:
+    """The first of those that are in time if a batch of so many rows is run; and one of them in any case, or nobody."""
     ends_s = now_s + HEADROOM * cost_s(most_rows)
     indices: list[int] = []
     rows = 0
+    if with_ is not None:
+        rows = wants[with_].rows
+        if wants[with_].deadline_s < ends_s or rows > most_rows:
+            return _Batch([], -math.inf)
+        indices.append(with_)
     for index, want in enumerate(wants):
-        if want.deadline_s < ends_s:
+        if want.deadline_s < ends_s or index == with_:
             continue
         if rows + want.rows > most_rows:
             break
         indices.append(index)
         rows += want.rows
-    return _Batch(indices, rows / max(cost_s(rows), 1e-9) if rows else -math.inf)
+    indices.sort()
+    return _Batch(indices, rows / max(cost_s(rows), _LEAST_S) if rows else -math.inf)
 
 
 def _sizes(room_rows: int) -> Iterator[int]:

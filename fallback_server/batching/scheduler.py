@@ -25,8 +25,8 @@ MAX_ROWS = 2**31
 """More than any request has."""
 
 _SWEEP_S = 0.05
-"""How often a queue that is full, or waits for company, is searched for tasks that nobody waits for: that looks at every
-task, under the lock."""
+"""How often a queue that is full, or waits for company, is searched for tasks that nobody waits for: that looks at
+every task, under the lock."""
 
 OnDone = Callable[[Sequence[Outcome]], None]
 
