@@ -42,7 +42,7 @@ from fallback_server.transport.grpc_server import GrpcServer
 from fallback_server.transport.native import private_folder
 from fallback_server.transport.native.choice import choose, installed
 from fallback_server.transport.rest.server import RestServer
-from fallback_server.workers.hosting import HostingLoader
+from fallback_server.workers.hosting import HostingLoader, share_of
 from fallback_server.workers.messages import Begin
 from fallback_server.workers.team import Team
 
@@ -340,7 +340,7 @@ class Server:
             channel_arguments=network.channel_arguments,
             tensor_content=network.tensor_content,
             inline_s=self._inline_s,
-            batching=self._options.batching,
+            batching=share_of(self._options.batching, network.workers),
             check_method_names=self._options.check_method_names,
             log_level=logging.getLogger().getEffectiveLevel(),
         )

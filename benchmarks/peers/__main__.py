@@ -51,7 +51,7 @@ def main(before: Callable[[], None] = lambda: None) -> None:
     parser.add_argument("--quick", action="store_true", help="one short round of everything: shows that all works")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.seconds = 1, 1.0
+        arguments.rounds, arguments.seconds = 1, 2.0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that no server is left behind.
     rounds = Rounds()
     peers, client = _peers(arguments.environment, rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ class HostingLoader:
         if isinstance(executor, LiteRtExecutor):
             # Before, not after: what is closed meanwhile is dropped.
             model.on_close = lambda: self._team.drop(model)
-            host = host_of(self._servable_id, model, executor)
+            host = host_of(self._servable_id, model, executor, processes=self._count + 1)
             self._team.host(model, host, os.dup(executor.file.fd), lambda: self._stopped)
         return model
 
@@ -89,9 +90,17 @@ class HostingLoader:
         self._inner.stop()
 
 
-def host_of(servable_id: ServableId, model: ServedModel, executor: LiteRtExecutor) -> Host:
+def share_of(options: BatchingOptions, processes: int) -> BatchingOptions:
+    """How a worker merges requests: as the first process, with its share of the threads, which use the same cores.
+
+    Each thread also has interpreters of its own for each size of a batch, with weights packed for it.
+    """
+    return dataclasses.replace(options, num_batch_threads=-(-options.num_batch_threads // processes))
+
+
+def host_of(servable_id: ServableId, model: ServedModel, executor: LiteRtExecutor, *, processes: int) -> Host:
     """What a worker is told so that it answers as this process does; without a number."""
-    options: BatchingOptions = model.options
+    options = share_of(model.options, processes)
     sizes = run_sizes(options)
     return Host(
         number=0,

@@ -193,3 +193,18 @@ def test_a_start_that_fails_leaves_nothing(tmp_path):
                 await server.stop(grace_s=1)
 
     asyncio.run(story())
+
+
+def test_what_is_told_of_its_differences(tmp_path):
+    """It reads gzip and no deflate, and its callers' metadata have a bound that is not gRPC's."""
+
+    async def story():
+        async with native(tmp_path) as stand:
+            assert await code_of(stand.predict(request(), compression=grpc.Compression.Gzip)) == (CODE.OK, "")
+            code, text = await code_of(stand.predict(request(), compression=grpc.Compression.Deflate))
+            assert (code, "deflate" in text) == (CODE.UNIMPLEMENTED, True)
+            assert await code_of(stand.predict(request(), metadata=[("k", "v" * 15_000)])) == (CODE.OK, "")
+            code, text = await code_of(stand.predict(request(), metadata=[("k", "v" * 17_000)]))
+            assert (code, "431" in text) == (CODE.UNKNOWN, True)
+
+    asyncio.run(story())
