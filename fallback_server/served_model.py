@@ -11,6 +11,7 @@ from typing import Protocol
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, BatchRun
+from fallback_server.batching.runs import Runner
 from fallback_server.core.errors import InvalidInput, VersionRefused
 from fallback_server.core.loader import LoadStop
 from fallback_server.core.servable import ServableId
@@ -95,6 +96,8 @@ class ServedModel:
         self._servable_id = servable_id
         self._on_run = on_run
         self._lock = threading.Lock()
+        at_once = getattr(executor, "at_once", 0)
+        self._runner = Runner(at_once) if at_once else None
         self._joint_queues: dict[str, BatchQueue] = {}
         self.queues: Mapping[str, BatchQueue] = {
             name: self._queue(name, signature) for name, signature in executor.signatures.items()
@@ -165,7 +168,8 @@ class ServedModel:
         if self._meter.mean_s is None:
             return 0.0
         batches = sum(queue.batches() for queue in self._all_queues())
-        ahead = (batches + self._meter.running / 2) / self._options.num_batch_threads
+        threads = self._options.num_batch_threads
+        ahead = (batches + self._meter.running / 2) / (min(threads, self._runner.at_once) if self._runner else threads)
         return (ahead + 1) * self._meter.mean_s * 1e3
 
     def _queue(self, name: str, signature: Signature) -> BatchQueue:
@@ -179,6 +183,7 @@ class ServedModel:
             variable_axes=_padded_axes(signature),
             lanes=MAX_LANES if signature.batches_inside else 0,
             in_process=self.executor.in_process,
+            runner=self._runner,
         )
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:

@@ -16,6 +16,7 @@ from fallback_server.batching.gathering import Gathering
 from fallback_server.batching.groups import Group, precedence_s
 from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
+from fallback_server.batching.runs import Runner
 from fallback_server.batching.tasks import Array, Caller, Task
 from fallback_server.core.errors import DeadlineExceeded
 from fallback_server.late_inputs import LateInputs
@@ -65,6 +66,7 @@ class BatchQueue:
         on_run: Told of every run that has ended well, in the thread that ran it; must not raise. None for nobody.
         variable_axes: Input name -> its variable dimensions but the first, which may be padded where options say so.
         lanes: How many of its runs may be under way, beside all others; 0: as the scheduler shares out its threads.
+        runner: What runs it and other queues, where that takes only so many at a time.
         in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
 
     Attributes:
@@ -75,6 +77,7 @@ class BatchQueue:
         rows: How many rows wait.
         bytes: How many bytes of input wait.
         lanes: See above.
+        runner: See above.
         lengths: How inputs of different lengths are made alike; None where they aren't.
         costs: What its runs have taken.
         turn: Its account with the scheduler, and its weight.
@@ -93,6 +96,7 @@ class BatchQueue:
         variable_axes: Mapping[str, frozenset[int]] | None = None,
         lanes: int = 0,
         in_process: bool = False,
+        runner: Runner | None = None,
     ) -> None:
         self.name = name
         self.run = run
@@ -102,6 +106,7 @@ class BatchQueue:
         self.bytes = 0
         self._surplus = 0
         self.lanes = lanes
+        self.runner = runner
         self.runs_here = 0
         self.lengths: Lengths | None = None
         if options.pad_variable_length_inputs and variable_axes:
@@ -145,7 +150,7 @@ class BatchQueue:
             ahead=ahead,
             batch_s=self.costs.recent_s(self.run_rows(rows), now_s),
             own_s=self.costs.recent_s(self.run_rows(task.rows), now_s),
-            slots=self.lanes or threads,
+            slots=self.lanes or self.at_once(threads),
         )
 
     def takes_alone(self, inputs: Mapping[str, Array], rows: int) -> bool:
@@ -159,6 +164,10 @@ class BatchQueue:
         if self.lengths is not None or (options.batch_timeout_us and rows < most):
             return False
         return not options.allowed_batch_sizes or rows in options.allowed_batch_sizes
+
+    def at_once(self, threads: int) -> int:
+        """How many of its batches run at a time on so many threads."""
+        return threads if self.runner is None else min(threads, self.runner.at_once)
 
     def batches(self) -> int:
         """How many full batches wait."""
@@ -377,7 +386,9 @@ class BatchQueue:
         bulk_rows = 0 if options.allowed_batch_sizes or self._target is not None else options.bulk_rows
         size = policy.piece_rows(rows=head.rows, max_rows=largest, bulk_rows=bulk_rows, row_s=row_s)
         piece_s = self.costs.recent_s(self.run_rows(size), now_s)
-        least_s = None if piece_s is None else piece_s * max(1.0, head.rows / size / options.num_batch_threads)
+        least_s = (
+            None if piece_s is None else piece_s * max(1.0, head.rows / size / self.at_once(options.num_batch_threads))
+        )
         if self._refuse_if_late(head, least_s, now_s):
             self._gone(group.pop())
             return [head] if head.whole is None or head.whole.settle() else []

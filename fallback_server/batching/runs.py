@@ -12,6 +12,17 @@ LONG_S = 0.25
 shares the processors between it and the others, or it hangs; either way the others have waited long enough."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Runner:
+    """What runs the batches of several queues, and only so many at a time: a further one would wait in it for another.
+
+    Attributes:
+        at_once: How many, at least 1.
+    """
+
+    at_once: int
+
+
 @dataclass(eq=False, slots=True)
 class Run:
     """A batch that is under way.
@@ -20,11 +31,13 @@ class Run:
         queue: Whose.
         begun_s: Since when.
         counts: Whether it takes a place from others.
+        runner: What it keeps busy; None where that takes as many as come.
     """
 
     queue: Hashable
     begun_s: float
     counts: bool = True
+    runner: Runner | None = None
 
 
 class Runs:
@@ -33,7 +46,7 @@ class Runs:
     `slots` batches run at a time; one more of a queue that has none under way, so that one queue can't hold all; and
     any that have run for `LONG_S` don't count. No queue has more than `slots` under way, whatever they do;
     but one whose runs wait for each other in the model has as many lanes as it is said to have, and none of those
-    counts.
+    counts; and queues that have a runner together have no more than it takes.
 
     Args:
         slots: How many count at most.
@@ -42,21 +55,25 @@ class Runs:
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._own: Counter[Hashable] = Counter()
+        self._busy: Counter[Runner] = Counter()
         self._runs: deque[Run] = deque()
 
     def __len__(self) -> int:
         return self._own.total()
 
-    def begin(self, queue: Hashable, now_s: float, *, counts: bool = True) -> Run:
+    def begin(self, queue: Hashable, now_s: float, *, counts: bool = True, runner: Runner | None = None) -> Run:
         """A batch of the queue begins.
 
         Args:
             queue: Whose.
             now_s: The instant.
             counts: Not where the queue has lanes.
+            runner: The queue's, where it has one.
         """
-        run = Run(queue, now_s, counts)
+        run = Run(queue, now_s, counts, runner)
         self._own[queue] += 1
+        if runner is not None:
+            self._busy[runner] += 1
         if counts:
             self._runs.append(run)
         return run
@@ -68,17 +85,24 @@ class Runs:
         self._own[run.queue] -= 1
         if not self._own[run.queue]:
             del self._own[run.queue]
+        if run.runner is not None:
+            self._busy[run.runner] -= 1
+            if not self._busy[run.runner]:
+                del self._busy[run.runner]
 
-    def may_begin_s(self, queue: Hashable, now_s: float, *, lanes: int = 0) -> float:
+    def may_begin_s(self, queue: Hashable, now_s: float, *, lanes: int = 0, runner: Runner | None = None) -> float:
         """From when on the queue may begin a batch, if none ends before: -inf for now, inf if one must end.
 
         Args:
             queue: Whose.
             now_s: The instant.
             lanes: How many it may have under way whatever others do; 0: as those let it.
+            runner: The queue's, where it has one.
         """
         if not self._own:
             return -math.inf
+        if runner is not None and self._busy[runner] >= runner.at_once:
+            return math.inf
         own = self._own[queue]  # A Counter keeps no key that is only looked at.
         if lanes:
             return -math.inf if own < lanes else math.inf

@@ -160,12 +160,12 @@ class BatchScheduler:
                 self._stopping
                 or queue.rows
                 or not queue.is_short(rows, bound_s=bound_s)
-                or self._runs.may_begin_s(queue, now_s, lanes=queue.lanes) > now_s
+                or self._runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=queue.runner) > now_s
                 or (self._bytes and self._bytes + size_bytes(inputs) > self._options.max_enqueued_bytes)
                 or (deadline_s is not None and now_s + (queue.costs.recent_s(rows, now_s) or 0.0) >= deadline_s)
             ):
                 return None
-            run = self._runs.begin(queue, now_s, counts=not queue.lanes)
+            run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
             queue.runs_here += 1
         outcome = execute_alone(queue, inputs, rows=rows, clock=self._clock)
         with self._lock:
@@ -377,7 +377,7 @@ class BatchScheduler:
     def _may_s(self, queue: BatchQueue, now_s: float) -> float:
         """From when on a queue in which something waits may begin a batch, if none ends before. Under the lock."""
         due_s = -math.inf if self._stopping else queue.due_at_s()
-        return max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes))
+        return max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=queue.runner))
 
     def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
         """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
@@ -395,7 +395,8 @@ class BatchScheduler:
         self._shares.charge(queue.turn, charged_s)
         if rows:
             queue.began(rows, now_s)
-        return _Taken(queue, tasks, self._runs.begin(queue, now_s, counts=not queue.lanes), rows, charged_s)
+        run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
+        return _Taken(queue, tasks, run, rows, charged_s)
 
     def _end(self, taken: _Taken) -> None:
         """A batch has run. Under the lock."""

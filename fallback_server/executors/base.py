@@ -116,6 +116,7 @@ class Executor(Protocol):
     Attributes:
         kind: What runs it, one of `KINDS`.
         in_process: Whether it runs in this process: then a run costs no hop to another.
+        at_once: How many runs it does at a time, of all signatures together; where it has none, as many as reach it.
         signatures: What can be called, by name.
         signature_defs: All signatures as a serialized SignatureDefMap, as clients ask for it.
     """

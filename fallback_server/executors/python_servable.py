@@ -61,6 +61,9 @@ class PythonExecutor:
     Args:
         model: The object.
 
+    Attributes:
+        at_once: See `Executor`: 1, or any number where the object says that it is thread-safe.
+
     Raises:
         LoadFailed: its signatures are none; the text says which, and what is wrong.
     """
@@ -74,6 +77,7 @@ class PythonExecutor:
             raise LoadFailed(f"{FILE}: class {CLASS} has no method predict(signature, inputs)")
         self._model = model
         self._thread_safe = getattr(model, "thread_safe", False) is True
+        self.at_once = 0 if self._thread_safe else 1
         self._alone: AbstractContextManager[Any] = contextlib.nullcontext() if self._thread_safe else threading.Lock()
         self._batches = _batches(model)
         self._signatures = _signatures(getattr(model, "signatures", None), merged=self._batches is not False)

@@ -57,7 +57,8 @@ def work(control: socket.socket) -> None:
             send(control, executor)
             return
         entries = tuple(map(_entry, executor.signatures.values()))
-        send(control, Loaded(entries, executor.signature_defs, getattr(executor, "run_s", 0.0)))
+        run_s, at_once = getattr(executor, "run_s", 0.0), getattr(executor, "at_once", 0)
+        send(control, Loaded(entries, executor.signature_defs, run_s, at_once))
         awaited = False
         while True:
             frame = receiver.receive()

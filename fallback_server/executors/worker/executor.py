@@ -48,6 +48,7 @@ class WorkerExecutor:
     Attributes:
         kind: What runs it there.
         platform: As protocols name it; where TensorFlow Serving has a word, that.
+        at_once: How many runs it does at a time; 0: as many as reach it.
     """
 
     in_process = False
@@ -56,6 +57,7 @@ class WorkerExecutor:
         self.kind = kind
         self.platform = "tensorflow" if kind == "litert" else kind
         self._worker = worker
+        self.at_once = loaded.at_once
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fallback_server.batching.runs import LONG_S, Runs
+from fallback_server.batching.runs import LONG_S, Runner, Runs
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,15 @@ def test_lanes_of_a_queue_are_its_own():
     assert len(runs) == 3
     runs.end(begun[0])
     assert runs.may_begin_s("inside", 0.0, lanes=3) == -math.inf
+
+
+def test_queues_of_one_runner_have_no_more_under_way_than_it_takes():
+    """One of two signatures runs, so the other waits for its end; a third, of another model, does not."""
+    runs, runner = Runs(4), Runner(1)
+    run = runs.begin("a", 0.0, runner=runner)
+    assert runs.may_begin_s("a", 0.0, runner=runner) == math.inf
+    assert runs.may_begin_s("b", 9.0, runner=runner) == math.inf
+    assert runs.may_begin_s("c", 0.0) == runs.may_begin_s("c", 0.0, runner=Runner(1)) == -math.inf
+    runs.end(run)
+    assert runs.may_begin_s("b", 0.0, runner=runner) == -math.inf
+    assert not runs._busy

@@ -7,6 +7,7 @@ from support.fallback_fakes import FakeExecutor, caller
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.runs import Runner
 from fallback_server.batching.scheduler import BatchScheduler
 from fallback_server.core.errors import (
     DeadlineExceeded,
@@ -366,6 +367,38 @@ def test_a_queue_with_lanes_has_as_many_runs_at_once_and_takes_no_place_from_oth
     scheduler.submit([(inside, make(rows(1)))])
     assert scheduler.stop(timeout_s=30)
     assert inside.rows == 0
+
+
+def test_a_model_that_runs_one_at_a_time_gets_one_at_a_time_and_full_batches():
+    """On four threads, of two signatures: what comes meanwhile is merged, and no thread waits inside for another."""
+    running, most, done, finished = [], [], [], threading.Event()
+
+    def alone(inputs):
+        running.append(1)
+        most.append(len(running))
+        if len(most) == 1:
+            assert gate.wait(30)
+        running.pop()
+        return {"y": inputs["x"]}
+
+    def on_done(outcomes):
+        done.extend(outcomes)
+        if len(done) == 21:
+            finished.set()
+
+    gate, runner = threading.Event(), Runner(1)
+    options = BatchingOptions(num_batch_threads=4)
+    scheduler = BatchScheduler(options=options, on_done=on_done)
+    queues = [BatchQueue(name=name, run=alone, options=options, merges=True, runner=runner) for name in "ab"]
+    scheduler.start()
+    scheduler.submit([(queues[0], make(rows(0)))])
+    for number in range(20):
+        scheduler.submit([(queues[number % 2], make(rows(number)))])
+    gate.set()
+    assert finished.wait(30)
+    assert scheduler.stop(timeout_s=30)
+    assert max(most) == 1
+    assert len(most) <= 4
 
 
 @pytest.mark.parametrize(("name", "most"), [("num_batch_threads", 1024), ("batch_timeout_us", 3_600_000_000)])
