@@ -21,6 +21,9 @@ RECENT_S = 1.0
 """How long a measurement says what can't be done in time. Where it keeps every request away, nothing new is measured:
 so one a second is tried all the same."""
 
+_KNOWN_S = 10.0
+"""How long a measurement says what rows cost, and what runs do: so often larger batches than come are tried."""
+
 _TRY_S = 0.1
 """How long at least; what takes a third of that or more is tried after three times as long."""
 
@@ -33,13 +36,11 @@ class _Class:
         mean_s: How long they took on average, hiccups cut short.
         last: How long the last of them took, and of how many rows each was; the newest first.
         measured_s: When that ended.
-        mean_rows: How many they had on average.
     """
 
     mean_s: float
     last: tuple[tuple[float, int], ...]
     measured_s: float
-    mean_rows: float
 
     @property
     def least_s(self) -> float:
@@ -73,16 +74,15 @@ class RunCosts:
         key = rows.bit_length()
         before = self._classes.get(key)
         if before is None:
-            self._classes[key] = _Class(took_s, ((took_s, rows),), now_s, float(rows))
+            self._classes[key] = _Class(took_s, ((took_s, rows),), now_s)
             return
-        mean_s, mean_rows = took_s, float(rows)
+        mean_s = took_s
         if took_s <= believed_s:
             mean_s = before.mean_s + _WEIGHT * (min(took_s, max(_HICCUP * before.mean_s, _TRY_S / 100)) - before.mean_s)
-            mean_rows = before.mean_rows + _WEIGHT * (rows - before.mean_rows)
         # Of a class that has rested nothing is known any more.
         rested_s = now_s - took_s - before.measured_s
         last = before.last[: _LAST - 1] if rested_s <= RECENT_S else ()
-        self._classes[key] = _Class(mean_s, ((took_s, rows), *last), now_s, mean_rows)
+        self._classes[key] = _Class(mean_s, ((took_s, rows), *last), now_s)
 
     def expected_s(self, rows: int) -> float | None:
         """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
@@ -123,19 +123,19 @@ class RunCosts:
             below = took_s, of
         return None if below is None else below[0] * rows / max(below[1], 1)
 
-    def fixed_s(self) -> float | None:
-        """What a run costs beside its rows, by the line through the smallest and the largest that were measured.
+    def fixed_s(self, now_s: float) -> float | None:
+        """What a run costs beside its rows, by the line through the smallest and the largest of the last seconds.
 
-        All of it where runs of one size were measured: larger ones are then tried, which tells. None before the first.
+        By the quickest of each size: rows wait where a run is slow, so large batches meet a busy machine more often.
+        All of it where runs of one size were measured: larger ones are then tried, which tells. None where none were.
         """
-        classes = tuple(self._classes.items())
-        if not classes:
+        recent = [each for each in tuple(self._classes.values()) if now_s - each.measured_s <= _KNOWN_S]
+        sure = [min(each.last) for each in recent if len(each.last) >= _ENOUGH]
+        if not sure:
             return None
-        (_, low), (_, high) = min(classes), max(classes)
-        if low is high:
-            return low.mean_s
-        row_s = max(0.0, (high.mean_s - low.mean_s) / (high.mean_rows - low.mean_rows))
-        return max(0.0, low.mean_s - row_s * low.mean_rows)
+        (low_s, low_rows), (high_s, high_rows) = min(sure, key=_rows_of), max(sure, key=_rows_of)
+        row_s = max(0.0, (high_s - low_s) / max(high_rows - low_rows, 1))
+        return max(0.0, low_s - row_s * low_rows)
 
     def _nearest(self, rows: int) -> _Class | None:
         if not self._classes:

@@ -209,7 +209,7 @@ class BatchQueue:
             self._latest_s = math.inf
         if self._gathering is not None:
             here_rows = min(self.rows + self._running_rows, self.options.max_batch_size_rows)
-            self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=self.costs.fixed_s())
+            self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=self.costs.fixed_s(now_s))
 
     def ended(self, rows: int) -> None:
         """So many rows that began have ended."""

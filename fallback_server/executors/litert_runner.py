@@ -34,6 +34,9 @@ LONGEST_S = 2.0
 """More rows than that may take are run in several parts, which costs such a model nothing."""
 
 _TIMED_S = 0.1
+_TELLING_S = 0.3
+"""A run that takes longer is timed once: a moment's noise is little of it."""
+
 _MIN_RUNS, _MAX_RUNS = 3, 40
 
 
@@ -274,7 +277,7 @@ def least_s(run: Callable[[], object], *, progress: Callable[[], object] = lambd
         return took_s
 
     first_s = timed_s()
-    if first_s > _TIMED_S:
+    if first_s > _TELLING_S:
         return first_s
     took_s: list[float] = []
     end_s = time.perf_counter() + _TIMED_S

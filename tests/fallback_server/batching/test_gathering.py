@@ -98,7 +98,7 @@ def test_nobody_waits_for_longer_than_the_bound(batches, waiting, running):
         ([(1, 1e-3)], 1e-3),
         ([(4, 1e-3), (5, 1e-3)], 1e-3),
         ([(1, 1.1e-3), (11, 2.1e-3)], 1e-3),
-        ([(1, 1.1e-3), (3, 9.0), (11, 2.1e-3)], 1e-3),
+        ([(1, 1.1e-3), (3, 9.0), (11, 9.0), (11, 2.1e-3)], 1e-3),
         ([(2, 2e-3), (20, 20e-3)], 0.0),
         ([(1, 1e-3), (32, 100e-3)], 0.0),
         ([(1, 2e-3), (32, 1e-3)], 2e-3),
@@ -107,9 +107,23 @@ def test_nobody_waits_for_longer_than_the_bound(batches, waiting, running):
 def test_what_a_run_costs_beside_its_rows(runs, fixed_s):
     """By the smallest and the largest runs; never less than nothing, nor rows that give time back."""
     costs = RunCosts()
-    for count, took_s in runs:
+    for count, took_s in (*runs, *runs):
         costs.record(count, took_s, 1.0)
-    assert costs.fixed_s() == (None if fixed_s is None else pytest.approx(fixed_s))
+    assert costs.fixed_s(1.5) == (None if fixed_s is None else pytest.approx(fixed_s))
+
+
+def test_one_slow_run_of_a_size_that_is_rare_says_nothing_for_long():
+    """Until there are two, and once it is old: else nothing would ever be gathered that could show better."""
+    costs = RunCosts()
+    for at_s in (0.0, 1.0, 2.0):
+        costs.record(1, 1e-3, at_s)
+    costs.record(8, 0.5, 2.0)
+    assert costs.fixed_s(2.0) == pytest.approx(1e-3)
+    costs.record(8, 0.5, 2.1)
+    assert costs.fixed_s(2.1) == 0.0
+    for at_s in (11.0, 12.0, 12.2):
+        costs.record(1, 1e-3, at_s)
+    assert costs.fixed_s(12.2) == pytest.approx(1e-3)
 
 
 class Loop:
@@ -185,9 +199,9 @@ def engaged(*, in_process=False, **options):
     """A queue in which a request waits for others now."""
     stand, executor = BatchStand(num_batch_threads=1, **options), FakeExecutor()
     queue = stand.queue(executor, in_process=in_process)
-    queue.costs.record(1, 0.002, stand.clock())
-    queue.costs.record(32, 0.0021, stand.clock())
     for _ in range(40):
+        for count in (1, 32):
+            queue.costs.record(count, 0.002, stand.clock())
         stand.submit(queue, *[rows(1)] * 16)
         stand.clock.advance(0.004)
         stand.run()
