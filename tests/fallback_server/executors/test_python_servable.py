@@ -197,7 +197,7 @@ def test_it_runs_in_a_process_of_its_own(nursery, tmp_path, caplog):
     (tmp_path / "helper.py").write_text("FACTOR = 3")
     with caplog.at_level(logging.INFO):
         executor = opened(nursery, tmp_path)
-    assert (executor.kind, executor.in_process, executor.platform) == ("python", False, "python")
+    assert (executor.kind, executor.in_process, executor.platform, executor.at_once) == ("python", False, "python", 1)
     assert f"m/1: made in {tmp_path.name}" in caplog.messages
     x = np.ones((2, 2), np.float32)
     assert executor.run(NAME, {"x": x})["y"].tolist() == [[3, 3], [3, 3]]
