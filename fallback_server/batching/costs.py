@@ -43,11 +43,6 @@ class _Class:
     measured_s: float
 
     @property
-    def least_s(self) -> float:
-        """The quickest of the last."""
-        return min(self.last)[0]
-
-    @property
     def median(self) -> tuple[float, int]:
         """Of the last the one in the middle."""
         return sorted(self.last)[len(self.last) // 2]
@@ -105,7 +100,7 @@ class RunCosts:
         found = self._classes.get(rows.bit_length())
         if found is None or len(found.last) < _ENOUGH:
             return None
-        least_s = found.least_s
+        least_s, _ = min(found.last)
         return least_s if now_s - found.measured_s <= min(RECENT_S, max(_TRY_S, 3 * least_s)) else None
 
     def likely_s(self, rows: int, now_s: float) -> float | None:

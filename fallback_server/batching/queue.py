@@ -29,6 +29,9 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 TOO_LONG = 4
 """Times as long as whoever brings a request may run it."""
 
+_FAR = 10
+"""Times what a run takes on average: whoever has more time left needs no closer look."""
+
 _EXACT = -1
 """No size. Keeps what is not padded apart from what may be."""
 
@@ -104,6 +107,7 @@ class BatchQueue:
         self.merges = merges and options.enabled
         self.rows = 0
         self.bytes = 0
+        self._half_rows = max(options.max_enqueued_rows // 2, options.max_batch_size_rows)
         self._surplus = 0
         self.lanes = lanes
         self.runner = runner
@@ -135,16 +139,21 @@ class BatchQueue:
 
     def admits(self, rows: int) -> bool:
         """Whether a task of so many rows more may wait. What runs one by one counts as one each."""
-        counted, waiting = (rows - self._surplus_of(rows), self.rows - self._surplus) if self.merges else (1, len(self))
-        return policy.admits(rows=counted, queued_rows=waiting, max_queued_rows=self.options.max_enqueued_rows)
+        most = self.options.max_enqueued_rows
+        if not self.merges:
+            return policy.admits(rows=1, queued_rows=len(self), max_queued_rows=most)
+        counted = min(rows, self._half_rows)
+        return policy.admits(rows=counted, queued_rows=self.rows - self._surplus, max_queued_rows=most)
 
     def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
         """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
         if task.deadline_s is None or not self.rows:
             return False
         ahead, rows = self.batches(), self.batch_rows
+        if not ahead:
+            return False  # It is among the next that run, or are refused.
         if not self.merges:
-            rows = max(1, self.rows // max(ahead, 1))  # As many as each of them has.
+            rows = max(1, self.rows // ahead)  # As many as each of them has.
         return policy.is_hopeless(
             left_s=task.deadline_s - now_s,
             ahead=ahead,
@@ -181,8 +190,9 @@ class BatchQueue:
             group = self._groups[key] = Group()
         group.put(task)
         self.rows += task.rows
-        self._surplus += self._surplus_of(task.rows)
         self.bytes += task.bytes
+        if task.rows > self._half_rows:
+            self._surplus += self._surplus_of(task.rows)
         if self._gathering is not None:
             self._gathering.here(min(self.rows + self._running_rows, self.options.max_batch_size_rows))
             if task.priority > 0:
@@ -266,7 +276,8 @@ class BatchQueue:
 
     def run_rows(self, rows: int) -> int:
         """How many rows a batch of so many is run with."""
-        return policy.padded_rows(rows, self.options.allowed_batch_sizes) if self.merges else rows
+        allowed = self.options.allowed_batch_sizes
+        return policy.padded_rows(rows, allowed) if allowed and self.merges else rows
 
     @property
     def batch_rows(self) -> int:
@@ -305,7 +316,7 @@ class BatchQueue:
             if head.settled:
                 self._gone(group.pop())
                 continue
-            if self._runs_in_pieces(head):
+            if head.rows > room and self._runs_in_pieces(head):
                 if not taken:
                     return self._cut(group, head, now_s)
                 break
@@ -316,13 +327,19 @@ class BatchQueue:
             rows += head.rows
             if head.deadline_s is not None and head.deadline_s < tightest_s:
                 tightest_s = head.deadline_s
-        if tightest_s < math.inf:
-            likely_s = self.costs.likely_s(self.run_rows(rows), now_s)
-            if likely_s is not None and now_s + HEADROOM * likely_s > tightest_s:
-                taken = self._in_time(group, taken, now_s)
+        if tightest_s < math.inf and self._is_tight(tightest_s - now_s, self.run_rows(rows), now_s):
+            taken = self._in_time(group, taken, now_s)
         for task in taken:
             self._gone(task)
         return [task if task.whole is None or task.refused else task.cut(task.rows) for task in taken]
+
+    def _is_tight(self, left_s: float, rows: int, now_s: float) -> bool:
+        """Whether a run of so many rows could take longer than is left."""
+        mean_s = self.costs.expected_s(rows)
+        if mean_s is None or mean_s * _FAR < left_s:
+            return False
+        likely_s = self.costs.likely_s(rows, now_s)
+        return likely_s is not None and HEADROOM * likely_s > left_s
 
     def _in_time(self, group: Group, taken: list[Task], now_s: float) -> list[Task]:
         """Of what was taken, and of what waits behind it, what runs together in time; and what can't run in time."""
@@ -411,12 +428,12 @@ class BatchQueue:
     def _gone(self, task: Task) -> None:
         self.rows -= task.rows
         self.bytes -= task.bytes
-        self._surplus -= self._surplus_of(task.rows)
+        if task.rows > self._half_rows:
+            self._surplus -= self._surplus_of(task.rows)
 
     def _surplus_of(self, rows: int) -> int:
         """How many of its rows keep no place from others: of one that is larger than half of all places the rest."""
-        options = self.options
-        return max(0, rows - max(options.max_enqueued_rows // 2, options.max_batch_size_rows))
+        return max(0, rows - self._half_rows)
 
     def _key(self, task: Task) -> Shapes:
         inputs = task.inputs
