@@ -28,6 +28,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
         "--rest_api_num_threads=3",
         "--rest_api_enable_cors_support",
         "--grpc_max_threads=4",
+        "--workers=3",
         "--grpc_socket_path=/tmp/a.sock",
         "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,grpc.name=x",
         "--max_message_bytes=4096",
