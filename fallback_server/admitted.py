@@ -138,7 +138,5 @@ def answer_of(
         _log.exception("%s: the model left out an output that its signature has", handle)
         return ExecutionFailed(f"the model gave no output {error.args[0]!r}")
     reply = PredictReply(outputs=outputs, servable_id=handle.servable_id, signature=name)
-    if call.refuses is not None:
-        refuses, call.refuses = call.refuses, None  # It may hold the call itself.
-        return refuses(reply) or reply
-    return reply
+    refuses = call.refuses
+    return reply if refuses is None else refuses(reply) or reply

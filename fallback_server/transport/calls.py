@@ -94,6 +94,12 @@ class Calls:
             for call in calls:
                 call.refuses = functools.partial(self._refused, inference, asked, caller)
 
+    def unbound(self, calls: Sequence[PredictCall]) -> None:
+        """The calls are over, answered or not: what was read of their request is held by nothing here."""
+        if self._bounded:
+            for call in calls:
+                call.refuses = None
+
     def _refused(
         self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller, reply: PredictReply
     ) -> ServerError | None:
@@ -139,10 +145,13 @@ class Calls:
         if inference.together:
             return inference.answered(asked, caller, await self._together(calls))
         replies: list[PredictReply] = []
-        for call in calls:
-            answer = dataplane.now(call, self._answers.settle)
-            call.inputs = {}  # The task has them, and frees them when it has run.
-            replies.append(reply_of(await self._settled(call) if answer is None else answer))
+        try:
+            for call in calls:
+                answer = dataplane.now(call, self._answers.settle)
+                call.inputs = {}  # The task has them, and frees them when it has run.
+                replies.append(reply_of(await self._settled(call) if answer is None else answer))
+        finally:
+            self.unbound(calls)
         return inference.answered(asked, caller, replies)
 
     async def _settled(self, call: PredictCall) -> Answer:

@@ -28,6 +28,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
         "--rest_api_num_threads=3",
         "--rest_api_enable_cors_support",
         "--grpc_max_threads=4",
+        "--workers=3",
         "--grpc_socket_path=/tmp/a.sock",
         "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,grpc.name=x",
         "--max_message_bytes=4096",
@@ -50,6 +51,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
     network, source = made.network, made.source
     assert (network.host, network.port, network.rest_port, network.rest_timeout_s) == ("0.0.0.0", 0, None, 1.5)
     assert (network.rest_threads, network.grpc_threads, network.cors, network.mdns) == (3, 4, True, False)
+    assert network.workers == 3
     assert str(network.socket_path) == "/tmp/a.sock"
     assert network.channel_arguments == (("grpc.max_connection_age_ms", 2000), ("grpc.name", "x"))
     assert (network.max_message_bytes, network.allow_remote_control) == (4096, False)

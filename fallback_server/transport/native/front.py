@@ -291,6 +291,7 @@ class NativeFront:
                 self._refuse(call, error)
 
     def _over(self, call: NativeCall) -> None:
+        self._calls.unbound(call.calls)
         if call.size_bytes >= LARGE_BYTES:
             call.asked = None
             self._threads.give_back(call.size_bytes)

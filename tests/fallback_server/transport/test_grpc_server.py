@@ -200,6 +200,35 @@ def test_an_answer_over_the_bound_is_counted_as_what_its_caller_got(tmp_path, ca
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_what_was_read_of_a_call_goes_with_it(tmp_path):
+    """Answered, refused or given up, with a bound on messages: none waits for Python to look for what holds itself."""
+    calls = []
+
+    async def story():
+        executor = SlowExecutor(factor=2)
+        async with loaded(executor, tmp_path, max_message_bytes=100_000) as stand:
+            stand.plane._observe = lambda call, *_: calls.append(call)
+            executor.gate.set()
+            assert await code_of(stand.predict(request(1))) == (CODE.OK, "")
+            assert (await code_of(stand.predict(pb.PredictRequest(model_spec=pb.ModelSpec(name="m")))))[
+                0
+            ] is not CODE.OK
+            executor.gate.clear()
+            executor.entered.clear()
+            leaving = stand.predict(request(3))
+            assert await asyncio.to_thread(executor.entered.wait, 30)
+            leaving.cancel()
+            end_s = time.monotonic() + 30
+            while stand.server.waiting():  # Nobody tells.
+                assert time.monotonic() < end_s
+                await asyncio.sleep(0.005)
+            executor.gate.set()
+        assert len(calls) == 3
+        assert [call.refuses for call in calls] == [None] * 3
+
+    asyncio.run(story())
+
+
 def test_the_client_is_known_by_field_or_header(tmp_path):
     """The request's own client_id comes before the header, and both before nobody."""
 

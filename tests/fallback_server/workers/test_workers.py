@@ -1,5 +1,6 @@
 """A server of several processes: all answer the same, one may die, and changes reach all before they are answered."""
 
+import json
 import os
 import queue
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from support.complete import require
 from support.fallback_process import ServerProcess
+from support.tls_files import CERTIFICATE, KEY
 from support.worker_servers import (
     FLAGS,
     Connection,
@@ -310,5 +312,28 @@ def test_a_second_server_gets_no_part_of_the_port(tmp_path):
         )
         assert done.returncode == 2
         assert f"can't listen on 127.0.0.1:{server.port}" in done.stderr
+    finally:
+        server.close()
+
+
+def test_tls_is_spoken_by_all(tmp_path):
+    """With the same certificate, whichever process has the connection; what is passed on inside needs none."""
+    publish(tmp_path, 1, 2.0)
+    key, certificate = (json.dumps(pem.decode()) for pem in (KEY, CERTIFICATE))
+    (tmp_path / "ssl.config").write_text(f"server_key: {key}\nserver_cert: {certificate}\n")
+    server = serve(tmp_path, f"--ssl_config_file={tmp_path / 'ssl.config'}", "--transport=auto")
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    pids = {server.process.pid, *worker_pids(server)}
+    had = set()
+    try:
+        while had != pids:
+            before = {pid: ends(pid, server.port) for pid in pids}
+            with grpc.secure_channel(server.address, grpc.ssl_channel_credentials(CERTIFICATE), options) as channel:
+                answer = methods.PREDICT.bind(channel)(request(), timeout=20)
+                assert answer.outputs["y"].float_val[0] == 2
+                state = pb.GetModelStatusRequest()
+                state.model_spec.name = "lite"
+                assert methods.GET_MODEL_STATUS.bind(channel)(state, timeout=20).model_version_status[0].state == 30
+                had |= {pid for pid in pids if ends(pid, server.port) - before[pid]}
     finally:
         server.close()
