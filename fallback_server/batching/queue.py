@@ -231,8 +231,10 @@ class BatchQueue:
         Something must wait. The batch is empty where that was settled meanwhile. What is in it and could not be in time
         even alone is `refused`. Of those that wait for company whoever's caller has left comes by itself.
         """
-        if self.options.batch_timeout_us and (left := self.drop(_left)):
-            return left
+        if self.options.batch_timeout_us:
+            left = self.drop(_left)
+            if left or not self._groups:
+                return left
         key, group = self._first(now_s)
         batch = self._merge(group, now_s) if self.merges else self._single(group, now_s)
         if not len(group):
@@ -329,9 +331,14 @@ class BatchQueue:
                 tightest_s = head.deadline_s
         if tightest_s < math.inf and self._is_tight(tightest_s - now_s, self.run_rows(rows), now_s):
             taken = self._in_time(group, taken, now_s)
+        batch: list[Task] = []
         for task in taken:
             self._gone(task)
-        return [task if task.whole is None or task.refused else task.cut(task.rows) for task in taken]
+            if task.whole is None or (task.refused and task.whole.settle()):
+                batch.append(task)
+            elif task.refused is None:
+                batch.append(task.cut(task.rows))
+        return batch
 
     def _is_tight(self, left_s: float, rows: int, now_s: float) -> bool:
         """Whether a run of so many rows could take longer than is left."""

@@ -64,7 +64,7 @@ happenings = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(
     first=st.lists(happenings, max_size=12),
     during=st.lists(happenings, max_size=30),

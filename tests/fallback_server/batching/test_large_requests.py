@@ -205,3 +205,21 @@ def test_what_a_caller_leaves_behind_is_run_by_a_thread_that_is_made_for_it():
     assert answered.wait(30)
     gate.set()
     assert scheduler.stop(timeout_s=30)
+
+
+def test_the_last_piece_that_is_late_settles_the_request_before_another_fails():
+    """One outcome, though the first piece is under way, and fails afterwards."""
+    stand = BatchStand(max_batch_size_rows=4, num_batch_threads=3)
+
+    def run(inputs):
+        stand.clock.advance(0.1)
+        assert stand.scheduler.step()
+        raise RuntimeError("too late to matter")
+
+    queue = stand.queue(run)
+    for size in (1, 1, 4, 4):
+        queue.costs.record(size, 0.05, stand.clock())
+    (task,), _ = stand.submit(queue, rows(1, 5), deadline_s=stand.clock() + 0.12)
+    assert isinstance(stand.run()[task], DeadlineExceeded)
+    assert len(stand.done) == 1
+    assert stand.idle()
