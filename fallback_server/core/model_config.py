@@ -110,7 +110,7 @@ class StepConfig:
 
     Attributes:
         signature: Of a step; empty: as `sequences.pairing` finds it.
-        state: Input -> the output that is its value in the next step; empty: as the names say.
+        state: Input -> the output that is its value in the next step, of that signature alone; empty: as the names say.
     """
 
     signature: str = ""

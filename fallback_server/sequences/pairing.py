@@ -27,7 +27,7 @@ def step_of(
     Args:
         signatures: Of the version, by name.
         asked: Which the caller names; empty for the model's own.
-        said: What the operator says of the model.
+        said: What the operator says of the model: of one signature, the model's own where it names none.
         default: The signature that requests mean which name none.
 
     Raises:
@@ -43,9 +43,12 @@ def step_of(
         )
     if name and name not in signatures:
         raise SignatureNotFound(f'Serving signature key "{name}" not found.')
+    own = said.signature or next((each for each in (STEP_SIGNATURE, default) if each in signatures), None)
     for name in names:
         signature = signatures[name]
-        pairs = said_pairs(signature, said.state) if said.state else found_pairs(signature)
+        # What is said of one signature says nothing of another that a caller names.
+        is_said = bool(said.state) and own in (None, name)
+        pairs = said_pairs(signature, said.state) if is_said else found_pairs(signature)
         if pairs:
             return signature, pairs
     raise PreconditionFailed(

@@ -33,6 +33,9 @@ class SequenceState:
         self._pairs = pairs
         self._outputs = {out: into for into, out in pairs.items()}
         self._resize = resize
+        self._rows: int | None = None
+        has_rows = any(signature.inputs[name].has_batch_axis for name in pairs)
+        self._row_specs = [spec for spec in signature.inputs.values() if has_rows and spec.has_batch_axis]
 
     def inputs(self, sent: Mapping[str, Array], *, reset: bool) -> Mapping[str, Array]:
         """What a step runs on: what was sent, and of the state what was not.
@@ -42,16 +45,18 @@ class SequenceState:
             reset: Whether a new sequence begins.
 
         Raises:
-            InvalidInput: the state's zeros have no known shape.
+            InvalidInput: it has other rows than the first step, where the state has rows; or the state's zeros have no
+                known shape.
             ServerError: as `resize` says.
         """
         if reset:
-            self.step, self.arrays = 0, {}
+            self.step, self.arrays, self._rows = 0, {}, None
             self._resize(0)
+        self._check_rows(sent)
         if not self.arrays:
             check_sent(self._pairs, sent, held=False)
             if not self._pairs.keys() & sent.keys():
-                self.arrays = self._zeros(sent)
+                self.arrays = self._zeros()
         if isinstance(sent, LateInputs):
             return sent.beside(self.arrays)
         return {**self.arrays, **sent}
@@ -80,20 +85,29 @@ class SequenceState:
         self.step += 1
         return answered
 
-    def _zeros(self, sent: Mapping[str, Array]) -> dict[str, Array]:
-        rows = self._rows(sent)
-        shapes = {name: _shape(self._signature.inputs[name], rows) for name in self._pairs}
-        specs = {name: self._signature.inputs[name] for name in shapes}
+    def _check_rows(self, sent: Mapping[str, Array]) -> None:
+        """What is sent has the rows of the first step. A signature whose rows mix is checked for them nowhere else."""
+        for spec in self._row_specs:
+            array = sent.get(spec.name)
+            if array is None or array.shape[:1] == (self._rows,) or not spec.accepts(array):
+                continue  # What does not fit the signature is refused by whoever checks that.
+            rows = int(array.shape[0])
+            if self._rows is None:
+                self._rows = rows
+            else:
+                raise InvalidInput(
+                    f"a step must have as many rows as the first of its sequence: that has {self._rows}, "
+                    f"{spec.name!r} has {rows}"
+                )
+
+    def _zeros(self) -> dict[str, Array]:
+        """Of the rows of the first step: 1 where nothing says so."""
+        if self._rows is None:
+            self._rows = 1
+        specs = {name: self._signature.inputs[name] for name in self._pairs}
+        shapes = {name: _shape(spec, self._rows) for name, spec in specs.items()}
         self._resize(sum(math.prod(shape) * specs[name].dtype.itemsize for name, shape in shapes.items()))
         return {name: _zeros(specs[name].dtype, shape) for name, shape in shapes.items()}
-
-    def _rows(self, sent: Mapping[str, Array]) -> int:
-        """How many rows the first step has: those of any input that has them; 1 where nothing says so."""
-        for name, spec in self._signature.inputs.items():
-            array = sent.get(name)
-            if array is not None and spec.has_batch_axis and spec.accepts(array):
-                return int(array.shape[0])
-        return 1
 
 
 def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from fallback_server.core.errors import (
 )
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.model_config import ModelConfig, StepConfig
-from fallback_server.core.servable import ServableId
+from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall
 from fallback_server.package_info import check_preprocessing
@@ -50,6 +50,9 @@ _log = logging.getLogger(__name__)
 
 _GONE = "the sequence's state is gone: begin a new one"
 
+_LOOK_S = 0.5
+"""While streams hold what is to be unloaded: whether it is waited for is told to nobody."""
+
 
 class Models(Protocol):
     """Which versions there are; see `Control`."""
@@ -60,6 +63,10 @@ class Models(Protocol):
 
     def configs(self) -> tuple[ModelConfig, ...]:
         """What is said of models."""
+        ...
+
+    def states(self, target: ModelTarget) -> tuple[ServableState, ...]:
+        """Where a model's versions stand."""
         ...
 
 
@@ -104,7 +111,7 @@ class SequenceService:
         self._clock = calls.dataplane.clock
         self._streams: dict[Stream, None] = {}
         self._table: SequenceTable[Stream] = SequenceTable(options)
-        self._draining: set[ServedModel] = set()
+        self._draining: dict[ServedModel, float] = {}  # Until which instant.
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -147,8 +154,13 @@ class SequenceService:
         if error is None:
             return
         fault, text = translate(error)
+        error = stream.fault = None  # Its traceback leads back here, and would keep the request and the state.
         _log.debug("%s: %s: %s", methods.RUN_SEQUENCE.path, fault.name, text)
-        await context.abort(fault.code, text)
+        try:
+            await context.abort(fault.code, text)
+        except grpc.aio.InternalError:
+            # The caller left meanwhile, which gRPC would log as a fault of ours.
+            raise asyncio.CancelledError from None
 
     async def _serve(self, stream: Stream, context: Context) -> None:
         table, clock = self._table, self._clock
@@ -180,7 +192,7 @@ class SequenceService:
             context: The stream's call.
         """
         size = len(box[0])
-        begun = stream.begun
+        begun, request = stream.begun, None
         try:
             # In place where that is small: each coroutine between costs as much as a small message does.
             request = (
@@ -196,8 +208,7 @@ class SequenceService:
                 raise InvalidInput("a stream has one model_spec, in its first request, and a later one has another")
             call = self._step(begun, request)
         except ServerError as error:
-            target = ModelTarget(name="") if begun is None else begun.call.target
-            self._calls.dataplane.refused(PredictCall(target=target), error)
+            self._refused(begun, "" if request is None else request.message.model_spec.name, error)
             raise
         del request
         try:
@@ -216,6 +227,19 @@ class SequenceService:
         if weight < LARGE_BYTES:
             return write_step(answered), message.end
         return await self._threads.run(write_step, answered, size=weight), message.end
+
+    def _refused(self, begun: Begun | None, name: str, error: ServerError) -> None:
+        """Has a request counted that doesn't reach the data plane.
+
+        Args:
+            begun: What the stream holds; None where it has not begun.
+            name: The model that the request names; empty for none.
+            error: Why.
+        """
+        if begun is None:
+            self._calls.dataplane.refused(PredictCall(target=ModelTarget(name=name)), error)
+        else:
+            self._calls.dataplane.refused(PredictCall(target=begun.call.target), error, begun.held.handle.servable_id)
 
     def _step(self, begun: Begun, request: StepRequest) -> PredictCall:
         call = begun.call
@@ -253,7 +277,11 @@ class SequenceService:
         return Begun(message.model_spec, call, Held(handle), signature.name, state)
 
     def _open(self, stream: Stream) -> None:
-        self._table.open(stream, self._clock())
+        try:
+            self._table.open(stream, self._clock())
+        except ServerError as error:
+            self._refused(None, "", error)
+            raise
         self._streams[stream] = None
         if self._watching is None:
             self._watching = asyncio.ensure_future(self._watch())
@@ -289,13 +317,14 @@ class SequenceService:
         """Has streams end in time whose version is to be unloaded, at once where it is dead, and all at a stop."""
         seen = -1
         while not self._changes.closed:
-            seen = await self._changes.wait(seen)
-            for servable, handle in {each.handle.servable: each.handle for each in self._held()}.items():
+            seen = await self._changes.wait(seen, self._look_again_s())
+            held = {each.handle.servable: each.handle for each in self._held()}
+            self._draining = {each: until_s for each, until_s in self._draining.items() if each in held}
+            for servable, handle in held.items():
                 if servable.lost:
                     self._end(servable, VersionNotReady(f"{servable.lost}; {_GONE}"), Ended.WORKER)
-                elif servable not in self._draining and not self._answers(handle):
-                    self._draining.add(servable)
-                    self._loop.call_later(self._options.drain_s, self._drain, handle.servable_id, servable)
+                elif servable in self._draining or not self._answers(handle):
+                    self._drain(servable, handle)
         for stream in self._streams:
             stream.end(
                 ServerStopping("the server is stopping, and the sequence's state is gone: begin it elsewhere"),
@@ -314,11 +343,30 @@ class SequenceService:
         except (NotReady, ModelNotFound):
             return False
 
-    def _drain(self, key: ServableId, servable: ServedModel) -> None:
-        self._draining.discard(servable)
+    def _look_again_s(self) -> float | None:
+        """How soon to look again though nothing has changed; None for never."""
+        if not self._draining:
+            return None
+        now_s = self._clock()
+        return min([_LOOK_S, *(until_s - now_s for until_s in self._draining.values() if until_s > now_s)])
+
+    def _drain(self, servable: ServedModel, handle: ServableHandle[ServedModel]) -> None:
+        """Ends the streams of what is to be unloaded where their time is over, or a load waits for them."""
+        key, now_s = handle.servable_id, self._clock()
+        until_s = self._draining.setdefault(servable, now_s + self._options.drain_s)
+        if now_s < until_s and not self._is_waited_for(key):
+            return
         self._end(
             servable, VersionNotReady(f"version {key.version} of model {key.name} is unloaded; {_GONE}"), Ended.UNLOADED
         )
+
+    def _is_waited_for(self, key: ServableId) -> bool:
+        """Whether the version is wanted again: it can't be loaded before it is gone."""
+        try:
+            states = self._models.states(ModelTarget(name=key.name, version=key.version))
+        except ModelNotFound:
+            return False
+        return any(each.state is State.UNLOADING and each.successor is State.START for each in states)
 
     def _end(self, servable: ServedModel, fault: ServerError, why: Ended) -> None:
         for stream in self._streams:

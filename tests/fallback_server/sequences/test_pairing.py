@@ -108,6 +108,24 @@ def test_which_signature_is_a_step(signatures, asked, said, name):
     assert pairs == {"state": "state"}
 
 
+def test_what_is_said_of_one_signature_is_not_said_of_others():
+    """A caller may name another, whose own names tell; unless there is no signature that it could mean but that."""
+    odd = made(["x", "h"], ["y", "hn"], "decode")
+    signatures = {**BOTH, "decode": odd}
+    said = StepConfig(signature="decode", state={"h": "hn"})
+    assert step_of(signatures, "", said, default="serving_default") == (odd, {"h": "hn"})
+    assert step_of(signatures, "step", said, default="serving_default") == (STEP, {"state": "state"})
+    with pytest.raises(PreconditionFailed, match="has no state"):
+        step_of(signatures, "serving_default", said, default="serving_default")
+    unnamed = StepConfig(state={"h": "hn"})
+    assert step_of({**signatures, "step": odd}, "", unnamed, default="serving_default") == (odd, {"h": "hn"})
+    assert step_of({"decode": odd}, "decode", unnamed, default="serving_default") == (odd, {"h": "hn"})
+    with pytest.raises(PreconditionFailed, match="has no input 'h'"):
+        step_of(signatures, "", unnamed, default="serving_default")
+    with pytest.raises(PreconditionFailed, match='"decode" has no state'):
+        step_of(signatures, "decode", unnamed, default="serving_default")
+
+
 @pytest.mark.parametrize(
     ("signatures", "asked", "error", "text"),
     [

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from support.fallback_fakes import signature
@@ -56,6 +58,28 @@ def test_a_reset_forgets():
     given = state.inputs({"x": ones(2, 2)}, reset=True)
     assert given["state"].tolist() == np.zeros((2, 3)).tolist()
     assert (state.step, sizes) == (0, [12, 12, 0, 24])
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_step_has_the_rows_of_the_first(mixes):
+    """Whether its rows mix, so that nobody else looks at them, or not; and whatever it sends of the state."""
+    state, _ = state_of(dataclasses.replace(STEP, mixes_rows=mixes))
+    state.inputs({"x": ones(2, 2)}, reset=False)
+    state.advance({"y": ones(2, 2), "state": ones(2, 3)})
+    for sent in ({"x": ones(1, 2)}, {"x": ones(2, 2), "state": ones(1, 3)}, {"x": ones(3, 2), "state": ones(3, 3)}):
+        with pytest.raises(InvalidInput, match="must have as many rows as the first of its sequence: that has 2"):
+            state.inputs(sent, reset=False)
+    assert state.inputs({"x": ones(2, 2)}, reset=False)["state"].shape == (2, 3)
+    assert state.inputs({"x": ones(1, 2)}, reset=True)["state"].shape == (1, 3)
+    with pytest.raises(InvalidInput, match="that has 1, 'state' has 2"):
+        state_of()[0].inputs({"x": ones(1, 2), "state": ones(2, 3)}, reset=False)
+
+
+def test_a_state_without_rows_leaves_them_to_the_step():
+    """There a first dimension that varies can be time."""
+    state, _ = state_of(signature({"x": (-1, 2), "state": (1, 3)}, {"state": (1, 3)}))
+    for steps in (5, 7):
+        assert state.inputs({"x": ones(steps, 2)}, reset=False)["state"].shape == (1, 3)
 
 
 def test_strings_begin_empty():

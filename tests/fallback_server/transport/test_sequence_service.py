@@ -1,19 +1,16 @@
 import asyncio
 import dataclasses
-import threading
-import time
 from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
-from support.grpc_stand import loaded
 from support.sequence_models import AddingExecutor, GrowingExecutor
-from support.sequence_streams import Stream, outputs, row, state
+from support.sequence_stand import HeldExecutor, opened, told, until
+from support.sequence_streams import outputs, row, state
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.model_config import StepConfig
-from fallback_server.core.servable import State
 from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.sequence_service import SequenceService
@@ -21,19 +18,6 @@ from fallback_server.transport.sequence_service import SequenceService
 pytestmark = pytest.mark.usefixtures("transport")
 
 CODE = grpc.StatusCode
-BATCHING = BatchingOptions(num_batch_threads=1, max_inline_us=0)
-
-
-def told(story, tmp_path, executor=None, **options):
-    async def run():
-        async with loaded(executor or AddingExecutor(), tmp_path, **{"batching": BATCHING, **options}) as stand:
-            await asyncio.wait_for(story(stand), 60)
-
-    asyncio.run(run())
-
-
-def opened(stand, **options):
-    return Stream(stand.channel, **options)
 
 
 @pytest.fixture
@@ -48,27 +32,6 @@ def services(monkeypatch):
 
     monkeypatch.setattr(SequenceService, "__init__", remember)
     return made
-
-
-async def until(condition):
-    end_s = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end_s
-        await asyncio.sleep(0.005)
-
-
-class HeldExecutor(AddingExecutor):
-    """Waits for `gate` in each run."""
-
-    def __init__(self):
-        super().__init__()
-        self.gate = threading.Event()
-        self.entered = threading.Semaphore(0)
-
-    def run(self, name, inputs):
-        self.entered.release()
-        assert self.gate.wait(30)
-        return super().run(name, inputs)
 
 
 def test_a_state_goes_from_step_to_step(tmp_path):
@@ -296,37 +259,6 @@ def test_zeros_of_an_unknown_size_have_to_be_sent(tmp_path):
     told(story, tmp_path, GrowingExecutor())
 
 
-def test_a_silent_stream_expires(tmp_path, services):
-    """Begun or not, while one that goes on does not."""
-
-    async def story(stand):
-        begun, silent = opened(stand), opened(stand)
-        await begun.step(model="m", x=row(1, 0))
-        for stream in (begun, silent):
-            code, text = await stream.ended()
-            assert code is CODE.DEADLINE_EXCEEDED
-            assert text == ("the sequence was idle for sequence_idle_s = 0.2 s, and its state is gone: begin a new one")
-        await until(lambda: not services[0].live)
-        assert services[0].state_bytes == 0
-
-    told(story, tmp_path, sequences=SequenceOptions(sequence_idle_s=0.2))
-
-
-def test_a_step_that_takes_long_is_not_idle(tmp_path):
-    """Only its caller can be."""
-    executor = HeldExecutor()
-
-    async def story(stand):
-        stream = opened(stand)
-        await stream.send(model="m", x=row(1, 0))
-        silent = opened(stand)
-        assert (await silent.ended())[0] is CODE.DEADLINE_EXCEEDED
-        executor.gate.set()
-        assert outputs(await stream.read())["total"][0, 0] == 1
-
-    told(story, tmp_path, executor, sequences=SequenceOptions(sequence_idle_s=0.2))
-
-
 def test_a_caller_that_leaves_frees_the_state_and_then_the_version(tmp_path, services):
     """The step that is under way still holds the version."""
     executor = HeldExecutor()
@@ -347,52 +279,6 @@ def test_a_caller_that_leaves_frees_the_state_and_then_the_version(tmp_path, ser
         await until(lambda: not harness.holders)
 
     told(story, tmp_path, executor, sequence_figures=figures)
-
-
-def test_streams_of_a_version_that_is_unloaded_go_on_and_are_ended(tmp_path):
-    """New ones are refused at once; those that go on are ended in time, and let the version go."""
-
-    async def story(stand):
-        stream = opened(stand)
-        await stream.step(model="m", x=row(1, 0))
-        harness = stand.manager._table.find("m", 1)
-        stand.manager.set_aspired({})
-        stand.control.changed()
-        assert harness.state is State.UNLOADING
-        assert (await stream.step(x=row(1, 0)))["total"][0, 0] == 2
-        other = opened(stand)
-        await other.send(model="m", x=row(1, 0))
-        assert (await other.ended())[0] in (CODE.UNAVAILABLE, CODE.NOT_FOUND)
-        assert await stream.ended() == (
-            CODE.UNAVAILABLE,
-            "version 1 of model m is unloaded; the sequence's state is gone: begin a new one",
-        )
-        await until(lambda: harness.state is State.END)
-
-    told(story, tmp_path, sequences=SequenceOptions(drain_s=1.0))
-
-
-def test_a_server_that_stops_ends_the_streams(tmp_path):
-    """Between two steps: the one that is under way is answered."""
-    executor = HeldExecutor()
-
-    async def story(stand):
-        idle, busy = opened(stand), opened(stand)
-        executor.gate.set()
-        await idle.step(model="m", x=row(1, 0))
-        executor.gate.clear()
-        executor.entered.acquire()
-        await busy.send(model="m", x=row(1, 0))
-        await asyncio.to_thread(executor.entered.acquire)
-        stopping = asyncio.ensure_future(stand.server.stop(grace_s=20))
-        code, text = await idle.ended()
-        assert (code, "the server is stopping" in text) == (CODE.UNAVAILABLE, True)
-        executor.gate.set()
-        assert outputs(await busy.read())["total"][0, 0] == 1
-        assert (await busy.ended())[0] is CODE.UNAVAILABLE
-        await stopping
-
-    told(story, tmp_path, executor)
 
 
 def test_an_operator_names_the_state(tmp_path):
@@ -421,53 +307,5 @@ def test_large_steps_are_read_and_written_in_threads(tmp_path):
         answer = (await stream.step(x=x))["total"]
         assert answer.shape == x.shape
         assert (answer == 2).all()
-
-    told(story, tmp_path)
-
-
-def test_what_comes_and_goes_is_counted(tmp_path):
-    """Sequences, their steps and how many ran together, what they hold, and why each has ended."""
-    figures = SequenceFigures()
-
-    async def story(stand):
-        done, silent, bad, refused = (opened(stand) for _ in range(4))
-        await done.step(model="m", x=row(1, 0))
-        await done.send(x=row(1, 0), end=True)
-        await done.read()
-        assert await done.ended() == (CODE.OK, "")
-        await bad.step(model="m", x=row(1, 0))
-        assert figures.snapshot().models["m"].live == 1
-        assert figures.snapshot().state_bytes == 8
-        await bad.send(x=row(np.nan, 0))
-        assert (await bad.ended())[0] is CODE.INTERNAL
-        await refused.send(model="other", x=row(1, 0))
-        assert (await refused.ended())[0] is CODE.NOT_FOUND
-        assert (await silent.ended())[0] is CODE.DEADLINE_EXCEEDED
-        left = opened(stand)
-        await left.step(model="m", x=row(1, 0))
-        left.call.cancel()  # Between two steps: as if it had ended it.
-        await until(lambda: figures.snapshot().models["m"].ended == {Ended.CLIENT: 2, Ended.FAILED: 1})
-        told = figures.snapshot()
-        assert told.state_bytes == 0
-        assert (told.models["m"].begun, told.models["m"].live) == (3, 0)
-        assert (told.models["m"].steps, told.models["m"].batches) == (4, {1: 4})
-        assert told.models[""].ended == {Ended.REFUSED: 1, Ended.IDLE: 1}
-
-    told(story, tmp_path, sequences=SequenceOptions(sequence_idle_s=1.0), sequence_figures=figures)
-
-
-def test_streams_of_a_model_that_has_died_end_at_once(tmp_path, services):
-    """Whoever waits for nothing is told too; see tests/fallback_server/sequences/test_lost_process.py."""
-
-    async def story(stand):
-        stream = opened(stand)
-        await stream.step(model="m", x=row(1, 0))
-        stand.loader.result.lost = "the model's process ended (signal 9)"
-        stand.control.changed()
-        assert await stream.ended() == (
-            CODE.UNAVAILABLE,
-            "the model's process ended (signal 9); the sequence's state is gone: begin a new one",
-        )
-        await until(lambda: not services[0].live)
 
     told(story, tmp_path)
