@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fallback_server.batching import policy
@@ -331,6 +331,10 @@ class BatchQueue:
                 tightest_s = head.deadline_s
         if tightest_s < math.inf and self._is_tight(tightest_s - now_s, self.run_rows(rows), now_s):
             taken = self._in_time(group, taken, now_s)
+        return self._settled_out(taken)
+
+    def _settled_out(self, taken: Sequence[Task]) -> list[Task]:
+        """What of these runs: the last pieces of large requests as pieces, and of the refused what is not settled."""
         batch: list[Task] = []
         for task in taken:
             self._gone(task)
