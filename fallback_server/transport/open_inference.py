@@ -22,7 +22,7 @@ from fallback_server.transport.counting import Refused
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
 from fallback_server.transport.ordered_stream import ordered_stream
-from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, peer_of
+from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, aborted, peer_of
 from fallback_server.transport.services import Handlers, RemoteControl
 from fallback_server.transport.settling import wait_settled
 from fallback_server.transport.targets import read_target
@@ -53,7 +53,7 @@ class AbsentCalls(grpc.GenericRpcHandler):
             return None
 
         async def refuse(_requests: object, context: Context) -> None:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported: this server has no {what}")
+            await aborted(context, grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported: this server has no {what}")
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

@@ -13,7 +13,7 @@ from fallback_server.core.errors import ServerStopping
 from fallback_server.protocol.methods import Method
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
-from fallback_server.transport.rpc import Context
+from fallback_server.transport.rpc import Context, aborted
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def ordered_stream(
             _log.debug("%s: %s: %s", method.path, fault.name, text)
         else:
             return
-        await context.abort(fault.code, text)
+        await aborted(context, fault.code, text)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 

@@ -13,7 +13,7 @@ from fallback_server.core import errors
 from fallback_server.core.errors import ServerError
 from fallback_server.protocol.methods import UNLIMITED_MESSAGES
 from fallback_server.protocol.status import Fault
-from fallback_server.transport.rpc import Caller, Context
+from fallback_server.transport.rpc import Caller, Context, aborted
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -103,7 +103,7 @@ class Relay(grpc.GenericRpcHandler):
         if code is grpc.StatusCode.OK:
             context.set_trailing_metadata(trailing)
         else:
-            await context.abort(code, text, trailing)
+            await aborted(context, code, text, trailing)
 
 
 async def _sent(context: Context, call: Any) -> None:

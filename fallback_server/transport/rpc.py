@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -276,7 +276,7 @@ class Rpcs:
                 return written
             finally:
                 self._under_way -= 1
-            return await context.abort(fault.code, text)
+            return await aborted(context, fault.code, text)
 
         return handle
 
@@ -301,7 +301,7 @@ class Rpcs:
                 return written
             finally:
                 self._under_way -= 1
-            return await context.abort(fault.code, text)
+            return await aborted(context, fault.code, text)
 
         return handle
 
@@ -343,7 +343,7 @@ class Rpcs:
                 fault, text = _told(method, error)
             else:
                 return
-            await context.abort(fault.code, text)
+            await aborted(context, fault.code, text)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -384,6 +384,21 @@ async def _received(method: Method[Any, Any], context: Context) -> list[bytes]:
     if not isinstance(data, bytes):
         raise InvalidInput(f"the call ended before its {method.request.DESCRIPTOR.name}")
     return [data]
+
+
+async def aborted(
+    context: Context, code: grpc.StatusCode, text: str, trailing: tuple[tuple[str, str | bytes], ...] = ()
+) -> NoReturn:
+    """Ends a call with a status.
+
+    Raises:
+        BaseException: gRPC's own, for its handler; or CancelledError where the caller left meanwhile, which gRPC would
+            log as a fault of ours.
+    """
+    try:
+        await context.abort(code, text, trailing)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def is_quiet(busy: bool, idle_s: float, waited_s: float) -> bool:  # noqa: FBT001  a table's columns

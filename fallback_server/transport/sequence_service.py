@@ -40,7 +40,7 @@ from fallback_server.transport.changes import Changes
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES
 from fallback_server.transport.messages import read_target
-from fallback_server.transport.rpc import Context, MessageThreads, Rpcs
+from fallback_server.transport.rpc import Context, MessageThreads, Rpcs, aborted
 from fallback_server.transport.sequence_messages import StepReply, StepRequest, read_step, write_step
 from fallback_server.transport.sequence_steps import Held, Steps
 from fallback_server.transport.sequence_stream import Begun, Phase, Stream, why_ended
@@ -156,11 +156,7 @@ class SequenceService:
         fault, text = translate(error)
         error = stream.fault = None  # Its traceback leads back here, and would keep the request and the state.
         _log.debug("%s: %s: %s", methods.RUN_SEQUENCE.path, fault.name, text)
-        try:
-            await context.abort(fault.code, text)
-        except grpc.aio.InternalError:
-            # The caller left meanwhile, which gRPC would log as a fault of ours.
-            raise asyncio.CancelledError from None
+        await aborted(context, fault.code, text)
 
     async def _serve(self, stream: Stream, context: Context) -> None:
         table, clock = self._table, self._clock
