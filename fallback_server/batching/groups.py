@@ -58,17 +58,26 @@ class Group:
         self.rows += task.rows
         self._deadline_s = None
 
-    def let_pass(self, rows: int) -> None:
-        """Those behind the head, of its priority, come before it: so many rows of them."""
+    def let_pass(self, rows: int, steps_aside: Callable[[Task], bool]) -> None:
+        """Those behind the head, of its priority, come before it: so many rows of them.
+
+        Args:
+            rows: At most.
+            steps_aside: Who stays where it is, as the head does.
+        """
         level = self._levels[self.head().priority]
-        head = level.popleft()
-        passing = 0
-        for task in level:
-            if rows < task.rows:
+        passing: list[Task] = []
+        staying = [level.popleft()]
+        while level:
+            task = level[0]
+            if steps_aside(task):
+                staying.append(level.popleft())
+            elif task.rows <= rows:
+                rows -= task.rows
+                passing.append(level.popleft())
+            else:
                 break
-            rows -= task.rows
-            passing += 1
-        level.insert(passing, head)
+        level.extendleft(reversed([*passing, *staying]))
 
     def oldest_s(self) -> float:
         """When the one came that has waited longest. Something must wait."""

@@ -108,7 +108,7 @@ class BatchQueue:
         self.rows = 0
         self.bytes = 0
         self._half_rows = max(options.max_enqueued_rows // 2, options.max_batch_size_rows)
-        self._surplus = 0
+        self._large_rows = 0
         self.lanes = lanes
         self.runner = runner
         self.runs_here = 0
@@ -142,8 +142,15 @@ class BatchQueue:
         most = self.options.max_enqueued_rows
         if not self.merges:
             return policy.admits(rows=1, queued_rows=len(self), max_queued_rows=most)
-        counted = min(rows, self._half_rows)
-        return policy.admits(rows=counted, queued_rows=self.rows - self._surplus, max_queued_rows=most)
+        if rows > self._half_rows:
+            rows = max(0, self._half_rows - self._large_rows)
+        return policy.admits(rows=rows, queued_rows=self.counted_rows(), max_queued_rows=most)
+
+    def counted_rows(self) -> int:
+        """What takes places from others: all that wait, of large requests together half of the places at most."""
+        if not self.merges:
+            return len(self)
+        return self.rows - max(0, self._large_rows - self._half_rows)
 
     def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
         """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
@@ -191,8 +198,8 @@ class BatchQueue:
         group.put(task)
         self.rows += task.rows
         self.bytes += task.bytes
-        if task.rows > self._half_rows:
-            self._surplus += self._surplus_of(task.rows)
+        if self._is_large(task):
+            self._large_rows += task.rows
         if self._gathering is not None:
             self._gathering.here(min(self.rows + self._running_rows, self.options.max_batch_size_rows))
             if task.priority > 0:
@@ -424,12 +431,13 @@ class BatchQueue:
         piece = head.cut(size)
         self.rows += head.rows
         self.bytes += head.bytes
-        self._surplus += self._surplus_of(head.rows)
+        if self._is_large(head):
+            self._large_rows += head.rows
         group.rows -= piece.rows
         if not head.rows:
             group.pop()
-        elif self._surplus_of(head.rows):
-            group.let_pass(self.batch_rows)
+        elif self._is_large(head):
+            group.let_pass(self.batch_rows, self._is_large)
         return [piece]
 
     def _anybody_left(self) -> bool:
@@ -439,12 +447,12 @@ class BatchQueue:
     def _gone(self, task: Task) -> None:
         self.rows -= task.rows
         self.bytes -= task.bytes
-        if task.rows > self._half_rows:
-            self._surplus -= self._surplus_of(task.rows)
+        if self._is_large(task):
+            self._large_rows -= task.rows
 
-    def _surplus_of(self, rows: int) -> int:
-        """How many of its rows keep no place from others: of one that is larger than half of all places the rest."""
-        return max(0, rows - self._half_rows)
+    def _is_large(self, task: Task) -> bool:
+        """Whether it came with more rows than half of all places: see `counted_rows`."""
+        return task.size > self._half_rows
 
     def _key(self, task: Task) -> Shapes:
         inputs = task.inputs

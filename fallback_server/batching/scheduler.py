@@ -239,7 +239,7 @@ class BatchScheduler:
             )
         if not queue.admits(task.rows):
             return QueueFull(
-                f"the queue of {queue.name} is full: {queue.rows} rows wait, "
+                f"the queue of {queue.name} is full: {queue.counted_rows()} rows wait, "
                 f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {queue.options.max_enqueued_rows}"
             )
         if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:

@@ -26,13 +26,30 @@ def test_a_request_larger_than_the_queue_keeps_no_other_from_waiting_nor_from_be
     small, refusals = stand.submit(queue, *[rows(value) for value in range(9)])
     assert refusals[:8] == [None] * 8
     assert isinstance(refusals[8], QueueFull)
-    assert "48 rows wait, 1 more would pass max_enqueued_batches * max_batch_size = 16" in str(refusals[8])
+    assert "16 rows wait, 1 more would pass max_enqueued_batches * max_batch_size = 16" in str(refusals[8])
     for _ in range(4):
         stand.scheduler.step()
     assert {task for task, _ in stand.done} == set(small[:8])
     outcomes = stand.run()
     assert outcomes[large]["y"].tolist() == [[2, 2]] * 40
     assert executor.batches == [4] * 12
+    assert stand.idle()
+
+
+def test_several_large_requests_keep_no_more_places_than_one():
+    """Together they count as half of the bound: a small one is let in beside them, and answered in the first rounds."""
+    stand, executor = BatchStand(max_batch_size_rows=4, max_enqueued_batches=4), FakeExecutor(factor=2)
+    queue = stand.queue(executor)
+    large, refusals = stand.submit(queue, *[rows(value, 40) for value in range(3)])
+    assert refusals == [None] * 3
+    (small,), refusals = stand.submit(queue, rows(7))
+    assert refusals == [None]
+    for _ in range(3):
+        stand.scheduler.step()
+    assert [task for task, _ in stand.done] == [small]
+    outcomes = stand.run()
+    for value, task in enumerate(large):
+        assert outcomes[task]["y"].tolist() == [[2 * value, 2 * value]] * 40
     assert stand.idle()
 
 
@@ -60,7 +77,7 @@ def test_counts_come_to_nothing_whatever_the_sizes(steps, max_rows, batches):
         task = make(rows(number, count), priority=priority)
         if stand.scheduler.submit([(queue, task)]) == [None]:
             tasks.append((task, np.full((count, 2), 2 * number)))
-        assert queue.rows - queue._surplus <= max(queue.options.max_enqueued_rows, max_rows)
+        assert queue.counted_rows() <= max(queue.options.max_enqueued_rows, max_rows)
         for _ in range(runs):
             stand.scheduler.step()
     outcomes = stand.run()
@@ -68,7 +85,7 @@ def test_counts_come_to_nothing_whatever_the_sizes(steps, max_rows, batches):
     for task, values in tasks:
         np.testing.assert_array_equal(outcomes[task]["y"], values)
     assert stand.idle()
-    assert not queue._surplus
+    assert not queue._large_rows
 
 
 def test_one_that_can_not_end_in_time_is_not_begun():
