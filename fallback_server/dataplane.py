@@ -227,6 +227,7 @@ class DataPlane:
             for call in calls:
                 call.started_s = self.clock()
                 self._tell(call, None, error)
+            error.with_traceback(None)  # See `_checked`.
             settle([(call, error) for call in calls])
 
     def refused(self, call: PredictCall, error: ServerError, servable_id: ServableId | None = None) -> None:
@@ -268,7 +269,8 @@ class DataPlane:
             handle = self._acquire(call)
         except ServerError as error:
             self._tell(call, None, error)
-            return error
+            # Its traceback leads to whoever has it in a variable: both would stay, and what was asked with them.
+            return error.with_traceback(None)
         servable, like = handle.servable, call.like
         fit = None if like is None else like.fit
         if fit is not None and fit.signatures is servable.signatures and not call.preprocessing:
@@ -282,7 +284,7 @@ class DataPlane:
         except ServerError as error:
             self._count(call, handle, error)
             handle.close()
-            return error
+            return error.with_traceback(None)
         except BaseException:
             handle.close()
             raise

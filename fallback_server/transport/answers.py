@@ -77,5 +77,8 @@ def reply_of(answer: Answer) -> PredictReply:
         ServerError: it is a fault.
     """
     if isinstance(answer, ServerError):
-        raise answer
+        try:
+            raise answer
+        finally:
+            del answer  # A fault that its own traceback leads to would keep the request until Python looks for such.
     return answer

@@ -151,6 +151,7 @@ class Calls:
                 call.inputs = {}  # The task has them, and frees them when it has run.
                 replies.append(reply_of(await self._settled(call) if answer is None else answer))
         finally:
+            answer = None  # See `reply_of`.
             self.unbound(calls)
         return inference.answered(asked, caller, replies)
 
@@ -172,7 +173,10 @@ class Calls:
         finally:
             for call in calls:
                 self._answers.give_up(call)
-        return [reply_of(answer) for answer in answers]
+        try:
+            return list(map(reply_of, answers))
+        finally:
+            answers.clear()  # See there.
 
 
 def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], float]) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fallback_server.core.errors import ServerError
-from fallback_server.dataplane import Answer, PredictCall
+from fallback_server.dataplane import Answer, PredictCall, PredictReply
 from fallback_server.protocol.status import Fault
-from fallback_server.transport.answers import reply_of
 from fallback_server.transport.calls import Calls, attribute
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES
@@ -236,7 +235,13 @@ class NativeFront:
         inference = call.inference
         assert inference is not None
         try:
-            replies = [reply_of(call.answers[asked]) for asked in call.calls]
+            replies: list[PredictReply] = []
+            for asked in call.calls:
+                answer = call.answers[asked]
+                if isinstance(answer, ServerError):  # Not raised: see `reply_of`.
+                    self._fail(call, answer)
+                    return
+                replies.append(answer)
             answered = inference.answered(call.asked, call, replies)
             if inference.weigh(answered) >= LARGE_BYTES:
                 del replies
