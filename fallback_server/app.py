@@ -37,6 +37,7 @@ from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.served_model import ServedModel, ServedModelLoader
 from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
+from fallback_server.transport import callers
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
 from fallback_server.transport.native import private_folder
@@ -334,6 +335,7 @@ class Server:
             port=port,
             native=self._native,
             passes_to=str(self._grpc.private_path),
+            secret=callers.secret(),
             tls=network.tls,
             max_message_bytes=network.max_message_bytes,
             message_threads=network.grpc_threads,

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import grpc
+
 from fallback_server.core.errors import DataLost, PermissionDenied, QueueFull, ServerStopping
 from fallback_server.core.printable import quoted
 from fallback_server.core.target import ModelTarget
@@ -33,6 +35,14 @@ MAX_STREAM_S = 600.0
 
 STALL_S = 60.0
 """How long a caller may leave a piece untaken; longer than a device waits for one."""
+
+UNKNOWN = "unix"
+"""The address of all that come over a UNIX socket: callers of this machine, and whoever calls the native server, which
+passes streams on without a word of whose they are. No call of theirs may keep the others' places for long."""
+
+UNKNOWN_STREAM_S = 60.0
+UNKNOWN_STALL_S = 30.0
+"""Of those: who reads has a piece in less even at 128 kbit/s, and asks for the rest."""
 
 _THREADS = 2
 
@@ -84,7 +94,8 @@ class Places:
         """
         own, free = self._open.get(address, 0), self._places - self._answered
         if not may_take(own, free):
-            raise QueueFull(f"{self._method}: {address} has {own} calls open, and may have as many as are free: {free}")
+            who = "who can't be told apart" if address == UNKNOWN else address
+            raise QueueFull(f"{self._method}: {who} has {own} calls open, and may have as many as are free: {free}")
         self._open[address] += 1
         self._answered += 1
         at_end(functools.partial(self._ended, address))
@@ -116,11 +127,17 @@ class DeliveryService:
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
+        fetch, method = self._fetch, methods.FETCH_PACKAGE
+        known: Any = rpcs.responses(method, fetch, limit_s=MAX_STREAM_S, stall_s=STALL_S)
+        unknown: Any = rpcs.responses(method, fetch, limit_s=UNKNOWN_STREAM_S, stall_s=UNKNOWN_STALL_S)
+
+        async def handle(requests: object, context: Context) -> None:
+            handler = unknown if _address(context) == UNKNOWN else known
+            await handler.stream_stream(requests, context)
+
         return {
             methods.DESCRIBE_PACKAGE: rpcs.message(methods.DESCRIBE_PACKAGE, self._describe),
-            methods.FETCH_PACKAGE: rpcs.responses(
-                methods.FETCH_PACKAGE, self._fetch, limit_s=MAX_STREAM_S, stall_s=STALL_S
-            ),
+            method: grpc.stream_stream_rpc_method_handler(handle),
         }
 
     def close(self) -> None:
@@ -170,5 +187,10 @@ def _cut_off(request: pb.FetchRequest, left_bytes: int) -> DataLost:
 
 
 def _caller(caller: Caller) -> tuple[str, Callable[[Callable[[object], None]], None]]:
-    """Where a call comes from, without the port (`ipv4:10.0.0.7`), and what has a function called at its end."""
-    return peer_of(caller).rpartition(":")[0], caller.add_done_callback
+    """Where a call comes from, and what has a function called at its end."""
+    return _address(caller), caller.add_done_callback
+
+
+def _address(caller: Caller) -> str:
+    """Without the port: `ipv4:10.0.0.7`."""
+    return peer_of(caller).rpartition(":")[0]

@@ -20,14 +20,30 @@ _FAULTS: dict[type[Exception], Fault] = {
     errors.PermissionDenied: Fault.PERMISSION,
     errors.Unimplemented: Fault.UNIMPLEMENTED,
     errors.ModelNotFound: Fault.NOT_FOUND,
-    errors.VersionNotReady: Fault.NOT_READY,
-    errors.ServerStopping: Fault.NOT_READY,
+    errors.NotReady: Fault.NOT_READY,
     errors.NotServed: Fault.UNKNOWN,
     errors.QueueFull: Fault.QUEUE_FULL,
     errors.DeadlineExceeded: Fault.DEADLINE,
     errors.DataLost: Fault.DATA_LOSS,
     errors.ExecutionFailed: Fault.INTERNAL,
 }
+
+
+class PassedOn(ServerError):
+    """Another process of this server has refused a call, with a code that stands for no fault of our own.
+
+    Args:
+        code: That code.
+        text: What it said.
+
+    Attributes:
+        code: See above.
+    """
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
 
 MAX_TEXT_BYTES = 2000
 """A status text travels in the trailers, percent-encoded, and clients refuse trailers over 8 KiB: a longer text, with a
@@ -69,6 +85,14 @@ def translate(error: Exception) -> tuple[Fault, str]:
         return Fault.UNKNOWN, LEFT_TEXT
     _log.error("an error that has no name", exc_info=error)
     return Fault.INTERNAL, INTERNAL_TEXT
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The same in gRPC's terms; what was passed on keeps its code."""
+    if isinstance(error, PassedOn):
+        return error.code, _cut(str(error))
+    fault, text = translate(error)
+    return fault.code, text
 
 
 def _fault_of(error: Exception) -> Fault | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,15 +14,19 @@ from fallback_server.core import errors
 from fallback_server.core.errors import ServerError
 from fallback_server.protocol.methods import UNLIMITED_MESSAGES
 from fallback_server.protocol.status import Fault
-from fallback_server.transport.rpc import Caller, Context, aborted
+from fallback_server.transport.callers import CALLER_METADATA, caller_metadata
+from fallback_server.transport.faults import PassedOn
+from fallback_server.transport.rpc import STOPPING_TEXT, Caller, Context, aborted
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 _OWN = ("grpc-", ":")
-_EACH_CONNECTIONS = ("user-agent", "content-type", "te")
-"""Metadata that each connection has of its own."""
+_NOT_PASSED = ("user-agent", "content-type", "te", CALLER_METADATA)
+"""Metadata that each connection has of its own; and what nobody but a process of this server may say."""
 
-_ERRORS: dict[Fault, Callable[[str], ServerError]] = {
+_LOOK_S = 0.01
+
+ERRORS: dict[Fault, Callable[[str], ServerError]] = {
     Fault.INVALID_INPUT: errors.InvalidInput,
     Fault.NOT_FOUND: errors.ModelNotFound,
     Fault.NOT_READY: errors.NotReady,
@@ -45,9 +50,16 @@ class Relay(grpc.GenericRpcHandler):
 
     Args:
         path: The socket.
+        secret: By which the other server believes who calls; see `callers`.
+
+    Attributes:
+        stopping: Whether the other server is about to: what it cuts off is then told as that, so clients ask others.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, secret: bytes) -> None:
+        self.stopping = False
+        self._secret = secret
+        self._streams = 0
         self._channel = grpc.aio.insecure_channel(
             f"unix:{path}", options=(*UNLIMITED_MESSAGES, ("grpc.enable_retries", 0))
         )
@@ -64,11 +76,12 @@ class Relay(grpc.GenericRpcHandler):
             ServerError: as the other server says, with its text.
         """
         passes: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
-        call = passes(data, metadata=_passed(caller.invocation_metadata()), timeout=caller.time_remaining())
+        call = passes(data, metadata=self._passed(caller), timeout=caller.time_remaining())
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as error:
-            raise _ERRORS[Fault.of(error.code())](error.details() or "") from error
+            code, text = self._refusal(error.code(), error.details() or "")
+            raise error_of(code, text) from error
         return answer
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -76,9 +89,21 @@ class Relay(grpc.GenericRpcHandler):
         method = str(handler_call_details.method)
 
         async def handle(_requests: object, context: Context) -> None:
-            await self._stream(method, context)
+            self._streams += 1
+            try:
+                await self._stream(method, context)
+            finally:
+                self._streams -= 1
 
         return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def quiet(self, *, grace_s: float) -> None:
+        """Waits until no stream is under way, at most the grace."""
+        end_s = time.monotonic() + grace_s
+        while time.monotonic() < end_s:
+            if not self._streams:
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
         """Ends the connection, and what goes over it."""
@@ -86,7 +111,7 @@ class Relay(grpc.GenericRpcHandler):
 
     async def _stream(self, method: str, context: Context) -> None:
         passes: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
-        call = passes(metadata=_passed(context.invocation_metadata()), timeout=context.time_remaining())
+        call = passes(metadata=self._passed(context), timeout=context.time_remaining())
         sending = asyncio.ensure_future(_sent(context, call))
         try:
             if begun := await call.initial_metadata():
@@ -103,7 +128,27 @@ class Relay(grpc.GenericRpcHandler):
         if code is grpc.StatusCode.OK:
             context.set_trailing_metadata(trailing)
         else:
-            await aborted(context, code, text, trailing)
+            await aborted(context, *self._refusal(code, text), trailing)
+
+    def _passed(self, caller: Caller) -> Metadata:
+        """The caller's own metadata, and who that is."""
+        own = [
+            (key, value)
+            for key, value in caller.invocation_metadata() or ()
+            if not key.startswith(_OWN) and key not in _NOT_PASSED
+        ]
+        return (*own, caller_metadata(self._secret, caller.peer()))
+
+    def _refusal(self, code: grpc.StatusCode, text: str) -> tuple[grpc.StatusCode, str]:
+        if self.stopping and code is grpc.StatusCode.CANCELLED:
+            return grpc.StatusCode.UNAVAILABLE, STOPPING_TEXT
+        return code, text
+
+
+def error_of(code: grpc.StatusCode, text: str) -> ServerError:
+    """What travels as a code and a text again, as they came."""
+    fault = Fault.of(code)
+    return ERRORS[fault](text) if fault.code is code else PassedOn(code, text)
 
 
 async def _sent(context: Context, call: Any) -> None:
@@ -118,10 +163,3 @@ async def _sent(context: Context, call: Any) -> None:
         while (data := await context.read()) is not grpc.aio.EOF:
             await inner.send_serialized_message(data)
         await inner.send_receive_close()
-
-
-def _passed(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
-    """The caller's own metadata."""
-    return tuple(
-        (key, value) for key, value in metadata or () if not key.startswith(_OWN) and key not in _EACH_CONNECTIONS
-    )

@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError, Message
 
 from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFull, ServerStopping
 from fallback_server.protocol.methods import SERVER_MS_METADATA, Method
-from fallback_server.protocol.status import Fault
-from fallback_server.transport.faults import translate
+from fallback_server.transport.callers import passed_caller
+from fallback_server.transport.faults import status_of
 from fallback_server.transport.large import LARGE_BYTES, give_back_memory
 
 _log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class Caller(Protocol):
 
 
 def peer_of(caller: Caller) -> str:
-    """Who calls, for the log: `ipv4:10.0.0.7:51234`, or what else the transport says of it."""
-    return str(caller.peer())
+    """Who calls: `ipv4:10.0.0.7:51234`, or what else the transport says of it; also where a worker passes it on."""
+    return passed_caller(caller.invocation_metadata()) or str(caller.peer())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,14 +269,14 @@ class Rpcs:
                         written = await self._threads.run(write, answered, size=weight)
                     check_sent(written, self._max_bytes)
             except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
-                fault, text = _told(unary.method, error)
+                code, text = _told(unary.method, error)
             else:
                 if unary.timed:
                     context.set_trailing_metadata((server_ms(clock() - came_s),))
                 return written
             finally:
                 self._under_way -= 1
-            return await aborted(context, fault.code, text)
+            return await aborted(context, code, text)
 
         return handle
 
@@ -294,14 +294,14 @@ class Rpcs:
                 handler.came(len(box[0]))
                 written = await self._answered(unary, box, context)
             except Exception as error:  # noqa: BLE001  as above
-                fault, text = _told(unary.method, error)
+                code, text = _told(unary.method, error)
             else:
                 if unary.timed:
                     context.set_trailing_metadata((server_ms(clock() - came_s),))
                 return written
             finally:
                 self._under_way -= 1
-            return await aborted(context, fault.code, text)
+            return await aborted(context, code, text)
 
         return handle
 
@@ -338,12 +338,12 @@ class Rpcs:
                         async for response in responses:
                             await _taken(method, context, serialize(response), stall_s)
             except TimeoutError:
-                fault, text = translate(DeadlineExceeded(f"{method.name} took longer than {limit_s} s"))
+                code, text = status_of(DeadlineExceeded(f"{method.name} took longer than {limit_s} s"))
             except Exception as error:  # noqa: BLE001  as in unary
-                fault, text = _told(method, error)
+                code, text = _told(method, error)
             else:
                 return
-            await aborted(context, fault.code, text)
+            await aborted(context, code, text)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -367,11 +367,11 @@ class Rpcs:
         self._threads.give_back(size)
 
 
-def _told(method: Method[Any, Any], error: Exception) -> tuple[Fault, str]:
+def _told(method: Method[Any, Any], error: Exception) -> tuple[grpc.StatusCode, str]:
     """What the caller is told of a fault, which the log may tell too."""
-    fault, text = translate(error)
-    _log.debug("%s: %s: %s", method.path, fault.name, text)
-    return fault, text
+    code, text = status_of(error)
+    _log.debug("%s: %s: %s", method.path, code.name, text)
+    return code, text
 
 
 async def _received(method: Method[Any, Any], context: Context) -> list[bytes]:

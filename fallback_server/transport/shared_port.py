@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.protocol import methods
 from fallback_server.transport.calls import Calls, Inference
+from fallback_server.transport.faults import PassedOn, status_of
 from fallback_server.transport.grpc_server import REUSE_PORT, PortUnavailable, server_options
 from fallback_server.transport.native.addresses import target
 from fallback_server.transport.native.calls import NativeCall
@@ -29,6 +29,24 @@ from fallback_server.transport.rpc import Caller, MessageThreads, Rpcs, Unary
 from fallback_server.transport.services import Handlers, generic_handlers
 from fallback_server.transport.tls import server_credentials
 from fallback_server.workers.hosted import Elsewhere
+
+_SAYING_WHO = (
+    methods.DESCRIBE_PACKAGE,
+    methods.RELOAD_CONFIG,
+    methods.RELOAD,
+    methods.REPOSITORY_MODEL_LOAD,
+    methods.REPOSITORY_MODEL_UNLOAD,
+    methods.ROLLBACK,
+    methods.SET_LABEL,
+    methods.SET_TRAFFIC,
+)
+"""Passed on from here with who calls, which matters for them: the native server by itself doesn't say it."""
+
+_LAST_S = 0.5
+"""The first process has ended its streams by then: only their ends have to get out."""
+
+_FLUSH_S = 0.05
+"""What was handed over to the system last is on its way by then."""
 
 
 class _Kept(NamedTuple):
@@ -89,26 +107,23 @@ class PassingFront(NativeFront):
 
     def _fail(self, call: NativeCall, error: Exception) -> None:
         kept = call.asked
+        if isinstance(error, PassedOn):
+            code, text = status_of(error)
+            self._front.fail(call.call_id, code.value[0], text)
+            self._over(call)
+            return
         if not isinstance(error, Elsewhere) or not isinstance(kept, _Kept):
             super()._fail(call, error)
             return
         # It is open once more, as a call that the event loop answers.
-        call.asked, call.inference, call.unary = None, None, self._passing_of(call.unary)
+        call.asked, call.inference, call.unary = None, None, self._passing_of(call.unary.method, timed=call.unary.timed)
         self._open[call.call_id] = call
         self._in_loop(self._begin, call, [kept.data])
 
-    def _passing_of(self, unary: Unary[Any, Any]) -> Unary[bytes, bytes]:
-        path = unary.method.path
-        found = self._passing.get(path)
+    def _passing_of(self, method: methods.Method[Any, Any], *, timed: bool) -> Unary[bytes, bytes]:
+        found = self._passing.get(method.path)
         if found is None:
-            found = self._passing[path] = Unary(
-                method=unary.method,
-                answer=functools.partial(self._relay.unary, path),
-                read=bytes,
-                write=bytes,
-                weigh=len,
-                timed=unary.timed,
-            )
+            found = self._passing[method.path] = _passing(self._relay, method, timed=timed)
         return found
 
 
@@ -118,6 +133,7 @@ class SharedPort:
     Args:
         dataplane: See `PassingCalls`.
         passes_to: The first process's UNIX socket.
+        secret: By which it believes who calls; see `callers`.
         native: See `GrpcServer`, likewise all below.
         tls: What TLS is spoken with.
         max_message_bytes: The largest message.
@@ -132,6 +148,7 @@ class SharedPort:
         dataplane: DataPlane,
         *,
         passes_to: str,
+        secret: bytes,
         native: bool,
         tls: TlsFiles | None,
         max_message_bytes: int,
@@ -147,7 +164,7 @@ class SharedPort:
         self._arguments = (REUSE_PORT, *channel_arguments)
         self._inline_s = inline_s
         self._threads = MessageThreads(message_threads)
-        self._relay = Relay(passes_to)
+        self._relay = Relay(passes_to, secret)
         self._rpcs = Rpcs(self._threads, max_message_bytes)
         self._calls = PassingCalls(dataplane, self._relay, max_message_bytes=max_message_bytes)
         service = PredictionService(self._calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content)
@@ -178,28 +195,31 @@ class SharedPort:
             raise PortUnavailable(f"can't listen on {target(host, port)}: {error}") from error
 
     async def drain(self, *, grace_s: float) -> None:
-        """Refuses what comes for the data plane, and waits for what is in flight."""
-        self._calls.stop()
-        begun_s = time.monotonic()
-        fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
-        await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), *fronts)
-        if self._server is not None:
-            await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
+        """Refuses what comes for the data plane, and waits for what is in flight; goes on refusing until the end.
 
-    async def close(self) -> None:
-        """Ends all connections."""
-        for front in self._fronts:
-            front.close()
-        if self._server is not None:
-            await self._server.stop(0)
-        await self._relay.close()
-        self._threads.close()
+        gRPC's server is not told to stop: what comes before its clients know would be CANCELLED, which none asks again.
+        """
+        self._calls.stop()
+        self._relay.stopping = True
+        fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
+        await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), self._relay.quiet(grace_s=grace_s), *fronts)
+
+    async def flush(self) -> None:
+        """Has what was answered last reach the clients: the process may end then, which ends all connections.
+
+        An end without a word is UNAVAILABLE to a client, which asks another server then.
+        """
+        await self._relay.quiet(grace_s=_LAST_S)
+        await asyncio.sleep(_FLUSH_S)
 
     def _front_at(self, address: str) -> NativeFront:
         return PassingFront(
             self._relay,
             address,
-            [unary for unary in self._rpcs.unaries if unary.method.path in self._calls.inferences],
+            [
+                *(unary for unary in self._rpcs.unaries if unary.method.path in self._calls.inferences),
+                *(_passing(self._relay, method, timed=False) for method in _SAYING_WHO),
+            ],
             self._calls,
             self._threads,
             max_message_bytes=self._max_message_bytes,
@@ -217,6 +237,12 @@ class SharedPort:
         if not bound:
             raise PortUnavailable(f"can't listen on {address}")
         await server.start()
+
+
+def _passing(relay: Relay, method: methods.Method[Any, Any], *, timed: bool) -> Unary[bytes, bytes]:
+    """A call that the event loop passes on."""
+    answer = functools.partial(relay.unary, method.path)
+    return Unary(method=method, answer=answer, read=bytes, write=bytes, weigh=len, timed=timed)
 
 
 def _keeping(inference: Inference[Any, Any]) -> Inference[Any, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fallback_server.workers.channel import AnyMessage, Channel
+from fallback_server.workers.printed import follow
 from fallback_server.workers.views import ModelRoutes
 
 _PROGRAM = "fallback_server.workers.worker_main"
@@ -22,6 +23,9 @@ _ROOT = Path(__file__).parents[2]
 
 STUCK_S = 5.0
 """A worker that takes nothing that it is told for so long hangs."""
+
+_STDERR = 2
+"""Where the log goes: a worker writes its own there too, and what else it prints is brought there by `printed`."""
 
 _END_S = 2.0
 """How long it has to end by itself when it is told to."""
@@ -59,14 +63,19 @@ class Member:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(STUCK_S)
         readable, lifeline = os.pipe()
+        try:
+            log = os.dup(_STDERR)
+        except OSError:  # It is closed: then nobody reads a log.
+            log = os.open(os.devnull, os.O_WRONLY)
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(readable)],
-                pass_fds=[theirs.fileno(), readable],
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(readable), str(log)],
+                pass_fds=[theirs.fileno(), readable, log],
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # What the server prints is its product.
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 env=environment,
                 process_group=0,
             )
@@ -77,6 +86,9 @@ class Member:
         finally:
             theirs.close()
             os.close(readable)
+            os.close(log)
+        assert self.process.stdout is not None
+        follow(index, self.process.stdout)
         self.channel = Channel(ours)
         self._lifeline = lifeline
 

@@ -26,6 +26,7 @@ class Begin(Message, frozen=True, kw_only=True):
         port: Where the first process listens.
         native: What speaks gRPC; see `native.choice`.
         passes_to: The UNIX socket of the first process: whatever a worker doesn't answer goes there.
+        secret: By which the first process believes who calls; see `transport.callers`.
         inline_s: See `GrpcServer`.
         batching: How requests of all models are merged.
         check_method_names: See `ServerOptions`.
@@ -37,6 +38,7 @@ class Begin(Message, frozen=True, kw_only=True):
     port: int
     native: bool
     passes_to: str
+    secret: bytes
     tls: TlsFiles | None = None
     max_message_bytes: int = 2**31 - 1
     message_threads: int = 2

@@ -44,8 +44,19 @@ _log = logging.getLogger(__name__)
 ACK_S = 60.0
 """How long a worker has to load a version; one that takes longer is ended, and begins anew with what is served then."""
 
-SILENT_S = 30.0
+SILENT_S = 15.0
 """A worker that says nothing for so long hangs: it is ended. It says something every second."""
+
+STARTING_S = 30.0
+"""Likewise of one that does not listen yet, and says nothing before."""
+
+QUIET_S = 4.0
+"""From when on the log tells that a worker says nothing, or has not loaded what the others have."""
+
+_HELD_UP = "%s waits for worker %d, process %d, which has not loaded it in %.0f s, and was last heard of %.0f s ago"
+
+_TURN_S = 1.0
+"""Between two looks at them all, at most."""
 
 _PUBLISH_SHARE = 4.0
 _PUBLISH_MOST_S = 0.5
@@ -69,6 +80,7 @@ class _Load:
         awaited: Those that have not answered yet.
         done: Set once there are none.
         begun_s: When they were told.
+        told: Whether the log tells who holds it up.
     """
 
     host: Host
@@ -77,6 +89,7 @@ class _Load:
     awaited: set[Member] = field(default_factory=set)
     done: threading.Event = field(default_factory=threading.Event)
     begun_s: float = 0.0
+    told: bool = False
 
 
 class Team:
@@ -122,6 +135,7 @@ class Team:
         self._restarts: dict[int, float] = {}
         self._dirty = True
         self._publish_at_s = 0.0
+        self._looked_s = clock()
         self._draining = False
         self._closed = False
 
@@ -231,7 +245,7 @@ class Team:
     def _wait_s(self) -> float:
         """Until something is due; a second at most, in which a worker says something anyhow."""
         now_s = self._clock()
-        due = [now_s + 1.0, *self._restarts.values()]
+        due = [now_s + _TURN_S, *self._restarts.values()]
         if self._dirty:
             due.append(self._publish_at_s)
         return max(0.0, min(due) - now_s)
@@ -344,13 +358,25 @@ class Team:
         self._publish_at_s = now_s + min(_PUBLISH_SHARE * (now_s - begin_s), _PUBLISH_MOST_S)
 
     def _end_stuck(self, now_s: float) -> None:
+        late_s = now_s - self._looked_s - _TURN_S
+        self._looked_s = now_s
         for member in list(self._members.values()):
-            if now_s - member.heard_s > SILENT_S:
-                self._lost(member, f"it has said nothing for {SILENT_S:.0f} s")
+            if late_s > _TURN_S:  # This process was held up itself, and so may they have been.
+                member.heard_s += late_s
+            limit_s = SILENT_S if member.listening else STARTING_S
+            if now_s - member.heard_s > limit_s:
+                self._lost(member, f"it has said nothing for {limit_s:.0f} s")
         for load in list(self._loads.values()):
-            if load.awaited and now_s - load.begun_s > ACK_S:
+            waited_s = now_s - load.begun_s
+            if not load.awaited or waited_s <= QUIET_S:
+                continue
+            what = f"{load.host.name}/{load.host.version}"
+            if not load.told:
+                load.told = True
+                for member in load.awaited:
+                    _log.warning(_HELD_UP, what, member.index, member.process.pid, waited_s, now_s - member.heard_s)
+            if waited_s > ACK_S:
                 for member in list(load.awaited):
-                    what = f"{load.host.name}/{load.host.version}"
                     self._lost(member, f"it has not loaded {what} in {ACK_S:.0f} s")
 
     def _lost(self, member: Member, why: str) -> None:

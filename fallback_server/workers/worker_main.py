@@ -1,6 +1,6 @@
 """A worker: listens beside the first process, and answers what both have.
 
-    python -m fallback_server.workers.worker_main SOCKET LIFELINE
+    python -m fallback_server.workers.worker_main SOCKET LIFELINE LOG
 
 It ends when the first process says so, and when that has ended, however it did.
 """
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from fallback_server.batching.queue import BatchRun
 from fallback_server.core.servable import ServableId
@@ -62,19 +63,24 @@ def main() -> None:
     """Answers until the first process goes away."""
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     end_with(int(sys.argv[2]))
+    log = os.fdopen(int(sys.argv[3]), "w", errors="backslashreplace", buffering=1)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
     code = 0
     try:
         begin, fds = channel.receive()
         assert isinstance(begin, Begin)
-        logging.basicConfig(level=begin.log_level, format=_LOG_FORMAT.format(begin.index), stream=sys.stderr)
+        logging.basicConfig(level=begin.log_level, format=_LOG_FORMAT.format(begin.index), stream=log)
         asyncio.run(_answer(channel, begin, Epoch(fds[0])))
     except ChannelClosed:
         pass
     except PortUnavailable as error:
         _log.error("%s", error)
         code = 1
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
     logging.shutdown()
     os._exit(code)  # Threads of gRPC and LiteRT need nobody to wait for them.
 
@@ -85,6 +91,7 @@ async def _answer(channel: Channel, begin: Begin, epoch: Epoch) -> None:
     port = SharedPort(
         worker.dataplane,
         passes_to=begin.passes_to,
+        secret=begin.secret,
         native=begin.native,
         tls=begin.tls,
         max_message_bytes=begin.max_message_bytes,
@@ -114,8 +121,9 @@ async def _answer(channel: Channel, begin: Begin, epoch: Epoch) -> None:
     channel.send(Listening())
     await ended.wait()
     worker.tell_figures()
-    await port.close()
+    await port.flush()
     worker.dataplane.scheduler.stop(timeout_s=_STOP_S)
+    _exit(0)  # At once: an end of the loop would have gRPC tell clients CANCELLED; see `SharedPort.drain`.
 
 
 class Worker:

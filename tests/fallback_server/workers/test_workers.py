@@ -221,6 +221,74 @@ def test_the_metrics_tell_of_all(stand):
     )
 
 
+def test_the_log_tells_who_has_asked(stand):
+    """The operator's own address, whichever process the operator's connection is at."""
+    for number, one in enumerate(stand.each(), 1):
+        label = f"by-{number}"
+        one.call(methods.SET_LABEL, edge.SetLabelRequest(model="lite", label=label, version=1))
+        lines = wait_for(lambda label=label: [line for line in stand.server.log if label in line])
+        assert all("ipv4:127.0.0.1:" in line for line in lines), lines
+
+
+def test_what_a_worker_prints_has_a_time_and_its_number(stand):
+    """LiteRT writes notes past any log; each line of the server's log says when it was, and whose it is."""
+    notes = wait_for(lambda: [line for line in stand.server.log if "worker" in line and "delegate" in line])
+    assert all(line.startswith("20") and " INFO " in line for line in notes)
+
+
+def test_what_is_not_ready_says_so_everywhere(own):
+    """A call that is passed on to a model that is loading is UNAVAILABLE, and no fault in the log."""
+    slow = own.repository / "own" / ".2"
+    slow.mkdir()
+    (slow / "model.py").write_text(OWN.replace('spec = {"x"', 'time.sleep(4); spec = {"x"', 1))
+    slow.rename(own.repository / "own" / "2")
+
+    def unready(one):
+        try:
+            one.predict(model="own", version=2)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.UNAVAILABLE
+        raise AssertionError
+
+    wait_for(lambda: unready(next(iter(own.each()))) if loading(own) else False)
+    assert all(unready(one) for one in own.each())
+    assert not any("Traceback" in line for line in own.server.log)
+
+
+def loading(stand):
+    state = pb.GetModelStatusRequest()
+    state.model_spec.name = "own"
+    found = next(iter(stand.each())).call(methods.GET_MODEL_STATUS, state).model_version_status
+    return any(each.version == 2 and each.state == 20 for each in found)
+
+
+def test_a_stop_cancels_nothing(own):
+    """Whoever asks on and on, also of all by new connections, hears UNAVAILABLE and asks another server."""
+    stop, heard = threading.Event(), set()
+
+    def ask(model):
+        with grpc.insecure_channel(own.server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            predict = methods.PREDICT.bind(channel)
+            while not stop.is_set():
+                try:
+                    predict(request(model=model), timeout=20)
+                    heard.add(grpc.StatusCode.OK)
+                except grpc.RpcError as error:
+                    heard.add(error.code())
+                    stop.wait(0.02)
+
+    askers = [threading.Thread(target=ask, args=(model,)) for model in ("lite", "own") * 4]
+    for asker in askers:
+        asker.start()
+    wait_for(lambda: heard)
+    own.server.terminate()
+    assert own.server.wait() == 0
+    stop.set()
+    for asker in askers:
+        asker.join()
+    assert heard == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
 def test_one_that_is_killed_comes_back(own):
     """The others answer meanwhile, and it answers as they do; its connections fail as if the server had gone."""
     victim = worker_pids(own.server)[0]

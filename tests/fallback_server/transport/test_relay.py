@@ -1,0 +1,89 @@
+"""What another process of the server refuses, and who asked it."""
+
+import asyncio
+import logging
+
+import grpc
+import pytest
+
+from fallback_server.protocol.status import Fault
+from fallback_server.transport.callers import CALLER_METADATA, caller_metadata, passed_caller, secret
+from fallback_server.transport.faults import status_of, translate
+from fallback_server.transport.relay import ERRORS, Relay, error_of
+
+CODE = grpc.StatusCode
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_each_fault_comes_as_it_was_said(fault, caplog):
+    """With its text, and without a word in the log."""
+    with caplog.at_level(logging.INFO):
+        assert translate(ERRORS[fault]("x")) == (fault, "x")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("code", [code for code in CODE if code is not CODE.OK])
+def test_each_code_comes_as_it_was_said(code, caplog):
+    """Those too that no fault of this server's has."""
+    with caplog.at_level(logging.INFO):
+        assert status_of(error_of(code, "x")) == (code, "x")
+    assert caplog.records == []
+
+
+def test_who_calls_is_believed_by_the_secret_alone():
+    """What anybody says is not."""
+    who = "ipv6:%5B::1%5D:51234"
+    assert passed_caller([("a", "b"), caller_metadata(secret(), who)]) == who
+    assert passed_caller([caller_metadata(b"\0" * 16, "ipv4:1.2.3.4:5")]) is None
+    assert passed_caller([(CALLER_METADATA, b"")]) is None
+    assert passed_caller([(CALLER_METADATA, "text")]) is None
+    assert passed_caller(None) is None
+
+
+class Client:
+    """A caller as the transports have it."""
+
+    def __init__(self, *metadata):
+        self._metadata = metadata
+
+    def peer(self):
+        return "ipv4:10.0.0.7:51234"
+
+    def invocation_metadata(self):
+        return self._metadata
+
+    def time_remaining(self):
+        return 20.0
+
+    def add_done_callback(self, callback):
+        raise AssertionError
+
+
+def test_a_call_goes_on_with_who_calls(tmp_path):
+    """And not with what the caller says of that, nor with what its connection has of its own."""
+    asyncio.run(passed_on(tmp_path))
+
+
+async def passed_on(tmp_path):
+    seen = []
+
+    async def answer(data, context):
+        seen.append((data, dict(context.invocation_metadata()), passed_caller(context.invocation_metadata())))
+        await context.abort(CODE.ABORTED, "later")
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"C": handler}),))
+    server.add_insecure_port(f"unix:{tmp_path}/socket")
+    await server.start()
+    relay = Relay(f"{tmp_path}/socket", secret())
+    try:
+        client = Client(("mine", "1"), ("te", "trailers"), caller_metadata(secret(), "ipv4:6.6.6.6:6"))
+        with pytest.raises(Exception, match="later") as caught:
+            await relay.unary("/a.B/C", b"x", client)
+        assert status_of(caught.value) == (CODE.ABORTED, "later")
+        (data, metadata, who) = seen[0]
+        assert (data, metadata["mine"], who) == (b"x", "1", client.peer())
+    finally:
+        await relay.close()
+        await server.stop(0)
