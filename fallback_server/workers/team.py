@@ -362,7 +362,7 @@ class Team:
         self._looked_s = now_s
         for member in list(self._members.values()):
             if late_s > _TURN_S:  # This process was held up itself, and so may they have been.
-                member.heard_s += late_s
+                member.heard_s = min(now_s, member.heard_s + late_s)
             limit_s = SILENT_S if member.listening else STARTING_S
             if now_s - member.heard_s > limit_s:
                 self._lost(member, f"it has said nothing for {limit_s:.0f} s")

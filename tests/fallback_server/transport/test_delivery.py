@@ -252,12 +252,20 @@ def test_one_who_fetches_and_does_not_read_leaves_places_to_others(large):
 
 
 @pytest.mark.parametrize(
-    ("bound", "said"), [("STALL_S", "nothing of it was taken for 1.0 s"), ("MAX_STREAM_S", "took longer than 1.0 s")]
+    ("bound", "said"),
+    [
+        ("STALL_S", "nothing of it was taken for 1.0 s"),
+        ("MAX_STREAM_S", "took longer than 1.0 s"),
+        ("UNKNOWN_STALL_S", "nothing of it was taken for 1.0 s"),
+        ("UNKNOWN_STREAM_S", "took longer than 1.0 s"),
+    ],
 )
 def test_who_does_not_read_keeps_no_place(monkeypatch, request, bound, said):
     """One that takes nothing is ended after its time, or as one that has taken too long, and its place is free."""
     monkeypatch.setattr(delivery, "MAX_CALLS", 2)
     monkeypatch.setattr(delivery, bound, 1.0)
+    if bound.startswith("UNKNOWN"):  # As if they came over a socket that doesn't tell whose they are.
+        monkeypatch.setattr(delivery, "UNKNOWN", "ipv4:127.0.0.1")
     large = request.getfixturevalue("large")
     with unread(large.address, large.asked) as (stream,):
         assert code_of(stream) is CODE.OK

@@ -351,6 +351,20 @@ def test_one_that_hangs_keeps_nobody(own):
     assert [pid for pid in pids if alive(pid)] == []
 
 
+def test_one_that_holds_a_load_up_is_in_the_log(own):
+    """With the version that waits, which is available as soon as the worker has it."""
+    first = own.connections[own.server.process.pid]
+    victim = worker_pids(own.server)[0]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        publish(own.repository, 2, 3.0)
+        wait_for(lambda: [line for line in own.server.log if f"lite/2 waits for worker 1, process {victim}," in line])
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    wait_for(lambda: first.predict() == (2, 3.0))
+    assert worker_pids(own.server)[0] == victim
+
+
 def test_a_killed_server_leaves_nobody(tmp_path):
     """The kernel ends its workers."""
     publish(tmp_path, 1, 2.0)
