@@ -143,12 +143,21 @@ def _read_manifest(root: Path) -> bytes:
     return data
 
 
+def manifest_digest_text(sha256: str) -> str:
+    """What a package's `manifest.sha256` holds: what `sha256sum` prints of its manifest."""
+    return f"{sha256}  {MANIFEST}\n"
+
+
 def _check_manifest_digest(root: Path, digest: str) -> None:
     path = _plain_file(root, MANIFEST_DIGEST)
     with _readable(path), path.open("rb") as file:
-        words = file.read(MAX_DIGEST_BYTES).decode("ascii", errors="replace").split()
+        said = file.read(MAX_DIGEST_BYTES).decode("ascii", errors="replace")
+    words = said.split()
     if words[:1] != [digest]:
         raise DigestMismatch(f"{root / MANIFEST}: SHA-256 {digest}, {MANIFEST_DIGEST} says {words[:1]}")
+    # To the letter: of packages that are held to be the same every byte is.
+    if said != manifest_digest_text(digest):
+        raise DigestMismatch(f"{path}: {said[:99]!r} is not what `sha256sum {MANIFEST}` prints")
 
 
 def _plain_file(root: Path, name: str) -> Path:

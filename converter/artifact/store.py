@@ -18,7 +18,7 @@ from converter.artifact import placing
 from converter.artifact.archive import MAX_UNPACKED_BYTES, pack, unpack
 from converter.artifact.digest import nothing
 from converter.artifact.errors import ManifestInvalid, PackageError, PackageExists, PackageNotFound, UnsafeArchive
-from converter.artifact.package import Package
+from converter.artifact.package import Package, manifest_digest_text
 from converter.artifact.room import check_room, naming, room_bytes
 from converter.artifact.schema import (
     MANIFEST,
@@ -378,7 +378,7 @@ def _write(tree: Path, files: Mapping[str, Path], manifest: Manifest) -> None:
         shutil.copyfile(source, destination)
     data = encode(manifest)
     (tree / MANIFEST).write_bytes(data)
-    (tree / MANIFEST_DIGEST).write_text(f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n", "ascii")
+    (tree / MANIFEST_DIGEST).write_text(manifest_digest_text(hashlib.sha256(data).hexdigest()), "ascii")
     _sync(tree)
     Package.open(tree)
 

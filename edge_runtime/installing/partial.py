@@ -22,6 +22,7 @@ from pathlib import Path
 
 from converter.artifact import FileEntry, Manifest, PackageError, placing
 from converter.artifact.digest import file_entry, nothing
+from converter.artifact.package import manifest_digest_text
 from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, decode
 from edge_runtime.errors import PackageRefused
 
@@ -197,7 +198,7 @@ class Partial:
         tree = self._folder / _TREE
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir()
-        sums = f"{self._manifest_piece.entry.sha256}  {MANIFEST}\n"
+        sums = manifest_digest_text(self._manifest_piece.entry.sha256)
         try:
             placing.link(self._place(self._manifest_piece), tree / MANIFEST)
             (tree / MANIFEST_DIGEST).write_text(sums, "ascii")

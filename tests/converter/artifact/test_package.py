@@ -106,6 +106,15 @@ def test_a_broken_manifest_digest_is_refused(package, content):
         Package.open(package.path)
 
 
+@pytest.mark.parametrize(("old", "new"), [("  ", " !"), ("  ", "\t "), ("\n", "\n\n"), ("json", "jso"), ("\n", "")])
+def test_a_manifest_digest_is_what_sha256sum_prints(package, old, new):
+    """Its own bytes are checked to the letter too, so that two packages of one digest are the same."""
+    path = package.path / "manifest.sha256"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DigestMismatch, match=r"is not what `sha256sum manifest\.json` prints"):
+        Package.open(package.path)
+
+
 def test_a_huge_manifest_is_not_read(package, monkeypatch):
     """A manifest beyond the bound is refused by its size."""
     os.truncate(package.path / "manifest.json", 17 * 2**20)

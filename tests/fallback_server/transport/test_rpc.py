@@ -88,11 +88,12 @@ def test_a_call_without_a_request_harms_nobody(before):
 @pytest.mark.parametrize("before", [0, SMALL_IN_A_ROW])
 def test_who_leaves_is_not_waited_for(before):
     """A caller that leaves ends its answer's coroutine, and is no longer under way."""
-    left = asyncio.Event()
+    came, left = asyncio.Event(), asyncio.Event()
 
     async def slow(data, _caller):
         if data == b"slow":
             try:
+                came.set()
                 await asyncio.Event().wait()
             finally:
                 left.set()
@@ -103,8 +104,8 @@ def test_who_leaves_is_not_waited_for(before):
             for _ in range(before):
                 await ask(b"x")
             call = ask(b"slow")
-            await asyncio.sleep(0)
             assert await ask(b"x") == b"x"
+            await came.wait()
             call.cancel()
             await left.wait()
             assert await ask(b"x") == b"x"
