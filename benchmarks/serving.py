@@ -47,7 +47,17 @@ def main() -> None:
         if not arguments.no_mobilenet:
             suite.measure_mobilenet(folder, rounds, times=arguments.rounds, seconds=arguments.seconds)
     print(f"medians of {arguments.rounds} interleaved rounds of {arguments.seconds:g} s")
-    print("\n".join([*table(rounds, suite.ALONE), "", *figures(rounds, names, (suite.H2_ONE, suite.H2_MANY))]))
+    print(
+        "\n".join(
+            [
+                *table(rounds, suite.ALONE),
+                "",
+                *suite.bounds(rounds),
+                "",
+                *figures(rounds, names, (suite.H2_ONE, suite.H2_MANY)),
+            ]
+        )
+    )
     if rounds.failed:
         sys.exit(1)
 

@@ -134,7 +134,9 @@ def _text(rounds: Rounds, names: list[str], times: int, seconds: float) -> str:
         f"interleaved rounds of {seconds:g} s."
     )
     rows = (*suite.BESIDE, *suite.ALONE, *suite.TOGETHER)
-    return "\n".join([head, "", *table(rounds, rows), "", *figures(rounds, names, (*LOADS, *H2_LOADS))])
+    return "\n".join(
+        [head, "", *table(rounds, rows), "", *suite.bounds(rounds), "", *figures(rounds, names, (*LOADS, *H2_LOADS))]
+    )
 
 
 if __name__ == "__main__":

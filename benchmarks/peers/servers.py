@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import shutil
 import subprocess
 import sys
@@ -205,19 +206,22 @@ class Echo(_Process):
 
     Args:
         kind: One of `echo.KINDS`.
+        shape: Of another image, of floats; then it answers with 40 bytes, as many as ten scores have.
     """
 
     path = echo.PATH
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, shape: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        self.name = f"echo, {'pygrpc-native' if kind == 'native' else 'grpcio ' + kind}"
+        self.name = f"{'sink' if shape else 'echo'}, {'pygrpc-native' if kind == 'native' else 'grpcio ' + kind}"
         self._kind = kind
+        self._size_bytes = 4 * math.prod(shape or (28, 28, 1))
+        self._most = ("40",) if shape else ()
 
     def start(self) -> None:
         """See `Server.start`."""
         port = free_port()
-        self._started = Started([sys.executable, echo.__file__, self._kind, str(port)])
+        self._started = Started([sys.executable, echo.__file__, self._kind, str(port), *self._most])
         try:
             self._started.listens(port)
         except RuntimeError as error:
@@ -229,7 +233,7 @@ class Echo(_Process):
 
     def message(self) -> bytes:
         """As many bytes as an image has."""
-        return bytes(28 * 28 * 4)
+        return bytes(self._size_bytes)
 
 
 @functools.cache

@@ -18,6 +18,9 @@ from benchmarks.peers.servers import Echo, Ours, Server, Triton
 GRPCIO, NATIVE = "ours, LiteRT, grpcio", "ours, LiteRT, native"
 TF_GRPCIO, TF_NATIVE = "ours, SavedModel, grpcio", "ours, SavedModel, native"
 TRITON_TF, TRITON = "Triton, SavedModel", "Triton, LiteRT"
+SINKS = {"grpcio": "sink, grpcio aio", "native": "sink, pygrpc-native"}
+"""Bare servers that take a large image and answer with ten scores."""
+
 AIO, SYNC, NATIVE_ECHO = "echo, grpcio aio", "echo, grpcio sync", "echo, pygrpc-native"
 
 ONE, MANY, MORE = "c=1", "c=32", "c=64"
@@ -173,7 +176,8 @@ def measure_mobilenet(
 ) -> None:
     """Eight clients of a MobileNetV2, beside its executors without a server."""
     model = make_mobilenet(folder)
-    ours = [Ours(folder, model, executor=executor, transport=transport) for executor, transport in FORMS]
+    ours: list[Server] = [Ours(folder, model, executor=executor, transport=transport) for executor, transport in FORMS]
+    ours += [Echo(kind, model.shape) for kind in ("aio", "native")]
     elsewhere = Rounds(loads=rounds.loads, broken=rounds.broken)  # Its servers have the other model's names.
     with started(ours, elsewhere) as there, ExitStack() as stack:
         ways: dict[Key, Callable[[], Load]] = {
@@ -189,6 +193,23 @@ def measure_mobilenet(
     if elsewhere.absent:
         rounds.left_out[EIGHT] = "; ".join(f"{name}: {why}" for name, why in elsewhere.absent.items())
     rounds.failed |= elsewhere.failed
+
+
+def bounds(rounds: Rounds) -> Iterator[str]:
+    """What stands in the way of some targets, on this machine: what the transport takes with nothing behind it."""
+    echo, triton = (rounds.median(name, H2_MANY, "rate") for name in (AIO, TRITON_TF))
+    if echo and triton:
+        yield f"- A bare echo of grpcio reaches {echo / triton:.2f} of Triton with TF, by h2load with 4x8 requests."
+    for form in ("LiteRT", "SavedModel"):
+        alone = rounds.median(f"in process, {form}", EIGHT, "rate")
+        for transport, name in SINKS.items():
+            sink = rounds.median(name, EIGHT, "rate")
+            if alone and sink:
+                yield (
+                    f"- c=8, MobileNetV2, {form}, {transport}: a bare server takes {sink:.0f} such images a second and "
+                    f"answers each with ten scores; beside an executor that does {alone:.0f}/s on the same CPUs, all "
+                    f"of which both use, that leaves {sink / (sink + alone):.2f} of the executor's rate."
+                )
 
 
 def _grouped(ways: Mapping[Key, Callable[[], Load]]) -> dict[Key, Callable[[], Load]]:
