@@ -77,24 +77,14 @@ class PassingCalls(Calls):
 
     def handler(self, rpcs: Rpcs, inference: Inference[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """See `Calls.handler`."""
-        kept = _keeping(inference)
-        self.inferences[inference.method.path] = kept
-        return rpcs.unary(
-            Unary(
-                method=inference.method,
-                answer=functools.partial(self._answer, kept),
-                read=kept.read,
-                write=kept.write,
-                weigh=kept.weigh,
-                timed=kept.timed,
-            )
-        )
+        return super().handler(rpcs, _keeping(inference))
 
-    async def _answer(self, inference: Inference[Any, Any], kept: _Kept, caller: Caller) -> Any:
+    async def answer(self, inference: Inference[Any, Any], asked: Any, caller: Caller) -> Any:
+        """See `Calls.answer`."""
         try:
-            return await self.answer(inference, kept, caller)
+            return await super().answer(inference, asked, caller)
         except Elsewhere:
-            return _Passed(await self._relay.unary(inference.method.path, kept.data, caller))
+            return _Passed(await self._relay.unary(inference.method.path, asked.data, caller))
 
 
 class PassingFront(NativeFront):

@@ -78,11 +78,6 @@ class WorkerExecutor:
         """All signatures as a serialized SignatureDefMap."""
         return self._signature_defs
 
-    @property
-    def method_names(self) -> Mapping[str, str]:
-        """Signature name -> its method, such as `tensorflow/serving/classify`."""
-        return {name: signature.method for name, signature in self._signatures.items()}
-
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`. Large outputs are read-only views of memory shared with nobody else.
 

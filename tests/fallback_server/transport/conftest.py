@@ -5,6 +5,7 @@ from support import grpc_stand
 from support.complete import require
 
 from fallback_server.transport.native.choice import installed
+from fallback_server.transport.sequence_service import SequenceService
 
 
 @pytest.fixture(params=["grpcio", "native"])
@@ -20,3 +21,17 @@ def transport(request, monkeypatch):
 def fast():
     """For tests that need the native server."""
     require(installed(), "the extra `fast`")
+
+
+@pytest.fixture
+def services(monkeypatch):
+    """The services of sequences that were made, for their figures."""
+    made = []
+    before = SequenceService.__init__
+
+    def remember(self, *arguments, **options):
+        before(self, *arguments, **options)
+        made.append(self)
+
+    monkeypatch.setattr(SequenceService, "__init__", remember)
+    return made

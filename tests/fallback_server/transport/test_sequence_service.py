@@ -13,25 +13,10 @@ from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.model_config import StepConfig
 from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
-from fallback_server.transport.sequence_service import SequenceService
 
 pytestmark = pytest.mark.usefixtures("transport")
 
 CODE = grpc.StatusCode
-
-
-@pytest.fixture
-def services(monkeypatch):
-    """The services that were made, for their figures."""
-    made = []
-    before = SequenceService.__init__
-
-    def remember(self, *arguments, **options):
-        before(self, *arguments, **options)
-        made.append(self)
-
-    monkeypatch.setattr(SequenceService, "__init__", remember)
-    return made
 
 
 def test_a_state_goes_from_step_to_step(tmp_path):

@@ -41,7 +41,7 @@ def test_runs_answer_by_name(models, nursery):
     """Signatures, several inputs and outputs, strings, and the model's refusals are those of TensorFlow in process."""
     many = opened(nursery, models / "many" / "1")
     assert sorted(many.signatures) == ["gather", "serving_default", "wide"]
-    assert many.method_names["serving_default"] == "tensorflow/serving/predict"
+    assert many.signatures["serving_default"].method == "tensorflow/serving/predict"
     assert many.signatures["serving_default"].batches
     outputs = many.run("serving_default", {"a": np.float32([[1, 2]]), "b": np.int32([[3, 4]])})
     np.testing.assert_array_equal(outputs["sum"], [[4, 6]])
