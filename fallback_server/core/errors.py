@@ -6,7 +6,8 @@ ServerError
 ├── SignatureNotFound     the version has no such signature
 ├── PreconditionFailed    the request is sound, and does not fit what is loaded here
 │   └── LabelRefused      a label can't be moved there
-├── PermissionDenied      the operator of this server does not allow it from outside
+├── Unauthenticated       nobody knows who calls, or what is shown for it is worth nothing
+├── PermissionDenied      the operator of this server does not allow it to who calls
 ├── Unimplemented         the server has no such thing
 ├── ModelNotFound         no such model or version here, or nothing of it could be loaded
 ├── NotReady              it will serve, or has served: wait or go elsewhere
@@ -50,8 +51,12 @@ class LabelRefused(PreconditionFailed):
     """The text names label, version and model."""
 
 
+class Unauthenticated(ServerError):
+    """The text names what is needed, and never what was shown."""
+
+
 class PermissionDenied(ServerError):
-    """The text names the flag that would allow it."""
+    """The text names who calls and what was asked for, or the flag that would allow it."""
 
 
 class Unimplemented(ServerError):

@@ -23,7 +23,9 @@ class Fault(enum.Enum):
     PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
     """Preprocessing, package digest or signature differ from what the caller believes. The device raises."""
     PERMISSION = grpc.StatusCode.PERMISSION_DENIED
-    """The server's operator does not allow it from outside. The caller raises."""
+    """The server's operator does not allow it to who calls. The caller raises."""
+    UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+    """The server doesn't know who calls, or what was shown is worth nothing there. The caller raises."""
     UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
     """The other end has no such call."""
     UNKNOWN = grpc.StatusCode.UNKNOWN

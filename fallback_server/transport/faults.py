@@ -18,6 +18,7 @@ _FAULTS: dict[type[Exception], Fault] = {
     errors.SignatureNotFound: Fault.PRECONDITION,
     errors.PreconditionFailed: Fault.PRECONDITION,
     errors.PermissionDenied: Fault.PERMISSION,
+    errors.Unauthenticated: Fault.UNAUTHENTICATED,
     errors.Unimplemented: Fault.UNIMPLEMENTED,
     errors.ModelNotFound: Fault.NOT_FOUND,
     errors.NotReady: Fault.NOT_READY,

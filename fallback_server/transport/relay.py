@@ -34,6 +34,7 @@ ERRORS: dict[Fault, Callable[[str], ServerError]] = {
     Fault.DEADLINE: errors.DeadlineExceeded,
     Fault.PRECONDITION: errors.PreconditionFailed,
     Fault.PERMISSION: errors.PermissionDenied,
+    Fault.UNAUTHENTICATED: errors.Unauthenticated,
     Fault.UNIMPLEMENTED: errors.Unimplemented,
     Fault.UNKNOWN: errors.NotServed,
     Fault.DATA_LOSS: errors.DataLost,

@@ -23,6 +23,7 @@ JSON = "application/json"
 HTTP_CODES: dict[Fault, int] = {
     Fault.INVALID_INPUT: 400,
     Fault.PRECONDITION: 400,
+    Fault.UNAUTHENTICATED: 401,
     Fault.PERMISSION: 403,
     Fault.NOT_FOUND: 404,
     Fault.QUEUE_FULL: 429,
@@ -66,7 +67,9 @@ def refusal(error: Exception) -> Response:
     if isinstance(error, HttpRefused):
         return Response(_document(str(error)), error.status, dict(error.headers or {}), JSON)
     fault, text = translate(error)
-    return Response(_document(text), HTTP_CODES[fault], media_type=JSON)
+    # RFC 9110, section 11.6.1: whoever is told 401 is told what to show.
+    headers = {"www-authenticate": 'Bearer realm="fallback-server"'} if fault is Fault.UNAUTHENTICATED else None
+    return Response(_document(text), HTTP_CODES[fault], headers, JSON)
 
 
 def counted_as(error: Exception) -> ServerError:

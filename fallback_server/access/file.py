@@ -1,0 +1,226 @@
+"""Reads and edits the file of access rules: TOML, in which what is not known is refused by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fallback_server.access.rules import MAX_NAME_CHARS, NOTHING, AccessRules, Grants, Scope, Token
+from fallback_server.config import ConfigInvalid
+from fallback_server.private_files import write_private
+from fallback_server.text_file import read_text
+
+MAX_ENTRIES = 10_000
+"""Of tokens, names of certificates, and rules of models, each."""
+
+MAX_PATTERNS = 1_000
+"""In one list."""
+
+_SCOPES = tuple(scope.value for scope in Scope)
+_TABLES = ("anonymous", "tokens", "certificates", "models")
+_SHA256 = re.compile("[0-9a-f]{64}")
+_HEADER = re.compile(r"\s*\[")
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class _Faults:
+    """Gathers what is wrong, so that one fault doesn't hide the others."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.lines: list[str] = []
+
+    def add(self, where: str, text: str) -> None:
+        self.lines.append(f"{self._path}: {where} {text}")
+
+
+def read_access(path: Path) -> AccessRules:
+    """The rules in a file.
+
+    Raises:
+        ConfigInvalid: with all that is wrong with it.
+    """
+    return parse_access(read_text(path), path)
+
+
+def parse_access(text: str, path: Path) -> AccessRules:
+    """The rules in the text of a file.
+
+    Args:
+        text: TOML.
+        path: The file's, for messages.
+
+    Raises:
+        ConfigInvalid: with all that is wrong with it.
+    """
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigInvalid(f"{path}: {error or 'it is nested too deep'}") from error
+    faults = _Faults(path)
+    for name in document.keys() - set(_TABLES):
+        faults.add(_shown(name), f"is not known; there are {', '.join(_TABLES)}")
+    anonymous = document.get("anonymous", {})
+    rules = AccessRules(
+        anonymous=_grants("[anonymous]", anonymous, faults),
+        tokens=_tokens(_table(document, "tokens", faults), faults),
+        certificates={
+            name: _grants(f"[certificates.{_shown(name)}]", table, faults)
+            for name, table in _table(document, "certificates", faults).items()
+        },
+        only={
+            name: _only(f"[models.{_shown(name)}]", table, faults)
+            for name, table in _table(document, "models", faults).items()
+        },
+    )
+    if faults.lines:
+        raise ConfigInvalid(*faults.lines)
+    return rules
+
+
+def add_token(path: Path, name: str, digest: str, grants: Grants) -> None:
+    """Adds a token to a file, which is made where there is none; what else it holds stays as it is.
+
+    Raises:
+        ConfigInvalid: the file is at fault, or has a token of that name.
+        OSError: it can't be written.
+    """
+    if len(name) > MAX_NAME_CHARS or not _TOKEN_NAME.fullmatch(name):
+        raise ConfigInvalid(
+            f"a token's name must begin with a letter or digit, hold letters, digits and ._- alone, and have at most "
+            f"{MAX_NAME_CHARS} characters, got {_shown(name)}"
+        )
+    with _editing(path) as text:
+        if any(token.name == name for token in parse_access(text, path).tokens.values()):
+            raise ConfigInvalid(f"{path} has a token {name} already: remove that first, or give another name")
+        lines = [f'[tokens."{name}"]', f'sha256 = "{digest}"']
+        listed = {scope.value: json.dumps(list(grants.patterns(scope)), ensure_ascii=False) for scope in Scope}
+        lines += [f"{scope} = {patterns}" for scope, patterns in listed.items() if patterns != "[]"]
+        before = text if not text or text.endswith("\n") else text + "\n"
+        added = "\n".join([*([before] if before else []), *lines, ""])
+        if digest not in parse_access(added, path).tokens:
+            raise ConfigInvalid(f"{path}: the token can't be added at its end; write it by hand: {' '.join(lines)}")
+        write_private(path, added.encode(), keep_mode=True)
+
+
+def remove_token(path: Path, name: str) -> None:
+    """Removes a token from a file.
+
+    Raises:
+        ConfigInvalid: the file is at fault, has no such token, or has it written in a way that only a person can undo.
+        OSError: it can't be written.
+    """
+    with _editing(path) as text:
+        before = parse_access(text, path)
+        left = {digest: token for digest, token in before.tokens.items() if token.name != name}
+        if len(left) == len(before.tokens):
+            there = ", ".join(sorted(token.name for token in before.tokens.values())) or "none"
+            raise ConfigInvalid(f"{path} has no token {_shown(name)}; there is: {there}")
+        after = _without(text, name)
+        try:
+            same = dict(parse_access(after, path).tokens) == left
+        except ConfigInvalid:
+            same = False
+        if not same:
+            raise ConfigInvalid(f"{path}: token {_shown(name)} is not written as a table: take it out by hand")
+        write_private(path, after.encode(), keep_mode=True)
+
+
+@contextlib.contextmanager
+def _editing(path: Path) -> Iterator[str]:
+    """The file's text, which nobody else edits by the same means meanwhile; empty where there is no file."""
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield read_text(path) if path.exists() else ""
+    finally:
+        os.close(folder)
+
+
+def _without(text: str, name: str) -> str:
+    """A file's text without the table of a token, its header and all lines up to the next one."""
+    header = re.compile(rf"""\s*\[\s*tokens\s*\.\s*(["']?){re.escape(name)}\1\s*\]\s*(#.*)?""")
+    kept: list[str] = []
+    inside = False
+    for line in text.splitlines(keepends=True):
+        if header.fullmatch(line.rstrip("\r\n")):
+            inside = True
+        elif _HEADER.match(line):
+            inside = False
+        if not inside:
+            kept.append(line)
+    if inside and kept and not kept[-1].strip():
+        kept.pop()  # The line that `add_token` has left before it.
+    return "".join(kept)
+
+
+def _table(document: Mapping[str, Any], name: str, faults: _Faults) -> Mapping[str, Any]:
+    """The tables below one, by their names, which are checked."""
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        faults.add(f"[{name}]", f"must be tables [{name}.NAME], got {_shown(table)}")
+        return {}
+    if len(table) > MAX_ENTRIES:
+        faults.add(f"[{name}]", f"has {len(table)} entries, at most {MAX_ENTRIES} are read")
+        return {}
+    for entry in table:
+        if not 0 < len(entry) <= MAX_NAME_CHARS:
+            faults.add(f"[{name}.{_shown(entry)}]", f"must have from 1 to {MAX_NAME_CHARS} characters in its name")
+    return table
+
+
+def _tokens(tables: Mapping[str, Any], faults: _Faults) -> dict[str, Token]:
+    tokens: dict[str, Token] = {}
+    for name, table in tables.items():
+        where = f"[tokens.{_shown(name)}]"
+        digest = table.get("sha256") if isinstance(table, dict) else None
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            faults.add(where, "needs sha256: 64 hexadecimal digits, in small letters; `token add` writes it")
+            continue
+        if digest in tokens:
+            faults.add(where, f"has the same sha256 as [tokens.{_shown(tokens[digest].name)}]")
+        rest = {key: value for key, value in table.items() if key != "sha256"}
+        tokens[digest] = Token(name=name, grants=_grants(where, rest, faults))
+    return tokens
+
+
+def _grants(where: str, table: Any, faults: _Faults) -> Grants:
+    if not isinstance(table, dict):
+        faults.add(where, f"must be a table, got {_shown(table)}")
+        return NOTHING
+    for key in table.keys() - set(_SCOPES):
+        faults.add(f"{where} {_shown(key)}", f"is not known; there are {', '.join(_SCOPES)}")
+    return Grants(**{scope: _names(f"{where} {scope}", table[scope], faults) for scope in _SCOPES if scope in table})
+
+
+def _only(where: str, table: Any, faults: _Faults) -> tuple[str, ...]:
+    if not isinstance(table, dict) or "only" not in table:
+        faults.add(where, "needs only: the names of the tokens and certificates that may use the model")
+        return ()
+    for key in table.keys() - {"only"}:
+        faults.add(f"{where} {_shown(key)}", "is not known; there is only")
+    return _names(f"{where} only", table["only"], faults)
+
+
+def _names(where: str, value: Any, faults: _Faults) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        faults.add(where, f"must be a list of texts, got {_shown(value)}")
+        return ()
+    if len(value) > MAX_PATTERNS:
+        faults.add(where, f"has {len(value)} entries, at most {MAX_PATTERNS} are read")
+    for each in value:
+        if not 0 < len(each) <= MAX_NAME_CHARS:
+            faults.add(where, f"must be names of 1 to {MAX_NAME_CHARS} characters, got {_shown(each)}")
+    return tuple(value)
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value) else repr(value)
+    return text if len(text) <= MAX_NAME_CHARS else f"{text[:MAX_NAME_CHARS]}..."

@@ -1,0 +1,245 @@
+"""Turns what a call shows into a principal, and refuses what that may not do. Knows no transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from fallback_server.access.attempts import Attempts, Reason
+from fallback_server.access.certificates import Certificate
+from fallback_server.access.rules import (
+    EVERYBODY,
+    EVERYTHING,
+    MAX_NAME_CHARS,
+    AccessRules,
+    Grants,
+    Kind,
+    Principal,
+    Scope,
+    allows_all,
+    allows_any,
+)
+from fallback_server.access.tokens import digest_of
+from fallback_server.core.errors import PermissionDenied, ServerError, Unauthenticated
+from fallback_server.core.printable import quoted
+
+MAX_DECISIONS = 8192
+"""That need not be made anew."""
+
+_HINT = "show a token (authorization: Bearer TOKEN) or a client certificate that allows it"
+
+
+class Shown(NamedTuple):
+    """What a call shows of who makes it.
+
+    Attributes:
+        token: A bearer's; None for none.
+        certificate: Of the connection; None for none.
+        peer: Where it comes from, as the transport says: `ipv4:10.0.0.7:51234`.
+    """
+
+    token: str | None = None
+    certificate: Certificate | None = None
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that decides. Replaced whole."""
+
+    rules: AccessRules
+    revoked: frozenset[int]
+    principals: dict[tuple[Kind, str], Principal] = field(default_factory=dict)
+    decisions: dict[tuple[Kind, str, Scope, str], bool] = field(default_factory=dict)
+
+
+class Guard:
+    """Any thread may call any method, and none blocks.
+
+    Args:
+        rules: Who may do what.
+        revoked: Numbers of certificates that are worth nothing any more.
+        attempts: Is told of what is refused.
+        wall: Seconds since 1970: certificates end by that.
+
+    Attributes:
+        attempts: See above.
+        local: The digest of the operator's token on this machine; empty for none.
+    """
+
+    def __init__(
+        self,
+        rules: AccessRules,
+        *,
+        revoked: frozenset[int] = frozenset(),
+        attempts: Attempts | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.attempts = Attempts() if attempts is None else attempts
+        self.local = ""
+        self._wall = wall
+        self._state = _State(rules, revoked)
+
+    @property
+    def rules(self) -> AccessRules:
+        """Those that hold."""
+        return self._state.rules
+
+    @property
+    def revoked(self) -> frozenset[int]:
+        """The numbers of certificates that are revoked."""
+        return self._state.revoked
+
+    def take(self, rules: AccessRules, revoked: frozenset[int]) -> None:
+        """From now on these hold, for whatever comes and for what streams ask next."""
+        self._state = _State(rules, revoked)
+
+    def admit(self, shown: Shown, scope: Scope, models: Iterable[str], what: str = "") -> None:
+        """Refuses what a caller may not do.
+
+        Args:
+            shown: By the call.
+            scope: What it is to do.
+            models: With which models.
+            what: As the caller named it, for messages.
+
+        Raises:
+            Unauthenticated: nothing was shown that is known, and everybody may not.
+            PermissionDenied: the caller is known, and may not.
+        """
+        state = self._state
+        principal, lack = self._identified(state, shown)
+        for model in models:
+            if not self._allowed(state, principal, scope, model):
+                # A name that is empty is nobody's; whoever may do it with any model is told what is wrong with it.
+                if not model and allows_any(principal, scope):
+                    continue
+                raise self._refusal(shown, principal, lack, f"{_doing(scope, what)} model {quoted(model)}")
+
+    def admit_any(self, shown: Shown, scope: Scope, what: str) -> None:
+        """Refuses what concerns no model in particular, to whoever may do such with none. Raises as `admit`."""
+        principal, lack = self._identified(self._state, shown)
+        if not allows_any(principal, scope):
+            raise self._refusal(shown, principal, lack, f"{_doing(scope, what)} any model")
+
+    def admit_all(self, shown: Shown, scope: Scope, what: str) -> None:
+        """Refuses what concerns all models, to whoever may not do such with every one. Raises as `admit`."""
+        principal, lack = self._identified(self._state, shown)
+        if not allows_all(principal, scope):
+            raise self._refusal(shown, principal, lack, f"{_doing(scope, what)} all models")
+
+    def seen_by(self, shown: Shown) -> Callable[[str], bool]:
+        """Tells of models' names whether a caller may see them.
+
+        Raises:
+            Unauthenticated: the caller's certificate is worth nothing any more.
+        """
+        state = self._state
+        principal, _ = self._identified(state, shown)
+        return lambda model: self._allowed(state, principal, Scope.STATUS, model)
+
+    def who(self, shown: Shown) -> str:
+        """Who calls, for the log: the address, and by what it is known."""
+        principal, _ = self._identified(self._state, shown)
+        return shown.peer if principal.kind is Kind.ANONYMOUS else f"{principal}, {shown.peer}"
+
+    def _identified(self, state: _State, shown: Shown) -> tuple[Principal, Reason]:
+        """Who calls; and why it is nobody in particular, where it is nobody."""
+        lack = Reason.NOTHING_SHOWN
+        if shown.certificate is not None:
+            self._check_certificate(state, shown.certificate, shown)
+        if shown.token is not None:
+            digest = digest_of(shown.token)
+            if self.local and digest == self.local:
+                return _OPERATOR, lack
+            found = self._known(state, Kind.TOKEN, digest, state.rules.bearer)
+            if found is not None:
+                return found, Reason.NOT_ALLOWED
+            lack = Reason.UNKNOWN_TOKEN
+        if shown.certificate is not None and shown.certificate.name:
+            found = self._known(state, Kind.CERTIFICATE, shown.certificate.name, state.rules.certified)
+            assert found is not None
+            return found, Reason.NOT_ALLOWED
+        return state.rules.nobody(), lack
+
+    def _check_certificate(self, state: _State, certificate: Certificate, shown: Shown) -> None:
+        if certificate.serial in state.revoked:
+            reason, why = Reason.REVOKED, "is revoked"
+        elif self._wall() > certificate.until_s:
+            reason, why = Reason.EXPIRED, "has expired"
+        else:
+            return
+        text = f"certificate {quoted(certificate.name)}, number {certificate.serial:x}, {why}"
+        self.attempts.note(reason, _place(shown.peer), text)
+        raise Unauthenticated(text)
+
+    @staticmethod
+    def _known(state: _State, kind: Kind, key: str, find: Callable[[str], Principal | None]) -> Principal | None:
+        found = state.principals.get((kind, key))
+        if found is None and (found := find(key)) is not None:
+            if len(state.principals) >= MAX_DECISIONS:
+                state.principals.clear()
+            state.principals[kind, key] = found
+        return found
+
+    @staticmethod
+    def _allowed(state: _State, principal: Principal, scope: Scope, model: str) -> bool:
+        key = principal.kind, principal.name, scope, model
+        known = state.decisions.get(key)
+        if known is None:
+            known = state.rules.allows(principal, scope, model)
+            if len(model) <= MAX_NAME_CHARS:
+                if len(state.decisions) >= MAX_DECISIONS:
+                    state.decisions.clear()
+                state.decisions[key] = known
+        return known
+
+    def _refusal(self, shown: Shown, principal: Principal, lack: Reason, what: str) -> ServerError:
+        error: ServerError
+        if principal.kind is not Kind.ANONYMOUS:
+            reason, error = Reason.NOT_ALLOWED, PermissionDenied(f"{principal} may not {what}")
+        elif lack is Reason.UNKNOWN_TOKEN:
+            reason, error = lack, Unauthenticated(f"the token that was shown is not known here; to {what}, {_HINT}")
+        else:
+            reason, error = lack, Unauthenticated(f"{principal} may not {what}: {_HINT}")
+        self.attempts.note(reason, _place(shown.peer), str(error))
+        return error
+
+
+_OPERATOR = Principal(name="", kind=Kind.LOCAL, grants=Grants(predict=EVERYTHING, status=EVERYTHING, admin=EVERYTHING))
+
+
+def rules_without_file(*, certified: bool, control: bool) -> AccessRules:
+    """The rules where no file gives any.
+
+    Args:
+        certified: Whether callers must show a certificate; then that is what lets them in, and every valid one does.
+        control: Whether callers who show nothing may change what is served.
+    """
+    if certified:
+        return with_control(AccessRules(certificates={"*": EVERYBODY}), control=control)
+    return with_control(AccessRules(anonymous=EVERYBODY), control=control)
+
+
+def with_control(rules: AccessRules, *, control: bool) -> AccessRules:
+    """The rules, and that everybody may change what is served, where that was said."""
+    if not control:
+        return rules
+    return AccessRules(
+        anonymous=rules.anonymous.with_(Grants(admin=EVERYTHING)),
+        tokens=rules.tokens,
+        certificates=rules.certificates,
+        only=rules.only,
+    )
+
+
+def _doing(scope: Scope, what: str) -> str:
+    verb = {Scope.PREDICT: "run", Scope.STATUS: "see", Scope.ADMIN: "change"}[scope]
+    return f"{verb}{f' ({what})' if what else ''}"
+
+
+def _place(peer: str) -> str:
+    """Where a call comes from, without the port."""
+    return peer.rpartition(":")[0] or peer

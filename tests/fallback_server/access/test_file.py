@@ -1,0 +1,152 @@
+"""The file of access rules."""
+
+import contextlib
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallback_server.access.file import MAX_ENTRIES, add_token, parse_access, read_access, remove_token
+from fallback_server.access.rules import EVERYTHING, AccessRules, Grants, Token
+from fallback_server.config import ConfigInvalid
+
+DIGEST = "0123456789abcdef" * 4
+
+WHOLE = f"""
+[anonymous]            # whoever shows nothing
+status = ["*"]
+
+[tokens.line-3]
+sha256 = "{DIGEST}"
+predict = ["press-*"]
+status = ["*"]
+
+[certificates."press-*"]
+predict = ["press-*"]
+
+[models.payroll]
+only = ["line-3", "press-7"]
+"""
+
+
+def faults_of(text, path):
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_access(text, path)
+    return caught.value.faults
+
+
+def test_a_file_is_read(tmp_path):
+    """Every table of it."""
+    path = tmp_path / "access.toml"
+    path.write_text(WHOLE)
+    assert read_access(path) == AccessRules(
+        anonymous=Grants(status=EVERYTHING),
+        tokens={DIGEST: Token(name="line-3", grants=Grants(predict=("press-*",), status=EVERYTHING))},
+        certificates={"press-*": Grants(predict=("press-*",))},
+        only={"payroll": ("line-3", "press-7")},
+    )
+    assert parse_access("", path) == AccessRules()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[token.a]", ["token is not known", "tokens"]),
+        ("[anonymous]\npredikt = ['*']", ["[anonymous] predikt is not known"]),
+        ("anonymous = 1", ["[anonymous] must be a table"]),
+        ("[tokens.a]\npredict = ['*']", ["[tokens.a] needs sha256"]),
+        ("[tokens.a]\nsha256 = 'AB'", ["[tokens.a] needs sha256"]),
+        (f"[tokens.a]\nsha256 = '{DIGEST}'\nallow = []", ["[tokens.a] allow is not known"]),
+        (
+            f"[tokens.a]\nsha256 = '{DIGEST}'\n[tokens.b]\nsha256 = '{DIGEST}'",
+            ["[tokens.b] has the same sha256 as [tokens.a]"],
+        ),
+        ("tokens = [1]", ["[tokens] must be tables"]),
+        ("[certificates.x]\npredict = 'm'", ["[certificates.x] predict must be a list of texts, got m"]),
+        ("[certificates.x]\npredict = [1]", ["must be a list of texts"]),
+        ("[certificates.x]\npredict = ['']", ["must be names of 1 to 128 characters"]),
+        (f"[certificates.{'x' * 129}]", ["must have from 1 to 128 characters in its name"]),
+        ("[models.m]", ["[models.m] needs only"]),
+        ("[models.m]\nonly = ['a']\nexcept = []", ["[models.m] except is not known"]),
+        ("[anonymous", ["Expected ']'"]),
+    ],
+)
+def test_what_is_not_known_is_refused_by_its_name(tmp_path, text, words):
+    """With the file's and the table's name: a mistyped rule must not silently allow, or forbid, something."""
+    (fault,) = faults_of(text, tmp_path / "a.toml")
+    assert str(tmp_path / "a.toml") in fault
+    assert all(word in fault for word in words)
+
+
+def test_all_faults_are_told(tmp_path):
+    """Not the first alone."""
+    assert len(faults_of("[a]\n[anonymous]\nx = 1\n[models.m]", tmp_path / "a.toml")) == 3
+
+
+def test_entries_are_bounded(tmp_path):
+    """Ten thousand of a kind."""
+    text = "".join(f"[certificates.c{index}]\n" for index in range(MAX_ENTRIES + 1))
+    (fault,) = faults_of(text, tmp_path / "a.toml")
+    assert "at most 10000" in fault
+
+
+@given(st.text())
+def test_no_text_breaks_it(text):
+    """It is rules, or refused with words."""
+    with contextlib.suppress(ConfigInvalid):
+        assert isinstance(parse_access(text, Path("a.toml")), AccessRules)
+
+
+def test_a_token_is_added_and_removed(tmp_path):
+    """Only its digest is in the file, which is its owner's alone; comments and other rules stay to the letter."""
+    path = tmp_path / "access.toml"
+    path.write_text(WHOLE)
+    other = "f" * 64
+    add_token(path, "release", other, Grants(admin=("*",), predict=("a", 'b"\\')))
+    assert path.read_text().startswith(WHOLE)
+    assert read_access(path).tokens[other] == Token(name="release", grants=Grants(admin=("*",), predict=("a", 'b"\\')))
+    remove_token(path, "release")
+    assert path.read_text() == WHOLE
+    remove_token(path, "line-3")
+    assert "# whoever shows nothing" in path.read_text()
+    assert read_access(path).tokens == {}
+    assert read_access(path).only == {"payroll": ("line-3", "press-7")}
+
+
+def test_a_new_file_is_private(tmp_path):
+    """Mode 0600 whatever the umask says; and the mode that a file has stays."""
+    path = tmp_path / "access.toml"
+    add_token(path, "a", "a" * 64, Grants(status=EVERYTHING))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o640)
+    add_token(path, "b", "b" * 64, Grants(status=EVERYTHING))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert sorted(token.name for token in read_access(path).tokens.values()) == ["a", "b"]
+    assert [each.name for each in tmp_path.iterdir()] == ["access.toml"]
+
+
+def test_edits_that_can_not_be_made_change_nothing(tmp_path):
+    """A name that is there, one that isn't, one that is none; a file that is broken, or written otherwise."""
+    path = tmp_path / "access.toml"
+    path.write_text(WHOLE)
+    for edit, words in (
+        (lambda: add_token(path, "line-3", "f" * 64, Grants()), "already"),
+        (lambda: add_token(path, "a b", "f" * 64, Grants()), "must begin with"),
+        (lambda: remove_token(path, "line-4"), "has no token line-4; there is: line-3"),
+    ):
+        with pytest.raises(ConfigInvalid, match=words):
+            edit()
+        assert path.read_text() == WHOLE
+    inline = f"tokens.a = {{sha256 = '{DIGEST}'}}\n"
+    path.write_text(inline)
+    with pytest.raises(ConfigInvalid, match="by hand"):
+        remove_token(path, "a")
+    path.write_text(f"tokens = {{a = {{sha256 = '{DIGEST}'}}}}\n")
+    with pytest.raises(ConfigInvalid):
+        add_token(path, "b", "f" * 64, Grants())
+    path.write_text("[broken")
+    with pytest.raises(ConfigInvalid, match="Expected"):
+        add_token(path, "b", "f" * 64, Grants())
+    assert path.read_text() == "[broken"
