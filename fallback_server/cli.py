@@ -58,6 +58,20 @@ def _operate(words: Sequence[str]) -> int:
     return operate(words, program=PROGRAM)
 
 
+def _pki(words: Sequence[str]) -> int:
+    """`pki init|issue|revoke|list`."""
+    from fallback_server.pki_command import pki  # noqa: PLC0415  only who asks for it pays for it
+
+    return pki(words, program=PROGRAM)
+
+
+def _token(words: Sequence[str]) -> int:
+    """`token add|list|remove`."""
+    from fallback_server.token_command import token  # noqa: PLC0415  likewise
+
+    return token(words, program=PROGRAM)
+
+
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "check": _check,
     "status": _operate,
@@ -65,6 +79,8 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "label": _operate,
     "split": _operate,
     "rollback": _operate,
+    "pki": _pki,
+    "token": _token,
 }
 """Subcommands; without one the server serves."""
 

@@ -216,6 +216,8 @@ def help_text(program: str) -> str:
         f"       {program} label HOST:PORT MODEL LABEL=VERSION",
         f"       {program} split HOST:PORT MODEL VERSION=WEIGHT...",
         f"       {program} rollback HOST:PORT MODEL [--label=LABEL | --undo]",
+        f"       {program} pki init|issue|revoke|list       certificates of an own authority",
+        f"       {program} token add|list|remove            tokens of clients without a certificate",
         "",
         "Serves SavedModels over TensorFlow Serving's API, and announces itself by mDNS.",
         "Exit code: 0 stopped by a signal, or done; 1 a server that was asked refuses, or can't be reached; 2 a flag,",

@@ -19,6 +19,7 @@ EXIT_OK, EXIT_USAGE = 0, 2
 
 _DISTRIBUTION = "edge-runtime"
 _EXTRA = (
+    "cryptography",
     "grpc_health",
     "grpc_reflection",
     "orjson",

@@ -14,7 +14,7 @@ from fallback_server.cli import main
         (["--model_repository=/nonexistent"], ["--model_repository=/nonexistent is no directory"]),
         (["--no_such_flag", "--port=x"], ["--no_such_flag is no flag; --help lists them", "--port must be a whole"]),
         (["--mixed_precision=x"], ["--mixed_precision is TensorFlow Serving's, and not one that this server has"]),
-        (["serve"], ["'serve' is no command; check, status, reload, label, split, rollback are"]),
+        (["serve"], ["'serve' is no command; check, status, reload, label, split, rollback, pki, token are"]),
     ],
 )
 def test_refusals_go_to_stderr_with_exit_code_2(flags, texts, capsys):
