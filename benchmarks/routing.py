@@ -92,7 +92,7 @@ def main() -> None:
     names = [f"model-{number:02}" for number in range(MODELS)]
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(Path(folder), dict.fromkeys(names, NARROW))
-        server = scene.server("--host=0.0.0.0")
+        server = scene.server("--host=0.0.0.0", "--insecure")
         port = server.address.rpartition(":")[2]
         fallback = [f"127.0.0.{number}:{port}" for number in range(1, ENDPOINTS + 1)]
         try:

@@ -142,6 +142,7 @@ def main() -> None:
             f"--model_config_file={config}",
             "--port=0",
             "--no-mdns",
+            "--allow_remote_control",
             "--allow_version_labels_for_unavailable_models",
         ]
         server = ServerProcess(*flags)

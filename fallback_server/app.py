@@ -25,10 +25,12 @@ from fallback_server.core.resources import MemoryBudget
 from fallback_server.core.servable import ServableId
 from fallback_server.core.source import FileSystemSource
 from fallback_server.core.unpacking import UnpackOptions
+from fallback_server.credentials import Credentials
 from fallback_server.dataplane import DataPlane
 from fallback_server.descriptors import raise_descriptor_limit
 from fallback_server.executors.registry import AUTO, Registry, default_registry
 from fallback_server.first_look import may_need_tensorflow
+from fallback_server.local_token import LocalToken
 from fallback_server.metrics import Metrics, observer
 from fallback_server.package_shelf import Shelf
 from fallback_server.poller import ConfigWatcher, Poller
@@ -38,13 +40,15 @@ from fallback_server.served_model import ServedModel, ServedModelLoader
 from fallback_server.signals import Signals
 from fallback_server.statistics import KeptStatistics
 from fallback_server.transport import callers
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import GrpcServer
 from fallback_server.transport.native import private_folder
 from fallback_server.transport.native.choice import choose, installed
+from fallback_server.transport.rest.rest_guard import RestGuard
 from fallback_server.transport.rest.server import RestServer
 from fallback_server.workers.hosting import HostingLoader, share_of
-from fallback_server.workers.messages import Begin
+from fallback_server.workers.messages import Access, Begin
 from fallback_server.workers.team import Team
 
 _log = logging.getLogger(__name__)
@@ -94,6 +98,8 @@ class Server:
         config_file = None
         if source.config_file is not None:
             config_file = ConfigFile(source.config_file, source.config_digest)
+        self._credentials = Credentials(network, on_change=self._tell_access)
+        self._local_token: LocalToken | None = None
         unpacker = Unpacker(unpack_dir=source.unpack_dir, options=UnpackOptions(max_bytes=source.max_unpacked_bytes))
         self._kept = KeptStatistics()
         self._manager: Manager[ServedModel] = Manager(
@@ -113,7 +119,11 @@ class Server:
             read_configs=None if config_file is None else config_file.read,
         )
         self._sequence_figures = SequenceFigures()
-        self._metrics = Metrics(self.control.catalog, sequences=self._sequence_figures.snapshot)
+        self._metrics = Metrics(
+            self.control.catalog,
+            sequences=self._sequence_figures.snapshot,
+            refused=self._credentials.guard.attempts.counts,
+        )
         self._dataplane = DataPlane(
             versions=self.control,
             options=options.batching,
@@ -139,7 +149,8 @@ class Server:
                 metrics_path=options.metrics_path,
                 max_body_bytes=network.max_message_bytes,
                 threads=network.rest_threads,
-                allow_remote_control=network.allow_remote_control,
+                guard=RestGuard(self._credentials.guard, inference=self._credentials.asks),
+                tls=self._credentials.tls if network.rest_tls else None,
             )
         self._poller = Poller(
             source=self.control,
@@ -175,6 +186,15 @@ class Server:
             except BaseException:
                 await self._grpc.stop(grace_s=0)
                 raise
+        self._credentials.start()
+        self._local_token = LocalToken(
+            [
+                f"{network.host}:{port}",
+                *([] if rest_port is None else [f"{network.host}:{rest_port}"]),
+                *([] if socket_path is None else [f"unix:{socket_path}"]),
+            ]
+        )
+        self._credentials.guard.local = self._local_token.digest
         if self._team is not None:
             self._team.start(self._begin(port))
         self._dataplane.scheduler.start()
@@ -256,6 +276,9 @@ class Server:
     def _stop_threads(self) -> bool:
         if self._team is not None:
             self._team.close()
+        self._credentials.stop(timeout_s=_UNLOAD_S)
+        if self._local_token is not None:
+            self._local_token.close()
         if self._config_watcher is not None:
             self._config_watcher.stop(timeout_s=_UNLOAD_S)
         self._poller.stop(timeout_s=_UNLOAD_S)
@@ -280,6 +303,10 @@ class Server:
 
     async def _reload(self) -> None:
         _log.info("SIGHUP: the configuration is read again")
+        try:
+            await asyncio.to_thread(self._credentials.reload)
+        except Exception as error:  # noqa: BLE001  as below
+            _log.error("keys, certificates or access rules can't be applied; what was, stays: %s", error)
         try:
             names = await asyncio.to_thread(self.control.reload)
         except Exception as error:  # noqa: BLE001  a mistake in a file must not end what serves
@@ -307,8 +334,12 @@ class Server:
             self.control,
             server_id=network.server_id,
             max_message_bytes=network.max_message_bytes,
-            tls=network.tls,
-            allow_remote_control=network.allow_remote_control,
+            tls=self._credentials.tls,
+            guard=CallGuard(
+                self._credentials.guard,
+                certificates=network.tls is not None and network.tls.client_verify,
+                inference=self._credentials.asks,
+            ),
             message_threads=network.grpc_threads,
             channel_arguments=network.channel_arguments,
             tensor_content=network.tensor_content,
@@ -336,7 +367,8 @@ class Server:
             native=self._native,
             passes_to=str(self._grpc.private_path),
             secret=callers.secret(),
-            tls=network.tls,
+            access=self._access(),
+            asks=self._credentials.asks,
             max_message_bytes=network.max_message_bytes,
             message_threads=network.grpc_threads,
             channel_arguments=network.channel_arguments,
@@ -346,6 +378,19 @@ class Server:
             check_method_names=self._options.check_method_names,
             log_level=logging.getLogger().getEffectiveLevel(),
         )
+
+    def _access(self) -> Access:
+        """What workers are told of who may do what."""
+        held = self._credentials
+        return Access(
+            rules=held.rules,
+            revoked=tuple(f"{serial:x}" for serial in sorted(held.revoked)),
+            tls=None if held.tls is None else held.tls.files,
+        )
+
+    def _tell_access(self) -> None:
+        if self._team is not None:
+            self._team.take_access(self._access())
 
     def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> Loader[ServedModel]:
         options = self._batching_of(servable_id.name)

@@ -6,20 +6,20 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from fallback_server.archive_check import archive_fault
-from fallback_server.config import NetworkOptions, ServerOptions, TlsFiles
+from fallback_server.config import ConfigInvalid, NetworkOptions, ServerOptions, TlsFiles
 from fallback_server.core.model_config import ModelConfig, PolicyKind
 from fallback_server.core.scan import read_folders, read_lack, read_tree, read_versions
 from fallback_server.core.servable import ServableId
 from fallback_server.core.unpacking import UnpackOptions
 from fallback_server.settings import Reading
 from fallback_server.tables import aligned
+from fallback_server.tls_files import check_tls
 
 MAX_SOCKET_PATH_BYTES = 107
 """What `sockaddr_un` holds on Linux, less the zero at its end."""
@@ -163,20 +163,10 @@ def model_warnings(
 
 def certificate_fault(tls: TlsFiles) -> str:
     """Why TLS can't be spoken with a key and certificate; empty if it can."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Never on a disk: a file in memory, under a name that is gone with it.
-    descriptor = os.memfd_create("tls")
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(tls.certificate_pem + b"\n" + tls.key_pem)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        if tls.client_ca_pem:
-            context.load_verify_locations(cadata=tls.client_ca_pem.decode("ascii", "replace"))
-    except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
-        return f"--ssl_config_file: key, certificate and CA don't go together: {reason}"
-    finally:
-        os.close(descriptor)
+        check_tls(tls, "TLS")
+    except ConfigInvalid as error:
+        return str(error)
     return ""
 
 
@@ -214,6 +204,7 @@ def _network_lines(options: ServerOptions) -> list[str]:
     rest = "no REST" if network.rest_port is None else f"REST on {network.host}:{network.rest_port or 'any'}"
     metrics = f", metrics at {options.metrics_path}" if options.metrics_path and network.rest_port is not None else ""
     secure = "TLS" if network.tls else "plain text"
+    rest += " (TLS)" if network.rest_tls and network.rest_port is not None else ""
     batching = options.batching
     sizes = f"; in sizes {_list(batching.allowed_batch_sizes)}" if batching.allowed_batch_sizes else ""
     batches = f"up to {batching.max_batch_size_rows} rows, {batching.num_batch_threads} at a time{sizes}"

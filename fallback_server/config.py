@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fallback_server.access.rules import EVERYBODY, AccessRules
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.core.manager import ManagerOptions
 from fallback_server.core.model_config import EXECUTORS, ModelConfig, check_configs
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.flag_table import DEFAULT_METRICS_PATH, MAX_MESSAGE_BYTES
+from fallback_server.loopback import is_loopback
 from fallback_server.sequences.options import SequenceOptions
 
 DEFAULT_MODEL_NAME = "default"
@@ -59,22 +61,27 @@ class TlsFiles:
         key_pem: The server's private key.
         certificate_pem: Its certificate, and those between it and the root.
         client_ca_pem: Who signs clients' certificates; empty for none.
-        client_verify: Whether a client must show one.
+        client_verify: Whether a client must show one to gRPC.
+        crl_pem: Which of those are revoked, as who signs them says; empty for none.
+        rest_clients: Of REST's clients' certificates, `require`, `allow` or `none`, see `tls_files`; None where REST is
+            plain text, as TensorFlow Serving's is.
     """
 
     key_pem: bytes = field(repr=False)
     certificate_pem: bytes = field(repr=False)
     client_ca_pem: bytes = field(default=b"", repr=False)
     client_verify: bool = False
+    crl_pem: bytes = field(default=b"", repr=False)
+    rest_clients: str | None = None
 
     def __post_init__(self) -> None:
         for name, pem in (("server_key", self.key_pem), ("server_cert", self.certificate_pem)):
             if b"-----BEGIN " not in pem:
-                raise ConfigInvalid(f"--ssl_config_file: {name} must be PEM text")
+                raise ConfigInvalid(f"{name} must be PEM text")
         if self.client_ca_pem and b"-----BEGIN CERTIFICATE-----" not in self.client_ca_pem:
-            raise ConfigInvalid("--ssl_config_file: custom_ca must be PEM text")
+            raise ConfigInvalid("custom_ca must be PEM text")
         if self.client_verify and not self.client_ca_pem:
-            raise ConfigInvalid("--ssl_config_file: client_verify needs custom_ca, by which clients are verified")
+            raise ConfigInvalid("client_verify needs custom_ca, by which clients are verified")
 
     @property
     def fingerprint(self) -> str:
@@ -99,14 +106,19 @@ class NetworkOptions:
         mdns: Whether it is announced.
         mdns_interfaces: Where: `default`, `all`, or names and addresses of interfaces.
         server_id: In the announcement, the catalog and the log; made up at each start unless given.
-        tls: What gRPC is spoken with; None for plain text.
+        tls: What gRPC, and REST where it says so, are spoken with; None for plain text.
+        tls_path: The folder or the SSLConfig file that says it, to be read again; None for neither.
+        tls_clients: What was said of clients' certificates, see `tls_files`; empty for nothing.
+        access_file: Says who may do what; None for none.
+        rules: What it says, and what holds without it.
+        insecure: Whether plain text may be spoken beyond this machine.
         max_message_bytes: The largest message that is taken or sent.
         cors: Whether pages of other origins may call REST.
         rest_timeout_s: After which a call of REST is given up.
         rest_threads: Threads that read and write REST's large messages.
         grpc_threads: Threads that read and write gRPC's large messages.
         channel_arguments: Given to gRPC as they are.
-        allow_remote_control: Whether callers may change what is served.
+        allow_remote_control: Whether callers who show nothing may change what is served.
         transport: What speaks gRPC: `grpcio`, `native`, or `auto`; see `transport.native.choice`.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
         allow_package_delivery: Whether devices may fetch packages.
@@ -121,13 +133,18 @@ class NetworkOptions:
     mdns_interfaces: tuple[str, ...] = ("default",)
     server_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tls: TlsFiles | None = None
+    tls_path: Path | None = None
+    tls_clients: str = ""
+    access_file: Path | None = None
+    rules: AccessRules = field(default_factory=lambda: AccessRules(anonymous=EVERYBODY))
+    insecure: bool = False
     max_message_bytes: int = MAX_MESSAGE_BYTES
     cors: bool = False
     rest_timeout_s: float = 30.0
     rest_threads: int = 2
     grpc_threads: int = 2
     channel_arguments: tuple[tuple[str, int | str], ...] = ()
-    allow_remote_control: bool = True
+    allow_remote_control: bool = False
     transport: str = "grpcio"
     tensor_content: bool = False
     allow_package_delivery: bool = True
@@ -147,6 +164,8 @@ class NetworkOptions:
                 faults.append(f"--rest_api_port must be another than --port, both are {self.port}")
         if not self.host:
             faults.append("--host must not be empty")
+        elif not self.insecure:
+            faults += self._open_faults()
         if not 0 < self.rest_timeout_s <= MAX_WAIT_S:
             faults.append(
                 f"--rest_api_timeout_in_ms must be over 0 and at most {MAX_WAIT_S * 1e3:.0f}, "
@@ -156,6 +175,30 @@ class NetworkOptions:
             names = ",".join(self.mdns_interfaces)
             faults.append(f"--mdns_interfaces must be default, all, or names and addresses, got {names}")
         _refuse(faults)
+
+    @property
+    def rest_tls(self) -> bool:
+        """Whether REST speaks TLS."""
+        return self.tls is not None and self.tls.rest_clients is not None
+
+    def plain_beyond(self) -> tuple[str, ...]:
+        """What speaks plain text where others than this machine hear it."""
+        if is_loopback(self.host):
+            return ()
+        plain = [("gRPC", self.tls is None), ("REST", self.rest_port is not None and not self.rest_tls)]
+        return tuple(name for name, is_plain in plain if is_plain)
+
+    def _open_faults(self) -> list[str]:
+        names = self.plain_beyond()
+        if not names:
+            return []
+        if names == ("REST",):
+            way = "give --tls_dir in place of --ssl_config_file, or --rest_api_port=0 for no REST"
+        else:
+            way = "give --tls_dir (fallback-server pki issue makes one)"
+        who = f"--host={self.host}: {' and '.join(names)} would speak plain text beyond this machine"
+        risk = "everybody on the way could read and change it"
+        return [f"{who}, and {risk}: {way}, or --insecure where the network is trusted"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,7 @@ def read_tls(path: Path) -> TlsFiles:
             client_verify=config.client_verify,
         )
     except ConfigInvalid as error:
-        raise ConfigInvalid(*(f"{path}: {fault}" for fault in error.faults)) from error
+        raise ConfigInvalid(*(f"{path}: --ssl_config_file: {fault}" for fault in error.faults)) from error
 
 
 def with_largest(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from fallback_server.access.attempts import Reason
 from fallback_server.core.errors import ServerError
 from fallback_server.core.servable import ServableId
 from fallback_server.counts import MetricCounts
@@ -75,6 +76,7 @@ class Metrics(Collector):
         catalog: The models as they are, asked at each scrape; None leaves out what only it knows.
         registry: Where others may add metrics of theirs; by default an own one that tells of this process.
         sequences: What sequences have come to, asked at each scrape; None leaves it out.
+        refused: How many calls were refused for who called, by reason; likewise.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class Metrics(Collector):
         registry: CollectorRegistry | None = None,
         *,
         sequences: Callable[[], Snapshot] | None = None,
+        refused: Callable[[], Mapping[Reason, int]] | None = None,
     ) -> None:
+        self._refused = refused
         self._catalog = catalog
         self._sequences = sequences
         self._lock = threading.Lock()
@@ -189,6 +193,8 @@ class Metrics(Collector):
             yield from _catalog_families(self._catalog())
         if self._sequences is not None:
             yield from _sequence_families(self._sequences())
+        if self._refused is not None:
+            yield _refused_family(self._refused())
 
     def describe(self) -> Iterable[Metric]:
         """For the registry: nothing, so that making one asks no catalog."""
@@ -401,6 +407,13 @@ def _add_version(version: VersionView, gauge: Callable[..., None], counters: Map
     counts = {"compared": figures.compared, "diverged": figures.diverged, "failed": figures.uncompared}
     for name, value in counts.items():
         counters[f"shadow_{name}"].add_sample(f"{_OWN}shadow_{name}_total", labels, value)
+
+
+def _refused_family(refused: Mapping[Reason, int]) -> Metric:
+    family = Metric(f"{_OWN}access_refused", "Calls that were refused for who called.", "counter")
+    for reason, count in refused.items():
+        family.add_sample(f"{family.name}_total", {"reason": reason.value}, count)
+    return family
 
 
 def _sequence_families(told: Snapshot) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from fallback_server.catalog_tables import catalog_json, catalog_lines, plain_js
 from fallback_server.config import MAX_WAIT_S
 from fallback_server.flag_table import Flag, Group, Kind
 from fallback_server.flags import Parsed, Settings, parse
+from fallback_server.local_token import is_local, local_token_for, read_token
 from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.transport.operator_client import CallFailed, ClientTls, OperatorClient
 
@@ -34,6 +35,7 @@ usage: {program} status HOST:PORT [MODEL...] [--watch] [--json]
   --timeout_s=X     for the answer (default: 5; of reload, which waits for loads: 60)
   --tls_ca=FILE     speaks TLS; the PEM of who has signed the server's certificate
   --tls_cert=FILE   shown to a server that verifies its clients, with --tls_key=FILE
+  --token_file=FILE holds a token that is shown, as EDGE_TOKEN_FILE names one; else that of a server on this machine
   --json            prints JSON
   --watch           with status: again at every change, with the time, until interrupted
 
@@ -51,6 +53,7 @@ _FLAGS: Mapping[str, Flag] = {
         _flag("tls_ca", Kind.PATH),
         _flag("tls_cert", Kind.PATH),
         _flag("tls_key", Kind.PATH),
+        _flag("token_file", Kind.PATH),
         _flag("label", Kind.TEXT, ""),
         _flag("clear", Kind.BOOL, default=False),
         _flag("undo", Kind.BOOL, default=False),
@@ -61,6 +64,8 @@ _FLAGS: Mapping[str, Flag] = {
 }
 
 MAX_PORT = 65_535
+
+_TOKEN_FILE = "EDGE_TOKEN_FILE"  # noqa: S105  a variable's name
 
 MAX_PEM_BYTES = 1 << 20
 """A bundle of all authorities of the web takes a quarter of it."""
@@ -94,7 +99,9 @@ def operate(words: Sequence[str], *, program: str) -> int:
     try:
         _check_words(command, parsed, settings)
         target, *arguments = parsed.arguments
-        with OperatorClient(target, timeout_s=_timeout_s(command, settings), tls=_tls(settings)) as client:
+        tls = _tls(settings)
+        token = _token(target, settings, secure=tls is not None)
+        with OperatorClient(target, timeout_s=_timeout_s(command, settings), tls=tls, token=token) as client:
             for text in _COMMANDS[command](client, arguments, settings):
                 print(text, flush=True)  # noqa: T201  likewise
     except _UsageFault as fault:
@@ -319,6 +326,20 @@ def _tls(settings: Settings) -> ClientTls | None:
     except (ssl.SSLError, ValueError) as error:
         raise _UsageFault(f"--tls_ca={settings.path('tls_ca')} holds no PEM certificate") from error
     return ClientTls(ca=files["tls_ca"], certificate=files.get("tls_cert"), key=files.get("tls_key"))
+
+
+def _token(target: str, settings: Settings, *, secure: bool) -> str | None:
+    """What is shown to the server: the token that was named, else the one that a server on this machine has left."""
+    named = settings.path("token_file") or (Path(os.environ[_TOKEN_FILE]) if _TOKEN_FILE in os.environ else None)
+    if named is None:
+        return local_token_for(target)
+    try:
+        token = read_token(named)
+    except (OSError, ValueError) as error:
+        raise _UsageFault(f"--token_file={named}: {getattr(error, 'strerror', None) or error}") from error
+    if not secure and not is_local(target):
+        raise _UsageFault(f"a token would go to {target} in plain text, for everybody on the way to use: give --tls_ca")
+    return token
 
 
 def _bytes_of(path: Path, name: str) -> bytes:

@@ -65,6 +65,8 @@ def _serve_until_stopped(reading: Reading, options: ServerOptions, signals: Sign
     if absent := [name for name in _EXTRA if find_spec(name) is None]:
         names, extra = ", ".join(absent), f"pip install '{_DISTRIBUTION}[server]'"
         return _refuse(program, [f"{names} is not installed; the server is an extra: {extra}"])
+    # gRPC would write a line for each handshake that fails, as many as anybody likes.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from fallback_server.transport.grpc_server import PortUnavailable  # noqa: PLC0415  the extra must be there first
 
     level = reading.settings.text("log_level").upper()

@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fallback_server.access.file import read_access
+from fallback_server.access.guard import rules_without_file, with_control
+from fallback_server.access.rules import AccessRules
 from fallback_server.batching.options import BULK_ROWS, BatchingOptions
 from fallback_server.config import (
     DEFAULT_MODEL_NAME,
@@ -27,6 +30,7 @@ from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, Kind
 from fallback_server.flags import Parsed, Settings
 from fallback_server.protocol.mdns import Announcement, AnnouncementInvalid
 from fallback_server.sequences.options import SequenceOptions
+from fallback_server.tls_files import read_tls_dir
 from fallback_server.toml_file import Listed, TomlFile, read_toml, version_policy
 from fallback_server.transport.native.choice import choose, installed
 
@@ -173,7 +177,12 @@ class _Builder:
         if settings.given("server_id"):
             Announcement(server_id=server_id)
         port = settings.integer("port")
-        tls, channel_arguments = self._tls(), self._channel_arguments()
+        rules = self._rules()
+        tls, channel_arguments = self._tls(tokens=bool(rules is not None and rules.tokens)), self._channel_arguments()
+        control = settings.switch("allow_remote_control")
+        if rules is None:
+            certified = settings.given("tls_dir") and tls is not None and tls.client_verify
+            rules = rules_without_file(certified=certified, control=control)
         choose(settings.text("transport"), tls=tls is not None, present=installed(), arguments=channel_arguments)
         return NetworkOptions(
             host=settings.text("host"),
@@ -183,13 +192,18 @@ class _Builder:
             mdns=settings.switch("mdns"),
             mdns_interfaces=settings.texts("mdns_interfaces") or ("default",),
             tls=tls,
+            tls_path=settings.path("tls_dir") or settings.path("ssl_config_file"),
+            tls_clients=settings.text("tls_clients"),
+            access_file=settings.path("access_file"),
+            rules=with_control(rules, control=control),
+            insecure=settings.switch("insecure"),
             max_message_bytes=settings.integer("max_message_bytes"),
             cors=settings.switch("rest_api_enable_cors_support"),
             rest_timeout_s=settings.integer("rest_api_timeout_in_ms") / 1e3,
             rest_threads=settings.integer("rest_api_num_threads"),
             grpc_threads=settings.integer("grpc_max_threads"),
             channel_arguments=channel_arguments,
-            allow_remote_control=settings.switch("allow_remote_control"),
+            allow_remote_control=control,
             transport=settings.text("transport"),
             tensor_content=settings.switch("enable_serialization_as_tensor_content"),
             allow_package_delivery=settings.switch("allow_package_delivery"),
@@ -202,8 +216,19 @@ class _Builder:
             return DEFAULT_REST_PORT if port else 0
         return self.settings.integer("rest_api_port") or None
 
-    def _tls(self) -> TlsFiles | None:
-        path = self.settings.path("ssl_config_file")
+    def _rules(self) -> AccessRules | None:
+        path = self.settings.path("access_file")
+        return None if path is None else read_access(path)
+
+    def _tls(self, *, tokens: bool) -> TlsFiles | None:
+        settings = self.settings
+        path, folder = settings.path("ssl_config_file"), settings.path("tls_dir")
+        if path is not None and folder is not None:
+            raise ConfigInvalid("--ssl_config_file and --tls_dir both say what TLS is spoken with: give one of them")
+        if folder is None and settings.given("tls_clients"):
+            raise ConfigInvalid("--tls_clients needs --tls_dir=DIR")
+        if folder is not None:
+            return read_tls_dir(folder, clients=settings.text("tls_clients"), tokens=tokens)
         return None if path is None else read_tls(path)
 
     def _channel_arguments(self) -> tuple[tuple[str, int | str], ...]:

@@ -39,10 +39,12 @@ class Attempts:
 
     Args:
         clock: Monotonic seconds.
+        tells: Whether the log is told.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, tells: bool = True) -> None:
         self._clock = clock
+        self._tells = tells
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(Reason, 0)
         self._told: OrderedDict[str, float] = OrderedDict()
@@ -66,7 +68,7 @@ class Attempts:
         with self._lock:
             self._counts[reason] += 1
             silent = self._silent
-            if not self._may_tell(peer):
+            if not self._tells or not self._may_tell(peer):
                 self._silent += 1
                 return
             self._silent = 0

@@ -31,6 +31,9 @@ MAX_DECISIONS = 8192
 _HINT = "show a token (authorization: Bearer TOKEN) or a client certificate that allows it"
 
 
+_ADMIN_HINT = ", or start the server with --allow_remote_control"
+
+
 class Shown(NamedTuple):
     """What a call shows of who makes it.
 
@@ -116,19 +119,19 @@ class Guard:
                 # A name that is empty is nobody's; whoever may do it with any model is told what is wrong with it.
                 if not model and allows_any(principal, scope):
                     continue
-                raise self._refusal(shown, principal, lack, f"{_doing(scope, what)} model {quoted(model)}")
+                raise self._refusal(shown, principal, lack, scope, f"{_doing(scope, what)} model {quoted(model)}")
 
     def admit_any(self, shown: Shown, scope: Scope, what: str) -> None:
         """Refuses what concerns no model in particular, to whoever may do such with none. Raises as `admit`."""
         principal, lack = self._identified(self._state, shown)
         if not allows_any(principal, scope):
-            raise self._refusal(shown, principal, lack, f"{_doing(scope, what)} any model")
+            raise self._refusal(shown, principal, lack, scope, f"{_doing(scope, what)} any model")
 
     def admit_all(self, shown: Shown, scope: Scope, what: str) -> None:
         """Refuses what concerns all models, to whoever may not do such with every one. Raises as `admit`."""
         principal, lack = self._identified(self._state, shown)
         if not allows_all(principal, scope):
-            raise self._refusal(shown, principal, lack, f"{_doing(scope, what)} all models")
+            raise self._refusal(shown, principal, lack, scope, f"{_doing(scope, what)} all models")
 
     def seen_by(self, shown: Shown) -> Callable[[str], bool]:
         """Tells of models' names whether a caller may see them.
@@ -196,14 +199,15 @@ class Guard:
                 state.decisions[key] = known
         return known
 
-    def _refusal(self, shown: Shown, principal: Principal, lack: Reason, what: str) -> ServerError:
+    def _refusal(self, shown: Shown, principal: Principal, lack: Reason, scope: Scope, what: str) -> ServerError:
         error: ServerError
+        hint = _HINT + (_ADMIN_HINT if scope is Scope.ADMIN else "")
         if principal.kind is not Kind.ANONYMOUS:
             reason, error = Reason.NOT_ALLOWED, PermissionDenied(f"{principal} may not {what}")
         elif lack is Reason.UNKNOWN_TOKEN:
-            reason, error = lack, Unauthenticated(f"the token that was shown is not known here; to {what}, {_HINT}")
+            reason, error = lack, Unauthenticated(f"the token that was shown is not known here; to {what}, {hint}")
         else:
-            reason, error = lack, Unauthenticated(f"{principal} may not {what}: {_HINT}")
+            reason, error = lack, Unauthenticated(f"{principal} may not {what}: {hint}")
         self.attempts.note(reason, _place(shown.peer), str(error))
         return error
 

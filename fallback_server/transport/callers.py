@@ -6,11 +6,26 @@ import functools
 import hmac
 import secrets
 from collections.abc import Iterable
+from typing import NamedTuple
+
+from fallback_server.access.certificates import Certificate
 
 CALLER_METADATA = "fallback-server-caller-bin"
-"""Private metadata: this process's secret, and who calls."""
+"""Private metadata: this process's secret, who calls, and what the connection's certificate says."""
 
 _SECRET_BYTES = 16
+
+
+class Passed(NamedTuple):
+    """Who calls, as the process says that passes the call on.
+
+    Attributes:
+        peer: As its transport names it.
+        certificate: Of the connection that it came over; None for none.
+    """
+
+    peer: str
+    certificate: Certificate | None
 
 
 @functools.cache
@@ -19,7 +34,7 @@ def secret() -> bytes:
     return secrets.token_bytes(_SECRET_BYTES)
 
 
-def passed_caller(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+def passed_by(metadata: Iterable[tuple[str, str | bytes]] | None) -> Passed | None:
     """Who calls, as the process says that passes the call on; None where none does that knows the secret.
 
     Args:
@@ -29,15 +44,28 @@ def passed_caller(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | N
         if key == CALLER_METADATA and isinstance(value, bytes):
             told, who = value[:_SECRET_BYTES], value[_SECRET_BYTES:]
             if hmac.compare_digest(told, secret()):
-                return who.decode(errors="replace")
+                peer, _, certificate = who.decode(errors="replace").partition("\n")
+                return Passed(peer, Certificate.from_told(certificate) if certificate else None)
     return None
 
 
-def caller_metadata(known: bytes, who: str) -> tuple[str, bytes]:
+def passed_caller(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
+    """Who calls, as the process says that passes the call on; None where none does that knows the secret.
+
+    Args:
+        metadata: Of the call; anybody may have sent it.
+    """
+    passed = passed_by(metadata)
+    return None if passed is None else passed.peer
+
+
+def caller_metadata(known: bytes, who: str, certificate: Certificate | None = None) -> tuple[str, bytes]:
     """What says who calls.
 
     Args:
         known: The secret of the process that the call goes to.
         who: Of whom it came.
+        certificate: Of the connection that it came over.
     """
-    return CALLER_METADATA, known + who.encode()
+    told = "" if certificate is None else f"\n{certificate.told()}"
+    return CALLER_METADATA, known + f"{who}{told}".encode()

@@ -9,11 +9,13 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from fallback_server.access.rules import Scope
 from fallback_server.core.errors import ServerError, ServerStopping
 from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
 from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.transport.answers import Answers, reply_of
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, STOPPING_TEXT, Caller, Rpcs, Unary, check_sent
 
 Asked = TypeVar("Asked")
@@ -59,14 +61,19 @@ class Calls:
     Args:
         dataplane: Answers.
         max_message_bytes: The largest answer.
+        guard: Knows who may run what; None where everybody may.
 
     Attributes:
         dataplane: Answers.
+        guard: Knows who may run what; None where everybody may.
         inferences: What has handlers, by the methods' paths.
     """
 
-    def __init__(self, dataplane: DataPlane, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self, dataplane: DataPlane, *, max_message_bytes: int = MAX_MESSAGE_BYTES, guard: CallGuard | None = None
+    ) -> None:
         self.dataplane = dataplane
+        self.guard = guard if guard is not None and guard.inference else None
         self._max_bytes = max_message_bytes
         self._bounded = max_message_bytes < MAX_MESSAGE_BYTES
         self.inferences: dict[str, Inference[Any, Any]] = {}
@@ -85,6 +92,30 @@ class Calls:
         """
         if self._stopping:
             raise ServerStopping(STOPPING_TEXT)
+
+    def admit(self, calls: Sequence[PredictCall], caller: Caller) -> None:
+        """Refuses calls that their caller may not make, which are counted then; in any thread.
+
+        Raises:
+            ServerError: see `Guard.admit`.
+        """
+        if self.guard is None:  # Whoever has many calls looks by itself, and spares this one.
+            return
+        try:
+            self.guard.admit(caller, Scope.PREDICT, [call.target.name for call in calls])
+        except ServerError as error:
+            for call in calls:
+                self.dataplane.refused(call, error)
+            raise
+
+    def admit_stream(self, model: str, caller: Caller) -> None:
+        """Refuses a step of a stream that its caller may not run; whoever has the stream counts that.
+
+        Raises:
+            ServerError: see `Guard.admit`.
+        """
+        if self.guard is not None:
+            self.guard.admit(caller, Scope.PREDICT, [model])
 
     def bound(
         self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller, calls: Sequence[PredictCall]
@@ -141,6 +172,8 @@ class Calls:
         dataplane = self.dataplane
         calls = inference.calls(asked, dataplane.clock())
         attribute(calls, caller, dataplane.clock)
+        if self.guard is not None:
+            self.admit(calls, caller)
         self.bound(inference, asked, caller, calls)
         if inference.together:
             return inference.answered(asked, caller, await self._together(calls))

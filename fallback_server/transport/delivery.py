@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 import grpc
 
+from fallback_server.access.rules import Scope
 from fallback_server.core.errors import DataLost, PermissionDenied, QueueFull, ServerStopping
 from fallback_server.core.printable import quoted
 from fallback_server.core.target import ModelTarget
 from fallback_server.package_shelf import Shelf
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.rpc import Caller, Context, Rpcs, peer_of
 from fallback_server.transport.services import Handlers
@@ -116,10 +118,12 @@ class DeliveryService:
     Args:
         shelf: The packages; None where callers may have none.
         changes: Says when the server stops; whoever fetches then goes on elsewhere, or later.
+        guard: Knows who may have what.
     """
 
-    def __init__(self, shelf: Shelf | None, changes: Changes) -> None:
+    def __init__(self, shelf: Shelf | None, changes: Changes, guard: CallGuard) -> None:
         self._shelf = shelf
+        self._guard = guard
         self._changes = changes
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="delivery")
         self._describes = Places("Describe", MAX_CALLS)
@@ -145,7 +149,7 @@ class DeliveryService:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _describe(self, request: pb.PackageRequest, caller: Caller) -> pb.PackageDescription:
-        shelf = self._allowed("Describe")
+        shelf = self._allowed("Describe", caller, request.model)
         target = ModelTarget(name=request.model, version=request.version or None, label=request.label or None)
         with self._describes.taken(*_caller(caller)):
             found = await self._in_thread(shelf.find, target)
@@ -156,7 +160,7 @@ class DeliveryService:
         return pb.PackageDescription(model=found.model, version=found.version, digest=found.digest, files=files)
 
     async def _fetch(self, request: pb.FetchRequest, context: Context) -> AsyncGenerator[pb.Chunk, None]:
-        shelf = self._allowed("Fetch")
+        shelf = self._allowed("Fetch", context, request.model)
         target = ModelTarget(name=request.model, version=request.version)
         with self._fetches.taken(*_caller(context)):
             file = await self._in_thread(shelf.open, target, request.digest, request.path, request.offset)
@@ -171,7 +175,10 @@ class DeliveryService:
                     left_bytes -= len(data)
                     yield pb.Chunk(data=data)
 
-    def _allowed(self, what: str) -> Shelf:
+    def _allowed(self, what: str, caller: Caller, model: str) -> Shelf:
+        """Whoever has a package has the model, and what is said of it: that takes what running and seeing it take."""
+        for scope in (Scope.STATUS, Scope.PREDICT):
+            self._guard.admit(caller, scope, [model], what)
         if self._shelf is None:
             raise PermissionDenied(f"{what} is refused: this server was started with --allow_package_delivery=false")
         return self._shelf

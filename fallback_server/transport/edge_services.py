@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from fallback_server.access.rules import Scope
 from fallback_server.control import Control, ModelView, VersionView
 from fallback_server.core.errors import InvalidInput, QueueFull
 from fallback_server.core.rollback import Move
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.changes import COALESCE_S, Changes
-from fallback_server.transport.rpc import Caller, Context, Rpcs, peer_of
-from fallback_server.transport.services import Handlers, RemoteControl
+from fallback_server.transport.rpc import Caller, Context, Rpcs
+from fallback_server.transport.services import Handlers
 from fallback_server.transport.settling import wait_served
 
 MAX_WATCHERS = 1024
@@ -32,10 +34,20 @@ class CatalogService:
         changes: Tells when that has changed.
         server_id: Which server this is.
         clock: Monotonic seconds.
+        guard: Knows who may see what: of other models nothing is told.
     """
 
-    def __init__(self, control: Control, changes: Changes, *, server_id: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        changes: Changes,
+        *,
+        server_id: str,
+        clock: Callable[[], float],
+        guard: CallGuard,
+    ) -> None:
         self._control = control
+        self._guard = guard
         self._changes = changes
         self._clock = clock
         self._watchers = 0
@@ -67,25 +79,43 @@ class CatalogService:
         return self._current
 
     async def _get(self, request: pb.CatalogRequest, caller: Caller) -> pb.CatalogUpdate:
-        del request, caller
-        return self.current()
+        del request
+        return self._seen_by(caller)
 
     async def _watch(self, request: pb.CatalogRequest, context: Context) -> AsyncGenerator[pb.CatalogUpdate, None]:
-        del request, context
+        del request
+        self._seen_by(context)
         if self._watchers >= MAX_WATCHERS:
             raise QueueFull(f"{self._watchers} calls watch the catalog; no more are taken")
         self._watchers += 1
         try:
-            sent = 0
+            sent: pb.CatalogUpdate | None = None
             while not self._changes.closed:
                 seen = self._changes.count
-                update = self.current()
-                if update.revision != sent:
-                    sent = update.revision
+                # Who may see what may have changed as well, and a certificate been revoked.
+                update = self._seen_by(context)
+                if sent is None or (update is not sent and update.models != sent.models):
                     yield update
+                    sent = update
                 await self._changes.wait(seen, FIGURES_S)
         finally:
             self._watchers -= 1
+
+    def _seen_by(self, caller: Caller) -> pb.CatalogUpdate:
+        """The catalog without the models that a caller may not see.
+
+        Raises:
+            ServerError: it may see none at all.
+        """
+        current = self.current()
+        if not self._guard.inference:
+            return current
+        self._guard.admit_any(caller, Scope.STATUS, "Catalog")
+        seen = self._guard.seen_by(caller)
+        models = [model for model in current.models if seen(model.name)]
+        if len(models) == len(current.models):
+            return current
+        return pb.CatalogUpdate(server_id=current.server_id, revision=current.revision, models=models)
 
 
 class OperatorService:
@@ -94,13 +124,13 @@ class OperatorService:
     Args:
         control: What they change.
         changes: Tells when states have changed.
-        remote_control: Whether callers may.
+        guard: Knows who may.
     """
 
-    def __init__(self, control: Control, changes: Changes, remote_control: RemoteControl) -> None:
+    def __init__(self, control: Control, changes: Changes, guard: CallGuard) -> None:
         self._control = control
         self._changes = changes
-        self._remote_control = remote_control
+        self._guard = guard
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
@@ -112,27 +142,27 @@ class OperatorService:
         }
 
     async def _set_label(self, request: pb.SetLabelRequest, caller: Caller) -> pb.SetLabelResponse:
-        self._remote_control.check("SetLabel")
+        self._guard.admit(caller, Scope.ADMIN, [request.model], "SetLabel")
         if not request.model or not request.label:
             raise InvalidInput("SetLabel needs a model and a label")
         version = request.version or None
-        previous = self._control.set_label(request.model, request.label, version, who=peer_of(caller))
+        previous = self._control.set_label(request.model, request.label, version, who=self._guard.who(caller))
         return pb.SetLabelResponse(previous=previous)
 
     async def _set_traffic(self, request: pb.SetTrafficRequest, caller: Caller) -> pb.SetTrafficResponse:
-        self._remote_control.check("SetTraffic")
+        self._guard.admit(caller, Scope.ADMIN, [request.model], "SetTraffic")
         if not request.model:
             raise InvalidInput("SetTraffic needs a model")
-        move = self._control.set_traffic(request.model, dict(request.traffic), who=peer_of(caller))
+        move = self._control.set_traffic(request.model, dict(request.traffic), who=self._guard.who(caller))
         return pb.SetTrafficResponse(move=write_move(move))
 
     async def _rollback(self, request: pb.RollbackRequest, caller: Caller) -> pb.RollbackResponse:
-        self._remote_control.check("Rollback")
+        self._guard.admit(caller, Scope.ADMIN, [request.model], "Rollback")
         if not request.model:
             raise InvalidInput("Rollback needs a model")
         if request.undo and request.label:
             raise InvalidInput("Rollback takes a label, or undo, and not both")
-        done = self._control.rollback(request.model, request.label, undo=request.undo, who=peer_of(caller))
+        done = self._control.rollback(request.model, request.label, undo=request.undo, who=self._guard.who(caller))
         return pb.RollbackResponse(
             from_version=done.from_version,
             to_version=done.to_version,
@@ -143,9 +173,9 @@ class OperatorService:
     async def _reload(self, request: pb.ReloadRequest, caller: Caller) -> pb.ReloadResponse:
         """Answers when each model is served, or can't be; see `wait_served`."""
         del request
-        self._remote_control.check("Reload")
+        self._guard.admit_all(caller, Scope.ADMIN, "Reload")
         before = self._control.wanted()
-        await asyncio.to_thread(self._control.reload, who=peer_of(caller))
+        await asyncio.to_thread(self._control.reload, who=self._guard.who(caller))
         models = await wait_served(self._control, self._changes)
         return pb.ReloadResponse(models=models, removed=sorted({*before}.difference(models)))
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import grpc
 
-from fallback_server.config import TlsFiles
 from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.package_shelf import Shelf
 from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
+from fallback_server.transport.call_guard import CallGuard, open_guard
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.delivery import DeliveryService
@@ -36,8 +36,8 @@ from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
-from fallback_server.transport.services import Handlers, RemoteControl, generic_handlers
-from fallback_server.transport.tls import server_credentials
+from fallback_server.transport.services import Handlers, generic_handlers
+from fallback_server.transport.tls import TlsKeeper
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
 
 MAX_PENDING_CALLS = 2**16
@@ -71,7 +71,7 @@ class GrpcServer:
         server_id: In the catalog.
         max_message_bytes: The largest message that is taken or sent; a larger one is RESOURCE_EXHAUSTED.
         tls: What TLS is spoken with; None for plain text.
-        allow_remote_control: Whether callers may change what is served.
+        guard: Knows who may do what; by default everybody may do everything.
         message_threads: How many large messages are read and written at a time.
         channel_arguments: Given to gRPC as they are; they win over ours.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
@@ -93,8 +93,8 @@ class GrpcServer:
         *,
         server_id: str = "",
         max_message_bytes: int = MAX_MESSAGE_BYTES,
-        tls: TlsFiles | None = None,
-        allow_remote_control: bool = True,
+        tls: TlsKeeper | None = None,
+        guard: CallGuard | None = None,
         message_threads: int = 2,
         channel_arguments: Sequence[tuple[str, int | str]] = (),
         tensor_content: bool = False,
@@ -118,24 +118,26 @@ class GrpcServer:
         self._health = HealthService(control.index, self._changes)
         self._serving = False
         self._socket: UnixSocket | None = None
-        self.calls = Calls(dataplane, max_message_bytes=max_message_bytes)
-        remote = RemoteControl(allowed=allow_remote_control)
-        self._delivery = DeliveryService(packages, self._changes)
+        guard = open_guard() if guard is None else guard
+        self.calls = Calls(dataplane, max_message_bytes=max_message_bytes, guard=guard)
+        self._delivery = DeliveryService(packages, self._changes, guard)
         self._rpcs = rpcs = Rpcs(self._threads, max_message_bytes)
         services = (
-            PredictionService(self.calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content),
-            ModelService(control, self._changes, remote),
+            PredictionService(
+                self.calls, max_tensor_bytes=max_message_bytes, guard=guard, tensor_content=tensor_content
+            ),
+            ModelService(control, self._changes, guard),
             InferenceService(
                 self.calls,
                 control,
                 self._changes,
                 self._threads,
-                remote_control=remote,
+                guard=guard,
                 serving=lambda: self._serving,
                 version=_version(),
             ),
-            CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock),
-            OperatorService(control, self._changes, remote),
+            CatalogService(control, self._changes, server_id=server_id, clock=dataplane.clock, guard=guard),
+            OperatorService(control, self._changes, guard),
             self._delivery,
             SequenceService(
                 self.calls,
@@ -156,7 +158,7 @@ class GrpcServer:
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
         self._server.add_generic_rpc_handlers(
-            (*generic_handlers(handlers), *reflection_handlers(handlers), AbsentCalls())
+            (*generic_handlers(handlers), *reflection_handlers(handlers, guard), AbsentCalls())
         )
 
     async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:
@@ -254,12 +256,12 @@ class GrpcServer:
             arguments=front_arguments(self._channel_arguments),
         )
 
-    def _listen(self, address: str, *, tls: TlsFiles | None) -> int:
+    def _listen(self, address: str, *, tls: TlsKeeper | None) -> int:
         try:
             if tls is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                bound = self._server.add_secure_port(address, server_credentials(tls))
+                bound = self._server.add_secure_port(address, tls.grpc_credentials())
         except RuntimeError as error:
             raise PortUnavailable(f"can't listen on {address}: {error}") from error
         if not bound:

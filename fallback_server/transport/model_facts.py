@@ -5,7 +5,7 @@ Documents are Triton's JSON: what REST sends as it is, and gRPC as the messages 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from fallback_server.core.errors import InvalidInput, ModelNotFound, NotReady, PreconditionFailed, Unimplemented
@@ -57,6 +57,9 @@ _PLATFORMS = {"tensorflow": "tensorflow_savedmodel"}
 """TensorFlow Serving's name of a platform -> Triton's, which tells the format too."""
 
 Document = dict[str, Any]
+
+Seen = Callable[[str], bool]
+"""Tells by a model's name whether whoever asks may see it."""
 
 
 class Models(Protocol):
@@ -140,8 +143,20 @@ def metadata(models: Models, target: ModelTarget) -> Document:
     }
 
 
-def repository(models: Models, *, ready: bool) -> list[Document]:
-    """The models of a RepositoryIndexResponse: every version and its state; with `ready` only those that answer."""
+def all_seen(name: str) -> bool:
+    """Where nobody is told apart: every model may be seen."""
+    del name
+    return True
+
+
+def repository(models: Models, *, ready: bool, seen: Seen = all_seen) -> list[Document]:
+    """The models of a RepositoryIndexResponse: every version and its state.
+
+    Args:
+        models: Asked.
+        ready: Whether only those are wanted that answer.
+        seen: Tells by a model's name whether it is told of.
+    """
     return [
         {
             "name": state.servable_id.name,
@@ -150,7 +165,7 @@ def repository(models: Models, *, ready: bool) -> list[Document]:
             "reason": state.error or "",
         }
         for state in models.index()
-        if state.state is State.AVAILABLE or not ready
+        if (state.state is State.AVAILABLE or not ready) and seen(state.servable_id.name)
     ]
 
 
@@ -195,12 +210,13 @@ def configuration(name: str, model: ServedModel) -> Document:
     return config
 
 
-def statistics(models: Models, target: ModelTarget | None) -> Document:
+def statistics(models: Models, target: ModelTarget | None, seen: Seen = all_seen) -> Document:
     """A ModelStatisticsResponse: of one version, of a model's versions that answer, or of all models'.
 
     Args:
         models: Asked; each version is held for a moment.
         target: Which; None for all.
+        seen: Tells by a model's name whether it is among all.
 
     Raises:
         ServerError: the model isn't known, or the version that is named doesn't answer.
@@ -208,7 +224,11 @@ def statistics(models: Models, target: ModelTarget | None) -> Document:
     if target is not None and (target.version is not None or target.label is not None):
         with models.acquire(target) as handle:
             return {"model_stats": [_version_statistics(handle)]}
-    states = models.index() if target is None else models.states(target)
+    states = (
+        models.states(target)
+        if target is not None
+        else filter(lambda each: seen(each.servable_id.name), models.index())
+    )
     told: list[Document] = []
     for servable_id in _available(states):
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import grpc
 from google.protobuf import json_format
 
+from fallback_server.access.rules import Scope
 from fallback_server.control import Control
 from fallback_server.core.errors import ModelNotFound, NotReady, Unimplemented
 from fallback_server.dataplane import PredictCall, PredictReply
@@ -16,14 +17,15 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import inference_pb2 as pb
 from fallback_server.transport import infer_messages as messages
 from fallback_server.transport import model_facts as facts
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.counting import Refused
 from fallback_server.transport.faults import translate
 from fallback_server.transport.infer_messages import InferCall, InferReply
 from fallback_server.transport.ordered_stream import ordered_stream
-from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, aborted, peer_of
-from fallback_server.transport.services import Handlers, RemoteControl
+from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, aborted
+from fallback_server.transport.services import Handlers
 from fallback_server.transport.settling import wait_settled
 from fallback_server.transport.targets import read_target
 
@@ -66,7 +68,7 @@ class InferenceService:
         control: Answers the rest.
         changes: Tells when states have changed.
         threads: Read and write large messages.
-        remote_control: Whether callers may load and unload.
+        guard: Knows who may see, load and unload what.
         serving: Whether the server as a whole is ready.
         version: Of the server.
     """
@@ -78,7 +80,7 @@ class InferenceService:
         changes: Changes,
         threads: MessageThreads,
         *,
-        remote_control: RemoteControl,
+        guard: CallGuard,
         serving: Callable[[], bool],
         version: str,
     ) -> None:
@@ -86,7 +88,7 @@ class InferenceService:
         self._control = control
         self._changes = changes
         self._threads = threads
-        self._remote_control = remote_control
+        self._guard = guard
         self._serving = serving
         self._version = version
 
@@ -120,7 +122,7 @@ class InferenceService:
 
     async def _model_ready(self, request: pb.ModelReadyRequest, caller: Caller) -> pb.ModelReadyResponse:
         """Ready is what would answer now."""
-        del caller
+        self._guard.admit(caller, Scope.STATUS, [request.name])
         try:
             self._calls.dataplane.signatures(read_target(request.name, request.version))
         except (NotReady, ModelNotFound):
@@ -128,16 +130,17 @@ class InferenceService:
         return pb.ModelReadyResponse(ready=True)
 
     async def _server_metadata(self, request: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
-        del request, caller
+        del request
+        self._guard.admit_any(caller, Scope.STATUS, "ServerMetadata")
         return pb.ServerMetadataResponse(name=facts.SERVER_NAME, version=self._version, extensions=facts.EXTENSIONS)
 
     async def _model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
-        del caller
+        self._guard.admit(caller, Scope.STATUS, [request.name])
         document = facts.metadata(self._control, read_target(request.name, request.version))
         return json_format.ParseDict(document, pb.ModelMetadataResponse())
 
     async def _model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
-        del caller
+        self._guard.admit(caller, Scope.STATUS, [request.name])
         target = read_target(request.name, request.version)
         with self._control.acquire(target) as handle:
             document = facts.configuration(target.name, handle.servable)
@@ -145,9 +148,13 @@ class InferenceService:
 
     async def _statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
         """Of all models where none is named; in a thread, as there may be many."""
-        del caller
         target = read_target(request.name, request.version) if request.name else None
-        document = await asyncio.to_thread(facts.statistics, self._control, target)
+        if target is None:
+            self._guard.admit_any(caller, Scope.STATUS, "ModelStatistics")
+        else:
+            self._guard.admit(caller, Scope.STATUS, [target.name])
+        seen = self._guard.seen_by(caller)
+        document = await asyncio.to_thread(facts.statistics, self._control, target, seen)
         return json_format.ParseDict(document, pb.ModelStatisticsResponse())
 
     async def _stream_answer(self, data: bytes, context: Context) -> bytes:
@@ -164,16 +171,17 @@ class InferenceService:
         return messages.write_stream_error("" if asked is None else asked.id, f"[{fault.code.name}] {text}")
 
     async def _index(self, request: pb.RepositoryIndexRequest, caller: Caller) -> pb.RepositoryIndexResponse:
-        del caller
-        document = {"models": facts.repository(self._control, ready=request.ready)}
+        self._guard.admit_any(caller, Scope.STATUS, "RepositoryIndex")
+        seen = self._guard.seen_by(caller)
+        document = {"models": facts.repository(self._control, ready=request.ready, seen=seen)}
         return json_format.ParseDict(document, pb.RepositoryIndexResponse())
 
     async def _load(self, request: pb.RepositoryModelLoadRequest, caller: Caller) -> pb.RepositoryModelLoadResponse:
         """Answers when the model is served, or can't be."""
-        self._remote_control.check("RepositoryModelLoad")
+        self._guard.admit(caller, Scope.ADMIN, [request.model_name], "RepositoryModelLoad")
         if request.parameters:
             raise Unimplemented(f"load parameters are not supported: {', '.join(sorted(request.parameters))}")
-        await asyncio.to_thread(self._control.load, request.model_name, who=peer_of(caller))
+        await asyncio.to_thread(self._control.load, request.model_name, who=self._guard.who(caller))
         await wait_settled([request.model_name], self._control.states, self._changes, self._control.lack)
         return pb.RepositoryModelLoadResponse()
 
@@ -181,9 +189,9 @@ class InferenceService:
         self, request: pb.RepositoryModelUnloadRequest, caller: Caller
     ) -> pb.RepositoryModelUnloadResponse:
         """Answers at once; what is in flight is finished first."""
-        self._remote_control.check("RepositoryModelUnload")
+        self._guard.admit(caller, Scope.ADMIN, [request.model_name], "RepositoryModelUnload")
         facts.check_unload(messages.repository_parameters(request.parameters))
-        await asyncio.to_thread(self._control.unload, request.model_name, who=peer_of(caller))
+        await asyncio.to_thread(self._control.unload, request.model_name, who=self._guard.who(caller))
         return pb.RepositoryModelUnloadResponse()
 
 

@@ -50,9 +50,13 @@ class OperatorClient:
         target: `HOST:PORT`, or `unix:PATH`.
         timeout_s: For each call; a watch has none.
         tls: None for plain text.
+        token: Shown with each call; None for none.
     """
 
-    def __init__(self, target: str, *, timeout_s: float, tls: ClientTls | None = None) -> None:
+    def __init__(
+        self, target: str, *, timeout_s: float, tls: ClientTls | None = None, token: str | None = None
+    ) -> None:
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._target = target
         self._timeout_s = timeout_s
         self._tls = tls
@@ -81,7 +85,7 @@ class OperatorClient:
             response_deserializer=method.response.FromString,
         )
         try:
-            yield from stream(edge.CatalogRequest())
+            yield from stream(edge.CatalogRequest(), metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failure(error) from error
 
@@ -121,7 +125,7 @@ class OperatorClient:
 
     def _call(self, method: methods.Method[Any, Response], request: Message, *, late: str = "") -> Response:
         try:
-            return method.bind(self._channel)(request, timeout=self._timeout_s)
+            return method.bind(self._channel)(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failure(error, late) from error
 

@@ -6,10 +6,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fallback_server.access.rules import Scope
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import examples, messages
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.rpc import Caller, Rpcs
 from fallback_server.transport.services import Handlers
@@ -28,11 +30,13 @@ class PredictionService:
     Args:
         calls: Answers.
         max_tensor_bytes: The largest tensor that is unpacked out of a request.
+        guard: Knows who may see what.
         tensor_content: Whether answers to Predict hold `tensor_content` even if nobody asks for it.
     """
 
-    def __init__(self, calls: Calls, *, max_tensor_bytes: int, tensor_content: bool = False) -> None:
+    def __init__(self, calls: Calls, *, max_tensor_bytes: int, guard: CallGuard, tensor_content: bool = False) -> None:
         self._calls = calls
+        self._guard = guard
         self._max_tensor_bytes = max_tensor_bytes
         self._tensor_content = tensor_content
 
@@ -85,8 +89,8 @@ class PredictionService:
         return _Predicted(replies[0], typed=not (self._tensor_content or call.wants_content))
 
     async def _metadata(self, request: pb.GetModelMetadataRequest, caller: Caller) -> pb.GetModelMetadataResponse:
-        del caller
         target = messages.read_target(request)
+        self._guard.admit(caller, Scope.STATUS, [target.name])
         messages.check_metadata_fields(request.metadata_field)
         return messages.write_metadata(*self._calls.dataplane.signature_defs(target))
 

@@ -6,7 +6,7 @@ theirs. So the descriptors are made anew here, with the names changed, in a pool
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -14,6 +14,7 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, wrappers_p
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
+from fallback_server.access.rules import Scope
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import Method
 from fallback_server.protocol.proto import (
@@ -24,6 +25,9 @@ from fallback_server.protocol.proto import (
     serving_pb2,
     tensor_pb2,
 )
+from fallback_server.transport.call_guard import CallGuard, refusal_of
+from fallback_server.transport.faults import status_of
+from fallback_server.transport.rpc import Context, aborted
 
 _NEWER = "grpc.reflection.v1"
 
@@ -57,17 +61,25 @@ _DEFINED = (
 """Services that the stubs define under their own names."""
 
 
-def reflection_handlers(services: Iterable[Method[Any, Any]]) -> list[grpc.GenericRpcHandler]:
+def reflection_handlers(services: Iterable[Method[Any, Any]], guard: CallGuard) -> list[grpc.GenericRpcHandler]:
     """The handlers of gRPC's reflection, for what is served.
 
     Args:
         services: The methods that it is to tell of.
+        guard: Knows who may see something.
     """
     offered = list(services)
     names = {method.service for method in offered}
     servicer = reflection.aio.ReflectionServicer([*names, *REFLECTION_SERVICES], pool=descriptor_set(offered))
+
+    async def info(requests: Any, context: Context) -> AsyncIterator[Any]:
+        if (refusal := refusal_of(lambda: guard.admit_any(context, Scope.STATUS, "ServerReflection"))) is not None:
+            await aborted(context, *status_of(refusal))
+        async for response in servicer.ServerReflectionInfo(requests, context):
+            yield response
+
     handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        info,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from fallback_server.access.certificates import Certificate
 from fallback_server.core import errors
 from fallback_server.core.errors import ServerError
 from fallback_server.protocol.methods import UNLIMITED_MESSAGES
@@ -52,13 +53,20 @@ class Relay(grpc.GenericRpcHandler):
     Args:
         path: The socket.
         secret: By which the other server believes who calls; see `callers`.
+        certificate_of: What the connection of a call has shown; by default nothing.
 
     Attributes:
         stopping: Whether the other server is about to: what it cuts off is then told as that, so clients ask others.
     """
 
-    def __init__(self, path: str, secret: bytes) -> None:
+    def __init__(
+        self,
+        path: str,
+        secret: bytes,
+        certificate_of: Callable[[Caller], Certificate | None] = lambda _: None,
+    ) -> None:
         self.stopping = False
+        self._certificate_of = certificate_of
         self._secret = secret
         self._streams = 0
         self._channel = grpc.aio.insecure_channel(
@@ -138,7 +146,7 @@ class Relay(grpc.GenericRpcHandler):
             for key, value in caller.invocation_metadata() or ()
             if not key.startswith(_OWN) and key not in _NOT_PASSED
         ]
-        return (*own, caller_metadata(self._secret, caller.peer()))
+        return (*own, caller_metadata(self._secret, caller.peer(), self._certificate_of(caller)))
 
     def _refusal(self, code: grpc.StatusCode, text: str) -> tuple[grpc.StatusCode, str]:
         if self.stopping and code is grpc.StatusCode.CANCELLED:

@@ -202,6 +202,8 @@ class SequenceService:
                 begun = stream.begun = self._begin(stream, message, context)
             elif message.HasField("model_spec") and message.model_spec != begun.spec:
                 raise InvalidInput("a stream has one model_spec, in its first request, and a later one has another")
+            if not first:  # Who may do what may have changed since.
+                self._calls.admit_stream(begun.call.target.name, context)
             call = self._step(begun, request)
         except ServerError as error:
             self._refused(begun, "" if request is None else request.message.model_spec.name, error)
@@ -258,6 +260,7 @@ class SequenceService:
         if not call.target.name:
             raise InvalidInput("ModelSpec has no name specified.")
         attribute([call], context, self._clock)
+        self._calls.admit_stream(call.target.name, context)
         handle = self._models.acquire(call.target, call.client_key)
         try:
             servable, name = handle.servable, handle.servable_id.name

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from fallback_server.config import TlsFiles
-from fallback_server.core.errors import ConfigRefused
-from fallback_server.dataplane import DataPlane
+from fallback_server.access.rules import Scope
+from fallback_server.core.errors import ConfigRefused, ServerError
+from fallback_server.dataplane import DataPlane, PredictCall
 from fallback_server.protocol import methods
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.faults import PassedOn, status_of
 from fallback_server.transport.grpc_server import REUSE_PORT, PortUnavailable, server_options
@@ -27,7 +28,7 @@ from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.relay import Relay
 from fallback_server.transport.rpc import Caller, MessageThreads, Rpcs, Unary
 from fallback_server.transport.services import Handlers, generic_handlers
-from fallback_server.transport.tls import server_credentials
+from fallback_server.transport.tls import TlsKeeper
 from fallback_server.workers.hosted import Elsewhere
 
 _SAYING_WHO = (
@@ -69,15 +70,28 @@ class PassingCalls(Calls):
         dataplane: Answers with `Elsewhere` what it can't.
         relay: Where that goes.
         max_message_bytes: See `Calls`.
+        guard: Knows who may run what. Whom it refuses the other server hears, which knows all, counts, and says why.
     """
 
-    def __init__(self, dataplane: DataPlane, relay: Relay, *, max_message_bytes: int) -> None:
-        super().__init__(dataplane, max_message_bytes=max_message_bytes)
+    def __init__(self, dataplane: DataPlane, relay: Relay, *, max_message_bytes: int, guard: CallGuard) -> None:
+        super().__init__(dataplane, max_message_bytes=max_message_bytes, guard=guard)
         self._relay = relay
 
     def handler(self, rpcs: Rpcs, inference: Inference[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """See `Calls.handler`."""
         return super().handler(rpcs, _keeping(inference))
+
+    def admit(self, calls: Sequence[PredictCall], caller: Caller) -> None:
+        """See `Calls.admit`.
+
+        Raises:
+            Elsewhere: the caller may not.
+        """
+        if self.guard is not None:
+            try:
+                self.guard.admit(caller, Scope.PREDICT, [call.target.name for call in calls])
+            except ServerError:
+                raise Elsewhere from None
 
     async def answer(self, inference: Inference[Any, Any], asked: Any, caller: Caller) -> Any:
         """See `Calls.answer`."""
@@ -126,6 +140,7 @@ class SharedPort:
         secret: By which it believes who calls; see `callers`.
         native: See `GrpcServer`, likewise all below.
         tls: What TLS is spoken with.
+        guard: Knows who may do what.
         max_message_bytes: The largest message.
         message_threads: For large messages.
         channel_arguments: Given to gRPC.
@@ -140,7 +155,8 @@ class SharedPort:
         passes_to: str,
         secret: bytes,
         native: bool,
-        tls: TlsFiles | None,
+        tls: TlsKeeper | None,
+        guard: CallGuard,
         max_message_bytes: int,
         message_threads: int,
         channel_arguments: Sequence[tuple[str, int | str]],
@@ -154,10 +170,12 @@ class SharedPort:
         self._arguments = (REUSE_PORT, *channel_arguments)
         self._inline_s = inline_s
         self._threads = MessageThreads(message_threads)
-        self._relay = Relay(passes_to, secret)
+        self._relay = Relay(passes_to, secret, guard.certificate_of)
         self._rpcs = Rpcs(self._threads, max_message_bytes)
-        self._calls = PassingCalls(dataplane, self._relay, max_message_bytes=max_message_bytes)
-        service = PredictionService(self._calls, max_tensor_bytes=max_message_bytes, tensor_content=tensor_content)
+        self._calls = PassingCalls(dataplane, self._relay, max_message_bytes=max_message_bytes, guard=guard)
+        service = PredictionService(
+            self._calls, max_tensor_bytes=max_message_bytes, guard=guard, tensor_content=tensor_content
+        )
         made = {
             **service.handlers(self._rpcs),
             methods.MODEL_INFER: self._calls.handler(self._rpcs, model_infer(dataplane.refused)),
@@ -223,7 +241,7 @@ class SharedPort:
         if self._tls is None:
             bound = server.add_insecure_port(address)
         else:
-            bound = server.add_secure_port(address, server_credentials(self._tls))
+            bound = server.add_secure_port(address, self._tls.grpc_credentials())
         if not bound:
             raise PortUnavailable(f"can't listen on {address}")
         await server.start()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fallback_server.workers.channel import AnyMessage, Channel
+from fallback_server.workers.messages import Access
 from fallback_server.workers.printed import follow
 from fallback_server.workers.views import ModelRoutes
 
@@ -46,6 +47,7 @@ class Member:
         listening: Whether it takes connections.
         drained: Whether it has nothing in flight any more.
         told: What it was told of models, by name.
+        told_access: What it was told of who may do what.
         started_s: When it was started.
         heard_s: When it has said something.
 
@@ -59,6 +61,7 @@ class Member:
         self.listening = False
         self.drained = False
         self.told: Mapping[str, ModelRoutes] = {}
+        self.told_access: Access | None = None
         self.started_s = self.heard_s = now_s
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(STUCK_S)

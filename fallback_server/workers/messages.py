@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fallback_server.access.rules import AccessRules
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import TlsFiles
 from fallback_server.counts import Gauge, MetricCounts, StatisticCounts
@@ -17,6 +18,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of all that is said."""
 
 
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may do what, and what TLS is spoken with.
+
+    Attributes:
+        rules: Who may do what.
+        revoked: Numbers of certificates that are worth nothing any more, in hex: they have 160 bits.
+        tls: What TLS is spoken with; None for plain text.
+    """
+
+    rules: AccessRules
+    revoked: tuple[str, ...] = ()
+    tls: TlsFiles | None = None
+
+
 class Begin(Message, frozen=True, kw_only=True):
     """To a worker, the first that it is told, with the memory of the `Epoch`: listen, and answer.
 
@@ -27,6 +42,8 @@ class Begin(Message, frozen=True, kw_only=True):
         native: What speaks gRPC; see `native.choice`.
         passes_to: The UNIX socket of the first process: whatever a worker doesn't answer goes there.
         secret: By which the first process believes who calls; see `transport.callers`.
+        access: At the start; a `View` says when it is another.
+        asks: Whether anybody need be asked who calls.
         inline_s: See `GrpcServer`.
         batching: How requests of all models are merged.
         check_method_names: See `ServerOptions`.
@@ -39,7 +56,8 @@ class Begin(Message, frozen=True, kw_only=True):
     native: bool
     passes_to: str
     secret: bytes
-    tls: TlsFiles | None = None
+    access: Access
+    asks: bool = False
     max_message_bytes: int = 2**31 - 1
     message_threads: int = 2
     channel_arguments: tuple[tuple[str, int | str], ...] = ()
@@ -95,11 +113,13 @@ class View(Message, frozen=True, kw_only=True):
         epoch: See `Epoch`.
         models: Those that have changed.
         gone: Those that workers don't answer any more.
+        access: Where that has changed.
     """
 
     epoch: int
     models: dict[str, ModelRoutes]
     gone: tuple[str, ...] = ()
+    access: Access | None = None
 
 
 class Drain(Message, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ from fallback_server.workers.channel import ChannelClosed
 from fallback_server.workers.epoch import Epoch
 from fallback_server.workers.member import Member
 from fallback_server.workers.messages import (
+    Access,
     Begin,
     Drain,
     Drained,
@@ -124,6 +125,7 @@ class Team:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._work, name="workers", daemon=True)
+        self._telling = threading.Lock()
         self._listening = threading.Event()
         self._drained = threading.Event()
         # All below is the thread's.
@@ -149,6 +151,13 @@ class Team:
         self._thread.start()
         for index in range(1, self._count + 1):
             self._do(functools.partial(self._start, index))
+
+    def take_access(self, access: Access) -> None:
+        """Says that others may do something else, before anybody is told."""
+        with self._telling:
+            if self._begin is not None:
+                self._begin = msgspec.structs.replace(self._begin, access=access)
+        self.changed()
 
     def changed(self) -> None:
         """Says that versions or routes have changed, before anybody is told: until they know, workers pass all on.
@@ -261,7 +270,9 @@ class Team:
             return
         self._members[index] = member
         self._selector.register(member.channel, selectors.EVENT_READ, member)
-        self._tell(member, msgspec.structs.replace(self._begin, index=index), [self._epoch.fd])
+        begin = msgspec.structs.replace(self._begin, index=index)
+        member.told_access = begin.access
+        self._tell(member, begin, [self._epoch.fd])
         for load in self._loads.values():
             self._tell(member, load.host, [load.fd])
         self._dirty = True
@@ -353,7 +364,10 @@ class Team:
             models = {name: routes for name, routes in told.items() if member.told.get(name) != routes}
             gone = tuple(name for name in member.told if name not in told)
             member.told = told
-            self._tell(member, View(epoch=epoch, models=models, gone=gone))
+            access = None if self._begin is None else self._begin.access
+            fresh = None if access is member.told_access else access
+            member.told_access = access
+            self._tell(member, View(epoch=epoch, models=models, gone=gone, access=fresh))
         now_s = self._clock()
         self._publish_at_s = now_s + min(_PUBLISH_SHARE * (now_s - begin_s), _PUBLISH_MOST_S)
 

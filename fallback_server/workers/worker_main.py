@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from fallback_server.access.attempts import Attempts
+from fallback_server.access.guard import Guard
 from fallback_server.batching.queue import BatchRun
 from fallback_server.core.servable import ServableId
 from fallback_server.counts import Gauge
@@ -32,14 +34,17 @@ from fallback_server.executors.worker.nursery_main import end_with
 from fallback_server.metrics import Metrics, observer
 from fallback_server.package_info import PackageInfo
 from fallback_server.served_model import ServedModel
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import PortUnavailable
 from fallback_server.transport.shared_port import SharedPort
+from fallback_server.transport.tls import TlsKeeper
 from fallback_server.workers.channel import Channel, ChannelClosed
 from fallback_server.workers.epoch import Epoch
 from fallback_server.workers.hosted import Elsewhere, HostedVersions, Place
 from fallback_server.workers.messages import (
     FIGURES_S,
+    Access,
     Begin,
     Drain,
     Drained,
@@ -88,12 +93,18 @@ def _exit(code: int) -> NoReturn:
 async def _answer(channel: Channel, begin: Begin, epoch: Epoch) -> None:
     """Answers until it is told to end."""
     worker = Worker(channel, begin, epoch)
+    keeper = worker.keeper
     port = SharedPort(
         worker.dataplane,
         passes_to=begin.passes_to,
         secret=begin.secret,
         native=begin.native,
-        tls=begin.tls,
+        tls=keeper,
+        guard=CallGuard(
+            worker.guard,
+            certificates=keeper is not None and keeper.files.client_verify,
+            inference=begin.asks,
+        ),
         max_message_bytes=begin.max_message_bytes,
         message_threads=begin.message_threads,
         channel_arguments=begin.channel_arguments,
@@ -136,10 +147,15 @@ class Worker:
 
     Attributes:
         dataplane: Answers.
+        guard: Knows who may do what.
+        keeper: What TLS is spoken with; None for plain text.
     """
 
     def __init__(self, channel: Channel, begin: Begin, epoch: Epoch) -> None:
+        access = begin.access
         self._channel = channel
+        self.guard = Guard(access.rules, revoked=_numbers(access), attempts=Attempts(tells=False))
+        self.keeper = None if access.tls is None else TlsKeeper(access.tls)
         self._versions = HostedVersions(epoch)
         self._metrics = Metrics()
         self._telling = threading.Lock()
@@ -190,6 +206,8 @@ class Worker:
             while True:
                 message, fds = self._channel.receive()
                 if isinstance(message, View):
+                    if message.access is not None:
+                        self._take(message.access)
                     self._versions.take(message)
                 elif isinstance(message, Host):
                     self._loads.put((message, fds[0]))
@@ -201,6 +219,12 @@ class Worker:
                     on_end()
         except ChannelClosed:
             os._exit(0)  # The first process has ended without a word.
+
+    def _take(self, access: Access) -> None:
+        """Before the view that came with it: until then what is asked is passed on."""
+        if access.tls is not None and self.keeper is not None:
+            self.keeper.take(access.tls, "the first process")
+        self.guard.take(access.rules, _numbers(access))
 
     def _load_all(self) -> None:
         """Loads and unloads in the order that it is told to; what answers meanwhile goes on."""
@@ -246,6 +270,10 @@ class Worker:
             package,
             on_run=functools.partial(_ran, self._metrics, host),
         )
+
+
+def _numbers(access: Access) -> frozenset[int]:
+    return frozenset(int(number, 16) for number in access.revoked)
 
 
 def _ran(metrics: Metrics, host: Host, run: BatchRun) -> None:

@@ -22,6 +22,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
     made = options(
         f"--model_repository={tmp_path}",
         "--host=0.0.0.0",
+        "--insecure",
         "--port=0",
         "--rest_api_port=0",
         "--rest_api_timeout_in_ms=1500",
@@ -32,7 +33,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
         "--grpc_socket_path=/tmp/a.sock",
         "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,grpc.name=x",
         "--max_message_bytes=4096",
-        "--allow_remote_control=false",
+        "--allow_remote_control",
         "--allow_package_delivery=false",
         "--package_repository=/tmp",
         "--mdns_interfaces=eth0, 192.168.1.7",
@@ -54,7 +55,7 @@ def test_every_flag_lands_where_it_belongs(tmp_path):
     assert network.workers == 3
     assert str(network.socket_path) == "/tmp/a.sock"
     assert network.channel_arguments == (("grpc.max_connection_age_ms", 2000), ("grpc.name", "x"))
-    assert (network.max_message_bytes, network.allow_remote_control) == (4096, False)
+    assert (network.max_message_bytes, network.allow_remote_control) == (4096, True)
     assert (network.allow_package_delivery, str(source.package_repository)) == (False, "/tmp")
     assert network.mdns_interfaces == ("eth0", "192.168.1.7")
     assert (source.config_poll_s, source.poll_wait_s, source.allow_labels_for_unavailable) == (2.0, 0.5, True)

@@ -23,6 +23,7 @@ OPERATING = (Path(__file__).parents[2] / "docs" / "operating.md").read_text("utf
         ),
         ({"MODEL_NAME": "a"}, ["--model_config_file=/models/m.config"], {"model_config_file": "/models/m.config"}),
         ({"MODEL_NAME": "a"}, ["--model_config_file", "/m"], {"model_config_file": "/m"}),
+        ({}, ["--tls_dir=/tls", "--config=/server.toml"], {"config": "/server.toml", "tls_dir": "/tls"}),
         ({}, ["--port=9", "--config=/server.toml"], {"config": "/server.toml", "port": 9}),
     ],
 )
@@ -39,4 +40,5 @@ def test_the_entry_point_gives_flags_that_are_taken(tmp_path, variables, words, 
     )
     parsed = parse(done.stdout.splitlines())
     assert parsed.faults == parsed.arguments == ()
-    assert parsed.values == {"host": "0.0.0.0", "port": 8500, "rest_api_port": 8501, **expected}
+    always = {"host": "0.0.0.0", "port": 8500, "rest_api_port": 8501}
+    assert parsed.values == {**always, **({} if "tls_dir" in expected else {"insecure": True}), **expected}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.rest_stand import halves, standing
 
+from fallback_server.access.attempts import Attempts
 from fallback_server.cli import _COMMANDS
 from fallback_server.flag_table import DEFAULT_METRICS_PATH, FLAGS, REFUSED
 from fallback_server.metrics import Metrics
@@ -47,7 +48,8 @@ def test_every_flag_stands_in_the_document():
     ours = set(re.findall(r"`--(\w+)`", flags[flags.index("Ours alone") :]))
     assert ours == {name for name, flag in FLAGS.items() if not flag.serving}
     named = set(re.findall(r"`--(\w+)[=` ]", SERVING + OPERATING)) - {"switch", "flag", "noswitch"}
-    operators = {"tls_ca", "tls_cert", "tls_key", "timeout_s", "watch", "json", "label", "undo", "clear"}
+    operators = {"tls_ca", "tls_cert", "tls_key", "token_file", "timeout_s", "watch", "json", "label", "undo", "clear"}
+    operators |= {"dir", "file", "name", "host", "days", "predict", "status", "admin"}
     assert named <= FLAGS.keys() | REFUSED.keys() | operators
 
 
@@ -91,7 +93,7 @@ def test_every_metric_that_a_document_names_is_there():
     sequences.begun("m")
     sequences.answered("m", 2)
     sequences.ended("m", Ended.CLIENT)
-    metrics = Metrics(catalog=list, sequences=sequences.snapshot)
+    metrics = Metrics(catalog=list, sequences=sequences.snapshot, refused=Attempts().counts)
     metrics.batch(model="m", version=1, rows=1, padded_rows=1, queued_s=[0.1], run_s=0.1)
     metrics.load(model="m", version=1, seconds=1, ok=True)
     metrics.request(model="m", version=1, verb="Predict", entrypoint="GRPC", code="OK", latency_s=0.1)

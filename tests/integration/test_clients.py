@@ -46,7 +46,7 @@ def listed(repository, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(listed):
-    process = ServerProcess(f"--model_config_file={listed}", "--port=0", "--no-mdns")
+    process = ServerProcess(f"--model_config_file={listed}", "--port=0", "--no-mdns", "--allow_remote_control")
     yield process
     process.close()
 
@@ -54,7 +54,7 @@ def server(listed):
 @pytest.fixture(scope="module")
 def plain(repository):
     """The same, with every model, and left as it is by all tests."""
-    process = ServerProcess(f"--model_repository={repository}", "--port=0", "--no-mdns")
+    process = ServerProcess(f"--model_repository={repository}", "--port=0", "--no-mdns", "--allow_remote_control")
     yield process
     process.close()
 

@@ -12,7 +12,7 @@ from support.fallback_process import ServerProcess
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 
-FLAGS = ("--port=0", "--no-mdns", "--file_system_poll_wait_seconds=0.2")
+FLAGS = ("--port=0", "--no-mdns", "--file_system_poll_wait_seconds=0.2", "--allow_remote_control")
 DEADLINE_S = 60
 
 

@@ -187,6 +187,8 @@ class NativeFront:
             call.asked = asked
             calls = inference.calls(asked, self._clock())
             attribute(calls, call, self._clock)
+            if self._calls.guard is not None:
+                self._calls.admit(calls, call)
             self._calls.bound(inference, asked, call, calls)
         except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
             self._refuse(call, error)

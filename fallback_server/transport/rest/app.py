@@ -10,8 +10,10 @@ import re
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
+from fallback_server.access.rules import Scope
 from fallback_server.core.errors import DeadlineExceeded, RequestCancelled, ServerStopping
 from fallback_server.dataplane import Verb
 from fallback_server.metrics import Metrics
@@ -32,9 +34,19 @@ _log = logging.getLogger(__name__)
 _ORIGIN = re.compile("https?://[^/]*", re.IGNORECASE)
 """In front of a path, as a request to a proxy has it; servers must take that too: RFC 9112, section 3.2.2."""
 
+_INFERENCE_SCOPES = {
+    "live": None,
+    "ready": None,
+    "infer": Scope.PREDICT,
+    "load": Scope.ADMIN,
+    "unload": Scope.ADMIN,
+}
+"""What whoever asks must be allowed; of all others, to see. Whether the server lives everybody may know."""
+
 _PREDICTS = {"predict": "run a signature", "classify": "label examples", "regress": "give each example a number"}
 _VERSIONS = ("", "/versions/{version}", "/labels/{label}")
-_RUN_FAULTS = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
+_ACCESS_FAULTS = (401, 403)
+_RUN_FAULTS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 503, 504)
 
 
 class RestApp:
@@ -45,7 +57,6 @@ class RestApp:
         metrics: Served at `metrics_path`.
         metrics_path: None serves none.
         timeout_s: How long an answer may take once the request is there, with its body; None for ever.
-        allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
     """
 
     def __init__(
@@ -55,17 +66,16 @@ class RestApp:
         *,
         metrics_path: str | None,
         timeout_s: float | None,
-        allow_remote_control: bool,
     ) -> None:
         self._backend = backend
         self._metrics = metrics
         self._metrics_path = metrics_path
         self._timeout_s = timeout_s
         serving = TensorFlowServing(backend)
-        inference = OpenInference(backend, version=package_version(), allow_remote_control=allow_remote_control)
+        inference = OpenInference(backend, version=package_version())
         self.routes = Routes([*_serving(serving), *_inference(inference), *self._own()])
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http":
             response = await self._answer(Request(scope, receive))
@@ -94,6 +104,8 @@ class RestApp:
         route, params = self.routes.find(request.method, path)
         exchange = Exchange(request, params, self._backend, timeout_s=self._timeout_s, verb=route.verb)
         try:
+            if route.scope is not None:
+                await exchange.admit(route.scope, whole=route.whole)
             return await self._in_time(route, exchange)
         except (ClientDisconnect, RequestCancelled):
             raise
@@ -122,7 +134,17 @@ class RestApp:
         ]
         if self._metrics_path is not None:
             summary = "Metrics in Prometheus' text format"
-            routes.append(Route(method="GET", path=self._metrics_path, handler=self._scrape, summary=summary))
+            routes.append(
+                Route(
+                    method="GET",
+                    path=self._metrics_path,
+                    handler=self._scrape,
+                    summary=summary,
+                    faults=_ACCESS_FAULTS,
+                    scope=Scope.STATUS,
+                    whole=True,  # They name every model.
+                )
+            )
         return routes
 
     async def _root(self, exchange: Exchange) -> Response:
@@ -151,6 +173,7 @@ def with_cors(app: ASGIApp) -> ASGIApp:
         allow_headers=[
             "Content-Type",
             "Content-Encoding",
+            "Authorization",
             HEADER_LENGTH,
             CLIENT_HEADER,
             PRIORITY_HEADER,
@@ -179,6 +202,7 @@ def _serving(handlers: TensorFlowServing) -> list[Route]:
             request=f"{verb.capitalize()}Request",
             answer=f"{verb.capitalize()}Answer",
             faults=_RUN_FAULTS,
+            scope=Scope.PREDICT,
         )
         for verb, what in _PREDICTS.items()
         for version in _VERSIONS
@@ -188,7 +212,13 @@ def _serving(handlers: TensorFlowServing) -> list[Route]:
         summary = "TensorFlow Serving: the states of a model's versions"
         routes += [
             Route(
-                method="GET", path=path, handler=handlers.status, summary=summary, answer="Status", faults=(400, 404)
+                method="GET",
+                path=path,
+                handler=handlers.status,
+                summary=summary,
+                answer="Status",
+                faults=(400, *_ACCESS_FAULTS, 404),
+                scope=Scope.STATUS,
             ),
             Route(
                 method="GET",
@@ -196,7 +226,8 @@ def _serving(handlers: TensorFlowServing) -> list[Route]:
                 handler=handlers.metadata,
                 summary="TensorFlow Serving: a version's signatures",
                 answer="Metadata",
-                faults=(400, 404, 503),
+                faults=(400, *_ACCESS_FAULTS, 404, 503),
+                scope=Scope.STATUS,
             ),
         ]
     summary = "TensorFlow Serving: refused, as a model must be named"
@@ -204,14 +235,25 @@ def _serving(handlers: TensorFlowServing) -> list[Route]:
 
 
 def _inference(handlers: OpenInference) -> list[Route]:
-    def route(method: str, path: str, name: str, summary: str, **schemas: str) -> Route:
+    def route(method: str, path: str, name: str, summary: str, *, request: str = "", answer: str = "") -> Route:
         faults: tuple[int, ...] = _RUN_FAULTS if name == "infer" else (400, 404, 503) if "{model}" in path else ()
-        if "repository" in path:
-            faults += (403,)
+        scope = _INFERENCE_SCOPES.get(name, Scope.STATUS)
+        if scope is not None:
+            faults = tuple(sorted({*faults, *_ACCESS_FAULTS}))
         text = f"Open Inference: {summary}"
         verb = Verb.PREDICT if name == "infer" else None
         handler = getattr(handlers, name)
-        return Route(method=method, path=path, handler=handler, verb=verb, summary=text, faults=faults, **schemas)
+        return Route(
+            method=method,
+            path=path,
+            handler=handler,
+            verb=verb,
+            summary=text,
+            request=request,
+            answer=answer,
+            faults=faults,
+            scope=scope,
+        )
 
     routes = [
         route("GET", "/v2", "server", "what this server is", answer="ServerMetadata"),

@@ -11,6 +11,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from starlette.requests import Request
 
+from fallback_server.access.guard import Guard, rules_without_file
 from fallback_server.core.errors import QueueFull, RequestCancelled
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableState
@@ -20,6 +21,7 @@ from fallback_server.served_model import ServedModel
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.changes import Changes
 from fallback_server.transport.rest.json_readers import JsonReaders, Reading
+from fallback_server.transport.rest.rest_guard import RestGuard
 from fallback_server.transport.settling import wait_settled
 
 LARGE_BYTES = 2**17
@@ -75,8 +77,10 @@ class Backend:
         max_body_bytes: The largest body of a request.
         stall_s: How long a client may take for the next `BODY_STEP_BYTES` of a body, or for its end.
         max_held_bytes: The most bytes of all requests' bodies together; at least one of the largest fits.
+        guard: Knows who may do what; by default everybody may do everything.
 
     Attributes:
+        guard: See above.
         serving: Whether the server takes requests, as it says to who asks.
         stopping: Whether what comes is refused, and connections are closed with the answer.
         no_bodies: Whether bodies that are not whole are waited for no more.
@@ -91,7 +95,9 @@ class Backend:
         max_body_bytes: int,
         stall_s: float,
         max_held_bytes: int = 2**31,
+        guard: RestGuard | None = None,
     ) -> None:
+        self.guard = guard or RestGuard(Guard(rules_without_file(certified=False, control=True)), inference=False)
         self.dataplane = dataplane
         self.models = models
         self.max_body_bytes = max_body_bytes

@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 
 from fallback_server.transport.rest.backend import BODY_STEP_BYTES
 from fallback_server.transport.rest.refusals import HttpRefused, refusal
+from fallback_server.transport.rest.rest_guard import showing
 
 if TYPE_CHECKING:
     import asyncio
@@ -155,6 +156,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """As asyncio calls it."""
         super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and (der := tls.getpeercert(binary_form=True)):
+            self.app = showing(self.app, der)
         self.server_state.made(self, self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:

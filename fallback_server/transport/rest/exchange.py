@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fallback_server.core.errors import InvalidInput, ServerStopping
+from fallback_server.access.rules import Scope as AccessScope
+from fallback_server.core.errors import InvalidInput, ServerError, ServerStopping
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
@@ -91,9 +92,33 @@ class Exchange:
 
     @property
     def who(self) -> str:
-        """Who calls, for the log: `http:10.0.0.7:51234`."""
+        """Who calls, for the log: `http:10.0.0.7:51234`, and by what that is known."""
+        return self._backend.guard.who(self.request, self._peer)
+
+    @property
+    def _peer(self) -> str:
         client = self.request.client
         return "http" if client is None else f"http:{client.host}:{client.port}"
+
+    async def admit(self, scope: AccessScope, *, whole: bool) -> None:
+        """Refuses the request where its caller may not ask that, before its body is read.
+
+        Args:
+            scope: What it is to do, with the path's model where there is one.
+            whole: Whether with all models, where there is none.
+
+        Raises:
+            ServerError: see `Guard.admit`.
+        """
+        try:
+            self._backend.guard.admit(self.request, self._peer, scope, self.params, whole=whole)
+        except ServerError:
+            await drop(self.request)
+            raise
+
+    def seen(self) -> Callable[[str], bool]:
+        """Tells of models' names whether the caller may see them."""
+        return self._backend.guard.seen_by(self.request, self._peer)
 
     @property
     def client_key(self) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from fallback_server.core.errors import InvalidInput, PermissionDenied, Unimplemented
+from fallback_server.core.errors import InvalidInput, Unimplemented
 from fallback_server.core.servable import State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall
@@ -28,13 +28,11 @@ class OpenInference:
     Args:
         backend: What they work with.
         version: The server's, as it is told.
-        allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
     """
 
-    def __init__(self, backend: Backend, *, version: str, allow_remote_control: bool) -> None:
+    def __init__(self, backend: Backend, *, version: str) -> None:
         self._backend = backend
         self._version = version
-        self._allow_remote_control = allow_remote_control
 
     async def server(self, exchange: Exchange) -> Response:
         """What this server is."""
@@ -66,7 +64,7 @@ class OpenInference:
     async def statistics(self, exchange: Exchange) -> Response:
         """What versions have answered: of all models where the path names none. In a thread, as there may be many."""
         target = _target(exchange.params) if exchange.params else None
-        document = await asyncio.to_thread(facts.statistics, self._backend.models, target)
+        document = await asyncio.to_thread(facts.statistics, self._backend.models, target, exchange.seen())
         return json_answer(dump(document))
 
     async def model_ready(self, exchange: Exchange) -> Response:
@@ -110,11 +108,10 @@ class OpenInference:
         ready = parse(body).get("ready", False) if body else False
         if not isinstance(ready, bool):
             raise InvalidInput(f"'ready' must be true or false, got {shown(ready)}")
-        return json_answer(dump(facts.repository(self._backend.models, ready=ready)))
+        return json_answer(dump(facts.repository(self._backend.models, ready=ready, seen=exchange.seen())))
 
     async def load(self, exchange: Exchange) -> Response:
         """Takes a model back into service; answers when it is loaded, or can't be."""
-        self._check_control()
         name = exchange.params["model"]
         if parameters := _parameters(await exchange.body(JSON_BYTES)):
             raise Unimplemented(f"load parameters are not supported: {shown(parameters)}")
@@ -124,14 +121,9 @@ class OpenInference:
 
     async def unload(self, exchange: Exchange) -> Response:
         """Takes a model out of service; answers at once, and what is in flight is finished first."""
-        self._check_control()
         facts.check_unload(_parameters(await exchange.body(JSON_BYTES)))
         await asyncio.to_thread(self._backend.models.unload, exchange.params["model"], who=exchange.who)
         return Response(status_code=200)
-
-    def _check_control(self) -> None:
-        if not self._allow_remote_control:
-            raise PermissionDenied("this server is not controlled from outside: --allow_remote_control is false")
 
     def _deadline_s(self, exchange: Exchange, timeout_s: float | None) -> float | None:
         if timeout_s is None:

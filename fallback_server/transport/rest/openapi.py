@@ -12,7 +12,8 @@ _TITLE = "edge fallback server"
 
 _FAULTS = {
     400: "The request is at fault: a name, dtype, shape, value or label",
-    403: "The operator of this server doesn't allow it from outside",
+    401: "Who asks is not known, and everybody may not",
+    403: "The operator of this server doesn't allow it to who asks",
     404: "No such model or version",
     408: "The body stalled",
     413: "The body is larger than allowed",

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from starlette.responses import Response
 
+from fallback_server.access.rules import Scope
 from fallback_server.dataplane import Verb
 from fallback_server.transport.rest.exchange import Exchange
 from fallback_server.transport.rest.refusals import HttpRefused
@@ -46,6 +47,8 @@ class Route:
         request: The schema of its body; empty where it takes none.
         answer: The schema of its answer; empty where that is no JSON.
         faults: The HTTP codes of what it may refuse.
+        scope: What whoever asks must be allowed; None where everybody may.
+        whole: Whether that must be so of all models, where the path names none.
     """
 
     method: str
@@ -56,6 +59,8 @@ class Route:
     request: str = ""
     answer: str = ""
     faults: tuple[int, ...] = ()
+    scope: Scope | None = None
+    whole: bool = False
 
 
 class Match(NamedTuple):

@@ -16,6 +16,8 @@ from fallback_server.transport.rest.app import RestApp, with_cors
 from fallback_server.transport.rest.backend import Backend, Models
 from fallback_server.transport.rest.connections import Connection, ConnectionLimits, Connections, sound
 from fallback_server.transport.rest.listener import ACCEPTS, listen
+from fallback_server.transport.rest.rest_guard import RestGuard
+from fallback_server.transport.tls import TlsKeeper
 
 _MAX_CONNECTIONS = 4096
 
@@ -61,7 +63,8 @@ class RestServer:
         metrics_path: Where Prometheus finds the metrics; None serves none.
         max_body_bytes: The largest body of a request.
         threads: How many large messages are read or written at a time.
-        allow_remote_control: Whether models may be loaded and unloaded by whoever can connect.
+        guard: Knows who may do what; by default everybody may do everything.
+        tls: What TLS is spoken with; None for plain text.
         limits: Which connections may stay; by default as many as the process' descriptors allow, at most 4096.
     """
 
@@ -76,20 +79,20 @@ class RestServer:
         metrics_path: str | None = None,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
         threads: int = 2,
-        allow_remote_control: bool = True,
+        guard: RestGuard | None = None,
+        tls: TlsKeeper | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
         if limits is None:
             limits = ConnectionLimits(connections=min(_MAX_CONNECTIONS, descriptor_limit() // _SHARE))
         self._backend = Backend(
-            dataplane, control, threads=threads, max_body_bytes=max_body_bytes, stall_s=limits.stall_s
+            dataplane, control, threads=threads, max_body_bytes=max_body_bytes, stall_s=limits.stall_s, guard=guard
         )
         self.app = RestApp(
             self._backend,
             metrics,
             metrics_path=metrics_path,
             timeout_s=timeout_s,
-            allow_remote_control=allow_remote_control,
         )
         config = uvicorn.Config(
             sound(with_cors(self.app) if cors else self.app),
@@ -106,6 +109,9 @@ class RestServer:
             timeout_keep_alive=math.ceil(limits.idle_s),
             ws="none",
         )
+        if tls is not None:
+            config.load()
+            config.ssl = tls.context()
         self.connections = Connections(limits)
         self._uvicorn = _Uvicorn(config, self.connections)
         self._serving: asyncio.Task[None] | None = None

@@ -8,6 +8,7 @@ from support.grpc_stand import code_of, loaded, standing
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport import edge_services
+from fallback_server.transport.call_guard import open_guard
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -146,10 +147,10 @@ def test_without_remote_control_nothing_is_changed(tmp_path, method):
     """Every call that changes what is served is refused, and says by which flag."""
 
     async def story():
-        async with loaded(path=tmp_path, allow_remote_control=False) as stand:
+        async with loaded(path=tmp_path, guard=open_guard(control=False)) as stand:
             code, text = await code_of(stand.unary(method)(method.request()))
-            assert code is CODE.PERMISSION_DENIED
-            assert "--allow_remote_control=false" in text
+            assert code is CODE.UNAUTHENTICATED
+            assert "--allow_remote_control" in text
             assert not stand.control.orders
 
     asyncio.run(story())

@@ -11,6 +11,7 @@ from fallback_server.config import TlsFiles
 from fallback_server.protocol.methods import PREDICT
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.protocol.tensors import decode, encode
+from fallback_server.transport.tls import TlsKeeper
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 
@@ -45,7 +46,7 @@ def test_tls_is_spoken(tmp_path, pair):
 
     async def story():
         key, certificate = pair
-        async with loaded(path=tmp_path, tls=TlsFiles(key_pem=key, certificate_pem=certificate)) as stand:
+        async with loaded(path=tmp_path, tls=TlsKeeper(TlsFiles(key_pem=key, certificate_pem=certificate))) as stand:
             reply = await predict(stand, grpc.ssl_channel_credentials(certificate))
             assert decode(reply.outputs["y"]).tolist() == [[2, 4]]
             assert (await code_of(stand.predict(request(), timeout=20)))[0] is grpc.StatusCode.UNAVAILABLE
@@ -59,7 +60,7 @@ def test_clients_are_verified(tmp_path, pair):
     async def story():
         key, certificate = pair
         tls = TlsFiles(key_pem=key, certificate_pem=certificate, client_ca_pem=certificate, client_verify=True)
-        async with loaded(path=tmp_path, tls=tls) as stand:
+        async with loaded(path=tmp_path, tls=TlsKeeper(tls)) as stand:
             known = grpc.ssl_channel_credentials(certificate, private_key=key, certificate_chain=certificate)
             assert await predict(stand, known)
             code, _ = await code_of(predict(stand, grpc.ssl_channel_credentials(certificate)))

@@ -10,7 +10,9 @@ from support.complete import needs
 from support.dtype_models import echoes
 from support.rest_stand import NumpyExecutor, halves, several, standing, strings
 
+from fallback_server.access.guard import Guard, rules_without_file
 from fallback_server.core.errors import LoadFailed
+from fallback_server.transport.rest.rest_guard import RestGuard
 
 CLIENTS = Path(sys.prefix) / "share" / "clients" / "bin" / "python"
 SCRIPTS = Path(__file__).parents[3] / "support" / "clients"
@@ -298,10 +300,11 @@ def test_a_model_that_could_not_be_loaded_is_told_so(client):
 
 def test_remote_control_may_be_refused(tmp_path):
     """Then nobody who can connect takes a model away."""
-    with standing({("half", 1): halves()}, tmp_path, allow_remote_control=False) as stand:
+    guard = RestGuard(Guard(rules_without_file(certified=False, control=False)))
+    with standing({("half", 1): halves()}, tmp_path, guard=guard) as stand:
         for verb in ("load", "unload"):
             answer = httpx.post(f"{stand.url}/v2/repository/models/half/{verb}", content=b"{}")
-            assert answer.status_code == 403
+            assert (answer.status_code, answer.headers["www-authenticate"][:6]) == (401, "Bearer")
         assert stand.models.loaded == []
 
 

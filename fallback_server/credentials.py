@@ -1,0 +1,231 @@
+"""What the server shows of itself, and knows of its callers, as it holds now: out of files that are watched."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fallback_server.access.certificates import CertificateReader, revoked_serials
+from fallback_server.access.file import read_access
+from fallback_server.access.guard import Guard, with_control
+from fallback_server.access.rules import AccessRules
+from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
+from fallback_server.config_file import read_tls
+from fallback_server.poller import ConfigWatcher
+from fallback_server.tls_files import CA, CERTIFICATE, CRL, KEY, read_tls_dir
+from fallback_server.transport.tls import TlsKeeper
+
+_log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Between two looks at the files."""
+
+_SOON_S = 30 * 86_400.0
+"""A certificate that ends before then is worth a warning."""
+
+
+class Watched:
+    """Files, and whether they hold something else than what was taken last.
+
+    Args:
+        path: What they are called, for messages.
+        files: All of them; one that is not there counts as such.
+    """
+
+    def __init__(self, path: Path, files: tuple[Path, ...]) -> None:
+        self.path = path
+        self._files = files
+        self._taken = self._digest()
+
+    def has_changed(self) -> bool:
+        """Whether they do."""
+        return self._digest() != self._taken
+
+    def begin(self) -> Callable[[], None]:
+        """Before they are read; what it gives is called when what was read is in force."""
+        digest = self._digest()
+
+        def taken() -> None:
+            self._taken = digest
+
+        return taken
+
+    def _digest(self) -> bytes:
+        made = hashlib.sha256()
+        for file in self._files:
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                content = f"errno {error.errno}".encode()
+            made.update(hashlib.sha256(content).digest())
+        return made.digest()
+
+
+class Credentials:
+    """Lives from before a server listens until after it does no more. Any thread may call any method.
+
+    Args:
+        network: Which files there are, and what they hold.
+        on_change: Called when something else is in force, before callers notice.
+        wall: Seconds since 1970.
+
+    Attributes:
+        guard: Who may do what.
+        tls: What is spoken; None for plain text.
+
+    Raises:
+        ConfigInvalid: the files are at fault.
+    """
+
+    def __init__(
+        self,
+        network: NetworkOptions,
+        *,
+        on_change: Callable[[], object] = lambda: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._network = network
+        self._on_change = on_change
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._rules = network.rules
+        tls = network.tls
+        revoked = frozenset[int]() if tls is None else revoked_serials(tls.crl_pem, tls.client_ca_pem)
+        self.guard = Guard(self._rules, revoked=revoked, wall=wall)
+        self.tls = None if tls is None else TlsKeeper(tls)
+        self._tls_files = self._access_files = None
+        self._watchers: list[ConfigWatcher] = []
+        if tls is not None and network.tls_path is not None:
+            self._tls_files = Watched(network.tls_path, _files_of(network.tls_path))
+            self._watchers.append(ConfigWatcher(self._tls_files, reload=self.reload_tls, wait_s=LOOK_S))
+        if network.access_file is not None:
+            self._access_files = Watched(network.access_file, (network.access_file,))
+            self._watchers.append(ConfigWatcher(self._access_files, reload=self.reload_access, wait_s=LOOK_S))
+
+    @property
+    def asks(self) -> bool:
+        """Whether anybody need be asked who calls, to run or to see a model; it stays as it is at the start."""
+        tls = self.tls
+        return self._access_files is not None or not self._rules.open or (tls is not None and bool(tls.files.crl_pem))
+
+    @property
+    def rules(self) -> AccessRules:
+        """Those that hold."""
+        return self.guard.rules
+
+    @property
+    def revoked(self) -> frozenset[int]:
+        """The numbers of certificates that are revoked."""
+        return self.guard.revoked
+
+    def start(self) -> None:
+        """Looks at the files from now on."""
+        for line in self.lines():
+            _log.info("%s", line)
+        if self.tls is not None:
+            self._tell_end(self.tls.files)
+        for watcher in self._watchers:
+            watcher.start()
+
+    def stop(self, *, timeout_s: float) -> None:
+        """Looks no more."""
+        for watcher in self._watchers:
+            watcher.stop(timeout_s=timeout_s)
+
+    def reload(self) -> None:
+        """Takes all files anew.
+
+        Raises:
+            ConfigInvalid: some are at fault; what was in force of those, stays.
+        """
+        faults: list[str] = []
+        for reload in (self.reload_tls, self.reload_access):
+            try:
+                reload()
+            except ConfigInvalid as error:
+                faults += error.faults
+        if faults:
+            raise ConfigInvalid(*faults)
+
+    def reload_tls(self) -> None:
+        """Takes key, certificates and what is revoked anew. Raises as `reload`."""
+        if self._tls_files is None or self.tls is None:
+            return
+        with self._lock:
+            taken = self._tls_files.begin()
+            path, before = self._tls_files.path, self.tls.files
+            files = (
+                read_tls(path)
+                if not path.is_dir()
+                else read_tls_dir(path, clients=self._network.tls_clients, tokens=not before.client_verify)
+            )
+            if before.client_ca_pem and not files.client_ca_pem:
+                raise ConfigInvalid(f"{path} has no {CA} any more, by which clients are known")
+            if before.crl_pem and not files.crl_pem:
+                raise ConfigInvalid(f"{path} has no {CRL} any more: those that it named would be let in again")
+            if (before.client_verify, before.rest_clients) != (files.client_verify, files.rest_clients):
+                raise ConfigInvalid(f"{path}: whether clients must show certificates changes by a restart alone")
+            revoked = revoked_serials(files.crl_pem, files.client_ca_pem)
+            self.tls.take(files, str(path))
+            self.guard.take(self._rules, revoked)
+            taken()
+        self._tell_end(files)
+        self._on_change()
+
+    def reload_access(self) -> None:
+        """Takes the rules anew. Raises as `reload`."""
+        if self._access_files is None:
+            return
+        with self._lock:
+            taken = self._access_files.begin()
+            rules = read_access(self._access_files.path)
+            self._rules = with_control(rules, control=self._network.allow_remote_control)
+            self.guard.take(self._rules, self.guard.revoked)
+            taken()
+        self._on_change()
+
+    def lines(self) -> list[str]:
+        """What holds, for the log."""
+        network, tls = self._network, self.tls
+        lines = []
+        if tls is None:
+            lines.append("plain text is spoken: whoever is on the way can read and change it")
+        else:
+            files = tls.files
+            rest = {"require": "must", "allow": "may", "none": "need not"}.get(files.rest_clients or "", "")
+            rest = f"REST speaks TLS, and its clients {rest} show one" if rest else "REST speaks plain text"
+            verb = "must" if files.client_verify else "are not asked to"
+            lines.append(f"gRPC speaks TLS, and its clients {verb} show a certificate; {rest}")
+            if files.client_ca_pem and not files.crl_pem and network.tls_path is not None:
+                lines.append("there is no list of revoked certificates: each is taken until it ends")
+        if network.access_file is not None:
+            lines.append(f"who may do what is as {network.access_file} says")
+        if network.allow_remote_control:
+            lines.append("callers who show nothing may change what is served: --allow_remote_control")
+        if plain := network.plain_beyond():
+            _log.warning(
+                "--insecure: %s on %s in plain text, beyond this machine: everybody on the way may read requests, "
+                "answers and tokens, and change them",
+                " and ".join(plain),
+                network.host,
+            )
+        return lines
+
+    def _tell_end(self, files: TlsFiles) -> None:
+        found = CertificateReader().read(files.certificate_pem)
+        if found is None:
+            return
+        left_s = found.until_s - self._wall()
+        until = time.strftime("%Y-%m-%d", time.gmtime(found.until_s))
+        if left_s < _SOON_S:
+            _log.warning("the server's certificate ends on %s; a new one is taken without a restart", until)
+        else:
+            _log.info("the server's certificate ends on %s", until)
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    return tuple(path / name for name in (CERTIFICATE, KEY, CA, CRL)) if path.is_dir() else (path,)
