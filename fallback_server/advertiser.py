@@ -140,6 +140,7 @@ class Advertiser:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._announcement = announcement
+        self._registered = announcement
         self._host = host
         self._port = port
         self._interfaces = tuple(interfaces)
@@ -166,6 +167,10 @@ class Advertiser:
         if thread.is_alive():
             _log.warning("mDNS: the announcement could not be withdrawn within %.1f s", timeout_s)
 
+    def tell(self, announcement: Announcement) -> None:
+        """From the next look on something else is told, in place of what was, by the same name."""
+        self._announcement = announcement
+
     def look(self) -> None:
         """Announces where the machine has other addresses than when it last did. Never raises.
 
@@ -178,6 +183,8 @@ class Advertiser:
             self._tell_failure(error)
         announced = self._zeroconf is not None
         if place is not None and place == self._place and (announced or self._clock() < self._retry_at_s):
+            if announced and self._registered != self._announcement:
+                self._update(place)
             return
         self._drop()
         self._place = place
@@ -198,6 +205,7 @@ class Advertiser:
             if self._withdrawn.is_set():
                 self._drop()
                 return
+            self._registered = self._announcement
             zeroconf.register_service(self._info(place))
         except Exception as error:  # noqa: BLE001  whatever the network lacks, the server serves on
             self._drop()
@@ -206,6 +214,16 @@ class Advertiser:
         else:
             self._told = ""
             _log.info("mDNS: announced as %s at %s", self._announcement.instance_name, ", ".join(place.addresses))
+
+    def _update(self, place: Place) -> None:
+        self._registered = self._announcement
+        with self._lock:
+            zeroconf = self._zeroconf
+        try:
+            if zeroconf is not None:
+                zeroconf.update_service(self._info(place))
+        except Exception as error:  # noqa: BLE001  as in `_announce`
+            self._tell_failure(error)
 
     def _drop(self) -> None:
         """Withdraws what is announced, if anything is."""

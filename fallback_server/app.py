@@ -164,6 +164,7 @@ class Server:
         if config_file is not None and source.config_poll_s:
             self._config_watcher = ConfigWatcher(config_file, reload=self.control.reload, wait_s=source.config_poll_s)
         self._advertiser: Advertiser | None = None
+        self._apis: tuple[str, ...] = ()
 
     async def start(self) -> Ports:
         """Listens and begins to load. SIGTERM and SIGINT stop the server from now on, SIGHUP has it configured anew.
@@ -202,15 +203,9 @@ class Server:
         if self._config_watcher is not None:
             self._config_watcher.start()
         if network.mdns:
-            fingerprint = "" if network.tls is None else network.tls.fingerprint
-            announcement = Announcement(
-                server_id=network.server_id,
-                apis=apis_of(rest_port=rest_port),
-                tls=network.tls is not None,
-                fingerprint=fingerprint,
-            )
+            self._apis = apis_of(rest_port=rest_port)
             self._advertiser = Advertiser(
-                announcement, host=network.host, port=port, interfaces=network.mdns_interfaces
+                self._announcement(), host=network.host, port=port, interfaces=network.mdns_interfaces
             )
         self._signals.deliver_hangups(lambda: self._loop.call_soon_threadsafe(self._on_hangup))
         return Ports(port, rest_port)
@@ -379,6 +374,15 @@ class Server:
             log_level=logging.getLogger().getEffectiveLevel(),
         )
 
+    def _announcement(self) -> Announcement:
+        tls = self._credentials.tls
+        return Announcement(
+            server_id=self._options.network.server_id,
+            apis=self._apis,
+            tls=tls is not None,
+            fingerprint="" if tls is None else tls.files.fingerprint,
+        )
+
     def _access(self) -> Access:
         """What workers are told of who may do what."""
         held = self._credentials
@@ -391,6 +395,8 @@ class Server:
     def _tell_access(self) -> None:
         if self._team is not None:
             self._team.take_access(self._access())
+        if self._advertiser is not None:
+            self._advertiser.tell(self._announcement())
 
     def _make_loader(self, servable_id: ServableId, path: Path, on_lost: OnLost[ServedModel]) -> Loader[ServedModel]:
         options = self._batching_of(servable_id.name)

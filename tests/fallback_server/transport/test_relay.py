@@ -6,8 +6,9 @@ import logging
 import grpc
 import pytest
 
+from fallback_server.access.certificates import Certificate
 from fallback_server.protocol.status import Fault
-from fallback_server.transport.callers import CALLER_METADATA, caller_metadata, passed_caller, secret
+from fallback_server.transport.callers import CALLER_METADATA, caller_metadata, passed_by, passed_caller, secret
 from fallback_server.transport.faults import status_of, translate
 from fallback_server.transport.relay import ERRORS, Relay, error_of
 
@@ -36,8 +37,19 @@ def test_who_calls_is_believed_by_the_secret_alone():
     assert passed_caller([("a", "b"), caller_metadata(secret(), who)]) == who
     assert passed_caller([caller_metadata(b"\0" * 16, "ipv4:1.2.3.4:5")]) is None
     assert passed_caller([(CALLER_METADATA, b"")]) is None
+
     assert passed_caller([(CALLER_METADATA, "text")]) is None
     assert passed_caller(None) is None
+
+
+@pytest.mark.parametrize("name", ["press-7", "", "a b\nc"])
+def test_a_certificate_goes_along_with_who_calls(name):
+    """As far as the guard needs it; of who does not know the secret nothing is believed."""
+    shown = Certificate(name=name, serial=2**159 + 7, until_s=1.8e9)
+    passed = passed_by([caller_metadata(secret(), "ipv4:1.2.3.4:5", shown)])
+    assert passed == ("ipv4:1.2.3.4:5", shown)
+    assert passed_by([caller_metadata(secret(), "ipv4:1.2.3.4:5")]) == ("ipv4:1.2.3.4:5", None)
+    assert passed_by([caller_metadata(b"\0" * 16, "ipv4:1.2.3.4:5", shown)]) is None
 
 
 class Client:
