@@ -20,6 +20,7 @@ from fallback_server.access.rules import (
     Scope,
     allows_all,
     allows_any,
+    sight,
 )
 from fallback_server.access.tokens import digest_of
 from fallback_server.core.errors import PermissionDenied, ServerError, Unauthenticated
@@ -54,8 +55,10 @@ class _State:
 
     rules: AccessRules
     revoked: frozenset[int]
+    number: int = 0
     principals: dict[tuple[Kind, str], Principal] = field(default_factory=dict)
     decisions: dict[tuple[Kind, str, Scope, str], bool] = field(default_factory=dict)
+    sights: dict[tuple[Kind, str], tuple[object, ...]] = field(default_factory=dict)
 
 
 class Guard:
@@ -97,7 +100,7 @@ class Guard:
 
     def take(self, rules: AccessRules, revoked: frozenset[int]) -> None:
         """From now on these hold, for whatever comes and for what streams ask next."""
-        self._state = _State(rules, revoked)
+        self._state = _State(rules, revoked, self._state.number + 1)
 
     def admit(self, shown: Shown, scope: Scope, models: Iterable[str], what: str = "") -> None:
         """Refuses what a caller may not do.
@@ -142,6 +145,19 @@ class Guard:
         state = self._state
         principal, _ = self._identified(state, shown)
         return lambda model: self._allowed(state, principal, Scope.STATUS, model)
+
+    def sight(self, shown: Shown) -> tuple[object, ...]:
+        """What a caller sees of models, as a key: equal ones see the same. Raises as `seen_by`."""
+        state = self._state
+        principal, _ = self._identified(state, shown)
+        key = principal.kind, principal.name
+        found = state.sights.get(key)
+        if found is None:
+            if len(state.sights) >= MAX_DECISIONS:
+                state.sights.clear()
+            # Of other rules it is another key, whatever is in it.
+            found = state.sights[key] = (state.number, *sight(state.rules, principal))
+        return found
 
     def who(self, shown: Shown) -> str:
         """Who calls, for the log: the address, and by what it is known."""

@@ -145,6 +145,15 @@ class AccessRules:
         return any(matches(pattern, model) for pattern in principal.grants.patterns(scope))
 
 
+def sight(rules: AccessRules, principal: Principal) -> tuple[object, ...]:
+    """What a caller sees of models, as a key: whose keys are equal, see the same. A fleet has few of them."""
+    if principal.kind is Kind.LOCAL:
+        return (Kind.LOCAL,)
+    named = principal.kind is not Kind.ANONYMOUS
+    let_in = (model for model, only in rules.only.items() if named and principal.name in only)
+    return (principal.grants.status, frozenset(let_in))
+
+
 def allows_all(principal: Principal, scope: Scope) -> bool:
     """Whether somebody may do what concerns every model."""
     return principal.kind is Kind.LOCAL or "*" in principal.grants.patterns(scope)

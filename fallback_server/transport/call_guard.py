@@ -57,6 +57,10 @@ class CallGuard:
         """See `Guard.seen_by`."""
         return self.guard.seen_by(self.shown(caller)) if self.inference else _all
 
+    def sight(self, caller: Caller) -> tuple[object, ...]:
+        """See `Guard.sight`."""
+        return self.guard.sight(self.shown(caller))
+
     def who(self, caller: Caller) -> str:
         """Who calls, for the log."""
         return self.guard.who(self.shown(caller))

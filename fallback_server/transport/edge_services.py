@@ -54,6 +54,8 @@ class CatalogService:
         self._current = pb.CatalogUpdate(server_id=server_id, revision=0)
         self._made_s: float | None = None
         self._seen = -1
+        self._parts_of: pb.CatalogUpdate | None = None
+        self._parts: dict[tuple[object, ...], pb.CatalogUpdate] = {}  # By what is seen of it.
 
     def handlers(self, rpcs: Rpcs) -> Handlers:
         """By method."""
@@ -111,11 +113,17 @@ class CatalogService:
         if not self._guard.inference:
             return current
         self._guard.admit_any(caller, Scope.STATUS, "Catalog")
-        seen = self._guard.seen_by(caller)
-        models = [model for model in current.models if seen(model.name)]
-        if len(models) == len(current.models):
-            return current
-        return pb.CatalogUpdate(server_id=current.server_id, revision=current.revision, models=models)
+        sight = self._guard.sight(caller)
+        if self._parts_of is not current:
+            self._parts_of, self._parts = current, {}
+        part = self._parts.get(sight)
+        if part is None:
+            seen = self._guard.seen_by(caller)
+            models = [model for model in current.models if seen(model.name)]
+            part = pb.CatalogUpdate(server_id=current.server_id, revision=current.revision, models=models)
+            if len(self._parts) < MAX_WATCHERS:
+                self._parts[sight] = part
+        return part
 
 
 class OperatorService:

@@ -18,6 +18,7 @@ from fallback_server.access.rules import (
     allows_all,
     allows_any,
     matches,
+    sight,
 )
 
 TEXTS = st.text("ab*", max_size=12)
@@ -72,6 +73,18 @@ def test_the_machines_operator_may_do_everything(grants, model):
     assert all(rules.allows(operator, scope, model) for scope in Scope)
     assert allows_all(operator, Scope.ADMIN)
     assert allows_any(operator, Scope.STATUS)
+
+
+@given(GRANTS, GRANTS, st.dictionaries(NAMES, st.lists(NAMES).map(tuple)), NAMES, NAMES)
+def test_who_has_one_sight_sees_the_same(one, other, only, who, whom):
+    """So that a list that is made for one may be given to the other."""
+    rules = AccessRules(certificates={who: one, whom: other}, only=only)
+    callers = [rules.nobody(), rules.certified(who), rules.certified(whom)]
+    for first in callers:
+        for second in callers:
+            if sight(rules, first) == sight(rules, second):
+                seen = [[rules.allows(each, Scope.STATUS, name) for name in "ab"] for each in (first, second)]
+                assert seen[0] == seen[1]
 
 
 def test_several_patterns_of_certificates_add_up():
