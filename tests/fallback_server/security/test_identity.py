@@ -9,8 +9,9 @@ import threading
 import grpc
 import httpx
 import pytest
-from support.secure_servers import DEADLINE_S, FLAGS, Caller, Site
+from support.secure_servers import DEADLINE_S, FLAGS, Caller, Site, predict_request
 from support.worker_servers import wait_for
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as edge
@@ -272,3 +273,14 @@ def test_what_can_not_be_meant_is_refused_at_the_start(site, tmp_path):
     assert (code, "give one of them" in text) == (2, True)
     code, text = refused_start(models, "--tls_clients=require")
     assert (code, "--tls_clients needs --tls_dir=DIR" in text) == (2, True)
+
+
+def test_tensorflow_servings_own_stubs_speak_tls(site, server):
+    """With a certificate and without a word of ours: by the name that stands in every server's certificate."""
+    credentials = grpc.ssl_channel_credentials(
+        *((site.press / name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem"))
+    )
+    with grpc.secure_channel(server.address, credentials) as channel:  # By its address, which stands there as well.
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        asked = predict_pb2.PredictRequest.FromString(predict_request("press-a").SerializeToString())
+        assert list(stub.Predict(asked, timeout=20).outputs["y"].float_val) == [2, 4, 6, 8]
