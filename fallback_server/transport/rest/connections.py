@@ -149,6 +149,8 @@ class Connection(H11Protocol):
     server_state: Connections
 
     phase = Phase.HEAD
+    _made = False
+    _early = b""
     _step_bytes = 0
     _unsent_bytes = 0
     _unsent_since_s = 0.0
@@ -156,19 +158,28 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """As asyncio calls it."""
         super().connection_made(transport)
+        self._made = True
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and (der := tls.getpeercert(binary_form=True)):
             self.app = showing(self.app, der)
         self.server_state.made(self, self.loop.time())
+        if early := self._early:
+            self._early = b""
+            self.data_received(early)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio calls it."""
+        if not self._made:
+            return  # Of a handshake that came to nothing.
         self.server_state.lost(self, self.phase)
         self.phase = Phase.BUSY
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """As asyncio calls it."""
+        if not self._made:  # With the end of TLS' handshake: asyncio tells of that in its next turn.
+            self._early += data
+            return
         super().data_received(data)
         self._step_bytes += len(data)
         self._look()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
+from typing import Any, cast
 
 import uvicorn
 
@@ -16,6 +18,7 @@ from fallback_server.transport.rest.app import RestApp, with_cors
 from fallback_server.transport.rest.backend import Backend, Models
 from fallback_server.transport.rest.connections import Connection, ConnectionLimits, Connections, sound
 from fallback_server.transport.rest.listener import ACCEPTS, listen
+from fallback_server.transport.rest.opening import Opening
 from fallback_server.transport.rest.rest_guard import RestGuard
 from fallback_server.transport.tls import TlsKeeper
 
@@ -98,7 +101,7 @@ class RestServer:
             sound(with_cors(self.app) if cors else self.app),
             access_log=False,
             backlog=ACCEPTS,
-            http=Connection,
+            http=Connection if tls is None else cast("Any", functools.partial(Opening, tls.context())),
             interface="asgi3",
             lifespan="off",
             log_config=None,
@@ -109,9 +112,6 @@ class RestServer:
             timeout_keep_alive=math.ceil(limits.idle_s),
             ws="none",
         )
-        if tls is not None:
-            config.load()
-            config.ssl = tls.context()
         self.connections = Connections(limits)
         self._uvicorn = _Uvicorn(config, self.connections)
         self._serving: asyncio.Task[None] | None = None
