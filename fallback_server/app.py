@@ -187,7 +187,6 @@ class Server:
             except BaseException:
                 await self._grpc.stop(grace_s=0)
                 raise
-        self._credentials.start()
         self._local_token = LocalToken(
             [
                 f"{network.host}:{port}",
@@ -198,6 +197,7 @@ class Server:
         self._credentials.guard.local = self._local_token.digest
         if self._team is not None:
             self._team.start(self._begin(port))
+        self._credentials.start()  # Workers that have begun hear of what changes.
         self._dataplane.scheduler.start()
         self._poller.start()
         if self._config_watcher is not None:

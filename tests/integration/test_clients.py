@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from support.complete import needs
 from support.fallback_process import ServerProcess
+from support.secure_servers import Site
+
+from fallback_server.access.tokens import digest_of
 
 SUPPORT = Path(__file__).parents[1] / "support"
 OTHERS = Path(sys.prefix) / "share" / "clients" / "bin" / "python"
@@ -150,3 +153,25 @@ def test_curl(plain):
     lost = run("curl", "-s", "-w", "%{http_code}", "-d", '{"instances": [[1.0]]}', f"{url}/versions/9:predict")
     assert lost.endswith("404")
     assert json.loads(lost[:-3]) == {"error": "Servable not found for request: Specific(scale, 9)"}
+
+
+@needs_clients
+def test_tritons_client_over_tls(tmp_path):
+    """By a certificate over gRPC, by a token over REST, where it is told so without one."""
+    site = Site(tmp_path)
+    rules = tmp_path / "access.toml"
+    rules.write_text(
+        f'[tokens.line]\nsha256 = "{digest_of("t-line")}"\npredict = ["press-*"]\n'
+        '[certificates."press-*"]\npredict = ["press-*"]\nstatus = ["press-*"]\n'
+    )
+    server = site.serve_tls(f"--access_file={rules}", "--tls_clients=require")
+    relaxed = site.serve_tls(f"--access_file={rules}")
+    try:
+        script = SUPPORT / "clients" / "triton_tls.py"
+        seen = json.loads(run(OTHERS, script, server.address, relaxed.rest, site.press, "t-line"))
+    finally:
+        server.close()
+        relaxed.close()
+    assert seen["grpc"] == seen["http"] == [[2, 4, 6, 8]]
+    assert (seen["ready"], seen["index"]) == (True, ["press-a", "press-b"])
+    assert "shows nothing may not run model 'press-a'" in seen["refused"]
