@@ -18,8 +18,7 @@ from fallback_server.transport.ordered_stream import MAX_STREAM_REQUESTS
 pytestmark = pytest.mark.usefixtures("transport")
 
 CODE = grpc.StatusCode
-THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000, max_inline_us=0)
-"""None runs on the loop: what waits for a gate there would hold the whole server up."""
+THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000)
 
 
 class FirstWaits(SlowExecutor):
