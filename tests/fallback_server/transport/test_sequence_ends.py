@@ -117,7 +117,7 @@ def test_what_comes_and_goes_is_counted(tmp_path):
     told(story, tmp_path, sequences=SequenceOptions(sequence_idle_s=1.0), sequence_figures=figures)
 
 
-def test_what_is_refused_is_counted_as_a_request(tmp_path):
+def test_what_is_refused_is_counted_as_a_request(tmp_path, services):
     """Of the version where one is held; of no model where a stream says nothing yet."""
     answers = []
 
@@ -133,8 +133,11 @@ def test_what_is_refused_is_counted_as_a_request(tmp_path):
         other = opened(stand)
         await other.send(model="other", x=row(1, 0))
         assert (await other.ended())[0] is CODE.NOT_FOUND
+        (service,) = services
+        await until(lambda: service.live == 1)
         idle = opened(stand)
         await idle.call.wait_for_connection()
+        await until(lambda: service.live == 2)
         assert (await opened(stand).ended())[0] is CODE.RESOURCE_EXHAUSTED
 
     told(story, tmp_path, sequences=SequenceOptions(max_sequences=2, max_sequence_bytes=64))
