@@ -70,10 +70,9 @@ def test_a_folder_that_is_too_deep_is_told_so():
     assert "no folder for the socket behind it: a socket's path" in lack()
 
 
-def test_another_place_is_taken_where_one_is_too_deep(deep, tmp_path, monkeypatch):
+def test_another_place_is_taken_where_one_is_too_deep(deep, tmp_path, tmp_path_factory, monkeypatch):
     """The first that is short enough and there; what killed servers left in it is cleared away as well."""
-    short = tmp_path / "s"
-    short.mkdir()
+    short = tmp_path_factory.mktemp("s")
     left = short / f"{PREFIX}left"
     left.mkdir()
     old(left)
