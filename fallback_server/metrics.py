@@ -12,7 +12,7 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
@@ -46,26 +46,11 @@ _OWN = "edge_fallback_"
 _BATCHING = f"{_TFS}batching_session:"
 
 
-class _Request(NamedTuple):
-    """One that was settled; see `Metrics.request`."""
+_Kind = tuple[str, int | None, str, str, str]
+"""What requests have in common that are counted together: model, version, verb, entry point and code."""
 
-    model: str
-    version: int | None
-    verb: str
-    entrypoint: str
-    code: str
-    latency_s: float
-
-
-class _Batch(NamedTuple):
-    """One that has run; see `Metrics.batch`."""
-
-    model: str
-    version: int
-    rows: int
-    padded_rows: int
-    queued_s: Iterable[float]
-    run_s: float
+_Like = tuple[str, int, int, int]
+"""Likewise batches: model, version, rows, and rows with padding."""
 
 
 class Metrics(Collector):
@@ -91,7 +76,8 @@ class Metrics(Collector):
         self._queued = Histogram(QUEUE_US)
         self._sizes = {name: Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
         self._batches = 0
-        self._noted: deque[_Request | _Batch] = deque()
+        self._answered: deque[tuple[_Kind, float]] = deque()
+        self._ran: deque[tuple[_Like, Iterable[float], float]] = deque()
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -118,8 +104,8 @@ class Metrics(Collector):
             code: gRPC's name of what came of it, such as "OK".
             latency_s: How long it took.
         """
-        self._noted.append(_Request(model, version, verb, entrypoint, code, latency_s))
-        if len(self._noted) >= MAX_NOTED:
+        self._answered.append(((model, version, verb, entrypoint, code), latency_s))
+        if len(self._answered) >= MAX_NOTED:
             self._count()
 
     def batch(
@@ -135,8 +121,8 @@ class Metrics(Collector):
             queued_s: How long each of its requests waited.
             run_s: How long the run took.
         """
-        self._noted.append(_Batch(model, version, rows, padded_rows, queued_s, run_s))
-        if len(self._noted) >= MAX_NOTED:
+        self._ran.append(((model, version, rows, padded_rows), queued_s, run_s))
+        if len(self._ran) >= MAX_NOTED:
             self._count()
 
     def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
@@ -197,19 +183,20 @@ class Metrics(Collector):
     def _count(self) -> None:
         """Counts what was noted, all that is alike at once."""
         with self._lock:
-            requests: dict[tuple[str, int | None, str, str, str], list[float]] = {}
-            batches: dict[tuple[str, int, int, int], list[_Batch]] = {}
-            for noted in taken(self._noted):
-                if isinstance(noted, _Request):
-                    requests.setdefault(noted[:5], []).append(noted.latency_s)
-                else:
-                    batches.setdefault(noted[:4], []).append(noted)
+            requests: dict[_Kind, list[float]] = {}
+            batches: dict[_Like, tuple[list[float], list[float]]] = {}
+            for kind, latency_s in taken(self._answered):
+                requests.setdefault(kind, []).append(latency_s)
+            for like, queued_s, run_s in taken(self._ran):
+                waits_s, runs_s = batches.setdefault(like, ([], []))
+                waits_s += queued_s
+                runs_s.append(run_s)
             for kind, latencies_s in requests.items():
                 self._count_requests(kind, latencies_s)
-            for like, runs in batches.items():
-                self._count_batches(like, runs)
+            for like, (waits_s, runs_s) in batches.items():
+                self._count_batches(like, waits_s, runs_s)
 
-    def _count_requests(self, kind: tuple[str, int | None, str, str, str], latencies_s: Sequence[float]) -> None:
+    def _count_requests(self, kind: _Kind, latencies_s: Sequence[float]) -> None:
         """Under the lock."""
         model, version, verb, entrypoint, code = kind
         count = len(latencies_s)
@@ -230,10 +217,10 @@ class Metrics(Collector):
             if code == "OK":
                 of_version.latency.add_all(latencies_s)
 
-    def _count_batches(self, kind: tuple[str, int, int, int], batches: Sequence[_Batch]) -> None:
+    def _count_batches(self, like: _Like, waits_s: Sequence[float], runs_s: Sequence[float]) -> None:
         """Under the lock."""
-        model, version, rows, padded_rows = kind
-        count, runs_s = len(batches), [batch.run_s for batch in batches]
+        model, version, rows, padded_rows = like
+        count = len(runs_s)
         cell = self._model(model, known=True)
         cell.runs.add_all(runs_s, 1e6)
         of_version = self._version(cell, version)
@@ -243,7 +230,7 @@ class Metrics(Collector):
         self._sizes["input_batch_size"].add(rows, count)
         self._sizes["processed_batch_size"].add(padded_rows, count)
         self._sizes["padding_size"].add(padded_rows - rows, count)
-        self._queued.add_all([waited_s for batch in batches for waited_s in batch.queued_s], 1e6)
+        self._queued.add_all(waits_s, 1e6)
 
     def _model(self, name: str, *, known: bool) -> ModelCell:
         """A model's cell; under the lock. Only what is known may make a new one."""
