@@ -47,7 +47,7 @@ def execute_alone(
     """
     begin_s = clock()
     try:
-        outputs = queue.run(GivenInputs(inputs))
+        outputs = queue.run(inputs)
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  as in `_alone`

@@ -82,6 +82,7 @@ class BatchQueue:
         lanes: See above.
         runner: See above.
         lengths: How inputs of different lengths are made alike; None where they aren't.
+        in_process: See above.
         costs: What its runs have taken.
         turn: Its account with the scheduler, and its weight.
         on_run: See above.
@@ -118,7 +119,7 @@ class BatchQueue:
         self.costs = RunCosts()
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
-        self._in_process = in_process
+        self.in_process = in_process
         # Of what runs where its requests come in a long run is one too many.
         self._believed_s = TOO_LONG * options.max_inline_us / 1e6 if in_process else math.inf
         self._groups: dict[Shapes, Group] = {}
@@ -278,7 +279,7 @@ class BatchQueue:
         Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until another has shown
         that this was an exception.
         """
-        if not self._in_process:
+        if not self.in_process:
             return False
         run_s = self.costs.shown_s(rows)
         return run_s is not None and run_s <= bound_s

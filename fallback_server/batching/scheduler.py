@@ -66,6 +66,7 @@ class BatchScheduler:
         self, *, options: BatchingOptions, on_done: OnDone, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._options = options
+        self._inline_s = options.max_inline_us / 1e6
         self._on_done = on_done
         self._clock = clock
         self._lock = threading.Lock()
@@ -151,26 +152,26 @@ class BatchScheduler:
             deadline_s: As of `Task`.
             inline_s: As in `run_here`.
         """
-        bound_s = self._options.max_inline_us / 1e6 if inline_s is None else inline_s
-        if not queue.takes_alone(inputs, rows):
+        if not (queue.in_process and queue.takes_alone(inputs, rows)):
             return None
-        now_s = self._clock()
+        clock, runs, runner = self._clock, self._runs, queue.runner
+        now_s = clock()
         with self._lock:
             if (
                 self._stopping
                 or queue.rows
-                or not queue.is_short(rows, bound_s=bound_s)
-                or self._runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=queue.runner) > now_s
+                or not queue.is_short(rows, bound_s=self._inline_s if inline_s is None else inline_s)
+                or runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=runner) > now_s
                 or (self._bytes and self._bytes + size_bytes(inputs) > self._options.max_enqueued_bytes)
                 or (deadline_s is not None and now_s + (queue.costs.recent_s(rows, now_s) or 0.0) >= deadline_s)
             ):
                 return None
-            run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
+            run = runs.begin(queue, now_s, counts=not queue.lanes, runner=runner)
             queue.runs_here += 1
-        outcome = execute_alone(queue, inputs, rows=rows, clock=self._clock)
+        outcome = execute_alone(queue, inputs, rows=rows, clock=clock)
         with self._lock:
-            self._runs.end(run)
-            self._shares.charge(queue.turn, self._clock() - now_s)
+            runs.end(run)
+            self._shares.charge(queue.turn, clock() - now_s)
             if self._waiting and self._idle:
                 self._wake.notify()
         return outcome
