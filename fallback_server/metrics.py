@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from fallback_server.core.servable import ServableId
 from fallback_server.counts import MetricCounts
 from fallback_server.metric_cells import QUEUE_US, REQUEST_US, SIZES, Histogram, ModelCell, VersionCell
 from fallback_server.sequences.figures import Snapshot
-from fallback_server.statistics import MAX_NOTED, taken
+from fallback_server.statistics import MAX_NOTED, taken_off
 
 if TYPE_CHECKING:
     from fallback_server.control import ModelView, VersionView
@@ -37,6 +36,9 @@ DEFAULT_PATH = "/monitoring/prometheus/metrics"
 
 MAX_MODELS = 10_000
 """As many as can be configured; what comes beyond is counted as no model in particular."""
+
+MAX_KINDS = 4096
+"""Of requests, and of batches, that are counted some at a time; others are where they come."""
 
 MAX_VERSIONS = 32
 """Of one model; counters of older ones are dropped."""
@@ -76,8 +78,9 @@ class Metrics(Collector):
         self._queued = Histogram(QUEUE_US)
         self._sizes = {name: Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
         self._batches = 0
-        self._answered: deque[tuple[_Kind, float]] = deque()
-        self._ran: deque[tuple[_Like, Iterable[float], float]] = deque()
+        # Numbers by what they have in common: see `VersionStatistics`.
+        self._answered: dict[_Kind, list[float]] = {}
+        self._ran: dict[_Like, tuple[list[float], list[float]]] = {}
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -104,8 +107,17 @@ class Metrics(Collector):
             code: gRPC's name of what came of it, such as "OK".
             latency_s: How long it took.
         """
-        self._answered.append(((model, version, verb, entrypoint, code), latency_s))
-        if len(self._answered) >= MAX_NOTED:
+        kind = (model, version, verb, entrypoint, code)
+        noted = self._answered.get(kind)
+        if noted is None:
+            with self._lock:
+                if version is None or len(self._answered) >= MAX_KINDS:
+                    self._count_requests(kind, (latency_s,))
+                    return
+                self._model(model, known=True)  # What is refused before there is a version is counted as its own then.
+                noted = self._answered.setdefault(kind, [])
+        noted.append(latency_s)
+        if len(noted) >= MAX_NOTED:
             self._count()
 
     def batch(
@@ -121,8 +133,18 @@ class Metrics(Collector):
             queued_s: How long each of its requests waited.
             run_s: How long the run took.
         """
-        self._ran.append(((model, version, rows, padded_rows), queued_s, run_s))
-        if len(self._ran) >= MAX_NOTED:
+        like = (model, version, rows, padded_rows)
+        noted = self._ran.get(like)
+        if noted is None:
+            with self._lock:
+                if len(self._ran) >= MAX_KINDS:
+                    self._count_batches(like, tuple(queued_s), (run_s,))
+                    return
+                noted = self._ran.setdefault(like, ([], []))
+        waits_s, runs_s = noted
+        waits_s += queued_s
+        runs_s.append(run_s)
+        if len(runs_s) >= MAX_NOTED:
             self._count()
 
     def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
@@ -183,18 +205,12 @@ class Metrics(Collector):
     def _count(self) -> None:
         """Counts what was noted, all that is alike at once."""
         with self._lock:
-            requests: dict[_Kind, list[float]] = {}
-            batches: dict[_Like, tuple[list[float], list[float]]] = {}
-            for kind, latency_s in taken(self._answered):
-                requests.setdefault(kind, []).append(latency_s)
-            for like, queued_s, run_s in taken(self._ran):
-                waits_s, runs_s = batches.setdefault(like, ([], []))
-                waits_s += queued_s
-                runs_s.append(run_s)
-            for kind, latencies_s in requests.items():
-                self._count_requests(kind, latencies_s)
-            for like, (waits_s, runs_s) in batches.items():
-                self._count_batches(like, waits_s, runs_s)
+            for kind, latencies_s in self._answered.items():
+                if latencies_s:
+                    self._count_requests(kind, taken_off(latencies_s))
+            for like, (waits_s, runs_s) in self._ran.items():
+                if runs_s:
+                    self._count_batches(like, taken_off(waits_s), taken_off(runs_s))
 
     def _count_requests(self, kind: _Kind, latencies_s: Sequence[float]) -> None:
         """Under the lock."""
