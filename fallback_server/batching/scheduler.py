@@ -315,7 +315,9 @@ class BatchScheduler:
         """As `_call_threads`, for what was not refused. Under the lock."""
         queues = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in but]
         if queues:
-            self._call_threads(tuple(dict.fromkeys(queues)), len(queues), now_s)
+            different = tuple(dict.fromkeys(queues))
+            # One thread takes all that runs together. More would wake up for nothing, each with the lock.
+            self._call_threads(different, sum(max(1, queue.batches()) for queue in different), now_s)
 
     def _call_threads(self, queues: Sequence[BatchQueue], accepted: int, now_s: float) -> None:
         """Sees to it that somebody looks at what has come, if not now then when a batch has run long. Under the lock.
