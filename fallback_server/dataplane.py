@@ -214,9 +214,12 @@ class DataPlane:
             return
         handle, name, rows = checked
         like.pause = READY_EVERY
+        queue = handle.servable.queues[name]
+        if call.preprocessing or not queue.takes_alone(call.inputs, rows):
+            return  # It would be tried in vain.
         standing = self._versions.standing(call.target)
-        if standing is not None and standing.servable is handle.servable and not call.preprocessing:
-            like.ready = Ready(standing=standing, name=name, rows=rows, queue=handle.servable.queues[name])
+        if standing is not None and standing.servable is handle.servable:
+            like.ready = Ready(standing=standing, name=name, rows=rows, queue=queue)
 
     def _queued(
         self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None

@@ -171,9 +171,12 @@ class BatchQueue:
         )
 
     def takes_alone(self, inputs: Mapping[str, Array], rows: int) -> bool:
-        """Whether a request is a batch by itself, as it came: whole, not padded, nor made, nor waiting for others."""
+        """Whether a request may be a batch by itself, as it came: whole, not padded, nor made, nor waiting for others.
+
+        In this process alone: elsewhere no run is short.
+        """
         most = self.batch_rows
-        if not 0 < rows <= most or isinstance(inputs, LateInputs):
+        if not (self.in_process and 0 < rows <= most) or isinstance(inputs, LateInputs):
             return False
         if not self.merges:
             return True

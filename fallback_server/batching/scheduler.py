@@ -152,7 +152,7 @@ class BatchScheduler:
             deadline_s: As of `Task`.
             inline_s: As in `run_here`.
         """
-        if not (queue.in_process and queue.takes_alone(inputs, rows)):
+        if not queue.takes_alone(inputs, rows):
             return None
         clock, runs, runner = self._clock, self._runs, queue.runner
         now_s = clock()
