@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
+from fallback_server.batching.company import Process
 from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
 from fallback_server.batching.filling import HEADROOM, MAX_LOOKED_AT, Want, chosen
@@ -71,6 +72,7 @@ class BatchQueue:
         lanes: How many of its runs may be under way, beside all others; 0: as the scheduler shares out its threads.
         runner: What runs it and other queues, where that takes only so many at a time.
         in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
+        process: What runs it, where that can leave a core to others.
 
     Attributes:
         name: For logs.
@@ -81,6 +83,8 @@ class BatchQueue:
         bytes: How many bytes of input wait.
         lanes: See above.
         runner: See above.
+        process: See above.
+        room_until_s: Until when it leaves a core and a place to others, being flooded; see `Company`. The scheduler's.
         lengths: How inputs of different lengths are made alike; None where they aren't.
         in_process: See above.
         costs: What its runs have taken.
@@ -101,6 +105,7 @@ class BatchQueue:
         lanes: int = 0,
         in_process: bool = False,
         runner: Runner | None = None,
+        process: Process | None = None,
     ) -> None:
         self.name = name
         self.run = run
@@ -112,6 +117,8 @@ class BatchQueue:
         self._large_rows = 0
         self.lanes = lanes
         self.runner = runner
+        self.process = process
+        self.room_until_s = -math.inf
         self.runs_here = 0
         self.lengths: Lengths | None = None
         if options.pad_variable_length_inputs and variable_axes:

@@ -87,7 +87,15 @@ class Runs:
         if run.runner is not None and (left := self._busy.pop(run.runner) - 1):
             self._busy[run.runner] = left
 
-    def may_begin_s(self, queue: Hashable, now_s: float, *, lanes: int = 0, runner: Runner | None = None) -> float:
+    def may_begin_s(
+        self,
+        queue: Hashable,
+        now_s: float,
+        *,
+        lanes: int = 0,
+        runner: Runner | None = None,
+        room_until_s: float = -math.inf,
+    ) -> float:
         """From when on the queue may begin a batch, if none ends before: -inf for now, inf if one must end.
 
         Args:
@@ -95,6 +103,7 @@ class Runs:
             now_s: The instant.
             lanes: How many it may have under way whatever others do; 0: as those let it.
             runner: The queue's, where it has one.
+            room_until_s: Until when it leaves one of the slots to others, where there are several.
         """
         if not self._own:
             return -math.inf
@@ -103,8 +112,9 @@ class Runs:
         own = self._own.get(queue, 0)
         if lanes:
             return -math.inf if own < lanes else math.inf
-        if own >= self._slots:
-            return math.inf
+        all_taken = own >= self._slots
+        if all_taken or (own and own == self._slots - 1 and room_until_s > now_s):
+            return math.inf if all_taken else room_until_s
         bound = self._slots if own else self._slots + 1
         counted = self._counted(now_s)
         if counted < bound:

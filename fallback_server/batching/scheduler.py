@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from fallback_server.batching.company import Company
 from fallback_server.batching.execution import Outcome, execute, execute_alone, unwanted
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
@@ -74,6 +75,7 @@ class BatchScheduler:
         self._waiting: dict[BatchQueue, None] = {}
         self._runs = Runs(options.num_batch_threads)
         self._shares = DeficitRoundRobin()
+        self._company = Company()
         self._swept_s: dict[BatchQueue, float] = {}
         self._bytes = 0
         self._idle = 0
@@ -380,7 +382,10 @@ class BatchScheduler:
     def _may_s(self, queue: BatchQueue, now_s: float) -> float:
         """From when on a queue in which something waits may begin a batch, if none ends before. Under the lock."""
         due_s = -math.inf if self._stopping else queue.due_at_s()
-        return max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=queue.runner))
+        may_s = self._runs.may_begin_s(
+            queue, now_s, lanes=queue.lanes, runner=queue.runner, room_until_s=queue.room_until_s
+        )
+        return max(due_s, may_s)
 
     def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
         """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
@@ -398,6 +403,7 @@ class BatchScheduler:
         self._shares.charge(queue.turn, charged_s)
         if rows:
             queue.began(rows, now_s)
+        queue.room_until_s = self._company.room_until_s(queue.process, waiting=queue.batches(), now_s=now_s)
         run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
         return _Taken(queue, tasks, run, rows, charged_s)
 
@@ -453,6 +459,8 @@ class BatchScheduler:
             del taken
 
     def _run(self, taken: _Taken) -> None:
+        if taken.queue.process is not None:
+            taken.queue.process.leave_core(leave=taken.queue.room_until_s > taken.run.begun_s)
         self._hand_over(taken.queue.name, execute(taken.queue, taken.tasks, clock=self._clock))
 
     def _hand_over(self, name: str, outcomes: Sequence[Outcome]) -> None:
