@@ -9,6 +9,7 @@ from fallback_server.batching.execution import Outcome
 from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.core.errors import ExecutionFailed, ServerError
 from fallback_server.core.handle import ServableHandle
+from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import own_outputs
 from fallback_server.leaving import code_received
 from fallback_server.predict_call import Answer, PredictCall, PredictReply, Settle
@@ -125,9 +126,7 @@ def received_by(call: PredictCall, answer: Answer) -> Answer:
     return code_received(came_s=call.started_s, deadline_s=call.deadline_s, left_s=call.left_s)
 
 
-def answer_of(
-    call: PredictCall, handle: ServableHandle[ServedModel], name: str, outcome: dict[str, Array] | ServerError
-) -> Answer:
+def answer_of(call: PredictCall, servable_id: ServableId, name: str, outcome: dict[str, Array] | ServerError) -> Answer:
     """What comes of a call, by what came of its run: of a version that is held, and one of its signatures."""
     if isinstance(outcome, ServerError):
         return outcome
@@ -135,8 +134,8 @@ def answer_of(
     try:
         outputs = {name: outcome[name] for name in wanted} if wanted else outcome
     except KeyError as error:
-        _log.exception("%s: the model left out an output that its signature has", handle)
+        _log.exception("%s: the model left out an output that its signature has", servable_id)
         return ExecutionFailed(f"the model gave no output {error.args[0]!r}")
-    reply = PredictReply(outputs=outputs, servable_id=handle.servable_id, signature=name)
+    reply = PredictReply(outputs=outputs, servable_id=servable_id, signature=name)
     refuses = call.refuses
     return reply if refuses is None else refuses(reply) or reply

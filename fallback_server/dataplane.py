@@ -21,10 +21,10 @@ from fallback_server.admitted import (
 )
 from fallback_server.batching.execution import Outcome
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.batching.scheduler import BatchScheduler
 from fallback_server.core.errors import InvalidInput, ServerError, SignatureNotFound
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
@@ -34,9 +34,11 @@ from fallback_server.predict_call import (
     Answer,
     EntryPoint,
     Fit,
+    Likeness,
     Observe,
     PredictCall,
     PredictReply,
+    Ready,
     Settle,
     Verb,
 )
@@ -57,6 +59,9 @@ __all__ = [
     "Versions",
 ]
 
+READY_EVERY = 256
+"""Requests that are alike, of which one tries whether those after it need not be looked at."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +70,10 @@ class Versions(Protocol):
 
     def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
         """Holds the version that a request means."""
+        ...
+
+    def standing(self, target: ModelTarget) -> Standing[ServedModel] | None:
+        """The version that every request of a target gets, whoever asks; None where that is no single one."""
         ...
 
     def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
@@ -129,10 +138,18 @@ class DataPlane:
             inline_s: As in `predict`.
         """
         call.started_s = self.clock()
+        like = call.like
+        alone = call.left_s is None and call.refuses is None and call.held is None and not call.preprocessing
+        if alone and like is not None and like.ready is not None:
+            answer = self.at_once(call, call.inputs, deadline_s=call.deadline_s, inline_s=inline_s)
+            if answer is not None:
+                return answer
         checked = self._checked(call)
         if isinstance(checked, ServerError):
             return checked
         handle, name, rows = checked
+        if like is not None and like.ready is None:
+            self._make_ready(call, like, checked)
         shadow = self._shadow(call, handle)
         if shadow is None and call.left_s is None:
             queue = handle.servable.queues[name]
@@ -140,11 +157,69 @@ class DataPlane:
                 queue, call.inputs, rows=rows, deadline_s=call.deadline_s, inline_s=inline_s
             )
             if outcome is not None:
-                answer = answer_of(call, handle, name, outcome)
+                answer = answer_of(call, handle.servable_id, name, outcome)
                 self._count(call, handle, received_by(call, answer))
                 handle.close()
                 return answer
         return self._queued(call, checked, settle, shadow)
+
+    def at_once(
+        self,
+        call: PredictCall,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_s: float | None = None,
+        inline_s: float | None = None,
+    ) -> Answer | None:
+        """Answers a request that is like one that was answered before, in this thread, without looking at it.
+
+        None where that may not be: something has changed, or it is to be queued. Then nothing has been done, and the
+        request is to come by `now`.
+
+        Args:
+            call: Says what it has in common with others, and need not be it. It is not changed.
+            inputs: Its own.
+            deadline_s: As of a call.
+            inline_s: As in `predict`.
+        """
+        like = call.like
+        ready = None if like is None else like.ready
+        if like is None or ready is None:
+            return None
+        started_s = self.clock()
+        standing = ready.standing
+        if not standing.hold():
+            like.ready = like.fit = None
+            like.pause = 0
+            return None
+        try:
+            outcome = self.scheduler.run_alone(
+                ready.queue, inputs, rows=ready.rows, deadline_s=deadline_s, inline_s=inline_s
+            )
+            if outcome is None:
+                return None
+            answer = answer_of(call, standing.servable_id, ready.name, outcome)
+            took_s = self.clock() - started_s
+            if self._observe is not None:
+                self._observe(call, standing.servable_id, answer, took_s)
+            standing.servable.statistics.settled(answer if isinstance(answer, ServerError) else None, took_s)
+        finally:
+            standing.let_go()
+        return answer
+
+    def _make_ready(self, call: PredictCall, like: Likeness, checked: Checked) -> None:
+        """Has requests like a checked one answered by `at_once`, where they all get the same version."""
+        if like.pause:
+            like.pause -= 1  # Of two threads that count at once one may be lost.
+            return
+        handle, name, rows = checked
+        like.pause = READY_EVERY
+        queue = handle.servable.queues[name]
+        if call.preprocessing or not queue.takes_alone(call.inputs, rows):
+            return  # It would be tried in vain.
+        standing = self._versions.standing(call.target)
+        if standing is not None and standing.servable is handle.servable:
+            like.ready = Ready(standing=standing, name=name, rows=rows, queue=queue)
 
     def _queued(
         self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None
@@ -349,7 +424,7 @@ class DataPlane:
         answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
         settled: list[tuple[Admitted, Answer, Answer]] = []
         for caller, outcome in each_caller(outcomes):
-            answer = answer_of(caller.call, caller.handle, caller.signature, outcome)
+            answer = answer_of(caller.call, caller.handle.servable_id, caller.signature, outcome)
             answers.setdefault(caller.settle, []).append((caller.call, answer))
             # Before the answer is handed over: from then on a call that nobody waits for is one that was answered.
             settled.append((caller, answer, received_by(caller.call, answer)))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from fallback_server.batching.queue import Array
+from fallback_server.batching.queue import Array, BatchQueue
 from fallback_server.core.errors import ServerError
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
@@ -43,6 +43,23 @@ EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
 """A protocol's rule: of a model, by its name, and its signatures the one that is meant where none is named."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """All that was found for requests that are alike.
+
+    Attributes:
+        standing: Who answers them.
+        name: Of the signature.
+        rows: How many they have.
+        queue: Where they wait.
+    """
+
+    standing: Standing[ServedModel]
+    name: str
+    rows: int
+    queue: BatchQueue
+
+
 class Fit(NamedTuple):
     """That requests fit a version.
 
@@ -62,12 +79,16 @@ class Likeness:
 
     Attributes:
         fit: What was found of one that has passed all checks, and holds for the others; None before there was one.
+        ready: How they are answered without being looked at; None where they are to be.
+        pause: So many of them come before it is tried again to have them ready.
     """
 
-    __slots__ = ("fit",)
+    __slots__ = ("fit", "pause", "ready")
 
     def __init__(self) -> None:
         self.fit: Fit | None = None
+        self.ready: Ready | None = None
+        self.pause = 0
 
 
 class PredictCall:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from fallback_server.batching.company import Process
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.batching.runs import Runner
@@ -184,6 +185,7 @@ class ServedModel:
             lanes=MAX_LANES if signature.batches_inside else 0,
             in_process=self.executor.in_process,
             runner=self._runner,
+            process=self.executor if isinstance(self.executor, Process) else None,
         )
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
 from fallback_server.batching.tasks import Piece
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
-from fallback_server.executors.base import GivenInputs
+from fallback_server.executors.base import GivenInputs, JoinedInputs
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ def execute_alone(
     """
     begin_s = clock()
     try:
-        outputs = queue.run(GivenInputs(inputs))
+        outputs = queue.run(inputs)
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  as in `_alone`
@@ -156,10 +154,13 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
     parts = [task.made() for task in tasks]
     if queue.lengths is not None and queue.merges and not tasks[0].exact:
         parts = queue.lengths.alike(parts)
-    inputs = GivenInputs(_joined(parts, padding=size - rows))
-    del parts
+    inputs: Mapping[str, Array]
     if len(tasks) == 1 and size == rows:
+        inputs = GivenInputs(parts[0])
         tasks[0].give_away()
+    else:
+        inputs = JoinedInputs(parts, padding=size - rows)
+    del parts
     begin_s = clock()
     outputs = queue.run(inputs)
     end_s = clock()
@@ -169,20 +170,6 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
-
-
-def _joined(parts: Sequence[Mapping[str, Array]], *, padding: int) -> Mapping[str, Array]:
-    """The parts' rows one after another, and the first of them again `padding` times."""
-    if len(parts) == 1 and not padding:
-        return parts[0]
-    joined: dict[str, Array] = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
-        if padding:
-            first = next(array for array in arrays if len(array))
-            arrays.append(np.broadcast_to(first[:1], (padding, *first.shape[1:])))
-        joined[name] = np.concatenate(arrays)
-    return joined
 
 
 def _stop_merging(queue: BatchQueue, why: _RowsNotKept) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
+from fallback_server.batching.company import Process
 from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
 from fallback_server.batching.filling import HEADROOM, MAX_LOOKED_AT, Want, chosen
@@ -71,6 +72,7 @@ class BatchQueue:
         lanes: How many of its runs may be under way, beside all others; 0: as the scheduler shares out its threads.
         runner: What runs it and other queues, where that takes only so many at a time.
         in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
+        process: What runs it, where that can leave a core to others.
 
     Attributes:
         name: For logs.
@@ -81,7 +83,10 @@ class BatchQueue:
         bytes: How many bytes of input wait.
         lanes: See above.
         runner: See above.
+        process: See above.
+        room_until_s: Until when it leaves a core and a place to others, being flooded; see `Company`. The scheduler's.
         lengths: How inputs of different lengths are made alike; None where they aren't.
+        in_process: See above.
         costs: What its runs have taken.
         turn: Its account with the scheduler, and its weight.
         on_run: See above.
@@ -100,6 +105,7 @@ class BatchQueue:
         lanes: int = 0,
         in_process: bool = False,
         runner: Runner | None = None,
+        process: Process | None = None,
     ) -> None:
         self.name = name
         self.run = run
@@ -111,6 +117,8 @@ class BatchQueue:
         self._large_rows = 0
         self.lanes = lanes
         self.runner = runner
+        self.process = process
+        self.room_until_s = -math.inf
         self.runs_here = 0
         self.lengths: Lengths | None = None
         if options.pad_variable_length_inputs and variable_axes:
@@ -118,7 +126,7 @@ class BatchQueue:
         self.costs = RunCosts()
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
-        self._in_process = in_process
+        self.in_process = in_process
         # Of what runs where its requests come in a long run is one too many.
         self._believed_s = TOO_LONG * options.max_inline_us / 1e6 if in_process else math.inf
         self._groups: dict[Shapes, Group] = {}
@@ -170,9 +178,12 @@ class BatchQueue:
         )
 
     def takes_alone(self, inputs: Mapping[str, Array], rows: int) -> bool:
-        """Whether a request is a batch by itself, as it came: whole, not padded, nor made, nor waiting for others."""
+        """Whether a request may be a batch by itself, as it came: whole, not padded, nor made, nor waiting for others.
+
+        In this process alone: elsewhere no run is short.
+        """
         most = self.batch_rows
-        if not 0 < rows <= most or isinstance(inputs, LateInputs):
+        if not (self.in_process and 0 < rows <= most) or isinstance(inputs, LateInputs):
             return False
         if not self.merges:
             return True
@@ -278,7 +289,7 @@ class BatchQueue:
         Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until another has shown
         that this was an exception.
         """
-        if not self._in_process:
+        if not self.in_process:
             return False
         run_s = self.costs.shown_s(rows)
         return run_s is not None and run_s <= bound_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 
@@ -41,6 +41,7 @@ class Inference(Generic[Asked, Answered]):
         weigh: About how many bytes it will have.
         together: Whether one version must answer all calls.
         timed: See `Unary`.
+        soon: See `Unary`; not asked where answers have a bound, nor when every call is refused.
     """
 
     method: Method[Any, Any]
@@ -51,6 +52,7 @@ class Inference(Generic[Asked, Answered]):
     weigh: Callable[[Answered], int]
     together: bool = False
     timed: bool = False
+    soon: Callable[[bytes, Caller], Answered | None] | None = None
 
 
 class Calls:
@@ -128,8 +130,12 @@ class Calls:
                 write=inference.write,
                 weigh=inference.weigh,
                 timed=inference.timed,
+                soon=None if self._bounded or inference.soon is None else functools.partial(self._soon, inference.soon),
             )
         )
+
+    def _soon(self, soon: Callable[[bytes, Caller], Answered | None], data: bytes, caller: Caller) -> Answered | None:
+        return None if self._stopping else soon(data, caller)
 
     async def answer(self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller) -> Answered:
         """The answer to a request, within the caller's deadline; in the loop's own turn where it is soon there.
@@ -179,6 +185,25 @@ class Calls:
             answers.clear()  # See there.
 
 
+class Said(NamedTuple):
+    """What callers say in metadata, see `PredictCall`; a client in its request comes before the one here.
+
+    Attributes:
+        client: Who calls.
+        preprocessing: What made the inputs.
+        priority: Whom it comes before.
+        wants_content: Whether tensors are wanted as they are in memory.
+    """
+
+    client: bytes
+    preprocessing: str
+    priority: int
+    wants_content: bool
+
+
+_NOTHING = Said(b"", "", 0, wants_content=False)
+
+
 def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], float]) -> None:
     """Tells the calls what their caller says beside the message: the deadline, and who calls.
 
@@ -189,8 +214,26 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
     """
     left_s = caller.time_remaining()
     until_s = None if left_s is None else clock() + left_s
-    client, preprocessing, priority, wants_content = b"", "", 0, False
-    for key, value in caller.invocation_metadata() or ():  # Of a key that comes twice the first counts.
+    client, preprocessing, priority, wants_content = said_of(caller)
+    for call in calls:
+        if until_s is not None:
+            call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)
+        call.client_key = call.client_key or client
+        call.preprocessing = preprocessing
+        call.wants_content = wants_content
+        call.priority = call.priority or priority
+
+
+def said_of(caller: Caller) -> Said:
+    """What a caller's metadata say that concerns its calls."""
+    metadata = caller.invocation_metadata() or ()
+    for key, _ in metadata:
+        if key in _KEYS:
+            break
+    else:
+        return _NOTHING
+    client, preprocessing, priority, wants_content = _NOTHING
+    for key, value in metadata:  # Of a key that comes twice the first counts.
         if key not in _KEYS:
             continue
         if key == CLIENT_HEADER and not client:
@@ -201,10 +244,4 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
             priority = PRIORITIES.get(value.decode(errors="replace") if isinstance(value, bytes) else value, 0)
         elif (key, value) == TENSOR_CONTENT_METADATA:
             wants_content = True
-    for call in calls:
-        if until_s is not None:
-            call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)
-        call.client_key = call.client_key or client
-        call.preprocessing = preprocessing
-        call.wants_content = wants_content
-        call.priority = call.priority or priority
+    return Said(client, preprocessing, priority, wants_content)

@@ -10,7 +10,8 @@ from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import examples, messages
-from fallback_server.transport.calls import Calls, Inference
+from fallback_server.transport.answers import reply_of
+from fallback_server.transport.calls import Calls, Inference, said_of
 from fallback_server.transport.rpc import Caller, Rpcs
 from fallback_server.transport.services import Handlers
 
@@ -48,6 +49,7 @@ class PredictionService:
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
                 weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
                 timed=True,
+                soon=self._soon,
             ),
             Inference(
                 method=methods.CLASSIFY,
@@ -79,6 +81,22 @@ class PredictionService:
             **{inference.method: self._calls.handler(rpcs, inference) for inference in inferences},
             methods.GET_MODEL_METADATA: rpcs.message(methods.GET_MODEL_METADATA, self._metadata),
         }
+
+    def _soon(self, data: bytes, caller: Caller) -> _Predicted | None:
+        """The answer to a request like one before, where it is there at once; see `DataPlane.at_once`."""
+        found = messages.find_predict(data, max_tensor_bytes=self._max_tensor_bytes)
+        if found is None:
+            return None
+        said = said_of(caller)
+        if said.preprocessing:
+            return None  # Each version has its own.
+        known, inputs = found
+        dataplane = self._calls.dataplane
+        left_s = caller.time_remaining()
+        answer = dataplane.at_once(known, inputs, deadline_s=None if left_s is None else dataplane.clock() + left_s)
+        if answer is None:
+            return None
+        return _Predicted(reply_of(answer), typed=not (self._tensor_content or said.wants_content))
 
     def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> _Predicted:
         del caller

@@ -26,6 +26,7 @@ from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall
 from fallback_server.package_info import check_preprocessing
+from fallback_server.predict_call import Likeness
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.sequences.figures import Ended, SequenceFigures
@@ -200,15 +201,18 @@ class SequenceService:
             first = begun is None
             if begun is None:
                 begun = stream.begun = self._begin(stream, message, context)
-            elif message.HasField("model_spec") and message.model_spec != begun.spec:
-                raise InvalidInput("a stream has one model_spec, in its first request, and a later one has another")
             call = self._step(begun, request)
         except ServerError as error:
             self._refused(begun, "" if request is None else request.message.model_spec.name, error)
             raise
         del request
         try:
-            reply = reply_of(await self._steps.run(call, begun.held))
+            future = self._steps.run(call, begun.held)
+            try:
+                reply = reply_of(await future)
+            except asyncio.CancelledError:
+                self._steps.left(call, future)
+                raise
         except (ProcessLost, VersionNotReady) as error:
             stream.why = Ended.WORKER
             raise VersionNotReady(f"{error}; {_GONE}") from error
@@ -238,14 +242,22 @@ class SequenceService:
             self._calls.dataplane.refused(PredictCall(target=begun.call.target), error, begun.held.handle.servable_id)
 
     def _step(self, begun: Begun, request: StepRequest) -> PredictCall:
-        call = begun.call
+        call, state, message = begun.call, begun.state, request.message
+        before = begun.checked
+        checked = before is not None and before[0] is message and before[1] is state.form
+        if not checked and message.HasField("model_spec") and message.model_spec != begun.spec:
+            raise InvalidInput("a stream has one model_spec, in its first request, and a later one has another")
+        inputs = state.inputs(request.inputs, reset=message.reset, checked=checked)
+        if not checked or message.reset:
+            begun.checked, begun.like = (message, state.form), Likeness()
         return PredictCall(
             target=call.target,
             signature=begun.signature,
-            inputs=begun.state.inputs(request.inputs, reset=request.message.reset),
+            inputs=inputs,
             deadline_s=call.deadline_s,
             priority=call.priority,
             held=begun.held.handle,
+            like=begun.like,
         )
 
     def _begin(self, stream: Stream, message: pb.SequenceRequest, context: Context) -> Begun:

@@ -95,6 +95,9 @@ class HostedVersions:
             place.holders += 1
         return ServableHandle(place.harness, place, self._release)
 
+    def standing(self, target: ModelTarget) -> None:
+        """None: each request looks whether what is known still holds."""
+
     def shadow(self, name: str, answered: int) -> None:
         """None: where requests also run on a shadow, the first process answers them."""
 

@@ -15,10 +15,10 @@ from support.fallback_versions import PlainVersions
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.core.errors import ServerError
 from fallback_server.core.manager import Manager, ManagerOptions
-from fallback_server.core.servable import ServableId
+from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import AspiredVersion
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DataPlane, PredictCall
+from fallback_server.dataplane import READY_EVERY, DataPlane, PredictCall
 from fallback_server.late_inputs import LateInputs
 from fallback_server.package_info import PackageInfo
 from fallback_server.predict_call import Likeness
@@ -34,6 +34,9 @@ class Shadowed(PlainVersions):
 
     wanted = False
     asked = 0
+
+    def standing(self, target):
+        return None if self.wanted else super().standing(target)
 
     def shadow(self, name, answered):
         self.asked += 1
@@ -62,6 +65,15 @@ class Stand:
             clock=self.clock,
             observe=lambda call, version, answer, took_s: self.observed.append((version, told(answer), took_s)),
         )
+
+    def serve(self, *numbers):
+        """Has these versions served and no others."""
+        version = AspiredVersion(path=Path(), fingerprint=())
+        self.manager.set_aspired({ServableId("m", number): version for number in numbers})
+        assert self.manager.wait_idle(timeout_s=10)
+
+    def state(self, number):
+        return next(each.state for each in self.manager.states("m") if each.servable_id.version == number)
 
     def _loader(self, servable_id, *_):
         model = ServedModel(servable_id, self.executors[servable_id.version], self.options, PACKAGE, clock=self.clock)
@@ -261,5 +273,60 @@ def test_what_was_found_of_one_holds_for_those_like_it(stand):
     assert (fit.name, fit.rows) == ("serving_default", 1)
     stand.now(asked_of(like=like))
     assert like.fit is fit
-    stand.now(asked_of(1, like=like))
+    stand.serve(1)
+    assert told(stand.now(asked_of(like=like)))[0] == {"y": [[1.0, 1.0]]}
     assert like.fit is not fit
+
+
+def test_what_is_ready_holds_its_version_while_it_runs_and_no_longer():
+    """A version whose request is answered without being looked at is unloaded once that has ended, and not before."""
+    executor = Gated()
+    stand = Stand(BatchingOptions(), executor)
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    assert like.ready is not None
+    executor.gate.clear()
+    executor.entered.clear()
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(stand.plane.at_once(asked_of(like=like), asked_of().inputs))
+    )
+    thread.start()
+    try:
+        assert executor.entered.wait(30)
+        stand.serve(1)
+        assert stand.state(2) is State.UNLOADING
+        assert stand.plane.at_once(asked_of(like=like), asked_of().inputs) is None
+    finally:
+        executor.gate.set()
+        thread.join(30)
+    assert told(answers[0])[1] == ServableId("m", 2)
+    assert stand.manager.wait_idle(timeout_s=10)
+    stand.close()
+    assert executor.closed
+
+
+def test_what_is_ready_and_fails_is_told_so_and_counted(stand):
+    """A run that fails is an answer: it is not run again, and counts as failed."""
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    bad = {"x": np.full((1, 2), POISON, np.float32)}
+    assert isinstance(stand.plane.at_once(asked_of(like=like), bad), ServerError)
+    with stand.manager.acquire("m", 2) as handle:
+        assert handle.servable.statistics.figures().errors == {"ExecutionFailed": 1}
+        assert handle._harness.holders == 1
+
+
+def test_who_is_told_of_no_single_version_is_looked_at_each_time(stand):
+    """Where not all requests of a target get the same version none is ready, and one in many tries it again."""
+    stand.versions.wanted = True
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    assert like.ready is None
+    stand.versions.wanted = False
+    for _ in range(READY_EVERY):
+        stand.now(asked_of(like=like))
+    assert like.ready is not None

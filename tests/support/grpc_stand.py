@@ -52,6 +52,9 @@ class FakeControl:
         version = self.labels[target.label] if target.label is not None else target.version
         return self.manager.acquire(target.name, version)
 
+    def standing(self, target):
+        return None
+
     def shadow(self, name, answered):
         return None
 
