@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
-from fallback_server.batching.tasks import Piece
+from fallback_server.batching.tasks import Piece, Whole
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
 from fallback_server.executors.base import GivenInputs, JoinedInputs
 
@@ -26,7 +26,11 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
     Those that are refused, cancelled, or too late, are not run. When the batch fails, each is run
     alone, so that only those that fail by themselves do.
     """
-    outcomes = _executed(queue, tasks, clock)
+    try:
+        outcomes = _executed(queue, tasks, clock)
+    except Exception:  # noqa: BLE001  whatever it is, nobody is left waiting, and its thread lives on
+        failed = _failed(queue)
+        outcomes = [(task, failed) for task in tasks]
     if not any(task.whole for task in tasks):
         return outcomes
     return [
@@ -84,6 +88,20 @@ def _put_together(
     """What the piece's whole comes to; None where that is not known yet, or was before."""
     whole = piece.whole
     assert whole is not None
+    try:
+        return _whole_outcome(queue, piece, whole, outcome, clock)
+    except Exception:  # noqa: BLE001  as in `execute`
+        found = whole.add(piece, _failed(queue))
+        return None if found is None else (whole.task, found)
+
+
+def _whole_outcome(
+    queue: BatchQueue,
+    piece: Piece,
+    whole: Whole,
+    outcome: dict[str, Array] | ServerError,
+    clock: Callable[[], float],
+) -> Outcome | None:
     if not isinstance(outcome, ServerError):
         if queue.merges:
             try:

@@ -235,16 +235,9 @@ class BatchScheduler:
             return ServerStopping("the server is stopping")
         if task.deadline_s is not None and now_s >= task.deadline_s:
             return DeadlineExceeded(f"the deadline had passed {(now_s - task.deadline_s) * 1e3:.0f} ms before it came")
-        if queue.is_hopeless(task, now_s, threads=self._options.num_batch_threads):
-            return QueueFull(
-                f"the queue of {queue.name} is too full to answer in time: {queue.rows} rows wait, and "
-                f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
-            )
-        if not queue.admits(task.rows):
-            return QueueFull(
-                f"the queue of {queue.name} is full: {queue.counted_rows()} rows wait, "
-                f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {queue.options.max_enqueued_rows}"
-            )
+        refusal = queue.refusal(task, now_s, threads=self._options.num_batch_threads)
+        if refusal is not None:
+            return refusal
         if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
             return QueueFull(
                 f"the server's queues are full: {self._bytes} bytes wait, "
@@ -381,16 +374,20 @@ class BatchScheduler:
 
     def _may_s(self, queue: BatchQueue, now_s: float) -> float:
         """From when on a queue in which something waits may begin a batch, if none ends before. Under the lock."""
-        due_s = -math.inf if self._stopping else queue.due_at_s()
-        may_s = self._runs.may_begin_s(
+        begin_s = self._runs.may_begin_s(
             queue, now_s, lanes=queue.lanes, runner=queue.runner, room_until_s=queue.room_until_s
         )
-        return max(due_s, may_s)
+        # Not asked of a queue that has to wait for another batch to end: that may look at much.
+        return begin_s if begin_s == math.inf or self._stopping else max(begin_s, queue.due_at_s())
 
     def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
         """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
         before_bytes = queue.bytes
-        tasks = queue.take(now_s)
+        try:
+            tasks = queue.take(now_s)
+        except Exception:  # noqa: BLE001  it costs its own queue what waits there, and no thread
+            _log.exception("%s: no batch could be put together", queue.name)
+            tasks = queue.give_up()
         self._bytes -= before_bytes - queue.bytes
         # To the end of the line, so that those who have something left are served in turn.
         del self._waiting[queue]
@@ -452,7 +449,17 @@ class BatchScheduler:
 
     def _work(self) -> None:
         done: _Taken | None = None
-        while (taken := self._next(done)) is not None:
+        while True:
+            try:
+                taken = self._next(done)
+            except Exception:  # noqa: BLE001  no error of ours costs a thread: nobody would run what comes
+                _log.exception("a batch thread goes on after an error")
+                done = None
+                with self._lock:
+                    self._wake.wait(_SWEEP_S)  # Not at once: it may be there still.
+                continue
+            if taken is None:
+                return
             self._run(taken)
             # Its tasks hold their inputs, which would stay until this thread has something else to do.
             done = taken._replace(tasks=[])

@@ -103,7 +103,7 @@ def test_each_request_has_one_outcome_its_own(first, during, max_rows, allowed, 
         else:
             np.testing.assert_array_equal(outcome["y"], values * 2)
     assert stand.idle()
-    assert not side.queue._large_rows
+    assert not side.queue.counted_rows()
     assert not len(stand.scheduler._runs)
 
 
