@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import threading
 from types import SimpleNamespace
 
@@ -154,9 +153,6 @@ class Stand:
     """A server over one executor, whose load waits for `loader.gate`."""
 
     def __init__(self, executor, path, *, batching=OPTIONS, **options):
-        if isinstance(executor, SlowExecutor):
-            # On the loop a run would wait for a gate that the loop is to open.
-            batching = dataclasses.replace(batching, max_inline_us=0)
         self.executor = executor
         self.loader = GatedLoader(ServedModel(ServableId("m", 1), executor, batching))
         self.manager = Manager(make_loader=lambda *_: self.loader, options=ManagerOptions(max_num_load_retries=0))

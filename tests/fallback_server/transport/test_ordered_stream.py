@@ -18,7 +18,8 @@ from fallback_server.transport.ordered_stream import MAX_STREAM_REQUESTS
 pytestmark = pytest.mark.usefixtures("transport")
 
 CODE = grpc.StatusCode
-THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000)
+THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000, max_inline_us=0)
+"""None runs on the loop: there it would wait for a gate that the loop is to open."""
 
 
 class FirstWaits(SlowExecutor):
