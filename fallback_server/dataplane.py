@@ -148,7 +148,7 @@ class DataPlane:
         if isinstance(checked, ServerError):
             return checked
         handle, name, rows = checked
-        if like is not None and like.ready is None:
+        if like is not None and (like.ready is None or like.ready.versions is not self._versions):
             self._make_ready(call, like, checked)
         shadow = self._shadow(call, handle)
         if shadow is None and call.left_s is None:
@@ -184,7 +184,7 @@ class DataPlane:
         """
         like = call.like
         ready = None if like is None else like.ready
-        if like is None or ready is None:
+        if like is None or ready is None or ready.versions is not self._versions:
             return None
         started_s = self.clock()
         standing = ready.standing
@@ -209,7 +209,7 @@ class DataPlane:
 
     def _make_ready(self, call: PredictCall, like: Likeness, checked: Checked) -> None:
         """Has requests like a checked one answered by `at_once`, where they all get the same version."""
-        if like.pause:
+        if like.pause and like.ready is None:
             like.pause -= 1  # Of two threads that count at once one may be lost.
             return
         handle, name, rows = checked
@@ -219,7 +219,7 @@ class DataPlane:
             return  # It would be tried in vain.
         standing = self._versions.standing(call.target)
         if standing is not None and standing.servable is handle.servable:
-            like.ready = Ready(standing=standing, name=name, rows=rows, queue=queue)
+            like.ready = Ready(standing=standing, name=name, rows=rows, queue=queue, versions=self._versions)
 
     def _queued(
         self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None

@@ -52,12 +52,14 @@ class Ready:
         name: Of the signature.
         rows: How many they have.
         queue: Where they wait.
+        versions: Those that it was found among: messages are learnt for all servers of a process.
     """
 
     standing: Standing[ServedModel]
     name: str
     rows: int
     queue: BatchQueue
+    versions: object
 
 
 class Fit(NamedTuple):

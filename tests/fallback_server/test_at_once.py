@@ -307,6 +307,17 @@ def test_what_is_ready_holds_its_version_while_it_runs_and_no_longer():
     assert executor.closed
 
 
+def test_what_is_ready_is_so_for_one_data_plane(stand):
+    """Messages are learnt for all servers of a process: another one's versions answer nothing here."""
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    other = Stand(BatchingOptions(), FakeExecutor(factor=5))
+    assert other.plane.at_once(asked_of(like=like), asked_of().inputs) is None
+    assert told(other.now(asked_of(like=like)))[0] == {"y": [[5.0, 5.0]]}
+    other.close()
+
+
 def test_what_is_ready_and_fails_is_told_so_and_counted(stand):
     """A run that fails is an answer: it is not run again, and counts as failed."""
     like = Likeness()

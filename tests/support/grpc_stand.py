@@ -43,6 +43,7 @@ class FakeControl:
         self.who = ""
         self.figures = SimpleNamespace(queued_rows=0, expected_wait_ms=0.0)
         self.watchers = []
+        self.standing_still = False
 
     def acquire(self, target, client_key=b""):
         self.orders.append(("acquire", client_key))
@@ -52,7 +53,11 @@ class FakeControl:
         return self.manager.acquire(target.name, version)
 
     def standing(self, target):
-        return None
+        if target.label is not None or not self.standing_still:
+            return None
+        moves = self.manager.moves
+        with self.manager.acquire(target.name, target.version) as handle:
+            return self.manager.standing(handle, moves=moves)
 
     def shadow(self, name, answered):
         return None
