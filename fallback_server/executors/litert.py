@@ -21,9 +21,10 @@ from fallback_server.core.errors import InvalidInput, LoadFailed, VersionNotRead
 from fallback_server.executors.base import Array, RunSizes, Signature
 from fallback_server.executors.definitions import definitions
 from fallback_server.executors.litert_files import SealedFile
-from fallback_server.executors.litert_graph import Unreadable, subgraphs_of
+from fallback_server.executors.litert_flow import foreign_values
+from fallback_server.executors.litert_graph import Unreadable, graphs_of_file
 from fallback_server.executors.litert_rules import keeps_state
-from fallback_server.executors.litert_runner import Runner, graphs_of, least_s
+from fallback_server.executors.litert_runner import Runner, graphs_of, least_s, one_line
 from fallback_server.executors.probing import keeps_rows, made_up, mixes_rows
 from fallback_server.executors.sizes import thinned
 
@@ -58,7 +59,8 @@ class LiteRtExecutor:
             run all of them.
 
     Raises:
-        LoadFailed: LiteRT refuses the file, or it has nothing that can be called.
+        LoadFailed: LiteRT refuses the file, an answer might hold values that are not its own, or it has nothing that
+            can be called.
     """
 
     kind = "litert"
@@ -82,9 +84,9 @@ class LiteRtExecutor:
         kept = max(_MIN_KEPT, KEPT_BYTES // max(file.size_bytes, 1))
         self._sizes = thinned(sizes.rows, max(2, kept // sizes.threads))
         self._limit = max(1, min(sizes.threads, kept // len(self._sizes)))
+        stateful = _keeps_state(file)  # Before LiteRT reads it: that believes all that the file says.
         self._graphs = {graph.name: graph for graph in graphs_of(self.interpreter())}
         progress()
-        stateful = _keeps_state(file)
         for graph in self._graphs.values():
             # Several interpreters would each have their own; each request is to be answered as the first was.
             graph.keeps_state = stateful
@@ -144,7 +146,7 @@ class LiteRtExecutor:
                     self._run_of(name)(other)
             except InvalidInput as error:
                 _log.info("signature %r did not run on what was made up: %s", name, error)
-            if took_s is None and signature.batches and not keeps_rows(self._run_of(name), signature):
+            if took_s is None and signature.batches and not keeps_rows(self._run_of(name, together=True), signature):
                 self._keep_whole(name, "nothing could be tried that shows whether its rows keep apart")
             run_s.append(took_s)
         self.run_s = max((each for each in run_s if each is not None), default=0.0) if None not in run_s else 0.0
@@ -189,7 +191,7 @@ class LiteRtExecutor:
         try:
             return module.Interpreter(model_path=self._file.path, num_threads=threads)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise LoadFailed(f"LiteRT can't load it: {' '.join(str(error).split())}") from error
+            raise LoadFailed(f"LiteRT can't load it: {one_line(error)}") from error
 
     @property
     def _side_by_side(self) -> bool:
@@ -278,7 +280,11 @@ class LiteRtExecutor:
             self._keep_whole(name, "a row's answer depends on the rows beside it")
         if self._asked_threads == 0 and self.threads == 1:
             self._choose_threads(name, zeros)
-        if not self._runners[name].measure(zeros, progress=self._progress):
+        try:
+            keeps_number = self._runners[name].measure(zeros, progress=self._progress)
+        except (RuntimeError, ValueError) as error:
+            raise _refused(error) from error
+        if not keeps_number:
             self._keep_whole(name, "its outputs have not as many rows as its inputs")
         if self._wide:
             self._wide[name].measure(zeros, progress=self._progress)
@@ -348,18 +354,22 @@ def open_litert(
 
 def _refused(error: Exception) -> InvalidInput:
     """All that could be wrong with names, dtypes and shapes was checked, and the file has run before."""
-    return InvalidInput(f"the model refused the values: {' '.join(str(error).split())}")
+    return InvalidInput(f"the model refused the values: {one_line(error)}")
 
 
 def _keeps_state(file: SealedFile) -> bool:
-    """Whether a run may depend on those before it; what can't be told is taken for the worst."""
+    """Whether a run may depend on those before it.
+
+    Raises:
+        LoadFailed: that can't be told, or an answer might hold what no run of its request gave.
+    """
     try:
-        return keeps_state(subgraphs_of(file.fd))
+        graphs = graphs_of_file(file.fd)
     except (Unreadable, OSError) as error:
-        _log.warning(
-            "each run has an interpreter of its own, since it can't be told whether it keeps a state: %s", error
-        )
-        return True
+        raise LoadFailed(f"it can't be told what it would run: {error}") from error
+    if why := foreign_values(graphs):
+        raise LoadFailed(f"its answers could hold what is none of their requests': {why}")
+    return keeps_state(graphs)
 
 
 @functools.cache

@@ -7,10 +7,11 @@ values. tests/fallback_server/executors/test_litert_rules.py runs each on values
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from fallback_server.executors.litert_graph import NONE, Operator, Subgraph
+from fallback_server.executors.litert_flow import foreign_values
+from fallback_server.executors.litert_graph import CALL_ONCE, NONE, Graphs, Operator, Subgraph
 
 _NO_SHAPES: tuple[int, ...] = ()
 _SECOND = (1,)
@@ -146,48 +147,69 @@ _OTHERS = {
 }  # fmt: skip
 """Names of some that are often met, for messages."""
 
-_ASSIGN_VARIABLE = 144
+_KEEPING = frozenset({138, 144})
+"""HASHTABLE_IMPORT, whose first run alone counts, and ASSIGN_VARIABLE."""
+
+_CALLING = frozenset({173, 174, 190, 198, 199, 200, 206})
+"""Of StableHLO's operators those that run other graphs: which ones is not looked for, nor with what is newer."""
+
+_NEWER = 208
+
 _BY_CODE = {code: (name, shaping) for name, (code, shaping) in HARMLESS.items()}
 _OF_SHAPES = frozenset({HARMLESS["SHAPE"][0], HARMLESS["RANK"][0]})
 
 
-def harm(subgraphs: Sequence[Subgraph]) -> str:
+def harm(graphs: Graphs) -> str:
     """Why a request's values might harm the process that runs a file: one clause; empty where they can't.
 
     For files whose inputs have been run in all the shapes that they may have.
     """
-    if not subgraphs:
+    if not graphs.subgraphs:
         return "it has no graph"
-    for graph in subgraphs:
-        if graph.variables:
-            return "it keeps a state"
-        if not _TYPES.issuperset(graph.types):
-            return "it has tensors that are neither plain numbers nor bools"
-        told = set(graph.constants).difference(graph.inputs)
-        for operator in graph.operators:
-            if not all(0 <= tensor < len(graph.types) for tensor in (*_given(operator), *operator.outputs)):
-                return "it refers to tensors that it does not have"
-            if fault := _fault(operator, graph, told):
-                return fault
-            if operator.code in _OF_SHAPES or told.issuperset(_given(operator)):
-                told.update(operator.outputs)
-            else:
-                told.difference_update(operator.outputs)
+    return foreign_values(graphs) or next(filter(None, map(_harm, graphs.subgraphs)), "")
+
+
+def keeps_state(graphs: Graphs) -> bool:
+    """Whether a run of a file may depend on the runs before it. For files whose values come from where they should.
+
+    That is where a run assigns to a variable or fills a table, or a tensor is a variable, as of fused recurrent
+    operators. Variables that are only read, and have their values from what is run once before the first run, and by
+    nobody else, are no state.
+    """
+    initial = _run_once(graphs)
+    return any(
+        graph.variables or (number not in initial and any(operator.code in _KEEPING for operator in graph.operators))
+        for number, graph in enumerate(graphs.subgraphs)
+    )
+
+
+def _harm(graph: Subgraph) -> str:
+    if graph.variables:
+        return "it keeps a state"
+    if not _TYPES.issuperset(graph.types):
+        return "it has tensors that are neither plain numbers nor bools"
+    if graph.special:
+        return f"its tensor {min(graph.special)} is more than an array of numbers with one scale"
+    # Each tensor has one origin, and none that a request gives is among these.
+    told = set(graph.constants | graph.empty).difference(graph.inputs)
+    for operator in graph.operators:
+        if fault := _fault(operator, graph, told):
+            return fault
+        if operator.code in _OF_SHAPES or told.issuperset(_given(operator)):
+            told.update(operator.outputs)
     return ""
 
 
-def keeps_state(subgraphs: Sequence[Subgraph]) -> bool:
-    """Whether a run of a file may depend on the runs before it.
-
-    That is where a run assigns to a variable, or a tensor is one, as of fused recurrent operators. Variables that are
-    only read, and have their values from what is run once before the first run, are no state.
-    """
-    initial = {operator.begins for graph in subgraphs for operator in graph.operators if operator.begins is not None}
-    return any(
-        graph.variables
-        or (number not in initial and any(operator.code == _ASSIGN_VARIABLE for operator in graph.operators))
-        for number, graph in enumerate(subgraphs)
-    )
+def _run_once(graphs: Graphs) -> set[int]:
+    """The graphs that CALL_ONCE runs, and nobody else."""
+    once: set[int] = set()
+    others = {0, *(signature.graph for signature in graphs.signatures)}
+    for graph in graphs.subgraphs:
+        for operator in graph.operators:
+            if operator.code in _CALLING or operator.code > _NEWER:
+                return set()
+            (once if operator.code == CALL_ONCE else others).update(operator.calls)
+    return once - others
 
 
 def _fault(operator: Operator, graph: Subgraph, told: set[int]) -> str:

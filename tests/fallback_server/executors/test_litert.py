@@ -215,6 +215,31 @@ def _words_model():
     return file.bytes()
 
 
+def _reversing_model(*, strings):
+    """X -> y: the rows of x in reverse; strings come along, and are read by nobody."""
+    from support.interpreter_models import _File
+
+    know("REVERSE_V2")
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (-1, 3)), file.tensor(graph, "y", (-1, 3))
+    axis = file.tensor(graph, "axis", (1,), "int32", np.array([0], np.int32))
+    words = {"words": file.tensor(graph, "words", (-1,), "string")} if strings else {}
+    file.operator(graph, "REVERSE_V2", [x, axis], [y])
+    graph.inputs, graph.outputs = [x, *words.values()], [y]
+    file.sign(NAME, 0, {"x": x, **words}, {"y": y})
+    return file.bytes()
+
+
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("rows", [(1,), (1, 8), (1, 2, 4, 8)])
+def test_rows_are_tried_together_whatever_sizes_are_prepared(strings, rows):
+    """Four that are run in parts of one would show nothing: a model that reverses them would be merged."""
+    executor = opened(_reversing_model(strings=strings), sizes=RunSizes(rows=rows, threads=1))
+    assert not executor.signatures[NAME].batches
+    executor.close()
+
+
 def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
     """They are run in parts: a row that takes 0.7 s has no batch of four."""
     monkeypatch.setattr(
@@ -395,12 +420,27 @@ def test_words_of_the_other_form_are_taken_over():
     executor.close()
 
 
-def test_what_litert_refuses_fails_to_load_and_lets_its_bytes_go():
-    """With LiteRT's words; the file is closed."""
-    file = SealedFile.of(b"    TFL3" + bytes(100), "m")
+def test_what_can_not_be_loaded_fails_with_the_reason_and_lets_its_bytes_go():
+    """What is no such file, before LiteRT sees it; and with LiteRT's words, what it refuses."""
+    damaged, unknown = SealedFile.of(b"    TFL3" + bytes(100), "m"), SealedFile.of(_unknown_operator(), "m")
+    with pytest.raises(LoadFailed, match="it can't be told what it would run: it is no TFLite file"):
+        open_litert(damaged, sizes=RunSizes())
     with pytest.raises(LoadFailed, match="LiteRT can't load it"):
-        open_litert(file, sizes=RunSizes())
-    assert file.fd < 0
+        open_litert(unknown, sizes=RunSizes())
+    assert max(damaged.fd, unknown.fd) < 0
+
+
+def _unknown_operator():
+    """Its operator is of a version that nobody has made."""
+    from support.interpreter_models import _File
+
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (1, 4)), file.tensor(graph, "y", (1, 4))
+    file.operator(graph, "ADD", [x, x], [y])
+    file.model.operatorCodes[0].version = 1000
+    graph.inputs, graph.outputs = [x], [y]
+    return file.bytes()
 
 
 def test_the_bytes_can_not_be_changed_any_more():
