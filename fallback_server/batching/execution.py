@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
-from fallback_server.batching.tasks import Piece, Whole
+from fallback_server.batching.tasks import Piece, PiecesUnlike, Whole
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
 from fallback_server.executors.base import GivenInputs, JoinedInputs
 
@@ -33,6 +33,9 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
         outcomes = [(task, failed) for task in tasks]
     if not any(task.whole for task in tasks):
         return outcomes
+    for task in tasks:
+        if isinstance(task, Piece) and task.whole is not None and len(tasks) > 1:
+            task.whole.shared = task
     return [
         found
         for task, outcome in outcomes
@@ -110,7 +113,13 @@ def _whole_outcome(
                 _stop_merging(queue, error)
         if not queue.merges:  # Then its rows don't stand for themselves.
             return (whole.task, _alone(queue, whole.task, clock)) if whole.settle() else None
-    found = whole.add(piece, outcome)
+    try:
+        found = whole.add(piece, outcome)
+    except PiecesUnlike as error:
+        again, whole.shared = whole.shared, None
+        if again is not None and again.inputs:  # Those beside it may have made it so.
+            return _whole_outcome(queue, again, whole, _alone(queue, again, clock), clock)
+        found = whole.add(piece, ExecutionFailed(str(error)))
     return None if found is None else (whole.task, found)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, ServerError
+from fallback_server.core.errors import DeadlineExceeded, ServerError
 from fallback_server.late_inputs import LateInputs, made, size_bytes
 
 Array = npt.NDArray[np.generic]
@@ -22,6 +22,10 @@ class Caller(Protocol):
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more."""
         ...
+
+
+class PiecesUnlike(Exception):
+    """The outputs of a request's pieces differ in more than their rows. Says in what."""
 
 
 class Task:
@@ -152,11 +156,13 @@ class Whole:
     Attributes:
         task: The request. Its inputs stay until it is settled: it may have to be run in one piece after all.
         settled: Whether it has its outcome.
+        shared: Its last piece, where that ran beside other requests; None where it did not.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.settled = False
+        self.shared: Piece | None = None
         self._lock = threading.Lock()
         self._made: Mapping[str, Array] | None = None
         self._given: dict[int, dict[str, Array]] = {}
@@ -176,25 +182,27 @@ class Whole:
     def add(self, piece: Piece, outcome: dict[str, Array] | ServerError) -> dict[str, Array] | ServerError | None:
         """A piece has its outcome. What the whole comes to with it; None where pieces lack, or it has come to that.
 
-        Where this raises the whole has no outcome yet.
+        A piece may come again, with another outcome. Where this raises the whole has no outcome yet.
+
+        Raises:
+            PiecesUnlike: all are there, and can't be joined.
         """
         if isinstance(outcome, ServerError):
             return outcome if self.settle() else None
         with self._lock:
             if self.settled:
                 return None
+            self._missing -= 0 if piece.begin in self._given else piece.size
             self._given[piece.begin] = outcome
-            self._missing -= piece.size
             if self._missing:
                 return None
         given = [self._given[begin] for begin in sorted(self._given)]
         unlike = _unlike(given)
         if unlike:
-            outcome = ExecutionFailed(
+            raise PiecesUnlike(
                 f"its {self.task.size} rows ran in {len(given)} pieces, whose outputs can't be put together: {unlike}; "
                 "with fewer rows, or enable_large_batch_splitting=false, it runs in one"
             )
-            return outcome if self.settle() else None
         joined = {name: np.concatenate([outputs[name] for outputs in given]) for name in given[0]}
         return joined if self.settle() else None
 
