@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
-
-import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed, VersionNotReady
 from fallback_server.executors.base import Array, RunSizes, Signature
@@ -96,12 +92,7 @@ class LiteRtExecutor:
         if not self._signatures:
             raise LoadFailed("it has no signature with outputs")
         self._signature_defs = definitions(self._signatures.values())
-        self._running: list[None] = []
-        self._wide: dict[str, Runner] = {}
-        self._helpers: ThreadPoolExecutor | None = None
-        self._runners = self._made_runners(1 if self._side_by_side else self.threads)
-        if self.threads > 1 and self._side_by_side:
-            self._widen(self._made_runners(self.threads))
+        self._runners = self._made_runners()
 
     @property
     def file(self) -> SealedFile:
@@ -121,7 +112,7 @@ class LiteRtExecutor:
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`. The outputs are the caller's own."""
         try:
-            return self._on_cores(signature, inputs) if self._wide else self._runners[signature].run(inputs)
+            return self._runners[signature].run(inputs)
         except KeyError:
             if signature in self._runners:
                 raise
@@ -153,7 +144,7 @@ class LiteRtExecutor:
 
     def fill(self) -> None:
         """Plans now whatever would be planned when several run at once."""
-        for runner in (*self._runners.values(), *self._wide.values()):
+        for runner in self._runners.values():
             runner.fill()
 
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
@@ -171,89 +162,32 @@ class LiteRtExecutor:
 
     def close(self) -> None:
         """Lets go of all interpreters."""
-        runners, self._runners, self._wide = (*self._runners.values(), *self._wide.values()), {}, {}
-        for runner in runners:
+        runners, self._runners = self._runners, {}
+        for runner in runners.values():
             runner.close()
-        if self._helpers is not None:
-            self._helpers.shutdown(wait=False)
         self._file.close()
 
-    def interpreter(self, threads: int = 1) -> Any:
+    def interpreter(self) -> Any:
         """Another interpreter of the file, which maps the same pages.
-
-        Args:
-            threads: Of one run.
 
         Raises:
             LoadFailed: LiteRT refuses it.
         """
         module = import_litert()
         try:
-            return module.Interpreter(model_path=self._file.path, num_threads=threads)
+            return module.Interpreter(model_path=self._file.path, num_threads=self.threads)
         except (RuntimeError, ValueError, MemoryError) as error:
             raise LoadFailed(f"LiteRT can't load it: {one_line(error)}") from error
 
-    @property
-    def _side_by_side(self) -> bool:
-        """Whether several runs go side by side."""
-        return self._limit > 1
+    def _made_runners(self) -> dict[str, Runner]:
+        return {name: self._made_runner(name) for name in self._graphs}
 
-    def _on_cores(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs what has the processors to itself on several threads, and what runs beside other runs on one.
-
-        Threads of one run wait for each other busily, at each of its operations, and take the time from whoever else
-        computes. So several rows are rather cut into shares, each of which one thread runs.
-        """
-        self._running.append(None)  # No lock: to append and to take away are single steps.
-        try:
-            runner = self._runners[signature]
-            if len(self._running) > 1:
-                return runner.run(inputs)
-            rows = runner.rows(inputs)
-            if rows < self.threads:
-                return self._wide[signature].run(inputs)
-            outputs = self._in_shares(runner, inputs, rows)
-            return runner.run(inputs) if outputs is None else outputs
-        finally:
-            self._running.pop()
-
-    def _in_shares(self, runner: Runner, inputs: Mapping[str, Array], rows: int) -> dict[str, Array] | None:
-        """Runs shares of so many rows side by side; None where what comes out are no rows."""
-        ends = [rows * number // self.threads for number in range(self.threads + 1)]
-        shares = [{name: value[begin:end] for name, value in inputs.items()} for begin, end in itertools.pairwise(ends)]
-        assert self._helpers is not None
-        others: list[Future[dict[str, Array]]] = []
-        try:
-            for share in shares[1:]:
-                try:
-                    others.append(self._helpers.submit(runner.run, share))
-                except RuntimeError:  # It was closed meanwhile.
-                    return None
-            outputs = [runner.run(shares[0])]
-        finally:
-            wait(others)  # They read what is the caller's.
-        outputs += [other.result() for other in others]
-        for (begin, end), found in zip(itertools.pairwise(ends), outputs, strict=True):
-            if any(value.shape[:1] != (end - begin,) for value in found.values()):
-                return None  # As in `Runner`: whoever merges will see.
-        return {name: np.concatenate([found[name] for found in outputs]) for name in outputs[0]}
-
-    def _widen(self, wide: dict[str, Runner]) -> None:
-        """From now on a run that has the processors to itself uses several threads."""
-        self._helpers = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="share")
-        self._wide = wide
-
-    def _made_runners(self, threads: int) -> dict[str, Runner]:
-        return {name: self._made_runner(name, threads) for name in self._graphs}
-
-    def _made_runner(self, name: str, threads: int) -> Runner:
-        # Of several threads, where others run beside, only what has too few rows for shares.
-        few = threads > 1 and self._side_by_side
+    def _made_runner(self, name: str) -> Runner:
         return Runner(
-            functools.partial(self.interpreter, threads),
+            self.interpreter,
             self._graphs[name],
             self._signatures[name],
-            sizes=tuple(size for size in self._sizes if size < threads) or self._sizes[:1] if few else self._sizes,
+            sizes=self._sizes,
             limit=self._limit,
             most_bytes=KEPT_BYTES,
         )
@@ -286,18 +220,14 @@ class LiteRtExecutor:
             raise _refused(error) from error
         if not keeps_number:
             self._keep_whole(name, "its outputs have not as many rows as its inputs")
-        if self._wide:
-            self._wide[name].measure(zeros, progress=self._progress)
-        return least_s(functools.partial(self.run, name, zeros), progress=self._progress)
+        return least_s(functools.partial(run, zeros))
 
     def _keep_whole(self, name: str, why: str) -> None:
         """Has a signature's requests run one by one."""
         self._signatures[name] = dataclasses.replace(self._signatures[name], mixes_rows=True)
         self._signature_defs = definitions(self._signatures.values())
-        for runners, threads in ((self._runners, 1 if self._wide else self.threads), (self._wide, self.threads)):
-            if name in runners:
-                runners[name].close()
-                runners[name] = self._made_runner(name, threads)
+        self._runners[name].close()
+        self._runners[name] = self._made_runner(name)
         _log.warning("signature %r: %s: its requests are not merged", name, why)
 
     def _choose_threads(self, name: str, zeros: Mapping[str, Array]) -> None:
@@ -306,16 +236,12 @@ class LiteRtExecutor:
         alone_s = least_s(run)
         if alone_s < _LONG_S:
             return
-        threads = min(_ENOUGH_THREADS, usable_cores())
-        wide = self._made_runners(threads)
-        if least_s(functools.partial(wide[name].run, zeros), progress=self._progress) > _CLEARLY * alone_s:
-            unused = wide
-        elif self._side_by_side:
-            self.threads, unused = threads, {}
-            self._widen(wide)
-        else:
-            self.threads, unused, self._runners = threads, self._runners, wide
-        for runner in unused.values():
+        self.threads = min(_ENOUGH_THREADS, usable_cores())
+        before, self._runners = self._runners, self._made_runners()
+        if least_s(run) > _CLEARLY * alone_s:
+            self.threads = 1
+            before, self._runners = self._runners, before
+        for runner in before.values():
             runner.close()
 
 

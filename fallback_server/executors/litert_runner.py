@@ -121,10 +121,6 @@ class Runner:
             return self._run_parts(inputs, rows)
         return pool.run(inputs)
 
-    def rows(self, inputs: Mapping[str, Array]) -> int:
-        """How many rows inputs have that any number of rows may be run of; 0 where they are run as they are."""
-        return int(inputs[self._first].shape[0]) if self._by_rows else 0
-
     def run_together(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The same, in one run that has just these rows."""
         shapes = {name: inputs[name].shape for name in self._names}

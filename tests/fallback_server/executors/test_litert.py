@@ -1,10 +1,8 @@
 """The LiteRT executor beyond what all executors promise, with real files."""
 
 import gc
-import math
 import threading
 import weakref
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from support.interpreter_models import images, net_model, pair_model
 from support.operator_files import know
 from support.stateful_models import counting_model
 
-from fallback_server.core.errors import InvalidInput, LoadFailed, VersionNotReady, VersionRefused
+from fallback_server.core.errors import LoadFailed, VersionRefused
 from fallback_server.executors import litert, litert_runner
 from fallback_server.executors.base import RunSizes
 from fallback_server.executors.litert import open_litert
@@ -340,75 +338,6 @@ def test_a_close_frees_all_interpreters_at_once():
         assert [ref() for ref in left] == [None] * len(left)
     finally:
         gc.enable()
-
-
-class Wide(litert_runner.Runner):
-    """Notes how many threads each run has; those of several threads wait for `gate`."""
-
-    seen: ClassVar[list[int]] = []
-    begun = threading.Event()
-    gate = threading.Event()
-
-    def __init__(self, interpreter, *arguments, **options):
-        super().__init__(interpreter, *arguments, **options)
-        self.threads = interpreter.args[0]
-
-    def run(self, inputs):
-        self.seen.append(self.threads)
-        if self.threads > 1:
-            self.begun.set()
-            assert self.gate.wait(30)
-        return super().run(inputs)
-
-
-@pytest.fixture
-def wide(monkeypatch):
-    """An executor that has found two threads to be faster."""
-    monkeypatch.setattr(litert, "_LONG_S", 0.0)
-    monkeypatch.setattr(litert, "_CLEARLY", math.inf)
-    monkeypatch.setattr(litert, "usable_cores", lambda: 2)
-    monkeypatch.setattr(litert, "Runner", Wide)
-    Wide.gate.set()
-    executor = opened(net_model())
-    assert executor.threads == 2
-    Wide.begun.clear()
-    Wide.seen.clear()
-    yield executor
-    executor.close()
-
-
-def test_what_runs_beside_others_has_one_thread(wide):
-    """And a row that has the processors to itself several, if that was found to be faster; the answers are the same."""
-    Wide.gate.clear()
-    found = {}
-    first = threading.Thread(target=lambda: found.update(wide.run(NAME, {"image": images(1)})), daemon=True)
-    first.start()
-    assert Wide.begun.wait(30)
-    beside = wide.run(NAME, {"image": images(5)})
-    assert Wide.seen == [2, 1]
-    Wide.gate.set()
-    first.join(30)
-    np.testing.assert_allclose(found["scores"], beside["scores"][:1], rtol=1e-5, atol=1e-6)
-    wide.run(NAME, {"image": images(1)})
-    assert Wide.seen == [2, 1, 2]
-    wide.close()
-    with pytest.raises(VersionNotReady, match="taken out of service"):
-        wide.run(NAME, {"image": images(1)})
-
-
-def test_rows_that_have_the_processors_to_themselves_are_run_in_shares(wide):
-    """One thread each, in their order, however many there are; none are asked for as ever."""
-    batch = images(9)
-    alone = np.concatenate([wide.run(NAME, {"image": batch[at : at + 1]})["scores"] for at in range(9)])
-    Wide.seen.clear()
-    for rows in (2, 5, 9):
-        found = wide.run(NAME, {"image": batch[:rows]})["scores"]
-        np.testing.assert_allclose(found, alone[:rows], rtol=1e-5, atol=1e-6)
-    assert Wide.seen == [1] * 6
-    assert wide.run(NAME, {"image": batch[:0]})["scores"].shape == (0, *alone.shape[1:])
-    with pytest.raises(InvalidInput, match="the model refused the values"):
-        wide.run(NAME, {"image": batch.astype(np.float64)})
-    assert wide.run(NAME, {"image": batch})["scores"].shape == alone.shape
 
 
 def test_words_of_the_other_form_are_taken_over():
