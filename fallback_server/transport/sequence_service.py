@@ -52,7 +52,8 @@ _log = logging.getLogger(__name__)
 _GONE = "the sequence's state is gone: begin a new one"
 
 _LOOK_S = 0.5
-"""While streams hold what is to be unloaded: whether it is waited for is told to nobody."""
+"""While streams hold what is to be unloaded: whether it is waited for is told to nobody. And so long a caller has for
+taking the answer under way, once its stream is to end."""
 
 
 class Models(Protocol):
@@ -330,6 +331,7 @@ class SequenceService:
             self._draining = {each: until_s for each, until_s in self._draining.items() if each in held}
             for servable, handle in held.items():
                 if servable.lost:
+                    self._draining.setdefault(servable, self._clock())  # Looked at again until nobody holds it.
                     self._end(servable, VersionNotReady(f"{servable.lost}; {_GONE}"), Ended.WORKER)
                 elif servable in self._draining or not self._answers(handle):
                     self._drain(servable, handle)
@@ -377,9 +379,13 @@ class SequenceService:
         return any(each.state is State.UNLOADING and each.successor is State.START for each in states)
 
     def _end(self, servable: ServedModel, fault: ServerError, why: Ended) -> None:
+        now_s = self._clock()
         for stream in self._streams:
             if stream.begun is not None and stream.begun.held.handle.servable is servable:
-                stream.end(fault, why)
+                # Within a step, too, where its caller doesn't take the answer: it would hold the version on and on.
+                cuts = self._table.rested_s(stream, now_s) >= _LOOK_S
+                if stream.end(fault, why, cuts=cuts):
+                    self._table.begin_step(stream)  # Once.
 
     def _count(self, stream: Stream, why: Ended) -> None:
         self._figures.ended("" if stream.begun is None else stream.begun.call.target.name, why)
