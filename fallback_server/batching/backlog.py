@@ -28,7 +28,7 @@ class Backlog:
         self.groups = Order(due_at_s)
         self.large = Group()
         self._others_wait = False
-        self._levels: dict[int, list[int]] = {}
+        self._levels: dict[int, list[int]] = {}  # Of each priority, of which there are three, tasks and rows.
 
     def put(self, task: Task, key: Shapes | None) -> None:
         """One more waits, behind those of its priority.
@@ -49,8 +49,6 @@ class Backlog:
         level = self._levels[task.priority]
         level[0] -= 1
         level[1] -= task.rows
-        if not level[0]:
-            del self._levels[task.priority]
 
     def cut(self, task: Task, rows: int) -> None:
         """So many rows of it were taken out."""
@@ -62,15 +60,13 @@ class Backlog:
         Of groups that are due the one whose head comes first; or if none is, and no large one waits, any.
         """
         key = self.groups.first(now_s)
-        if self._is_large_turn(key):
+        if self.large.rows and self._is_large_turn(key):
             self._others_wait = True
             return None
         self._others_wait = False
         return self.groups.soonest() if key is None else key
 
     def _is_large_turn(self, key: Shapes | None) -> bool:
-        if not len(self.large):
-            return False
         if key is None:
             return True
         large, other = self.large.head(), self.groups[key].head()
@@ -104,8 +100,12 @@ class Backlog:
 
         So do those of a lower one that came some seconds before; see `policy.precedence_s`. They are left out.
         """
-        levels = [counts for level, counts in self._levels.items() if level >= priority]
-        return sum(tasks for tasks, _ in levels), sum(rows for _, rows in levels)
+        tasks = rows = 0
+        for level, counts in self._levels.items():
+            if level >= priority:
+                tasks += counts[0]
+                rows += counts[1]
+        return tasks, rows
 
     def __len__(self) -> int:
         return sum([tasks for tasks, _ in self._levels.values()])

@@ -46,7 +46,7 @@ class Order:
 
     def changed(self, key: Shapes) -> None:
         """Something was put into a group or taken out of it; an empty one is forgotten."""
-        if len(self._groups[key]):
+        if self._groups[key].rows:
             self._changed[key] = None
             return
         del self._groups[key]
@@ -56,7 +56,10 @@ class Order:
     def first(self, now_s: float) -> Shapes | None:
         """Whose head comes first, of those that are due; None where none is."""
         if len(self._groups) <= 1:
-            return next((key for key, group in self._groups.items() if self._is_due(group, now_s)), None)
+            for key, group in self._groups.items():
+                if self._due_at_s is None or self._due_at_s(group) <= now_s:
+                    return key
+            return None
         self._note()
         while self._later and (not self._holds(self._later[0]) or self._later[0][0] <= now_s):
             entry = heapq.heappop(self._later)
@@ -100,9 +103,6 @@ class Order:
 
     def __len__(self) -> int:
         return len(self._groups)
-
-    def _is_due(self, group: Group, now_s: float) -> bool:
-        return self._due_at_s is None or self._due_at_s(group) <= now_s
 
     def _note(self) -> None:
         """Puts what has changed where it stands now."""

@@ -96,7 +96,8 @@ class BatchQueue:
         self.merges = merges and options.enabled
         self.rows = 0
         self.bytes = 0
-        self._half_rows = max(options.max_enqueued_rows // 2, options.max_batch_size_rows)
+        self._most_rows = options.max_enqueued_rows
+        self._half_rows = max(self._most_rows // 2, options.max_batch_size_rows)
         self.lanes = lanes
         self.runner = runner
         self.process = process
@@ -129,7 +130,7 @@ class BatchQueue:
 
     def admits(self, rows: int) -> bool:
         """Whether a task of so many rows more may wait. What runs one by one counts as one each."""
-        most = self.options.max_enqueued_rows
+        most = self._most_rows
         if not self.merges:
             return policy.admits(rows=1, queued_rows=len(self), max_queued_rows=most)
         if self._has_most_large(rows):
@@ -142,7 +143,8 @@ class BatchQueue:
         """What takes places from others: all that wait, of large requests together half of the places at most."""
         if not self.merges:
             return len(self)
-        return self.rows - max(0, self._backlog.large.rows - self._half_rows)
+        over_rows = self._backlog.large.rows - self._half_rows
+        return self.rows - over_rows if over_rows > 0 else self.rows
 
     def refusal(self, task: Task, now_s: float, *, threads: int) -> ServerError | None:
         """Why a task may not wait; None where it may.
@@ -152,12 +154,14 @@ class BatchQueue:
             now_s: The instant.
             threads: How many batches run at a time.
         """
-        most = self.options.max_enqueued_rows
+        most = self._most_rows
         if self.is_hopeless(task, now_s, threads=threads):
             return QueueFull(
                 f"the queue of {self.name} is too full to answer in time: {self.rows} rows wait, and "
                 f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
             )
+        if self.merges and task.rows <= self._half_rows and self.counted_rows() + task.rows <= most:
+            return None
         if task.rows > most and self.merges and not size_bytes(task.inputs):
             return InvalidInput(
                 f"{task.rows} rows without a value are more than max_enqueued_batches * max_batch_size = {most}"
@@ -172,7 +176,7 @@ class BatchQueue:
 
     def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
         """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
-        if task.deadline_s is None or not self.rows:
+        if task.deadline_s is None or (self.rows < self.batch_rows and self.merges):
             return False
         ahead = self.batches(task.priority, rows=task.rows)
         if not ahead:
@@ -211,12 +215,14 @@ class BatchQueue:
         tasks, before_rows = self._backlog.before(priority)
         if not self.merges:
             return tasks
-        large_rows = self._backlog.large.rows_from(priority) if len(self._backlog.large) else 0
+        large_rows = self._backlog.large.rows_from(priority) if self._backlog.large.rows else 0
+        if not large_rows and rows <= self._half_rows:
+            return before_rows // self.batch_rows
         return policy.ahead(
             others_rows=before_rows - large_rows,
             large_rows=large_rows,
             own_rows=rows if rows > self._half_rows else 0,
-            piece_rows=self._piece_rows(large_rows) if large_rows else self.batch_rows,
+            piece_rows=self._piece_rows(large_rows or rows),
             batch_rows=self.batch_rows,
         )
 
@@ -238,17 +244,18 @@ class BatchQueue:
     def due_at_s(self) -> float:
         """When the next batch is due; -inf where it is. Something must wait."""
         backlog = self._backlog
-        if not self.merges or len(backlog.large):
+        if not self.merges or backlog.large.rows:
             return -math.inf
-        due_s = backlog.groups.due_at_s()
-        if self.rows >= self.batch_rows:
-            return due_s
-        # Fewer rows than a batch has: so few tasks, and groups, are looked at.
-        if self._gathering is None:
-            return -math.inf if self.options.batch_timeout_us and self._anybody_left() else due_s
-        if any(group.has_rest() for group in backlog.groups):
-            return due_s  # What is left of a request has waited for its other pieces.
-        return min(self._latest_s, self._gathering.until_s(self.rows, running=self._running_rows > 0))
+        many = self.rows >= self.batch_rows
+        # Where there are fewer rows than a batch has so few tasks, and groups, are looked at.
+        if self.options.batch_timeout_us:
+            return -math.inf if not many and self._anybody_left() else backlog.groups.due_at_s()
+        if many or self._gathering is None:
+            return -math.inf
+        until_s = self._gathering.until_s(self.rows, running=self._running_rows > 0)
+        if until_s == -math.inf or any(group.has_rest() for group in backlog.groups):
+            return -math.inf  # What is left of a request has waited for its other pieces.
+        return min(self._latest_s, until_s)
 
     def began(self, rows: int, now_s: float) -> None:
         """What was taken begins to run. So many rows."""
@@ -339,9 +346,9 @@ class BatchQueue:
     def _large(self, now_s: float) -> list[Task]:
         """A piece of the large request whose turn it is; all of it where large ones run in one piece."""
         group = self._backlog.large
-        while len(group) and group.head().settled:
+        while group.rows and group.head().settled:
             self._gone(group.pop())
-        if not len(group):
+        if not group.rows:
             return []
         if self.merges and self.options.enable_large_batch_splitting:
             return self._cut(group, group.head(), now_s)
@@ -365,7 +372,7 @@ class BatchQueue:
         self._left_out = False
         taken: list[Task] = []
         rows, tightest_s = 0, math.inf
-        while len(group):
+        while group.rows:
             head = group.head()
             if head.settled:
                 self._gone(group.pop())
@@ -381,8 +388,8 @@ class BatchQueue:
             rows += head.rows
             if head.deadline_s is not None and head.deadline_s < tightest_s:
                 tightest_s = head.deadline_s
-        if self._timely.is_tight(tightest_s - now_s, rows, now_s) or (
-            len(group) and self._timely.is_tight(group.nearest_s(room) - now_s, rows, now_s, behind=True)
+        if (tightest_s < math.inf and self._timely.is_tight(tightest_s - now_s, rows, now_s)) or (
+            group.rows and self._timely.is_tight(group.nearest_s(room) - now_s, rows, now_s, behind=True)
         ):
             taken = self._in_time(group, taken, now_s)
         return self._settled_out(taken)
