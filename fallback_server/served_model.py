@@ -154,9 +154,9 @@ class ServedModel:
     def expected_wait_ms(self) -> float:
         """How long a request of one row and no priority that comes now would wait and run; 0 before the first run.
 
-        The batches before it (`BatchQueue.batches`), each as long as runs took of late, shared out among the threads; half a run for each
-        that is under way, since those have run for a while; and its own. Where several processes answer, of the one
-        where it is longest.
+        The batches before it (`BatchQueue.batches`), each as long as runs took of late, shared out among the threads;
+        half a run for each that is under way, since those have run for a while; and its own. Where several processes
+        answer, of the one where it is longest.
         """
         return max([self._own_wait_ms(), *(each.expected_wait_ms for each in self.elsewhere.values())])
 
