@@ -50,6 +50,19 @@ def test_what_a_killed_server_left_is_cleared_away(place):
         folder.close()
 
 
+def test_what_stands_looks_new(place):
+    """To programs that clear away by age."""
+    folder = PrivateFolder()
+    assert not folder.stands()
+    folder.socket.write_text("")
+    for path in (folder.path, folder.socket):
+        old(path)
+    assert folder.stands()
+    assert min(path.stat().st_mtime for path in (folder.path, folder.socket)) > 1.1e9
+    folder.close()
+    assert not folder.stands()
+
+
 @pytest.fixture
 def deep(tmp_path, monkeypatch):
     """A folder for temporary files that is too deep for a socket, and no other."""
