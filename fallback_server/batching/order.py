@@ -13,6 +13,9 @@ from fallback_server.batching.lengths import Shapes
 _SLACK = 64
 """Entries more than twice as many as groups: so many may have become untrue before they are looked for."""
 
+_AT_ONCE = 256
+"""How many groups that have changed, or become due, are put in order at a time: the lock is held meanwhile."""
+
 _Entry = tuple[float, int, Shapes]
 """An instant, the note that says whether it still holds, and whose it is."""
 
@@ -37,7 +40,9 @@ class Order:
         self._numbers = itertools.count()
 
     def group(self, key: Shapes) -> Group:
-        """The group of these, which is about to change; an empty one where there was none."""
+        """The group of these, into which something is about to be put; an empty one where there was none."""
+        if len(self._changed) >= _AT_ONCE:
+            self._note()
         self._changed[key] = None
         group = self._groups.get(key)
         if group is None:
@@ -54,14 +59,19 @@ class Order:
         self._notes.pop(key, None)
 
     def first(self, now_s: float) -> Shapes | None:
-        """Whose head comes first, of those that are due; None where none is."""
+        """Whose head comes first, of those that are due; None where none is.
+
+        Of many that have become due since the last look those are due that were first.
+        """
         if len(self._groups) <= 1:
             for key, group in self._groups.items():
                 if self._due_at_s is None or self._due_at_s(group) <= now_s:
                     return key
             return None
         self._note()
-        while self._later and (not self._holds(self._later[0]) or self._later[0][0] <= now_s):
+        looks = 0
+        while self._later and looks < _AT_ONCE and (not self._holds(self._later[0]) or self._later[0][0] <= now_s):
+            looks += 1
             entry = heapq.heappop(self._later)
             if self._holds(entry):
                 self._is_ready(entry[2], entry[1])

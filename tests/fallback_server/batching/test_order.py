@@ -115,3 +115,19 @@ def test_a_queue_that_has_to_wait_for_another_batch_is_not_asked_when_it_is_due(
     assert stand.scheduler.step()
     assert asked == [1]
     assert stand.scheduler.step()
+
+
+def test_of_many_that_become_due_at_once_some_are_put_in_order_at_a_time():
+    """Nobody is left out: a thousand come one after the other, the first due first."""
+    order = Order(Looks())
+    for number in range(1000):
+        order.group(((number,),)).put(task_at(number / 1e4))
+    served = []
+    while len(order):
+        before = len(order._ready)
+        key = order.first(100.0)
+        assert len(order._ready) - before <= 256
+        order[key].pop()
+        order.changed(key)
+        served.append(key[0][0])
+    assert served == list(range(1000))
