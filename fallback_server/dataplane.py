@@ -28,7 +28,7 @@ from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
-from fallback_server.package_info import check_preprocessing
+from fallback_server.package_info import check_preprocessing, takes_preprocessing
 from fallback_server.predict_call import (
     DEFAULT_SIGNATURE,
     Answer,
@@ -39,6 +39,7 @@ from fallback_server.predict_call import (
     PredictCall,
     PredictReply,
     Ready,
+    Refuses,
     Settle,
     Verb,
 )
@@ -139,9 +140,15 @@ class DataPlane:
         """
         call.started_s = self.clock()
         like = call.like
-        alone = call.left_s is None and call.refuses is None and call.held is None and not call.preprocessing
-        if alone and like is not None and like.ready is not None:
-            answer = self.at_once(call, call.inputs, deadline_s=call.deadline_s, inline_s=inline_s)
+        if like is not None and like.ready is not None and call.left_s is None and call.held is None:
+            answer = self.at_once(
+                call,
+                call.inputs,
+                deadline_s=call.deadline_s,
+                inline_s=inline_s,
+                preprocessing=call.preprocessing,
+                refuses=call.refuses,
+            )
             if answer is not None:
                 return answer
         checked = self._checked(call)
@@ -157,7 +164,7 @@ class DataPlane:
                 queue, call.inputs, rows=rows, deadline_s=call.deadline_s, inline_s=inline_s
             )
             if outcome is not None:
-                answer = answer_of(call, handle.servable_id, name, outcome)
+                answer = answer_of(call, handle.servable_id, name, outcome, call.refuses)
                 self._count(call, handle, received_by(call, answer))
                 handle.close()
                 return answer
@@ -170,6 +177,8 @@ class DataPlane:
         *,
         deadline_s: float | None = None,
         inline_s: float | None = None,
+        preprocessing: str = "",
+        refuses: Refuses | None = None,
     ) -> Answer | None:
         """Answers a request that is like one that was answered before, in this thread, without looking at it.
 
@@ -178,9 +187,11 @@ class DataPlane:
 
         Args:
             call: Says what it has in common with others, and need not be it. It is not changed.
-            inputs: Its own.
+            inputs: Its own; likewise what follows.
             deadline_s: As of a call.
             inline_s: As in `predict`.
+            preprocessing: As of a call.
+            refuses: As of a call.
         """
         like = call.like
         ready = None if like is None else like.ready
@@ -188,23 +199,28 @@ class DataPlane:
             return None
         started_s = self.clock()
         standing = ready.standing
-        if not standing.hold():
+        loaded = standing.hold()
+        if loaded is None:
             like.ready = like.fit = None
             like.pause = 0
             return None
         try:
+            servable, name = loaded.servable, ready.name
+            if preprocessing and not takes_preprocessing(preprocessing, servable.package):
+                return None
             outcome = self.scheduler.run_alone(
-                ready.queue, inputs, rows=ready.rows, deadline_s=deadline_s, inline_s=inline_s
+                servable.queues[name], inputs, rows=ready.rows, deadline_s=deadline_s, inline_s=inline_s
             )
             if outcome is None:
                 return None
-            answer = answer_of(call, standing.servable_id, ready.name, outcome)
+            answer = answer_of(call, standing.servable_id, name, outcome, refuses)
+            received = received_by(call, answer)  # Another thread may have heard meanwhile that its caller has left.
             took_s = self.clock() - started_s
             if self._observe is not None:
-                self._observe(call, standing.servable_id, answer, took_s)
-            standing.servable.statistics.settled(answer if isinstance(answer, ServerError) else None, took_s)
+                self._observe(call, standing.servable_id, received, took_s)
+            servable.statistics.settled(received if isinstance(received, ServerError) else None, took_s)
         finally:
-            standing.let_go()
+            standing.let_go(loaded)
         return answer
 
     def _make_ready(self, call: PredictCall, like: Likeness, checked: Checked) -> None:
@@ -214,12 +230,11 @@ class DataPlane:
             return
         handle, name, rows = checked
         like.pause = READY_EVERY
-        queue = handle.servable.queues[name]
-        if call.preprocessing or not queue.takes_alone(call.inputs, rows):
+        if not handle.servable.queues[name].takes_alone(call.inputs, rows):
             return  # It would be tried in vain.
         standing = self._versions.standing(call.target)
         if standing is not None and standing.servable is handle.servable:
-            like.ready = Ready(standing=standing, name=name, rows=rows, queue=queue, versions=self._versions)
+            like.ready = Ready(standing=standing, name=name, rows=rows, versions=self._versions)
 
     def _queued(
         self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None
@@ -348,7 +363,8 @@ class DataPlane:
             return error.with_traceback(None)
         servable, like = handle.servable, call.like
         fit = None if like is None else like.fit
-        if fit is not None and fit.signatures is servable.signatures and not call.preprocessing:
+        known = fit is not None and fit.signatures is servable.signatures
+        if fit is not None and known and takes_preprocessing(call.preprocessing, servable.package):
             return handle, fit.name, fit.rows
         try:
             name = call.signature or _entry_point(call, servable)
@@ -424,10 +440,11 @@ class DataPlane:
         answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
         settled: list[tuple[Admitted, Answer, Answer]] = []
         for caller, outcome in each_caller(outcomes):
-            answer = answer_of(caller.call, caller.handle.servable_id, caller.signature, outcome)
-            answers.setdefault(caller.settle, []).append((caller.call, answer))
+            call = caller.call
+            answer = answer_of(call, caller.handle.servable_id, caller.signature, outcome, call.refuses)
+            answers.setdefault(caller.settle, []).append((call, answer))
             # Before the answer is handed over: from then on a call that nobody waits for is one that was answered.
-            settled.append((caller, answer, received_by(caller.call, answer)))
+            settled.append((caller, answer, received_by(call, answer)))
         for settle, group in answers.items():
             settle(group)
         for caller, answer, received in settled:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from fallback_server.batching.queue import Array, BatchQueue
+from fallback_server.batching.queue import Array
 from fallback_server.core.errors import ServerError
 from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.servable import ServableId
@@ -45,20 +45,18 @@ EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """All that was found for requests that are alike.
+    """All that was found for requests that are alike. It keeps nothing alive of the version that answers them.
 
     Attributes:
         standing: Who answers them.
         name: Of the signature.
         rows: How many they have.
-        queue: Where they wait.
         versions: Those that it was found among: messages are learnt for all servers of a process.
     """
 
     standing: Standing[ServedModel]
     name: str
     rows: int
-    queue: BatchQueue
     versions: object
 
 
@@ -173,7 +171,7 @@ class PredictCall:
         self.priority = priority
         self.held = held
         self.like = like
-        self.refuses: Callable[[PredictReply], ServerError | None] | None = None
+        self.refuses: Refuses | None = None
         self.wants_content = False
         self.started_s = 0.0
         self.left_s: float | None = None
@@ -188,6 +186,9 @@ class Settle(Protocol):
     def __call__(self, answers: Sequence[tuple[PredictCall, Answer]], /) -> None:
         """Must not raise, and must not block."""
 
+
+Refuses = Callable[[PredictReply], ServerError | None]
+"""Why a reply can't be sent, None for one that can. Must not raise."""
 
 Observe = Callable[[PredictCall, ServableId | None, Answer, float], None]
 """Is told of each call that was settled: the version that had it, if one had; the answer; the seconds that it took."""

@@ -103,8 +103,7 @@ class VersionStatistics:
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
         self._took_s: list[float] = []
-        # Plain numbers, four of each run: what is kept of requests in objects has Python look for those that hold
-        # themselves, which holds up one request in a hundred.
+        # Plain numbers, four of each run: objects would have to be taken apart when they are counted.
         self._ran: list[float] = []
         self._ended_s = 0.0
         self._compared = 0

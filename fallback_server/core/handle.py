@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -81,6 +82,8 @@ class ServableHandle(Generic[S]):
 class Standing(Generic[S]):
     """A version that was found, to be held again without being looked for, as long as nothing has changed. Any thread.
 
+    It keeps nothing of the version alive: whoever has one may have it for long after the version has gone.
+
     Args:
         harness: Where it stands.
         loaded: What is loaded.
@@ -91,11 +94,10 @@ class Standing(Generic[S]):
         steady: Whether whatever else led to it is still so.
 
     Attributes:
-        servable: What was loaded.
         servable_id: Which version.
     """
 
-    __slots__ = ("_changes", "_harness", "_loaded", "_lock", "_moves", "_release", "_steady", "servable", "servable_id")
+    __slots__ = ("_changes", "_harness", "_loaded", "_lock", "_moves", "_release", "_steady", "servable_id")
 
     def __init__(
         self,
@@ -108,33 +110,39 @@ class Standing(Generic[S]):
         moves: int,
         steady: Callable[[], bool],
     ) -> None:
-        self.servable = loaded.servable
         self.servable_id = harness.servable_id
         self._harness = harness
-        self._loaded = loaded
+        self._loaded = weakref.ref(loaded)
         self._release = release
         self._lock = lock
         self._changes = changes
         self._moves = moves
         self._steady = steady
 
-    def hold(self) -> bool:
-        """Holds it; False where something has changed since it was found: it is to be looked for again."""
-        if not self._steady():
-            return False
-        with self._lock:
-            if self._changes.moves != self._moves:
-                return False
-            self._loaded.holders += 1
-        return True
+    @property
+    def servable(self) -> S | None:
+        """What was loaded; None where it is there no longer."""
+        loaded = self._loaded()
+        return None if loaded is None else loaded.servable
 
-    def let_go(self) -> None:
-        """Lets it go, once for each time that it was held."""
+    def hold(self) -> Loaded[S] | None:
+        """Holds it, and gives what is loaded; None where something has changed since: it is to be looked for again."""
+        if not self._steady():
+            return None
+        with self._lock:
+            loaded = self._loaded()
+            if loaded is None or self._changes.moves != self._moves:
+                return None
+            loaded.holders += 1
+        return loaded
+
+    def let_go(self, loaded: Loaded[S]) -> None:
+        """Lets go what `hold` has given, once for each time."""
         with self._lock:
             if self._changes.moves == self._moves:  # So it answers still, and nobody waits for its last holder.
-                self._loaded.release()
+                loaded.release()
                 return
-        self._release(self._harness, self._loaded)
+        self._release(self._harness, loaded)
 
 
 def _keep(harness: Harness[S], loaded: Loaded[S]) -> None:

@@ -28,6 +28,10 @@ PRIORITY_HEADER = "x-priority"
 _KEYS = frozenset({CLIENT_HEADER, PRIORITY_HEADER, PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA[0]})
 
 
+TooLarge = Callable[[Answered], ServerError | None]
+"""Why an answer is too large to be sent; None for one that is not. Does not raise."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inference(Generic[Asked, Answered]):
     """A unary call that the data plane answers. All its functions are for any thread.
@@ -41,7 +45,8 @@ class Inference(Generic[Asked, Answered]):
         weigh: About how many bytes it will have.
         together: Whether one version must answer all calls.
         timed: See `Unary`.
-        soon: See `Unary`; not asked where answers have a bound, nor when every call is refused.
+        soon: See `Unary`; not asked when every call is refused. Is also given what says why an answer is too large to
+            be sent, None for one that is not; None in its place where answers have no bound.
     """
 
     method: Method[Any, Any]
@@ -52,7 +57,7 @@ class Inference(Generic[Asked, Answered]):
     weigh: Callable[[Answered], int]
     together: bool = False
     timed: bool = False
-    soon: Callable[[bytes, Caller], Answered | None] | None = None
+    soon: Callable[[bytes, Caller, TooLarge[Answered] | None], Answered | None] | None = None
 
 
 class Calls:
@@ -106,7 +111,14 @@ class Calls:
         self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller, reply: PredictReply
     ) -> ServerError | None:
         try:
-            answered = inference.answered(asked, caller, (reply,))
+            return self._too_large(inference, inference.answered(asked, caller, (reply,)))
+        except ServerError as error:
+            return error
+        except Exception:  # noqa: BLE001  as below
+            return None
+
+    def _too_large(self, inference: Inference[Any, Answered], answered: Answered) -> ServerError | None:
+        try:
             if inference.weigh(answered) > self._max_bytes // 2:  # About: what is near the bound is written to be sure.
                 check_sent(inference.write(answered), self._max_bytes)
         except ServerError as error:
@@ -122,6 +134,7 @@ class Calls:
     def handler(self, rpcs: Rpcs, inference: Inference[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler that gRPC has for an inference."""
         self.inferences[inference.method.path] = inference
+        too_large = functools.partial(self._too_large, inference) if self._bounded else None
         return rpcs.unary(
             Unary(
                 method=inference.method,
@@ -130,12 +143,18 @@ class Calls:
                 write=inference.write,
                 weigh=inference.weigh,
                 timed=inference.timed,
-                soon=None if self._bounded or inference.soon is None else functools.partial(self._soon, inference.soon),
+                soon=None if inference.soon is None else functools.partial(self._soon, inference.soon, too_large),
             )
         )
 
-    def _soon(self, soon: Callable[[bytes, Caller], Answered | None], data: bytes, caller: Caller) -> Answered | None:
-        return None if self._stopping else soon(data, caller)
+    def _soon(
+        self,
+        soon: Callable[[bytes, Caller, TooLarge[Answered] | None], Answered | None],
+        too_large: TooLarge[Answered] | None,
+        data: bytes,
+        caller: Caller,
+    ) -> Answered | None:
+        return None if self._stopping else soon(data, caller, too_large)
 
     async def answer(self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller) -> Answered:
         """The answer to a request, within the caller's deadline; in the loop's own turn where it is soon there.

@@ -11,7 +11,7 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import examples, messages
 from fallback_server.transport.answers import reply_of
-from fallback_server.transport.calls import Calls, Inference, said_of
+from fallback_server.transport.calls import Calls, Inference, TooLarge, said_of
 from fallback_server.transport.rpc import Caller, Rpcs
 from fallback_server.transport.services import Handlers
 
@@ -82,21 +82,24 @@ class PredictionService:
             methods.GET_MODEL_METADATA: rpcs.message(methods.GET_MODEL_METADATA, self._metadata),
         }
 
-    def _soon(self, data: bytes, caller: Caller) -> _Predicted | None:
+    def _soon(self, data: bytes, caller: Caller, too_large: TooLarge[_Predicted] | None) -> _Predicted | None:
         """The answer to a request like one before, where it is there at once; see `DataPlane.at_once`."""
         found = messages.find_predict(data, max_tensor_bytes=self._max_tensor_bytes)
         if found is None:
             return None
         said = said_of(caller)
-        if said.preprocessing:
-            return None  # Each version has its own.
+        typed = not (self._tensor_content or said.wants_content)
         known, inputs = found
         dataplane = self._calls.dataplane
         left_s = caller.time_remaining()
-        answer = dataplane.at_once(known, inputs, deadline_s=None if left_s is None else dataplane.clock() + left_s)
-        if answer is None:
-            return None
-        return _Predicted(reply_of(answer), typed=not (self._tensor_content or said.wants_content))
+        answer = dataplane.at_once(
+            known,
+            inputs,
+            deadline_s=None if left_s is None else dataplane.clock() + left_s,
+            preprocessing=said.preprocessing,
+            refuses=None if too_large is None else lambda reply: too_large(_Predicted(reply, typed)),
+        )
+        return None if answer is None else _Predicted(reply_of(answer), typed)
 
     def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> _Predicted:
         del caller

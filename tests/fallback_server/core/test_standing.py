@@ -18,9 +18,10 @@ def serve(tmp_path):
 
 def held(standing):
     """The version, held and let go; None where it is to be looked for."""
-    if not standing.hold():
+    loaded = standing.hold()
+    if loaded is None:
         return None
-    standing.let_go()
+    standing.let_go(loaded)
     return standing.servable_id.version
 
 
@@ -55,13 +56,13 @@ def test_another_version_ends_it(serve, tmp_path):
     """A version that comes or goes may be the one to answer; who holds one by then has it until it lets go."""
     server = serve(config(tmp_path))
     standing = server.control.standing(ANY)
-    assert standing.hold()
+    loaded = standing.hold()
     server.control.configure([config(tmp_path, policy=specific(1, 2))])
     server.poll(settle=False)
     assert server.control.wait_idle(timeout_s=30)
     assert held(standing) is None
     assert "1 requests" in next(each.note for each in server.control.states(ANY) if each.servable_id.version == 3)
-    standing.let_go()
+    standing.let_go(loaded)
     assert held(server.control.standing(ANY)) == 2
 
 
