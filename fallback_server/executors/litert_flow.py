@@ -7,10 +7,18 @@ converter writes such a file.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from fallback_server.executors.litert_graph import NONE, RESHAPE, Entry, Graphs, Subgraph
+from fallback_server.executors.litert_graph import NONE, RESHAPE, Entry, Graphs, Operator, Subgraph
+
+BIASED: Mapping[int, tuple[int, int, int]] = MappingProxyType(
+    {3: (1, 0, 2), 4: (1, 3, 2), 67: (1, 0, 3), 132: (1, 4, 2)}
+)
+"""CONV_2D, DEPTHWISE_CONV_2D, TRANSPOSE_CONV, CONV_3D -> the place of their weights, which axis of these the bias has,
+and its place. LiteRT does not look at the bias's size, and reads beyond it."""
 
 
 def foreign_values(graphs: Graphs) -> str:
@@ -25,6 +33,12 @@ def foreign_values(graphs: Graphs) -> str:
     return ""
 
 
+def bias_of(operator: Operator) -> int:
+    """The bias of one of `BIASED`; `NONE` where it has none."""
+    place = BIASED[operator.code][2]
+    return operator.inputs[place] if place < len(operator.inputs) else NONE
+
+
 def _refers(graph: Subgraph) -> str:
     """Whether all tensors that it names are there, and hold all of their values."""
     named = {*graph.inputs, *graph.outputs}
@@ -36,7 +50,19 @@ def _refers(graph: Subgraph) -> str:
         return f"its tensor {min(graph.sparse)} is sparse, and LiteRT reads it as if all of its values were in the file"
     if given := graph.constants.intersection(graph.inputs):
         return f"its constant {min(given)} is an input"
-    return ""
+    lacking = [
+        bias_of(operator) for operator in graph.operators if operator.code in BIASED and _is_short(operator, graph)
+    ]
+    return f"its constant {lacking[0]} is no bias for the weights that it goes with" if lacking else ""
+
+
+def _is_short(operator: Operator, graph: Subgraph) -> bool:
+    """Whether an operator's bias has not as many numbers as its weights have channels, as far as the file tells."""
+    place, axis, _ = BIASED[operator.code]
+    bias, weights = bias_of(operator), operator.inputs[place] if place < len(operator.inputs) else NONE
+    if not graph.constants.issuperset({bias, weights}):
+        return False
+    return graph.shapes[weights][axis : axis + 1] != (math.prod(graph.shapes[bias]),)
 
 
 def _reads(graph: Subgraph) -> str:

@@ -81,6 +81,7 @@ class Subgraph:
         outputs: The tensors that it gives.
         empty: Tensors that have no values since they have no elements.
         sparse: Tensors of which the file holds only what is not 0.
+        shapes: The tensors' sizes, as far as they are told: LiteRT believes those of constants and inputs alone.
         special: Tensors that are more than an array: in blocks with scales of their own, by channels though they are
             no constants, or of unknown kinds.
     """
@@ -93,6 +94,7 @@ class Subgraph:
     outputs: tuple[int, ...] = ()
     empty: frozenset[int] = frozenset()
     sparse: frozenset[int] = frozenset()
+    shapes: tuple[tuple[int, ...], ...] = ()
     special: frozenset[int] = frozenset()
 
 
@@ -179,23 +181,25 @@ class _Reader:
     def _subgraph(self, graph: int, codes: Sequence[int]) -> Subgraph:
         self._text(graph, _GRAPH_NAME)
         types: list[int] = []
+        shapes: list[tuple[int, ...]] = []
         sets: dict[str, set[int]] = {kind: set() for kind in ("constants", "variables", "empty", "sparse", "special")}
         for number, tensor in enumerate(self._tables(graph, _GRAPH_TENSORS)):
             types.append(self._byte(tensor, _TENSOR_TYPE))
-            for kind in self._kinds(tensor, types[-1], number):
+            shapes.append(self._numbers(tensor, _TENSOR_SHAPE))
+            for kind in self._kinds(tensor, types[-1], shapes[-1], number):
                 sets[kind].add(number)
         return Subgraph(
             types=tuple(types),
+            shapes=tuple(shapes),
             **{kind: frozenset(numbers) for kind, numbers in sets.items()},
             inputs=self._numbers(graph, _GRAPH_INPUTS),
             outputs=self._numbers(graph, _GRAPH_OUTPUTS),
             operators=tuple(self._operator(each, codes) for each in self._tables(graph, _GRAPH_OPERATORS)),
         )
 
-    def _kinds(self, tensor: int, kind: int, number: int) -> Iterator[str]:
+    def _kinds(self, tensor: int, kind: int, shape: Sequence[int], number: int) -> Iterator[str]:
         """The sets of a `Subgraph` that a tensor belongs to."""
         self._text(tensor, _TENSOR_NAME)
-        shape = self._numbers(tensor, _TENSOR_SHAPE)
         self._numbers(tensor, _TENSOR_OPEN_SHAPE)
         buffer = self._number(tensor, _TENSOR_BUFFER)
         values = self._buffers[buffer] if buffer else None  # The first one stands for none.

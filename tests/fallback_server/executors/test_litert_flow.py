@@ -24,6 +24,7 @@ def _operator(inputs, outputs, code=0):
 
 CHAIN = Subgraph(
     types=(0,) * 5,
+    shapes=((1, 4),) * 5,
     constants=frozenset({1}),
     variables=frozenset(),
     inputs=(0,),
@@ -111,6 +112,20 @@ def test_an_input_that_nobody_reads_may_be_left_out():
     """And a signature that answers nothing can't be called."""
     assert _why(ENTRY, inputs=(0, 4)) == ""
     assert _why(dataclasses.replace(ENTRY, inputs=(), outputs=())) == ""
+
+
+@pytest.mark.parametrize(("code", "axis", "inputs"), [(3, 0, (0, 1, 2)), (4, 3, (0, 1, 2)), (67, 0, (4, 1, 0, 2))])
+@pytest.mark.parametrize(("numbers", "fits"), [(5, True), (1, False), (4, False), (6, False)])
+def test_a_bias_has_a_number_for_each_channel(code, axis, inputs, numbers, fits):
+    """LiteRT reads as many as the weights have channels, from wherever these are."""
+    weights = [1, 1, 1, 1]
+    weights[axis] = 5
+    why = _why(
+        shapes=((1, 2, 2, 3), tuple(weights), (numbers,), (1, 2, 2, 5), (4,)),
+        constants=frozenset({1, 2, 4}),
+        operators=(_operator(inputs, (3,), code=code),),
+    )
+    assert why == ("" if fits else "graph 0: its constant 2 is no bias for the weights that it goes with")
 
 
 def _shaping(file, graph):

@@ -16,6 +16,7 @@ from fallback_server.executors.litert_rules import HARMLESS, harm, keeps_state
 
 FLOATS = Subgraph(
     types=(0, 0),
+    shapes=((1, 4), (1, 4)),
     constants=frozenset(),
     variables=frozenset(),
     inputs=(0,),
@@ -90,7 +91,9 @@ def test_all_else_stays_out(graphs, why):
 def test_a_shape_that_a_request_gives_is_not_told():
     """Whatever else the file says of its values; a tensor that SHAPE gives is none that a request may set."""
     pads = Operator(code=34, inputs=(0, 1), outputs=(2,))
-    graph = Subgraph(types=(0, 2, 0), constants=frozenset({1}), variables=frozenset(), inputs=(0,), operators=(pads,))
+    graph = dataclasses.replace(
+        FLOATS, types=(0, 2, 0), shapes=((4,), (4,), (4,)), constants=frozenset({1}), outputs=(2,), operators=(pads,)
+    )
     assert harm(_made(graph)) == ""
     assert "its constant 1 is an input" in harm(_made(dataclasses.replace(graph, inputs=(0, 1))))
     given = dataclasses.replace(graph, inputs=(0, 1), constants=frozenset())
@@ -101,8 +104,61 @@ def test_a_shape_that_a_request_gives_is_not_told():
     assert harm(_made(shaped)) == ""
     assert "another origin" in harm(_made(dataclasses.replace(shaped, inputs=(0, 1))))
     entry = Entry(name=b"s", graph=0, inputs=((b"x", 0), (b"m", 1)), outputs=((b"y", 2),))
-    signed = Graphs(subgraphs=(dataclasses.replace(shaped, outputs=(2,)),), signatures=(entry,))
+    signed = Graphs(subgraphs=(shaped,), signatures=(entry,))
     assert "its input 1 is no input of its graph" in harm(signed)
+
+
+def _multiplied(code, inputs, *, types, constants, shapes=None):
+    """A file of one operator that multiplies by weights."""
+    sizes = ((1, 2, 2, 3),) * len(types) if shapes is None else shapes
+    given = tuple(tensor for tensor in inputs if tensor not in {-1, *constants})
+    operators = (Operator(code=code, inputs=inputs, outputs=(len(types) - 1,)),)
+    return _made(
+        types=types, shapes=sizes, constants=frozenset(constants), inputs=given, outputs=(), operators=operators
+    )
+
+
+@pytest.mark.parametrize("code", [3, 9, 67, 126, 132])
+def test_floats_are_multiplied_by_integers_of_the_file_alone(code):
+    """Of others LiteRT keeps the first run's sums, and answers the next run's weights by them."""
+    inputs = (1, 1, 0) if code == 67 else (0, 1)
+    sent = _multiplied(code, inputs, types=(0, 9, 0), constants={})
+    assert "multiplies floats by integers" in harm(sent) or code == 67
+    assert keeps_state(sent)
+    for types, constants in (((0, 9, 0), {1}), ((0, 0, 0), {}), ((9, 9, 9), {})):
+        of_the_file = _multiplied(code, inputs, types=types, constants=constants)
+        assert not keeps_state(of_the_file)
+        assert "multiplies" not in harm(of_the_file)
+
+
+def test_depthwise_convolutions_of_floats_by_integers_stay_out():
+    """LiteRT reads a scale for each channel, also where there is one for all."""
+    assert "multiplies floats by integers" in harm(_multiplied(4, (0, 1), types=(0, 9, 0), constants={1}))
+    assert harm(_multiplied(4, (0, 1), types=(0, 0, 0), constants={1})) == ""
+
+
+def test_a_bias_that_is_sent_stays_out():
+    """How many numbers it has the file does not tell."""
+    sizes = ((1, 2, 2, 3), (5, 1, 1, 3), (5,), (1, 2, 2, 5))
+    assert harm(_multiplied(3, (0, 1, 2), types=(0,) * 4, constants={1, 2}, shapes=sizes)) == ""
+    assert harm(_multiplied(3, (0, 1, -1), types=(0,) * 4, constants={1}, shapes=sizes)) == ""
+    assert "are no constants" in harm(_multiplied(3, (0, 1, 2), types=(0,) * 4, constants={1}, shapes=sizes))
+    assert "are no constants" in harm(_multiplied(3, (0, 1, 2), types=(0,) * 4, constants={2}, shapes=sizes))
+
+
+@pytest.mark.parametrize(("code", "sized"), [(9, True), (0, True), (22, True), (40, False), (43, False)])
+def test_logarithms_of_softmax_are_taken_of_what_is_no_scalar(code, sized):
+    """LiteRT reads beyond a scalar; what is no scalar is told by the operator before it."""
+    before = Operator(code=code, inputs=(0, 1), outputs=(2,))
+    after = Operator(code=50, inputs=(2,), outputs=(3,))
+    told = _made(
+        types=(0, 0, 0, 0),
+        shapes=((1, 4), (2,), (), ()),
+        constants=frozenset({1}),
+        outputs=(3,),
+        operators=(before, after),
+    )
+    assert harm(told) == ("" if sized else "its operator LOG_SOFTMAX may be given a scalar")
 
 
 def test_state_is_told_by_the_file():

@@ -1,6 +1,7 @@
 """What runs a signature in several sizes: those that a file is not made for are left out."""
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from support.interpreter_models import _File
 from support.operator_files import know
 
@@ -44,4 +45,29 @@ def test_sizes_that_litert_refuses_are_left_out():
     executor = open_litert(SealedFile.of(_few_rows_model(2), "m"), sizes=RunSizes(rows=(1, 4), threads=1))
     assert not executor.signatures[NAME].batches
     assert executor.run(NAME, {"x": x[:2]})["y"].tolist() == x[:2].tolist()
+    executor.close()
+
+
+def _multiplying_model():
+    """Y = x times integers that are sent along; LiteRT makes integers of x, and keeps sums of the others."""
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (1, 4)), file.tensor(graph, "y", (1, 2))
+    weights = file.tensor(graph, "weights", (2, 4), "int8")
+    graph.tensors[weights].quantization = schema.QuantizationParametersT()
+    graph.tensors[weights].quantization.scale, graph.tensors[weights].quantization.zeroPoint = [1.0], [0]
+    file.operator(graph, "FULLY_CONNECTED", [x, weights, -1], [y], asymmetricQuantizeInputs=True)
+    graph.inputs, graph.outputs = [x, weights], [y]
+    file.sign(NAME, 0, {"x": x, "weights": weights}, {"y": y})
+    return file.bytes()
+
+
+def test_weights_that_were_sent_before_are_in_no_answer():
+    """A file that multiplies by them answers each request as if it were its first."""
+    executor = open_litert(SealedFile.of(_multiplying_model(), "m"), sizes=RunSizes())
+    x, weights = np.float32([[0.5, 1.0, 1.5, 2.0]]), np.full((2, 4), 3, np.int8)
+    first = executor.run(NAME, {"x": x, "weights": weights})["y"]
+    executor.run(NAME, {"x": x, "weights": weights * 20})
+    assert executor.run(NAME, {"x": x, "weights": weights})["y"].tolist() == first.tolist()
+    np.testing.assert_allclose(first, [[15.0, 15.0]], rtol=0.02)
     executor.close()
