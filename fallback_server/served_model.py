@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import time
@@ -178,7 +179,7 @@ class ServedModel:
         return BatchQueue(
             name=f"{self._servable_id.name}/{self._servable_id.version}:{'+'.join(joint_names(name))}",
             run=functools.partial(self._meter.run, functools.partial(self.executor.run, name)),
-            options=self._options,
+            options=dataclasses.replace(self._options, worth_rows=signature.worth_rows),
             merges=signature.batches,
             on_run=functools.partial(_ran, self.statistics, self._on_run),
             variable_axes=_padded_axes(signature),

@@ -117,7 +117,7 @@ class BatchQueue:
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
             self._target = LatencyTarget(
-                options.target_latency_ms / 1e3, options.max_batch_size_rows, options.allowed_batch_sizes
+                options.target_latency_ms / 1e3, options.merged_rows, options.allowed_batch_sizes
             )
         self._left_out = False
         self._running_rows = 0
@@ -335,7 +335,7 @@ class BatchQueue:
     @property
     def batch_rows(self) -> int:
         """How many rows go into the next batch."""
-        return self.options.max_batch_size_rows if self._target is None else self._target.rows
+        return self.options.merged_rows if self._target is None else self._target.rows
 
     def __len__(self) -> int:
         return len(self._backlog)

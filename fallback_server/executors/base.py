@@ -71,6 +71,7 @@ class Signature:
         batches_inside: Whether the model merges what reaches it at the same time: then requests are to reach it so.
         inputs_id: Signatures where this is the same, and not empty, read the same inputs of the model: one run answers
             several of them, under their `joint_name`.
+        worth_rows: So many rows take the least time each in one run, as was measured; 0: not known.
         batches: Whether every input and output has a variable first dimension, no trial showed that rows mix, and the
             model doesn't merge rows itself: then requests may be merged.
     """
@@ -82,6 +83,7 @@ class Signature:
     mixes_rows: bool = False
     batches_inside: bool = False
     inputs_id: str = ""
+    worth_rows: int = 0
     batches: bool = field(init=False)
 
     def __post_init__(self) -> None:

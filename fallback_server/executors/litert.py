@@ -50,7 +50,7 @@ class LiteRtExecutor:
         progress: Called at each step of the warm-up.
 
     Attributes:
-        threads: Of one run.
+        threads: Of one run; where several are found to be faster, of one that has the processors to itself.
         run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`, and where that could not
             run all of them.
 
@@ -92,7 +92,9 @@ class LiteRtExecutor:
         if not self._signatures:
             raise LoadFailed("it has no signature with outputs")
         self._signature_defs = definitions(self._signatures.values())
-        self._runners = self._made_runners()
+        self._runners = self._made_runners(self.threads)
+        self._wide: dict[str, Runner] = {}
+        self._running: list[None] = []
 
     @property
     def file(self) -> SealedFile:
@@ -112,7 +114,7 @@ class LiteRtExecutor:
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`. The outputs are the caller's own."""
         try:
-            return self._runners[signature].run(inputs)
+            return self._beside_others(signature, inputs) if self._wide else self._runners[signature].run(inputs)
         except KeyError:
             if signature in self._runners:
                 raise
@@ -144,7 +146,7 @@ class LiteRtExecutor:
 
     def fill(self) -> None:
         """Plans now whatever would be planned when several run at once."""
-        for runner in self._runners.values():
+        for runner in (*self._runners.values(), *self._wide.values()):
             runner.fill()
 
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
@@ -162,34 +164,49 @@ class LiteRtExecutor:
 
     def close(self) -> None:
         """Lets go of all interpreters."""
-        runners, self._runners = self._runners, {}
-        for runner in runners.values():
+        runners, self._runners, self._wide = (*self._runners.values(), *self._wide.values()), {}, {}
+        for runner in runners:
             runner.close()
         self._file.close()
 
-    def interpreter(self) -> Any:
+    def interpreter(self, threads: int = 1) -> Any:
         """Another interpreter of the file, which maps the same pages.
+
+        Args:
+            threads: Of one run.
 
         Raises:
             LoadFailed: LiteRT refuses it.
         """
         module = import_litert()
         try:
-            return module.Interpreter(model_path=self._file.path, num_threads=self.threads)
+            return module.Interpreter(model_path=self._file.path, num_threads=threads)
         except (RuntimeError, ValueError, MemoryError) as error:
             raise LoadFailed(f"LiteRT can't load it: {one_line(error)}") from error
 
-    def _made_runners(self) -> dict[str, Runner]:
-        return {name: self._made_runner(name) for name in self._graphs}
+    def _beside_others(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs on several threads what has the processors to itself, and on one what runs beside others.
 
-    def _made_runner(self, name: str) -> Runner:
+        Threads of one run wait for each other busily, at each of its operations, which takes the time from the others.
+        """
+        self._running.append(None)  # No lock: to append and to take away are single steps.
+        try:
+            runners = self._wide if len(self._running) == 1 else self._runners
+            return runners[signature].run(inputs)
+        finally:
+            self._running.pop()
+
+    def _made_runners(self, threads: int, *, limit: int = 0) -> dict[str, Runner]:
+        return {name: self._made_runner(name, threads, limit=limit) for name in self._graphs}
+
+    def _made_runner(self, name: str, threads: int, *, limit: int = 0) -> Runner:
         return Runner(
-            self.interpreter,
+            functools.partial(self.interpreter, threads),
             self._graphs[name],
             self._signatures[name],
             sizes=self._sizes,
-            limit=self._limit,
-            most_bytes=KEPT_BYTES,
+            limit=limit or self._limit,
+            most_bytes=KEPT_BYTES // 2 if limit else KEPT_BYTES,
         )
 
     def _run_of(self, name: str, *, together: bool = False) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -216,32 +233,42 @@ class LiteRtExecutor:
             self._choose_threads(name, zeros)
         try:
             keeps_number = self._runners[name].measure(zeros, progress=self._progress)
+            if name in self._wide:
+                self._wide[name].measure(zeros, progress=self._progress)
         except (RuntimeError, ValueError) as error:
             raise _refused(error) from error
         if not keeps_number:
             self._keep_whole(name, "its outputs have not as many rows as its inputs")
-        return least_s(functools.partial(run, zeros))
+        elif most := self._runners[name].worth_rows:
+            self._signatures[name] = dataclasses.replace(self._signatures[name], worth_rows=most)
+            _log.info("signature %r: runs of %d rows take the least time a row: so many are merged", name, most)
+        return least_s(functools.partial(self.run, name, zeros), progress=self._progress)
 
     def _keep_whole(self, name: str, why: str) -> None:
         """Has a signature's requests run one by one."""
         self._signatures[name] = dataclasses.replace(self._signatures[name], mixes_rows=True)
         self._signature_defs = definitions(self._signatures.values())
-        self._runners[name].close()
-        self._runners[name] = self._made_runner(name)
+        for runners, threads in ((self._runners, 1 if self._wide else self.threads), (self._wide, self.threads)):
+            if name in runners:
+                runners[name].close()
+                runners[name] = self._made_runner(name, threads, limit=1 if runners is self._wide else 0)
         _log.warning("signature %r: %s: its requests are not merged", name, why)
 
     def _choose_threads(self, name: str, zeros: Mapping[str, Array]) -> None:
         """Has several threads run one row, where that is clearly faster: to wake them takes longer than a small run."""
-        run = functools.partial(self._run_of(name), zeros)
-        alone_s = least_s(run)
+        alone_s = least_s(functools.partial(self._run_of(name), zeros))
         if alone_s < _LONG_S:
             return
-        self.threads = min(_ENOUGH_THREADS, usable_cores())
-        before, self._runners = self._runners, self._made_runners()
-        if least_s(run) > _CLEARLY * alone_s:
-            self.threads = 1
-            before, self._runners = self._runners, before
-        for runner in before.values():
+        threads = min(_ENOUGH_THREADS, usable_cores())
+        # One alone at a time has the processors to itself.
+        wide = unused = self._made_runners(threads, limit=1)
+        if least_s(functools.partial(wide[name].run, zeros), progress=self._progress) <= _CLEARLY * alone_s:
+            self.threads = threads
+            if self._limit > 1:
+                self._wide, unused = wide, {}
+            else:
+                self._runners, unused = wide, self._runners
+        for runner in unused.values():
             runner.close()
 
 

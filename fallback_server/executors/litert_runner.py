@@ -19,7 +19,7 @@ from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT
 from fallback_server.executors.litert_calls import Call, CallPool, Shape, planned
-from fallback_server.executors.sizes import parts_of, parts_table
+from fallback_server.executors.sizes import parts_of, parts_table, worth_rows
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +79,9 @@ class Runner:
         sizes: The numbers of rows that are prepared for, ascending.
         limit: How many runs of one shape go side by side; further ones wait.
         most_bytes: What all interpreters may take, by how this process grows.
+
+    Attributes:
+        worth_rows: See `Signature`; 0 before it was measured.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Runner:
         self._by_rows = signature.batches and not any(VARIABLE in shape for shape in inner.values())
         self._inner = inner
         self._sizes = sizes
+        self.worth_rows = 0
         self._table = parts_table({size: float(size) for size in sizes})  # Until it is measured.
         self._pools: dict[int, CallPool] = {}
         self._shapes: OrderedDict[tuple[Shape, ...], CallPool] = OrderedDict()
@@ -163,6 +167,9 @@ class Runner:
             taken_bytes += self._limit * max(resident_bytes() - before_bytes, 0)
             if taken_bytes > self._most_bytes:
                 break
+        self.worth_rows = worth_rows(cost_s)
+        if self.worth_rows:  # What isn't run needs no plans; a large model's take hundreds of megabytes.
+            cost_s = {size: took_s for size, took_s in cost_s.items() if size <= self.worth_rows}
         self._pools = {size: self._pools[size] for size in cost_s}
         self._table = parts_table(cost_s)
         return True

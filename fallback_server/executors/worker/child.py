@@ -196,6 +196,7 @@ def _entry(signature: Signature) -> Entry:
         method=signature.method,
         batches_inside=signature.batches_inside,
         inputs_id=signature.inputs_id,
+        worth_rows=signature.worth_rows,
     )
 
 

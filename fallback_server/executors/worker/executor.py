@@ -313,6 +313,7 @@ def _signature(entry: Entry) -> Signature:
         method=entry.method,
         batches_inside=entry.batches_inside,
         inputs_id=entry.inputs_id,
+        worth_rows=entry.worth_rows,
     )
 
 

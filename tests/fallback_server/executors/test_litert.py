@@ -1,8 +1,10 @@
 """The LiteRT executor beyond what all executors promise, with real files."""
 
 import gc
+import math
 import threading
 import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from support.interpreter_models import images, net_model, pair_model
 from support.operator_files import know
 from support.stateful_models import counting_model
 
-from fallback_server.core.errors import LoadFailed, VersionRefused
+from fallback_server.core.errors import LoadFailed, VersionNotReady, VersionRefused
 from fallback_server.executors import litert, litert_runner
 from fallback_server.executors.base import RunSizes
 from fallback_server.executors.litert import open_litert
@@ -238,10 +240,22 @@ def test_rows_are_tried_together_whatever_sizes_are_prepared(strings, rows):
     executor.close()
 
 
-def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
-    """They are run in parts: a row that takes 0.7 s has no batch of four."""
+def test_sizes_whose_rows_take_no_less_time_are_not_kept(monkeypatch):
+    """Requests are merged up to the others: a large model's plans take hundreds of megabytes."""
     monkeypatch.setattr(
-        litert_runner, "least_s", lambda run, *, progress: 0.7 * len(run.args[0]["x"]) + bool(progress()) * 0
+        litert_runner, "least_s", lambda run, *, progress: 0.01 * len(run.args[0]["x"]) + bool(progress()) * 0
+    )
+    executor = opened(scale_model(2.0))
+    assert executor.signatures[NAME].worth_rows == 1
+    assert sorted(executor._runners[NAME]._pools) == [1]
+    assert executor.run(NAME, {"x": np.ones((3, 4), np.float32)})["y"].shape == (3, 4)
+    executor.close()
+
+
+def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
+    """They are run in parts: a row that takes 0.9 s has no batch of four."""
+    monkeypatch.setattr(
+        litert_runner, "least_s", lambda run, *, progress: 0.4 + 0.5 * len(run.args[0]["x"]) + bool(progress()) * 0
     )
     executor = opened(scale_model(2.0))
     assert sorted(executor._runners[NAME]._pools) == [1, 2]
@@ -338,6 +352,60 @@ def test_a_close_frees_all_interpreters_at_once():
         assert [ref() for ref in left] == [None] * len(left)
     finally:
         gc.enable()
+
+
+class Threads(litert_runner.Runner):
+    """Notes how many threads each run has; those of several threads wait for `gate`."""
+
+    seen: ClassVar[list[int]] = []
+    begun = threading.Event()
+    gate = threading.Event()
+
+    def __init__(self, interpreter, *arguments, **options):
+        super().__init__(interpreter, *arguments, **options)
+        self.threads = interpreter.args[0]
+
+    def run(self, inputs):
+        self.seen.append(self.threads)
+        if self.threads > 1:
+            self.begun.set()
+            assert self.gate.wait(30)
+        return super().run(inputs)
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """An executor that has found two threads to be faster."""
+    monkeypatch.setattr(litert, "_LONG_S", 0.0)
+    monkeypatch.setattr(litert, "_CLEARLY", math.inf)
+    monkeypatch.setattr(litert, "usable_cores", lambda: 2)
+    monkeypatch.setattr(litert, "Runner", Threads)
+    Threads.gate.set()
+    executor = opened(net_model())
+    assert executor.threads == 2
+    Threads.begun.clear()
+    Threads.seen.clear()
+    yield executor
+    executor.close()
+
+
+def test_what_runs_beside_others_has_one_thread(wide):
+    """And what has the processors to itself several, if that was found to be faster; the answers are the same."""
+    Threads.gate.clear()
+    found = {}
+    first = threading.Thread(target=lambda: found.update(wide.run(NAME, {"image": images(1)})), daemon=True)
+    first.start()
+    assert Threads.begun.wait(30)
+    beside = wide.run(NAME, {"image": images(5)})
+    assert Threads.seen == [2, 1]
+    Threads.gate.set()
+    first.join(30)
+    np.testing.assert_allclose(found["scores"], beside["scores"][:1], rtol=1e-5, atol=1e-6)
+    wide.run(NAME, {"image": images(9)})
+    assert Threads.seen == [2, 1, 2]
+    wide.close()
+    with pytest.raises(VersionNotReady, match="taken out of service"):
+        wide.run(NAME, {"image": images(1)})
 
 
 def test_words_of_the_other_form_are_taken_over():
