@@ -1,7 +1,9 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
 # PYTHON names another interpreter than python3; it must be 3.11 or later, with venv.
+# JOBS says how many processes share the fast tests; the slow ones start several of their own.
 
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -31,11 +33,11 @@ demo: $(READY)  ## the main job on real data: train, convert, serve, run, kill, 
 	$(BIN)/python examples/demo.py --output demo-output
 
 test: $(TEST_READY)  ## all tests, the fast ones first
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 	$(BIN)/python -m pytest -m slow
 
 fast: $(TEST_READY)  ## the fast tests alone
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 check: $(READY)  ## formatting, lint, types, imports, stubs
 	$(BIN)/ruff format --check .

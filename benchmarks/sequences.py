@@ -5,8 +5,9 @@
 GRUs of three sizes, served by two servers: one that merges steps and one that doesn't (`--enable_batching=false`). A
 round lets 64 streams live, each of which sends its next step as soon as the last is answered, on either server in turn;
 the ratio is that of the medians. Beside them are the same streams one after another, and the bare messages: streams
-of grpc.aio that answer with what they get, which bound what any model can reach over them. The client shares this
-machine with the servers, and so is one that costs next to nothing (`raw_streams.py`).
+of grpc.aio that answer with what they get, which bound what any model can reach over them; and the model's executor
+without a server, on batches of all streams, which takes its part of the same processors. The client shares this machine
+with the servers, and so is one that costs next to nothing (`raw_streams.py`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from support.sequence_streams import request  # noqa: E402
 from benchmarks.peers import echo  # noqa: E402
 from benchmarks.peers.processes import Started, free_port  # noqa: E402
 from benchmarks.raw_streams import RawStreams  # noqa: E402
+from benchmarks.step_executor import StepExecutor  # noqa: E402
 from fallback_server.protocol import methods  # noqa: E402
 
 TARGET = 5.0
@@ -45,6 +47,7 @@ SIZES = ((1, 64), (2, 256), (2, 512))
 """Layers and units of each."""
 
 BATCHED, UNBATCHED, ALONE, ECHO = "batched", "unbatched", "one by one", "bare echo"
+EXECUTOR = "executor"
 
 
 def requests(length: int) -> list[bytes]:
@@ -92,8 +95,8 @@ class Asked:
         self._client.close()
 
 
-def measure(servers: Mapping[str, Asked], rounds: int, length: int) -> dict[str, list[float]]:
-    """Steps a second of each round by what was measured; says the processor time of a step."""
+def measure(servers: Mapping[str, Asked], executor: StepExecutor, rounds: int, length: int) -> dict[str, list[float]]:
+    """Steps a second of each round by what was measured; says the processor time of a step of the servers."""
     steps = requests(length)
     few = STREAMS // 4
     ways: dict[str, tuple[Asked, Callable[[list[bytes], int], float], int]] = {
@@ -106,18 +109,32 @@ def measure(servers: Mapping[str, Asked], rounds: int, length: int) -> dict[str,
     used_s = dict.fromkeys(ways, 0.0)
     for _, run, count in ways.values():
         run(steps, count)
+    executor.rate()
+    rates[EXECUTOR] = []
     for _ in range(rounds):
+        rates[EXECUTOR].append(executor.rate())
         for name, (server, run, count) in ways.items():
             before_s = server.cpu_s()
             rates[name].append(run(steps, count))
             used_s[name] += (server.cpu_s() - before_s) / (rounds * length * count)
     for name, found in rates.items():
+        cpu = f"; {used_s[name] * 1e6:.0f} us of the server's CPU time a step" if name in used_s else ""
         print(
-            f"  {name:11}{statistics.median(found):9.0f} steps/s, from {min(found):.0f} to {max(found):.0f}; "
-            f"{used_s[name] * 1e6:.0f} us of the server's CPU time a step",
+            f"  {name:11}{statistics.median(found):9.0f} steps/s, from {min(found):.0f} to {max(found):.0f}{cpu}",
             file=sys.stderr,
         )
     return rates
+
+
+def bound(median: Mapping[str, float]) -> str:
+    """What the messages and the model leave, on processors that both use: by each one's steps a second alone."""
+    echo, executor = median[ECHO], median[EXECUTOR]
+    left = echo * executor / (echo + executor)
+    return (
+        f"a bare echo of such streams answers {echo:.0f} steps/s; beside an executor that does {executor:.0f} steps/s, "
+        f"{STREAMS} at a time, on the same CPUs, all of which both use, that leaves {left:.0f} steps/s, "
+        f"{left / median[UNBATCHED]:.1f} x those of unbatched ones"
+    )
 
 
 def measure_size(layers: int, units: int, *, rounds: int, length: int, flags: list[str]) -> dict[str, list[float]]:
@@ -146,7 +163,9 @@ def measure_size(layers: int, units: int, *, rounds: int, length: int, flags: li
         servers[ECHO] = Asked(port, echo.PATH, bare.pid)
         for each in servers.values():
             stack.callback(each.close)
-        return measure(servers, rounds, length)
+        executor = StepExecutor(Path(folder) / "gru" / "1", STREAMS)
+        stack.callback(executor.close)
+        return measure(servers, executor, rounds, length)
 
 
 def main() -> int:
@@ -181,6 +200,7 @@ def main() -> int:
             f"{median[BATCHED] / median[ECHO]:.2f} of a bare echo's",
             file=sys.stderr if arguments.json else sys.stdout,
         )
+        print(f"  {bound(median)}", file=sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(json.dumps(told))
     return 0 if met or arguments.json else 1

@@ -9,9 +9,10 @@ from fallback_server.batching.execution import Outcome
 from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.core.errors import ExecutionFailed, ServerError
 from fallback_server.core.handle import ServableHandle
+from fallback_server.core.servable import ServableId
 from fallback_server.executors.base import own_outputs
 from fallback_server.leaving import code_received
-from fallback_server.predict_call import Answer, PredictCall, PredictReply, Settle
+from fallback_server.predict_call import Answer, PredictCall, PredictReply, Refuses, Settle
 from fallback_server.served_model import ServedModel
 
 _log = logging.getLogger(__name__)
@@ -126,17 +127,28 @@ def received_by(call: PredictCall, answer: Answer) -> Answer:
 
 
 def answer_of(
-    call: PredictCall, handle: ServableHandle[ServedModel], name: str, outcome: dict[str, Array] | ServerError
+    call: PredictCall,
+    servable_id: ServableId,
+    name: str,
+    outcome: dict[str, Array] | ServerError,
+    refuses: Refuses | None,
 ) -> Answer:
-    """What comes of a call, by what came of its run: of a version that is held, and one of its signatures."""
+    """What comes of a call, or of one like it, by what came of its run.
+
+    Args:
+        call: What is asked.
+        servable_id: Of a version that is held.
+        name: Of its signature.
+        outcome: Of the run.
+        refuses: As of a call.
+    """
     if isinstance(outcome, ServerError):
         return outcome
     wanted = call.output_filter
     try:
         outputs = {name: outcome[name] for name in wanted} if wanted else outcome
     except KeyError as error:
-        _log.exception("%s: the model left out an output that its signature has", handle)
+        _log.exception("%s: the model left out an output that its signature has", servable_id)
         return ExecutionFailed(f"the model gave no output {error.args[0]!r}")
-    reply = PredictReply(outputs=outputs, servable_id=handle.servable_id, signature=name)
-    refuses = call.refuses
+    reply = PredictReply(outputs=outputs, servable_id=servable_id, signature=name)
     return reply if refuses is None else refuses(reply) or reply

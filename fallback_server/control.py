@@ -12,7 +12,7 @@ from pathlib import Path
 from fallback_server.change_log import difference, refusals_told, told
 from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.errors import InvalidInput, ModelNotFound, PreconditionFailed
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.manager import Manager
 from fallback_server.core.model_config import ModelConfig, check_configs
 from fallback_server.core.rollback import Move, Rollback
@@ -92,6 +92,10 @@ class Control:
     def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
         """Holds the version that a request means; see `Router.acquire`."""
         return self._router.acquire(target, client_key)
+
+    def standing(self, target: ModelTarget) -> Standing[ServedModel] | None:
+        """The version that every request of a target gets; see `Router.standing`."""
+        return self._router.standing(target)
 
     def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
         """Holds a second version that a request also runs on; see `Router.shadow`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from bisect import bisect_left, bisect_right
+from collections.abc import MutableMapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -109,3 +110,22 @@ def add_buckets(into: list[int], counts: list[int]) -> None:
     if len(counts) == len(into):
         for index, count in enumerate(counts):
             into[index] += count
+
+
+def add_values(into: list[int], bounds: Sequence[float], values: Sequence[float]) -> None:
+    """Counts each value in its bucket: the first whose upper end it does not pass; the last has no end.
+
+    Values of one kind lie in a few buckets: these are looked for, and not a bucket for each value.
+
+    Args:
+        into: By bucket.
+        bounds: Their upper ends, ascending, one fewer.
+        values: In any order.
+    """
+    ordered = sorted(values)
+    at, count = 0, len(ordered)
+    while at < count:
+        bucket = bisect_left(bounds, ordered[at])
+        end = bisect_right(ordered, bounds[bucket], at) if bucket < len(bounds) else count
+        into[bucket] += end - at
+        at = end

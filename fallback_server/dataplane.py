@@ -21,22 +21,25 @@ from fallback_server.admitted import (
 )
 from fallback_server.batching.execution import Outcome
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.batching.queue import BatchQueue, Task
+from fallback_server.batching.queue import Array, BatchQueue, Task
 from fallback_server.batching.scheduler import BatchScheduler
 from fallback_server.core.errors import InvalidInput, ServerError, SignatureNotFound
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
-from fallback_server.package_info import check_preprocessing
+from fallback_server.package_info import check_preprocessing, takes_preprocessing
 from fallback_server.predict_call import (
     DEFAULT_SIGNATURE,
     Answer,
     EntryPoint,
     Fit,
+    Likeness,
     Observe,
     PredictCall,
     PredictReply,
+    Ready,
+    Refuses,
     Settle,
     Verb,
 )
@@ -57,6 +60,9 @@ __all__ = [
     "Versions",
 ]
 
+READY_EVERY = 256
+"""Requests that are alike, of which one tries whether those after it need not be looked at."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +71,10 @@ class Versions(Protocol):
 
     def acquire(self, target: ModelTarget, client_key: bytes = b"") -> ServableHandle[ServedModel]:
         """Holds the version that a request means."""
+        ...
+
+    def standing(self, target: ModelTarget) -> Standing[ServedModel] | None:
+        """The version that every request of a target gets, whoever asks; None where that is no single one."""
         ...
 
     def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
@@ -129,10 +139,24 @@ class DataPlane:
             inline_s: As in `predict`.
         """
         call.started_s = self.clock()
+        like = call.like
+        if like is not None and like.ready is not None and call.left_s is None and call.held is None:
+            answer = self.at_once(
+                call,
+                call.inputs,
+                deadline_s=call.deadline_s,
+                inline_s=inline_s,
+                preprocessing=call.preprocessing,
+                refuses=call.refuses,
+            )
+            if answer is not None:
+                return answer
         checked = self._checked(call)
         if isinstance(checked, ServerError):
             return checked
         handle, name, rows = checked
+        if like is not None and (like.ready is None or like.ready.versions is not self._versions):
+            self._make_ready(call, like, checked)
         shadow = self._shadow(call, handle)
         if shadow is None and call.left_s is None:
             queue = handle.servable.queues[name]
@@ -140,11 +164,77 @@ class DataPlane:
                 queue, call.inputs, rows=rows, deadline_s=call.deadline_s, inline_s=inline_s
             )
             if outcome is not None:
-                answer = answer_of(call, handle, name, outcome)
+                answer = answer_of(call, handle.servable_id, name, outcome, call.refuses)
                 self._count(call, handle, received_by(call, answer))
                 handle.close()
                 return answer
         return self._queued(call, checked, settle, shadow)
+
+    def at_once(
+        self,
+        call: PredictCall,
+        inputs: Mapping[str, Array],
+        *,
+        deadline_s: float | None = None,
+        inline_s: float | None = None,
+        preprocessing: str = "",
+        refuses: Refuses | None = None,
+    ) -> Answer | None:
+        """Answers a request that is like one that was answered before, in this thread, without looking at it.
+
+        None where that may not be: something has changed, or it is to be queued. Then nothing has been done, and the
+        request is to come by `now`.
+
+        Args:
+            call: Says what it has in common with others, and need not be it. It is not changed.
+            inputs: Its own; likewise what follows.
+            deadline_s: As of a call.
+            inline_s: As in `predict`.
+            preprocessing: As of a call.
+            refuses: As of a call.
+        """
+        like = call.like
+        ready = None if like is None else like.ready
+        if like is None or ready is None or ready.versions is not self._versions:
+            return None
+        started_s = self.clock()
+        standing = ready.standing
+        loaded = standing.hold()
+        if loaded is None:
+            like.ready = like.fit = None
+            like.pause = 0
+            return None
+        try:
+            servable, name = loaded.servable, ready.name
+            if preprocessing and not takes_preprocessing(preprocessing, servable.package):
+                return None
+            outcome = self.scheduler.run_alone(
+                servable.queues[name], inputs, rows=ready.rows, deadline_s=deadline_s, inline_s=inline_s
+            )
+            if outcome is None:
+                return None
+            answer = answer_of(call, standing.servable_id, name, outcome, refuses)
+            received = received_by(call, answer)  # Another thread may have heard meanwhile that its caller has left.
+            took_s = self.clock() - started_s
+            if self._observe is not None:
+                self._observe(call, standing.servable_id, received, took_s)
+            servable.statistics.settled(received if isinstance(received, ServerError) else None, took_s)
+        finally:
+            standing.let_go(loaded)
+        return answer
+
+    def _make_ready(self, call: PredictCall, like: Likeness, checked: Checked) -> None:
+        """Has requests like a checked one answered by `at_once`, where they all get the same version."""
+        if like.pause and like.ready is None:
+            like.pause -= 1  # Of two threads that count at once one may be lost.
+            return
+        handle, name, rows = checked
+        like.pause = READY_EVERY
+        if not handle.servable.queues[name].takes_alone(call.inputs, rows):
+            return  # It would be tried in vain.
+        standing = self._versions.standing(call.target)
+        if standing is not None and standing.servable is handle.servable:
+            like.ready = Ready(standing=standing, name=name, rows=rows, versions=self._versions)
 
     def _queued(
         self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None
@@ -273,7 +363,8 @@ class DataPlane:
             return error.with_traceback(None)
         servable, like = handle.servable, call.like
         fit = None if like is None else like.fit
-        if fit is not None and fit.signatures is servable.signatures and not call.preprocessing:
+        known = fit is not None and fit.signatures is servable.signatures
+        if fit is not None and known and takes_preprocessing(call.preprocessing, servable.package):
             return handle, fit.name, fit.rows
         try:
             name = call.signature or _entry_point(call, servable)
@@ -349,10 +440,11 @@ class DataPlane:
         answers: dict[Settle, list[tuple[PredictCall, Answer]]] = {}
         settled: list[tuple[Admitted, Answer, Answer]] = []
         for caller, outcome in each_caller(outcomes):
-            answer = answer_of(caller.call, caller.handle, caller.signature, outcome)
-            answers.setdefault(caller.settle, []).append((caller.call, answer))
+            call = caller.call
+            answer = answer_of(call, caller.handle.servable_id, caller.signature, outcome, call.refuses)
+            answers.setdefault(caller.settle, []).append((call, answer))
             # Before the answer is handed over: from then on a call that nobody waits for is one that was answered.
-            settled.append((caller, answer, received_by(caller.call, answer)))
+            settled.append((caller, answer, received_by(call, answer)))
         for settle, group in answers.items():
             settle(group)
         for caller, answer, received in settled:

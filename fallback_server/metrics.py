@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
@@ -25,7 +24,7 @@ from fallback_server.core.servable import ServableId
 from fallback_server.counts import MetricCounts
 from fallback_server.metric_cells import QUEUE_US, REQUEST_US, SIZES, Histogram, ModelCell, VersionCell
 from fallback_server.sequences.figures import Snapshot
-from fallback_server.statistics import MAX_NOTED, taken
+from fallback_server.statistics import MAX_NOTED, taken_off
 
 if TYPE_CHECKING:
     from fallback_server.control import ModelView, VersionView
@@ -39,6 +38,9 @@ DEFAULT_PATH = "/monitoring/prometheus/metrics"
 MAX_MODELS = 10_000
 """As many as can be configured; what comes beyond is counted as no model in particular."""
 
+MAX_KINDS = 4096
+"""Of requests, and of batches, that are counted some at a time; others are where they come."""
+
 MAX_VERSIONS = 32
 """Of one model; counters of older ones are dropped."""
 
@@ -47,26 +49,11 @@ _OWN = "edge_fallback_"
 _BATCHING = f"{_TFS}batching_session:"
 
 
-class _Request(NamedTuple):
-    """One that was settled; see `Metrics.request`."""
+_Kind = tuple[str, int | None, str, str, str]
+"""What requests have in common that are counted together: model, version, verb, entry point and code."""
 
-    model: str
-    version: int | None
-    verb: str
-    entrypoint: str
-    code: str
-    latency_s: float
-
-
-class _Batch(NamedTuple):
-    """One that has run; see `Metrics.batch`."""
-
-    model: str
-    version: int
-    rows: int
-    padded_rows: int
-    queued_s: Iterable[float]
-    run_s: float
+_Like = tuple[str, int, int, int]
+"""Likewise batches: model, version, rows, and rows with padding."""
 
 
 class Metrics(Collector):
@@ -95,7 +82,9 @@ class Metrics(Collector):
         self._queued = Histogram(QUEUE_US)
         self._sizes = {name: Histogram(SIZES) for name in ("input_batch_size", "processed_batch_size", "padding_size")}
         self._batches = 0
-        self._noted: deque[_Request | _Batch] = deque()
+        # Numbers by what they have in common: see `VersionStatistics`.
+        self._answered: dict[_Kind, list[float]] = {}
+        self._ran: dict[_Like, tuple[list[float], list[float]]] = {}
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -122,8 +111,17 @@ class Metrics(Collector):
             code: gRPC's name of what came of it, such as "OK".
             latency_s: How long it took.
         """
-        self._noted.append(_Request(model, version, verb, entrypoint, code, latency_s))
-        if len(self._noted) >= MAX_NOTED:
+        kind = (model, version, verb, entrypoint, code)
+        noted = self._answered.get(kind)
+        if noted is None:
+            with self._lock:
+                if version is None or len(self._answered) >= MAX_KINDS:
+                    self._count_requests(kind, (latency_s,))
+                    return
+                self._model(model, known=True)  # What is refused before there is a version is counted as its own then.
+                noted = self._answered.setdefault(kind, [])
+        noted.append(latency_s)
+        if len(noted) >= MAX_NOTED:
             self._count()
 
     def batch(
@@ -139,8 +137,18 @@ class Metrics(Collector):
             queued_s: How long each of its requests waited.
             run_s: How long the run took.
         """
-        self._noted.append(_Batch(model, version, rows, padded_rows, queued_s, run_s))
-        if len(self._noted) >= MAX_NOTED:
+        like = (model, version, rows, padded_rows)
+        noted = self._ran.get(like)
+        if noted is None:
+            with self._lock:
+                if len(self._ran) >= MAX_KINDS:
+                    self._count_batches(like, tuple(queued_s), (run_s,))
+                    return
+                noted = self._ran.setdefault(like, ([], []))
+        waits_s, runs_s = noted
+        waits_s += queued_s
+        runs_s.append(run_s)
+        if len(runs_s) >= MAX_NOTED:
             self._count()
 
     def load(self, *, model: str, version: int, seconds: float, ok: bool) -> None:
@@ -203,19 +211,14 @@ class Metrics(Collector):
     def _count(self) -> None:
         """Counts what was noted, all that is alike at once."""
         with self._lock:
-            requests: dict[tuple[str, int | None, str, str, str], list[float]] = {}
-            batches: dict[tuple[str, int, int, int], list[_Batch]] = {}
-            for noted in taken(self._noted):
-                if isinstance(noted, _Request):
-                    requests.setdefault(noted[:5], []).append(noted.latency_s)
-                else:
-                    batches.setdefault(noted[:4], []).append(noted)
-            for kind, latencies_s in requests.items():
-                self._count_requests(kind, latencies_s)
-            for like, runs in batches.items():
-                self._count_batches(like, runs)
+            for kind, latencies_s in self._answered.items():
+                if latencies_s:
+                    self._count_requests(kind, taken_off(latencies_s))
+            for like, (waits_s, runs_s) in self._ran.items():
+                if runs_s:
+                    self._count_batches(like, taken_off(waits_s), taken_off(runs_s))
 
-    def _count_requests(self, kind: tuple[str, int | None, str, str, str], latencies_s: Sequence[float]) -> None:
+    def _count_requests(self, kind: _Kind, latencies_s: Sequence[float]) -> None:
         """Under the lock."""
         model, version, verb, entrypoint, code = kind
         count = len(latencies_s)
@@ -236,10 +239,10 @@ class Metrics(Collector):
             if code == "OK":
                 of_version.latency.add_all(latencies_s)
 
-    def _count_batches(self, kind: tuple[str, int, int, int], batches: Sequence[_Batch]) -> None:
+    def _count_batches(self, like: _Like, waits_s: Sequence[float], runs_s: Sequence[float]) -> None:
         """Under the lock."""
-        model, version, rows, padded_rows = kind
-        count, runs_s = len(batches), [batch.run_s for batch in batches]
+        model, version, rows, padded_rows = like
+        count = len(runs_s)
         cell = self._model(model, known=True)
         cell.runs.add_all(runs_s, 1e6)
         of_version = self._version(cell, version)
@@ -249,7 +252,7 @@ class Metrics(Collector):
         self._sizes["input_batch_size"].add(rows, count)
         self._sizes["processed_batch_size"].add(padded_rows, count)
         self._sizes["padding_size"].add(padded_rows - rows, count)
-        self._queued.add_all([waited_s for batch in batches for waited_s in batch.queued_s], 1e6)
+        self._queued.add_all(waits_s, 1e6)
 
     def _model(self, name: str, *, known: bool) -> ModelCell:
         """A model's cell; under the lock. Only what is known may make a new one."""

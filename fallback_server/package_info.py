@@ -39,6 +39,11 @@ class PackageInfo:
     preprocessing_fingerprint: str
 
 
+def takes_preprocessing(made_by: str, package: PackageInfo | None) -> bool:
+    """Whether `check_preprocessing` lets it pass."""
+    return not made_by or package is None or package.preprocessing_fingerprint in ("", made_by)
+
+
 def check_preprocessing(made_by: str, package: PackageInfo | None, subject: object) -> None:
     """Refuses a request whose inputs were made by another preprocessing than the version's; what is unknown passes.
 
@@ -50,7 +55,7 @@ def check_preprocessing(made_by: str, package: PackageInfo | None, subject: obje
     Raises:
         PreconditionFailed: the two differ; the text gives both.
     """
-    if not made_by or package is None or package.preprocessing_fingerprint in ("", made_by):
+    if package is None or takes_preprocessing(made_by, package):
         return
     raise PreconditionFailed(
         f"{subject} has the preprocessing {package.preprocessing_fingerprint}, "

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from fallback_server.batching.queue import Array
 from fallback_server.core.errors import ServerError
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.executors.base import Signature
@@ -43,6 +43,23 @@ EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
 """A protocol's rule: of a model, by its name, and its signatures the one that is meant where none is named."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """All that was found for requests that are alike. It keeps nothing alive of the version that answers them.
+
+    Attributes:
+        standing: Who answers them.
+        name: Of the signature.
+        rows: How many they have.
+        versions: Those that it was found among: messages are learnt for all servers of a process.
+    """
+
+    standing: Standing[ServedModel]
+    name: str
+    rows: int
+    versions: object
+
+
 class Fit(NamedTuple):
     """That requests fit a version.
 
@@ -62,12 +79,16 @@ class Likeness:
 
     Attributes:
         fit: What was found of one that has passed all checks, and holds for the others; None before there was one.
+        ready: How they are answered without being looked at; None where they are to be.
+        pause: So many of them come before it is tried again to have them ready.
     """
 
-    __slots__ = ("fit",)
+    __slots__ = ("fit", "pause", "ready")
 
     def __init__(self) -> None:
         self.fit: Fit | None = None
+        self.ready: Ready | None = None
+        self.pause = 0
 
 
 class PredictCall:
@@ -150,7 +171,7 @@ class PredictCall:
         self.priority = priority
         self.held = held
         self.like = like
-        self.refuses: Callable[[PredictReply], ServerError | None] | None = None
+        self.refuses: Refuses | None = None
         self.wants_content = False
         self.started_s = 0.0
         self.left_s: float | None = None
@@ -165,6 +186,9 @@ class Settle(Protocol):
     def __call__(self, answers: Sequence[tuple[PredictCall, Answer]], /) -> None:
         """Must not raise, and must not block."""
 
+
+Refuses = Callable[[PredictReply], ServerError | None]
+"""Why a reply can't be sent, None for one that can. Must not raise."""
 
 Observe = Callable[[PredictCall, ServableId | None, Answer, float], None]
 """Is told of each call that was settled: the version that had it, if one had; the answer; the seconds that it took."""

@@ -68,11 +68,13 @@ def _serve_until_stopped(reading: Reading, options: ServerOptions, signals: Sign
     # gRPC would write a line for each handshake that fails, as many as anybody likes.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from fallback_server.transport.grpc_server import PortUnavailable  # noqa: PLC0415  the extra must be there first
+    from fallback_server.transport.serving_loop import ServingLoop  # noqa: PLC0415  likewise
 
     level = reading.settings.text("log_level").upper()
     logging.basicConfig(level=level, format=_LOG_FORMAT, stream=sys.stderr)
     try:
-        stopped_whole = asyncio.run(_serve(options, signals, program))
+        with asyncio.Runner(loop_factory=ServingLoop) as runner:
+            stopped_whole = runner.run(_serve(options, signals, program))
     except ConfigInvalid as error:
         return _refuse(program, error.faults)
     except PortUnavailable as error:

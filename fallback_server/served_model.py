@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from fallback_server.batching.company import Process
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, BatchRun
 from fallback_server.batching.runs import Runner
@@ -151,11 +153,11 @@ class ServedModel:
         return there + sum(queue.rows for queue in self._all_queues())
 
     def expected_wait_ms(self) -> float:
-        """How long a request of one row that comes now would wait and run; 0 before the first run.
+        """How long a request of one row and no priority that comes now would wait and run; 0 before the first run.
 
-        The batches before it, each as long as runs took of late, shared out among the threads; half a run for each
-        that is under way, since those have run for a while; and its own. Where several processes answer, of the one
-        where it is longest.
+        The batches before it (`BatchQueue.batches`), each as long as runs took of late, shared out among the threads;
+        half a run for each that is under way, since those have run for a while; and its own. Where several processes
+        answer, of the one where it is longest.
         """
         return max([self._own_wait_ms(), *(each.expected_wait_ms for each in self.elsewhere.values())])
 
@@ -177,13 +179,14 @@ class ServedModel:
         return BatchQueue(
             name=f"{self._servable_id.name}/{self._servable_id.version}:{'+'.join(joint_names(name))}",
             run=functools.partial(self._meter.run, functools.partial(self.executor.run, name)),
-            options=self._options,
+            options=dataclasses.replace(self._options, worth_rows=signature.worth_rows),
             merges=signature.batches,
             on_run=functools.partial(_ran, self.statistics, self._on_run),
             variable_axes=_padded_axes(signature),
             lanes=MAX_LANES if signature.batches_inside else 0,
             in_process=self.executor.in_process,
             runner=self._runner,
+            process=self.executor if isinstance(self.executor, Process) else None,
         )
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:

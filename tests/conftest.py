@@ -2,8 +2,25 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's affair.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+ABSENT = str(Path(__file__).parent / "support" / "absent")
+
+ANNOUNCING = (
+    "edge_runtime/remote/test_discovery.py",
+    "edge_runtime/test_servers_command.py",
+    "fallback_server/test_advertiser.py",
+    "fallback_server/test_lifecycle.py",
+    "integration/test_first_light.py",
+)
+"""Tests that announce servers on loopback, and look for some: they would see each other's."""
 
 
 def pytest_configure():
@@ -16,13 +33,40 @@ def pytest_configure():
             signal.signal(one, lambda _number, _frame: None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Where several processes test, each has whole files, which share their servers; one has all that announce."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.split("::", 1)[0]
+            return "announcing" if path.endswith(ANNOUNCING) else path
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session")
+def tensorflow():
+    """A process that imports TensorFlow once, which takes longer than most tests, and forks whoever makes models."""
+    from converter.isolation import ForkServer
+    from converter.pipeline import PRELOAD
+
+    with ForkServer(PRELOAD) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _start_without_what_users_have_not():
+    """Programs that tests start find no library that is here for examples and figures alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", ABSENT, prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory):
     """No test writes into the user's cache, nor do the programs that tests start."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

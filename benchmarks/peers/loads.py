@@ -50,10 +50,10 @@ def framed(message: bytes) -> bytes:
 
 
 def h2load(address: str, path: str, message: bytes, *, concurrency: int, seconds: float) -> tuple[Load, int]:
-    """Sends one message again and again, over connections of 8 streams at most, after half a second of warm-up.
+    """Sends one message again and again, over connections of 8 streams at most.
 
     Returns:
-        What came of it, and how many were answered in all, the warm-up's too.
+        What came of it, and how many were answered in all.
 
     Raises:
         NotThere: h2load is not installed.
@@ -68,7 +68,6 @@ def h2load(address: str, path: str, message: bytes, *, concurrency: int, seconds
             [
                 "h2load",
                 f"--duration={int(seconds * 1e3)}ms",
-                "--warm-up-time=500ms",
                 f"--clients={connections}",
                 f"--max-concurrent-streams={concurrency // connections}",
                 f"--data={body}",

@@ -33,7 +33,7 @@ def measure_sequences(rounds: Rounds, *, times: int, length: int) -> None:
         try:
             options = [f"--sizes={layers}x{units}", f"--rounds={times}", f"--length={length}", "--json"]
             told = json.loads(_run("sequences", options))[name]
-            for way in ("batched", "unbatched"):
+            for way in ("batched", "unbatched", "bare echo", "executor"):
                 rounds.loads[way, load] = [_rate(rate) for rate in told[way]]
         except (RuntimeError, OSError, subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
             _broken(rounds, load, error)

@@ -210,6 +210,16 @@ def bounds(rounds: Rounds) -> Iterator[str]:
                     f"answers each with ten scores; beside an executor that does {alone:.0f}/s on the same CPUs, all "
                     f"of which both use, that leaves {sink / (sink + alone):.2f} of the executor's rate."
                 )
+    for size in GRUS:
+        load = f"GRU {size}"
+        echo, alone, unbatched = (rounds.median(name, load, "rate") for name in ("bare echo", "executor", "unbatched"))
+        if echo and alone and unbatched:
+            left = echo * alone / (echo + alone)
+            yield (
+                f"- {load}: a bare echo of 64 live streams answers {echo:.0f} steps/s; beside an executor that does "
+                f"{alone:.0f} steps/s, 64 at a time, on the same CPUs, all of which both use, that leaves "
+                f"{left / unbatched:.1f} x the steps/s of unbatched ones."
+            )
 
 
 def _grouped(ways: Mapping[Key, Callable[[], Load]]) -> dict[Key, Callable[[], Load]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _WEIGHT = 0.2
 """Of the newest run in the mean."""
@@ -28,8 +28,7 @@ _TRY_S = 0.1
 """How long at least; what takes a third of that or more is tried after three times as long."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Class:
+class _Class(NamedTuple):
     """Runs whose numbers of rows have as many binary digits.
 
     Attributes:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from fallback_server.batching.queue import Array, BatchQueue, BatchRun, Task
-from fallback_server.batching.tasks import Piece
+from fallback_server.batching.tasks import Piece, PiecesUnlike, Whole
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, NotReady, RequestCancelled, ServerError
-from fallback_server.executors.base import GivenInputs
+from fallback_server.executors.base import GivenInputs, JoinedInputs
 
 _log = logging.getLogger(__name__)
 
@@ -28,9 +26,16 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
     Those that are refused, cancelled, or too late, are not run. When the batch fails, each is run
     alone, so that only those that fail by themselves do.
     """
-    outcomes = _executed(queue, tasks, clock)
+    try:
+        outcomes = _executed(queue, tasks, clock)
+    except Exception:  # noqa: BLE001  whatever it is, nobody is left waiting, and its thread lives on
+        failed = _failed(queue)
+        outcomes = [(task, failed) for task in tasks]
     if not any(task.whole for task in tasks):
         return outcomes
+    for task in tasks:
+        if isinstance(task, Piece) and task.whole is not None and len(tasks) > 1:
+            task.whole.shared = task
     return [
         found
         for task, outcome in outcomes
@@ -47,7 +52,7 @@ def execute_alone(
     """
     begin_s = clock()
     try:
-        outputs = queue.run(GivenInputs(inputs))
+        outputs = queue.run(inputs)
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  as in `_alone`
@@ -86,6 +91,20 @@ def _put_together(
     """What the piece's whole comes to; None where that is not known yet, or was before."""
     whole = piece.whole
     assert whole is not None
+    try:
+        return _whole_outcome(queue, piece, whole, outcome, clock)
+    except Exception:  # noqa: BLE001  as in `execute`
+        found = whole.add(piece, _failed(queue))
+        return None if found is None else (whole.task, found)
+
+
+def _whole_outcome(
+    queue: BatchQueue,
+    piece: Piece,
+    whole: Whole,
+    outcome: dict[str, Array] | ServerError,
+    clock: Callable[[], float],
+) -> Outcome | None:
     if not isinstance(outcome, ServerError):
         if queue.merges:
             try:
@@ -94,7 +113,13 @@ def _put_together(
                 _stop_merging(queue, error)
         if not queue.merges:  # Then its rows don't stand for themselves.
             return (whole.task, _alone(queue, whole.task, clock)) if whole.settle() else None
-    found = whole.add(piece, outcome)
+    try:
+        found = whole.add(piece, outcome)
+    except PiecesUnlike as error:
+        again, whole.shared = whole.shared, None
+        if again is not None and again.inputs:  # Those beside it may have made it so.
+            return _whole_outcome(queue, again, whole, _alone(queue, again, clock), clock)
+        found = whole.add(piece, ExecutionFailed(str(error)))
     return None if found is None else (whole.task, found)
 
 
@@ -156,10 +181,13 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
     parts = [task.made() for task in tasks]
     if queue.lengths is not None and queue.merges and not tasks[0].exact:
         parts = queue.lengths.alike(parts)
-    inputs = GivenInputs(_joined(parts, padding=size - rows))
-    del parts
+    inputs: Mapping[str, Array]
     if len(tasks) == 1 and size == rows:
+        inputs = GivenInputs(parts[0])
         tasks[0].give_away()
+    else:
+        inputs = JoinedInputs(parts, padding=size - rows)
+    del parts
     begin_s = clock()
     outputs = queue.run(inputs)
     end_s = clock()
@@ -169,20 +197,6 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
-
-
-def _joined(parts: Sequence[Mapping[str, Array]], *, padding: int) -> Mapping[str, Array]:
-    """The parts' rows one after another, and the first of them again `padding` times."""
-    if len(parts) == 1 and not padding:
-        return parts[0]
-    joined: dict[str, Array] = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
-        if padding:
-            first = next(array for array in arrays if len(array))
-            arrays.append(np.broadcast_to(first[:1], (padding, *first.shape[1:])))
-        joined[name] = np.concatenate(arrays)
-    return joined
 
 
 def _stop_merging(queue: BatchQueue, why: _RowsNotKept) -> None:

@@ -73,8 +73,14 @@ class DeficitRoundRobin:
 
     def charge(self, turn: Turn, seconds: float) -> None:
         """A run of it takes so long; below 0 where it was charged too much before."""
-        account = _Account(self.deficit_s(turn) - seconds, self._round)
-        self._accounts.pop(turn.key, None)
+        account = self._accounts.pop(turn.key, None)
+        if account is None:
+            account = _Account(self._quantum_s * turn.weight - seconds, self._round)
+        else:  # As by `deficit_s`, but without a call: this is done for each run.
+            share_s = self._quantum_s * turn.weight
+            left_s = account.deficit_s + (self._round - account.round) * share_s
+            account.deficit_s = min(share_s, left_s) - seconds
+            account.round = self._round
         self._accounts[turn.key] = account
         if len(self._accounts) > MAX_ACCOUNTS:
             del self._accounts[next(iter(self._accounts))]

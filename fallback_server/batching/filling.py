@@ -27,10 +27,12 @@ class Want(NamedTuple):
     Attributes:
         rows: How many.
         deadline_s: By when they must have been run; inf for whenever.
+        priority: As of `Task`.
     """
 
     rows: int
     deadline_s: float
+    priority: int = 0
 
 
 class Choice(NamedTuple):
@@ -49,6 +51,10 @@ class Choice(NamedTuple):
 class _Batch(NamedTuple):
     indices: list[int]
     rows_per_s: float
+    rows: int
+
+
+_NOBODY = _Batch([], -math.inf, 0)
 
 
 def chosen(
@@ -61,6 +67,8 @@ def chosen(
     every other time: of a crowd with one deadline somebody has always little time left, and batches for its sake alone
     would let more of the others be late than they save.
 
+    All that is among those before whom nobody of a higher priority stands. The others have the room that is left.
+
     Args:
         wants: Who waits, whoever is to be served first in front. None of them is too late to be run alone.
         now_s: The instant.
@@ -68,13 +76,15 @@ def chosen(
         cost_s: How long a run of so many rows takes.
         may_give_way: Whether the choice before this one did not.
     """
-    tightest = min(range(len(wants)), key=lambda index: wants[index].deadline_s)
-    alone = _Batch([tightest], wants[tightest].rows / max(cost_s(wants[tightest].rows), _LEAST_S))
+    first, others = _parted(wants)
+    tightest = min(first, key=lambda index: wants[index].deadline_s)
     sizes = list(_sizes(room_rows))
-    best = max((_filled(wants, now_s, rows, cost_s) for rows in sizes), key=_rows_per_s)
-    tight = max((_filled(wants, now_s, rows, cost_s, tightest) for rows in sizes), key=_rows_per_s)
+    look = _Look(wants, first, others, now_s, cost_s)
+    best = max((_filled(look, rows) for rows in sizes), key=_worth)
+    tight = max((_filled(look, rows, tightest) for rows in sizes), key=_worth)
     if not tight.indices:
-        tight = alone
+        alone_rows = wants[tightest].rows
+        tight = _Batch([tightest], alone_rows / max(cost_s(alone_rows), _LEAST_S), alone_rows)
     if not best.indices:
         best = tight
     gives_way = tight.rows_per_s < _WORTH * best.rows_per_s or tight.indices[0] > 0
@@ -83,27 +93,55 @@ def chosen(
     return Choice(tight.indices, gave_way=gives_way)
 
 
-def _filled(
-    wants: Sequence[Want], now_s: float, most_rows: int, cost_s: Callable[[int], float], with_: int | None = None
-) -> _Batch:
-    """The first of those that are in time if a batch of so many rows is run; and one of them in any case, or nobody."""
-    ends_s = now_s + HEADROOM * cost_s(most_rows)
+class _Look(NamedTuple):
+    """What is looked at: who waits, whose wishes count, and who fills what room there is."""
+
+    wants: Sequence[Want]
+    first: Sequence[int]
+    others: Sequence[int]
+    now_s: float
+    cost_s: Callable[[int], float]
+
+
+def _parted(wants: Sequence[Want]) -> tuple[list[int], list[int]]:
+    """Those before whom nobody of a higher priority stands, and the others."""
+    parted: tuple[list[int], list[int]] = [], []
+    highest = wants[0].priority
+    for index, want in enumerate(wants):
+        highest = max(highest, want.priority)
+        parted[want.priority < highest].append(index)
+    return parted
+
+
+def _filled(look: _Look, most_rows: int, with_: int | None = None) -> _Batch:
+    """Those that are in time if a batch of so many rows is run, in order; and one of them in any case, or nobody."""
+    wants, cost_s = look.wants, look.cost_s
+    ends_s = look.now_s + HEADROOM * cost_s(most_rows)
     indices: list[int] = []
     rows = 0
     if with_ is not None:
         rows = wants[with_].rows
         if wants[with_].deadline_s < ends_s or rows > most_rows:
-            return _Batch([], -math.inf)
+            return _NOBODY
         indices.append(with_)
-    for index, want in enumerate(wants):
+    for index in look.first:
+        want = wants[index]
         if want.deadline_s < ends_s or index == with_:
             continue
         if rows + want.rows > most_rows:
             break
         indices.append(index)
         rows += want.rows
+    if not rows:
+        return _NOBODY
+    rows_per_s = rows / max(cost_s(rows), _LEAST_S)
+    for index in look.others:
+        want = wants[index]
+        if want.deadline_s >= ends_s and rows + want.rows <= most_rows:
+            indices.append(index)
+            rows += want.rows
     indices.sort()
-    return _Batch(indices, rows / max(cost_s(rows), _LEAST_S) if rows else -math.inf)
+    return _Batch(indices, rows_per_s, rows)
 
 
 def _sizes(room_rows: int) -> Iterator[int]:
@@ -116,5 +154,5 @@ def _sizes(room_rows: int) -> Iterator[int]:
     yield 1
 
 
-def _rows_per_s(batch: _Batch) -> float:
-    return batch.rows_per_s
+def _worth(batch: _Batch) -> tuple[float, int]:
+    return batch.rows_per_s, batch.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class Group:
         level = self._levels.get(task.priority)
         if level is None:
             level = self._levels[task.priority] = deque()
+        task.stands_s = task.enqueued_s
         level.append(task)
         self.rows += task.rows
         if task.deadline_s is not None and self._deadline_s is not None:
@@ -58,30 +60,22 @@ class Group:
         self.rows += task.rows
         self._deadline_s = None
 
-    def let_pass(self, rows: int, steps_aside: Callable[[Task], bool]) -> None:
-        """Those behind the head, of its priority, come before it: so many rows of them.
+    def has_rest(self) -> bool:
+        """Whether what is left of a request that was cut is in it: that stands in front of its level."""
+        return any(level[0].whole is not None for level in self._levels.values())
 
-        Args:
-            rows: At most.
-            steps_aside: Who stays where it is, as the head does.
-        """
-        level = self._levels[self.head().priority]
-        passing: list[Task] = []
-        staying = [level.popleft()]
-        while level:
-            task = level[0]
-            if steps_aside(task):
-                staying.append(level.popleft())
-            elif task.rows <= rows:
-                rows -= task.rows
-                passing.append(level.popleft())
-            else:
-                break
-        level.extendleft(reversed([*passing, *staying]))
+    def rows_from(self, priority: int) -> int:
+        """How many rows are of that priority or a higher one. Looks at each task."""
+        return sum(task.rows for level, tasks in self._levels.items() if level >= priority for task in tasks)
+
+    def nearest_s(self, count: int) -> float:
+        """The earliest deadline of the first so many of each priority; inf for none."""
+        first = (task.deadline_s for level in self._levels.values() for task in itertools.islice(level, count))
+        return min((each for each in first if each is not None), default=math.inf)
 
     def oldest_s(self) -> float:
         """When the one came that has waited longest. Something must wait."""
-        return min(level[0].enqueued_s for level in self._levels.values())  # Of those that let pass others, nearly.
+        return min(level[0].enqueued_s for level in self._levels.values())
 
     def deadline_s(self) -> float:
         """The earliest deadline of all; inf for none. Looked for only when something was taken out since."""
@@ -116,4 +110,4 @@ class Group:
 
 def precedence_s(task: Task) -> float:
     """See `policy.precedence_s`."""
-    return policy.precedence_s(enqueued_s=task.enqueued_s, priority=task.priority)
+    return policy.precedence_s(stands_s=task.stands_s, priority=task.priority)

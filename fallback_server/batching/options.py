@@ -39,6 +39,8 @@ class BatchingOptions:
         num_batch_threads: How many batches run at the same time, and how many of one queue; see `runs.Runs`.
         allowed_batch_sizes: The numbers of rows that a model is run with, ascending, the last of them
             `max_batch_size_rows`: a batch between two of them is padded up. Empty: any number.
+        worth_rows: So many rows, or fewer, are merged, where a model was found to take no less time for a row of more.
+            0: not known. What is allowed comes before it.
         enable_large_batch_splitting: Whether a request of more rows than a batch runs in pieces; without, it runs
             alone, in one piece.
         bulk_rows: The most rows of a piece, where that may be larger than a batch: as many as run for
@@ -64,6 +66,7 @@ class BatchingOptions:
     max_enqueued_bytes: int = 2**30
     num_batch_threads: int = 2
     allowed_batch_sizes: tuple[int, ...] = ()
+    worth_rows: int = 0
     enable_large_batch_splitting: bool = True
     bulk_rows: int = 0
     pad_variable_length_inputs: bool = False
@@ -94,6 +97,13 @@ class BatchingOptions:
     def batch_timeout_s(self) -> float:
         """The batch timeout in the clock's unit."""
         return self.batch_timeout_us / 1e6
+
+    @property
+    def merged_rows(self) -> int:
+        """The most rows of several requests that run together."""
+        if not self.worth_rows or self.allowed_batch_sizes:
+            return self.max_batch_size_rows
+        return min(self.worth_rows, self.max_batch_size_rows)
 
     @property
     def max_enqueued_rows(self) -> int:

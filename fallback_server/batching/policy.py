@@ -43,13 +43,13 @@ def due_in_time_s(*, due_s: float, oldest_s: float, deadline_s: float, run_s: fl
     return min(due_s, max(oldest_s, latest_s))
 
 
-def precedence_s(*, enqueued_s: float, priority: int) -> float:
+def precedence_s(*, stands_s: float, priority: int) -> float:
     """Where a request stands in its queue: the least is served first.
 
     One of a higher priority comes before those that came up to `MAX_OVERTAKEN_S` before it, for each step: so nobody is
     overtaken by whom came later than that, and none waits for ever.
     """
-    return enqueued_s - priority * MAX_OVERTAKEN_S
+    return stands_s - priority * MAX_OVERTAKEN_S
 
 
 def limit_rows(*, max_rows: int, wanted_rows: int, allowed: Sequence[int]) -> int:
@@ -79,6 +79,48 @@ def piece_rows(*, rows: int, max_rows: int, bulk_rows: int, row_s: float | None)
     if bulk_rows <= max_rows or not row_s:
         return min(rows, max_rows)
     return min(rows, max(max_rows, min(bulk_rows, int(PIECE_S / row_s))))
+
+
+def ahead(*, others_rows: int, large_rows: int, own_rows: int, piece_rows: int, batch_rows: int) -> int:
+    """How many full batches run before a request that comes now; of pieces as many as their rows make.
+
+    Large requests and the others take turns: each batch of those that stand before lets a piece of these run.
+
+    Args:
+        others_rows: That stand before it in batches of their own.
+        large_rows: Those of large requests that come before it, or take turns with it.
+        own_rows: Its own where it is such a large one, else 0.
+        piece_rows: Of large requests run at a time.
+        batch_rows: Of a full batch.
+    """
+    batches = others_rows // batch_rows
+    if own_rows:
+        return large_rows // batch_rows + min(batches, -(-(large_rows + own_rows) // piece_rows))
+    return batches + min(batches * piece_rows, large_rows) // batch_rows
+
+
+def is_large_turn(
+    *, others_wait: bool, begun: bool, stands_s: float, priority: int, other_s: float, other_priority: int
+) -> bool:
+    """Whether a piece of a large request runs next, where others could run too.
+
+    After each piece all others are asked first. Then it goes on, but for those of a higher priority that came less
+    than `MAX_OVERTAKEN_S` after its last piece for each step. Before its first piece it has its place in the line.
+
+    Args:
+        others_wait: Whether a piece ran last: others have their turn.
+        begun: Whether a piece of it has run.
+        stands_s: As of `precedence_s`, of the large one.
+        priority: Its.
+        other_s: When the one came that would be served otherwise.
+        other_priority: Its priority.
+    """
+    if others_wait:
+        return False
+    if begun and other_priority <= priority:
+        return True
+    ahead_s = precedence_s(stands_s=stands_s, priority=priority)
+    return ahead_s <= precedence_s(stands_s=other_s, priority=other_priority)
 
 
 def is_hopeless(*, left_s: float, ahead: float, batch_s: float | None, own_s: float | None, slots: int) -> bool:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from fallback_server.batching import policy
 from fallback_server.batching.adaptive import LatencyTarget
+from fallback_server.batching.backlog import Backlog
+from fallback_server.batching.batch_run import BatchRun
+from fallback_server.batching.company import Process
 from fallback_server.batching.costs import RunCosts
 from fallback_server.batching.fairness import Turn
-from fallback_server.batching.filling import HEADROOM, MAX_LOOKED_AT, Want, chosen
+from fallback_server.batching.filling import MAX_LOOKED_AT
 from fallback_server.batching.gathering import Gathering
-from fallback_server.batching.groups import Group, precedence_s
+from fallback_server.batching.groups import Group
 from fallback_server.batching.lengths import Lengths, Shapes
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.runs import Runner
 from fallback_server.batching.tasks import Array, Caller, Task
-from fallback_server.core.errors import DeadlineExceeded
-from fallback_server.late_inputs import LateInputs
+from fallback_server.batching.timely import Timely
+from fallback_server.core.errors import ExecutionFailed, InvalidInput, QueueFull, ServerError
+from fallback_server.late_inputs import LateInputs, size_bytes
 
 __all__ = ["Array", "BatchQueue", "BatchRun", "Caller", "Run", "Task"]
 
@@ -29,30 +32,10 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 TOO_LONG = 4
 """Times as long as whoever brings a request may run it."""
 
-_FAR = 10
-"""Times what a run takes on average: whoever has more time left needs no closer look."""
-
 _EXACT = -1
 """No size. Keeps what is not padded apart from what may be."""
 
 _keys = itertools.count()
-
-
-@dataclass(kw_only=True, slots=True)  # Not frozen: that makes one take twice as long, and there is one a run.
-class BatchRun:
-    """One run that has ended well.
-
-    Attributes:
-        rows: That were asked for.
-        padded_rows: That were run, with what was added to reach an allowed size.
-        queued_s: How long each of its requests had waited; of one that runs in pieces, with its first.
-        run_s: How long the run took.
-    """
-
-    rows: int
-    padded_rows: int
-    queued_s: tuple[float, ...]
-    run_s: float
 
 
 class BatchQueue:
@@ -60,6 +43,7 @@ class BatchQueue:
 
     Only tasks whose inputs agree in all dimensions but the first can be merged, or can be made to agree, so each
     combination is a group of its own; of the groups that are due the one whose head has waited longest comes first.
+    Requests that are larger than half of all places stand beside the groups, and let them run after each piece.
 
     Args:
         name: For logs.
@@ -71,6 +55,7 @@ class BatchQueue:
         lanes: How many of its runs may be under way, beside all others; 0: as the scheduler shares out its threads.
         runner: What runs it and other queues, where that takes only so many at a time.
         in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
+        process: What runs it, where that can leave a core to others.
 
     Attributes:
         name: For logs.
@@ -81,7 +66,10 @@ class BatchQueue:
         bytes: How many bytes of input wait.
         lanes: See above.
         runner: See above.
+        process: See above.
+        room_until_s: Until when it leaves a core and a place to others, being flooded; see `Company`. The scheduler's.
         lengths: How inputs of different lengths are made alike; None where they aren't.
+        in_process: See above.
         costs: What its runs have taken.
         turn: Its account with the scheduler, and its weight.
         on_run: See above.
@@ -100,6 +88,7 @@ class BatchQueue:
         lanes: int = 0,
         in_process: bool = False,
         runner: Runner | None = None,
+        process: Process | None = None,
     ) -> None:
         self.name = name
         self.run = run
@@ -107,26 +96,28 @@ class BatchQueue:
         self.merges = merges and options.enabled
         self.rows = 0
         self.bytes = 0
-        self._half_rows = max(options.max_enqueued_rows // 2, options.max_batch_size_rows)
-        self._large_rows = 0
+        self._most_rows = options.max_enqueued_rows
+        self._half_rows = max(self._most_rows // 2, options.max_batch_size_rows)
         self.lanes = lanes
         self.runner = runner
+        self.process = process
+        self.room_until_s = -math.inf
         self.runs_here = 0
         self.lengths: Lengths | None = None
-        if options.pad_variable_length_inputs and variable_axes:
+        if options.pad_variable_length_inputs and variable_axes and any(variable_axes.values()):
             self.lengths = Lengths(axes=variable_axes, allowed=options.allowed_lengths)
         self.costs = RunCosts()
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
-        self._in_process = in_process
+        self.in_process = in_process
         # Of what runs where its requests come in a long run is one too many.
         self._believed_s = TOO_LONG * options.max_inline_us / 1e6 if in_process else math.inf
-        self._groups: dict[Shapes, Group] = {}
-        self._gave_way = False
+        self._backlog = Backlog(self._group_due_at_s if options.batch_timeout_us else None)
+        self._timely = Timely(self.costs, self.run_rows)
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
             self._target = LatencyTarget(
-                options.target_latency_ms / 1e3, options.max_batch_size_rows, options.allowed_batch_sizes
+                options.target_latency_ms / 1e3, options.merged_rows, options.allowed_batch_sizes
             )
         self._left_out = False
         self._running_rows = 0
@@ -139,28 +130,59 @@ class BatchQueue:
 
     def admits(self, rows: int) -> bool:
         """Whether a task of so many rows more may wait. What runs one by one counts as one each."""
-        most = self.options.max_enqueued_rows
+        most = self._most_rows
         if not self.merges:
             return policy.admits(rows=1, queued_rows=len(self), max_queued_rows=most)
+        if self._has_most_large(rows):
+            return False
         if rows > self._half_rows:
-            rows = max(0, self._half_rows - self._large_rows)
+            rows = max(0, self._half_rows - self._backlog.large.rows)
         return policy.admits(rows=rows, queued_rows=self.counted_rows(), max_queued_rows=most)
 
     def counted_rows(self) -> int:
         """What takes places from others: all that wait, of large requests together half of the places at most."""
         if not self.merges:
             return len(self)
-        return self.rows - max(0, self._large_rows - self._half_rows)
+        over_rows = self._backlog.large.rows - self._half_rows
+        return self.rows - over_rows if over_rows > 0 else self.rows
+
+    def refusal(self, task: Task, now_s: float, *, threads: int) -> ServerError | None:
+        """Why a task may not wait; None where it may.
+
+        Args:
+            task: Which comes now.
+            now_s: The instant.
+            threads: How many batches run at a time.
+        """
+        most = self._most_rows
+        if self.is_hopeless(task, now_s, threads=threads):
+            return QueueFull(
+                f"the queue of {self.name} is too full to answer in time: {self.rows} rows wait, and "
+                f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
+            )
+        if self.merges and task.rows <= self._half_rows and self.counted_rows() + task.rows <= most:
+            return None
+        if task.rows > most and self.merges and not size_bytes(task.inputs):
+            return InvalidInput(
+                f"{task.rows} rows without a value are more than max_enqueued_batches * max_batch_size = {most}"
+            )
+        if self.admits(task.rows):
+            return None
+        why = f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {most}"
+        if self._has_most_large(task.rows):
+            many, half_rows = self.options.max_enqueued_batches, self._half_rows
+            why = f"of more than {half_rows} rows no more requests may than max_enqueued_batches = {many}"
+        return QueueFull(f"the queue of {self.name} is full: {self.counted_rows()} rows wait, {why}")
 
     def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
         """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
-        if task.deadline_s is None or not self.rows:
+        if task.deadline_s is None or (self.rows < self.batch_rows and self.merges):
             return False
-        ahead, rows = self.batches(), self.batch_rows
+        ahead = self.batches(task.priority, rows=task.rows)
         if not ahead:
             return False  # It is among the next that run, or are refused.
-        if not self.merges:
-            rows = max(1, self.rows // ahead)  # As many as each of them has.
+        # What runs one by one has as many rows as each of those that wait.
+        rows = self.batch_rows if self.merges else max(1, self.rows // len(self))
         return policy.is_hopeless(
             left_s=task.deadline_s - now_s,
             ahead=ahead,
@@ -170,9 +192,12 @@ class BatchQueue:
         )
 
     def takes_alone(self, inputs: Mapping[str, Array], rows: int) -> bool:
-        """Whether a request is a batch by itself, as it came: whole, not padded, nor made, nor waiting for others."""
+        """Whether a request may be a batch by itself, as it came: whole, not padded, nor made, nor waiting for others.
+
+        In this process alone: elsewhere no run is short.
+        """
         most = self.batch_rows
-        if not 0 < rows <= most or isinstance(inputs, LateInputs):
+        if not (self.in_process and 0 < rows <= most) or isinstance(inputs, LateInputs):
             return False
         if not self.merges:
             return True
@@ -185,21 +210,30 @@ class BatchQueue:
         """How many of its batches run at a time on so many threads."""
         return threads if self.runner is None else min(threads, self.runner.at_once)
 
-    def batches(self) -> int:
-        """How many full batches wait."""
-        return self.rows // self.batch_rows if self.merges else len(self)
+    def batches(self, priority: int = 0, *, rows: int = 1) -> int:
+        """How many full batches run before a request of that priority, and so many rows, that comes now."""
+        tasks, before_rows = self._backlog.before(priority)
+        if not self.merges:
+            return tasks
+        large_rows = self._backlog.large.rows_from(priority) if self._backlog.large.rows else 0
+        if not large_rows and rows <= self._half_rows:
+            return before_rows // self.batch_rows
+        return policy.ahead(
+            others_rows=before_rows - large_rows,
+            large_rows=large_rows,
+            own_rows=rows if rows > self._half_rows else 0,
+            piece_rows=self._piece_rows(large_rows or rows),
+            batch_rows=self.batch_rows,
+        )
 
     def put(self, task: Task) -> None:
         """Appends a task to its group."""
-        key = self._key(task) if self.merges else ()
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Group()
-        group.put(task)
+        key: Shapes | None = ()
+        if self.merges:
+            key = None if task.rows > self._half_rows else self._key(task)
+        self._backlog.put(task, key)
         self.rows += task.rows
         self.bytes += task.bytes
-        if self._is_large(task):
-            self._large_rows += task.rows
         if self._gathering is not None:
             self._gathering.here(min(self.rows + self._running_rows, self.options.max_batch_size_rows))
             if task.priority > 0:
@@ -208,16 +242,20 @@ class BatchQueue:
                 self._latest_s = min(self._latest_s, task.deadline_s - 2 * (self.costs.expected_s(self.rows) or 0.0))
 
     def due_at_s(self) -> float:
-        """When the next batch is due. Something must wait."""
-        due_s = min(map(self._group_due_at_s, self._groups.values()))
-        if not self.merges or self.rows >= self.batch_rows:
-            return due_s
-        if self._gathering is None:
-            return -math.inf if self.options.batch_timeout_us and self._anybody_left() else due_s
-        until_s = min(self._latest_s, self._gathering.until_s(self.rows, running=self._running_rows > 0))
-        if until_s <= due_s or any(group.head().whole is not None for group in self._groups.values()):
-            return due_s  # What is left of a large request has waited for its other pieces.
-        return until_s
+        """When the next batch is due; -inf where it is. Something must wait."""
+        backlog = self._backlog
+        if not self.merges or backlog.large.rows:
+            return -math.inf
+        many = self.rows >= self.batch_rows
+        # Where there are fewer rows than a batch has so few tasks, and groups, are looked at.
+        if self.options.batch_timeout_us:
+            return -math.inf if not many and self._anybody_left() else backlog.groups.due_at_s()
+        if many or self._gathering is None:
+            return -math.inf
+        until_s = self._gathering.until_s(self.rows, running=self._running_rows > 0)
+        if until_s == -math.inf or any(group.has_rest() for group in backlog.groups):
+            return -math.inf  # What is left of a request has waited for its other pieces.
+        return min(self._latest_s, until_s)
 
     def began(self, rows: int, now_s: float) -> None:
         """What was taken begins to run. So many rows."""
@@ -238,30 +276,36 @@ class BatchQueue:
         Something must wait. The batch is empty where that was settled meanwhile. What is in it and could not be in time
         even alone is `refused`. Of those that wait for company whoever's caller has left comes by itself.
         """
-        if self.options.batch_timeout_us:
+        if self.options.batch_timeout_us and self.rows < self.batch_rows:
             left = self.drop(_left)
-            if left or not self._groups:
+            if left or not self.rows:
                 return left
-        key, group = self._first(now_s)
+        key = self._backlog.next(now_s)
+        if key is None:
+            return self._large(now_s)
+        group = self._backlog.groups[key]
         batch = self._merge(group, now_s) if self.merges else self._single(group, now_s)
-        if not len(group):
-            del self._groups[key]
+        self._backlog.groups.changed(key)
         return batch
 
     def tasks(self) -> list[Task]:
         """All that wait, in no particular order."""
-        return [task for group in self._groups.values() for task in group.tasks()]
+        return self._backlog.tasks()
 
     def drop(self, unwanted: Callable[[Task], bool]) -> list[Task]:
         """Removes the tasks that nobody wants any more, wherever they stand; returns those without an outcome."""
-        dropped: list[Task] = []
-        for key, group in list(self._groups.items()):
-            dropped += group.drop(unwanted)
-            if not len(group):
-                del self._groups[key]
+        dropped = self._backlog.drop(unwanted)
         for task in dropped:
-            self._gone(task)
+            self.rows -= task.rows
+            self.bytes -= task.bytes
         return [task for task in dropped if task.whole is None or task.whole.settle()]
+
+    def give_up(self) -> list[Task]:
+        """Removes all that wait, refused: after an error of ours."""
+        given_up = self.drop(lambda _: True)
+        for task in given_up:
+            task.refused = ExecutionFailed("no batch could be put together")
+        return given_up
 
     def ran(self, run: BatchRun, now_s: float) -> None:
         """A run has ended well, now."""
@@ -278,7 +322,7 @@ class BatchQueue:
         Not before runs were measured, nor after one has taken `TOO_LONG` times `max_inline_us`, until another has shown
         that this was an exception.
         """
-        if not self._in_process:
+        if not self.in_process:
             return False
         run_s = self.costs.shown_s(rows)
         return run_s is not None and run_s <= bound_s
@@ -291,19 +335,27 @@ class BatchQueue:
     @property
     def batch_rows(self) -> int:
         """How many rows go into the next batch."""
-        return self.options.max_batch_size_rows if self._target is None else self._target.rows
+        return self.options.merged_rows if self._target is None else self._target.rows
 
     def __len__(self) -> int:
-        return sum(map(len, self._groups.values()))
+        return len(self._backlog)
 
     def __repr__(self) -> str:
         return f"BatchQueue({self.name}, {len(self)} tasks, {self.rows} rows, {'merges' if self.merges else 'single'})"
 
-    def _first(self, now_s: float) -> tuple[Shapes, Group]:
-        if len(self._groups) == 1:
-            return next(iter(self._groups.items()))
-        due = [item for item in self._groups.items() if self._group_due_at_s(item[1]) <= now_s]
-        return min(due or self._groups.items(), key=lambda item: precedence_s(item[1].head()))
+    def _large(self, now_s: float) -> list[Task]:
+        """A piece of the large request whose turn it is; all of it where large ones run in one piece."""
+        group = self._backlog.large
+        while group.rows and group.head().settled:
+            self._gone(group.pop())
+        if not group.rows:
+            return []
+        if self.merges and self.options.enable_large_batch_splitting:
+            return self._cut(group, group.head(), now_s)
+        return self._single(group, now_s)
+
+    def _has_most_large(self, rows: int) -> bool:
+        return rows > self._half_rows and len(self._backlog.large) >= self.options.max_enqueued_batches
 
     def _single(self, group: Group, now_s: float) -> list[Task]:
         """The head alone. What is left of one that was cut runs with all that was cut off: no piece counts any more."""
@@ -311,7 +363,7 @@ class BatchQueue:
         self._gone(task)
         if task.whole is not None and not task.whole.settle():
             return []
-        self._refuse_if_late(task, self.costs.recent_s(task.size, now_s), now_s)
+        task.refuse_if_late(self.costs.recent_s(self.run_rows(task.size), now_s), now_s)
         return [task]
 
     def _merge(self, group: Group, now_s: float) -> list[Task]:
@@ -320,12 +372,12 @@ class BatchQueue:
         self._left_out = False
         taken: list[Task] = []
         rows, tightest_s = 0, math.inf
-        while len(group):
+        while group.rows:
             head = group.head()
             if head.settled:
                 self._gone(group.pop())
                 continue
-            if head.rows > room and self._runs_in_pieces(head):
+            if self._runs_in_pieces(head):
                 if not taken:
                     return self._cut(group, head, now_s)
                 break
@@ -336,7 +388,9 @@ class BatchQueue:
             rows += head.rows
             if head.deadline_s is not None and head.deadline_s < tightest_s:
                 tightest_s = head.deadline_s
-        if tightest_s < math.inf and self._is_tight(tightest_s - now_s, self.run_rows(rows), now_s):
+        if (tightest_s < math.inf and self._timely.is_tight(tightest_s - now_s, rows, now_s)) or (
+            group.rows and self._timely.is_tight(group.nearest_s(room) - now_s, rows, now_s, behind=True)
+        ):
             taken = self._in_time(group, taken, now_s)
         return self._settled_out(taken)
 
@@ -351,14 +405,6 @@ class BatchQueue:
                 batch.append(task.cut(task.rows))
         return batch
 
-    def _is_tight(self, left_s: float, rows: int, now_s: float) -> bool:
-        """Whether a run of so many rows could take longer than is left."""
-        mean_s = self.costs.expected_s(rows)
-        if mean_s is None or mean_s * _FAR < left_s:
-            return False
-        likely_s = self.costs.likely_s(rows, now_s)
-        return likely_s is not None and HEADROOM * likely_s > left_s
-
     def _in_time(self, group: Group, taken: list[Task], now_s: float) -> list[Task]:
         """Of what was taken, and of what waits behind it, what runs together in time; and what can't run in time."""
         room = self.batch_rows
@@ -372,9 +418,7 @@ class BatchQueue:
                 task = group.pop()
             else:
                 break
-            least_s = self.costs.recent_s(self.run_rows(task.rows), now_s)
-            passed = task.deadline_s is not None and task.deadline_s <= now_s
-            if passed or task.caller.cancelled or self._refuse_if_late(task, least_s, now_s):
+            if self._timely.is_late(task, now_s):
                 late.append(task)
             else:
                 able.append(task)
@@ -383,61 +427,45 @@ class BatchQueue:
             group.put_back(task)
         if not able:
             return late
-        wants = [Want(task.rows, math.inf if task.deadline_s is None else task.deadline_s) for task in able]
-        choice = chosen(
-            wants,
-            now_s=now_s,
-            room_rows=room,
-            cost_s=lambda rows: self.costs.likely_s(self.run_rows(rows), now_s) or 0.0,
-            may_give_way=not self._gave_way,
-        )
-        self._gave_way = choice.gave_way
-        indices = set(choice.indices)
+        indices = self._timely.chosen(able, now_s, room_rows=room)
         for index in range(len(able) - 1, -1, -1):
             if index not in indices:
                 group.put_back(able[index])
-        return late + [able[index] for index in choice.indices]
-
-    def _refuse_if_late(self, task: Task, least_s: float | None, now_s: float) -> bool:
-        """Whether a task can't be in time any more if it takes at least so long; then it is not to be run."""
-        if least_s is None or task.deadline_s is None or now_s + least_s <= task.deadline_s:
-            return False
-        task.refused = DeadlineExceeded(
-            f"not run: {(task.deadline_s - now_s) * 1e3:.1f} ms are left after "
-            f"{(now_s - task.enqueued_s) * 1e3:.0f} ms in the queue, and a run takes {least_s * 1e3:.1f} ms"
-        )
-        return True
+        return late + [able[index] for index in sorted(indices)]
 
     def _runs_in_pieces(self, task: Task) -> bool:
+        """Whether its next rows run by themselves, and not with others."""
+        if task.whole is not None and self.lengths is not None and not self.lengths.allowed:
+            return True  # Others might be longer: its pieces are to be as long as each other.
         most = self.batch_rows if task.whole is not None else self.options.max_batch_size_rows
         return task.rows > most and self.options.enable_large_batch_splitting
 
-    def _cut(self, group: Group, head: Task, now_s: float) -> list[Task]:
-        """The next rows of a large request; or all of it, refused, where the last of them would be too late."""
-        options = self.options
-        largest = self.batch_rows
+    def _piece_rows(self, rows: int) -> int:
+        """How many rows of so many that are left of a request run at a time."""
+        options, largest = self.options, self.batch_rows
         batch_s = self.costs.expected_s(largest)
         row_s = None if batch_s is None else batch_s / largest
         bulk_rows = 0 if options.allowed_batch_sizes or self._target is not None else options.bulk_rows
-        size = policy.piece_rows(rows=head.rows, max_rows=largest, bulk_rows=bulk_rows, row_s=row_s)
+        return policy.piece_rows(rows=rows, max_rows=largest, bulk_rows=bulk_rows, row_s=row_s)
+
+    def _cut(self, group: Group, head: Task, now_s: float) -> list[Task]:
+        """The next rows of a large request; or all of it, refused, where the last of them would be too late."""
+        size = self._piece_rows(head.rows)
         piece_s = self.costs.recent_s(self.run_rows(size), now_s)
-        least_s = (
-            None if piece_s is None else piece_s * max(1.0, head.rows / size / self.at_once(options.num_batch_threads))
-        )
-        if self._refuse_if_late(head, least_s, now_s):
+        at_once = self.at_once(self.options.num_batch_threads)
+        least_s = None if piece_s is None else piece_s * max(1.0, head.rows / size / at_once)
+        if head.refuse_if_late(least_s, now_s, runs=-(-head.rows // size)):
             self._gone(group.pop())
             return [head] if head.whole is None or head.whole.settle() else []
-        self._gone(head)
         piece = head.cut(size)
-        self.rows += head.rows
-        self.bytes += head.bytes
-        if self._is_large(head):
-            self._large_rows += head.rows
+        self._backlog.cut(head, piece.rows)
+        self.rows -= piece.rows
+        self.bytes -= piece.bytes
         group.rows -= piece.rows
         if not head.rows:
-            group.pop()
-        elif self._is_large(head):
-            group.let_pass(self.batch_rows, self._is_large)
+            self._gone(group.pop())
+        elif group is self._backlog.large:
+            head.stands_s = now_s  # Not before: what is popped is whoever comes first.
         return [piece]
 
     def _anybody_left(self) -> bool:
@@ -447,25 +475,22 @@ class BatchQueue:
     def _gone(self, task: Task) -> None:
         self.rows -= task.rows
         self.bytes -= task.bytes
-        if self._is_large(task):
-            self._large_rows -= task.rows
-
-    def _is_large(self, task: Task) -> bool:
-        """Whether it came with more rows than half of all places: see `counted_rows`."""
-        return task.size > self._half_rows
+        self._backlog.gone(task)
 
     def _key(self, task: Task) -> Shapes:
         inputs = task.inputs
         if self.lengths is not None and not task.exact:
             return self.lengths.class_of(inputs)
         shapes = tuple(inputs[name].shape[1:] for name in sorted(inputs))
-        return (*shapes, (_EXACT,)) if task.exact else shapes
+        return (*shapes, (_EXACT,)) if task.exact and self.lengths is not None else shapes
 
     def _group_due_at_s(self, group: Group) -> float:
-        timeout_s = self.options.batch_timeout_s if self.merges else 0.0
         oldest_s = group.oldest_s()
+        if group.has_rest():
+            return oldest_s  # It has waited for its other pieces.
+        timeout_s = self.options.batch_timeout_s
         due_s = policy.due_at_s(oldest_s=oldest_s, rows=group.rows, max_rows=self.batch_rows, timeout_s=timeout_s)
-        if not timeout_s or due_s <= oldest_s:
+        if due_s <= oldest_s:
             return due_s
         run_s = self.costs.expected_s(self.run_rows(group.rows))
         return policy.due_in_time_s(due_s=due_s, oldest_s=oldest_s, deadline_s=group.deadline_s(), run_s=run_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -54,12 +54,12 @@ class Runs:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._own: Counter[Hashable] = Counter()
-        self._busy: Counter[Runner] = Counter()
+        self._own: dict[Hashable, int] = {}
+        self._busy: dict[Runner, int] = {}
         self._runs: deque[Run] = deque()
 
     def __len__(self) -> int:
-        return self._own.total()
+        return sum(self._own.values())
 
     def begin(self, queue: Hashable, now_s: float, *, counts: bool = True, runner: Runner | None = None) -> Run:
         """A batch of the queue begins.
@@ -71,9 +71,9 @@ class Runs:
             runner: The queue's, where it has one.
         """
         run = Run(queue, now_s, counts, runner)
-        self._own[queue] += 1
+        self._own[queue] = self._own.get(queue, 0) + 1
         if runner is not None:
-            self._busy[runner] += 1
+            self._busy[runner] = self._busy.get(runner, 0) + 1
         if counts:
             self._runs.append(run)
         return run
@@ -82,15 +82,20 @@ class Runs:
         """It has ended."""
         if run.counts:
             self._runs.remove(run)
-        self._own[run.queue] -= 1
-        if not self._own[run.queue]:
-            del self._own[run.queue]
-        if run.runner is not None:
-            self._busy[run.runner] -= 1
-            if not self._busy[run.runner]:
-                del self._busy[run.runner]
+        if left := self._own.pop(run.queue) - 1:
+            self._own[run.queue] = left
+        if run.runner is not None and (left := self._busy.pop(run.runner) - 1):
+            self._busy[run.runner] = left
 
-    def may_begin_s(self, queue: Hashable, now_s: float, *, lanes: int = 0, runner: Runner | None = None) -> float:
+    def may_begin_s(
+        self,
+        queue: Hashable,
+        now_s: float,
+        *,
+        lanes: int = 0,
+        runner: Runner | None = None,
+        room_until_s: float = -math.inf,
+    ) -> float:
         """From when on the queue may begin a batch, if none ends before: -inf for now, inf if one must end.
 
         Args:
@@ -98,16 +103,18 @@ class Runs:
             now_s: The instant.
             lanes: How many it may have under way whatever others do; 0: as those let it.
             runner: The queue's, where it has one.
+            room_until_s: Until when it leaves one of the slots to others, where there are several.
         """
         if not self._own:
             return -math.inf
-        if runner is not None and self._busy[runner] >= runner.at_once:
+        if runner is not None and self._busy.get(runner, 0) >= runner.at_once:
             return math.inf
-        own = self._own[queue]  # A Counter keeps no key that is only looked at.
+        own = self._own.get(queue, 0)
         if lanes:
             return -math.inf if own < lanes else math.inf
-        if own >= self._slots:
-            return math.inf
+        all_taken = own >= self._slots
+        if all_taken or (own and own == self._slots - 1 and room_until_s > now_s):
+            return math.inf if all_taken else room_until_s
         bound = self._slots if own else self._slots + 1
         counted = self._counted(now_s)
         if counted < bound:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from fallback_server.batching.company import Company
 from fallback_server.batching.execution import Outcome, execute, execute_alone, unwanted
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
 from fallback_server.batching.options import MAX_THREADS, BatchingOptions
@@ -66,6 +67,7 @@ class BatchScheduler:
         self, *, options: BatchingOptions, on_done: OnDone, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._options = options
+        self._inline_s = options.max_inline_us / 1e6
         self._on_done = on_done
         self._clock = clock
         self._lock = threading.Lock()
@@ -73,6 +75,7 @@ class BatchScheduler:
         self._waiting: dict[BatchQueue, None] = {}
         self._runs = Runs(options.num_batch_threads)
         self._shares = DeficitRoundRobin()
+        self._company = Company()
         self._swept_s: dict[BatchQueue, float] = {}
         self._bytes = 0
         self._idle = 0
@@ -151,26 +154,26 @@ class BatchScheduler:
             deadline_s: As of `Task`.
             inline_s: As in `run_here`.
         """
-        bound_s = self._options.max_inline_us / 1e6 if inline_s is None else inline_s
         if not queue.takes_alone(inputs, rows):
             return None
-        now_s = self._clock()
+        clock, runs, runner = self._clock, self._runs, queue.runner
+        now_s = clock()
         with self._lock:
             if (
                 self._stopping
                 or queue.rows
-                or not queue.is_short(rows, bound_s=bound_s)
-                or self._runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=queue.runner) > now_s
+                or not queue.is_short(rows, bound_s=self._inline_s if inline_s is None else inline_s)
+                or runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=runner) > now_s
                 or (self._bytes and self._bytes + size_bytes(inputs) > self._options.max_enqueued_bytes)
                 or (deadline_s is not None and now_s + (queue.costs.recent_s(rows, now_s) or 0.0) >= deadline_s)
             ):
                 return None
-            run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
+            run = runs.begin(queue, now_s, counts=not queue.lanes, runner=runner)
             queue.runs_here += 1
-        outcome = execute_alone(queue, inputs, rows=rows, clock=self._clock)
+        outcome = execute_alone(queue, inputs, rows=rows, clock=clock)
         with self._lock:
-            self._runs.end(run)
-            self._shares.charge(queue.turn, self._clock() - now_s)
+            runs.end(run)
+            self._shares.charge(queue.turn, clock() - now_s)
             if self._waiting and self._idle:
                 self._wake.notify()
         return outcome
@@ -232,16 +235,9 @@ class BatchScheduler:
             return ServerStopping("the server is stopping")
         if task.deadline_s is not None and now_s >= task.deadline_s:
             return DeadlineExceeded(f"the deadline had passed {(now_s - task.deadline_s) * 1e3:.0f} ms before it came")
-        if queue.is_hopeless(task, now_s, threads=self._options.num_batch_threads):
-            return QueueFull(
-                f"the queue of {queue.name} is too full to answer in time: {queue.rows} rows wait, and "
-                f"{((task.deadline_s or now_s) - now_s) * 1e3:.0f} ms are left"
-            )
-        if not queue.admits(task.rows):
-            return QueueFull(
-                f"the queue of {queue.name} is full: {queue.counted_rows()} rows wait, "
-                f"{task.rows} more would pass max_enqueued_batches * max_batch_size = {queue.options.max_enqueued_rows}"
-            )
+        refusal = queue.refusal(task, now_s, threads=self._options.num_batch_threads)
+        if refusal is not None:
+            return refusal
         if self._bytes and self._bytes + task.bytes > self._options.max_enqueued_bytes:
             return QueueFull(
                 f"the server's queues are full: {self._bytes} bytes wait, "
@@ -314,7 +310,9 @@ class BatchScheduler:
         """As `_call_threads`, for what was not refused. Under the lock."""
         queues = [queue for (queue, _), no in zip(items, refusals, strict=True) if no is None and queue not in but]
         if queues:
-            self._call_threads(tuple(dict.fromkeys(queues)), len(queues), now_s)
+            different = tuple(dict.fromkeys(queues))
+            # One thread takes all that runs together. More would wake up for nothing, each with the lock.
+            self._call_threads(different, sum(max(1, queue.batches()) for queue in different), now_s)
 
     def _call_threads(self, queues: Sequence[BatchQueue], accepted: int, now_s: float) -> None:
         """Sees to it that somebody looks at what has come, if not now then when a batch has run long. Under the lock.
@@ -376,13 +374,20 @@ class BatchScheduler:
 
     def _may_s(self, queue: BatchQueue, now_s: float) -> float:
         """From when on a queue in which something waits may begin a batch, if none ends before. Under the lock."""
-        due_s = -math.inf if self._stopping else queue.due_at_s()
-        return max(due_s, self._runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=queue.runner))
+        begin_s = self._runs.may_begin_s(
+            queue, now_s, lanes=queue.lanes, runner=queue.runner, room_until_s=queue.room_until_s
+        )
+        # Not asked of a queue that has to wait for another batch to end: that may look at much.
+        return begin_s if begin_s == math.inf or self._stopping else max(begin_s, queue.due_at_s())
 
     def _take_of(self, queue: BatchQueue, now_s: float) -> _Taken | None:
         """A queue's next batch, taken out; None where what there was need not run. Under the lock."""
         before_bytes = queue.bytes
-        tasks = queue.take(now_s)
+        try:
+            tasks = queue.take(now_s)
+        except Exception:  # noqa: BLE001  it costs its own queue what waits there, and no thread
+            _log.exception("%s: no batch could be put together", queue.name)
+            tasks = queue.give_up()
         self._bytes -= before_bytes - queue.bytes
         # To the end of the line, so that those who have something left are served in turn.
         del self._waiting[queue]
@@ -395,6 +400,7 @@ class BatchScheduler:
         self._shares.charge(queue.turn, charged_s)
         if rows:
             queue.began(rows, now_s)
+        queue.room_until_s = self._company.room_until_s(queue.process, waiting=queue.batches(), now_s=now_s)
         run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
         return _Taken(queue, tasks, run, rows, charged_s)
 
@@ -443,13 +449,25 @@ class BatchScheduler:
 
     def _work(self) -> None:
         done: _Taken | None = None
-        while (taken := self._next(done)) is not None:
+        while True:
+            try:
+                taken = self._next(done)
+            except Exception:  # noqa: BLE001  no error of ours costs a thread: nobody would run what comes
+                _log.exception("a batch thread goes on after an error")
+                done = None
+                with self._lock:
+                    self._wake.wait(_SWEEP_S)  # Not at once: it may be there still.
+                continue
+            if taken is None:
+                return
             self._run(taken)
             # Its tasks hold their inputs, which would stay until this thread has something else to do.
             done = taken._replace(tasks=[])
             del taken
 
     def _run(self, taken: _Taken) -> None:
+        if taken.queue.process is not None:
+            taken.queue.process.leave_core(leave=taken.queue.room_until_s > taken.run.begun_s)
         self._hand_over(taken.queue.name, execute(taken.queue, taken.tasks, clock=self._clock))
 
     def _hand_over(self, name: str, outcomes: Sequence[Outcome]) -> None:

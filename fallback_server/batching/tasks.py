@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fallback_server.core.errors import ServerError
+from fallback_server.core.errors import DeadlineExceeded, ServerError
 from fallback_server.late_inputs import LateInputs, made, size_bytes
 
 Array = npt.NDArray[np.generic]
@@ -24,6 +24,10 @@ class Caller(Protocol):
         ...
 
 
+class PiecesUnlike(Exception):
+    """The outputs of a request's pieces differ in more than their rows. Says in what."""
+
+
 class Task:
     """One request that waits.
 
@@ -36,15 +40,17 @@ class Task:
         rows: How many of it wait: the inputs' first dimension in a queue that merges, 1 otherwise, less what was cut
             off. What it takes of bounds: an empty one takes a turn as well, and so counts as one.
         size: How many rows of the outputs are its own.
-        bytes: The inputs' size, once they are made, less what was cut off.
+        bytes: The inputs' size, once they are made, less what was cut off; a row without any counts as one.
         enqueued_s: When it came.
+        stands_s: What says who comes first; see `policy.precedence_s`.
         exact: Whether it runs only beside inputs of its very shapes, unpadded, whatever lengths may be padded.
         refused: Why it is not run, where that was found at its turn.
         whole: What its pieces come to, once one was cut off; of a piece, what it is of.
     """
 
     __slots__ = (
-        "bytes", "caller", "deadline_s", "enqueued_s", "exact", "inputs", "priority", "refused", "rows", "size", "whole"
+        "bytes", "caller", "deadline_s", "enqueued_s", "exact", "inputs", "priority", "refused", "rows", "size",
+        "stands_s", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -64,8 +70,9 @@ class Task:
         self.priority = priority
         self.rows = max(rows, 1)
         self.size = rows
-        self.bytes = size_bytes(inputs) if size_bytes_ is None else size_bytes_
+        self.bytes = max(size_bytes(inputs), rows) if size_bytes_ is None else size_bytes_
         self.enqueued_s = 0.0
+        self.stands_s = 0.0
         self.exact = exact
         self.refused: ServerError | None = None
         self.whole: Whole | None = None
@@ -74,6 +81,21 @@ class Task:
     def settled(self) -> bool:
         """Whether a piece of it has settled all of it: what is left of it need not run."""
         return self.whole is not None and self.whole.settled
+
+    def refuse_if_late(self, least_s: float | None, now_s: float, *, runs: int = 1) -> bool:
+        """Whether it can't be in time any more if its runs take at least so long together; then it is `refused`."""
+        if least_s is None or self.deadline_s is None or now_s + least_s <= self.deadline_s:
+            return False
+        waited_ms = (now_s - self.enqueued_s) * 1e3
+        if now_s >= self.deadline_s:
+            self.refused = DeadlineExceeded(f"the deadline passed after {waited_ms:.0f} ms in the queue")
+            return True
+        what = "a run takes" if runs == 1 else f"the {runs} runs of what is left of it take"
+        self.refused = DeadlineExceeded(
+            f"not run: {(self.deadline_s - now_s) * 1e3:.1f} ms are left after {waited_ms:.0f} ms in the queue, "
+            f"and {what} {least_s * 1e3:.1f} ms"
+        )
+        return True
 
     def made(self) -> Mapping[str, Array]:
         """The inputs as they are meant: those that come late are made, of one in pieces once."""
@@ -134,11 +156,13 @@ class Whole:
     Attributes:
         task: The request. Its inputs stay until it is settled: it may have to be run in one piece after all.
         settled: Whether it has its outcome.
+        shared: Its last piece, where that ran beside other requests; None where it did not.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.settled = False
+        self.shared: Piece | None = None
         self._lock = threading.Lock()
         self._made: Mapping[str, Array] | None = None
         self._given: dict[int, dict[str, Array]] = {}
@@ -156,19 +180,31 @@ class Whole:
         return not settled
 
     def add(self, piece: Piece, outcome: dict[str, Array] | ServerError) -> dict[str, Array] | ServerError | None:
-        """A piece has its outcome. What the whole comes to with it; None where pieces lack, or it has come to that."""
+        """A piece has its outcome. What the whole comes to with it; None where pieces lack, or it has come to that.
+
+        A piece may come again, with another outcome. Where this raises the whole has no outcome yet.
+
+        Raises:
+            PiecesUnlike: all are there, and can't be joined.
+        """
         if isinstance(outcome, ServerError):
             return outcome if self.settle() else None
         with self._lock:
             if self.settled:
                 return None
+            self._missing -= 0 if piece.begin in self._given else piece.size
             self._given[piece.begin] = outcome
-            self._missing -= piece.size
             if self._missing:
                 return None
-            self.settled = True
         given = [self._given[begin] for begin in sorted(self._given)]
-        return {name: np.concatenate([outputs[name] for outputs in given]) for name in given[0]}
+        unlike = _unlike(given)
+        if unlike:
+            raise PiecesUnlike(
+                f"its {self.task.size} rows ran in {len(given)} pieces, whose outputs can't be put together: {unlike}; "
+                "with fewer rows, or enable_large_batch_splitting=false, it runs in one"
+            )
+        joined = {name: np.concatenate([outputs[name] for outputs in given]) for name in given[0]}
+        return joined if self.settle() else None
 
     def rows(self, begin: int, end: int) -> Mapping[str, Array]:
         """Some rows of the inputs. What comes late is made with the first piece that runs, once for all."""
@@ -187,6 +223,18 @@ class Whole:
             if self._made is None:
                 self._made = made(self.task.inputs)
             return self._made
+
+
+def _unlike(given: Sequence[Mapping[str, Array]]) -> str:
+    """What keeps outputs from being joined along their rows; empty where nothing does."""
+    first = given[0]
+    for other in given[1:]:
+        if other.keys() != first.keys():
+            return f"{sorted(first)} and {sorted(other)}"
+        for name, array in first.items():
+            if other[name].shape[1:] != array.shape[1:]:
+                return f"{name} is {list(array.shape)} and {list(other[name].shape)}"
+    return ""
 
 
 class _Maker:

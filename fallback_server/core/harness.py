@@ -33,7 +33,7 @@ class Loaded(Generic[S]):
         holders: How many handles are open.
     """
 
-    __slots__ = ("holders", "servable")
+    __slots__ = ("__weakref__", "holders", "servable")
 
     def __init__(self, servable: S) -> None:
         self.servable = servable
@@ -118,6 +118,7 @@ class Harness(Generic[S]):
         self.available_since_s = now_s
         self.origin = self.origin or self.aspired
         self.begun = False
+        self.stop = None  # There is nothing to end any more, and it may keep what was loaded.
 
     def load_failed(self, error: str, *, retry_at_s: float | None, starved: bool = False) -> None:
         """LOADING to END. For want of memory it counts as no attempt."""

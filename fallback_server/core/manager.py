@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from fallback_server.core.alarm import Alarm
 from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.errors import NoMemory, VersionRefused
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.harness import Harness, Loaded
 from fallback_server.core.load_options import MIN_STARVED_RETRY_S, ManagerOptions, Prepare, stands_there
 from fallback_server.core.loader import MakeLoader, Servable
@@ -108,6 +108,23 @@ class Manager(Generic[S]):
             if harness is None or harness.state is not State.AVAILABLE:
                 raise self._table.why_not(name, version)
             return ServableHandle(harness, harness.acquire(), self._release)
+
+    @property
+    def moves(self) -> int:
+        """How many times any version's state has changed."""
+        return self._table.moves
+
+    def standing(
+        self, handle: ServableHandle[S], *, moves: int, steady: Callable[[], bool] = lambda: True
+    ) -> Standing[S]:
+        """The version of a handle, to be held again as long as it is the one that is found.
+
+        Args:
+            handle: Open; of this manager.
+            moves: As many changes there were before it was acquired.
+            steady: Whether whatever else led to it is still so.
+        """
+        return handle.standing(lock=self._lock, changes=self._table, moves=moves, steady=steady)
 
     def states(self, name: str) -> tuple[ServableState, ...]:
         """The states of all versions of a model that are known, the highest version first."""

@@ -17,7 +17,7 @@ from fallback_server.core.errors import (
     PreconditionFailed,
     ServerError,
 )
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.loader import Servable
 from fallback_server.core.manager import Manager
 from fallback_server.core.model_config import MAX_ENTRIES, ModelConfig, check_label, check_traffic
@@ -106,6 +106,25 @@ class Router(Generic[S]):
                 if version in coming:
                     raise
         return self._manager.acquire(name)
+
+    def standing(self, target: ModelTarget) -> Standing[S] | None:
+        """The version that every request of a target gets, whoever asks, until something changes.
+
+        None where they don't all get the same, or some run on a second version too; or where none answers.
+        """
+        routes, moves = self._routes, self._manager.moves
+        if target.version is None and target.label is None:
+            own = routes.get(target.name, PLAIN)
+            if not own.latest_answers or own.shadow is not None:
+                return None
+        elif target.version == 0:
+            return None  # See `acquire`.
+        try:
+            handle = self.acquire(target)
+        except ServerError:
+            return None
+        with handle:
+            return self._manager.standing(handle, moves=moves, steady=lambda: self._routes is routes)
 
     def shadow(self, name: str, answered: int) -> ServableHandle[S] | None:
         """Holds a second version that a request also runs on, its answer unseen; None for most requests.

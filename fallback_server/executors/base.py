@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -71,6 +71,7 @@ class Signature:
         batches_inside: Whether the model merges what reaches it at the same time: then requests are to reach it so.
         inputs_id: Signatures where this is the same, and not empty, read the same inputs of the model: one run answers
             several of them, under their `joint_name`.
+        worth_rows: So many rows take the least time each in one run, as was measured; 0: not known.
         batches: Whether every input and output has a variable first dimension, no trial showed that rows mix, and the
             model doesn't merge rows itself: then requests may be merged.
     """
@@ -82,6 +83,7 @@ class Signature:
     mixes_rows: bool = False
     batches_inside: bool = False
     inputs_id: str = ""
+    worth_rows: int = 0
     batches: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,48 @@ class GivenInputs(dict[str, Array]):
 
     So the memory of a large request is free while the model runs, where that runs on a copy.
     """
+
+
+class JoinedInputs(Mapping[str, Array]):
+    """The inputs of a batch, of which whoever copies them anyhow takes each request's rows from where they are.
+
+    To whoever looks at them by name they are put together first. For one thread at a time.
+
+    Args:
+        parts: Inputs by name, in the order of their rows; at least one, with the same names and dtypes, and shapes that
+            differ in the first dimension alone.
+        padding: As often the first row comes again behind them.
+    """
+
+    __slots__ = ("_joined", "_padding", "_parts")
+
+    def __init__(self, parts: Sequence[Mapping[str, Array]], *, padding: int = 0) -> None:
+        self._parts = parts
+        self._padding = padding
+        self._joined: dict[str, Array] = {}
+
+    def arrays(self, name: str) -> list[Array]:
+        """An input's rows in pieces, one behind the other, the padding as a view of one row."""
+        arrays = [part[name] for part in self._parts]
+        if self._padding:
+            first = next(array for array in arrays if len(array))
+            arrays.append(np.broadcast_to(first[:1], (self._padding, *first.shape[1:])))
+        return arrays
+
+    def __getitem__(self, name: str) -> Array:
+        """An input in one piece, which is made once."""
+        found = self._joined.get(name)
+        if found is None:
+            found = self._joined[name] = np.concatenate(self.arrays(name))
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._parts[0])
+
+    def __len__(self) -> int:
+        """How many names there are."""
+        return len(self._parts[0])
 
 
 class Executor(Protocol):

@@ -17,9 +17,10 @@ from fallback_server.core.errors import InvalidInput, LoadFailed, VersionNotRead
 from fallback_server.executors.base import Array, RunSizes, Signature
 from fallback_server.executors.definitions import definitions
 from fallback_server.executors.litert_files import SealedFile
-from fallback_server.executors.litert_graph import Unreadable, subgraphs_of
+from fallback_server.executors.litert_flow import foreign_values
+from fallback_server.executors.litert_graph import Unreadable, graphs_of_file
 from fallback_server.executors.litert_rules import keeps_state
-from fallback_server.executors.litert_runner import Runner, graphs_of, least_s
+from fallback_server.executors.litert_runner import Runner, graphs_of, least_s, one_line
 from fallback_server.executors.probing import keeps_rows, made_up, mixes_rows
 from fallback_server.executors.sizes import thinned
 
@@ -49,12 +50,13 @@ class LiteRtExecutor:
         progress: Called at each step of the warm-up.
 
     Attributes:
-        threads: Of one run.
+        threads: Of one run; where several are found to be faster, of one that has the processors to itself.
         run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`, and where that could not
             run all of them.
 
     Raises:
-        LoadFailed: LiteRT refuses the file, or it has nothing that can be called.
+        LoadFailed: LiteRT refuses the file, an answer might hold values that are not its own, or it has nothing that
+            can be called.
     """
 
     kind = "litert"
@@ -78,9 +80,9 @@ class LiteRtExecutor:
         kept = max(_MIN_KEPT, KEPT_BYTES // max(file.size_bytes, 1))
         self._sizes = thinned(sizes.rows, max(2, kept // sizes.threads))
         self._limit = max(1, min(sizes.threads, kept // len(self._sizes)))
+        stateful = _keeps_state(file)  # Before LiteRT reads it: that believes all that the file says.
         self._graphs = {graph.name: graph for graph in graphs_of(self.interpreter())}
         progress()
-        stateful = _keeps_state(file)
         for graph in self._graphs.values():
             # Several interpreters would each have their own; each request is to be answered as the first was.
             graph.keeps_state = stateful
@@ -90,7 +92,9 @@ class LiteRtExecutor:
         if not self._signatures:
             raise LoadFailed("it has no signature with outputs")
         self._signature_defs = definitions(self._signatures.values())
-        self._runners = self._made_runners()
+        self._runners = self._made_runners(self.threads)
+        self._wide: dict[str, Runner] = {}
+        self._running: list[None] = []
 
     @property
     def file(self) -> SealedFile:
@@ -110,7 +114,7 @@ class LiteRtExecutor:
     def run(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs a signature; see `Executor.run`. The outputs are the caller's own."""
         try:
-            return self._runners[signature].run(inputs)
+            return self._beside_others(signature, inputs) if self._wide else self._runners[signature].run(inputs)
         except KeyError:
             if signature in self._runners:
                 raise
@@ -135,14 +139,14 @@ class LiteRtExecutor:
                     self._run_of(name)(other)
             except InvalidInput as error:
                 _log.info("signature %r did not run on what was made up: %s", name, error)
-            if took_s is None and signature.batches and not keeps_rows(self._run_of(name), signature):
+            if took_s is None and signature.batches and not keeps_rows(self._run_of(name, together=True), signature):
                 self._keep_whole(name, "nothing could be tried that shows whether its rows keep apart")
             run_s.append(took_s)
         self.run_s = max((each for each in run_s if each is not None), default=0.0) if None not in run_s else 0.0
 
     def fill(self) -> None:
         """Plans now whatever would be planned when several run at once."""
-        for runner in self._runners.values():
+        for runner in (*self._runners.values(), *self._wide.values()):
             runner.fill()
 
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
@@ -160,34 +164,49 @@ class LiteRtExecutor:
 
     def close(self) -> None:
         """Lets go of all interpreters."""
-        runners, self._runners = self._runners, {}
-        for runner in runners.values():
+        runners, self._runners, self._wide = (*self._runners.values(), *self._wide.values()), {}, {}
+        for runner in runners:
             runner.close()
         self._file.close()
 
-    def interpreter(self) -> Any:
+    def interpreter(self, threads: int = 1) -> Any:
         """Another interpreter of the file, which maps the same pages.
+
+        Args:
+            threads: Of one run.
 
         Raises:
             LoadFailed: LiteRT refuses it.
         """
         module = import_litert()
         try:
-            return module.Interpreter(model_path=self._file.path, num_threads=self.threads)
+            return module.Interpreter(model_path=self._file.path, num_threads=threads)
         except (RuntimeError, ValueError, MemoryError) as error:
-            raise LoadFailed(f"LiteRT can't load it: {' '.join(str(error).split())}") from error
+            raise LoadFailed(f"LiteRT can't load it: {one_line(error)}") from error
 
-    def _made_runners(self) -> dict[str, Runner]:
-        return {name: self._made_runner(name) for name in self._graphs}
+    def _beside_others(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs on several threads what has the processors to itself, and on one what runs beside others.
 
-    def _made_runner(self, name: str) -> Runner:
+        Threads of one run wait for each other busily, at each of its operations, which takes the time from the others.
+        """
+        self._running.append(None)  # No lock: to append and to take away are single steps.
+        try:
+            runners = self._wide if len(self._running) == 1 else self._runners
+            return runners[signature].run(inputs)
+        finally:
+            self._running.pop()
+
+    def _made_runners(self, threads: int, *, limit: int = 0) -> dict[str, Runner]:
+        return {name: self._made_runner(name, threads, limit=limit) for name in self._graphs}
+
+    def _made_runner(self, name: str, threads: int, *, limit: int = 0) -> Runner:
         return Runner(
-            self.interpreter,
+            functools.partial(self.interpreter, threads),
             self._graphs[name],
             self._signatures[name],
             sizes=self._sizes,
-            limit=self._limit,
-            most_bytes=KEPT_BYTES,
+            limit=limit or self._limit,
+            most_bytes=KEPT_BYTES // 2 if limit else KEPT_BYTES,
         )
 
     def _run_of(self, name: str, *, together: bool = False) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -212,30 +231,44 @@ class LiteRtExecutor:
             self._keep_whole(name, "a row's answer depends on the rows beside it")
         if self._asked_threads == 0 and self.threads == 1:
             self._choose_threads(name, zeros)
-        if not self._runners[name].measure(zeros, progress=self._progress):
+        try:
+            keeps_number = self._runners[name].measure(zeros, progress=self._progress)
+            if name in self._wide:
+                self._wide[name].measure(zeros, progress=self._progress)
+        except (RuntimeError, ValueError) as error:
+            raise _refused(error) from error
+        if not keeps_number:
             self._keep_whole(name, "its outputs have not as many rows as its inputs")
-        return least_s(functools.partial(run, zeros))
+        elif most := self._runners[name].worth_rows:
+            self._signatures[name] = dataclasses.replace(self._signatures[name], worth_rows=most)
+            _log.info("signature %r: runs of %d rows take the least time a row: so many are merged", name, most)
+        return least_s(functools.partial(self.run, name, zeros), progress=self._progress)
 
     def _keep_whole(self, name: str, why: str) -> None:
         """Has a signature's requests run one by one."""
         self._signatures[name] = dataclasses.replace(self._signatures[name], mixes_rows=True)
         self._signature_defs = definitions(self._signatures.values())
-        self._runners[name].close()
-        self._runners[name] = self._made_runner(name)
+        for runners, threads in ((self._runners, 1 if self._wide else self.threads), (self._wide, self.threads)):
+            if name in runners:
+                runners[name].close()
+                runners[name] = self._made_runner(name, threads, limit=1 if runners is self._wide else 0)
         _log.warning("signature %r: %s: its requests are not merged", name, why)
 
     def _choose_threads(self, name: str, zeros: Mapping[str, Array]) -> None:
         """Has several threads run one row, where that is clearly faster: to wake them takes longer than a small run."""
-        run = functools.partial(self._run_of(name), zeros)
-        alone_s = least_s(run)
+        alone_s = least_s(functools.partial(self._run_of(name), zeros))
         if alone_s < _LONG_S:
             return
-        self.threads = min(_ENOUGH_THREADS, usable_cores())
-        before, self._runners = self._runners, self._made_runners()
-        if least_s(run) > _CLEARLY * alone_s:
-            self.threads = 1
-            before, self._runners = self._runners, before
-        for runner in before.values():
+        threads = min(_ENOUGH_THREADS, usable_cores())
+        # One alone at a time has the processors to itself.
+        wide = unused = self._made_runners(threads, limit=1)
+        if least_s(functools.partial(wide[name].run, zeros), progress=self._progress) <= _CLEARLY * alone_s:
+            self.threads = threads
+            if self._limit > 1:
+                self._wide, unused = wide, {}
+            else:
+                self._runners, unused = wide, self._runners
+        for runner in unused.values():
             runner.close()
 
 
@@ -274,18 +307,22 @@ def open_litert(
 
 def _refused(error: Exception) -> InvalidInput:
     """All that could be wrong with names, dtypes and shapes was checked, and the file has run before."""
-    return InvalidInput(f"the model refused the values: {' '.join(str(error).split())}")
+    return InvalidInput(f"the model refused the values: {one_line(error)}")
 
 
 def _keeps_state(file: SealedFile) -> bool:
-    """Whether a run may depend on those before it; what can't be told is taken for the worst."""
+    """Whether a run may depend on those before it.
+
+    Raises:
+        LoadFailed: that can't be told, or an answer might hold what no run of its request gave.
+    """
     try:
-        return keeps_state(subgraphs_of(file.fd))
+        graphs = graphs_of_file(file.fd)
     except (Unreadable, OSError) as error:
-        _log.warning(
-            "each run has an interpreter of its own, since it can't be told whether it keeps a state: %s", error
-        )
-        return True
+        raise LoadFailed(f"it can't be told what it would run: {error}") from error
+    if why := foreign_values(graphs):
+        raise LoadFailed(f"its answers could hold what is none of their requests': {why}")
+    return keeps_state(graphs)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import mmap
 import threading
 import time
@@ -18,7 +19,9 @@ from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT
 from fallback_server.executors.litert_calls import Call, CallPool, Shape, planned
-from fallback_server.executors.sizes import parts_of, parts_table
+from fallback_server.executors.sizes import parts_of, parts_table, worth_rows
+
+_log = logging.getLogger(__name__)
 
 UNNAMED = "serving_default"
 """What the graph of a file without signatures is called: what a request means that names none."""
@@ -76,6 +79,9 @@ class Runner:
         sizes: The numbers of rows that are prepared for, ascending.
         limit: How many runs of one shape go side by side; further ones wait.
         most_bytes: What all interpreters may take, by how this process grows.
+
+    Attributes:
+        worth_rows: See `Signature`; 0 before it was measured.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Runner:
         self._by_rows = signature.batches and not any(VARIABLE in shape for shape in inner.values())
         self._inner = inner
         self._sizes = sizes
+        self.worth_rows = 0
         self._table = parts_table({size: float(size) for size in sizes})  # Until it is measured.
         self._pools: dict[int, CallPool] = {}
         self._shapes: OrderedDict[tuple[Shape, ...], CallPool] = OrderedDict()
@@ -127,11 +134,16 @@ class Runner:
     def measure(self, one: Mapping[str, Array], *, progress: Callable[[], object] = lambda: None) -> bool:
         """Plans for all sizes, and times them; False where outputs have not as many rows as inputs.
 
-        Sizes that take too much memory, or too long, are left out: so many rows are run in several parts.
+        Sizes that take too much memory, or too long, or that LiteRT refuses, are left out: so many rows are run in
+        several parts.
 
         Args:
             one: One row.
             progress: Called after each run.
+
+        Raises:
+            RuntimeError: LiteRT refuses all of them.
+            ValueError: the same.
         """
         if not self._by_rows:
             return True
@@ -142,13 +154,22 @@ class Runner:
                 break
             inputs = {name: np.repeat(value, size, axis=0) for name, value in one.items()}
             before_bytes = resident_bytes()
-            outputs = self._pools[size].run(inputs)
+            try:
+                outputs = self._pools[size].run(inputs)
+            except (RuntimeError, ValueError) as error:
+                if size == self._sizes[-1] and not cost_s:
+                    raise
+                _log.info("signature %r is not run with %d rows: %s", self._graph.name, size, one_line(error))
+                continue
             if any(value.shape[:1] != (size,) for value in outputs.values()):
                 return False
             cost_s[size] = least_s(functools.partial(self._pools[size].run, inputs), progress=progress)
             taken_bytes += self._limit * max(resident_bytes() - before_bytes, 0)
             if taken_bytes > self._most_bytes:
                 break
+        self.worth_rows = worth_rows(cost_s)
+        if self.worth_rows:  # What isn't run needs no plans; a large model's take hundreds of megabytes.
+            cost_s = {size: took_s for size, took_s in cost_s.items() if size <= self.worth_rows}
         self._pools = {size: self._pools[size] for size in cost_s}
         self._table = parts_table(cost_s)
         return True
@@ -284,6 +305,11 @@ def least_s(run: Callable[[], object], *, progress: Callable[[], object] = lambd
     while len(took_s) < _MIN_RUNS or (len(took_s) < _MAX_RUNS and time.perf_counter() < end_s):
         took_s.append(timed_s())
     return min(took_s)
+
+
+def one_line(error: Exception) -> str:
+    """An error's text, as LiteRT has it on several lines."""
+    return " ".join(str(error).split())
 
 
 def give_back() -> None:

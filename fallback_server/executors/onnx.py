@@ -44,8 +44,11 @@ _DTYPES = {
 """ONNX Runtime's words for the elements of `tensor(...)`."""
 
 _WORKER_BYTES = 2**27
-_WARNINGS = 3
-"""ONNX Runtime's level of errors alone."""
+_ERRORS = 3
+_FATAL = 4
+"""ONNX Runtime's levels: what it logs of a run that fails is told to whoever asked for it."""
+
+_LACKING_MEMORY = ("bad_alloc", "Failed to allocate memory", "allocation failed")
 
 
 class OnnxExecutor:
@@ -64,6 +67,8 @@ class OnnxExecutor:
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        self._quiet = _quiet()
+        self._has_run = False
         signature = Signature(
             name=SIGNATURE,
             inputs={each.name: _spec(each) for each in session.get_inputs()},
@@ -92,9 +97,12 @@ class OnnxExecutor:
         del signature  # There is one.
         given = {name: _texts(name, value) for name, value in inputs.items()} if self._strings else dict(inputs)
         try:
-            values = self._session.run(self._outputs, given)
-        except _invalid_argument() as error:
+            values = self._session.run(self._outputs, given, self._quiet)
+        except _failures() as error:
+            if not self._refuses(error):
+                raise
             raise InvalidInput(f"the model refused the values: {' '.join(str(error).split())}") from error
+        self._has_run = True
         outputs = {name: np.asarray(value) for name, value in zip(self._outputs, values, strict=True)}
         return {name: _bytes(value) for name, value in outputs.items()} if self._strings else outputs
 
@@ -105,6 +113,16 @@ class OnnxExecutor:
     def close(self) -> None:
         """Frees the session."""
         self._session = None
+
+    def _refuses(self, error: Exception) -> bool:
+        """Whether it is for the values that a run has failed.
+
+        ONNX Runtime says so of few operators; of others, whose shapes don't go together, only that they failed. A graph
+        that has run, keeps nothing and lacks no memory fails for what it was given.
+        """
+        if isinstance(error, _failures()[0]):
+            return True
+        return self._has_run and not any(word in str(error) for word in _LACKING_MEMORY)
 
 
 def open_onnx(path: Path, *, threads: int) -> OnnxExecutor:
@@ -118,7 +136,7 @@ def open_onnx(path: Path, *, threads: int) -> OnnxExecutor:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = _WARNINGS
+    options.log_severity_level = _ERRORS
     session = onnxruntime.InferenceSession(str(path / FILE), options, providers=["CPUExecutionProvider"])
     executor = OnnxExecutor(session)
     executor.warm_up()
@@ -158,11 +176,20 @@ def onnx_bytes(path: Path) -> int:
 
 
 @functools.cache
-def _invalid_argument() -> type[Exception]:
-    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # noqa: PLC0415  an extra
+def _failures() -> tuple[type[Exception], ...]:
+    """What a run may raise; the first for the values alone."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415  an extra
 
-    kind: type[Exception] = InvalidArgument
-    return kind
+    return (state.InvalidArgument, state.Fail, state.RuntimeException)
+
+
+def _quiet() -> Any:
+    """Options of a run that logs no failures."""
+    import onnxruntime  # noqa: PLC0415  an extra
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -11,6 +11,12 @@ _PART_S = 5e-6
 _PAD_S = 6e-6
 """What padding costs besides the rows that are run in vain: the inputs are copied."""
 
+_LONG_ROW_S = 1e-3
+"""To merge requests spares each some tenths of this, in batch threads and on the way to another process."""
+
+_AS_GOOD = 1.05
+"""Times the least: what is measured differs by so much from one load to the next."""
+
 
 def thinned(sizes: Sequence[int], most: int) -> tuple[int, ...]:
     """At most `most` of ascending sizes, the smallest and the largest among them, the others evenly between.
@@ -55,3 +61,18 @@ def parts_of(rows: int, table: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The sizes for any number of rows: as often the largest as it fits, and the rest as the table says."""
     largest = len(table) - 1
     return (largest,) * (rows // largest) + table[rows % largest]
+
+
+def worth_rows(cost_s: Mapping[int, float]) -> int:
+    """The size from which on larger ones take no less time for a row that is worth speaking of; 0 for not known.
+
+    Known of rows alone that take so long that what else a request costs doesn't count beside them.
+
+    Args:
+        cost_s: What a run of each size takes.
+    """
+    row_s = {size: took_s / size for size, took_s in cost_s.items()}
+    least_s = min(row_s.values(), default=0.0)
+    if least_s < _LONG_ROW_S:
+        return 0
+    return min(size for size, took_s in row_s.items() if took_s <= _AS_GOOD * least_s)

@@ -11,7 +11,7 @@ from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import VARIABLE, RunSizes, Signature
 from fallback_server.executors.litert import LiteRtExecutor, open_litert
 from fallback_server.executors.litert_files import LiteRtForm, SealedFile, read_form, size_bytes
-from fallback_server.executors.litert_graph import Unreadable, read_subgraphs
+from fallback_server.executors.litert_graph import Unreadable, read_graphs
 from fallback_server.executors.litert_rules import harm
 from fallback_server.executors.trial import RIVAL_STEP_S, STEP_S, try_out
 from fallback_server.executors.worker.executor import WorkerExecutor
@@ -98,7 +98,7 @@ def why_apart(signatures: Mapping[str, Signature], run_s: float, content: bytes)
             if prepared is None or VARIABLE in prepared:
                 return f"signature {signature.name!r} has an input whose sizes are known from requests alone: {spec}"
     try:
-        why = harm(read_subgraphs(content))
+        why = harm(read_graphs(content))
     except Unreadable as error:
         return str(error)
     return why or ("" if run_s else "not all of its signatures ran on zeros")

@@ -82,6 +82,10 @@ class SequenceTable(Generic[E]):
         self._resting.pop(entry, None)
         self._resting[entry] = now_s
 
+    def rested_s(self, entry: E, now_s: float) -> float:
+        """For how long it has rested; 0 where it does not."""
+        return now_s - self._resting.get(entry, now_s)
+
     def idle(self, now_s: float) -> list[E]:
         """Those that have rested for too long, the longest first."""
         found: list[E] = []

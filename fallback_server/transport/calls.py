@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 
@@ -30,6 +30,10 @@ PRIORITY_HEADER = "x-priority"
 _KEYS = frozenset({CLIENT_HEADER, PRIORITY_HEADER, PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA[0]})
 
 
+TooLarge = Callable[[Answered], ServerError | None]
+"""Why an answer is too large to be sent; None for one that is not. Does not raise."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inference(Generic[Asked, Answered]):
     """A unary call that the data plane answers. All its functions are for any thread.
@@ -43,6 +47,8 @@ class Inference(Generic[Asked, Answered]):
         weigh: About how many bytes it will have.
         together: Whether one version must answer all calls.
         timed: See `Unary`.
+        soon: See `Unary`; not asked when every call is refused. Is also given what says why an answer is too large to
+            be sent, None for one that is not; None in its place where answers have no bound.
     """
 
     method: Method[Any, Any]
@@ -53,6 +59,7 @@ class Inference(Generic[Asked, Answered]):
     weigh: Callable[[Answered], int]
     together: bool = False
     timed: bool = False
+    soon: Callable[[bytes, Caller, TooLarge[Answered] | None], Answered | None] | None = None
 
 
 class Calls:
@@ -135,7 +142,14 @@ class Calls:
         self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller, reply: PredictReply
     ) -> ServerError | None:
         try:
-            answered = inference.answered(asked, caller, (reply,))
+            return self._too_large(inference, inference.answered(asked, caller, (reply,)))
+        except ServerError as error:
+            return error
+        except Exception:  # noqa: BLE001  as below
+            return None
+
+    def _too_large(self, inference: Inference[Any, Answered], answered: Answered) -> ServerError | None:
+        try:
             if inference.weigh(answered) > self._max_bytes // 2:  # About: what is near the bound is written to be sure.
                 check_sent(inference.write(answered), self._max_bytes)
         except ServerError as error:
@@ -151,6 +165,10 @@ class Calls:
     def handler(self, rpcs: Rpcs, inference: Inference[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler that gRPC has for an inference."""
         self.inferences[inference.method.path] = inference
+        too_large = functools.partial(self._too_large, inference) if self._bounded else None
+        soon = None
+        if inference.soon is not None and self.guard is None:  # Who calls is looked at in `answer`.
+            soon = functools.partial(self._soon, inference.soon, too_large)
         return rpcs.unary(
             Unary(
                 method=inference.method,
@@ -159,8 +177,18 @@ class Calls:
                 write=inference.write,
                 weigh=inference.weigh,
                 timed=inference.timed,
+                soon=soon,
             )
         )
+
+    def _soon(
+        self,
+        soon: Callable[[bytes, Caller, TooLarge[Answered] | None], Answered | None],
+        too_large: TooLarge[Answered] | None,
+        data: bytes,
+        caller: Caller,
+    ) -> Answered | None:
+        return None if self._stopping else soon(data, caller, too_large)
 
     async def answer(self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller) -> Answered:
         """The answer to a request, within the caller's deadline; in the loop's own turn where it is soon there.
@@ -212,6 +240,25 @@ class Calls:
             answers.clear()  # See there.
 
 
+class Said(NamedTuple):
+    """What callers say in metadata, see `PredictCall`; a client in its request comes before the one here.
+
+    Attributes:
+        client: Who calls.
+        preprocessing: What made the inputs.
+        priority: Whom it comes before.
+        wants_content: Whether tensors are wanted as they are in memory.
+    """
+
+    client: bytes
+    preprocessing: str
+    priority: int
+    wants_content: bool
+
+
+_NOTHING = Said(b"", "", 0, wants_content=False)
+
+
 def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], float]) -> None:
     """Tells the calls what their caller says beside the message: the deadline, and who calls.
 
@@ -222,8 +269,26 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
     """
     left_s = caller.time_remaining()
     until_s = None if left_s is None else clock() + left_s
-    client, preprocessing, priority, wants_content = b"", "", 0, False
-    for key, value in caller.invocation_metadata() or ():  # Of a key that comes twice the first counts.
+    client, preprocessing, priority, wants_content = said_of(caller)
+    for call in calls:
+        if until_s is not None:
+            call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)
+        call.client_key = call.client_key or client
+        call.preprocessing = preprocessing
+        call.wants_content = wants_content
+        call.priority = call.priority or priority
+
+
+def said_of(caller: Caller) -> Said:
+    """What a caller's metadata say that concerns its calls."""
+    metadata = caller.invocation_metadata() or ()
+    for key, _ in metadata:
+        if key in _KEYS:
+            break
+    else:
+        return _NOTHING
+    client, preprocessing, priority, wants_content = _NOTHING
+    for key, value in metadata:  # Of a key that comes twice the first counts.
         if key not in _KEYS:
             continue
         if key == CLIENT_HEADER and not client:
@@ -234,10 +299,4 @@ def attribute(calls: Sequence[PredictCall], caller: Caller, clock: Callable[[], 
             priority = PRIORITIES.get(value.decode(errors="replace") if isinstance(value, bytes) else value, 0)
         elif (key, value) == TENSOR_CONTENT_METADATA:
             wants_content = True
-    for call in calls:
-        if until_s is not None:
-            call.deadline_s = until_s if call.deadline_s is None else min(call.deadline_s, until_s)
-        call.client_key = call.client_key or client
-        call.preprocessing = preprocessing
-        call.wants_content = wants_content
-        call.priority = call.priority or priority
+    return Said(client, preprocessing, priority, wants_content)

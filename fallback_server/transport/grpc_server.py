@@ -30,9 +30,9 @@ from fallback_server.transport.native.addresses import addresses, target
 from fallback_server.transport.native.choice import front_arguments
 from fallback_server.transport.native.front import NativeFront
 from fallback_server.transport.native.fronts import listening
-from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.open_inference import AbsentCalls, InferenceService
 from fallback_server.transport.prediction import PredictionService
+from fallback_server.transport.private_server import PrivateServer, private_arguments
 from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
@@ -112,7 +112,7 @@ class GrpcServer:
         self._max_message_bytes = max_message_bytes
         self._channel_arguments = channel_arguments
         self._fronts: list[NativeFront] = []
-        self._private: PrivateFolder | None = None
+        self._private: PrivateServer | None = None
         self._threads = MessageThreads(message_threads)
         self._changes = Changes(control.watch)
         self._health = HealthService(control.index, self._changes)
@@ -152,14 +152,11 @@ class GrpcServer:
         )
         if shared:
             channel_arguments = self._channel_arguments = (REUSE_PORT, *channel_arguments)
-        # gRPC takes the first of two.
-        self._server = grpc.aio.server(options=(*channel_arguments, *server_options(max_message_bytes)))
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
-        self._server.add_generic_rpc_handlers(
-            (*generic_handlers(handlers), *reflection_handlers(handlers, guard), AbsentCalls())
-        )
+        self._handlers = (*generic_handlers(handlers), *reflection_handlers(handlers, guard), AbsentCalls())
+        self._server = self._made(channel_arguments)
 
     async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:
         """Listens; returns the port, which is another than the given one when that is 0.
@@ -197,7 +194,11 @@ class GrpcServer:
         begun_s = time.monotonic()
         fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
         await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), *fronts)
-        await self._server.stop(max(0.0, grace_s - (time.monotonic() - begun_s)))
+        left_s = max(0.0, grace_s - (time.monotonic() - begun_s))
+        stops = [self._server.stop(left_s)]
+        if self._private is not None:
+            stops.append(self._private.stop(left_s))
+        await asyncio.gather(*stops)
         self._close_native()
         self._delivery.close()
         self._threads.close()
@@ -208,7 +209,7 @@ class GrpcServer:
                 check_free(host, port)
         bound = self._listen_natively(host, port) if self._native else self._listen(target(host, port), tls=self._tls)
         if self._native or self._shared:
-            self._listen_privately()
+            await self._listen_privately()
         if socket_path is not None:
             try:
                 self._socket = UnixSocket(Path(socket_path), lambda path: self._listen(f"unix:{path}", tls=None))
@@ -231,12 +232,12 @@ class GrpcServer:
         assert self._private is not None
         return self._private.socket
 
-    def _listen_privately(self) -> None:
+    async def _listen_privately(self) -> None:
         try:
-            self._private = PrivateFolder()
+            self._private = PrivateServer(lambda: self._made(private_arguments(self._channel_arguments)))
+            await self._private.start()
         except SocketUnavailable as error:
             raise PortUnavailable(str(error)) from error
-        self._listen(f"unix:{self.private_path}", tls=None)
 
     def _listen_natively(self, host: str, port: int) -> int:
         try:
@@ -255,6 +256,12 @@ class GrpcServer:
             inline_s=self._inline_s,
             arguments=front_arguments(self._channel_arguments),
         )
+
+    def _made(self, arguments: Sequence[tuple[str, int | str]]) -> grpc.aio.Server:
+        # gRPC takes the first of two.
+        server = grpc.aio.server(options=(*arguments, *server_options(self._max_message_bytes)))
+        server.add_generic_rpc_handlers(self._handlers)
+        return server
 
     def _listen(self, address: str, *, tls: TlsKeeper | None) -> int:
         try:

@@ -127,6 +127,28 @@ def read_predict(
     return call
 
 
+def find_predict(
+    data: bytes, *, max_tensor_bytes: int, templates: ReadTemplates[PredictCall] = _REQUESTS
+) -> tuple[PredictCall, Mapping[str, Array]] | None:
+    """A serialized PredictRequest that is answered without being looked at: one that it is like, and its own inputs.
+
+    None for any other. Who asks is not told: it makes no difference there.
+
+    Args:
+        data: The message.
+        max_tensor_bytes: As of `read_predict`; likewise the last.
+        templates: Of messages like it.
+    """
+    for template in templates.kept.get(len(data), ()):
+        known = template.rest
+        if known.like is None or known.like.ready is None or template.tensor_bytes > max_tensor_bytes:
+            continue
+        inputs = template.arrays(data)
+        if inputs is not None:
+            return known, inputs
+    return None
+
+
 def learn_predict(data: bytes, call: PredictCall) -> ReadTemplate[PredictCall] | None:
     """The template of a PredictRequest; None where it has none. Whose request it is may differ.
 

@@ -11,8 +11,9 @@ from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import examples, messages
+from fallback_server.transport.answers import reply_of
 from fallback_server.transport.call_guard import CallGuard
-from fallback_server.transport.calls import Calls, Inference
+from fallback_server.transport.calls import Calls, Inference, TooLarge, said_of
 from fallback_server.transport.rpc import Caller, Rpcs
 from fallback_server.transport.services import Handlers
 
@@ -52,6 +53,7 @@ class PredictionService:
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
                 weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
                 timed=True,
+                soon=self._soon,
             ),
             Inference(
                 method=methods.CLASSIFY,
@@ -83,6 +85,25 @@ class PredictionService:
             **{inference.method: self._calls.handler(rpcs, inference) for inference in inferences},
             methods.GET_MODEL_METADATA: rpcs.message(methods.GET_MODEL_METADATA, self._metadata),
         }
+
+    def _soon(self, data: bytes, caller: Caller, too_large: TooLarge[_Predicted] | None) -> _Predicted | None:
+        """The answer to a request like one before, where it is there at once; see `DataPlane.at_once`."""
+        found = messages.find_predict(data, max_tensor_bytes=self._max_tensor_bytes)
+        if found is None:
+            return None
+        said = said_of(caller)
+        typed = not (self._tensor_content or said.wants_content)
+        known, inputs = found
+        dataplane = self._calls.dataplane
+        left_s = caller.time_remaining()
+        answer = dataplane.at_once(
+            known,
+            inputs,
+            deadline_s=None if left_s is None else dataplane.clock() + left_s,
+            preprocessing=said.preprocessing,
+            refuses=None if too_large is None else lambda reply: too_large(_Predicted(reply, typed)),
+        )
+        return None if answer is None else _Predicted(reply_of(answer), typed)
 
     def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> _Predicted:
         del caller

@@ -25,6 +25,9 @@ _OWN = ("grpc-", ":")
 _NOT_PASSED = ("user-agent", "content-type", "te", CALLER_METADATA)
 """Metadata that each connection has of its own; and what nobody but a process of this server may say."""
 
+_AGAIN_MS = 1000
+"""Between two tries to connect, at most: the other server is on this machine."""
+
 _LOOK_S = 0.01
 
 ERRORS: dict[Fault, Callable[[str], ServerError]] = {
@@ -70,7 +73,8 @@ class Relay(grpc.GenericRpcHandler):
         self._secret = secret
         self._streams = 0
         self._channel = grpc.aio.insecure_channel(
-            f"unix:{path}", options=(*UNLIMITED_MESSAGES, ("grpc.enable_retries", 0))
+            f"unix:{path}",
+            options=(*UNLIMITED_MESSAGES, ("grpc.enable_retries", 0), ("grpc.max_reconnect_backoff_ms", _AGAIN_MS)),
         )
 
     async def unary(self, method: str, data: bytes, caller: Caller) -> bytes:

@@ -88,6 +88,8 @@ class Unary(Generic[Asked, Answered]):
         write: Writes what `answer` gave; in any thread.
         weigh: About how many bytes it will have.
         timed: Whether the answer's trailing metadata say how long it took here; see `SERVER_MS_METADATA`.
+        soon: What `read` and `answer` would come to, for a small request whose answer is there at once; None for
+            others, of which nothing has been done then. In the event loop. None where there are no such.
     """
 
     method: Method[Any, Any]
@@ -96,6 +98,7 @@ class Unary(Generic[Asked, Answered]):
     write: Callable[[Answered], bytes]
     weigh: Callable[[Answered], int]
     timed: bool = False
+    soon: Callable[[bytes, Caller], Answered | None] | None = None
 
 
 def check_sent(data: bytes, max_bytes: int) -> None:
@@ -251,7 +254,7 @@ class Rpcs:
 
     def _plain(self, unary: Unary[Any, Any], handler: _UnaryHandler) -> Callable[[bytes, Context], Awaitable[bytes]]:
         clock = time.monotonic
-        read, answer, weigh, write = unary.read, unary.answer, unary.weigh, unary.write
+        read, answer, weigh, write, soon = unary.read, unary.answer, unary.weigh, unary.write, unary.soon
 
         async def handle(data: bytes, context: Context) -> bytes:
             came_s = self._came_s = clock()
@@ -261,7 +264,9 @@ class Rpcs:
                     handler.came(len(data))
                     written = await self._answered(unary, [data], context)
                 else:
-                    answered = await answer(read(data), context)
+                    answered = None if soon is None else soon(data, context)
+                    if answered is None:
+                        answered = await answer(read(data), context)
                     weight = weigh(answered)
                     if weight < LARGE_BYTES:
                         written = write(answered)

@@ -39,12 +39,13 @@ _REPLIES: WriteTemplates = Table()
 """What has been learnt, of messages alone: whose they were makes no difference."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # Not frozen: that makes one take twice as long, and there are two a step.
 class StepRequest:
     """A request, read.
 
     Attributes:
-        message: Without what large tensors hold, or without its inputs. Not to be changed.
+        message: Without what large tensors hold, or without its inputs. Not to be changed: it is the same object for
+            others, whose inputs then have the same names, dtypes and shapes.
         inputs: By name.
     """
 
@@ -52,7 +53,7 @@ class StepRequest:
     inputs: Mapping[str, Array]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # As above.
 class StepReply:
     """What is answered.
 
@@ -71,7 +72,11 @@ class StepReply:
     @property
     def size_bytes(self) -> int:
         """About how many bytes it will have."""
-        return sum(array.nbytes for arrays in (self.outputs, self.state) for array in arrays.values())
+        size = 0
+        for arrays in (self.outputs, self.state):
+            for array in arrays.values():
+                size += array.nbytes
+        return size
 
 
 def read_step(

@@ -26,6 +26,7 @@ from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import DEFAULT_SIGNATURE, PredictCall
 from fallback_server.package_info import check_preprocessing
+from fallback_server.predict_call import Likeness
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.sequences.figures import Ended, SequenceFigures
@@ -51,7 +52,8 @@ _log = logging.getLogger(__name__)
 _GONE = "the sequence's state is gone: begin a new one"
 
 _LOOK_S = 0.5
-"""While streams hold what is to be unloaded: whether it is waited for is told to nobody."""
+"""While streams hold what is to be unloaded: whether it is waited for is told to nobody. And so long a caller has for
+taking the answer under way, once its stream is to end."""
 
 
 class Models(Protocol):
@@ -200,9 +202,7 @@ class SequenceService:
             first = begun is None
             if begun is None:
                 begun = stream.begun = self._begin(stream, message, context)
-            elif message.HasField("model_spec") and message.model_spec != begun.spec:
-                raise InvalidInput("a stream has one model_spec, in its first request, and a later one has another")
-            if not first:  # Who may do what may have changed since.
+            else:  # Who may do what may have changed since.
                 self._calls.admit_stream(begun.call.target.name, context)
             call = self._step(begun, request)
         except ServerError as error:
@@ -210,7 +210,12 @@ class SequenceService:
             raise
         del request
         try:
-            reply = reply_of(await self._steps.run(call, begun.held))
+            future = self._steps.run(call, begun.held)
+            try:
+                reply = reply_of(await future)
+            except asyncio.CancelledError:
+                self._steps.left(call, future)
+                raise
         except (ProcessLost, VersionNotReady) as error:
             stream.why = Ended.WORKER
             raise VersionNotReady(f"{error}; {_GONE}") from error
@@ -240,14 +245,22 @@ class SequenceService:
             self._calls.dataplane.refused(PredictCall(target=begun.call.target), error, begun.held.handle.servable_id)
 
     def _step(self, begun: Begun, request: StepRequest) -> PredictCall:
-        call = begun.call
+        call, state, message = begun.call, begun.state, request.message
+        before = begun.checked
+        checked = before is not None and before[0] is message and before[1] is state.form
+        if not checked and message.HasField("model_spec") and message.model_spec != begun.spec:
+            raise InvalidInput("a stream has one model_spec, in its first request, and a later one has another")
+        inputs = state.inputs(request.inputs, reset=message.reset, checked=checked)
+        if not checked or message.reset:
+            begun.checked, begun.like = (message, state.form), Likeness()
         return PredictCall(
             target=call.target,
             signature=begun.signature,
-            inputs=begun.state.inputs(request.inputs, reset=request.message.reset),
+            inputs=inputs,
             deadline_s=call.deadline_s,
             priority=call.priority,
             held=begun.held.handle,
+            like=begun.like,
         )
 
     def _begin(self, stream: Stream, message: pb.SequenceRequest, context: Context) -> Begun:
@@ -321,6 +334,7 @@ class SequenceService:
             self._draining = {each: until_s for each, until_s in self._draining.items() if each in held}
             for servable, handle in held.items():
                 if servable.lost:
+                    self._draining.setdefault(servable, self._clock())  # Looked at again until nobody holds it.
                     self._end(servable, VersionNotReady(f"{servable.lost}; {_GONE}"), Ended.WORKER)
                 elif servable in self._draining or not self._answers(handle):
                     self._drain(servable, handle)
@@ -368,9 +382,13 @@ class SequenceService:
         return any(each.state is State.UNLOADING and each.successor is State.START for each in states)
 
     def _end(self, servable: ServedModel, fault: ServerError, why: Ended) -> None:
+        now_s = self._clock()
         for stream in self._streams:
             if stream.begun is not None and stream.begun.held.handle.servable is servable:
-                stream.end(fault, why)
+                # Within a step, too, where its caller doesn't take the answer: it would hold the version on and on.
+                cuts = self._table.rested_s(stream, now_s) >= _LOOK_S
+                if stream.end(fault, why, cuts=cuts):
+                    self._table.begin_step(stream)  # Once.
 
     def _count(self, stream: Stream, why: Ended) -> None:
         self._figures.ended("" if stream.begun is None else stream.begun.call.target.name, why)

@@ -44,14 +44,6 @@ class Held:
             self._handle.close()
 
 
-class _Step:
-    __slots__ = ("future", "held")
-
-    def __init__(self, future: asyncio.Future[Answer], held: Held) -> None:
-        self.future = future
-        self.held = held
-
-
 class Steps:
     """Who waits for which step. Lives in the event loop that makes it; only `_settle` is for any thread.
 
@@ -66,14 +58,14 @@ class Steps:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._gathered: list[PredictCall] = []
-        self._waiting: dict[PredictCall, _Step] = {}
+        self._waiting: dict[PredictCall, tuple[asyncio.Future[Answer], Held]] = {}
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
-    async def run(self, call: PredictCall, held: Held) -> Answer:
-        """The answer to a step. Cancelled, it is skipped where it does not run yet, and else runs in vain.
+    def run(self, call: PredictCall, held: Held) -> asyncio.Future[Answer]:
+        """The answer to a step. Where nobody waits for it any more, see `left`.
 
         Args:
             call: On the version that is held.
@@ -81,15 +73,21 @@ class Steps:
         """
         future: asyncio.Future[Answer] = self._loop.create_future()
         held.use()
-        self._waiting[call] = _Step(future, held)
+        self._waiting[call] = (future, held)
         if not self._gathered:
             self._loop.call_soon(self._flush)
         self._gathered.append(call)
-        try:
-            return await future
-        finally:
-            if not future.done() or future.cancelled():
-                call.left_s = self._dataplane.clock()
+        return future
+
+    def left(self, call: PredictCall, future: asyncio.Future[Answer]) -> None:
+        """Whoever waited has gone: unless it was answered, it is skipped if it does not run yet, and else runs in vain.
+
+        Args:
+            call: The step.
+            future: What `run` gave for it.
+        """
+        if not future.done() or future.cancelled():
+            call.left_s = self._dataplane.clock()
 
     def _flush(self) -> None:
         calls, self._gathered = self._gathered, []
@@ -104,9 +102,10 @@ class Steps:
     def _fail(self, call: PredictCall, error: Exception) -> None:
         step = self._waiting.pop(call, None)
         if step is not None:
-            if not step.future.done():
-                step.future.set_exception(error)
-            step.held.done()
+            future, held = step
+            if not future.done():
+                future.set_exception(error)
+            held.done()
 
     def _settle(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         """The data plane's `Settle`: one hop to the event loop for a whole batch."""
@@ -121,13 +120,14 @@ class Steps:
         except RuntimeError:
             _log.debug("%d steps were settled after the server had stopped", len(answers))
             for call, _ in answers:
-                self._waiting.pop(call).held.done()
+                self._waiting.pop(call)[1].done()
 
     def _apply(self, answers: Sequence[tuple[PredictCall, Answer]]) -> None:
         for call, answer in answers:
             step = self._waiting.pop(call, None)
             if step is None:
                 continue  # It has failed otherwise.
-            if not step.future.done():
-                step.future.set_result(answer)
-            step.held.done()
+            future, held = step
+            if not future.done():
+                future.set_result(answer)
+            held.done()

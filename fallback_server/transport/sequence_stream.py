@@ -16,6 +16,8 @@ from fallback_server.core.errors import (
     ServerStopping,
 )
 from fallback_server.dataplane import PredictCall
+from fallback_server.predict_call import Likeness
+from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.protocol.proto import serving_pb2
 from fallback_server.sequences.figures import Ended
 from fallback_server.sequences.state import SequenceState
@@ -88,11 +90,13 @@ class Begun:
         spec: What the first request asked for.
         call: The first, as far as all steps have it in common.
         held: The version.
+        checked: The message of the step before, and the form of the state that it found; None before there was one.
+        like: What was found of steps that are like that one; see `PredictCall.like`.
         signature: Of a step.
         state: What the sequence remembers.
     """
 
-    __slots__ = ("call", "held", "signature", "spec", "state")
+    __slots__ = ("call", "checked", "held", "like", "signature", "spec", "state")
 
     def __init__(
         self, spec: serving_pb2.ModelSpec, call: PredictCall, held: Held, signature: str, state: SequenceState
@@ -102,6 +106,8 @@ class Begun:
         self.held = held
         self.signature = signature
         self.state = state
+        self.checked: tuple[pb.SequenceRequest, object] | None = None
+        self.like = Likeness()
 
 
 def why_ended(stream: Stream, error: Exception | None) -> Ended:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fallback_server.core.aspired import AspiredVersion
 from fallback_server.core.errors import ServerError
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.harness import Harness, Loaded
 from fallback_server.core.routes import Routes
 from fallback_server.core.servable import ServableId
@@ -64,9 +64,13 @@ class HostedVersions:
     Args:
         epoch: The first process's.
         draw: Random numbers in [0, 1).
+
+    Attributes:
+        moves: How many times what is known, or what is loaded, has changed.
     """
 
     def __init__(self, epoch: Epoch, *, draw: Callable[[], float] = random.random) -> None:
+        self.moves = 0
         self._epoch = epoch
         self._draw = draw
         self._lock = threading.Lock()
@@ -94,6 +98,24 @@ class HostedVersions:
                 raise Elsewhere
             place.holders += 1
         return ServableHandle(place.harness, place, self._release)
+
+    def standing(self, target: ModelTarget) -> Standing[ServedModel] | None:
+        """The version that every request of a target gets, as long as what is known holds; see `Router.standing`."""
+        with self._lock:
+            table, moves = self._table, self.moves
+        model = table.models.get(target.name)
+        if model is None or target.version == 0:
+            return None
+        if target.version is None and target.label is None and not model.routes.latest_answers:
+            return None
+        try:
+            handle = self.acquire(target)
+        except Elsewhere:
+            return None
+        # Not the table: that keeps what is loaded.
+        known, epoch = table.epoch, self._epoch
+        with handle:
+            return handle.standing(lock=self._lock, changes=self, moves=moves, steady=lambda: epoch.value == known)
 
     def shadow(self, name: str, answered: int) -> None:
         """None: where requests also run on a shadow, the first process answers them."""
@@ -132,6 +154,7 @@ class HostedVersions:
 
     def _refresh(self) -> None:
         """Under the lock. A model of which a version is not loaded here is answered by the first process as a whole."""
+        self.moves += 1
         models: dict[str, _Model] = {}
         before = self._table.models
         for name, told in self._told.items():

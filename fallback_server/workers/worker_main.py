@@ -37,6 +37,7 @@ from fallback_server.served_model import ServedModel
 from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.faults import code_of
 from fallback_server.transport.grpc_server import PortUnavailable
+from fallback_server.transport.serving_loop import ServingLoop
 from fallback_server.transport.shared_port import SharedPort
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.workers.channel import Channel, ChannelClosed
@@ -76,7 +77,8 @@ def main() -> None:
         begin, fds = channel.receive()
         assert isinstance(begin, Begin)
         logging.basicConfig(level=begin.log_level, format=_LOG_FORMAT.format(begin.index), stream=log)
-        asyncio.run(_answer(channel, begin, Epoch(fds[0])))
+        with asyncio.Runner(loop_factory=ServingLoop) as runner:
+            runner.run(_answer(channel, begin, Epoch(fds[0])))
     except ChannelClosed:
         pass
     except PortUnavailable as error:

@@ -1,8 +1,6 @@
 """What every executor promises, held against each of them with the same tiny models."""
 
 import importlib.util
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -30,15 +28,13 @@ def registry():
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def form(request, registry, tmp_path_factory):
+def form(request, registry, tensorflow, tmp_path_factory):
     """Opens a model in one form; what was opened is kept, since no test harms it."""
     kind = request.param
     require(kind != "onnx" or WITH_ONNX, "the extra `onnx`")
     output = tmp_path_factory.mktemp(kind)
     if kind == "tensorflow":
-        command = [sys.executable, executor_forms.__file__, output]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-        assert made.returncode == 0, made.stderr
+        tensorflow.run(executor_forms.write_saved_models, 200.0, output)
     else:
         getattr(executor_forms, f"write_{kind}")(output)
     kept = {}

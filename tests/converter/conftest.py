@@ -3,18 +3,16 @@ import pytest
 from support import converter_models, source_models
 
 from converter.config import ConvertOptions
-from converter.isolation import ForkServer
-from converter.pipeline import PRELOAD, run
+from converter.pipeline import run
 
 QUICK = {"variants": ("float32", "dynamic", "int8"), "measure_latency": False}
 """What most tests ask for; those of the other variants say so."""
 
 
 @pytest.fixture(scope="session")
-def server():
-    """One fork server with TensorFlow for all tests: its import takes longer than most of them."""
-    with ForkServer(PRELOAD) as running:
-        yield running
+def server(tensorflow):
+    """One fork server with TensorFlow for all tests."""
+    return tensorflow
 
 
 @pytest.fixture(scope="session")

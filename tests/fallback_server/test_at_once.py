@@ -1,7 +1,10 @@
 """A call that is answered where it comes is one that was queued, but for where it ran."""
 
 import contextlib
+import gc
+import itertools
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,12 @@ from support.fallback_fakes import FakeExecutor, GatedLoader
 from support.fallback_versions import PlainVersions
 
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.core.errors import ServerError
+from fallback_server.core.errors import QueueFull, ServerError
 from fallback_server.core.manager import Manager, ManagerOptions
-from fallback_server.core.servable import ServableId
+from fallback_server.core.servable import ServableId, State
 from fallback_server.core.source import AspiredVersion
 from fallback_server.core.target import ModelTarget
-from fallback_server.dataplane import DataPlane, PredictCall
+from fallback_server.dataplane import READY_EVERY, DataPlane, PredictCall
 from fallback_server.late_inputs import LateInputs
 from fallback_server.package_info import PackageInfo
 from fallback_server.predict_call import Likeness
@@ -34,6 +37,9 @@ class Shadowed(PlainVersions):
 
     wanted = False
     asked = 0
+
+    def standing(self, target):
+        return None if self.wanted else super().standing(target)
 
     def shadow(self, name, answered):
         self.asked += 1
@@ -62,6 +68,15 @@ class Stand:
             clock=self.clock,
             observe=lambda call, version, answer, took_s: self.observed.append((version, told(answer), took_s)),
         )
+
+    def serve(self, *numbers):
+        """Has these versions served and no others."""
+        version = AspiredVersion(path=Path(), fingerprint=())
+        self.manager.set_aspired({ServableId("m", number): version for number in numbers})
+        assert self.manager.wait_idle(timeout_s=10)
+
+    def state(self, number):
+        return next(each.state for each in self.manager.states("m") if each.servable_id.version == number)
 
     def _loader(self, servable_id, *_):
         model = ServedModel(servable_id, self.executors[servable_id.version], self.options, PACKAGE, clock=self.clock)
@@ -125,7 +140,7 @@ def told(answer):
 
 @st.composite
 def requests(draw):
-    """A maker of a call, and how often it is asked."""
+    """A maker of a call, twice, and how often it is asked."""
     rows = draw(st.integers(0, 6))
     value = draw(st.sampled_from([1.0, 2.0, POISON]))
     late = draw(st.booleans())
@@ -139,17 +154,24 @@ def requests(draw):
         "output_filter": draw(st.sampled_from([(), ("y",), ("z",)])),
         "deadline_s": draw(st.sampled_from([None, NOW_S - 1, NOW_S + 0.002, NOW_S + 1000])),
         "priority": draw(st.integers(-1, 1)),
-        "preprocessing": draw(st.sampled_from(["", "", "p", "another"])),
     }
+    made_by = itertools.cycle(draw(st.lists(st.sampled_from(["", "", "p", "another"]), min_size=1, max_size=3)))
+    refused = itertools.cycle(draw(st.lists(st.sampled_from([False, False, True]), min_size=1, max_size=3)))
     columns = draw(st.sampled_from([2, 2, 2, 3]))
     left = draw(st.sampled_from([None, None, None, NOW_S]))
     like = Likeness()
 
-    def make(*, alike):
+    def make():
+        """Two that ask for the same, the first with what it has in common with others."""
+        special = {"preprocessing": next(made_by)}, next(refused)
+        return one(*special, alike=True), one(*special, alike=False)
+
+    def one(preprocessing, refused, *, alike):
         x = np.full((rows, columns), value, np.float32)
         inputs = LateInputs({"x": np.broadcast_to(np.float32(0), x.shape)}, {"x": lambda: x}) if late else {"x": x}
-        call = PredictCall(inputs=inputs, like=like if alike and not late else None, **said)
+        call = PredictCall(inputs=inputs, like=like if alike and not late else None, **said, **preprocessing)
         call.left_s = left
+        call.refuses = (lambda _: QueueFull("too large")) if refused else None
         return call
 
     return make, draw(st.integers(1, 3))
@@ -179,7 +201,8 @@ def test_both_ways_are_one(options, asked, shadowed):
             stand.versions.wanted = shadowed
         for make, times in asked:
             for _ in range(times):
-                assert told(one.now(make(alike=True))) == told(other.queued(make(alike=False)))
+                alike, unlike = make()
+                assert told(one.now(alike)) == told(other.queued(unlike))
         assert one.work() == other.work()
         assert one.observed == other.observed
         assert one.work()[1::2] == [(0, 1), (0, 1)]
@@ -261,5 +284,159 @@ def test_what_was_found_of_one_holds_for_those_like_it(stand):
     assert (fit.name, fit.rows) == ("serving_default", 1)
     stand.now(asked_of(like=like))
     assert like.fit is fit
-    stand.now(asked_of(1, like=like))
+    stand.serve(1)
+    assert told(stand.now(asked_of(like=like)))[0] == {"y": [[1.0, 1.0]]}
     assert like.fit is not fit
+
+
+def test_what_is_ready_holds_its_version_while_it_runs_and_no_longer():
+    """A version whose request is answered without being looked at is unloaded once that has ended, and not before."""
+    executor = Gated()
+    stand = Stand(BatchingOptions(), executor)
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    assert like.ready is not None
+    executor.gate.clear()
+    executor.entered.clear()
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(stand.plane.at_once(asked_of(like=like), asked_of().inputs))
+    )
+    thread.start()
+    try:
+        assert executor.entered.wait(30)
+        stand.serve(1)
+        assert stand.state(2) is State.UNLOADING
+        assert stand.plane.at_once(asked_of(like=like), asked_of().inputs) is None
+    finally:
+        executor.gate.set()
+        thread.join(30)
+    assert told(answers[0])[1] == ServableId("m", 2)
+    assert stand.manager.wait_idle(timeout_s=10)
+    stand.close()
+    assert executor.closed
+
+
+def test_what_is_ready_is_so_for_one_data_plane(stand):
+    """Messages are learnt for all servers of a process: another one's versions answer nothing here."""
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    other = Stand(BatchingOptions(), FakeExecutor(factor=5))
+    assert other.plane.at_once(asked_of(like=like), asked_of().inputs) is None
+    assert told(other.now(asked_of(like=like)))[0] == {"y": [[5.0, 5.0]]}
+    other.close()
+
+
+def test_what_is_ready_and_fails_is_told_so_and_counted(stand):
+    """A run that fails is an answer: it is not run again, and counts as failed."""
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    bad = {"x": np.full((1, 2), POISON, np.float32)}
+    assert isinstance(stand.plane.at_once(asked_of(like=like), bad), ServerError)
+    with stand.manager.acquire("m", 2) as handle:
+        assert handle.servable.statistics.figures().errors == {"ExecutionFailed": 1}
+        assert handle._harness.holders == 1
+
+
+def test_who_is_told_of_no_single_version_is_looked_at_each_time(stand):
+    """Where not all requests of a target get the same version none is ready, and one in many tries it again."""
+    stand.versions.wanted = True
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like))
+    assert like.ready is None
+    stand.versions.wanted = False
+    for _ in range(READY_EVERY):
+        stand.now(asked_of(like=like))
+    assert like.ready is not None
+
+
+def ready_for(stand, **options):
+    """What is ready after some requests, and a request of the kind."""
+    like = Likeness()
+    for _ in range(3):
+        stand.now(asked_of(like=like, **options))
+    assert like.ready is not None
+    return asked_of(like=like, **options)
+
+
+def test_who_says_the_right_preprocessing_is_answered_at_once(stand):
+    """So is who says none; another is looked at, and refused and counted there."""
+    call = ready_for(stand, preprocessing="p")
+    for said in ("p", ""):
+        assert told(stand.plane.at_once(call, call.inputs, preprocessing=said))[0] == {"y": [[2.0, 2.0]]}
+    assert stand.plane.at_once(call, call.inputs, preprocessing="another") is None
+    ran = len(stand.executors[2].batches)
+    wrong = asked_of(like=call.like, preprocessing="another")
+    assert told(stand.plane.now(wrong, stand.settle))[0] == "PreconditionFailed"
+    assert len(stand.executors[2].batches) == ran
+    with stand.manager.acquire("m", 2) as handle:
+        assert handle.servable.statistics.figures().errors == {"PreconditionFailed": 1}
+
+
+def test_an_answer_that_cannot_be_sent_counts_as_what_its_caller_gets(stand):
+    """What is at once refused for its size is no answer, neither to its version nor to whoever counts all."""
+    call = ready_for(stand)
+    answer = stand.plane.at_once(call, call.inputs, refuses=lambda reply: QueueFull(f"{len(reply.outputs)} too large"))
+    assert told(answer) == ("QueueFull", "1 too large")
+    assert stand.observed[-1][1] == ("QueueFull", "1 too large")
+    with stand.manager.acquire("m", 2) as handle:
+        assert handle.servable.statistics.figures().errors == {"QueueFull": 1}
+
+
+class Left(FakeExecutor):
+    """Whoever waits for a run leaves during it, where that is said."""
+
+    leaving = None
+
+    def run(self, name, inputs):
+        if self.leaving is not None:
+            self.leaving.left_s = NOW_S
+        return super().run(name, inputs)
+
+
+def test_who_leaves_while_it_runs_at_once_is_counted_as_gone():
+    """As one that was queued: another thread may hear of it during the run."""
+    executor = Left()
+    stand = Stand(BatchingOptions(), executor)
+    executor.leaving = call = ready_for(stand)
+    assert told(stand.plane.now(call, stand.settle))[0] == {"y": [[1.0, 1.0]]}
+    assert stand.observed[-1][1][0] == "RequestCancelled"
+    with stand.manager.acquire("m", 2) as handle:
+        assert handle.servable.statistics.figures().errors == {"RequestCancelled": 1}
+    stand.close()
+
+
+def test_what_is_late_or_comes_to_an_end_is_not_ready(stand):
+    """Past its deadline, or after the scheduler was stopped: nothing has been done then; it is refused as others."""
+    call = ready_for(stand)
+    ran = len(stand.executors[2].batches)
+    assert stand.plane.at_once(call, call.inputs, deadline_s=stand.clock()) is None
+    assert told(stand.plane.now(asked_of(like=call.like, deadline_s=stand.clock()), stand.settle))[0] == (
+        "DeadlineExceeded"
+    )
+    stand.plane.scheduler.stop(timeout_s=5)
+    assert stand.plane.at_once(call, call.inputs) is None
+    assert told(stand.plane.now(asked_of(like=call.like), stand.settle))[0] == "ServerStopping"
+    assert len(stand.executors[2].batches) == ran
+    assert stand.work()[1::2] == [(0, 1), (0, 1)]
+
+
+def test_what_is_ready_keeps_no_version_that_has_gone():
+    """Templates outlive versions, and their memory is not kept by those."""
+    executor = FakeExecutor()
+    stand = Stand(BatchingOptions(), executor)
+    call = ready_for(stand)
+    with stand.manager.acquire("m", 2) as handle:
+        servable = weakref.ref(handle.servable)
+    del handle
+    stand.close()
+    assert executor.closed
+    gc.collect()
+    assert call.like.ready is not None
+    assert call.like.ready.standing.servable is None
+    assert servable() is None
+    assert stand.plane.at_once(call, call.inputs) is None

@@ -102,6 +102,7 @@ def test_a_load_under_way_does_not_undo_a_rollback(serve, tmp_path, caplog):
     server.poll()
     assert server.version() == 5
     told = "model m: the rollback to version 2 ends: version 5 is newer than all there were"
+    soon(lambda: "ends" in caplog.text)  # Who loaded it tells of it once it is served.
     assert [record.getMessage() for record in caplog.records if "ends" in record.message] == [told]
 
 

@@ -34,6 +34,9 @@ class Shadowed(PlainVersions):
 
     shadowed = None
 
+    def standing(self, target):
+        return super().standing(target) if self.shadowed is None else None
+
     def shadow(self, name, answered):
         return None if self.shadowed in (None, answered) else self._manager.acquire(name, self.shadowed)
 

@@ -1,13 +1,11 @@
 """Models that merge requests themselves, and signatures that share their inputs, in real TensorFlow."""
 
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import granular_models
 from support.fallback_versions import PlainVersions
 
 from fallback_server.batching.options import BatchingOptions
@@ -23,7 +21,6 @@ from fallback_server.served_model import ServedModelLoader
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parents[1] / "support" / "granular_models.py"
 OPTIONS = BatchingOptions(num_batch_threads=1)
 
 
@@ -46,10 +43,10 @@ class Answers:
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory):
+def plane(tensorflow, tmp_path_factory):
     output = tmp_path_factory.mktemp("granular")
-    made = subprocess.run([sys.executable, SCRIPT, output], capture_output=True, text=True, timeout=200, check=False)
-    assert made.returncode == 0, made.stderr
+    tensorflow.run(granular_models.write_granular, 200.0, output)
+    tensorflow.run(granular_models.write_counted, 200.0, output)
     registry = default_registry(SavedModelOptions())
     registry.start()
     manager = Manager(

@@ -27,9 +27,13 @@ def strings(*values):
     ],
 )
 def test_inputs_count_with_what_they_take_once_they_are_made(inputs, size):
-    """Numbers by their array; strings by their own bytes and a pointer, repeated ones as often as they are."""
+    """Numbers by their array; strings by their own bytes and a pointer, repeated ones as often as they are.
+
+    What waits counts as a byte for each row at least.
+    """
     assert size_bytes(inputs) == size
-    assert Task(caller=caller(), inputs=inputs, deadline_s=None).bytes == size
+    assert Task(caller=caller(), inputs=inputs, deadline_s=None).bytes == max(size, 1)
+    assert Task(caller=caller(), inputs=inputs, deadline_s=None, rows=100).bytes == max(size, 100)
 
 
 def test_what_is_made():

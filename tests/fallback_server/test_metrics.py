@@ -12,7 +12,7 @@ from fallback_server.core.errors import QueueFull
 from fallback_server.core.servable import ServableId, ServableState, State
 from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
-from fallback_server.metrics import MAX_VERSIONS, Metrics, observer
+from fallback_server.metrics import MAX_KINDS, MAX_VERSIONS, Metrics, observer
 from fallback_server.sequences.figures import Ended, SequenceFigures
 from fallback_server.served_model import ServedModel
 
@@ -128,6 +128,21 @@ def test_names_that_callers_make_up_make_no_series():
         dict(labels)["version"] for name, labels in samples(metrics) if name == "edge_fallback_request_seconds_count"
     }
     assert versions == {str(number) for number in range(100 - MAX_VERSIONS, 100)}
+
+
+def test_more_kinds_than_are_counted_some_at_a_time_are_counted():
+    """Requests and batches of more kinds than are noted are counted where they come, each once."""
+    metrics = Metrics()
+    for number in range(MAX_KINDS + 10):
+        for _ in range(2):
+            request(metrics, version=1, code=f"CODE_{number}")
+            metrics.batch(model="m", version=1, rows=number, padded_rows=number, queued_s=[0.0, 0.0], run_s=1e-3)
+    counted = [count for (name, _), count in samples(metrics).items() if name == "edge_fallback_requests_total"]
+    assert counted == [2] * (MAX_KINDS + 10)
+    assert value(metrics, f"{US}batching_session:wrapped_run_count") == 2 * (MAX_KINDS + 10)
+    assert value(metrics, f"{US}batching_session:queuing_latency_count", thread_pool_name="batch") == 4 * (
+        MAX_KINDS + 10
+    )
 
 
 def test_the_catalog_is_read_when_somebody_asks():

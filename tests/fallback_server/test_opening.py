@@ -1,12 +1,10 @@
 """How a version is loaded whose files leave a choice."""
 
 import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import executor_forms
 from support.edge_models import scale_model
 from support.fallback_fakes import FakeExecutor, signature
 from support.fallback_workers import record
@@ -24,7 +22,6 @@ from fallback_server.protocol.tensors import encode
 from fallback_server.warmup import RECORDS
 
 OPTIONS = BatchingOptions(max_batch_size_rows=4)
-SAVED_MODELS = Path(__file__).parents[1] / "support" / "executor_forms.py"
 
 
 @pytest.fixture(autouse=True)
@@ -288,12 +285,9 @@ def test_sizes_are_those_that_batches_will_have(options, rows):
 
 
 @pytest.mark.slow
-def test_a_real_saved_model_and_its_lite_form(tmp_path):
+def test_a_real_saved_model_and_its_lite_form(tmp_path, tensorflow):
     """LiteRT is faster for a tiny model, and has the SavedModel's own signatures; one that differs does not serve."""
-    made = subprocess.run(
-        [sys.executable, SAVED_MODELS, tmp_path], capture_output=True, text=True, timeout=200, check=False
-    )
-    assert made.returncode == 0, made.stderr
+    tensorflow.run(executor_forms.write_saved_models, 200.0, tmp_path)
     path = tmp_path / "scale" / "1"
     registry = default_registry(SavedModelOptions())
 

@@ -47,6 +47,18 @@ def test_the_expected_wait_is_of_what_is_ahead():
     assert model.expected_wait_ms() == pytest.approx(20)
 
 
+def test_a_large_request_is_not_ahead_of_the_next_one():
+    """It lets others pass after each piece; nor is what has a lower priority."""
+    executor, clock = FakeExecutor(), FakeClock()
+    model = ServedModel(ID, executor, OPTIONS, clock=clock)
+    model._meter.mean_s = 0.01
+    queue = model.queues["serving_default"]
+    for count, priority in ((2000, 0), (4, -1)):
+        inputs = {"x": np.ones((count, 2), np.float32)}
+        queue.put(Task(caller=caller(), inputs=inputs, deadline_s=None, rows=count, priority=priority))
+    assert model.expected_wait_ms() == pytest.approx(10)
+
+
 def registry(executor, opened):
     """A registry whose one platform gives this executor, and notes how it was asked."""
 

@@ -8,10 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
-import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.fallback_process import Client, ServerProcess
-from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +54,9 @@ def client(server):
 
 
 def request(name="scale", *, version=None, label=None, signature="", outputs=(), **inputs):
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2
+
     message = predict_pb2.PredictRequest(output_filter=outputs)
     message.model_spec.name = name
     message.model_spec.signature_name = signature
@@ -73,6 +74,8 @@ def predict(client, *args, timeout=20, **options):
 
 
 def values(reply):
+    import tensorflow as tf
+
     return {name: tf.make_ndarray(tensor) for name, tensor in reply.outputs.items()}
 
 
@@ -187,6 +190,8 @@ def test_no_rows_are_answered_with_none(client):
 
 def test_an_unreadable_tensor_and_a_missing_spec(client):
     """Their texts begin as TensorFlow Serving's."""
+    from tensorflow_serving.apis import predict_pb2
+
     broken = request(x=X)
     broken.inputs["x"].tensor_content = b"123"
     with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
@@ -197,6 +202,8 @@ def test_an_unreadable_tensor_and_a_missing_spec(client):
 
 def test_metadata(client):
     """TensorFlow's own message class unpacks what comes."""
+    from tensorflow_serving.apis import get_model_metadata_pb2
+
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     asked.model_spec.name = "many"
     reply = client.predictions.GetModelMetadata(asked)

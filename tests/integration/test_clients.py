@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import example_models, fallback_models
 from support.complete import needs
 from support.fallback_process import ServerProcess
 from support.secure_servers import Site
@@ -28,10 +29,10 @@ def run(*command):
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tensorflow, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
-    for script in ("fallback_models.py", "example_models.py"):
-        run(sys.executable, SUPPORT / script, folder)
+    for write in (fallback_models.write_all, example_models.main):
+        tensorflow.run(write, 200.0, folder)
     return folder
 
 

@@ -1,15 +1,9 @@
-"""Writes a SavedModel that takes serialized Examples. Run as a program: python example_models.py OUTPUT.
+"""Writes a SavedModel that takes serialized Examples, in a process that has TensorFlow.
 
 OUTPUT/examples/1 has signatures as TensorFlow 1 writes them: `serving_default` (classify: classes and scores),
 `scores` (classify: scores alone), `regress` (regress) and `predict` (predict, the scores of the same input), all of the
 feature `x` (two floats): the scores are x and x + 1, the labels "low" and "high", the regression is their sum.
 """
-
-import os
-import sys
-from pathlib import Path
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def main(output):
@@ -34,7 +28,3 @@ def main(output):
         builder = tf1.saved_model.Builder(str(output / "examples" / "1"))
         builder.add_meta_graph_and_variables(session, ["serve"], signatures)
         builder.save()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,13 +1,10 @@
-"""The same tiny models in each form that the server runs; `executor_forms.py OUTPUT` writes the SavedModels.
+"""The same tiny models in each form that the server runs.
 
 `scale`: x float32 [-1, 4] -> y = 2 x. `fixed`: the same with x [1, 4]. `pick`: index int64 [-1] -> value, one of 10, 20
 and 30; another index is refused.
 """
 
-import os
 import struct
-import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +35,6 @@ class Model:
 
 
 def write_saved_models(output):
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
     def save(name, function, spec):
@@ -129,7 +125,3 @@ def _graph(operator, inputs, output, initializer, given, found):
     node = b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, operator)
     graph = _field(1, node) + _field(2, "graph") + _field(5, initializer) + _field(11, given) + _field(12, found)
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
-
-
-if __name__ == "__main__":
-    write_saved_models(Path(sys.argv[1]))

@@ -79,6 +79,10 @@ def write_odd(output):
     save(output / "slow" / "1", {"serving_default": (slow, [spec([None, 3], "x")])})
 
 
+def write_all(output):
+    write_plain(output)
+    write_odd(output)
+
+
 if __name__ == "__main__":
-    write_plain(Path(sys.argv[1]))
-    write_odd(Path(sys.argv[1]))
+    write_all(Path(sys.argv[1]))

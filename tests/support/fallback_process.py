@@ -7,7 +7,6 @@ import sys
 import threading
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from fallback_server.protocol.methods import UNLIMITED_MESSAGES
 
@@ -64,21 +63,25 @@ class Client:
     """TensorFlow Serving's own stubs."""
 
     def __init__(self, address):
+        # They import TensorFlow, which takes seconds: only for who asks by them.
+        from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, prediction_service_pb2_grpc
+
+        self._messages = get_model_status_pb2
         self.channel = grpc.insecure_channel(address, options=UNLIMITED_MESSAGES)
         self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
 
     def states(self, name, version=None):
-        request = get_model_status_pb2.GetModelStatusRequest()
+        request = self._messages.GetModelStatusRequest()
         request.model_spec.name = name
         if version is not None:
             request.model_spec.version.value = version
         reply = self.models.GetModelStatus(request, timeout=20)
-        names = get_model_status_pb2.ModelVersionStatus.State
+        names = self._messages.ModelVersionStatus.State
         return {item.version: names.Name(item.state) for item in reply.model_version_status}
 
     def errors(self, name):
-        request = get_model_status_pb2.GetModelStatusRequest()
+        request = self._messages.GetModelStatusRequest()
         request.model_spec.name = name
         reply = self.models.GetModelStatus(request, timeout=20)
         return {item.version: item.status.error_message for item in reply.model_version_status}

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from fallback_server.core.errors import InvalidInput, ModelNotFound
-from fallback_server.core.handle import ServableHandle
+from fallback_server.core.errors import InvalidInput, ModelNotFound, ServerError
+from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.manager import Manager
 from fallback_server.core.servable import ServableState
 from fallback_server.core.target import ModelTarget
@@ -22,6 +22,16 @@ class PlainVersions:
         if target.label is not None:
             raise InvalidInput(f"Unrecognized servable version label: {target.label}")
         return self._manager.acquire(target.name, target.version)
+
+    def standing(self, target: ModelTarget) -> Standing[ServedModel] | None:
+        """See `Versions`."""
+        moves = self._manager.moves
+        try:
+            handle = self.acquire(target)
+        except ServerError:
+            return None
+        with handle:
+            return self._manager.standing(handle, moves=moves)
 
     def shadow(self, name: str, answered: int) -> ServableHandle[ServedModel] | None:
         """See `Versions`."""

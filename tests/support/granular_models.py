@@ -1,18 +1,12 @@
 """Writes SavedModels that merge requests themselves, or whose signatures share inputs.
 
-Run as a program, as fallback_models.py: python granular_models.py OUTPUT.
+In a process that has TensorFlow.
 
 OUTPUT/granular/1 takes rows one by one (x, float32 [-1, 2]), and merges its expensive part, a product of matrices, with
 what others ask at the same time: `y` is 3 x, `merged` the rows that were in that product. `plain` is x alone, unmerged.
 OUTPUT/counted/1 counts how often its graph is evaluated: `classify` and `regress` read one input of serialized
 Examples, and both give out the count; `other` gives the scores of an input of its own.
 """
-
-import os
-import sys
-from pathlib import Path
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def write_granular(output):
@@ -66,8 +60,3 @@ def write_counted(output):
         builder = tf1.saved_model.Builder(str(output / "counted" / "1"))
         builder.add_meta_graph_and_variables(session, ["serve"], signatures)
         builder.save()
-
-
-if __name__ == "__main__":
-    write_granular(Path(sys.argv[1]))
-    write_counted(Path(sys.argv[1]))

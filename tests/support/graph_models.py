@@ -1,14 +1,7 @@
-"""Writes SavedModels of TensorFlow 1 and 2, with and without variables. Run as a program, as fallback_models.py.
+"""Writes SavedModels of TensorFlow 1 and 2, with and without variables, in a process that has TensorFlow.
 
-python graph_models.py OUTPUT
-    writes OUTPUT/{frozen,resource,reference}, the same with _text, whose graphs are texts, and OUTPUT/{tf2,tf2_plain}.
+They are OUTPUT/{frozen,resource,reference}, the same with _text, whose graphs are texts, and OUTPUT/{tf2,tf2_plain}.
 """
-
-import os
-import sys
-from pathlib import Path
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def write_tf1(path, make, *, as_text=False):
@@ -49,7 +42,3 @@ def write_all(output):
         write_tf1(output / f"{name}_text", make, as_text=True)
     write_tf2(output / "tf2", variables=True)
     write_tf2(output / "tf2_plain", variables=False)
-
-
-if __name__ == "__main__":
-    write_all(Path(sys.argv[1]))

@@ -43,6 +43,7 @@ class FakeControl:
         self.who = ""
         self.figures = SimpleNamespace(queued_rows=0, expected_wait_ms=0.0)
         self.watchers = []
+        self.standing_still = False
 
     def acquire(self, target, client_key=b""):
         self.orders.append(("acquire", client_key))
@@ -50,6 +51,13 @@ class FakeControl:
             raise InvalidInput(f"Unrecognized servable version label: {target.label}")
         version = self.labels[target.label] if target.label is not None else target.version
         return self.manager.acquire(target.name, version)
+
+    def standing(self, target):
+        if target.label is not None or not self.standing_still:
+            return None
+        moves = self.manager.moves
+        with self.manager.acquire(target.name, target.version) as handle:
+            return self.manager.standing(handle, moves=moves)
 
     def shadow(self, name, answered):
         return None

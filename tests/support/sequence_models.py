@@ -93,7 +93,12 @@ def write_sequences(output, cells, head):
     np.savez(output / "sequences.npz", **arrays)
 
 
+def write_all(output):
+    write_sequences(output, *write_gru(output))
+
+
 if __name__ == "__main__":
-    made = write_gru(Path(sys.argv[1]), *map(int, sys.argv[2:]))
     if len(sys.argv) == 2:
-        write_sequences(Path(sys.argv[1]), *made)
+        write_all(Path(sys.argv[1]))
+    else:
+        write_gru(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -24,6 +24,7 @@ from fallback_server.executors.worker.messages import (
     RunRefused,
     Spec,
 )
+from fallback_server.executors.worker.orphans import Reaper
 from fallback_server.executors.worker.priority import NICE, Aside, come_back, step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send, send_ran
 from fallback_server.protocol.tensors import wire_dtype
@@ -46,13 +47,15 @@ def work(control: socket.socket) -> None:
     _own.add(control)
     os.register_at_fork(after_in_child=_let_go)
     receiver = Receiver(control)
+    reaper = Reaper()
+    reaper.start()
     executor: Executor | LoadRefused | None = None
     try:
         frame = receiver.receive()
         load = frame.message
         assert isinstance(load, Load)
         aside = Aside()
-        executor = _loaded(load, frame.fds, aside)
+        executor = _loaded(load, frame.fds, aside, reaper)
         if isinstance(executor, LoadRefused):
             send(control, executor)
             return
@@ -70,7 +73,7 @@ def work(control: socket.socket) -> None:
                 awaited = True
             lane = socket.socket(fileno=frame.fds[0])
             _own.add(lane)
-            threading.Thread(target=_answer, args=(executor, lane), name="lane", daemon=True).start()
+            threading.Thread(target=_answer, args=(executor, lane, reaper), name="lane", daemon=True).start()
     except Closed:
         _end(executor)
 
@@ -99,7 +102,7 @@ def _let_go() -> None:
         sock.close()
 
 
-def _loaded(load: Load, fds: list[int], aside: Aside) -> Executor | LoadRefused:
+def _loaded(load: Load, fds: list[int], aside: Aside, reaper: Reaper) -> Executor | LoadRefused:
     """Loads in a thread that becomes nice, on top of what this process does already to make room.
 
     A thread of its own, since it can't become less nice again. The lanes' threads are not its children, and
@@ -119,6 +122,8 @@ def _loaded(load: Load, fds: list[int], aside: Aside) -> Executor | LoadRefused:
             if load.kind == "python" and not isinstance(error, LoadFailed):
                 _log.exception("the model could not be loaded")
             results.append(LoadRefused(_why(error, named=load.kind == "python")))
+        finally:
+            reaper.note()
 
     thread = threading.Thread(target=run, name="load")
     thread.start()
@@ -126,7 +131,7 @@ def _loaded(load: Load, fds: list[int], aside: Aside) -> Executor | LoadRefused:
     return results[0]
 
 
-def _answer(executor: Executor, lane: socket.socket) -> None:
+def _answer(executor: Executor, lane: socket.socket, reaper: Reaper) -> None:
     """Answers what comes on a lane, one after the other, until the server closes it."""
     receiver = Receiver(lane)
     try:
@@ -135,6 +140,7 @@ def _answer(executor: Executor, lane: socket.socket) -> None:
     except Closed:
         _own.discard(lane)
         lane.close()
+        reaper.note()
     except BaseException:  # noqa: BLE001  the process ends for it
         # The server waits on this lane: it must see it end, and with it the worker, which is not to be trusted now.
         _log.exception("a lane failed")
@@ -190,6 +196,7 @@ def _entry(signature: Signature) -> Entry:
         method=signature.method,
         batches_inside=signature.batches_inside,
         inputs_id=signature.inputs_id,
+        worth_rows=signature.worth_rows,
     )
 
 

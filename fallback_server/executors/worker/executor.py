@@ -124,6 +124,10 @@ class WorkerExecutor:
             self._steps_back = False
             self._close_lanes()  # So that the first request opens one, and the worker comes back.
 
+    def leave_core(self, *, leave: bool) -> None:
+        """Its process keeps off one of its cores, which others need; or does so no longer. See `company.Process`."""
+        self._worker.leave_core(leave=leave)
+
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
         """See `LiteRtExecutor.stands_for`."""
         self._signature_defs = signature_defs
@@ -309,6 +313,7 @@ def _signature(entry: Entry) -> Signature:
         method=entry.method,
         batches_inside=entry.batches_inside,
         inputs_id=entry.inputs_id,
+        worth_rows=entry.worth_rows,
     )
 
 

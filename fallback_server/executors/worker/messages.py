@@ -110,6 +110,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     method: str
     batches_inside: bool = False
     inputs_id: str = ""
+    worth_rows: int = 0
 
 
 class Loaded(Message, frozen=True):

@@ -73,6 +73,36 @@ class Aside:
                     _keep_to(thread, self._all)
 
 
+class Narrowed:
+    """Another process keeps off the first of the cores that it may run on, from the start to `end`.
+
+    One that had a single core keeps it.
+
+    Args:
+        pid: Whose threads, and those that they make.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._all: frozenset[int] = frozenset()
+        self._rest: frozenset[int] = frozenset()
+        with contextlib.suppress(OSError):  # It has ended.
+            self._all = frozenset(os.sched_getaffinity(pid))
+            self._rest = frozenset(sorted(self._all)[1:])
+            self._move(self._all, self._rest)
+
+    def end(self) -> None:
+        """All cores again. A thread that somebody else has given others meanwhile keeps these."""
+        with contextlib.suppress(OSError):
+            self._move(self._rest, self._all)
+
+    def _move(self, given: frozenset[int], wanted: frozenset[int]) -> None:
+        for thread in _threads(str(self._pid)) if self._rest else ():
+            with contextlib.suppress(ProcessLookupError):
+                if os.sched_getaffinity(thread) == given:
+                    _keep_to(thread, wanted)
+
+
 def come_back() -> None:
     """Has all threads of this process, also TensorFlow's, have usual slices again; who is nice stays so."""
     for thread in _threads("self"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.worker.line_limit import LineLimit
 from fallback_server.executors.worker.messages import Load, Loaded, LoadRefused
-from fallback_server.executors.worker.priority import put_aside
+from fallback_server.executors.worker.priority import Narrowed, put_aside
 from fallback_server.executors.worker.wire import Closed, Receiver, WireError, send
 
 _log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Worker:
         self._answer: Future[Loaded] = Future()
         self._why_gone: str | None = None
         self._killed = False
+        self._narrowed: Narrowed | None = None
         self._on_lost: Callable[[str], None] | None = None
         self._on_gone: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -109,6 +110,19 @@ class Worker:
                 self._on_gone.append(do)
         if gone:
             do()
+
+    def leave_core(self, *, leave: bool) -> None:
+        """Has it keep off one of the cores that it may run on, or no longer. Again: does nothing."""
+        if leave is (self._narrowed is not None):
+            return
+        with self._lock:
+            if self.pid is None or self.gone.is_set():
+                return
+            if not leave and self._narrowed is not None:
+                self._narrowed.end()
+                self._narrowed = None
+            elif leave and self._narrowed is None:
+                self._narrowed = Narrowed(self.pid)
 
     def kill(self) -> None:
         """Ends it at once, whatever it does, and waits until its memory is free. Again: does nothing."""

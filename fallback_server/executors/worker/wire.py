@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fallback_server.executors.base import Array
+from fallback_server.executors.base import Array, JoinedInputs
 from fallback_server.executors.worker.messages import AnyMessage, Message, Ran, Run, Tensor
 from fallback_server.protocol.tensors import MAX_ELEMENTS, MAX_RANK, numpy_dtype, wire_dtype
 
@@ -101,18 +101,27 @@ class Layout:
     def add(self, name: str, value: Array) -> None:
         """Places one tensor behind those before. Copies nothing that is contiguous."""
         begin = _aligned(self.end)
-        dtype, shape = wire_dtype(value.dtype), value.shape
-        if value.dtype.kind in "OSU":
-            size = self._strings(begin, value)
-        else:
-            # In the machine's byte order; what is so already is not copied.
-            value = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
-            size = value.nbytes
-            if size:
-                # As bytes: a memoryview knows no bfloat16. A scalar has no axis that could be viewed otherwise.
-                self.chunks.append((begin, value.reshape(-1).view(np.uint8).data))
-        self.heads.append(Tensor(name, dtype, shape, begin, size))
+        size = self._strings(begin, value) if value.dtype.kind in "OSU" else self._numbers(begin, value)
+        self.heads.append(Tensor(name, wire_dtype(value.dtype), value.shape, begin, size))
         self.end = begin + size
+
+    def add_rows(self, name: str, parts: Sequence[Array]) -> None:
+        """Places a tensor of numbers that is given in pieces along the first dimension."""
+        begin = end = _aligned(self.end)
+        for part in parts:
+            end += self._numbers(end, part)
+        first = parts[0]
+        shape = (sum(map(len, parts)), *first.shape[1:])
+        self.heads.append(Tensor(name, wire_dtype(first.dtype), shape, begin, end - begin))
+        self.end = end
+
+    def _numbers(self, begin: int, value: Array) -> int:
+        # In the machine's byte order; what is so already is not copied.
+        value = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+        if value.nbytes:
+            # As bytes: a memoryview knows no bfloat16. A scalar has no axis that could be viewed otherwise.
+            self.chunks.append((begin, value.reshape(-1).view(np.uint8).data))
+        return value.nbytes
 
     def _strings(self, begin: int, value: Array) -> int:
         items = [item if isinstance(item, bytes) else str(item).encode() for item in value.reshape(-1).tolist()]
@@ -191,6 +200,14 @@ def _aligned(offset: int) -> int:
 
 def _laid_out(tensors: Mapping[str, Array]) -> Layout:
     layout = Layout()
+    if isinstance(tensors, JoinedInputs):
+        for name in tensors:
+            parts = tensors.arrays(name)
+            if parts[0].dtype.kind in "OSU" or sum(part.nbytes for part in parts) <= INLINE_BYTES:
+                layout.add(name, tensors[name])
+            else:
+                layout.add_rows(name, parts)
+        return layout
     for name, value in tensors.items():
         layout.add(name, value)
     return layout

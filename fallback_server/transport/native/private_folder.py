@@ -43,6 +43,40 @@ class PrivateFolder:
         self._lock: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def stands(self) -> bool:
+        """Whether folder and socket are there; they are new then to whoever clears away what is old.
+
+        Some programs do, by age alone; others leave alone what is locked.
+        """
+        if self._lock is None:
+            return False
+        try:
+            os.utime(self.socket, follow_symlinks=False)
+            os.utime(self._lock)
+            found = self.path.lstat()
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self._lock))
+
+    def renew(self) -> None:
+        """Makes the folder anew, where it is gone, in the same place.
+
+        Raises:
+            SocketUnavailable: it can't be there.
+        """
+        assert self._lock is not None
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(self.path.lstat(), os.fstat(self._lock)):
+                    return  # The socket alone is gone.
+            self.path.mkdir(mode=0o700)  # Not where there is one: it would be somebody else's.
+            lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise SocketUnavailable(str(error)) from error
+        os.close(self._lock)
+        self._lock = lock
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def close(self) -> None:
         """Removes it. Closing again does nothing."""
         if self._lock is None:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.peers import others
 from benchmarks.peers.rounds import Rounds, table
-from benchmarks.peers.suite import GRUS, TOGETHER
+from benchmarks.peers.suite import GRUS, TOGETHER, bounds
 
 FAIR = """a row takes 2.0 ms alone; batches are answered at 900 rows/s
 of the flood 800 rows/s answered, 12 requests refused
@@ -21,10 +21,8 @@ p99 over p99 alone: 1.50 (target: at most 2)
 
 def test_they_become_rows_of_the_table(monkeypatch):
     """Out of what the programs print."""
-    said = {
-        "fair_models": FAIR,
-        "sequences": json.dumps({name: {"batched": [12, 10], "unbatched": [2, 2]} for name in GRUS}),
-    }
+    rates = {"batched": [12, 10], "unbatched": [2, 2], "bare echo": [60, 60], "executor": [20, 20]}
+    said = {"fair_models": FAIR, "sequences": json.dumps(dict.fromkeys(GRUS, rates))}
     monkeypatch.setattr(others, "_run", lambda name, _: said[name])
     rounds = Rounds()
     others.measure_flood(rounds, times=1, seconds=1)
@@ -33,6 +31,9 @@ def test_they_become_rows_of_the_table(monkeypatch):
     assert lines[0].endswith("| 6.00 ms | 4.00 ms | 1.50 | at most 2 | met |")
     assert len(lines) == 1 + len(GRUS)
     assert all(line.endswith("| 11/s | 2/s | 5.50 | at least 5 | met |") for line in lines[1:])
+    told = list(bounds(rounds))
+    assert len(told) == len(GRUS)
+    assert all("leaves 7.5 x the steps/s of unbatched ones" in one for one in told)
 
 
 @pytest.mark.parametrize("said", ["nothing", "[]", "{}"])

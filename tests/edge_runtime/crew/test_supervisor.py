@@ -27,9 +27,11 @@ def test_calls_when_it_is_time_and_earlier_ones_first(supervisor):
     """Timers run in the order of their instants, whatever the order in which they were set."""
     import time
 
-    now_s, called, done = time.monotonic(), [], threading.Event()
+    now_s, called, done, both = time.monotonic(), [], threading.Event(), threading.Event()
+    supervisor.at(now_s - 2.0, lambda: both.wait(WAIT_S))
     supervisor.at(now_s + 0.02, lambda: (called.append("later"), done.set()))
     supervisor.at(now_s - 1.0, lambda: called.append("earlier"))
+    both.set()
     assert done.wait(WAIT_S)
     assert called == ["earlier", "later"]
 

@@ -345,6 +345,7 @@ def test_all_that_wait_learn_that_no_server_is_left(client, server):
     under_way(client, server)
     futures = [client.submit(row_request(i, count=MAX_ROWS)) for i in range(300)]
     client.endpoints.remove(server.address)
+    server.hold.set()
     for future in futures:
         with pytest.raises(ServerFailed):
             future.result(WAIT_S)

@@ -108,6 +108,16 @@ def test_a_request_that_can_not_be_in_time_any_more_is_not_run():
     assert executor.batches == [1]
 
 
+@pytest.mark.parametrize("merges", [True, False])
+def test_one_whose_deadline_has_passed_is_told_so_at_its_turn(merges):
+    """Not that less than nothing is left."""
+    stand = BatchStand()
+    queue = measured(stand, FakeExecutor(), 0.05, merges=merges)
+    (late,), _ = stand.submit(queue, rows(1), deadline_s=stand.clock() + 0.02)
+    stand.clock.advance(0.05)
+    assert str(stand.run()[late]) == "the deadline passed after 50 ms in the queue"
+
+
 def test_a_measurement_that_refuses_everybody_is_not_believed_for_long():
     """A second after the last run one is tried: the next measurement comes of it."""
     stand, executor = BatchStand(), FakeExecutor()

@@ -7,8 +7,11 @@ from support.batch_stand import BatchStand, make
 
 from fallback_server.core.errors import DeadlineExceeded, ExecutionFailed, QueueFull, RequestCancelled
 
-ODD, FATAL = 1000.0, 2000.0
-"""Values of rows: with one the model gives a row too few, with the other it fails."""
+ODD, FATAL, WIDE = 1e5, 2e5, 3e5
+"""Values of rows: with one the model gives a row too few, with one it fails, with one its output is a column wider."""
+
+
+SPECIAL = {"odd": ODD, "fatal": FATAL, "wide": WIDE}
 
 
 class Side:
@@ -27,7 +30,8 @@ class Side:
         self.stand.clock.advance(0.001 * len(rows))
         if (rows == FATAL).any():
             raise RuntimeError("fatal")
-        return {"y": rows[1:] * 2 if (rows == ODD).any() else rows * 2}
+        answers = np.repeat(rows[:, :1] * 2, 2 if (rows == WIDE).any() else 1, axis=1)
+        return {"y": answers[1:] if (rows == ODD).any() else answers}
 
     def happens(self, what, count):
         if what == "step":
@@ -45,10 +49,13 @@ class Side:
                 self.comes("high", 1)
 
     def comes(self, what, count):
+        count *= 9 if what == "large" else 1
         values = np.arange(self.number, self.number + count, dtype=np.float32).reshape(count, 1)
         self.number += count
-        if what in ("odd", "fatal"):
-            values[0] = ODD if what == "odd" else FATAL
+        if what in SPECIAL:
+            values[0] = SPECIAL[what]
+        if what == "other":
+            values = np.repeat(values, 2, axis=1)
         deadline_s = self.stand.clock() + 0.003 * count if what == "tight" else None
         task = make(values, deadline_s=deadline_s, priority=(what == "high") - (what == "low"))
         (refusal,) = self.stand.scheduler.submit([(self.queue, task)])
@@ -59,7 +66,23 @@ class Side:
 
 
 happenings = st.tuples(
-    st.sampled_from(["step", "step", "step", "leave", "wait", "plain", "tight", "high", "low", "odd", "fatal", "full"]),
+    st.sampled_from(
+        [
+            *["step"] * 4,
+            "leave",
+            "wait",
+            "plain",
+            "tight",
+            "high",
+            "low",
+            "odd",
+            "fatal",
+            "wide",
+            "other",
+            "large",
+            "full",
+        ]
+    ),
     st.integers(1, 12),
 )
 
@@ -73,7 +96,10 @@ happenings = st.tuples(
     timeout=st.booleans(),
 )
 def test_each_request_has_one_outcome_its_own(first, during, max_rows, allowed, timeout):
-    """Also while merging is turned off with pieces under way, and with deadlines, priorities and callers that leave."""
+    """Also while merging is turned off with pieces under way, and with deadlines, priorities and callers that leave.
+
+    Several shapes wait, requests larger than half of all places, and outputs whose width depends on who is in a run.
+    """
     stand = BatchStand(
         max_batch_size_rows=max_rows,
         allowed_batch_sizes=tuple(sorted({2, max_rows})) if allowed and max_rows > 1 else (),
@@ -97,13 +123,13 @@ def test_each_request_has_one_outcome_its_own(first, during, max_rows, allowed, 
         elif isinstance(outcome, DeadlineExceeded):
             assert what == "tight"
         elif isinstance(outcome, ExecutionFailed):
-            assert what == "fatal"
+            assert what == "fatal" or (what == "wide" and len(values) > max_rows)
         elif what == "odd":
-            np.testing.assert_array_equal(outcome["y"], values[1:] * 2)
+            np.testing.assert_array_equal(outcome["y"][:, 0], values[1:, 0] * 2)
         else:
-            np.testing.assert_array_equal(outcome["y"], values * 2)
+            np.testing.assert_array_equal(outcome["y"][:, 0], values[:, 0] * 2)
     assert stand.idle()
-    assert not side.queue._large_rows
+    assert not side.queue.counted_rows()
     assert not len(stand.scheduler._runs)
 
 

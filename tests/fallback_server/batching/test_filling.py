@@ -77,6 +77,18 @@ def test_somebody_runs_and_bounds_are_kept(wants, room, may_give_way):
     assert may_give_way or not choice.gave_way
 
 
+def test_no_lower_priority_goes_before_higher_ones_for_its_deadline():
+    """It has the room that is left where all are in time with it; and each level its own tightest."""
+    high, low = Want(1, LATER, 1), Want(1, 0.0034, -1)
+    for may_give_way in (True, False):
+        choice = chosen([high] * 4 + [low], now_s=0.0, room_rows=8, cost_s=cost_s, may_give_way=may_give_way)
+        assert choice == ([0, 1, 2, 3], False)
+    choice = chosen([high, low._replace(deadline_s=0.02)], now_s=0.0, room_rows=8, cost_s=cost_s, may_give_way=True)
+    assert choice == ([0, 1], False)
+    wants = [Want(1, LATER, 0), Want(1, 0.0034, 1), low]
+    assert chosen(wants, now_s=0.0, room_rows=8, cost_s=cost_s, may_give_way=True) == ([1], True)
+
+
 class Crowd:
     """A stand whose runs take as long as `cost_s` says, which was measured for three sizes."""
 
@@ -159,3 +171,14 @@ def test_whoever_runs_in_company_is_in_time(bursts):
         if isinstance(outcome, dict) and task.deadline_s is not None and crowd.company[task] > 1:
             assert crowd.ended_s[task] <= task.deadline_s
     assert crowd.stand.idle()
+
+
+def test_a_near_deadline_behind_a_full_batch_is_seen():
+    """Of two runs it would be late in the second: it is in the first, and one with time is in the second."""
+    crowd = Crowd()
+    plenty = crowd.submit(32)
+    (tight,) = crowd.submit(1, 0.023)
+    outcomes = crowd.stand.run()
+    assert all("y" in outcomes[task] for task in (*plenty, tight))
+    assert crowd.ended_s[tight] <= tight.deadline_s
+    assert crowd.sizes == [24, 9]

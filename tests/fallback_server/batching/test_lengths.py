@@ -118,3 +118,32 @@ def test_what_is_exact_runs_beside_its_own_shapes_alone():
     assert sorted(shapes) == [(1, 2), (1, 4), (2, 3), (2, 4)]
     assert [outcomes[task]["y"].shape for task in tasks] == [(1, 3), (1, 4), (1, 3), (1, 2)]
     assert stand.idle()
+
+
+def test_a_step_and_a_plain_request_run_together_where_nothing_is_padded():
+    """What is exact is kept apart from what may be padded, and from nothing else."""
+    for options in ({}, {"pad_variable_length_inputs": True}):
+        stand, executor = BatchStand(**options), FakeExecutor()
+        queue = stand.queue(executor, variable_axes={"x": frozenset()})
+        tasks = [
+            Task(caller=make(np.ones((1, 1))).caller, inputs={"x": np.ones((1, 2))}, deadline_s=None, exact=exact)
+            for exact in (False, True, False, True)
+        ]
+        stand.scheduler.submit([(queue, task) for task in tasks])
+        stand.run()
+        assert executor.batches == [4]
+
+
+@pytest.mark.parametrize("allowed", [(), (8,)])
+def test_pieces_of_one_request_are_as_long_as_each_other(allowed):
+    """Its last one runs beside no longer request, unless all are filled up to one length: each gets its own answer."""
+    stand, queue = seen_by(lambda inputs: {"y": inputs["x"]}, max_batch_size_rows=4, allowed_lengths=allowed)
+    large, small = np.arange(25, dtype=np.float32).reshape(5, 5), np.full((1, 7), 3, np.float32)
+    tasks, refusals = stand.submit(queue, large, small)
+    assert refusals == [None, None]
+    outcomes = stand.run()
+    assert outcomes[tasks[0]]["y"].shape == (5, 8 if allowed else 5)
+    np.testing.assert_array_equal(outcomes[tasks[0]]["y"][:, :5], large)
+    np.testing.assert_array_equal(outcomes[tasks[1]]["y"][:, :7], small)
+    assert len(stand.batches) == (2 if allowed else 3)
+    assert stand.idle()

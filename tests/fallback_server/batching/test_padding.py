@@ -12,6 +12,7 @@ from fallback_server.batching.execution import execute
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, BatchRun, Task
 from fallback_server.core.errors import ExecutionFailed
+from fallback_server.executors.base import GivenInputs
 
 ALLOWED = (2, 4, 8)
 
@@ -143,7 +144,8 @@ def test_a_request_that_runs_as_it_came_is_given_away():
     def run(inputs):
         seen.append([task.inputs == {} for task in waiting])
         y = inputs["x"] + 1
-        inputs.clear()
+        if isinstance(inputs, GivenInputs):
+            inputs.clear()
         return {"y": y}
 
     queue = queue_of(run)

@@ -78,3 +78,29 @@ def test_nobody_waits_for_company_until_it_is_too_late(deadline_s, run_s, due_s)
     """Until twice a run before the deadline; where none was measured, for half of the time."""
     found_s = policy.due_in_time_s(due_s=5.5, oldest_s=5.0, deadline_s=deadline_s, run_s=run_s)
     assert found_s == pytest.approx(due_s)
+
+
+@pytest.mark.parametrize(
+    ("others_wait", "begun", "priority", "other_s", "other_priority", "turn"),
+    [
+        (True, True, 1, 9.0, -1, False),
+        (False, True, 0, 1.0, 0, True),
+        (False, True, 0, 1.0, -1, True),
+        (False, True, 0, 5.9, 1, False),
+        (False, True, 0, 6.1, 1, True),
+        (False, True, -1, 6.9, 1, False),
+        (False, False, 0, 4.9, 0, False),
+        (False, False, 0, 5.1, 0, True),
+        (False, False, 1, 4.1, 0, True),
+    ],
+)
+def test_whose_turn_it_is_beside_a_large_request(others_wait, begun, priority, other_s, other_priority, turn):
+    """Others after each piece; else its own, but for a higher priority within a second; first in the line it has."""
+    assert turn is policy.is_large_turn(
+        others_wait=others_wait,
+        begun=begun,
+        stands_s=5.0,
+        priority=priority,
+        other_s=other_s,
+        other_priority=other_priority,
+    )

@@ -86,5 +86,5 @@ def test_the_order_is_kept_within_a_priority_and_bounded_between_two(steps, max_
 
 def test_precedence():
     """A second for each step."""
-    assert precedence_s(enqueued_s=5.0, priority=1) == 4.0
-    assert precedence_s(enqueued_s=5.0, priority=-1) == 6.0
+    assert precedence_s(stands_s=5.0, priority=1) == 4.0
+    assert precedence_s(stands_s=5.0, priority=-1) == 6.0

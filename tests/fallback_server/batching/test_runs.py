@@ -31,6 +31,19 @@ def test_when_a_queue_may_begin(begun, queue, expected):
     assert runs.may_begin_s(queue, 10.0) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("slots", "own", "expected"),
+    [(1, 0, -math.inf), (2, 0, -math.inf), (2, 1, 10.5), (2, 2, math.inf), (3, 1, -math.inf), (3, 2, 10.5)],
+)
+def test_a_queue_that_makes_room_leaves_one_slot_for_a_while(slots, own, expected):
+    """One batch less of several, never none at all; and no longer than said, whatever the others of it do."""
+    runs = Runs(slots)
+    for _ in range(own):
+        runs.begin("a", 9.9)
+    assert runs.may_begin_s("a", 10.0, room_until_s=10.5) == expected
+    assert runs.may_begin_s("a", 10.5, room_until_s=10.5) == (math.inf if own == slots else -math.inf)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 0.2), st.integers(0, 3)), max_size=60), st.integers(1, 3))
 def test_the_bounds_hold_and_nobody_is_kept_out_for_long(steps, slots):

@@ -135,3 +135,56 @@ def test_larger_pieces_are_run_where_they_pay(allowed):
     stand.submit(queue, rows(1, 1003))
     stand.run()
     assert executor.batches == ([500, 500, 3] if not allowed else [4] * 251)
+
+
+def mask(inputs):
+    """As wide as the largest value of the run: what a mask, a ragged output or a search gives."""
+    return {"y": (np.arange(int(inputs["x"].max()))[None] < inputs["x"][:, :1]).astype(np.float32)}
+
+
+def test_pieces_whose_outputs_differ_in_width_fail_their_request_alone():
+    """It is told why; who runs beside it is answered, and nothing stays taken."""
+    stand = BatchStand(max_batch_size_rows=4)
+    queue = stand.queue(mask)
+    (large, mate), _ = stand.submit(queue, np.concatenate([rows(1, 4, 1), rows(3, 1, 1)]), rows(2, 1, 1))
+    outcomes = stand.run()
+    assert isinstance(outcomes[large], ExecutionFailed)
+    assert "its 5 rows ran in 2 pieces, whose outputs can't be put together: y is [4, 1] and [1, 3]" in str(
+        outcomes[large]
+    )
+    assert outcomes[mate]["y"].tolist() == [[1, 1, 0]]
+    assert stand.idle()
+    assert not len(stand.scheduler._runs)
+    (later,), _ = stand.submit(queue, rows(2, 1, 1))
+    assert stand.run()[later]["y"].tolist() == [[1, 1]]
+
+
+def test_a_last_piece_that_others_made_wider_runs_again_by_itself():
+    """No request fails for whom it ran beside."""
+    stand, sizes = BatchStand(max_batch_size_rows=4), []
+
+    def run(inputs):
+        sizes.append(len(inputs["x"]))
+        return mask(inputs)
+
+    (large, mate), _ = stand.submit(stand.queue(run), rows(2, 5, 1), rows(3, 1, 1))
+    outcomes = stand.run()
+    assert outcomes[large]["y"].tolist() == [[1, 1]] * 5
+    assert outcomes[mate]["y"].tolist() == [[1, 1, 1]]
+    assert sizes == [4, 2, 1]
+    assert stand.idle()
+
+
+@pytest.mark.parametrize("names", [("y", "z"), ("y", "y")])
+def test_whatever_pieces_give_costs_no_thread_and_no_place(names):
+    """Other names, or what is no array."""
+    stand, given = BatchStand(max_batch_size_rows=4), []
+
+    def run(inputs):
+        given.append(None)
+        return {names[len(given) % 2]: inputs["x"] if names[0] != names[1] else None}
+
+    (large,), _ = stand.submit(stand.queue(run), rows(2, 6))
+    assert isinstance(stand.run()[large], ExecutionFailed)
+    assert stand.idle()
+    assert not len(stand.scheduler._runs)

@@ -1,10 +1,7 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import graph_models
 from support.edge_models import publish_scale
 
 from fallback_server.core.completeness import missing, read_num_shards, restores
@@ -71,13 +68,12 @@ def test_an_operation_is_found_wherever_a_chunk_ends(before, after, size):
 
 
 @pytest.mark.slow
-def test_graphs_that_tensorflow_saved(tmp_path):
+def test_graphs_that_tensorflow_saved(tmp_path, tensorflow):
     """Those with variables read them, those of TensorFlow 2 restore something in any case, and frozen ones do neither.
 
     The latter alone are complete without.
     """
-    maker = Path(__file__).parents[2] / "support" / "graph_models.py"
-    subprocess.run([sys.executable, str(maker), str(tmp_path)], check=True, timeout=300, capture_output=True)
+    tensorflow.run(graph_models.write_all, 300.0, tmp_path)
     found = {path.name: read_restores(path) for path in tmp_path.iterdir()}
     assert {name for name, reads in found.items() if not reads} == {"frozen", "frozen_text"}
     assert len(found) == 8

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from support.fallback_fakes import signature, spec
 
+from fallback_server.executors.base import JoinedInputs
+
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "batches"),
@@ -26,3 +28,16 @@ def test_accepts():
     assert not spec("x", (-1, 2)).accepts(np.zeros((2,), np.float32))
     assert not spec("x", (-1, 2)).accepts(np.zeros((5, 3), np.float32))
     assert spec("x", None).accepts(np.zeros((5, 3, 1), np.float32))
+
+
+def test_joined_inputs_are_one_behind_the_other():
+    """By name in one piece, which is made once; or in pieces that are where they were, with the padding behind."""
+    parts = [{"x": np.zeros((0, 2)), "y": np.ones((1, 1))}, {"x": np.full((2, 2), 3.0), "y": np.zeros((1, 1))}]
+    inputs = JoinedInputs(parts, padding=2)
+    assert list(inputs) == ["x", "y"]
+    assert len(inputs) == 2
+    assert inputs["x"].tolist() == [[3, 3]] * 4
+    assert inputs["y"].tolist() == [[1], [0], [1], [1]]
+    assert inputs["x"] is inputs["x"]
+    assert [len(array) for array in inputs.arrays("x")] == [0, 2, 2]
+    assert inputs.arrays("x")[1] is parts[1]["x"]

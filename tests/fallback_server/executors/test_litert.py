@@ -1,8 +1,10 @@
 """The LiteRT executor beyond what all executors promise, with real files."""
 
 import gc
+import math
 import threading
 import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from support.interpreter_models import images, net_model, pair_model
 from support.operator_files import know
 from support.stateful_models import counting_model
 
-from fallback_server.core.errors import LoadFailed, VersionRefused
+from fallback_server.core.errors import LoadFailed, VersionNotReady, VersionRefused
 from fallback_server.executors import litert, litert_runner
 from fallback_server.executors.base import RunSizes
 from fallback_server.executors.litert import open_litert
@@ -213,10 +215,47 @@ def _words_model():
     return file.bytes()
 
 
-def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
-    """They are run in parts: a row that takes 0.7 s has no batch of four."""
+def _reversing_model(*, strings):
+    """X -> y: the rows of x in reverse; strings come along, and are read by nobody."""
+    from support.interpreter_models import _File
+
+    know("REVERSE_V2")
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (-1, 3)), file.tensor(graph, "y", (-1, 3))
+    axis = file.tensor(graph, "axis", (1,), "int32", np.array([0], np.int32))
+    words = {"words": file.tensor(graph, "words", (-1,), "string")} if strings else {}
+    file.operator(graph, "REVERSE_V2", [x, axis], [y])
+    graph.inputs, graph.outputs = [x, *words.values()], [y]
+    file.sign(NAME, 0, {"x": x, **words}, {"y": y})
+    return file.bytes()
+
+
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("rows", [(1,), (1, 8), (1, 2, 4, 8)])
+def test_rows_are_tried_together_whatever_sizes_are_prepared(strings, rows):
+    """Four that are run in parts of one would show nothing: a model that reverses them would be merged."""
+    executor = opened(_reversing_model(strings=strings), sizes=RunSizes(rows=rows, threads=1))
+    assert not executor.signatures[NAME].batches
+    executor.close()
+
+
+def test_sizes_whose_rows_take_no_less_time_are_not_kept(monkeypatch):
+    """Requests are merged up to the others: a large model's plans take hundreds of megabytes."""
     monkeypatch.setattr(
-        litert_runner, "least_s", lambda run, *, progress: 0.7 * len(run.args[0]["x"]) + bool(progress()) * 0
+        litert_runner, "least_s", lambda run, *, progress: 0.01 * len(run.args[0]["x"]) + bool(progress()) * 0
+    )
+    executor = opened(scale_model(2.0))
+    assert executor.signatures[NAME].worth_rows == 1
+    assert sorted(executor._runners[NAME]._pools) == [1]
+    assert executor.run(NAME, {"x": np.ones((3, 4), np.float32)})["y"].shape == (3, 4)
+    executor.close()
+
+
+def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
+    """They are run in parts: a row that takes 0.9 s has no batch of four."""
+    monkeypatch.setattr(
+        litert_runner, "least_s", lambda run, *, progress: 0.4 + 0.5 * len(run.args[0]["x"]) + bool(progress()) * 0
     )
     executor = opened(scale_model(2.0))
     assert sorted(executor._runners[NAME]._pools) == [1, 2]
@@ -315,6 +354,60 @@ def test_a_close_frees_all_interpreters_at_once():
         gc.enable()
 
 
+class Threads(litert_runner.Runner):
+    """Notes how many threads each run has; those of several threads wait for `gate`."""
+
+    seen: ClassVar[list[int]] = []
+    begun = threading.Event()
+    gate = threading.Event()
+
+    def __init__(self, interpreter, *arguments, **options):
+        super().__init__(interpreter, *arguments, **options)
+        self.threads = interpreter.args[0]
+
+    def run(self, inputs):
+        self.seen.append(self.threads)
+        if self.threads > 1:
+            self.begun.set()
+            assert self.gate.wait(30)
+        return super().run(inputs)
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """An executor that has found two threads to be faster."""
+    monkeypatch.setattr(litert, "_LONG_S", 0.0)
+    monkeypatch.setattr(litert, "_CLEARLY", math.inf)
+    monkeypatch.setattr(litert, "usable_cores", lambda: 2)
+    monkeypatch.setattr(litert, "Runner", Threads)
+    Threads.gate.set()
+    executor = opened(net_model())
+    assert executor.threads == 2
+    Threads.begun.clear()
+    Threads.seen.clear()
+    yield executor
+    executor.close()
+
+
+def test_what_runs_beside_others_has_one_thread(wide):
+    """And what has the processors to itself several, if that was found to be faster; the answers are the same."""
+    Threads.gate.clear()
+    found = {}
+    first = threading.Thread(target=lambda: found.update(wide.run(NAME, {"image": images(1)})), daemon=True)
+    first.start()
+    assert Threads.begun.wait(30)
+    beside = wide.run(NAME, {"image": images(5)})
+    assert Threads.seen == [2, 1]
+    Threads.gate.set()
+    first.join(30)
+    np.testing.assert_allclose(found["scores"], beside["scores"][:1], rtol=1e-5, atol=1e-6)
+    wide.run(NAME, {"image": images(9)})
+    assert Threads.seen == [2, 1, 2]
+    wide.close()
+    with pytest.raises(VersionNotReady, match="taken out of service"):
+        wide.run(NAME, {"image": images(1)})
+
+
 def test_words_of_the_other_form_are_taken_over():
     """Clients of a version with two forms see the SavedModel's own signatures, whichever serves."""
     executor = opened(scale_model(2.0))
@@ -324,12 +417,27 @@ def test_words_of_the_other_form_are_taken_over():
     executor.close()
 
 
-def test_what_litert_refuses_fails_to_load_and_lets_its_bytes_go():
-    """With LiteRT's words; the file is closed."""
-    file = SealedFile.of(b"    TFL3" + bytes(100), "m")
+def test_what_can_not_be_loaded_fails_with_the_reason_and_lets_its_bytes_go():
+    """What is no such file, before LiteRT sees it; and with LiteRT's words, what it refuses."""
+    damaged, unknown = SealedFile.of(b"    TFL3" + bytes(100), "m"), SealedFile.of(_unknown_operator(), "m")
+    with pytest.raises(LoadFailed, match="it can't be told what it would run: it is no TFLite file"):
+        open_litert(damaged, sizes=RunSizes())
     with pytest.raises(LoadFailed, match="LiteRT can't load it"):
-        open_litert(file, sizes=RunSizes())
-    assert file.fd < 0
+        open_litert(unknown, sizes=RunSizes())
+    assert max(damaged.fd, unknown.fd) < 0
+
+
+def _unknown_operator():
+    """Its operator is of a version that nobody has made."""
+    from support.interpreter_models import _File
+
+    file = _File()
+    graph = file.graph()
+    x, y = file.tensor(graph, "x", (1, 4)), file.tensor(graph, "y", (1, 4))
+    file.operator(graph, "ADD", [x, x], [y])
+    file.model.operatorCodes[0].version = 1000
+    graph.inputs, graph.outputs = [x], [y]
+    return file.bytes()
 
 
 def test_the_bytes_can_not_be_changed_any_more():

@@ -1,10 +1,10 @@
 """Which prepared sizes a number of rows is run in."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fallback_server.executors.sizes import parts_of, parts_table, thinned
+from fallback_server.executors.sizes import parts_of, parts_table, thinned, worth_rows
 
 POWERS = (1, 2, 4, 8, 16, 32)
 
@@ -45,6 +45,23 @@ def test_the_cheapest_way_is_taken(cost_s, rows, parts):
     assert parts_of(rows, parts_table(cost_s)) == parts
 
 
+@pytest.mark.parametrize(
+    ("cost_s", "rows"),
+    [
+        ({1: 5.6e-3, 2: 12.1e-3, 4: 25e-3, 8: 54e-3}, 1),
+        ({1: 23e-3, 2: 40e-3, 4: 72e-3, 8: 134e-3}, 8),
+        ({1: 10e-3, 2: 15e-3, 4: 30.1e-3, 8: 59e-3}, 2),
+        ({1: 0.9e-3, 8: 7.2e-3}, 0),
+        ({4: 8e-3}, 4),
+        ({}, 0),
+    ],
+)
+def test_the_rows_that_are_worth_merging_are_those_from_which_on_a_row_gets_no_cheaper(cost_s, rows):
+    """What is within the noise counts as no cheaper, and of short rows nothing is said."""
+    assert worth_rows(cost_s) == rows
+
+
+@settings(deadline=None)
 @given(
     st.dictionaries(st.integers(1, 40), st.floats(1e-6, 1.0), min_size=1, max_size=6),
     st.integers(0, 150),

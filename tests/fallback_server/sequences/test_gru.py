@@ -1,11 +1,10 @@
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from support import sequence_models
 from support.fallback_process import Client, ServerProcess
 from support.sequence_models import SEQUENCES, lengths
 from support.sequence_streams import Stream, outputs, state
@@ -18,13 +17,10 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def gru(tmp_path_factory):
+def gru(tensorflow, tmp_path_factory):
     """A folder with the model, and what TensorFlow alone makes of 64 sequences."""
     output = tmp_path_factory.mktemp("gru")
-    program = [sys.executable, str(TESTS / "support" / "sequence_models.py"), str(output)]
-    path = f"{TESTS}:{TESTS.parent}"
-    made = subprocess.run(program, capture_output=True, text=True, timeout=200, check=False, env={"PYTHONPATH": path})
-    assert made.returncode == 0, made.stderr
+    tensorflow.run(sequence_models.write_all, 200.0, output)
     return output
 
 

@@ -57,7 +57,36 @@ def test_a_reset_forgets():
     state.advance({"y": ones(1, 2), "state": ones(1, 3)})
     given = state.inputs({"x": ones(2, 2)}, reset=True)
     assert given["state"].tolist() == np.zeros((2, 3)).tolist()
-    assert (state.step, sizes) == (0, [12, 12, 0, 24])
+    assert (state.step, sizes) == (0, [12, 0, 24])
+
+
+@pytest.mark.parametrize(
+    ("after", "is_alike"),
+    [(ones(1, 3), True), (ones(2, 3), False), (np.ones((1, 3), np.float64), False), (ones(1, 4), False)],
+)
+def test_a_state_has_one_form_while_its_dtypes_and_shapes_last(after, is_alike):
+    """What was checked of a step holds no longer than that, and a reset always begins another."""
+    state, sizes = state_of()
+    state.inputs({"x": ones(1, 2)}, reset=False)
+    before = state.form
+    state.advance({"y": ones(1, 2), "state": after})
+    assert (state.form is before) == is_alike
+    assert sizes == [12] + [after.nbytes] * (not is_alike)
+    before = state.form
+    state.inputs({"x": ones(1, 2)}, reset=True)
+    assert state.form is not before
+
+
+def test_strings_have_another_form_at_each_step():
+    """Their bytes are counted anew."""
+    step = signature({"state": (-1, 1)}, {"state": (-1, 1)})
+    state, sizes = state_of(step)
+    for text in (b"a", b"long"):
+        state.inputs({}, reset=False)
+        before = state.form
+        state.advance({"state": np.array([[text]], object)})
+        assert state.form is not before
+    assert sizes[-1] - sizes[-2] == 3
 
 
 @pytest.mark.parametrize("mixes", [False, True])

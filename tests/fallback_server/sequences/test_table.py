@@ -80,6 +80,8 @@ class Tables(RuleBasedStateMachine):
     def idle(self):
         late = {entry for entry, since_s in self.resting.items() if since_s + 10 <= self.now_s}
         assert set(self.table.idle(self.now_s)) == late
+        for entry in self.bytes:
+            assert self.table.rested_s(entry, self.now_s) == self.now_s - self.resting.get(entry, self.now_s)
         assert self.table.next_idle_s() == min(self.resting.values(), default=math.inf) + 10
 
 

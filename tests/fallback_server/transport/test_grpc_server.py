@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.fallback_fakes import FakeExecutor
-from support.grpc_stand import SlowExecutor, code_of, loaded, standing
+from support.grpc_stand import OPTIONS, SlowExecutor, code_of, loaded, standing
 
 from fallback_server.predict_call import PredictCall
 from fallback_server.protocol.methods import PREDICT
@@ -229,7 +230,9 @@ def test_what_was_read_of_a_call_goes_with_it(tmp_path):
 
     async def story():
         executor = SlowExecutor(factor=2)
-        async with loaded(executor, tmp_path, max_message_bytes=100_000) as stand:
+        # On the loop a run would wait for a gate that the loop is to open.
+        batching = dataclasses.replace(OPTIONS, max_inline_us=0)
+        async with loaded(executor, tmp_path, batching=batching, max_message_bytes=100_000) as stand:
             stand.plane._observe = lambda call, *_: calls.append(call)
             executor.gate.set()
             assert await code_of(stand.predict(request(1))) == (CODE.OK, "")

@@ -18,7 +18,8 @@ from fallback_server.transport.ordered_stream import MAX_STREAM_REQUESTS
 pytestmark = pytest.mark.usefixtures("transport")
 
 CODE = grpc.StatusCode
-THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000)
+THREADS = BatchingOptions(enabled=False, num_batch_threads=4, max_enqueued_batches=1000, max_inline_us=0)
+"""None runs on the loop: there it would wait for a gate that the loop is to open."""
 
 
 class FirstWaits(SlowExecutor):
@@ -107,20 +108,30 @@ def test_what_waits_for_the_first_answer_is_bounded(tmp_path):
 
 def test_large_messages_that_wait_are_bounded_by_their_bytes(tmp_path, monkeypatch):
     """As requests, and as answers; one that is larger than the bound is answered alone."""
-    monkeypatch.setattr(ordered_stream, "MAX_STREAM_BYTES", 5 * len(request(0).SerializeToString()))
     executor, count = FirstWaits(), 20
 
+    def long(value):
+        # An answer tells the id too, so it is nearly as large: as many fit before it is there as after it.
+        message = request(value)
+        message.id = f"{value:200}"
+        return message
+
     async def story(stand):
+        alone = opened(stand)
+        await alone.write(long(1))
+        monkeypatch.setattr(ordered_stream, "MAX_STREAM_BYTES", 5 * len((await alone.read()).SerializeToString()))
+        alone.cancel()
+        executor.values.clear()
         stream = opened(stand)
         for value in range(count):
-            await stream.write(request(value))
-        await until(lambda: len(executor.values) >= 5)
+            await stream.write(long(value))
+        await until(lambda: len(executor.values) >= 6)
         await stand.unary(methods.SERVER_LIVE)(pb.ServerLiveRequest())
-        assert 5 <= len(executor.values) <= 6
+        assert len(executor.values) == 6
         executor.gate.set()
         monkeypatch.setattr(ordered_stream, "MAX_STREAM_BYTES", 1)
         await stream.done_writing()
-        assert [(await stream.read()).infer_response.id for _ in range(count)] == [str(each) for each in range(count)]
+        assert [int((await stream.read()).infer_response.id) for _ in range(count)] == list(range(count))
 
     told(story, tmp_path, executor)
 

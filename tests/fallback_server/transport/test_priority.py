@@ -31,7 +31,8 @@ def test_the_header_says_who_comes_first(tmp_path, first, second, order):
     with rest_standing({("m", 1): model.executor}, tmp_path) as stand:
 
         def ask(value, said):
-            httpx.post(f"{stand.url}/v1/models/m:predict", json={"inputs": [value]}, headers={"x-priority": said})
+            url, body = f"{stand.url}/v1/models/m:predict", {"inputs": [value]}
+            httpx.post(url, json=body, headers={"x-priority": said}, timeout=30)
 
         callers = []
         for value, said in ((0, ""), (1, ""), (2, first), (3, second)):

@@ -42,6 +42,41 @@ def test_streams_of_a_version_that_is_unloaded_go_on_and_are_ended(tmp_path):
     told(story, tmp_path, sequences=SequenceOptions(drain_s=1.0))
 
 
+@pytest.mark.parametrize("loss", ["", "the model's process ended (signal 9)"])
+def test_a_caller_that_takes_no_answers_holds_no_version(tmp_path, loss):
+    """One that is unloaded, or whose process has died, goes although an answer can't be sent."""
+
+    async def story(stand):
+        stream = opened(stand)
+
+        async def push():
+            await stream.send(model="m", x=np.ones((20_000, 2), np.float32), return_state=True)
+            while True:
+                await stream.send(x=np.ones((20_000, 2), np.float32), return_state=True)
+
+        pushing = asyncio.ensure_future(push())
+        harness = stand.manager._table.find("m", 1)
+        steps = -1
+        while steps < 1 or steps < figures.snapshot().models["m"].steps:  # Until an answer waits to be taken.
+            steps = figures.snapshot().models["m"].steps if "m" in figures.snapshot().models else 0
+            await asyncio.sleep(0.3)
+        if loss:
+            stand.loader.result.lost = loss
+        else:
+            stand.manager.set_aspired({})
+        stand.control.changed()
+        await until(lambda: figures.snapshot().models["m"].live == 0)
+        assert figures.snapshot().models["m"].ended == {Ended.WORKER if loss else Ended.UNLOADED: 1}
+        if not loss:
+            await until(lambda: harness.state is State.END)
+        pushing.cancel()
+        stream.call.cancel()
+        await asyncio.wait([pushing])
+
+    figures = SequenceFigures()
+    told(story, tmp_path, sequences=SequenceOptions(drain_s=0.1), sequence_figures=figures)
+
+
 def test_streams_end_where_a_load_waits_for_them(tmp_path):
     """Else a model that is unloaded and loaded again would be away for as long as they may go on."""
 
@@ -117,7 +152,7 @@ def test_what_comes_and_goes_is_counted(tmp_path):
     told(story, tmp_path, sequences=SequenceOptions(sequence_idle_s=1.0), sequence_figures=figures)
 
 
-def test_what_is_refused_is_counted_as_a_request(tmp_path):
+def test_what_is_refused_is_counted_as_a_request(tmp_path, services):
     """Of the version where one is held; of no model where a stream says nothing yet."""
     answers = []
 
@@ -133,8 +168,11 @@ def test_what_is_refused_is_counted_as_a_request(tmp_path):
         other = opened(stand)
         await other.send(model="other", x=row(1, 0))
         assert (await other.ended())[0] is CODE.NOT_FOUND
+        (service,) = services
+        await until(lambda: service.live == 1)
         idle = opened(stand)
         await idle.call.wait_for_connection()
+        await until(lambda: service.live == 2)
         assert (await opened(stand).ended())[0] is CODE.RESOURCE_EXHAUSTED
 
     told(story, tmp_path, sequences=SequenceOptions(max_sequences=2, max_sequence_bytes=64))

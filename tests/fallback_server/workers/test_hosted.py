@@ -59,6 +59,57 @@ def test_a_view_holds_for_its_epoch_alone(epoch):
         versions.acquire(MODEL)
 
 
+def held(standing):
+    loaded = standing.hold()
+    if loaded is None:
+        return None
+    standing.let_go(loaded)
+    return standing.servable_id.version
+
+
+def test_what_was_found_holds_for_its_epoch_alone_too(epoch):
+    """And until another load is here, or one is dropped."""
+    versions, servables = hosted(epoch, 1, 2)
+    versions.take(view(epoch, 1))
+    standing = versions.standing(MODEL)
+    assert standing.servable is servables[1]
+    assert [held(standing), held(standing)] == [1, 1]
+    epoch.advance()
+    assert held(standing) is None
+    versions.take(view(epoch, 1, 2))
+    assert held(standing) is None
+    standing = versions.standing(MODEL)
+    assert held(standing) == 2
+    versions.drop(2)
+    assert held(standing) is None
+
+
+def test_what_is_dropped_while_it_is_held_is_closed_when_it_is_let_go(epoch):
+    """Not before, and once."""
+    versions, servables = hosted(epoch, 1)
+    versions.take(view(epoch, 1))
+    standing = versions.standing(MODEL)
+    loaded = standing.hold()
+    versions.drop(1)
+    assert servables[1].closed == 0
+    standing.let_go(loaded)
+    assert servables[1].closed == 1
+
+
+def test_there_is_no_single_one_where_requests_differ(epoch):
+    """Where the traffic is split, or the default was rolled back; where it is not here, or nothing is known."""
+    versions, _ = hosted(epoch, 1, 2)
+    assert versions.standing(MODEL) is None
+    split = ModelRoutes(versions={1: 1, 2: 2}, traffic={1: 1, 2: 1})
+    versions.take(View(epoch=epoch.value, models={"m": split}, gone=()))
+    assert versions.standing(MODEL) is None
+    assert versions.standing(ModelTarget(name="m", version=0)) is None
+    assert versions.standing(ModelTarget(name="m", version=9)) is None
+    assert held(versions.standing(ModelTarget(name="m", version=1))) == 1
+    epoch.advance()
+    assert versions.standing(ModelTarget(name="m", version=1)) is None
+
+
 def test_a_view_that_was_read_before_a_change_is_void(epoch):
     """Though it comes after it."""
     versions, _ = hosted(epoch, 1)

@@ -179,6 +179,26 @@ def test_warming_up_steps_back_and_requests_do_not(models, nursery):
     executor.close()
 
 
+def test_a_worker_leaves_a_core_to_others_and_takes_it_back(models, nursery):
+    """All of its threads, also those of lanes that are opened meanwhile; one that has ended is no error."""
+    executor = opened(nursery, models / "scale" / "1")
+    executor.run("serving_default", ROW)
+
+    def cores_of_threads():
+        return {cores(int(task.name)) for task in Path(f"/proc/{executor._worker.pid}/task").iterdir()}
+
+    wait_until(lambda: cores_of_threads() == {cores(0)})
+    for _ in range(2):
+        executor.leave_core(leave=True)
+    executor._close_lanes()
+    executor.run("serving_default", ROW)
+    wait_until(lambda: cores_of_threads() == {max(1, cores(0) - 1)})
+    executor.leave_core(leave=False)
+    assert cores_of_threads() == {cores(0)}
+    executor.close()
+    executor.leave_core(leave=True)
+
+
 def test_half_of_the_cores_are_left_to_others_where_there_are_any(models, nursery):
     """The first to load, and to be warmed up, has all cores; the next one, beside a model that answers, has half.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import slices
 
-from fallback_server.executors.worker.priority import put_aside
+from fallback_server.executors.worker.priority import Narrowed, put_aside
 
 SUPPORT = Path(__file__).parents[3]
 
@@ -93,3 +93,27 @@ def test_a_process_that_is_put_aside_makes_room_with_all_its_threads():
         process.kill()
         process.wait()
     put_aside(process.pid)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_narrowed_leaves_one_core_with_all_its_threads_until_the_end():
+    """All but the first of its cores, then all again; a thread that was pinned meanwhile stays."""
+    code = "import threading, sys; threading.Thread(target=sys.stdin.read).start(); print(1, flush=True)"
+    everywhere = sorted(os.sched_getaffinity(0))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        threads = sorted(int(thread.name) for thread in Path(f"/proc/{process.pid}/task").iterdir())
+        narrowed = Narrowed(process.pid)
+        rest = set(everywhere[1:] or everywhere)
+        assert [os.sched_getaffinity(thread) for thread in threads] == [rest, rest]
+        os.sched_setaffinity(threads[1], everywhere[:1])
+        narrowed.end()
+        assert os.sched_getaffinity(threads[0]) == set(everywhere)
+        assert os.sched_getaffinity(threads[1]) == set(everywhere[:1])
+        narrowed = Narrowed(process.pid)
+        process.kill()
+        process.wait()
+    narrowed.end()
+    Narrowed(process.pid).end()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from fallback_server.executors.base import JoinedInputs
 from fallback_server.executors.worker.messages import Exited, Ran, Run, Spawn, Tensor
 from fallback_server.executors.worker.wire import Closed, Frame, Receiver, WireError, send, send_ran, send_run
 
@@ -68,6 +69,25 @@ def test_strings_arrive_as_they_were(items, long):
     found = there_and_back({"s": value})["s"]
     assert found.shape == value.shape
     assert found.reshape(-1).tolist() == value.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("columns", [3, 50_000])
+@pytest.mark.parametrize("dtype", ["f4", ">f4", "i1", "?"])
+def test_joined_inputs_arrive_in_one_piece(columns, dtype):
+    """Of several requests, padded, in a packet or in shared memory: as if they had been put together before."""
+    rng = np.random.default_rng(1)
+    parts = [{"a": rng.integers(0, 2, (rows, columns)).astype(dtype), "b": rng.random(rows)} for rows in (2, 0, 3)]
+    found = there_and_back(JoinedInputs(parts, padding=2))
+    for name in ("a", "b"):
+        rows = [part[name] for part in parts]
+        np.testing.assert_array_equal(found[name], np.concatenate([*rows, rows[0][:1], rows[0][:1]]))
+    assert found["a"].dtype == np.dtype(dtype).newbyteorder("=")
+
+
+def test_joined_strings_arrive_in_one_piece():
+    """Their lengths come before all of them."""
+    parts = [{"s": np.array([b"x" * 100_000, b""], object)}, {"s": np.array([b"y"], object)}]
+    assert there_and_back(JoinedInputs(parts))["s"].tolist() == [b"x" * 100_000, b"", b"y"]
 
 
 def test_bfloat16_arrives():

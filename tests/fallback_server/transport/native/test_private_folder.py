@@ -50,6 +50,19 @@ def test_what_a_killed_server_left_is_cleared_away(place):
         folder.close()
 
 
+def test_what_stands_looks_new(place):
+    """To programs that clear away by age."""
+    folder = PrivateFolder()
+    assert not folder.stands()
+    folder.socket.write_text("")
+    for path in (folder.path, folder.socket):
+        old(path)
+    assert folder.stands()
+    assert min(path.stat().st_mtime for path in (folder.path, folder.socket)) > 1.1e9
+    folder.close()
+    assert not folder.stands()
+
+
 @pytest.fixture
 def deep(tmp_path, monkeypatch):
     """A folder for temporary files that is too deep for a socket, and no other."""
@@ -70,10 +83,9 @@ def test_a_folder_that_is_too_deep_is_told_so():
     assert "no folder for the socket behind it: a socket's path" in lack()
 
 
-def test_another_place_is_taken_where_one_is_too_deep(deep, tmp_path, monkeypatch):
+def test_another_place_is_taken_where_one_is_too_deep(deep, tmp_path, tmp_path_factory, monkeypatch):
     """The first that is short enough and there; what killed servers left in it is cleared away as well."""
-    short = tmp_path / "s"
-    short.mkdir()
+    short = tmp_path_factory.mktemp("s")
     left = short / f"{PREFIX}left"
     left.mkdir()
     old(left)

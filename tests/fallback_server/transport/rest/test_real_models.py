@@ -1,25 +1,20 @@
 import base64
-import subprocess
-import sys
-from pathlib import Path
 
 import httpx
 import pytest
+from support import example_models
 from support.rest_stand import standing
 
 from fallback_server.executors.registry import default_registry
 from fallback_server.executors.saved_model import SavedModelOptions
 
-EXAMPLES = Path(__file__).parents[3] / "support" / "example_models.py"
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folders(models, tmp_path_factory):
+def folders(models, tensorflow, tmp_path_factory):
     output = tmp_path_factory.mktemp("examples")
-    made = subprocess.run([sys.executable, EXAMPLES, output], capture_output=True, text=True, timeout=200, check=False)
-    assert made.returncode == 0, made.stderr
+    tensorflow.run(example_models.main, 200.0, output)
     names = {name: models / name for name in ("scale", "many", "text")}
     return {**names, "examples": output / "examples"}
 

@@ -193,7 +193,7 @@ def test_every_fault_has_an_http_code():
 
 def test_openapi_tells_what_is_dispatched(gated):
     """Every path and method of the document is routed, every route is in it, and every schema it refers to exists."""
-    with httpx.Client(base_url=gated.url) as client:
+    with httpx.Client(base_url=gated.url, timeout=30) as client:
         document = client.get("/openapi.json").json()
         operations = {(path, method) for path, methods in document["paths"].items() for method in methods}
         routed = {(route.path, route.method.lower()) for route in gated.server.app.routes.routes}
@@ -246,7 +246,7 @@ def test_the_root_says_where_to_go(gated):
 
 def test_answers_leave_at_once(gated):
     """Connections have no Nagle's delay: head and body are two writes, and the second would wait for the client."""
-    with httpx.Client(base_url=gated.url) as client:
+    with httpx.Client(base_url=gated.url, timeout=30) as client:
         client.get("/v2/health/live")
         (connection,) = gated.server._uvicorn.server_state.connections
         accepted = connection.transport.get_extra_info("socket")

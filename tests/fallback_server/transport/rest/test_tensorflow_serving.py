@@ -31,7 +31,7 @@ def stand(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(stand):
-    with httpx.Client(base_url=stand.url) as client:
+    with httpx.Client(base_url=stand.url, timeout=30) as client:
         yield client
 
 

@@ -1,0 +1,105 @@
+"""Small requests like one before: answered at once, as if each had been looked at."""
+
+import asyncio
+import dataclasses
+
+import grpc
+import numpy as np
+import pytest
+from support.fallback_fakes import FakeExecutor
+from support.grpc_stand import OPTIONS, code_of, loaded
+
+from fallback_server.batching.options import MAX_INLINE_US
+from fallback_server.package_info import PackageInfo
+from fallback_server.protocol import tensors
+from fallback_server.protocol.methods import PREPROCESSING_METADATA, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA
+from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.transport.calls import PRIORITY_HEADER
+from fallback_server.transport.rpc import SMALL_IN_A_ROW
+
+pytestmark = pytest.mark.usefixtures("transport")
+
+WAIT_S = 20
+POISON = 13.0
+OURS = "sha256:" + "a" * 64
+UNTIL_READY = SMALL_IN_A_ROW + 300
+"""Where many messages that had no likes came before, the next that is learnt is one of 256."""
+
+PATIENT = dataclasses.replace(OPTIONS, max_inline_us=MAX_INLINE_US)
+"""However busy the machine is, no run takes too long."""
+
+
+def asked(value):
+    tensor = tensors.encode(np.full((1, 2), value, np.float32))
+    return pb.PredictRequest(model_spec={"name": "m"}, inputs={"x": tensor})
+
+
+def test_requests_like_one_before_are_answered_as_it_was(tmp_path):
+    """Each by its own values, in the form that it asks for, with the server's own time; refused where that one was."""
+
+    async def scenario():
+        executor = FakeExecutor(factor=2, poison=POISON)
+        async with loaded(executor, tmp_path, batching=PATIENT, inline_s=10) as stand:
+            stand.control.standing_still = True
+            for _ in range(UNTIL_READY):
+                await stand.predict(asked(1), timeout=WAIT_S)
+            looked_for = len(stand.control.orders)
+            call = stand.predict(asked(3), timeout=WAIT_S)
+            assert list((await call).outputs["y"].float_val) == [6.0, 6.0]
+            assert SERVER_MS_METADATA in dict(await call.trailing_metadata())
+            assert len(stand.control.orders) == looked_for
+            answer = await stand.predict(asked(4), timeout=WAIT_S, metadata=[TENSOR_CONTENT_METADATA])
+            assert answer.outputs["y"].tensor_content == np.full(2, 8, np.float32).tobytes()
+            with pytest.raises(grpc.RpcError) as refused:
+                await stand.predict(asked(POISON), timeout=WAIT_S)
+            assert refused.value.code() is grpc.StatusCode.INTERNAL
+
+    asyncio.run(scenario())
+
+
+def test_devices_are_answered_at_once_too(tmp_path):
+    """They say which preprocessing made their inputs: the version's own is nothing to look at, another is refused."""
+
+    async def scenario():
+        async with loaded(FakeExecutor(factor=2), tmp_path, batching=PATIENT, inline_s=10) as stand:
+            stand.control.standing_still = True
+            stand.loader.result.package = PackageInfo(fingerprint="sha256:1", preprocessing_fingerprint=OURS)
+            ours = [TENSOR_CONTENT_METADATA, (PREPROCESSING_METADATA, OURS), (PRIORITY_HEADER, "high")]
+            for _ in range(UNTIL_READY):
+                await stand.predict(asked(1), timeout=WAIT_S, metadata=ours)
+            looked_for = len(stand.control.orders)
+            answer = await stand.predict(asked(3), timeout=WAIT_S, metadata=ours)
+            assert answer.outputs["y"].tensor_content == np.full(2, 6, np.float32).tobytes()
+            assert len(stand.control.orders) == looked_for
+            code, _ = await code_of(stand.predict(asked(1), metadata=[(PREPROCESSING_METADATA, "sha256:0")]))
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert stand.loader.result.statistics.figures().errors == {"PreconditionFailed": 1}
+
+    asyncio.run(scenario())
+
+
+class Wide(FakeExecutor):
+    """Answers with 16 kB."""
+
+    def run(self, name, inputs):
+        return {"y": np.repeat(super().run(name, inputs)["y"], 2048, axis=1)}
+
+
+@pytest.mark.parametrize(
+    ("bound", "code"), [(100_000, grpc.StatusCode.OK), (10_000, grpc.StatusCode.RESOURCE_EXHAUSTED)]
+)
+def test_answers_are_bounded_at_once_too(tmp_path, bound, code):
+    """What is too large is refused, and each that is counts as that, as if it had been looked at."""
+
+    async def scenario():
+        async with loaded(Wide(), tmp_path, batching=PATIENT, inline_s=10, max_message_bytes=bound) as stand:
+            stand.control.standing_still = True
+            for _ in range(UNTIL_READY):
+                await code_of(stand.predict(asked(1), timeout=WAIT_S))
+            looked_for = len(stand.control.orders)
+            assert (await code_of(stand.predict(asked(1), timeout=WAIT_S)))[0] is code
+            assert len(stand.control.orders) == looked_for
+            refused = {} if code is grpc.StatusCode.OK else {"QueueFull": UNTIL_READY + 1}
+            assert stand.loader.result.statistics.figures().errors == refused
+
+    asyncio.run(scenario())

@@ -1,0 +1,3 @@
+"""As matplotlib.py, beside it."""
+
+raise ModuleNotFoundError("the tests do without scikit-learn", name="sklearn")
