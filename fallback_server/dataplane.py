@@ -214,7 +214,8 @@ class DataPlane:
             if outcome is None:
                 return None
             answer = answer_of(call, standing.servable_id, name, outcome, refuses)
-            received = received_by(call, answer)  # Another thread may have heard meanwhile that its caller has left.
+            # Another thread may have heard meanwhile that its caller has left.
+            received = answer if call.left_s is None else received_by(call, answer)
             took_s = self.clock() - started_s
             if self._observe is not None:
                 self._observe(call, standing.servable_id, received, took_s)

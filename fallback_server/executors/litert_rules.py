@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from fallback_server.executors.litert_flow import BIASED, bias_of, foreign_values
 from fallback_server.executors.litert_graph import CALL_ONCE, NONE, RESHAPE, Graphs, Operator, Subgraph
+from fallback_server.executors.litert_types import go_together
 
 _NO_SHAPES: tuple[int, ...] = ()
 _SECOND = (1,)
@@ -234,8 +235,13 @@ def _fault(operator: Operator, graph: Subgraph, told: set[int]) -> str:
         return f"how long its operator {name} takes, or whether it ends the process, may depend on a request's values"
     name, shaping = _BY_CODE[operator.code]
     shapes = [operator.inputs[place] for place in shaping if place < len(operator.inputs)]
+    if NONE in operator.outputs:
+        return f"its operator {name} lacks an output"
     if any(tensor != NONE and tensor not in told for tensor in shapes):
         return f"the shapes of its operator {name} depend on a request's values"
+    given = [None if tensor == NONE else graph.types[tensor] for tensor in operator.inputs]
+    if not go_together(operator.code, given, [graph.types[tensor] for tensor in operator.outputs], shaping):
+        return f"its operator {name} may reach beyond tensors of these types"
     if name in FLOATS_ONLY and any(graph.types[tensor] != _FLOAT32 for tensor in _given(operator)):
         return f"its operator {name} may end the process where numbers are whole"
     return ""

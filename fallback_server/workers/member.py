@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fallback_server.workers.channel import AnyMessage, Channel
-from fallback_server.workers.messages import Access
+from fallback_server.workers.messages import Access, Drained, Figures, Listening
 from fallback_server.workers.printed import follow
 from fallback_server.workers.views import ModelRoutes
 
-_PROGRAM = "fallback_server.workers.worker_main"
+PROGRAM = "fallback_server.workers.worker_main"
 
 _ROOT = Path(__file__).parents[2]
 """Where this package is imported from."""
@@ -28,9 +28,6 @@ STUCK_S = 5.0
 _STDERR = 2
 """Where the log goes: a worker writes its own there too, and what else it prints is brought there by `printed`."""
 
-_END_S = 2.0
-"""How long it has to end by itself when it is told to."""
-
 
 class Member:
     """Starts a worker. One thread.
@@ -38,6 +35,7 @@ class Member:
     Args:
         index: Its number, from 1.
         now_s: The instant.
+        program: The module that it runs.
 
     Attributes:
         index: See above.
@@ -49,13 +47,13 @@ class Member:
         told: What it was told of models, by name.
         told_access: What it was told of who may do what.
         started_s: When it was started.
-        heard_s: When it has said something.
+        heard_s: When it has last shown that it lives.
 
     Raises:
         OSError: the system refuses another process.
     """
 
-    def __init__(self, index: int, *, now_s: float) -> None:
+    def __init__(self, index: int, *, now_s: float, program: str = PROGRAM) -> None:
         self.index = index
         self.alive = True
         self.listening = False
@@ -74,7 +72,7 @@ class Member:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), str(readable), str(log)],
+                [sys.executable, "-P", "-m", program, str(theirs.fileno()), str(readable), str(log)],
                 pass_fds=[theirs.fileno(), readable, log],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -112,16 +110,21 @@ class Member:
         message, fds = self.channel.receive()
         for fd in fds:
             os.close(fd)
-        self.heard_s = now_s
+        if isinstance(message, Listening | Drained) or (isinstance(message, Figures) and message.turned):
+            self.heard_s = now_s
         return message
 
-    def end(self) -> str:
-        """Ends it, where it doesn't by itself, and reaps it; how it ended, for messages. Done once."""
+    def end(self, *, wait_s: float = 0.0) -> str:
+        """Ends it, and reaps it; how it ended, for messages. Done once.
+
+        Args:
+            wait_s: How long it has to end by itself.
+        """
         self.alive = False
         self.channel.close()
         if self.process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_END_S)
+                self.process.wait(wait_s)
         os.close(self._lifeline)  # The kernel kills what is left.
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)

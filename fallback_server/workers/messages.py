@@ -147,11 +147,14 @@ class Figures(Message, frozen=True, kw_only=True):
     """From a worker, every `FIGURES_S`, and at the end: what it has done since the last. Also its sign of life.
 
     Attributes:
+        turned: Whether its event loop has turned for this. Only then is it a sign of life: other threads live on where
+            that hangs, and clients get no answers.
         gauges: By the number of a load.
         statistics: Likewise; of those that did something.
         metrics: None where nothing was done.
     """
 
+    turned: bool = False
     gauges: dict[int, Gauge] = {}
     statistics: dict[int, StatisticCounts] = {}
     metrics: MetricCounts | None = None

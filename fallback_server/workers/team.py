@@ -24,7 +24,8 @@ from fallback_server.served_model import ServedModel
 from fallback_server.statistics import VersionStatistics
 from fallback_server.workers.channel import ChannelClosed
 from fallback_server.workers.epoch import Epoch
-from fallback_server.workers.member import Member
+from fallback_server.workers.limits import ACK_S, CLOSE_S, DRAINING_SILENT_S, QUIET_S, SILENT_S, STARTING_S
+from fallback_server.workers.member import PROGRAM, Member
 from fallback_server.workers.messages import (
     Access,
     Begin,
@@ -42,18 +43,6 @@ from fallback_server.workers.views import ModelRoutes, routes_of
 
 _log = logging.getLogger(__name__)
 
-ACK_S = 60.0
-"""How long a worker has to load a version; one that takes longer is ended, and begins anew with what is served then."""
-
-SILENT_S = 15.0
-"""A worker that says nothing for so long hangs: it is ended. It says something every second."""
-
-STARTING_S = 30.0
-"""Likewise of one that does not listen yet, and says nothing before."""
-
-QUIET_S = 4.0
-"""From when on the log tells that a worker says nothing, or has not loaded what the others have."""
-
 _HELD_UP = "%s waits for worker %d, process %d, which has not loaded it in %.0f s, and was last heard of %.0f s ago"
 
 _TURN_S = 1.0
@@ -62,6 +51,12 @@ _TURN_S = 1.0
 _PUBLISH_SHARE = 4.0
 _PUBLISH_MOST_S = 0.5
 """Between two looks at what is served, where changes come one after another: so many times as long as a look takes."""
+
+_LOST_S = 2.0
+"""How long one that has ended its channel has to end itself, so that it can be said how it did."""
+
+_END_TOLD_S = 0.2
+"""For one to take that word, which one that hangs may have no room for."""
 
 _REMEMBERED = 64
 """Loads that have ended, and of which a worker may still have something to tell."""
@@ -101,6 +96,7 @@ class Team:
         catalog: The models as they stand.
         absorb: Takes what a worker has counted of all models; what it has of each is added here.
         clock: Monotonic seconds.
+        program: The module that workers run.
     """
 
     def __init__(
@@ -110,7 +106,9 @@ class Team:
         catalog: Callable[[], Sequence[ModelView]],
         absorb: Callable[[MetricCounts], None],
         clock: Callable[[], float] = time.monotonic,
+        program: str = PROGRAM,
     ) -> None:
+        self._program = program
         self._count = count
         self._catalog = catalog
         self._absorb = absorb
@@ -249,7 +247,8 @@ class Team:
             self._start(index)
         if self._dirty and now_s >= self._publish_at_s:
             self._publish()
-        self._end_stuck(now_s)
+        self._end_silent(now_s)
+        self._end_late(now_s)
 
     def _wait_s(self) -> float:
         """Until something is due; a second at most, in which a worker says something anyhow."""
@@ -263,7 +262,7 @@ class Team:
         if self._draining or self._begin is None:
             return
         try:
-            member = Member(index, now_s=self._clock())
+            member = Member(index, now_s=self._clock(), program=self._program)
         except OSError as error:
             _log.error("worker %d could not be started: %s", index, error)
             self._again(index)
@@ -371,15 +370,19 @@ class Team:
         now_s = self._clock()
         self._publish_at_s = now_s + min(_PUBLISH_SHARE * (now_s - begin_s), _PUBLISH_MOST_S)
 
-    def _end_stuck(self, now_s: float) -> None:
+    def _end_silent(self, now_s: float) -> None:
         late_s = now_s - self._looked_s - _TURN_S
         self._looked_s = now_s
         for member in list(self._members.values()):
             if late_s > _TURN_S:  # This process was held up itself, and so may they have been.
                 member.heard_s = min(now_s, member.heard_s + late_s)
             limit_s = SILENT_S if member.listening else STARTING_S
+            if self._draining and not member.drained:
+                limit_s = DRAINING_SILENT_S
             if now_s - member.heard_s > limit_s:
-                self._lost(member, f"it has said nothing for {limit_s:.0f} s")
+                self._lost(member, f"it has shown no life for {limit_s:.0f} s", hangs=True)
+
+    def _end_late(self, now_s: float) -> None:
         for load in list(self._loads.values()):
             waited_s = now_s - load.begun_s
             if not load.awaited or waited_s <= QUIET_S:
@@ -391,15 +394,21 @@ class Team:
                     _log.warning(_HELD_UP, what, member.index, member.process.pid, waited_s, now_s - member.heard_s)
             if waited_s > ACK_S:
                 for member in list(load.awaited):
-                    self._lost(member, f"it has not loaded {what} in {ACK_S:.0f} s")
+                    self._lost(member, f"it has not loaded {what} in {ACK_S:.0f} s", hangs=True)
 
-    def _lost(self, member: Member, why: str) -> None:
-        """A worker has ended, or is ended now; another one takes its place."""
+    def _lost(self, member: Member, why: str, *, hangs: bool = False) -> None:
+        """A worker has ended, or is ended now; another one takes its place.
+
+        Args:
+            member: Which.
+            why: For the log.
+            hangs: Whether it would not end by itself.
+        """
         if not member.alive:
             return
         self._selector.unregister(member.channel)
         lived_s = self._clock() - member.started_s
-        how = member.end()
+        how = member.end(wait_s=0.0 if hangs else _LOST_S)
         if self._members.get(member.index) is member:
             del self._members[member.index]
         for load in self._loads.values():
@@ -434,20 +443,44 @@ class Team:
 
     def _close(self) -> None:
         self._draining = self._closed = True
+        end_s = self._clock() + CLOSE_S
         members = list(self._members.values())
+        told = {member: self._told_end(member) for member in members}
+        awaited = {member for member in members if told[member]}
+        while awaited and (left_s := end_s - self._clock()) > 0:
+            if not (found := self._selector.select(left_s)):
+                break
+            for key, _ in found:
+                if key.fileobj is self._woken:
+                    self._selector.unregister(self._woken)
+                elif key.data in awaited and not self._hear_last(key.data):
+                    awaited.discard(key.data)
+                    self._selector.unregister(key.data.channel)
         for member in members:
-            with contextlib.suppress(ChannelClosed):
-                member.send(End())
-        for member in members:
-            # What it has counted last is told before its end.
-            with contextlib.suppress(ChannelClosed):
-                while True:
-                    message = member.receive(now_s=self._clock())
-                    if isinstance(message, Figures):
-                        self._count_in(member, message)
-            member.end()
+            # Who was not told, or still talks, will not end by itself.
+            ends = told[member] and member not in awaited
+            member.end(wait_s=max(0.0, end_s - self._clock()) if ends else 0.0)
         self._drained.set()
         self._listening.set()
+
+    def _told_end(self, member: Member) -> bool:
+        """Tells a worker to end; False where it doesn't take that word."""
+        member.channel.hurry(_END_TOLD_S)
+        try:
+            member.send(End())
+        except ChannelClosed:
+            return False
+        return True
+
+    def _hear_last(self, member: Member) -> bool:
+        """What a worker has counted last is told before its end; False at that."""
+        try:
+            message = member.receive(now_s=self._clock())
+        except ChannelClosed:
+            return False
+        if isinstance(message, Figures):
+            self._count_in(member, message)
+        return True
 
 
 def _keep_counts(model: ServedModel, index: int) -> None:

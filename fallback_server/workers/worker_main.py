@@ -130,6 +130,7 @@ async def _answer(channel: Channel, begin: Begin, epoch: Epoch) -> None:
     worker.start(
         on_drain=lambda grace_s: loop.call_soon_threadsafe(begin_drain, grace_s),
         on_end=lambda: loop.call_soon_threadsafe(ended.set),
+        soon=loop.call_soon_threadsafe,
     )
     channel.send(Listening())
     await ended.wait()
@@ -170,19 +171,30 @@ class Worker:
             observe=_but_elsewhere(observer(self._metrics, code_of)),
         )
 
-    def start(self, *, on_drain: Callable[[float], object], on_end: Callable[[], object]) -> None:
+    def start(
+        self,
+        *,
+        on_drain: Callable[[float], object],
+        on_end: Callable[[], object],
+        soon: Callable[[Callable[[], object]], object],
+    ) -> None:
         """Begins to listen to the first process.
 
         Args:
             on_drain: Called with the grace, in another thread, when it is to refuse what comes.
             on_end: Likewise, when it is to end.
+            soon: Has something called by the event loop.
         """
         threading.Thread(target=self._listen, args=(on_drain, on_end), name="first", daemon=True).start()
         threading.Thread(target=self._load_all, name="load", daemon=True).start()
-        threading.Thread(target=self._tell_regularly, name="figures", daemon=True).start()
+        threading.Thread(target=self.tell_regularly, args=(soon,), name="figures", daemon=True).start()
 
-    def tell_figures(self) -> None:
-        """Tells what was counted since the last time."""
+    def tell_figures(self, *, turned: bool = False) -> None:
+        """Tells what was counted since the last time.
+
+        Args:
+            turned: See `Figures`.
+        """
         with self._telling:
             statistics, gauges = {}, {}
             for number, place in self._versions.places().items():
@@ -193,13 +205,23 @@ class Worker:
                     statistics[number] = counts
             metrics = self._metrics.take()
             busy = any(model.codes for model in metrics.models.values()) or metrics.batches
-            self._channel.send(Figures(gauges=gauges, statistics=statistics, metrics=metrics if busy else None))
+            told = metrics if busy else None
+            self._channel.send(Figures(turned=turned, gauges=gauges, statistics=statistics, metrics=told))
 
-    def _tell_regularly(self) -> None:
+    def tell_regularly(self, soon: Callable[[Callable[[], object]], object]) -> None:
+        """Tells figures every `FIGURES_S`, as long as the event loop turns; until the channel is closed.
+
+        Args:
+            soon: See `start`.
+        """
+        turned = threading.Event()
         while True:
             time.sleep(FIGURES_S)
+            turned.clear()
+            soon(turned.set)
+            turned.wait()  # Where that hangs, the first process hears nothing, and ends this one.
             try:
-                self.tell_figures()
+                self.tell_figures(turned=True)
             except ChannelClosed:
                 return
 
