@@ -10,16 +10,24 @@ import pytest
 from support.clock import FakeClock
 from support.worker_servers import alive, wait_for
 
+from fallback_server.access.rules import AccessRules
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.workers.channel import Channel
 from fallback_server.workers.epoch import Epoch
 from fallback_server.workers.limits import DRAINING_SILENT_S, SILENT_S
-from fallback_server.workers.messages import Begin, Figures
+from fallback_server.workers.messages import Access, Begin, Figures
 from fallback_server.workers.team import Team
 from fallback_server.workers.worker_main import Worker
 
 BEGIN = Begin(
-    index=0, host="127.0.0.1", port=1, native=False, passes_to="/absent", secret=b"", batching=BatchingOptions()
+    index=0,
+    host="127.0.0.1",
+    port=1,
+    native=False,
+    passes_to="/absent",
+    secret=b"",
+    access=Access(rules=AccessRules()),
+    batching=BatchingOptions(),
 )
 
 
