@@ -2,19 +2,26 @@
 
 Turns are shared out batch by batch, but a batch that runs keeps all cores busy until it has ended, and beside two full
 ones a single row of another model takes three times as long as alone. So a flooded process keeps off one core, and has
-one batch less under way, which costs it next to nothing: the others take that much anyway. No lock, no clock.
+one batch less under way where it has several on the scheduler's threads; a queue with lanes keeps these. More than a
+core and a place it never gives up, and neither for others that take less than a tenth of a core's time: to one that is
+asked now and then half of a small machine would be left, which it does not use. No lock, no clock.
 """
 
 from __future__ import annotations
 
 import math
 from typing import Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 FLOODED_S = 0.1
 """So long a model's batches have left full ones waiting: what came in one burst is over sooner."""
 
 REMEMBERED_S = 1.0
-"""So long after its last batch a model counts as one that answers, or that is flooded."""
+"""So long after its last batch that left full ones waiting a process counts as flooded; and the time over which it is
+seen how much the others run."""
+
+WORTH_S = 0.1
+"""So long all others that keep up have run within `REMEMBERED_S`, where room is made for them."""
 
 WAITING_BATCHES = 2
 """So many full batches wait behind one that begins where a model is flooded."""
@@ -22,7 +29,7 @@ WAITING_BATCHES = 2
 
 @runtime_checkable
 class Process(Protocol):
-    """What runs a model, where that is a process of its own."""
+    """What runs a model, where that is a process of its own. Hashed by itself, and known by weak references."""
 
     def leave_core(self, *, leave: bool) -> None:
         """Keeps all its threads off one of the cores that they may run on, if these are several; or no longer.
@@ -31,38 +38,81 @@ class Process(Protocol):
         """
 
 
-class _Account:
-    """When a process began batches that left others waiting, and when one that did not."""
+class Account:
+    """When a process began batches that left others waiting, and how long it has run.
 
-    __slots__ = ("calm_s", "full_s", "since_s")
+    Attributes:
+        used_s: How long it has run since the window began. Whoever ends a run adds to it.
+    """
+
+    __slots__ = ("_before_s", "_full_s", "_since_s", "used_s")
 
     def __init__(self) -> None:
-        self.calm_s = -math.inf
-        self.full_s = -math.inf
-        self.since_s = -math.inf
+        self.used_s = 0.0
+        self._before_s = 0.0
+        self._full_s = -math.inf
+        self._since_s = -math.inf
+
+    def full(self, now_s: float) -> None:
+        """A batch of it begins and leaves full ones waiting."""
+        if not self._lately_full(now_s):
+            self._since_s = now_s
+        self._full_s = now_s
 
     def flooded(self, now_s: float) -> bool:
         """Whether full batches have been waiting, for a while."""
-        return self.lately_full(now_s) and now_s - self.since_s >= FLOODED_S
+        return self._lately_full(now_s) and now_s - self._since_s >= FLOODED_S
 
-    def lately_full(self, now_s: float) -> bool:
-        """Whether full batches were waiting of late."""
-        return now_s - self.full_s < REMEMBERED_S
+    def calm_s(self, now_s: float, begun_s: float) -> float:
+        """How long it has run within the last `REMEMBERED_S`; 0 where it does not keep up with what it is asked.
 
-    def calm(self, now_s: float) -> bool:
-        """Whether it answers, and keeps up with what it is asked."""
-        return now_s - self.calm_s < REMEMBERED_S and not self.lately_full(now_s)
+        Of the window before, as much as reaches into that time, as if it had run evenly.
+
+        Args:
+            now_s: The instant.
+            begun_s: Since when it adds up.
+        """
+        if self._lately_full(now_s):
+            return 0.0
+        return self.used_s + self._before_s * max(0.0, 1.0 - (now_s - begun_s) / REMEMBERED_S)
+
+    def next_window(self, elapsed_s: float) -> None:
+        """Adds up anew. One that was looked at late counts with its mean."""
+        self._before_s = self.used_s * REMEMBERED_S / elapsed_s
+        self.used_s = 0.0
+
+    def rested(self, now_s: float) -> bool:
+        """Whether nothing of it counts, where a window begins now."""
+        return not (self._before_s or self._lately_full(now_s))
+
+    def _lately_full(self, now_s: float) -> bool:
+        return now_s - self._full_s < REMEMBERED_S
 
 
 class Company:
     """Sees which processes are flooded and which are not. Of those that are, none makes room for the others.
 
     A process is one, however many queues it has; all that runs in the server's own is one too, and keeps its cores.
-    The scheduler's, under its lock.
+    What a process uses is how long its runs took: of several at once all, and also where they waited for a core.
+    The scheduler's, under its lock. Keeps alive nothing of a version that has gone.
+
+    Attributes:
+        own: The account of the server's own process.
     """
 
     def __init__(self) -> None:
-        self._accounts: dict[Process | None, _Account] = {}
+        self.own = Account()
+        self._accounts: WeakKeyDictionary[Process, Account] = WeakKeyDictionary()
+        self._begun_s = -math.inf
+
+    def account(self, process: Process | None) -> Account:
+        """Of what runs in that process; None for the server's own."""
+        if process is None:
+            return self.own
+        account = self._accounts.get(process)
+        if account is None:
+            account = self._accounts[process] = Account()
+        return account
 
     def room_until_s(self, process: Process | None, *, waiting: int, now_s: float) -> float:
         """A batch begins: until when what runs it is to make room for others; -inf for not at all.
@@ -74,29 +124,25 @@ class Company:
             waiting: How many full batches of its queue wait behind it.
             now_s: The instant.
         """
-        account = self._accounts.get(process)
-        if account is None:
-            self._forget(now_s)
-            account = self._accounts[process] = _Account()
-        if waiting < WAITING_BATCHES:
-            account.calm_s = now_s
-        else:
-            if not account.lately_full(now_s):
-                account.since_s = now_s
-            account.full_s = now_s
+        if now_s - self._begun_s >= REMEMBERED_S:
+            self._next_window(now_s)
+        account = self.account(process)
+        if waiting >= WAITING_BATCHES:
+            account.full(now_s)
         if process is None or not account.flooded(now_s):
             return -math.inf
-        others = (each for each in self._accounts.values() if each is not account)
-        return now_s + REMEMBERED_S if any(each.calm(now_s) for each in others) else -math.inf
+        # Its own is 0: it is flooded.
+        used_s = sum(each.calm_s(now_s, self._begun_s) for each in (self.own, *self._accounts.values()))
+        return now_s + REMEMBERED_S if used_s >= WORTH_S else -math.inf
 
-    def _forget(self, now_s: float) -> None:
-        """Whoever has run nothing of late. Looked for whenever another comes, so that there are never many."""
-        kept = {
-            process: account
-            for process, account in self._accounts.items()
-            if now_s - max(account.calm_s, account.full_s) < REMEMBERED_S
-        }
-        self._accounts = kept
+    def _next_window(self, now_s: float) -> None:
+        """Whoever has run nothing of late is forgotten, so that there are never many to look at."""
+        self.own.next_window(now_s - self._begun_s)
+        for process, account in list(self._accounts.items()):
+            account.next_window(now_s - self._begun_s)
+            if account.rested(now_s):
+                del self._accounts[process]
+        self._begun_s = now_s
 
     def __repr__(self) -> str:
         return f"Company({len(self._accounts)} processes)"

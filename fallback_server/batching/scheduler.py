@@ -76,6 +76,7 @@ class BatchScheduler:
         self._runs = Runs(options.num_batch_threads)
         self._shares = DeficitRoundRobin()
         self._company = Company()
+        self._own = self._company.own
         self._swept_s: dict[BatchQueue, float] = {}
         self._bytes = 0
         self._idle = 0
@@ -173,7 +174,9 @@ class BatchScheduler:
         outcome = execute_alone(queue, inputs, rows=rows, clock=clock)
         with self._lock:
             runs.end(run)
-            self._shares.charge(queue.turn, clock() - now_s)
+            took_s = clock() - now_s
+            self._shares.charge(queue.turn, took_s)
+            self._own.used_s += took_s
             if self._waiting and self._idle:
                 self._wake.notify()
         return outcome
@@ -410,6 +413,7 @@ class BatchScheduler:
         taken.queue.ended(taken.rows)
         took_s = self._clock() - taken.run.begun_s
         self._shares.charge(taken.queue.turn, took_s - taken.charged_s)
+        self._company.account(taken.queue.process).used_s += took_s
 
     def _next(self, done: _Taken | None) -> _Taken | None:
         """Waits for a batch; None when this thread is not needed any more.
