@@ -25,6 +25,9 @@ POLL_S = 10.0
 RETRY_S = 60.0
 """After which an announcement that failed is tried again where nothing has changed."""
 
+_ASK_MS = 500
+"""For whoever has the name to say so; they do at once."""
+
 Addresses = Mapping[str, Sequence[str]]
 """Interface name -> its addresses."""
 
@@ -199,6 +202,7 @@ class Advertiser:
     def _announce(self, place: Place) -> None:
         self._retry_at_s = self._clock() + RETRY_S
         try:
+            self._refuse_taken(place)
             zeroconf = Zeroconf(interfaces=list(place.interfaces), ip_version=place.ip_version)
             with self._lock:
                 self._zeroconf = zeroconf
@@ -224,6 +228,19 @@ class Advertiser:
                 zeroconf.update_service(self._info(place))
         except Exception as error:  # noqa: BLE001  as in `_announce`
             self._tell_failure(error)
+
+    def _refuse_taken(self, place: Place) -> None:
+        """Asks whether somebody else has the name, from a port that nobody else listens on.
+
+        What zeroconf asks as it registers is answered to port 5353, which all programs of a machine share: the kernel
+        hands such an answer to any one of them.
+
+        Raises:
+            NonUniqueNameException: somebody answers to it.
+        """
+        with Zeroconf(interfaces=list(place.interfaces), ip_version=place.ip_version, unicast=True) as asker:
+            if ServiceInfo(SERVICE_TYPE, self._announcement.instance_name).request(asker, _ASK_MS):
+                raise NonUniqueNameException
 
     def _drop(self) -> None:
         """Withdraws what is announced, if anything is."""
