@@ -65,14 +65,15 @@ def chosen(
     The one with the least time left, and with it as many as leave it in time, in order. Where that would be few, and
     others could be in time in a larger batch without it, or where it leaves out the first one, those are preferred
     every other time: of a crowd with one deadline somebody has always little time left, and batches for its sake alone
-    would let more of the others be late than they save.
+    would let more of the others be late than they save. A first one that is larger than a batch runs by itself, when it
+    is its turn.
 
     All that is among those before whom nobody of a higher priority stands. The others have the room that is left.
 
     Args:
         wants: Who waits, whoever is to be served first in front. None of them is too late to be run alone.
         now_s: The instant.
-        room_rows: The largest batch.
+        room_rows: The largest batch; one of those who wait may be larger, and then runs alone.
         cost_s: How long a run of so many rows takes.
         may_give_way: Whether the choice before this one did not.
     """
@@ -80,7 +81,10 @@ def chosen(
     tightest = min(first, key=lambda index: wants[index].deadline_s)
     sizes = list(_sizes(room_rows))
     look = _Look(wants, first, others, now_s, cost_s)
-    best = max((_filled(look, rows) for rows in sizes), key=_worth)
+    fillings = [_filled(look, rows) for rows in sizes]
+    if wants[0].rows > room_rows:
+        fillings.append(_filled(look, wants[0].rows, 0))
+    best = max(fillings, key=_worth)
     tight = max((_filled(look, rows, tightest) for rows in sizes), key=_worth)
     if not tight.indices:
         alone_rows = wants[tightest].rows

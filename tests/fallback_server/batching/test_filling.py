@@ -58,20 +58,30 @@ def test_the_first_one_with_little_time_left_has_its_run_every_other_time():
     assert (others.indices, others.gave_way) == (list(range(1, 32)), False)
 
 
+def test_a_first_one_larger_than_a_batch_has_its_run_every_other_time():
+    """By itself: no batch has the room for it, and those with little time left go before it once, not for ever."""
+    wants = [Want(6, LATER), Want(1, 0.0034), Want(1, LATER)]
+    once = chosen(wants, now_s=0.0, room_rows=4, cost_s=cost_s, may_give_way=True)
+    assert once == ([1], True)
+    assert chosen(wants, now_s=0.0, room_rows=4, cost_s=cost_s, may_give_way=False) == ([0], False)
+    late = [wants[0]._replace(deadline_s=0.006), *wants[1:]]
+    assert chosen(late, now_s=0.0, room_rows=4, cost_s=cost_s, may_give_way=False).indices == [1]
+
+
 @settings(deadline=None)
 @given(
     wants=st.lists(st.tuples(st.integers(1, 8), st.floats(0.0001, 0.05) | st.just(LATER)), min_size=1, max_size=40),
-    room=st.integers(8, 32),
+    room=st.integers(1, 32),
     may_give_way=st.booleans(),
 )
 def test_somebody_runs_and_bounds_are_kept(wants, room, may_give_way):
-    """In order, each once, no more than a batch; all in time, or the tightest alone."""
+    """In order, each once, no more than a batch, or one alone that is larger; all in time, or the tightest alone."""
     wants = [Want(*want) for want in wants]
     choice = chosen(wants, now_s=0.0, room_rows=room, cost_s=cost_s, may_give_way=may_give_way)
     assert choice.indices
     assert choice.indices == sorted(set(choice.indices))
     count = sum(wants[index].rows for index in choice.indices)
-    assert count <= room
+    assert count <= room or len(choice.indices) == 1
     late = [index for index in choice.indices if wants[index].deadline_s < cost_s(count)]
     assert not late or choice.indices == [min(range(len(wants)), key=lambda index: wants[index].deadline_s)]
     assert may_give_way or not choice.gave_way
@@ -182,3 +192,13 @@ def test_a_near_deadline_behind_a_full_batch_is_seen():
     assert all("y" in outcomes[task] for task in (*plenty, tight))
     assert crowd.ended_s[tight] <= tight.deadline_s
     assert crowd.sizes == [24, 9]
+
+
+def test_a_request_larger_than_what_pays_is_not_starved_by_small_ones_with_deadlines():
+    """One of them comes as each run ends, in time alone and not behind it."""
+    crowd = Crowd(worth_rows=4)
+    crowd.stand.submit(crowd.queue, rows(1, count=6))
+    for _ in range(3):
+        crowd.submit(1, 0.006)
+        crowd.stand.scheduler.step()
+    assert crowd.sizes == [1, 6, 1]
