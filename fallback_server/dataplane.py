@@ -127,7 +127,9 @@ class DataPlane:
         admitted, items = self._admitted(calls, settle)
         self._submit(admitted, items, here=here, inline_s=inline_s)
 
-    def now(self, call: PredictCall, settle: Settle, *, inline_s: float | None = None) -> Answer | None:
+    def now(
+        self, call: PredictCall, settle: Settle, *, inline_s: float | None = None, tried: bool = False
+    ) -> Answer | None:
         """Answers a call in this thread, where its run is over sooner than another thread would begin it.
 
         As `predict` with `here` for one call, but that its answer is returned, a refusal too. None where it was queued:
@@ -137,10 +139,12 @@ class DataPlane:
             call: What is asked.
             settle: Takes the answer where this does not return it.
             inline_s: As in `predict`.
+            tried: Whether `at_once` was asked just before.
         """
         call.started_s = self.clock()
         like = call.like
-        if like is not None and like.ready is not None and call.left_s is None and call.held is None:
+        ready = None if like is None else like.ready
+        if ready is not None and not tried and call.left_s is None and call.held is None:
             answer = self.at_once(
                 call,
                 call.inputs,
@@ -151,14 +155,16 @@ class DataPlane:
             )
             if answer is not None:
                 return answer
+            tried = True
         checked = self._checked(call)
         if isinstance(checked, ServerError):
             return checked
         handle, name, rows = checked
-        if like is not None and (like.ready is None or like.ready.versions is not self._versions):
-            self._make_ready(call, like, checked)
         shadow = self._shadow(call, handle)
-        if shadow is None and call.left_s is None:
+        ready = None if like is None else like.ready
+        is_ready = ready is not None and ready.versions is self._versions
+        # What could not be run a moment ago is queued.
+        if shadow is None and call.left_s is None and not (tried and is_ready):
             queue = handle.servable.queues[name]
             outcome = self.scheduler.run_alone(
                 queue, call.inputs, rows=rows, deadline_s=call.deadline_s, inline_s=inline_s
@@ -166,6 +172,8 @@ class DataPlane:
             if outcome is not None:
                 answer = answer_of(call, handle.servable_id, name, outcome, call.refuses)
                 self._count(call, handle, received_by(call, answer))
+                if like is not None and not is_ready:
+                    self._make_ready(call, like, checked)
                 handle.close()
                 return answer
         return self._queued(call, checked, settle, shadow)
@@ -201,8 +209,7 @@ class DataPlane:
         standing = ready.standing
         loaded = standing.hold()
         if loaded is None:
-            like.ready = like.fit = None
-            like.pause = 0
+            like.forget()
             return None
         try:
             servable, name = loaded.servable, ready.name
@@ -212,7 +219,10 @@ class DataPlane:
                 servable.queues[name], inputs, rows=ready.rows, deadline_s=deadline_s, inline_s=inline_s
             )
             if outcome is None:
+                like.in_vain()
                 return None
+            if like.vain:
+                like.vain = 0
             answer = answer_of(call, standing.servable_id, name, outcome, refuses)
             # Another thread may have heard meanwhile that its caller has left.
             received = answer if call.left_s is None else received_by(call, answer)
@@ -225,16 +235,15 @@ class DataPlane:
         return answer
 
     def _make_ready(self, call: PredictCall, like: Likeness, checked: Checked) -> None:
-        """Has requests like a checked one answered by `at_once`, where they all get the same version."""
+        """Has requests like one that could be run at once answered by `at_once`, where all get the same version."""
         if like.pause and like.ready is None:
             like.pause -= 1  # Of two threads that count at once one may be lost.
             return
         handle, name, rows = checked
-        like.pause = READY_EVERY
-        if not handle.servable.queues[name].takes_alone(call.inputs, rows):
-            return  # It would be tried in vain.
+        like.pause = READY_EVERY - 1
         standing = self._versions.standing(call.target)
         if standing is not None and standing.servable is handle.servable:
+            like.pause = 0  # Where it is withdrawn for what comes in between, whoever can be run next has it back.
             like.ready = Ready(standing=standing, name=name, rows=rows, versions=self._versions)
 
     def _queued(

@@ -47,6 +47,8 @@ EntryPoint = Callable[[str, Mapping[str, Signature]], Signature]
 class Ready:
     """All that was found for requests that are alike. It keeps nothing alive of the version that answers them.
 
+    But whoever looks versions up: one that lives on after a server was closed has that server's router and manager.
+
     Attributes:
         standing: Who answers them.
         name: Of the signature.
@@ -58,6 +60,11 @@ class Ready:
     name: str
     rows: int
     versions: object
+
+
+MOST_VAIN = 8
+"""Requests in a row that were to be answered without being looked at, and could not be run at once: those after them
+are looked at, which has to be done anyway, until one could be."""
 
 
 class Fit(NamedTuple):
@@ -81,13 +88,26 @@ class Likeness:
         fit: What was found of one that has passed all checks, and holds for the others; None before there was one.
         ready: How they are answered without being looked at; None where they are to be.
         pause: So many of them come before it is tried again to have them ready.
+        vain: So many of them in a row were ready, and could not be run at once.
     """
 
-    __slots__ = ("fit", "pause", "ready")
+    __slots__ = ("fit", "pause", "ready", "vain")
 
     def __init__(self) -> None:
         self.fit: Fit | None = None
         self.ready: Ready | None = None
+        self.pause = 0
+        self.vain = 0
+
+    def in_vain(self) -> None:
+        """One that was ready could not be run at once. Of two threads that count at once one may be lost."""
+        self.vain += 1
+        if self.vain >= MOST_VAIN:
+            self.ready, self.vain = None, 0
+
+    def forget(self) -> None:
+        """Another version may answer them."""
+        self.ready = self.fit = None
         self.pause = 0
 
 

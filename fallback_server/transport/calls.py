@@ -85,6 +85,7 @@ class Calls:
         self._bounded = max_message_bytes < MAX_MESSAGE_BYTES
         self.inferences: dict[str, Inference[Any, Any]] = {}
         self._stopping = False
+        self._tried: Caller | None = None
         self._answers = Answers(dataplane.clock)
 
     def stop(self) -> None:
@@ -188,7 +189,12 @@ class Calls:
         data: bytes,
         caller: Caller,
     ) -> Answered | None:
-        return None if self._stopping else soon(data, caller, too_large)
+        if self._stopping:
+            return None
+        answered = soon(data, caller, too_large)
+        if answered is None:
+            self._tried = caller  # Who comes to `answer` next, in the same turn of the loop.
+        return answered
 
     async def answer(self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller) -> Answered:
         """The answer to a request, within the caller's deadline; in the loop's own turn where it is soon there.
@@ -206,9 +212,10 @@ class Calls:
         if inference.together:
             return inference.answered(asked, caller, await self._together(calls))
         replies: list[PredictReply] = []
+        tried, self._tried = self._tried is caller, None
         try:
             for call in calls:
-                answer = dataplane.now(call, self._answers.settle)
+                answer = dataplane.now(call, self._answers.settle, tried=tried)
                 call.inputs = {}  # The task has them, and frees them when it has run.
                 replies.append(reply_of(await self._settled(call) if answer is None else answer))
         finally:

@@ -24,7 +24,7 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import READY_EVERY, DataPlane, PredictCall
 from fallback_server.late_inputs import LateInputs
 from fallback_server.package_info import PackageInfo
-from fallback_server.predict_call import Likeness
+from fallback_server.predict_call import MOST_VAIN, Likeness
 from fallback_server.served_model import ServedModel
 
 PACKAGE = PackageInfo(fingerprint="f", preprocessing_fingerprint="p")
@@ -415,9 +415,8 @@ def test_what_is_late_or_comes_to_an_end_is_not_ready(stand):
     call = ready_for(stand)
     ran = len(stand.executors[2].batches)
     assert stand.plane.at_once(call, call.inputs, deadline_s=stand.clock()) is None
-    assert told(stand.plane.now(asked_of(like=call.like, deadline_s=stand.clock()), stand.settle))[0] == (
-        "DeadlineExceeded"
-    )
+    late = asked_of(like=call.like, deadline_s=stand.clock())
+    assert told(stand.plane.now(late, stand.settle))[0] == "DeadlineExceeded"
     stand.plane.scheduler.stop(timeout_s=5)
     assert stand.plane.at_once(call, call.inputs) is None
     assert told(stand.plane.now(asked_of(like=call.like), stand.settle))[0] == "ServerStopping"
@@ -440,3 +439,62 @@ def test_what_is_ready_keeps_no_version_that_has_gone():
     assert call.like.ready.standing.servable is None
     assert servable() is None
     assert stand.plane.at_once(call, call.inputs) is None
+
+
+class Slow(FakeExecutor):
+    """Its runs take a millisecond of its clock, which may be a stand's."""
+
+    clock = FakeClock()
+
+    def run(self, name, inputs):
+        self.clock.advance(0.001)
+        return super().run(name, inputs)
+
+
+def tries(stand):
+    """How often something is tried to be run at once from now on."""
+    tried, run_alone = [], stand.plane.scheduler.run_alone
+
+    def noted(*arguments, **options):
+        tried.append(outcome := run_alone(*arguments, **options))
+        return outcome
+
+    stand.plane.scheduler.run_alone = noted
+    return tried
+
+
+@pytest.mark.parametrize("inline_us", [0, 250])
+def test_what_does_not_run_at_once_is_not_ready(inline_us):
+    """Where runs take too long, or none are to be short: it would be tried in vain each time."""
+    stand = Stand(BatchingOptions(max_inline_us=inline_us), executor := Slow())
+    executor.clock = stand.clock
+    like = Likeness()
+    for _ in range(2 * READY_EVERY):
+        stand.now(asked_of(like=like))
+    assert like.ready is None
+    tried = tries(stand)
+    stand.now(asked_of(like=like))
+    assert tried == [None]
+    stand.close()
+
+
+def test_what_is_ready_in_vain_is_so_no_longer_until_one_can_be_run_at_once_again():
+    """Each of them is tried once, however it comes; nothing is tried twice."""
+    stand = Stand(BatchingOptions(), executor := Slow())
+    call = ready_for(stand)
+    executor.clock = stand.clock
+    stand.now(call)  # The first that is long, which nobody knew.
+    tried = tries(stand)
+    for at in range(1, MOST_VAIN):
+        here = at % 2 and stand.plane.at_once(call, call.inputs) is None
+        stand.plane.now(call, stand.settle, tried=bool(here))
+        stand._stepped(call)
+        assert call.like.ready is not None
+        assert tried == [None] * at
+    assert stand.plane.at_once(call, call.inputs) is None
+    assert call.like.ready is None
+    executor.clock = FakeClock()
+    stand.now(call)  # It shows how short it is.
+    stand.now(call)
+    assert call.like.ready is not None
+    stand.close()
