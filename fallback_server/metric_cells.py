@@ -61,17 +61,40 @@ class Histogram:
 
 
 class ModelCell:
-    """Of one model, in TensorFlow Serving's terms."""
+    """Of one model, in TensorFlow Serving's terms.
 
-    __slots__ = ("codes", "latency", "loads", "runs", "unversioned", "versions")
+    Args:
+        latest: Versions that were told of before, the latest last; also by cells that went before this one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("codes", "latency", "latest", "loads", "runs", "unversioned", "versions")
+
+    def __init__(self, latest: dict[int, None] | None = None) -> None:
+        self.latest: dict[int, None] = {} if latest is None else latest
         self.codes: Counter[str] = Counter()
         self.unversioned: Counter[tuple[str, str]] = Counter()
         self.latency: dict[tuple[str, str], Histogram] = {}
         self.runs = Histogram(REQUEST_US)
         self.loads: Counter[str] = Counter()
         self.versions: dict[int, VersionCell] = {}
+
+    def version(self, number: int, *, most: int) -> tuple[VersionCell, int | None]:
+        """A version's cell, and which version has gone for that: whose last news is the oldest.
+
+        Args:
+            number: Which version, of which there is news.
+            most: So many are kept.
+        """
+        self.latest.pop(number, None)
+        self.latest[number] = None
+        gone = next(iter(self.latest)) if len(self.latest) > most else None
+        if gone is not None:
+            del self.latest[gone]
+            self.versions.pop(gone, None)
+        found = self.versions.get(number)
+        if found is None:
+            found = self.versions[number] = VersionCell()
+        return found, gone
 
     def taken(self) -> ModelCounts:
         """All but its loads."""

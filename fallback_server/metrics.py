@@ -2,7 +2,7 @@
 
 What is told by TensorFlow Serving's names is a model's; versions stand side by side under `edge_fallback_...`. States,
 queues and divergences are read from the catalog when somebody asks. Labels are bounded: a model that is not known
-is counted as `model_name=""`, and of a model's versions the latest `MAX_VERSIONS` are kept.
+is counted as `model_name=""`, and of a model's versions the `MAX_VERSIONS` that were heard of last are kept.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_KINDS = 4096
 """Of requests, and of batches, that are counted some at a time; others are where they come."""
 
 MAX_VERSIONS = 32
-"""Of one model; counters of older ones are dropped."""
+"""Of one model; counters of those that were not heard of for longer are dropped."""
 
 _TFS = ":tensorflow:serving:"
 _OWN = "edge_fallback_"
@@ -118,7 +118,9 @@ class Metrics(Collector):
                 if version is None or len(self._answered) >= MAX_KINDS:
                     self._count_requests(kind, (latency_s,))
                     return
-                self._model(model, known=True)  # What is refused before there is a version is counted as its own then.
+                # What is refused before there is a version is counted as its model's then. Each kind has its version
+                # among the latest: what of others was left would take the place of one that lives.
+                self._version(self._model(model, known=True), version)
                 noted = self._answered.setdefault(kind, [])
         noted.append(latency_s)
         if len(noted) >= MAX_NOTED:
@@ -144,6 +146,7 @@ class Metrics(Collector):
                 if len(self._ran) >= MAX_KINDS:
                     self._count_batches(like, tuple(queued_s), (run_s,))
                     return
+                self._version(self._model(model, known=True), version)
                 noted = self._ran.setdefault(like, ([], []))
         waits_s, runs_s = noted
         waits_s += queued_s
@@ -164,7 +167,7 @@ class Metrics(Collector):
         self._count()
         with self._lock:
             # Models stay known, so that what is refused before there is a version is counted as theirs.
-            models, self._models = self._models, {name: ModelCell() for name in self._models}
+            models, self._models = self._models, self._emptied()
             queued, self._queued = self._queued, Histogram(QUEUE_US)
             sizes, self._sizes = self._sizes, {name: Histogram(SIZES) for name in self._sizes}
             batches, self._batches = self._batches, 0
@@ -211,15 +214,19 @@ class Metrics(Collector):
     def _count(self) -> None:
         """Counts what was noted, all that is alike at once."""
         with self._lock:
-            for kind, latencies_s in self._answered.items():
+            for kind, latencies_s in tuple(self._answered.items()):  # Some may be dropped meanwhile.
                 if latencies_s:
                     self._count_requests(kind, taken_off(latencies_s))
-            for like, (waits_s, runs_s) in self._ran.items():
+            for like, (waits_s, runs_s) in tuple(self._ran.items()):
                 if runs_s:
                     self._count_batches(like, taken_off(waits_s), taken_off(runs_s))
 
-    def _count_requests(self, kind: _Kind, latencies_s: Sequence[float]) -> None:
-        """Under the lock."""
+    def _emptied(self) -> dict[str, ModelCell]:
+        """Cells for what comes next, that know which versions were told of. Under the lock."""
+        return {name: ModelCell(model.latest) for name, model in self._models.items()}
+
+    def _count_requests(self, kind: _Kind, latencies_s: Sequence[float], *, kept: bool = True) -> None:
+        """Under the lock. What is not kept counts for the model alone."""
         model, version, verb, entrypoint, code = kind
         count = len(latencies_s)
         cell = self._model(model, known=version is not None)
@@ -233,21 +240,24 @@ class Metrics(Collector):
             latency.add_all(latencies_s, 1e6)
         if version is None:
             cell.unversioned[verb, code] += count
-        else:
+        elif kept:
             of_version = self._version(cell, version)
             of_version.codes[verb, code] += count
             if code == "OK":
                 of_version.latency.add_all(latencies_s)
 
-    def _count_batches(self, like: _Like, waits_s: Sequence[float], runs_s: Sequence[float]) -> None:
-        """Under the lock."""
+    def _count_batches(
+        self, like: _Like, waits_s: Sequence[float], runs_s: Sequence[float], *, kept: bool = True
+    ) -> None:
+        """As `_count_requests`."""
         model, version, rows, padded_rows = like
         count = len(runs_s)
         cell = self._model(model, known=True)
         cell.runs.add_all(runs_s, 1e6)
-        of_version = self._version(cell, version)
-        of_version.rows.add(rows, count)
-        of_version.runs.add_all(runs_s)
+        if kept:
+            of_version = self._version(cell, version)
+            of_version.rows.add(rows, count)
+            of_version.runs.add_all(runs_s)
         self._batches += count
         self._sizes["input_batch_size"].add(rows, count)
         self._sizes["processed_batch_size"].add(padded_rows, count)
@@ -264,14 +274,22 @@ class Metrics(Collector):
         cell = self._models[name] = ModelCell()
         return cell
 
-    @staticmethod
-    def _version(cell: ModelCell, version: int) -> VersionCell:
-        found = cell.versions.get(version)
-        if found is None:
-            found = cell.versions[version] = VersionCell()
-            if len(cell.versions) > MAX_VERSIONS:
-                del cell.versions[next(iter(cell.versions))]
+    def _version(self, cell: ModelCell, version: int) -> VersionCell:
+        """A version's cell; under the lock. Who has to go for it leaves nothing behind."""
+        found, gone = cell.version(version, most=MAX_VERSIONS)
+        if gone is not None:
+            self._drop(cell, gone)
         return found
+
+    def _drop(self, cell: ModelCell, version: int) -> None:
+        """Forgets the kinds of a version that is kept no longer; its model has what was noted of them."""
+        for kind in [one for one in self._answered if one[1] == version and self._model(one[0], known=False) is cell]:
+            if latencies_s := taken_off(self._answered.pop(kind)):
+                self._count_requests(kind, latencies_s, kept=False)
+        for like in [one for one in self._ran if one[1] == version and self._model(one[0], known=False) is cell]:
+            waits_s, runs_s = self._ran.pop(like)
+            if runs_s:
+                self._count_batches(like, taken_off(waits_s), taken_off(runs_s), kept=False)
 
     def _requests(self) -> Iterator[Metric]:
         count = Metric(f"{_TFS}request_count", "The number of requests.", "counter")
@@ -314,12 +332,13 @@ class Metrics(Collector):
         loads = Metric(f"{_OWN}load_seconds", "How long a version's last load took.", "gauge")
         for name, model in list(self._models.items()):
             with self._lock:
-                codes = {"": model.unversioned, **{str(number): each.codes for number, each in model.versions.items()}}
+                versions = sorted(model.versions.items())
+                codes = {"": model.unversioned, **{str(number): each.codes for number, each in versions}}
                 for number_text, of_version in codes.items():
                     for (verb, code), value in sorted(of_version.items()):
                         labels = {"model_name": name, "version": number_text, "verb": verb, "code": code}
                         count.add_sample(f"{count.name}_total", labels, value)
-                for number, version in model.versions.items():
+                for number, version in versions:
                     labels = {"model_name": name, "version": str(number)}
                     latency.samples += _samples(version.latency, latency.name, labels)
                     rows.samples += _samples(version.rows, rows.name, labels)

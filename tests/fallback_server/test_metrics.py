@@ -145,6 +145,58 @@ def test_more_kinds_than_are_counted_some_at_a_time_are_counted():
     )
 
 
+def come_and_gone(metrics, numbers, *, rows=4):
+    """Versions that were loaded, answered, and went for the next."""
+    for number in numbers:
+        metrics.load(model="m", version=number, seconds=1.0, ok=True)
+        request(metrics, version=number)
+        for count in range(1, rows + 1):
+            metrics.batch(model="m", version=number, rows=count, padded_rows=count, queued_s=[0.0], run_s=1e-3)
+
+
+def test_versions_that_have_gone_take_no_places_of_kinds():
+    """So those of today are noted as the first were; of what all have done nothing is lost. Also in a worker."""
+    metrics, worker = Metrics(), Metrics()
+    for number in range(MAX_KINDS // 4 + 10):
+        for each in (metrics, worker):
+            come_and_gone(each, [number])
+        metrics.add(worker.take())
+    for each in (metrics, worker):
+        assert len(each._answered) <= MAX_VERSIONS
+        assert len(each._ran) <= 4 * MAX_VERSIONS
+    assert value(metrics, f"{US}request_count", model_name="m", status="OK") == 2 * (MAX_KINDS // 4 + 10)
+    assert value(metrics, f"{US}batching_session:wrapped_run_count") == 8 * (MAX_KINDS // 4 + 10)
+
+
+def test_a_version_that_is_heard_of_is_kept_however_many_come_and_go_beside_it():
+    """And one from before that is heard of again takes the place of whoever has been silent for longest."""
+    metrics = Metrics()
+    for number in range(2, 2 + 3 * MAX_VERSIONS):
+        request(metrics, version=1)
+        come_and_gone(metrics, [number])
+    request(metrics, version=2)
+    counts = {
+        int(told["version"]): count
+        for (name, labels), count in samples(metrics).items()
+        if name == "edge_fallback_requests_total" and (told := dict(labels))["version"]
+    }
+    latest = range(2 + 2 * MAX_VERSIONS + 2, 2 + 3 * MAX_VERSIONS)
+    assert counts == {1: 3 * MAX_VERSIONS, 2: 1} | dict.fromkeys(latest, 1)
+
+
+def test_what_is_noted_of_many_versions_before_it_is_counted_is_its_models():
+    """Where more were heard of than are kept: sums of the model, and no counter of one from before."""
+    metrics = Metrics()
+    for number in range(2 * MAX_VERSIONS):
+        request(metrics, version=number)
+        metrics.batch(model="m", version=number, rows=1, padded_rows=1, queued_s=[0.0], run_s=1e-3)
+    found = samples(metrics)
+    for name in ("edge_fallback_request_seconds_count", "edge_fallback_batch_rows_count"):
+        kept = {dict(labels)["version"]: count for (each, labels), count in found.items() if each == name}
+        assert kept == {str(number): 1 for number in range(MAX_VERSIONS, 2 * MAX_VERSIONS)}
+    assert value(metrics, f"{US}batching_session:wrapped_run_count") == 2 * MAX_VERSIONS
+
+
 def test_the_catalog_is_read_when_somebody_asks():
     """States, labels, traffic and the default version; queues, and how far a shadow's answers were off."""
     servable = ServedModel(ServableId("m", 2), FakeExecutor(), BatchingOptions())
