@@ -6,11 +6,13 @@ no values can make it do so; see `tried_litert`. All others run in that process,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fallback_server.core.errors import InvalidInput, LoadFailed, VersionNotReady
@@ -48,9 +50,10 @@ class LiteRtExecutor:
         whole: Signatures whose requests must not be merged.
         threads: Of one run; 0: one, or several where a trial shows that this is clearly faster.
         progress: Called at each step of the warm-up.
+        all_cores: Lets the process have all cores that it will have, where it has fewer while it loads.
 
     Attributes:
-        threads: Of one run; where several are found to be faster, of one that has the processors to itself.
+        threads: Of one run; where several are found to be faster, of one beside which no other of this model runs.
         run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`, and where that could not
             run all of them.
 
@@ -71,9 +74,11 @@ class LiteRtExecutor:
         whole: frozenset[str] = frozenset(),
         threads: int = 0,
         progress: Callable[[], object] = lambda: None,
+        all_cores: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._file = file
         self._progress = progress
+        self._all_cores = all_cores
         self._asked_threads = threads
         self.threads = max(threads, 1)
         self.run_s = 0.0
@@ -185,7 +190,7 @@ class LiteRtExecutor:
             raise LoadFailed(f"LiteRT can't load it: {one_line(error)}") from error
 
     def _beside_others(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs on several threads what has the processors to itself, and on one what runs beside others.
+        """Runs on several threads what is this model's only run, and on one what runs beside others of it.
 
         Threads of one run wait for each other busily, at each of its operations, which takes the time from the others.
         """
@@ -231,6 +236,12 @@ class LiteRtExecutor:
             self._keep_whole(name, "a row's answer depends on the rows beside it")
         if self._asked_threads == 0 and self.threads == 1:
             self._choose_threads(name, zeros)
+        # On fewer cores threads of one run would wait for each other: neither a measure nor soon over.
+        with self._all_cores() if self.threads > 1 else contextlib.nullcontext():
+            return self._measured(name, zeros)
+
+    def _measured(self, name: str, zeros: Mapping[str, Array]) -> float:
+        """Sees what runs of each size take, and so how many rows are merged; returns what `_warm_up` does."""
         try:
             keeps_number = self._runners[name].measure(zeros, progress=self._progress)
             if name in self._wide:
@@ -255,14 +266,22 @@ class LiteRtExecutor:
         _log.warning("signature %r: %s: its requests are not merged", name, why)
 
     def _choose_threads(self, name: str, zeros: Mapping[str, Array]) -> None:
-        """Has several threads run one row, where that is clearly faster: to wake them takes longer than a small run."""
-        alone_s = least_s(functools.partial(self._run_of(name), zeros))
-        if alone_s < _LONG_S:
+        """Has several threads run one row, where that is clearly faster: to wake them takes longer than a small run.
+
+        On the cores that there will be, and both beside whatever others do meanwhile.
+        """
+        alone = functools.partial(self._run_of(name), zeros)
+        if least_s(alone) < _LONG_S:
             return
-        threads = min(_ENOUGH_THREADS, usable_cores())
-        # One alone at a time has the processors to itself.
-        wide = unused = self._made_runners(threads, limit=1)
-        if least_s(functools.partial(wide[name].run, zeros), progress=self._progress) <= _CLEARLY * alone_s:
+        with self._all_cores():
+            threads = min(_ENOUGH_THREADS, usable_cores())
+            if threads == 1:
+                return
+            # One at a time is the only one.
+            wide = unused = self._made_runners(threads, limit=1)
+            alone_s = least_s(alone)
+            wide_s = least_s(functools.partial(wide[name].run, zeros), progress=self._progress)
+        if wide_s <= _CLEARLY * alone_s:
             self.threads = threads
             if self._limit > 1:
                 self._wide, unused = wide, {}
@@ -279,6 +298,7 @@ def open_litert(
     whole: frozenset[str] = frozenset(),
     threads: int = 0,
     progress: Callable[[], object] = lambda: None,
+    all_cores: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     fill: bool = False,
 ) -> LiteRtExecutor:
     """Loads a TFLite file and runs it once. The file is closed where that fails.
@@ -289,13 +309,16 @@ def open_litert(
         whole: Signatures whose requests must not be merged.
         threads: Of one run.
         progress: Called at each step.
+        all_cores: As the others.
         fill: Whether all is planned at once, so that no request waits for it.
 
     Raises:
         LoadFailed: it can't be loaded.
     """
     try:
-        executor = LiteRtExecutor(file, sizes=sizes, whole=whole, threads=threads, progress=progress)
+        executor = LiteRtExecutor(
+            file, sizes=sizes, whole=whole, threads=threads, progress=progress, all_cores=all_cores
+        )
         executor.warm_up()
         if fill:
             executor.fill()

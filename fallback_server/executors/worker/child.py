@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import Array, Executor, Signature, TensorSpec
 from fallback_server.executors.saved_model import first_line
-from fallback_server.executors.worker.kinds import opened
+from fallback_server.executors.worker.kinds import Room, opened
 from fallback_server.executors.worker.messages import (
     Entry,
     Lane,
@@ -117,7 +117,7 @@ def _loaded(load: Load, fds: list[int], aside: Aside, reaper: Reaper) -> Executo
 
     def run() -> None:
         try:
-            results.append(opened(load, fds, make_room=make_room))
+            results.append(opened(load, fds, room=Room(make=make_room, lifted=aside.lifted)))
         except BaseException as error:  # noqa: BLE001  it is the answer, whatever it is: a model may call sys.exit
             if load.kind == "python" and not isinstance(error, LoadFailed):
                 _log.exception("the model could not be loaded")

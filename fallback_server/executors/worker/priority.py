@@ -20,7 +20,7 @@ import os
 import platform
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NICE = 10
@@ -71,6 +71,18 @@ class Aside:
             with contextlib.suppress(ProcessLookupError):  # It has ended.
                 if os.sched_getaffinity(thread) == self._half:
                     _keep_to(thread, self._all)
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """All cores meanwhile, where it keeps to half of them: for what is no measure there. Not to be nested."""
+        if not self._half:
+            yield
+            return
+        self.end()
+        try:
+            yield
+        finally:
+            self.begin()
 
 
 class Narrowed:

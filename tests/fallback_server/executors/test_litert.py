@@ -1,5 +1,6 @@
 """The LiteRT executor beyond what all executors promise, with real files."""
 
+import contextlib
 import gc
 import math
 import threading
@@ -373,25 +374,22 @@ class Threads(litert_runner.Runner):
         return super().run(inputs)
 
 
-@pytest.fixture
-def wide(monkeypatch):
-    """An executor that has found two threads to be faster."""
+def wide_executor(monkeypatch, clearly, **options):
+    """An executor for which several threads count as faster where they take so many times as long."""
     monkeypatch.setattr(litert, "_LONG_S", 0.0)
-    monkeypatch.setattr(litert, "_CLEARLY", math.inf)
-    monkeypatch.setattr(litert, "usable_cores", lambda: 2)
+    monkeypatch.setattr(litert, "_CLEARLY", clearly)
     monkeypatch.setattr(litert, "Runner", Threads)
     Threads.gate.set()
-    executor = opened(net_model())
-    assert executor.threads == 2
-    Threads.begun.clear()
     Threads.seen.clear()
-    yield executor
-    executor.close()
+    return opened(net_model(), **options)
 
 
-def test_what_runs_beside_others_has_one_thread(wide):
+def test_what_runs_beside_others_has_one_thread(monkeypatch):
     """And what has the processors to itself several, if that was found to be faster; the answers are the same."""
-    Threads.gate.clear()
+    monkeypatch.setattr(litert, "usable_cores", lambda: 2)
+    wide = wide_executor(monkeypatch, math.inf)
+    for each in (Threads.begun, Threads.seen, Threads.gate):
+        each.clear()
     found = {}
     first = threading.Thread(target=lambda: found.update(wide.run(NAME, {"image": images(1)})), daemon=True)
     first.start()
@@ -406,6 +404,25 @@ def test_what_runs_beside_others_has_one_thread(wide):
     wide.close()
     with pytest.raises(VersionNotReady, match="taken out of service"):
         wide.run(NAME, {"image": images(1)})
+
+
+@pytest.mark.parametrize(("clearly", "threads"), [(math.inf, 2), (0.0, 1)])
+def test_threads_are_chosen_on_the_cores_that_there_will_be(monkeypatch, clearly, threads):
+    """A load that keeps to one core has both for all that two threads run; also where one is to run all from then."""
+    cores, beside = [1], []
+
+    @contextlib.contextmanager
+    def all_cores():
+        cores[0], before = 2, len(Threads.seen)
+        yield
+        cores[0] = 1
+        beside.extend(Threads.seen[before:])
+
+    monkeypatch.setattr(litert, "usable_cores", lambda: cores[0])
+    executor = wide_executor(monkeypatch, clearly, all_cores=all_cores)
+    assert executor.threads == threads
+    assert Threads.seen.count(2) == beside.count(2) > 0
+    executor.close()
 
 
 def test_words_of_the_other_form_are_taken_over():

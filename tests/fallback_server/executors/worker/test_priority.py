@@ -38,9 +38,16 @@ thread = threading.Thread(target=niced)
 thread.start()
 made.wait()
 aside = Aside()
+with aside.lifted():
+    look("not yet aside", main)
 aside.begin()
 look("aside", main)
 look("aside, niced", thread.native_id)
+with aside.lifted():
+    look("lifted", main)
+    look("lifted, niced", thread.native_id)
+look("aside again", main)
+look("aside again, niced", thread.native_id)
 come_back()
 aside.end()
 for name, one in (("back", main), ("its child, back", child.native_id), ("niced, back", thread.native_id)):
@@ -69,6 +76,11 @@ def test_threads_step_back_and_come_back_but_stay_nice():
         "niced": [long_ns, niced, cores],
         "aside": [long_ns, usual_nice, cores - cores // 2],
         "aside, niced": [long_ns, niced, cores - cores // 2],
+        "not yet aside": [long_ns, usual_nice, cores],
+        "lifted": [long_ns, usual_nice, cores],
+        "lifted, niced": [long_ns, niced, cores],
+        "aside again": [long_ns, usual_nice, cores - cores // 2],
+        "aside again, niced": [long_ns, niced, cores - cores // 2],
         "back": [usual_ns, usual_nice, cores],
         "its child, back": [usual_ns, usual_nice, cores],
         "niced, back": [usual_ns, niced, cores],
