@@ -82,7 +82,8 @@ class ServableHandle(Generic[S]):
 class Standing(Generic[S]):
     """A version that was found, to be held again without being looked for, as long as nothing has changed. Any thread.
 
-    It keeps nothing of the version alive: whoever has one may have it for long after the version has gone.
+    It keeps nothing of the version alive: whoever has one may have it for long after the version has gone. It does keep
+    whoever manages it.
 
     Args:
         harness: Where it stands.
