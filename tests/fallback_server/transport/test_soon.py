@@ -103,3 +103,21 @@ def test_answers_are_bounded_at_once_too(tmp_path, bound, code):
             assert stand.loader.result.statistics.figures().errors == refused
 
     asyncio.run(scenario())
+
+
+def test_what_can_not_be_run_at_once_is_tried_once(tmp_path):
+    """Before the message is read or after that, and then queued; it is answered all the same."""
+
+    async def scenario():
+        async with loaded(FakeExecutor(factor=2), tmp_path, batching=PATIENT, inline_s=10) as stand:
+            stand.control.standing_still = True
+            for _ in range(UNTIL_READY):
+                await stand.predict(asked(1), timeout=WAIT_S)
+            tried = []
+            stand.plane.scheduler.run_alone = lambda *_, **options: tried.append(options)
+            for value in range(3):
+                answer = await stand.predict(asked(value), timeout=WAIT_S)
+                assert list(answer.outputs["y"].float_val) == [2 * value, 2 * value]
+            assert len(tried) == 3
+
+    asyncio.run(scenario())
