@@ -415,18 +415,17 @@ class BatchScheduler:
         self._shares.charge(taken.queue.turn, took_s - taken.charged_s)
         self._company.account(taken.queue.process).used_s += took_s
 
-    def _next(self, done: _Taken | None) -> _Taken | None:
+    def _next(self, done: list[_Taken]) -> _Taken | None:
         """Waits for a batch; None when this thread is not needed any more.
 
         Args:
-            done: What this thread has just run.
+            done: What this thread has just run, if anything. Taken out: an idle thread keeps no version that has gone.
         """
         with self._lock:
-            if done is not None:
-                self._end(done)
+            if done:
+                self._end(done.pop())
                 if self._idle and self._waiting:
                     self._wake.notify()  # What it has passed over may have its turn now.
-                del done
             while True:
                 now_s = self._clock()
                 taken, earliest_s = self._take(now_s)
@@ -452,13 +451,13 @@ class BatchScheduler:
         return self._idle > 0 and len(self._threads) > self._options.num_batch_threads + 1
 
     def _work(self) -> None:
-        done: _Taken | None = None
+        done: list[_Taken] = []
         while True:
             try:
                 taken = self._next(done)
             except Exception:  # noqa: BLE001  no error of ours costs a thread: nobody would run what comes
                 _log.exception("a batch thread goes on after an error")
-                done = None
+                done.clear()
                 with self._lock:
                     self._wake.wait(_SWEEP_S)  # Not at once: it may be there still.
                 continue
@@ -466,7 +465,7 @@ class BatchScheduler:
                 return
             self._run(taken)
             # Its tasks hold their inputs, which would stay until this thread has something else to do.
-            done = taken._replace(tasks=[])
+            done.append(taken._replace(tasks=[]))
             del taken
 
     def _run(self, taken: _Taken) -> None:

@@ -1,9 +1,13 @@
+import functools
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
 from support.clock import FakeClock
 from support.fallback_fakes import FakeExecutor, caller
+from support.loops import until
 
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.queue import BatchQueue, Task
@@ -406,3 +410,22 @@ def test_options_no_machine_can_follow_are_refused(name, most):
     """Beyond these a thread could not be started, or not wait so long, and would fail when it is too late."""
     with pytest.raises(ValueError, match=f"{name} must be at most {most}, got {most + 1}"):
         BatchingOptions(**{name: most + 1})
+
+
+def test_an_idle_thread_keeps_no_version_that_has_gone():
+    """Its memory may be gigabytes, and the thread may have nothing to do for hours."""
+    executor, options = FakeExecutor(), BatchingOptions(num_batch_threads=1)
+    gone, answered = weakref.ref(executor), threading.Event()
+    scheduler = BatchScheduler(options=options, on_done=lambda _: answered.set())
+    queue = BatchQueue(name="m", run=functools.partial(executor.run, ""), options=options, merges=True)
+    scheduler.start()
+    scheduler.submit([(queue, make(rows(1)))])
+    assert answered.wait(10)
+    del queue, executor
+
+    def is_gone():
+        gc.collect()  # A queue is part of a cycle.
+        return gone() is None
+
+    until(is_gone)
+    assert scheduler.stop(timeout_s=5)
