@@ -154,6 +154,17 @@ class LiteRtExecutor:
         for runner in (*self._runners.values(), *self._wide.values()):
             runner.fill()
 
+    def renew(self) -> None:
+        """Makes what runs on several threads anew: these are as nice as whoever makes them, and can't become less so.
+
+        Called once the version has been loaded by a thread that made room for others, in one that doesn't.
+        """
+        if self.threads > 1:
+            for runner in (self._wide or self._runners).values():
+                runner.renew()
+                if self._wide:  # One of each size; else further ones are made when several run at once.
+                    runner.fill()
+
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
         """Takes the words of another form of the same version, so that clients see no difference.
 

@@ -181,6 +181,14 @@ class Runner:
         for pool in pools:
             pool.fill()
 
+    def renew(self) -> None:
+        """Has the next runs make their interpreters anew, in their own threads."""
+        self._pools = {
+            size: self._pool({name: (size, *inner) for name, inner in self._inner.items()}) for size in self._pools
+        }
+        with self._lock:
+            self._shapes.clear()
+
     def close(self) -> None:
         """Lets go of all interpreters, but for those that run: these go when they have."""
         self._pools = {}

@@ -70,6 +70,7 @@ def work(control: socket.socket) -> None:
             if not (message.steps_back or awaited):
                 come_back()
                 aside.end()
+                getattr(executor, "renew", _nothing)()
                 awaited = True
             lane = socket.socket(fileno=frame.fds[0])
             _own.add(lane)
@@ -94,6 +95,10 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # The model may have put something else in their place.
             stream.flush()
+
+
+def _nothing() -> None:
+    """What an executor does that has nothing to renew."""
 
 
 def _let_go() -> None:
