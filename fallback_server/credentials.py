@@ -39,7 +39,7 @@ class Watched:
     def __init__(self, path: Path, files: tuple[Path, ...]) -> None:
         self.path = path
         self._files = files
-        self._taken = self._digest()
+        self._taken = b""  # What was read before this was made may have changed meanwhile: the first look reads it.
 
     def has_changed(self) -> bool:
         """Whether they do."""

@@ -206,7 +206,12 @@ def _only(where: str, table: Any, faults: _Faults) -> tuple[str, ...]:
         return ()
     for key in table.keys() - {"only"}:
         faults.add(f"{where} {_shown(key)}", "is not known; there is only")
-    return _names(f"{where} only", table["only"], faults)
+    names = _names(f"{where} only", table["only"], faults)
+    # Elsewhere a star stands for anything; here it would keep nobody out, or let nobody in.
+    for name in (where, *names):
+        if "*" in name:
+            faults.add(where, f"takes names alone, no patterns, got {_shown(name)}")
+    return names
 
 
 def _names(where: str, value: Any, faults: _Faults) -> tuple[str, ...]:

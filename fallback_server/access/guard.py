@@ -132,8 +132,9 @@ class Guard:
 
     def admit_all(self, shown: Shown, scope: Scope, what: str) -> None:
         """Refuses what concerns all models, to whoever may not do such with every one. Raises as `admit`."""
-        principal, lack = self._identified(self._state, shown)
-        if not allows_all(principal, scope):
+        state = self._state
+        principal, lack = self._identified(state, shown)
+        if not allows_all(state.rules, principal, scope):
             raise self._refusal(shown, principal, lack, scope, f"{_doing(scope, what)} all models")
 
     def seen_by(self, shown: Shown) -> Callable[[str], bool]:

@@ -154,9 +154,11 @@ def sight(rules: AccessRules, principal: Principal) -> tuple[object, ...]:
     return (principal.grants.status, frozenset(let_in))
 
 
-def allows_all(principal: Principal, scope: Scope) -> bool:
-    """Whether somebody may do what concerns every model."""
-    return principal.kind is Kind.LOCAL or "*" in principal.grants.patterns(scope)
+def allows_all(rules: AccessRules, principal: Principal, scope: Scope) -> bool:
+    """Whether somebody may do what concerns every model: also those that have rules of their own."""
+    if principal.kind is Kind.LOCAL:
+        return True
+    return "*" in principal.grants.patterns(scope) and all(rules.allows(principal, scope, each) for each in rules.only)
 
 
 def allows_any(principal: Principal, scope: Scope) -> bool:

@@ -70,6 +70,8 @@ def test_a_file_is_read(tmp_path):
         (f"[certificates.{'x' * 129}]", ["must have from 1 to 128 characters in its name"]),
         ("[models.m]", ["[models.m] needs only"]),
         ("[models.m]\nonly = ['a']\nexcept = []", ["[models.m] except is not known"]),
+        ("[models.'pay-*']\nonly = ['a']", ["[models.'pay-*'] takes names alone, no patterns"]),
+        ("[models.m]\nonly = ['press-*']", ["[models.m] takes names alone, no patterns, got 'press-*'"]),
         ("[anonymous", ["Expected ']'"]),
     ],
 )

@@ -15,7 +15,7 @@ RULES = AccessRules(
         digest_of("t-admin"): Token(name="release", grants=Grants(admin=EVERYTHING)),
     },
     certificates={"press-*": Grants(predict=("press-*",))},
-    only={"press-secret": ("press-7",)},
+    only={"press-secret": ("press-7", "release")},
 )
 
 

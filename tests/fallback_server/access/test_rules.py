@@ -65,13 +65,25 @@ def test_a_models_own_rule_lets_nobody_else_in(grants, only, who, model, scope):
     assert allowed == (who in only and free.allows(free.certified(who), scope, model))
 
 
+def test_what_concerns_every_model_is_for_those_whom_no_model_keeps_out():
+    """A star is not enough where a model has a rule of its own."""
+    all_of_them = Grants(status=("*",))
+    rules = AccessRules(anonymous=all_of_them, certificates={"*": all_of_them}, only={"payroll": ("press-7",)})
+    assert not allows_all(rules, rules.nobody(), Scope.STATUS)
+    assert not allows_all(rules, rules.certified("press-8"), Scope.STATUS)
+    assert allows_all(rules, rules.certified("press-7"), Scope.STATUS)
+    assert not allows_all(rules, rules.certified("press-7"), Scope.ADMIN)
+    free = AccessRules(anonymous=all_of_them)
+    assert allows_all(free, free.nobody(), Scope.STATUS)
+
+
 @given(GRANTS, NAMES)
 def test_the_machines_operator_may_do_everything(grants, model):
     """Whatever the rules say of a model."""
     rules = AccessRules(anonymous=grants, only={model: ()})
     operator = Principal(name="", kind=Kind.LOCAL, grants=Grants())
     assert all(rules.allows(operator, scope, model) for scope in Scope)
-    assert allows_all(operator, Scope.ADMIN)
+    assert allows_all(rules, operator, Scope.ADMIN)
     assert allows_any(operator, Scope.STATUS)
 
 
