@@ -51,7 +51,7 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
-	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
+	for each in overhead memory throughput overload offered fairness isolation aborts streams telemetry converter \
 		switching loads unloads startup large_messages typed_values rest \
 		routing coalescing far cascade \
 		executors templates fair_models transports sequences serving workers; do \
