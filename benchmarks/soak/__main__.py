@@ -95,7 +95,7 @@ def _started(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def run(folder: Path, seconds: float, rate: float, seed: int) -> tuple[Seen, Trouble, Levels]:
+def run(folder: Path, seconds: float, rate: float, seed: int, transport: str) -> tuple[Seen, Trouble, Levels]:
     """Runs it all.
 
     Args:
@@ -103,12 +103,13 @@ def run(folder: Path, seconds: float, rate: float, seed: int) -> tuple[Seen, Tro
         seconds: How long.
         rate: Times the usual load.
         seed: Of what goes wrong when.
+        transport: What speaks gRPC in the server.
 
     Returns:
         What became of the requests, what was done, and what was taken of the machine.
     """
     repository = Repository(folder)
-    server = ServerProcess(f"--model_repository={repository.served}", *FLAGS)
+    server = ServerProcess(f"--model_repository={repository.served}", f"--transport={transport}", *FLAGS)
     assert server.rest is not None
     clients, on_device = folder / "clients.bin", folder / "device.bin"
     try:
@@ -191,13 +192,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long (default 600)")
     parser.add_argument("--rate", type=float, default=1.0, help="times the usual load (default 1)")
     parser.add_argument("--seed", type=int, default=8, help="of what goes wrong when (default 8)")
+    parser.add_argument("--transport", default="grpcio", help="as of the server (default grpcio)")
     parser.add_argument("--keep", type=Path, help="an empty folder for what was seen, in place of a temporary one")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}")
     with contextlib.ExitStack() as stack:
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        seen, trouble, levels = run(folder, arguments.seconds, arguments.rate, arguments.seed)
+        seen, trouble, levels = run(folder, arguments.seconds, arguments.rate, arguments.seed, arguments.transport)
         log = (folder / "server.log").read_text().splitlines()
     print(f"\n{trouble.changes} versions, {len(trouble.faults_s)} faults; times in ms, where no fault had just been")
     print("\n".join(table(seen, trouble.faults_s)))
