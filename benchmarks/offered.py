@@ -8,7 +8,7 @@ client (`raw_calls.py`) is a process of its own on the same machine; "late" says
 itself, which is in its figures and not the server's doing. Of the device: the same net in a `Runtime`, asked in the
 same process.
 
-The capacity is the best of a load that is doubled until not all is answered, and what is offered is a multiple of it. The
+The capacity is the best of a load that is doubled until not all is answered; what is offered is a multiple of it. The
 peak is the best that was answered in time at any load. Then, of each: half the load, four times the capacity, and half
 the load again; by how much the memory grew in the second half of the flood, and how long after its end requests were
 still answered late or not at all.
