@@ -22,6 +22,7 @@ from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.call_guard import CallGuard, open_guard
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.client_bounds import client_bounds
 from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
@@ -286,6 +287,7 @@ def server_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+        *client_bounds(),
     )
 
 
