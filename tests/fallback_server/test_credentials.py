@@ -1,16 +1,13 @@
-"""What is in force, and files that are taken anew; TLS files, the operator's token, and addresses of this machine."""
+"""What is in force, and files that are taken anew; TLS files."""
 
 import os
-import stat
 
 import pytest
 
-from fallback_server.access.guard import Shown, rules_without_file
+from fallback_server.access.guard import rules_without_file
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
 from fallback_server.credentials import Credentials
 from fallback_server.flags import parse
-from fallback_server.local_token import LocalToken, is_local, local_token_for, read_token
-from fallback_server.loopback import is_loopback
 from fallback_server.pki.folder import PkiFolder
 from fallback_server.private_files import private_folder, write_private
 from fallback_server.settings import options_of
@@ -166,56 +163,6 @@ def test_a_certificate_that_ends_soon_is_told_of(tmp_path, folder, caplog):
         caplog.clear()
 
 
-@pytest.fixture
-def runtime_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "fallback-server"
-
-
-def test_the_operators_token_is_its_users_alone(runtime_dir):
-    """In a file of mode 0600 for each way to the server; gone with it, unless another server has taken the place."""
-    one = LocalToken(["127.0.0.1:8500", "[::1]:8501", "unix:/srv/grpc.sock"])
-    token = local_token_for("localhost:8500")
-    assert token == local_token_for("unix:/srv/../srv/grpc.sock") == local_token_for("[::1]:8501")
-    assert stat.S_IMODE((runtime_dir / "8500.token").stat().st_mode) == 0o600
-    assert local_token_for("192.0.2.1:8500") is None
-    assert local_token_for("localhost:8502") is None
-    other = LocalToken(["127.0.0.1:8500"])
-    one.close()
-    assert local_token_for("localhost:8500") not in (None, token)
-    assert [path.name for path in runtime_dir.iterdir()] == ["8500.token"]
-    other.close()
-    assert list(runtime_dir.iterdir()) == []
-
-
-def test_a_folder_that_others_may_use_holds_no_token(runtime_dir, monkeypatch):
-    """It is neither written nor read: the server goes on without."""
-    runtime_dir.mkdir(mode=0o777)
-    runtime_dir.chmod(0o777)
-    (runtime_dir / "8500.token").write_text("planted")
-    assert LocalToken(["127.0.0.1:8500"]).digest == ""
-    assert local_token_for("127.0.0.1:8500") is None
-    runtime_dir.chmod(0o700)
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert LocalToken(["127.0.0.1:8500"]).digest == ""
-
-
-def test_a_token_is_read_out_of_a_file(tmp_path):
-    """Of mode 0600, and nothing else in it."""
-    file = tmp_path / "token"
-    file.write_text("edge-abc\n")
-    file.chmod(0o600)
-    assert read_token(file) == "edge-abc"
-    file.chmod(0o604)
-    with pytest.raises(ValueError, match="open to everybody"):
-        read_token(file)
-    for content in ("", "a b", "a\nb", "x" * 600):
-        file.write_text(content)
-        file.chmod(0o600)
-        with pytest.raises(ValueError, match="holds no token"):
-            read_token(file)
-
-
 def test_a_private_file_is_whole_or_not_there(tmp_path, monkeypatch):
     """What fails leaves what was, and nothing beside it."""
     path = tmp_path / "a"
@@ -232,23 +179,3 @@ def test_a_private_file_is_whole_or_not_there(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(OSError, match="no folder"):
         private_folder(tmp_path / "link")
-
-
-def test_what_is_this_machines_own():
-    """By address, by name, and on a socket; a name that nobody knows is not."""
-    for host in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost"):
-        assert is_loopback(host), host
-    for host in ("0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no such name", "a" * 300, ""):
-        assert not is_loopback(host), host
-    assert is_local("unix:/x")
-    assert is_local("[::1]:8500")
-    assert not is_local("192.0.2.1:8500")
-
-
-def test_the_operator_is_nobody_that_a_rule_names(tmp_path, runtime_dir):
-    """So that no rule shuts out who runs the machine, and without the token nobody is."""
-    held = Credentials(options(tmp_path))
-    held.guard.local = LocalToken(["127.0.0.1:8500"]).digest
-    token = local_token_for("127.0.0.1:8500")
-    assert held.guard.who(Shown(token=token, peer="p")).startswith("the operator of this machine")
-    assert held.guard.who(Shown(token="other", peer="p")) == "p"
