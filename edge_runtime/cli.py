@@ -43,6 +43,7 @@ _EXAMPLES = """examples:
   edge-run rollback digits --store packages/          stable is what it was before
   edge-run remove digits 1 --store packages/          take a version out
   edge-run quota 2GiB --store packages/               the least recently used make room from now on
+  edge-run trust require on --store packages/         only signed packages; edge-run trust add KEY.pub
   edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
   edge-run predict packages/ emotions face.jpg --raw  a photograph, through the package's preprocessing
   edge-run predict packages/emotions/1 a.jpg b.jpg    several, straight from a package, a line each

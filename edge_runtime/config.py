@@ -91,6 +91,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         fetch: See `Fetch`.
         fetch_bytes_s: How many bytes a second packages may come with, over all, so that requests have the rest of a
             narrow line; None for as many as come.
+        require_signature: Whether a package is run and fetched only with a signature by a key that the store trusts
+            (`edge-run trust`); else where the store demands it.
         models: By model name, what it has otherwise.
         edgetpu_library: The Edge TPU's library, by name or path, where it is not the usual.
         watchdog_factor: A run in a worker process that takes so many times what it should is stuck...
@@ -117,6 +119,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cascade: Cascade = "off"
     fetch: Fetch = "never"
     fetch_bytes_s: float | None = None
+    require_signature: bool = False
     models: dict[str, ModelOptions] = {}
     edgetpu_library: str = ""
     watchdog_factor: float = 10.0

@@ -97,7 +97,8 @@ def _model(runtime: Runtime, name: str, *, version: int | None = None, label: st
 def _opens(runtime: Runtime, name: str, version: int) -> bool:
     """Whether a package is as it was published, so that its refusal says something of this machine."""
     try:
-        open_store(runtime.options.store).open(name, version)
+        options = runtime.options
+        open_store(options.store, require_signature=options.require_signature).open(name, version)
     except (InvalidConfig, PackageRefused):
         return False
     return True

@@ -64,7 +64,7 @@ class Runtime:
         """
         self.options = options = options.anchored()
         self._clock = clock
-        self._store = open_store(options.store)
+        self._store = open_store(options.store, require_signature=options.require_signature)
         fetches = checked_fetch(options, folder=isinstance(self._store, Store))
         self._hall = Hall(options, clock, root=root)
         self._versions = LoadedVersions(self._store, self._hall)
