@@ -385,7 +385,7 @@ class Server:
         held = self._credentials
         return Access(
             rules=held.rules,
-            revoked=tuple(f"{serial:x}" for serial in sorted(held.revoked)),
+            trust=held.trust,
             tls=None if held.tls is None else held.tls.files,
         )
 

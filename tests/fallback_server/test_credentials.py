@@ -4,8 +4,12 @@ import os
 
 import pytest
 
-from fallback_server.access.guard import rules_without_file
+from fallback_server.access.attempts import Reason
+from fallback_server.access.certificates import CertificateReader
+from fallback_server.access.guard import Shown, rules_without_file
+from fallback_server.access.rules import Scope
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
+from fallback_server.core.errors import Unauthenticated
 from fallback_server.credentials import Credentials
 from fallback_server.flags import parse
 from fallback_server.pki.folder import PkiFolder
@@ -118,7 +122,7 @@ def test_new_files_are_taken_whole_or_not_at_all(tmp_path, pki, folder):
     pki.issue("device", "press-1")
     (revoked,) = pki.revoke("press-1")
     held.reload_tls()
-    assert revoked.serial in held.revoked
+    assert f"{revoked.serial:x}" in held.trust.revoked
     now = held.tls.files
     (folder / "key.pem").write_bytes(before.key_pem)
     with pytest.raises(ConfigInvalid, match="don't go together"):
@@ -179,3 +183,54 @@ def test_a_private_file_is_whole_or_not_there(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(OSError, match="no folder"):
         private_folder(tmp_path / "link")
+
+
+def test_an_old_list_of_revoked_certificates_is_not_taken(tmp_path, pki, folder):
+    """Whoever puts it back lets nobody in again; what was in force stays, whole."""
+    held = Credentials(options(tmp_path, f"--tls_dir={folder}"))
+    pki.issue("device", "press-2")
+    before = (folder / "crl.pem").read_bytes()
+    (revoked,) = pki.revoke("press-2")
+    held.reload()
+    (folder / "crl.pem").write_bytes(before)
+    with pytest.raises(ConfigInvalid, match="is older than what is in force"):
+        held.reload()
+    assert f"{revoked.serial:x}" in held.trust.revoked
+    assert held.tls.files.crl_pem != before
+
+
+def test_who_has_a_certificate_of_a_replaced_authority_is_out(tmp_path, folder):
+    """Over the connection that it has, though TLS took it."""
+    device = CertificateReader().read((folder / "cert.pem").read_bytes())
+    held = Credentials(options(tmp_path, f"--tls_dir={folder}"))
+    held.guard.admit(Shown(certificate=device), Scope.PREDICT, ["m"])
+    other = PkiFolder(tmp_path / "other")
+    other.init("Plant 4")
+    made = other.issue("server", "gpu-1")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in made.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    held.reload()
+    with pytest.raises(Unauthenticated, match="is of an authority that is trusted no more"):
+        held.guard.admit(Shown(certificate=device), Scope.PREDICT, ["m"])
+    assert held.guard.attempts.counts()[Reason.WITHDRAWN] == 1
+    for name, content in before.items():
+        (folder / name).write_bytes(content)
+    held.reload()
+    held.guard.admit(Shown(certificate=device), Scope.PREDICT, ["m"])
+
+
+def test_a_list_that_has_ended_is_told_loudly(tmp_path, folder, caplog):
+    """When it ends, though no file has changed; and that nobody of its authority is let in."""
+    now_s = [folder.stat().st_mtime]
+    network = options(tmp_path, f"--tls_dir={folder}")
+    held = Credentials(network, wall=lambda: now_s[0])
+    held.reload()
+    looked = held._tls_files
+    assert not looked.has_changed()
+    now_s[0] += 3651 * 86_400
+    assert looked.has_changed()
+    held.reload()
+    assert not looked.has_changed()
+    (told,) = [each for each in caplog.records if "nobody can say who was revoked since" in each.message]
+    assert told.levelname == "ERROR"
