@@ -22,6 +22,7 @@ from edge_runtime.servers_command import add_command as add_servers
 from edge_runtime.store_command import add_commands as add_store_commands
 from edge_runtime.store_command import folder
 from edge_runtime.store_command import version as number
+from edge_runtime.tls_flags import add_flags
 from edge_runtime.top_command import add_command as add_top
 
 EXIT_DONE = 0
@@ -242,6 +243,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help='as JSON, a line a request: every output value ("NaN" and "Infinity" as strings)',
     )
+    add_flags(predict)
     predict.set_defaults(run=_predict, many="input")
 
 

@@ -349,7 +349,10 @@ class Fetcher:
 
     @contextlib.contextmanager
     def _supplied(self, address: str) -> Iterator[Supplier]:
-        supplier = Supplier(address, held_back=self._pace.bounded)
+        way = next((one.way for one in self._servers.all() if one.address == address), None)
+        if way is None:
+            raise Passed("it is known and trusted no more")
+        supplier = Supplier(address, way=way, held_back=self._pace.bounded)
         try:
             with self._lock:
                 self._may_end()

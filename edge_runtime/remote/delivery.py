@@ -25,6 +25,7 @@ from converter.artifact.schema import (
 )
 from converter.artifact.signing import MAX_SIGNATURE_BYTES
 from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.way import PLAIN, Way
 from fallback_server.protocol.methods import DESCRIBE_PACKAGE, FETCH_PACKAGE, Method
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.protocol.status import Fault
@@ -76,15 +77,17 @@ class Described:
 class Supplier:
     """Asks one server. For one thread, but for `close`."""
 
-    def __init__(self, address: str, *, held_back: bool = False) -> None:
+    def __init__(self, address: str, *, way: Way = PLAIN, held_back: bool = False) -> None:
         """Opens no connection yet: gRPC connects with the first call.
 
         Args:
             address: `host:port`.
+            way: How it is spoken to.
             held_back: Whether the server is to send no more than a message beyond what is read.
         """
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=(*_OPTIONS, *(_HELD_BACK if held_back else ())))
+        self._metadata = way.metadata
+        self._channel = way.channel(address, (*_OPTIONS, *(_HELD_BACK if held_back else ())))
 
     def __repr__(self) -> str:
         return f"<Supplier {self.address}>"
@@ -101,7 +104,7 @@ class Supplier:
         elif label is not None:
             request.label = label
         with self._named():
-            answer = self._bind(DESCRIBE_PACKAGE)(request, timeout=timeout_s)
+            answer = self._bind(DESCRIBE_PACKAGE)(request, timeout=timeout_s, metadata=self._metadata)
         try:
             return _checked(answer, model, version)
         except (ManifestInvalid, ValueError) as error:
@@ -118,7 +121,7 @@ class Supplier:
             model=described.model, version=described.version, digest=described.digest, path=path, offset=offset
         )
         with self._named():
-            call = self._bind(FETCH_PACKAGE)(request, timeout=timeout_s)
+            call = self._bind(FETCH_PACKAGE)(request, timeout=timeout_s, metadata=self._metadata)
         try:
             yield self._pieces(call)
         finally:
