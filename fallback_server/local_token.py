@@ -26,8 +26,10 @@ _log = logging.getLogger(__name__)
 
 _FOLDER = "fallback-server"
 
-_ALL = {"0.0.0.0": ("127.0.0.1",), "::": ("::1",)}  # noqa: S104  where a server listens, who is asked
-"""An address that stands for all, and those of loopback by which commands come: nobody else can listen there then."""
+_ALL, _ALL_OF_IPV6 = "0.0.0.0", "::"  # noqa: S104  where a server listens
+_USUAL = {_ALL: "127.0.0.1", _ALL_OF_IPV6: "::1"}
+"""Where a server listens at all addresses nobody else can at any: one token is for all of loopback then, and has a file
+under the usual one as well, for people."""
 
 _PROBE_S = 1.0
 """For this machine to say whether somebody listens."""
@@ -147,9 +149,16 @@ def _folder() -> Path:
 
 
 def _left_for(target: str) -> str | None:
-    with contextlib.suppress(OSError, ValueError):
-        return read_token(private_folder(_folder()) / _name(target))
+    whole = [] if target.startswith("unix:") else [_of_all(target)]
+    for each in (target, *whole):
+        with contextlib.suppress(OSError, ValueError):
+            return read_token(private_folder(_folder()) / _name(each))
     return None
+
+
+def _of_all(target: str) -> str:
+    address, _, port = target.rpartition(":")
+    return _target(_ALL_OF_IPV6 if ":" in address else _ALL, int(port))
 
 
 def _name(target: str) -> str:
@@ -180,8 +189,8 @@ def _bound_at(descriptor: int, ports: Collection[int]) -> list[str]:
             return []
         both = one.family == socket.AF_INET6 and not one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     address = _plain(text)
-    at = [*_ALL.get(address, (address,)), *(_ALL["0.0.0.0"] if address == "::" and both else ())]  # noqa: S104  as above
-    return [_target(each, port) for each in at]
+    at = [address, *([_ALL] if address == _ALL_OF_IPV6 and both else [])]
+    return [_target(each, port) for each in (*at, *(_USUAL[each] for each in at if each in _USUAL))]
 
 
 def _is_listening(one: socket.socket) -> bool:

@@ -46,6 +46,10 @@ def test_a_token_is_shown_at_the_address_alone_that_it_was_left_for():
         assert dialled(target).token is None
     assert token_for("[::ffff:127.0.0.1]:8500") == token_for("127.0.0.1:8500")
     left.close()
+    left = LocalToken(["0.0.0.0:8500"])  # There nobody else can listen at any.
+    assert token_for("127.0.1.1:8500") == token_for("127.0.0.1:8500") is not None
+    assert token_for("[::1]:8500") is None
+    left.close()
 
 
 @pytest.mark.usefixtures("runtime_dir")
@@ -69,10 +73,10 @@ def test_a_name_is_looked_up_once_and_one_of_its_addresses_dialled(monkeypatch):
     ("family", "address", "both", "targets"),
     [
         (socket.AF_INET, "127.0.0.1", False, ["127.0.0.1"]),
-        (socket.AF_INET, "0.0.0.0", False, ["127.0.0.1"]),
+        (socket.AF_INET, "0.0.0.0", False, ["0.0.0.0", "127.0.0.1"]),
         (socket.AF_INET6, "::1", False, ["[::1]"]),
-        (socket.AF_INET6, "::", False, ["[::1]"]),
-        (socket.AF_INET6, "::", True, ["127.0.0.1", "[::1]"]),
+        (socket.AF_INET6, "::", False, ["[::1]", "[::]"]),
+        (socket.AF_INET6, "::", True, ["0.0.0.0", "127.0.0.1", "[::1]", "[::]"]),
         (socket.AF_INET6, "::ffff:127.0.0.3", True, ["127.0.0.3"]),
     ],
 )
@@ -86,7 +90,7 @@ def test_where_a_process_listens_is_asked_of_its_sockets(family, address, both, 
         assert bound_targets([port]) == []
         one.listen()
         assert bound_targets([port]) == [f"{each}:{port}" for each in targets]
-        with socket.create_connection((targets[0].strip("[]"), port)):  # One that is made listens nowhere.
+        with socket.create_connection((address.removeprefix("::ffff:"), port)):  # One that is made listens nowhere.
             assert bound_targets([port]) == [f"{each}:{port}" for each in targets]
     assert bound_targets([port]) == []
 
