@@ -62,6 +62,16 @@ def test_a_lock_names_every_version_by_its_hashes(lock):
     assert lines[-1].startswith(" ")
 
 
+def test_every_lock_is_audited():
+    """By `make audit`, which needs the network; one that holds no more than another's versions need not be."""
+    audit = (REQUIREMENTS.parent / "Makefile").read_text().partition("\naudit:")[2].partition("\n\n")[0]
+    locks = re.search(r"for each in ([a-z -]+); do", audit)[1].split()
+    everything = (REQUIREMENTS / "all.txt").read_text()
+    device = ENTRY.findall((REQUIREMENTS / "device.txt").read_text())
+    assert all(f"{name}=={version} " in everything for name, version, _ in device)
+    assert {f"{each}.txt" for each in locks} == set(LOCKS) - {"device.txt"}
+
+
 def licences_of(name):
     """What a distribution's metadata say of its licence, by SPDX's names."""
     told = metadata.metadata(name)

@@ -3,10 +3,12 @@
 import os
 import socket
 import stat
+import threading
 
 import pytest
 
 from fallback_server.access.guard import Guard, Shown, rules_without_file
+from fallback_server.cli import main
 from fallback_server.local_token import LocalToken, bound_targets, dialled, read_token
 from fallback_server.loopback import addresses_of, is_loopback
 
@@ -142,3 +144,34 @@ def test_the_operator_is_nobody_that_a_rule_names():
     token = token_for("127.0.0.1:8500")
     assert guard.who(Shown(token=token, peer="p")).startswith("the operator of this machine")
     assert guard.who(Shown(token="other", peer="p")) == "p"
+
+
+def test_a_token_stays_on_the_machine_or_goes_over_tls(tmp_path, capsys):
+    """In plain text it would be everybody's on the way."""
+    file = tmp_path / "token"
+    file.write_text("edge-abc\n")
+    file.chmod(0o600)
+    assert main(["status", "192.0.2.1:8500", f"--token_file={file}"]) == 2
+    assert "a token would go to 192.0.2.1:8500 in plain text" in capsys.readouterr().err
+
+
+def test_no_proxy_comes_between_a_command_and_its_own_machine(tmp_path, monkeypatch, capsys):
+    """It would be shown the token, and reach another machine's loopback."""
+    file = tmp_path / "token"
+    file.write_text("edge-abc\n")
+    file.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.create_server(("127.0.0.1", 0)) as server:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        taken = []
+        waiting = threading.Thread(target=lambda: taken.append(server.accept()[0].close()))
+        waiting.start()
+        port = server.getsockname()[1]
+        assert main(["status", f"127.0.0.1:{port}", f"--token_file={file}", "--timeout_s=20"]) == 1
+        waiting.join(20)
+        assert taken == [None]
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert "can't be reached" in capsys.readouterr().err
