@@ -320,7 +320,7 @@ class DataPlane:
             handle.close()
             raise
         if like is not None:
-            like.fit = Fit(servable.signatures, name, rows)
+            like.fit = Fit(servable.signatures, name, rows, servable.queues[name].in_process)
         return handle, name, rows
 
     def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:

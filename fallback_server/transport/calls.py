@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from fallback_server.protocol.methods import PREPROCESSING_METADATA, TENSOR_CONT
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.gathering import Soon
+from fallback_server.transport.queueing import Queueing
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, STOPPING_TEXT, Caller, Rpcs, Unary, check_sent
+from fallback_server.transport.serving_loop import ServingLoop
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
@@ -90,6 +93,8 @@ class Calls:
         self.stopping = False
         self.tried: Caller | None = None
         self._answers = Answers(dataplane.clock)
+        loop = asyncio.get_running_loop()
+        self._queueing = Queueing(loop, dataplane, self._answers.settle) if isinstance(loop, ServingLoop) else None
 
     def stop(self) -> None:
         """From now on every call is refused: whoever asks is to ask another server."""
@@ -209,21 +214,35 @@ class Calls:
         if inference.together:
             return inference.answered(asked, caller, await self._together(calls))
         replies: list[PredictReply] = []
+        answer: Answer | None
         tried, self.tried = self.tried is caller, None
         try:
             for call in calls:
-                answer = dataplane.now(call, self._answers.settle, tried=tried)
-                call.inputs = {}  # The task has them, and frees them when it has run.
-                replies.append(reply_of(await self._settled(call) if answer is None else answer))
+                if (queueing := self._queueing) is not None and queueing.joins(call):
+                    answer = await self._settled(call, queueing)
+                else:
+                    answer = dataplane.now(call, self._answers.settle, tried=tried)
+                    call.inputs = {}  # The task has them, and frees them when it has run.
+                    if answer is None:
+                        answer = await self._settled(call)
+                replies.append(reply_of(answer))
         finally:
             answer = None  # See `reply_of`.
             self.unbound(calls)
         return inference.answered(asked, caller, replies)
 
-    async def _settled(self, call: PredictCall) -> Answer:
-        """The answer to a call that is queued, which comes through the event loop: so not before it is expected."""
+    async def _settled(self, call: PredictCall, queueing: Queueing | None = None) -> Answer:
+        """The answer to a call that is queued, which comes through the event loop: so not before it is expected.
+
+        Args:
+            call: Queued, or to be.
+            queueing: Where it is to be; None where it is.
+        """
         try:
-            return await self._answers.expect(call)
+            future = self._answers.expect(call)
+            if queueing is not None:
+                queueing.add(call)
+            return await future
         finally:
             # Cancelled, or past its deadline: gRPC cancels this coroutine.
             self._answers.give_up(call)
