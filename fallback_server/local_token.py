@@ -43,11 +43,13 @@ class Dialled:
         target: What is dialled; on this machine a numeric address, so that nobody's word sends the call elsewhere.
         local: Whether what is said to it stays on this machine.
         token: That the server has left there; None for none, or where it isn't of this user's.
+        others: Where somebody listens as well under the name that was given, and may be meant; none where a token tells.
     """
 
     target: str
     local: bool
     token: str | None = None
+    others: tuple[str, ...] = ()
 
 
 class LocalToken:
@@ -113,6 +115,7 @@ def dialled(target: str, listens: Callable[[str, int], bool] | None = None) -> D
     if not found or not all(map(is_own, found)):
         return Dialled(target, local=False)
     targets = {_target(address, int(port)): address for address in map(_plain, found)}
+    there: dict[str, str] = {}
     if len(targets) > 1:  # A name: as any client would, the first that answers, but a server of one's own before that.
         answers = _listens if listens is None else listens
         there = {each: address for each, address in targets.items() if answers(address, int(port))}
@@ -120,7 +123,7 @@ def dialled(target: str, listens: Callable[[str, int], bool] | None = None) -> D
     for each in targets:
         if (token := _left_for(each)) is not None:
             return Dialled(each, local=True, token=token)
-    return Dialled(next(iter(targets)), local=True)
+    return Dialled(next(iter(targets)), local=True, others=tuple(there)[1:])
 
 
 def read_token(path: Path) -> str:

@@ -340,6 +340,11 @@ def _token(to: Dialled, settings: Settings, *, secure: bool) -> str | None:
         token = read_token(named)
     except (OSError, ValueError) as error:
         raise _UsageFault(f"--token_file={named}: {getattr(error, 'strerror', None) or error}") from error
+    if not secure and to.others:
+        raise _UsageFault(
+            f"a token would go in plain text to whoever listens at {to.target}, and another may be meant: "
+            f"name that, or {' or '.join(to.others)}"
+        )
     if not secure and not to.local:
         raise _UsageFault(
             f"a token would go to {to.target} in plain text, for everybody on the way to use: give --tls_ca"

@@ -155,6 +155,21 @@ def test_a_token_stays_on_the_machine_or_goes_over_tls(tmp_path, capsys):
     assert "a token would go to 192.0.2.1:8500 in plain text" in capsys.readouterr().err
 
 
+def test_a_token_is_not_shown_to_one_of_several_servers_under_a_name(tmp_path, monkeypatch, capsys):
+    """Another user's may be among them: who has the token says at which address."""
+    file = tmp_path / "token"
+    file.write_text("edge-abc\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("fallback_server.local_token.addresses_of", lambda _: ("127.0.0.1", "127.0.0.2"))
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+        assert dialled(f"localhost:{port}").others == dialled("localhost:1").others == ()
+        with socket.create_server(("127.0.0.2", port)):
+            assert main(["status", f"localhost:{port}", f"--token_file={file}"]) == 2
+    assert f"to whoever listens at 127.0.0.1:{port}, and another may be meant" in capsys.readouterr().err
+
+
 def test_no_proxy_comes_between_a_command_and_its_own_machine(tmp_path, monkeypatch, capsys):
     """It would be shown the token, and reach another machine's loopback."""
     file = tmp_path / "token"
