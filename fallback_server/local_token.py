@@ -43,7 +43,7 @@ class Dialled:
         target: What is dialled; on this machine a numeric address, so that nobody's word sends the call elsewhere.
         local: Whether what is said to it stays on this machine.
         token: That the server has left there; None for none, or where it isn't of this user's.
-        others: Where somebody listens as well under the name that was given, and may be meant; none where a token tells.
+        others: Where somebody else listens under the name that was given; none where a token tells who is meant.
     """
 
     target: str
