@@ -81,11 +81,14 @@ class Drain:
 
     def _expected_s(self, rows: int, own_rows: int, now_s: float, room: Room) -> float:
         """How long it takes to the answer of so many rows behind so many others; 0 where nothing is known."""
-        batches, rest_rows = divmod(rows, room.batch_rows)
-        run_s = self._likely_s(min(rest_rows + own_rows, room.batch_rows), now_s)
-        by_runs_s = run_s + batches * self._likely_s(room.batch_rows, now_s) / room.slots if batches else run_s
+        # Those that are late together are run in smaller batches, on all places.
+        share_rows = -(-(rows + own_rows) // room.slots)
+        batches, rest_rows = divmod(share_rows, room.batch_rows)
+        by_runs_s = self._likely_s(rest_rows, now_s) if rest_rows else 0.0
+        if batches:
+            by_runs_s += batches * self._likely_s(room.batch_rows, now_s)
         if room.busy:  # Half of a run is over on average.
-            by_runs_s += run_s / 2 / room.slots
+            by_runs_s += self._likely_s(min(share_rows, room.batch_rows), now_s) / 2 / room.slots
         return max(by_runs_s, self._paced_s(rows, now_s) + self._likely_s(own_rows, now_s))
 
     def _paced_s(self, rows: int, now_s: float) -> float:
