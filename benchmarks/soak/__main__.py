@@ -110,9 +110,9 @@ def run(folder: Path, seconds: float, rate: float, seed: int, transport: str) ->
     """
     repository = Repository(folder)
     server = ServerProcess(f"--model_repository={repository.served}", f"--transport={transport}", *FLAGS)
-    assert server.rest is not None
     clients, on_device = folder / "clients.bin", folder / "device.bin"
     try:
+        assert server.rest is not None
         with (
             _started("benchmarks.soak.traffic", server.address, server.rest, str(clients), str(rate)) as client,
             _started("benchmarks.soak.device", str(repository.store), server.address, str(on_device), str(rate)) as own,
