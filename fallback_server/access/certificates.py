@@ -56,7 +56,7 @@ class CertificateReader:
                 return known
         try:
             found = _read(data)
-        except ValueError:
+        except Exception:  # noqa: BLE001  of half a dozen kinds, not all of them ValueErrors
             return None
         with self._lock:
             self._known[data] = found
@@ -78,19 +78,19 @@ def revoked_serials(crl_pem: bytes, ca_pem: bytes) -> frozenset[int]:
     if not crl_pem:
         return frozenset()
     from cryptography import x509  # noqa: PLC0415  of the extra `server`
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  likewise
     from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: PLC0415  likewise
 
     try:
         crl = x509.load_pem_x509_crl(crl_pem)
-        authorities = x509.load_pem_x509_certificates(ca_pem)
-    except ValueError as error:
+        for authority in x509.load_pem_x509_certificates(ca_pem):
+            key = authority.public_key()
+            if not isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)):
+                continue
+            if crl.issuer == authority.subject and crl.is_signature_valid(key):
+                return frozenset(each.serial_number for each in crl)
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:  # Some parts are read when they are used.
         raise ConfigInvalid(f"the list of revoked certificates can't be read: {error}") from error
-    for authority in authorities:
-        key = authority.public_key()
-        if not isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)):
-            continue
-        if crl.issuer == authority.subject and crl.is_signature_valid(key):
-            return frozenset(each.serial_number for each in crl)
     raise ConfigInvalid("the list of revoked certificates is not signed by the authority of the clients' certificates")
 
 
