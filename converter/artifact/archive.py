@@ -18,16 +18,19 @@ from converter.artifact.package import MAX_DIGEST_BYTES
 from converter.artifact.schema import (
     MANIFEST,
     MANIFEST_DIGEST,
+    MANIFEST_SIGNATURE,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
+    OWN_FILES,
     Manifest,
     check_path,
     decode,
 )
+from converter.artifact.signing import MAX_SIGNATURE_BYTES
 
-MAX_ARCHIVE_MEMBERS = MAX_FILES + 5
-"""A package's files and folders, its manifest and digest, and `./NAME/VERSION/`; an archive of more is refused when
-that is seen."""
+MAX_ARCHIVE_MEMBERS = MAX_FILES + 6
+"""A package's files and folders, its manifest, digest and signature, and `./NAME/VERSION/`; an archive of more is
+refused when that is seen."""
 
 MAX_UNPACKED_BYTES = 16 * 2**30
 """What an archive may unpack to, so that a small file can't fill a disk."""
@@ -37,7 +40,17 @@ _MAX_HEADER_BYTES = 1 << 20
 
 _COPY_BYTES = 1 << 20
 
-_OWN_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, MANIFEST_DIGEST: MAX_DIGEST_BYTES}
+_MAX_FILLING_BYTES = 16 << 20
+"""What may follow an archive's end, in zeros: GNU tar fills up to 10 KiB unless told otherwise."""
+
+_SHOWN = 80
+"""Characters of a name in a refusal: the archive has written it."""
+
+_OWN_BYTES = {
+    MANIFEST: MAX_MANIFEST_BYTES,
+    MANIFEST_DIGEST: MAX_DIGEST_BYTES,
+    MANIFEST_SIGNATURE: MAX_SIGNATURE_BYTES,
+}
 """What the files may have that no manifest lists."""
 
 _NOT_THE_DISKS_WORD = frozenset(
@@ -51,9 +64,10 @@ def pack(tree: Path, prefix: PurePosixPath, archive: Path) -> None:
 
     The manifest comes first, so that whoever unpacks knows what is to follow.
     """
+    first = [tree / name for name in OWN_FILES]
 
-    def order(path: Path) -> tuple[bool, bool, Path]:
-        return (path != tree / MANIFEST, path != tree / MANIFEST_DIGEST, path)
+    def order(path: Path) -> tuple[int, Path]:
+        return (first.index(path) if path in first else len(first), path)
 
     with archive.open("wb") as raw:
         with (
@@ -117,6 +131,7 @@ def unpack(
                             check(manifest)
                         source.expect_listed()
                 source.expect_header()
+        source.check_end()
     if len(roots) != 1:
         raise UnsafeArchive(f"{archive}: holds {len(roots)} packages; one is expected, as NAME/VERSION/...")
     return folder.joinpath(*roots.pop())
@@ -136,6 +151,7 @@ class _Source:
         self._max_bytes = max_bytes
         self._written_bytes = 0
         self._header_bytes = 0
+        self._last = b""
 
     def expect_header(self) -> None:
         """From here on the next member's headers are read."""
@@ -152,13 +168,28 @@ class _Source:
         self._header_bytes += size
         if self._header_bytes > _MAX_HEADER_BYTES:
             raise UnsafeArchive(f"{self._archive}: a member's headers take more than {_MAX_HEADER_BYTES} bytes")
-        return self._stream.read(size)
+        self._last = self._stream.read(size)
+        return self._last
 
     def seek(self, position: int) -> int:
         """Skips the rest of a block; nothing larger is ever skipped in an archive of plain files and folders."""
         if not 0 <= position - self._stream.tell() <= tarfile.BLOCKSIZE:
             raise UnsafeArchive(f"{self._archive}: a header leads to byte {position}, out of the members' order")
         return self._stream.seek(position)
+
+    def check_end(self) -> None:
+        """Whether it ends as archives do: so it is known to be whole, and nothing is hidden behind it.
+
+        The checksum stands behind the last byte. A tape's records are filled up with zeros.
+        """
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise UnsafeArchive(f"{self._archive}: truncated: its end is missing")
+        for _ in range(_MAX_FILLING_BYTES // _COPY_BYTES):
+            if not (data := self._stream.read(_COPY_BYTES)):
+                return
+            if data.strip(b"\0"):
+                raise UnsafeArchive(f"{self._archive}: something follows its end")
+        raise UnsafeArchive(f"{self._archive}: more than {_MAX_FILLING_BYTES} bytes follow its end")
 
     def tell(self) -> int:
         """How far the stream has been read."""
@@ -172,7 +203,7 @@ class _Source:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         # "x": an archive that names a file twice is refused instead of the later one winning.
-        with path.open("xb") as out:
+        with _new(path, self._archive) as out:
             left_bytes = size_bytes
             while left_bytes:
                 data = self._stream.read(min(left_bytes, _COPY_BYTES))
@@ -180,6 +211,13 @@ class _Source:
                     raise UnsafeArchive(f"{self._archive}: truncated: {left_bytes} bytes of {path.name!r} are missing")
                 self._written_bytes += out.write(data)
                 left_bytes -= len(data)
+
+
+def _new(path: Path, archive: Path) -> IO[bytes]:
+    try:
+        return path.open("xb")
+    except FileExistsError as error:
+        raise UnsafeArchive(f"{archive}: holds {path.name!r} twice, or as a file and a folder") from error
 
 
 class _RefusedError(Exception):
@@ -217,9 +255,11 @@ def _check_plain(archive: Path, member: tarfile.TarInfo) -> None:
     plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
     # A sparse member may have a plain file's type and be called sparse by its extended header alone.
     if not plain or member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
-        raise UnsafeArchive(f"{archive}: {member.name!r} is a link, a device or sparse; only plain files are allowed")
+        raise UnsafeArchive(
+            f"{archive}: {member.name[:_SHOWN]!r} is a link, a device or sparse; only plain files are allowed"
+        )
     if member.size < 0:
-        raise UnsafeArchive(f"{archive}: {member.name!r} claims {member.size} bytes")
+        raise UnsafeArchive(f"{archive}: {member.name[:_SHOWN]!r} claims {member.size} bytes")
 
 
 def _manifest(archive: Path, path: Path) -> Manifest:
@@ -248,5 +288,5 @@ def _member_path(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
     except ManifestInvalid as error:
         raise UnsafeArchive(f"{archive}: {error}") from error
     if len(path.parts) < 3:
-        raise UnsafeArchive(f"{archive}: {member.name!r} does not lie under NAME/VERSION/")
+        raise UnsafeArchive(f"{archive}: {member.name[:_SHOWN]!r} does not lie under NAME/VERSION/")
     return path

@@ -179,6 +179,8 @@ def _tar_members(forward: _Forward) -> Iterator[Member]:
     trailing_bytes = 0
     while data := forward.take(CHUNK_BYTES):
         trailing_bytes += len(data)
+        if data.strip(b"\0"):
+            raise ArchiveRefused(f"{archive}: something follows its end")
         if trailing_bytes > _MAX_TRAILING_BYTES:
             raise ArchiveRefused(f"{archive}: more than {_MAX_TRAILING_BYTES} bytes follow its end")
 

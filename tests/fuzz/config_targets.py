@@ -21,6 +21,7 @@ from edge_runtime.errors import InvalidConfig
 from fallback_server import config_file
 from fallback_server.access import certificates
 from fallback_server.access.file import parse_access
+from fallback_server.access.revocations import read_lists
 from fallback_server.config import ConfigInvalid
 from fallback_server.pki.authority import Authority, Pair, make_authority
 from fallback_server.protocol.proto import model_config_pb2
@@ -81,6 +82,7 @@ only = ["line-3", "press-7"]
 """
 _DEVICE_TOML = b"""store = "packages"
 fallback = ["mdns", "10.0.0.7:8500"]
+insecure = true
 delegates = ["edgetpu:usb:0", "cpu"]
 engines = 2
 cascade = 0.5
@@ -137,7 +139,7 @@ def _ssl_seed() -> bytes:
 def _read_certificate(data: bytes) -> None:
     """Half of it is a certificate, in DER or PEM; half a list of those that are revoked."""
     certificates.CertificateReader().read(data)
-    certificates.revoked_serials(data, make_authority_pem())
+    read_lists(data, make_authority_pem())
 
 
 def make_authority_pem() -> bytes:
@@ -209,7 +211,10 @@ TARGETS: Sequence[Target] = (
         name="device_toml",
         read=from_file(lambda path: read_options(path, {}), ".toml"),
         refusals=(InvalidConfig,),
-        seeds=lambda: [_DEVICE_TOML],
+        seeds=lambda: [
+            _DEVICE_TOML,
+            b'store = "p"\nfallback = "mdns"\n[tls]\nca = "ca.pem"\npins = ["%s"]\n' % (b"0" * 64),
+        ],
         words=_TOML_WORDS,
         modules=("edge_runtime.config", "tomllib"),
         max_bytes=2**14,

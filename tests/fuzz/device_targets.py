@@ -11,8 +11,9 @@ from fuzz.wire_targets import attempt
 from google.protobuf.message import DecodeError
 
 from converter.artifact import ManifestInvalid, Signature, TensorSpec
+from edge_runtime.config import is_address
 from edge_runtime.remote import bounds, catalog, codec
-from edge_runtime.remote.addresses import best_address, refusal
+from edge_runtime.remote.addresses import refusal, usable_addresses
 from edge_runtime.remote.delivery import _checked
 from edge_runtime.remote.faults import Unfit
 from edge_runtime.types import InferRequest
@@ -127,7 +128,7 @@ def _read_txt(data: bytes) -> None:
     info = ServiceInfo(SERVICE_TYPE, f"a.{SERVICE_TYPE}", port=8500, properties=data, addresses=[data[:4].ljust(4)])
     announcement = Announcement.from_txt(info.properties)
     refusal(announcement)
-    best_address(info.parsed_scoped_addresses(), info.port)
+    assert all(map(is_address, usable_addresses(info.parsed_scoped_addresses(), info.port)))
     assert announcement.port_of("tfs-rest", 1) is None or 0 < announcement.port_of("tfs-rest", 1) < 65536
     again = {key.encode(): value.encode() for key, value in announcement.to_txt().items()}
     assert Announcement.from_txt(again) == announcement

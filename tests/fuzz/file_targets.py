@@ -23,13 +23,15 @@ from support.stateful_models import counting_model
 from converter.artifact import FileEntry, Manifest, PackageError, Signature, Source, TensorSpec, Variant
 from converter.artifact import archive as packages
 from converter.artifact.bench import decode_bench
+from converter.artifact.errors import SignatureRefused
 from converter.artifact.schema import decode, encode
+from converter.artifact.signing import SigningKey, Trusted, verify
 from edge_runtime import snapshot
 from edge_runtime.bare import _check_graphs
 from edge_runtime.engine.state import is_stateful
 from edge_runtime.errors import InvalidConfig, InvalidInput
 from edge_runtime.installing.inventory import QUOTA, read_quota
-from edge_runtime.store import following
+from edge_runtime.store import following, trust
 from edge_runtime.store import labels as store_labels
 from edge_runtime.store.store import Store
 from edge_runtime.tasks.labels import read_labels
@@ -210,6 +212,26 @@ def _record(content: bytes) -> bytes:
     return size + checksums[0] + content + checksums[1]
 
 
+_KEY = SigningKey.make()
+_DIGEST = "sha256:" + "0" * 64
+
+
+def _read_signature(data: bytes) -> None:
+    """None but the one that was written vouches for the package."""
+    verify(_DIGEST, data, Trusted(keys={"plant": _KEY.public}))
+    assert data == _KEY.sign(_DIGEST), "forged"
+
+
+def _read_trust(data: bytes) -> None:
+    root = place() / "trusting"
+    folder = root / trust.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / trust.POLICY).write_bytes(data)
+    (folder / f"plant{trust.SUFFIX}").write_bytes(data)
+    if not trust.keys(root).keys:
+        trust.is_required(root)
+
+
 def _read_records(path: Path) -> None:
     for record in read_records(path):
         assert isinstance(record, bytes)
@@ -289,6 +311,24 @@ TARGETS: Sequence[Target] = (
         words=_JSON_WORDS,
         modules=("edge_runtime.store", "fallback_server.core.notes", "fallback_server.package_info"),
         max_bytes=2**15,
+    ),
+    Target(
+        name="signature",
+        read=_read_signature,
+        refusals=(SignatureRefused,),
+        seeds=lambda: [_KEY.sign(_DIGEST)],
+        words=_JSON_WORDS,
+        modules=("converter.artifact.signing",),
+        max_bytes=2**15,
+    ),
+    Target(
+        name="trust",
+        read=_read_trust,
+        refusals=(InvalidConfig,),
+        seeds=lambda: [b"require_signature = true\n", _KEY.public.pem],
+        words=(b"=", b"[" * 3000, b"9" * 5000, b"0x", b"-----BEGIN PUBLIC KEY-----", b"\n", b"{a=" * 2000),
+        modules=("edge_runtime.store.trust", "converter.artifact.signing"),
+        max_bytes=2**14,
     ),
     Target(
         name="warmup_records",

@@ -18,9 +18,11 @@ from edge_runtime.config import read_options
 from edge_runtime.engine.state import is_stateful
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.installing.inventory import QUOTA, read_quota
+from edge_runtime.store import trust
 from edge_runtime.store.store import Store
-from fallback_server.access.certificates import CertificateReader, revoked_serials
+from fallback_server.access.certificates import CertificateReader
 from fallback_server.access.file import read_access
+from fallback_server.access.revocations import read_lists
 from fallback_server.config import ConfigInvalid
 from fallback_server.core.errors import ArchiveRefused
 from fallback_server.core.notes import note_path, read_note
@@ -30,7 +32,17 @@ from fallback_server.toml_file import read_toml
 
 LONG, DEEP, HEX = "x = " + "9" * 5000, "x = " + "[" * 5000, "x = 0x" + "f" * 5000
 
+
+def read_policy(path):
+    """Whether a store demands signatures, by this file."""
+    policy = path.parent / trust.FOLDER / trust.POLICY
+    policy.parent.mkdir()
+    path.rename(policy)
+    return trust.is_required(path.parent)
+
+
 TOML = {
+    "policy": (read_policy, InvalidConfig),
     "server": (read_toml, ConfigInvalid),
     "access": (read_access, ConfigInvalid),
     "device": (lambda path: read_options(path, {}), InvalidConfig),
@@ -66,6 +78,13 @@ def test_a_models_number_beyond_all_floats_is_refused(tmp_path, key):
     (tmp_path / "a.toml").write_text(f"[models.m]\nbase_path = '/m'\n{key} = 1{'0' * 400}{end}\n")
     with pytest.raises(ConfigInvalid, match="beyond 64 bits"):
         read_toml(tmp_path / "a.toml")
+
+
+def test_a_demand_that_is_a_number_without_end_is_not_shown(tmp_path):
+    """Python won't write it out."""
+    (tmp_path / "a.toml").write_text("require_signature = 0x" + "f" * 5000)
+    with pytest.raises(InvalidConfig, match="got a number that is too long"):
+        read_policy(tmp_path / "a.toml")
 
 
 def test_a_store_that_is_no_text_is_not_shown(tmp_path):
@@ -112,7 +131,7 @@ def test_certificates_and_their_revocations_may_be_of_no_known_version():
     assert CertificateReader().read(der) is not None
     assert CertificateReader().read(der.replace(b"\2\1\2", b"\2\1\5", 1)) is None
     with pytest.raises(ConfigInvalid, match="can't be read"):
-        revoked_serials(crl.replace(b"AgEB", b"AgER", 1), b"")
+        read_lists(crl.replace(b"AgEB", b"AgER", 1), b"")
     assert TARGETS["certificates"].read(crl) is None
 
 
