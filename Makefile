@@ -1,18 +1,20 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
 # PYTHON names another interpreter than python3; it must be 3.11 or later, with venv.
+# SECONDS is the length of a soak.
 # JOBS says how many processes share the fast tests; the slow ones start several of their own.
 # MINUTES says for how long `make fuzz` goes on.
 
 PYTHON ?= python3
 JOBS ?= 2
 MINUTES ?= 10
+SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 FUZZ_READY := $(VENV)/.fuzz-ready
 
-.PHONY: help setup demo test fast fuzz check format bench bench-peers lock audit proto clean
+.PHONY: help setup demo test fast fuzz check format bench soak bench-peers lock audit proto clean
 
 help:  ## what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,11 +64,14 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
-	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
+	for each in overhead memory throughput overload offered fairness isolation aborts streams telemetry converter \
 		switching loads unloads startup large_messages typed_values rest \
 		routing coalescing far cascade \
 		executors templates fair_models transports sequences serving workers; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
+
+soak: $(READY)  ## a long run under mixed load and faults (SECONDS=36000: ten hours); fails where something grows
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers (QUICK=1: a look)
 	$(BIN)/python -m benchmarks.peers --into build/peers $(if $(QUICK),--quick)
