@@ -213,6 +213,8 @@ def _zip_members(archive: Path, file: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(file) as opened:
         for info in opened.infolist():
             mode = info.external_attr >> 16
+            if not info.filename:  # zipfile cuts names at a 0, and would fail at what is left.
+                raise ArchiveRefused(f"{archive}: holds a file without a name")
             if info.is_dir():
                 yield Member(name=info.filename, kind=Kind.FOLDER)
             elif stat.S_ISLNK(mode):
