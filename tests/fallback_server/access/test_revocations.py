@@ -1,6 +1,7 @@
 """Lists of revoked certificates, and what a certificate is worth over a connection that TLS asks no more."""
 
 import datetime as dt
+import ssl
 
 import pytest
 from cryptography import x509
@@ -16,8 +17,9 @@ from fallback_server.access.revocations import (
     read_lists,
     trust_in,
 )
-from fallback_server.config import ConfigInvalid
+from fallback_server.config import ConfigInvalid, TlsFiles
 from fallback_server.pki.authority import Authority, make_authority
+from fallback_server.tls_files import server_context
 
 NOW = dt.datetime(2030, 5, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -26,8 +28,8 @@ DAY = dt.timedelta(days=1)
 class Site:
     """An authority: its certificate, and lists that it signs."""
 
-    def __init__(self, name="Plant 4"):
-        pair = self.pair = make_authority(name, now=NOW)
+    def __init__(self, name="Plant 4", now=NOW):
+        pair = self.pair = make_authority(name, now=now)
         self.ca = pair.certificate_pem
         self.authority = Authority(pair.certificate_pem, pair.key_pem)
 
@@ -182,3 +184,51 @@ def test_a_certificate_travels_as_text(site):
 def test_what_no_calendar_has_is_no_fault():
     """A list says when it ends, and may say anything."""
     assert day(float("inf")) == "a day that no calendar has"
+
+
+def shaken(server, client):
+    """What a server says of a client's certificate, in a handshake without a network; empty where it takes it."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server, server_hostname="edge-fallback-server"),
+    ]
+    while sides:
+        for side in tuple(sides):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                return error.verify_message
+            sides.remove(side)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("who", "lists", "said"),
+    [
+        ("site", lambda site, other, now: site.crl(1, since=now - DAY) + other.crl(2, since=now - DAY), ""),
+        ("site", lambda site, other, now: other.crl(2, since=now - DAY), "unable to get certificate CRL"),
+        ("other", lambda site, other, now: other.crl(2, since=now - DAY), ""),
+        ("site", lambda site, other, now: site.crl(1, since=now - 9 * DAY, until=now - DAY), "CRL has expired"),
+    ],
+)
+def test_rest_refuses_at_the_handshake_who_can_not_be_checked(tmp_path, who, lists, said):
+    """As OpenSSL does: also an authority without a list beside one that has some."""
+    now = dt.datetime.now(dt.UTC)
+    sites = {"site": Site(now=now - 10 * DAY), "other": Site("Plant 5", now=now - 10 * DAY)}
+    pair = sites["site"].authority.server("gpu-1", (), now=now)
+    files = TlsFiles(
+        key_pem=pair.key_pem,
+        certificate_pem=pair.certificate_pem,
+        client_ca_pem=sites["site"].ca + sites["other"].ca,
+        crl_pem=lists(sites["site"], sites["other"], now),
+        rest_clients="allow",
+    )
+    device = sites[who].authority.device("press-7", now=now)
+    (tmp_path / "both.pem").write_bytes(device.certificate_pem + device.key_pem)
+    client = ssl.create_default_context(cadata=sites["site"].ca.decode())
+    client.maximum_version = ssl.TLSVersion.TLSv1_2  # In 1.3 the client is done before the server has looked.
+    client.load_cert_chain(tmp_path / "both.pem")
+    assert shaken(server_context(files, "allow"), client) == said

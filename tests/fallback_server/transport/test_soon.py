@@ -11,6 +11,7 @@ from support.fallback_fakes import FakeExecutor
 from support.grpc_stand import OPTIONS, code_of, loaded
 
 from fallback_server.access.guard import Guard
+from fallback_server.access.revocations import Trust
 from fallback_server.access.rules import AccessRules, Grants, Token
 from fallback_server.access.tokens import digest_of
 from fallback_server.batching.options import MAX_INLINE_US
@@ -149,7 +150,7 @@ def test_who_may_ask_is_asked_of_each_that_is_answered_at_once(tmp_path):
             assert list(answer.outputs["y"].float_val) == [6.0, 6.0]
             assert len(stand.control.orders) == looked_for
             codes = [(await code_of(stand.predict(asked(3), timeout=WAIT_S)))[0]]
-            guard.guard.take(AccessRules(anonymous=Grants(status=("*",))), frozenset())
+            guard.guard.take(AccessRules(anonymous=Grants(status=("*",))), Trust())
             codes += [(await code_of(stand.predict(asked(3), timeout=WAIT_S, metadata=line)))[0]]
             assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
             assert len(stand.executor.batches) == ran + 1
