@@ -67,7 +67,7 @@ class Outcome:
 
     def __str__(self) -> str:
         rate = self.inputs / self.wall_s if self.wall_s else 0.0
-        faults = f"{len(self.faults)} FAULTS" if self.faults or self.said else "no fault"
+        faults = f"{len(self.faults)} FAULTS" if self.faults else "FAILED, see below" if self.said else "no fault"
         return (
             f"{self.name:16} {self.inputs:>9} inputs {self.taken:>9} taken {rate:>7.0f}/s "
             f"slowest {self.slowest_s * 1e3:6.1f} ms  {faults}"
