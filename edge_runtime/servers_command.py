@@ -147,14 +147,15 @@ class Asked:
             self._given.append(address)
             self._ask((address,), tls=None)
 
-    def add(self, sighting: Sighting) -> None:
-        """Asks a server that was announced."""
+    def add(self, sighting: Sighting) -> bool:
+        """Asks a server that was announced; true, since nobody waits here for room."""
         with self._lock:
             if sighting.key in self._announced or len(self._announced) < _MOST_ANNOUNCED:
                 self._announced[sighting.key] = sighting.addresses[0]
                 self._ask(sighting.addresses, tls=sighting.tls)
             else:
                 self._passed_over += 1
+        return True
 
     def remove(self, key: str) -> None:
         """A server has gone."""
