@@ -90,11 +90,12 @@ class Load:
         for thread in self._threads:
             thread.join(max(end_s - time.monotonic(), 0))
 
-    def stop(self) -> Account:
+    def stop(self, *, quiet: bool = False) -> Account:
         """Ends the load, and says what became of it; what is not as it must be fails the test."""
         self._end()
         account = self.ledger.account(ALLOWED_S)
-        print(account)  # noqa: T201  shown where the test fails
+        if not quiet:
+            print(account)  # noqa: T201  shown where the test fails
         assert not account.faults, str(account)
         assert account.answered, str(account)
         return account

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -74,13 +74,15 @@ class FaultServer:
     Attributes:
         faults: The folder whose files are the faults of `own`: `hang-N`, `fail-N`, `grow-N` as version N loads,
             `abort`, `leak`, `slow` as it runs.
+
+    `before` is what the server's command line begins with, such as `ip netns exec NAME`.
     """
 
-    def __init__(self, path: Path, *flags: str, own: bool = False) -> None:
+    def __init__(self, path: Path, *flags: str, own: bool = False, before: Sequence[str] = ()) -> None:
         self.path = path
         self.repository, self.faults = path / "models", path / "faults"
         self.faults.mkdir()
-        self._flags, self._ends = flags, ExitStack()
+        self._flags, self._before, self._ends = flags, before, ExitStack()
         self.publish(1)
         if own:
             self.publish(1, "own")
@@ -108,7 +110,8 @@ class FaultServer:
     def start(self, port: int | None = None) -> ServerProcess:
         """Starts it, after the first time at the port that it had."""
         port = self.server.port if port is None else port
-        self.server = ServerProcess(f"--port={port}", *FLAGS, f"--model_repository={self.repository}", *self._flags)
+        flags = (f"--port={port}", *FLAGS, f"--model_repository={self.repository}", *self._flags)
+        self.server = ServerProcess(*flags, before=self._before)
         self._ends.callback(self.server.close)
         return self.server
 
@@ -143,9 +146,9 @@ class FaultServer:
 
 
 @contextmanager
-def fault_server(path: Path, *flags: str, own: bool = False) -> Iterator[FaultServer]:
+def fault_server(path: Path, *flags: str, own: bool = False, before: Sequence[str] = ()) -> Iterator[FaultServer]:
     """A FaultServer for the length of a `with`."""
-    server = FaultServer(path, *flags, own=own)
+    server = FaultServer(path, *flags, own=own, before=before)
     try:
         yield server
     finally:
