@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 
-.PHONY: help setup demo test fast check format bench bench-peers lock proto clean
+.PHONY: help setup demo test fast check format bench bench-peers lock audit proto clean
 
 help:  ## what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,16 @@ bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a
 
 lock:  ## rewrite the lock files (needs uv)
 	requirements/compile.sh
+
+# Asks the index on the network for what is known of each locked version, and fails where it gets no answer. In an
+# environment of its own. What needs no network, hashes and licences, is in tests/architecture.
+audit:  ## known vulnerabilities in what is locked (needs the network)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/audit.txt
+	failed=0; for each in all tflite-runtime clients peers models models-native audit; do \
+		echo "requirements/$$each.txt"; \
+		build/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+			-r requirements/$$each.txt || failed=1; done; exit $$failed
 
 proto: $(READY)  ## remake the stubs of the wire contract
 	$(BIN)/python requirements/protos.py

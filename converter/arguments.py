@@ -80,6 +80,7 @@ def convert_parser() -> argparse.ArgumentParser:
     add("--into", metavar="DIR", help="lay the package into a SavedModel's version directory too, for the server")
     _switch(group, "--only-chosen", "leave variants that nothing chose out of the package")
     _switch(group, "--replace", "replace a version that is already there")
+    add("--sign", metavar="KEY", help="sign the package with this key, see edge-convert keygen")
     group = parser.add_argument_group("how it runs")
     add = group.add_argument
     _switch(group, "--latency", "time the variants on this host, as is done unless told", dest="measure_latency")
@@ -91,7 +92,7 @@ def convert_parser() -> argparse.ArgumentParser:
 
 
 def package_parser(command: str) -> argparse.ArgumentParser:
-    """Of `inspect`, `verify`, `compare` and `wrap`."""
+    """Of each of the others."""
     parser = _parser(f"edge-convert {command}", *PACKAGE_COMMANDS[command])
     add = parser.add_argument
     if command in ("inspect", "verify"):
@@ -99,6 +100,13 @@ def package_parser(command: str) -> argparse.ArgumentParser:
     if command == "inspect":
         add("--bench", type=_path, metavar="JSON", help="what `edge-run bench PACKAGE --json` wrote on a device")
         add("--report", type=_path, metavar="HTML", help="write the HTML report there")
+    if command == "verify":
+        add("--key", type=_path, metavar="KEY.pub", help="it must be signed with this key too")
+    if command == "keygen":
+        add("key", metavar="KEY", type=_path, help="the file to make; KEY.pub is made beside it")
+    if command == "sign":
+        add("package", metavar="PACKAGE", type=_path, help="a package's directory, or its .tar.gz")
+        add("--key", type=_path, required=True, metavar="KEY", help="as edge-convert keygen made it")
     if command == "compare":
         add("first", metavar="A", type=_path, help="a package, or a SavedModel")
         add("second", metavar="B", type=_path, help="a package")
@@ -113,6 +121,7 @@ def package_parser(command: str) -> argparse.ArgumentParser:
         add("--output", type=_path, default=Path("packages"), metavar="DIR", help="folder of packages (packages)")
         add("--labels", type=_path, metavar="TXT", help="class names, one a line")
         add("--preprocess", type=_path, metavar="TOML", help="how raw values become inputs")
+        add("--sign", type=_path, metavar="KEY", help="sign the package with this key")
         add("--replace", action="store_true", help="replace a version that is already there")
     _common(parser)
     return parser
@@ -188,7 +197,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("saved_model", "name", "output", "calibration", "evaluation", "labels", "preprocess"), str),
-    **dict.fromkeys(("custom_objects", "optimize", "edgetpu_compiler", "into", "server_model"), str),
+    **dict.fromkeys(("custom_objects", "optimize", "edgetpu_compiler", "into", "server_model", "sign"), str),
     **dict.fromkeys(("version", "calibration_samples", "edgetpu_segments", "jobs", "memory_limit_mib"), int),
     **dict.fromkeys(("search_time", "time_limit_s"), (int, float)),
     **dict.fromkeys(("uint8_input", "report", "only_chosen", "replace", "measure_latency"), bool),
@@ -243,7 +252,7 @@ def _words(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(str(one) for one in value)
 
 
-_PATHS = frozenset({"saved_model", "output", "labels", "preprocess", "into", "server_model"})
+_PATHS = frozenset({"saved_model", "output", "labels", "preprocess", "into", "server_model", "sign"})
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "signature": ("signatures", _words),

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter import inspection, pipeline
+from converter import inspection, pipeline, signing
 from converter.arguments import convert_options, convert_parser, data_spec, package_parser, pairs
 from converter.artifact import PackageError
+from converter.artifact.signing import SigningKey
 from converter.compare import compare
 from converter.errors import (
     EXIT_BAD_INPUT,
@@ -115,7 +116,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    result = inspection.verify(arguments.package)
+    result = inspection.verify(arguments.package, key=arguments.key)
     _show(result, arguments)
     failed = [one for one in result.variants if one.status != "ok"]
     if failed:
@@ -126,7 +127,8 @@ def _verify(arguments: argparse.Namespace) -> int:
         foreign = sum(inspection.NOT_RUN in note for note in result.notes)
         ran = len(result.variants) - foreign
         what = f"each of the {ran} variants ran" + (f", {foreign} can run on an Edge TPU only" if foreign else "")
-        _write(f"verified: every digest matches and {what}")
+        signed = f", {arguments.key} vouches for it" if arguments.key else ""
+        _write(f"verified: every digest matches{signed} and {what}")
     return EXIT_DONE
 
 
@@ -151,6 +153,30 @@ def _wrap(arguments: argparse.Namespace) -> int:
         with _published(result):
             _show(result, arguments)
         return EXIT_DONE
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    key, public = signing.keygen(arguments.key)
+    found = {"key": key.public.id, "private": str(arguments.key), "public": str(public)}
+    said = (
+        f"made the key {key.public.id}: {arguments.key} signs, keep it to yourself; {public} is for devices:\n"
+        f"  edge-run trust add {public} --store STORE"
+    )
+    _write(json.dumps(found, indent=2) if arguments.json else said)
+    return EXIT_DONE
+
+
+def _sign(arguments: argparse.Namespace) -> int:
+    done = signing.sign(arguments.package, SigningKey.read(arguments.key))
+    found = {
+        "package": done.package,
+        "digest": done.digest,
+        "key": done.key,
+        "files": [str(path) for path in done.files],
+    }
+    said = f"signed {done.package} with the key {done.key}: {', '.join(found['files'])}"
+    _write(json.dumps(found, indent=2) if arguments.json else said)
+    return EXIT_DONE
 
 
 def _show(result: PackageResult, arguments: argparse.Namespace, findings: Findings | None = None) -> None:
@@ -198,4 +224,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "compare": _compare,
     "wrap": _wrap,
+    "keygen": _keygen,
+    "sign": _sign,
 }

@@ -118,6 +118,7 @@ class ConvertOptions:
         edgetpu_segments: Into how many files it is to cut the model, 1 to `MAX_SEGMENTS`.
         replace: Whether a version that is already there gives way.
         into: A SavedModel's version directory that gets the package under `assets.extra/edge_package/` too.
+        sign: The file with the key that signs the package; None for no signature.
         report: Whether to write the HTML report.
         measure_latency: Whether to time the variants on this host.
         only_chosen: Leave variants that no target chose out of the package.
@@ -151,6 +152,7 @@ class ConvertOptions:
     edgetpu_segments: int = 1
     replace: bool = False
     into: Path | None = None
+    sign: Path | None = None
     report: bool = False
     measure_latency: bool = True
     only_chosen: bool = False

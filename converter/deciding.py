@@ -88,6 +88,7 @@ def decide(
             findings=findings,
             folder=conversion.folder,
             beside=beside(text, options.name, options.version, replace=options.replace),
+            sign=conversion.plan.key.sign if conversion.plan.key else None,
             before_moving=hold,
         )
         conversion.counter.end()

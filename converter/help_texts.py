@@ -9,6 +9,8 @@ the best one chosen within an accuracy budget, with labels, preprocessing and di
   edge-convert verify PACKAGE      whether it is whole, and every variant runs
   edge-convert compare A B         two packages, or a SavedModel and a package, on the same data
   edge-convert wrap MODEL.tflite   an existing TFLite file (and its Edge TPU form) becomes a package
+  edge-convert keygen KEY          a key that signs packages, and KEY.pub for the devices that demand it
+  edge-convert sign PACKAGE        signs a package that is there
 """
 
 EPILOG = """\
@@ -71,7 +73,8 @@ PACKAGE_COMMANDS = {
     "verify": (
         (
             "Checks a package's digests and runs each variant once. Exit code 0: all is well; 2: damaged, files that "
-            "the manifest does not list, or no package; 4: a variant does not run, or is not what the manifest says."
+            "the manifest does not list, not signed by --key, or no package; 4: a variant does not run, or is not what "
+            "the manifest says."
         ),
         "example:\n  edge-convert verify packages/digits-1.tar.gz",
     ),
@@ -85,6 +88,23 @@ PACKAGE_COMMANDS = {
     "wrap": (
         "Makes a package of a TFLite file that is already there, and of its form for the Edge TPU.",
         "example:\n  edge-convert wrap model.tflite model_edgetpu.tflite --name bird --version 1 --labels labels.txt",
+    ),
+    "keygen": (
+        (
+            "Makes an Ed25519 key: KEY, which signs packages and which its owner alone may read, and KEY.pub, which "
+            "devices are told to trust (edge-run trust add). Never overwrites one."
+        ),
+        "example:\n  edge-convert keygen plant-4.pem",
+    ),
+    "sign": (
+        (
+            "Writes manifest.sig beside a package's manifest, after checking its digests: a signature over all of it. "
+            "Of a version in a folder of packages the archive beside it is signed too. An earlier signature gives way."
+        ),
+        (
+            "examples:\n  edge-convert sign packages/digits/1 --key plant-4.pem\n"
+            "  edge-convert sign digits-1.tar.gz --key plant-4.pem"
+        ),
     ),
 }
 """By command: its description and its epilog."""

@@ -18,11 +18,14 @@ from converter.artifact import (
     ManifestInvalid,
     Package,
     PackageNotFound,
+    SignatureRefused,
     decode_bench,
     install,
 )
 from converter.artifact.bench import MAX_BENCH_BYTES
-from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST
+from converter.artifact.schema import OWN_FILES
+from converter.artifact.signing import Trusted, key_named, read_public_key
+from converter.artifact.signing import verify as verify_signature
 from converter.compiled import check_compiled
 from converter.declared import check_declared
 from converter.errors import ConverterError, OptionInvalid
@@ -110,6 +113,10 @@ def examine(path: Path, bench: Path | None = None, report: Path | None = None) -
         raise OptionInvalid(f"report: {report}: a directory, where a file is to be written")
     with opened(path) as package:
         found = _told(of_package(package, path), read_findings(package))
+        if package.signed is not None:
+            by = f"with the key {key}" if (key := key_named(package.signed)) else "by a damaged signature"
+            said = f"Signed {by}, which nobody has verified here: verify --key does."
+            found = msgspec.structs.replace(found, notes=(*found.notes, said))
         if bench is not None:
             found = with_bench(found, package, read_bench(bench), bench)
         findings, manifest = read_findings(package), package.manifest
@@ -185,16 +192,24 @@ def with_bench(result: PackageResult, package: Package, bench: Bench, origin: Pa
     )
 
 
-def verify(path: Path) -> PackageResult:
+def verify(path: Path, key: Path | None = None) -> PackageResult:
     """As `inspect`, after every variant was run once, on zeros; those that don't run have the status `failed`.
 
     A variant whose file has other tensors than the manifest says is a failure as well. What only an accelerator runs
     is looked at, and a note says that it was not run.
 
+    Args:
+        path: Its directory or archive.
+        key: The file of a public key that it must be signed with; None for no such demand.
+
     Raises:
-        PackageError: no package, or a damaged one: also one with files that its manifest does not list.
+        PackageError: no package, or a damaged one: also one with files that its manifest does not list, or that is not
+            signed as is demanded.
     """
+    trusted = None if key is None else Trusted(keys={str(key): read_public_key(key)})
     with opened(path) as package:
+        if trusted is not None:
+            _check_signed(package, trusted, path)
         _refuse_unlisted(package)
         found = _told(of_package(package, path), read_findings(package))
         with ForkServer(("ai_edge_litert.interpreter",)) as server:
@@ -203,9 +218,16 @@ def verify(path: Path) -> PackageResult:
     return msgspec.structs.replace(found, variants=variants, notes=(*found.notes, *notes))
 
 
+def _check_signed(package: Package, trusted: Trusted, path: Path) -> None:
+    try:
+        verify_signature(package.digest, package.signed, trusted)
+    except SignatureRefused as error:
+        raise SignatureRefused(f"{path}: {error}") from error
+
+
 def _refuse_unlisted(package: Package) -> None:
     """As the installing of an archive does: no digest vouches for such a file."""
-    listed = {MANIFEST, MANIFEST_DIGEST, *package.manifest.files}
+    listed = {*OWN_FILES, *package.manifest.files}
     paths = package.path.rglob("*")
     found = {one.relative_to(package.path).as_posix() for one in paths if one.is_symlink() or not one.is_dir()}
     if found - listed:

@@ -176,6 +176,7 @@ def publish_package(
     findings: Findings,
     folder: Path,
     beside: Mapping[str, bytes | None],
+    sign: Callable[[str], bytes] | None,
     before_moving: Callable[[], None],
 ) -> Package:
     """Writes the package; all of it or nothing.
@@ -189,6 +190,7 @@ def publish_package(
         findings: What was found out, of all that were made.
         folder: Where a file can be written that is packed then.
         beside: As of `artifact.publish`.
+        sign: As of `artifact.publish`.
         before_moving: As of `artifact.publish`.
 
     Raises:
@@ -224,6 +226,7 @@ def publish_package(
         replace=options.replace,
         beside=beside,
         copy_to=place_in(options.into) if options.into else None,
+        sign=sign,
         before_moving=before_moving,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from converter import data, edgetpu
 from converter.artifact import check_free
+from converter.artifact.signing import SigningKey
 from converter.choose import Needs, needs_of
 from converter.config import DEFAULT_TARGET, ConvertOptions
 from converter.errors import OptionInvalid
@@ -31,12 +32,14 @@ class Plan:
         recipes: What is to be made, the most faithful first.
         needs: What each target asks of a variant; the default first.
         threads: The numbers of interpreter threads to time with.
+        key: What signs the package; None for nothing.
     """
 
     kind: source.Kind
     recipes: tuple[Recipe, ...]
     needs: tuple[Needs, ...]
     threads: tuple[int, ...]
+    key: SigningKey | None = None
 
 
 def make_plan(options: ConvertOptions) -> Plan:
@@ -44,6 +47,7 @@ def make_plan(options: ConvertOptions) -> Plan:
 
     Raises:
         PackageExists: the version is there, or a package where a copy of it goes, and `replace` is False.
+        KeyInvalid, SigningUnavailable: it can't be signed.
         BadInput: anything else that is wrong with what was given.
     """
     _check_targets(options)
@@ -73,6 +77,8 @@ def make_plan(options: ConvertOptions) -> Plan:
         recipes=_recipes(options),
         needs=(Needs(target=DEFAULT_TARGET, full_int8=False), *map(needs_of, profiles)),
         threads=_threads(profiles),
+        # Now, and not after hours of work.
+        key=SigningKey.read(options.sign) if options.sign else None,
     )
 
 

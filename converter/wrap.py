@@ -20,6 +20,7 @@ from converter.artifact import (
 )
 from converter.artifact.digest import file_entry
 from converter.artifact.schema import check_name, check_version
+from converter.artifact.signing import SigningKey
 from converter.config import DEFAULT_TARGET
 from converter.errors import ConverterError, NoVariantMade, OptionInvalid, SourceInvalid, TaskFailed
 from converter.findings import FINDINGS_FILE, Findings, VariantFindings, encode
@@ -58,6 +59,7 @@ class WrapOptions:
         edgetpu_model: The same model as edgetpu_compiler left it; None for none.
         labels: A text file with one class name a line.
         preprocess: A TOML file with `[inputs.NAME]` tables.
+        sign: The file with the key that signs the package; None for no signature.
         replace: Whether a version that is already there gives way.
         time_limit_s: For each step that runs in a child process.
     """
@@ -69,6 +71,7 @@ class WrapOptions:
     edgetpu_model: Path | None = None
     labels: Path | None = None
     preprocess: Path | None = None
+    sign: Path | None = None
     replace: bool = False
     time_limit_s: float = DEFAULT_TIME_LIMIT_S
 
@@ -96,15 +99,17 @@ def wrap(options: WrapOptions, progress: Progress = silent, server: ForkServer |
         BadInput: an option, a file, the labels or the preprocessing can't be worked with.
         PackageExists: the version is there, and `replace` is False.
         NoVariantMade: the file does not run.
+        KeyInvalid, SigningUnavailable: it can't be signed.
         OSError: the disk is full, or `output` can't be written.
     """
     _check_places(options)
+    key = SigningKey.read(options.sign) if options.sign else None
     counter = Counter(progress, total=3)
     with (
         working_folder() as folder,
         contextlib.nullcontext(server) if server else ForkServer(PRELOAD) as running,
     ):
-        wrapping = _Wrapping(options=options, server=running, folder=folder)
+        wrapping = _Wrapping(options=options, server=running, folder=folder, key=key)
         counter.begin(f"reading {options.model}")
         found = wrapping.read()
         counter.end()
@@ -132,6 +137,7 @@ class _Wrapping:
     options: WrapOptions
     server: ForkServer
     folder: Path
+    key: SigningKey | None = None
 
     @property
     def _plain(self) -> Path:
@@ -204,6 +210,7 @@ class _Wrapping:
                 options.output,
                 replace=options.replace,
                 beside=beside(None, options.name, options.version, replace=options.replace),
+                sign=self.key.sign if self.key else None,
                 before_moving=hold,
             )
         return PackageResult(

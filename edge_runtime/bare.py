@@ -28,12 +28,14 @@ from converter.artifact import (
     PackageError,
     Quantization,
     Signature,
+    SignatureRefused,
     Source,
     TensorSpec,
     Variant,
 )
 from edge_runtime.engine.library import interpreter_module
 from edge_runtime.errors import InvalidConfig, PackageRefused
+from edge_runtime.store import trust
 from edge_runtime.store.store import Store
 
 SUFFIX = ".tflite"
@@ -51,17 +53,23 @@ _MANIFEST = "manifest.json"
 _NOWHERE = (0, 0, 0)
 
 
-def open_store(path: Path) -> Store | OneStore:
+def open_store(path: Path, *, require_signature: bool = False) -> Store | OneStore:
     """What lies at the path, as a store: a `.tflite` file, a package's directory, or a folder of packages.
 
+    Args:
+        path: It.
+        require_signature: Whether what is run from it needs a signature by a key that is trusted.
+
     Raises:
-        InvalidConfig: it is none of them.
+        InvalidConfig: it is none of them; or a bare file, which nobody can sign, where a signature is demanded.
     """
     if path.suffix == SUFFIX and not path.is_dir():
+        if require_signature:
+            raise InvalidConfig(f"require_signature: {path} is a bare file, which has none; edge-convert wrap --sign")
         return BareStore(path)
     if is_package(path):
-        return PackageStore(path)
-    return Store(path)
+        return PackageStore(path, require_signature=require_signature)
+    return Store(path, require_signature=require_signature)
 
 
 def is_package(path: Path) -> bool:
@@ -154,10 +162,14 @@ class OneStore:
 
 
 class PackageStore(OneStore):
-    """The directory of one package, wherever it lies."""
+    """The directory of one package, wherever it lies. What a store demands holds for the versions in it here too."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, require_signature: bool = False) -> None:
         """Reads the package's name.
+
+        Args:
+            path: The directory.
+            require_signature: Whether it needs a signature by a key that is trusted: by the store that it lies in.
 
         Raises:
             InvalidConfig: it can't be opened.
@@ -168,13 +180,27 @@ class PackageStore(OneStore):
         except PackageError as error:
             raise InvalidConfig(str(error)) from error
         super().__init__(self.path, manifest.model, manifest.version)
+        self._require_signature = require_signature
 
     def _file(self) -> Path:
         return self.path / _MANIFEST
 
+    def _check_signed(self, package: Package) -> None:
+        """As the folder of packages demands that it lies in, by the path that was given or the real one."""
+        name = (self.model, str(self.version))
+        places = dict.fromkeys(path for path in (self.path.absolute(), self.path.resolve()) if path.parts[-2:] == name)
+        for place in places:
+            trust.read(place.parents[1], demanded=self._require_signature).check(package)
+        if self._require_signature and not places:
+            # Keys that came with it would vouch for anything.
+            raise SignatureRefused(
+                f"a signature is demanded, and {self.path} lies in no folder of packages with keys that are trusted"
+            )
+
     def _open(self) -> Package:
         try:
             package = Package.open(self.path)
+            self._check_signed(package)
         except PackageError as error:
             raise PackageRefused(f"{self.model}/{self.version}: {error}") from error
         found = package.manifest

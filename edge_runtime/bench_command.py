@@ -15,7 +15,7 @@ from pathlib import Path
 from converter.artifact import Package, PackageNotFound, encode_bench, install
 from devices import Machine, probe
 from edge_runtime import bench as timing
-from edge_runtime.bare import SUFFIX, BareStore, is_package
+from edge_runtime.bare import SUFFIX, BareStore, PackageStore, is_package
 from edge_runtime.bench_engines import default_devices
 from edge_runtime.bench_text import ProgressLine, as_text, bars
 from edge_runtime.config import default_cache
@@ -108,7 +108,8 @@ def opened(what: str, store: Path | None) -> Iterator[tuple[Package, Path | None
     path = Path(what)
     if path.is_dir():
         is_package(path)  # Says which folder to give, where it holds the versions of one model.
-        yield Package.open(path), path
+        one = PackageStore(path)
+        yield one.open(one.model, one.version), path
         return
     if not path.exists():
         raise PackageNotFound(f"{path}: no such file or directory (for an installed package, give --store as well)")

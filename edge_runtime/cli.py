@@ -22,6 +22,7 @@ from edge_runtime.servers_command import add_command as add_servers
 from edge_runtime.store_command import add_commands as add_store_commands
 from edge_runtime.store_command import folder
 from edge_runtime.store_command import version as number
+from edge_runtime.tls_flags import add_flags
 from edge_runtime.top_command import add_command as add_top
 
 EXIT_DONE = 0
@@ -43,6 +44,7 @@ _EXAMPLES = """examples:
   edge-run rollback digits --store packages/          stable is what it was before
   edge-run remove digits 1 --store packages/          take a version out
   edge-run quota 2GiB --store packages/               the least recently used make room from now on
+  edge-run trust require on --store packages/         only signed packages; edge-run trust add KEY.pub
   edge-run predict packages/ digits image.npy         answer one input, with labels where the package has them
   edge-run predict packages/ emotions face.jpg --raw  a photograph, through the package's preprocessing
   edge-run predict packages/emotions/1 a.jpg b.jpg    several, straight from a package, a line each
@@ -241,6 +243,7 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help='as JSON, a line a request: every output value ("NaN" and "Infinity" as strings)',
     )
+    add_flags(predict)
     predict.set_defaults(run=_predict, many="input")
 
 

@@ -7,12 +7,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.tls_options import TlsOptions, check_plain
 from edge_runtime.types import Policy
+
+Options = TypeVar("Options", bound=msgspec.Struct)
 
 MDNS = "mdns"
 """The fallback that stands for every server that announces itself."""
@@ -75,6 +78,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         store: The folder of packages.
         fallback: `mdns`, `host:port`, several of them, or None for no server.
+        tls: How servers are known; then each is spoken to over TLS. None for plain text, to this machine's own alone...
+        insecure: ...unless this is set: then whoever answers is believed, and whoever listens hears.
         delegates: Where versions run, in order of preference: `cpu`, `gpu`, `npu`, `edgetpu` (all that are attached),
             `edgetpu:usb:0`, `external:/path/lib.so?option=value`. The first that works is used, those behind it stand
             by. None for the order of the device's profile.
@@ -91,6 +96,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         fetch: See `Fetch`.
         fetch_bytes_s: How many bytes a second packages may come with, over all, so that requests have the rest of a
             narrow line; None for as many as come.
+        require_signature: Whether a package is run and fetched only with a signature by a key that the store trusts
+            (`edge-run trust`); else where the store demands it.
         models: By model name, what it has otherwise.
         edgetpu_library: The Edge TPU's library, by name or path, where it is not the usual.
         watchdog_factor: A run in a worker process that takes so many times what it should is stuck...
@@ -106,6 +113,8 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     store: Path
     fallback: str | tuple[str, ...] | None = None
+    tls: TlsOptions | None = None
+    insecure: bool = False
     delegates: tuple[str, ...] | None = None
     isolation: Isolation = "auto"
     engines: int | None = None
@@ -117,6 +126,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cascade: Cascade = "off"
     fetch: Fetch = "never"
     fetch_bytes_s: float | None = None
+    require_signature: bool = False
     models: dict[str, ModelOptions] = {}
     edgetpu_library: str = ""
     watchdog_factor: float = 10.0
@@ -148,6 +158,10 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise InvalidConfig(
                     f"fallback: {MDNS!r} or 'host:port' with a port from 1 to 65535 is expected, got {one!r}"
                 )
+        if self.tls is not None and self.insecure:
+            raise InvalidConfig("insecure: excludes `tls`, by which servers are known")
+        if self.tls is None and not self.insecure:
+            check_plain(self.addresses)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -185,6 +199,7 @@ class RuntimeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 self,
                 store=self.store.absolute(),
                 cache=None if self.cache is None else self.cache.absolute(),
+                tls=None if self.tls is None else self.tls.anchored(),
                 edgetpu_library=_anchored_library(self.edgetpu_library),
                 delegates=_anchored_devices(self.delegates),
                 models={
@@ -255,7 +270,7 @@ def is_address(text: str) -> bool:
 def read_options(source: str | os.PathLike[str], given: Mapping[str, Any]) -> RuntimeOptions:
     """The options from a folder of packages or a TOML file, and keywords; a keyword wins over the file.
 
-    In a TOML file, `store` is relative to the file.
+    In a TOML file, `store` and the files of `[tls]` are relative to the file.
 
     Raises:
         InvalidConfig: the file can't be read, or an option is unknown, of a wrong type or out of bounds.
@@ -267,12 +282,18 @@ def read_options(source: str | os.PathLike[str], given: Mapping[str, Any]) -> Ru
         if "store" not in values:
             raise InvalidConfig(f"{path}: `store`, the folder of packages, is missing")
         values["store"] = path.parent / _store(path, values["store"])
+        if isinstance(values.get("tls"), dict):
+            values["tls"] = _converted(path, values["tls"], TlsOptions).below(path.parent)
     values.update(given)
     values["store"] = os.fspath(_store(path, values["store"]))
+    return _converted(path, values, RuntimeOptions)
+
+
+def _converted(source: Path, values: object, kind: type[Options]) -> Options:
     try:
-        return msgspec.convert(values, RuntimeOptions, dec_hook=_decode)
+        return msgspec.convert(values, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise InvalidConfig(f"{path}: {error}") from error
+        raise InvalidConfig(f"{source}: {error}") from error
 
 
 def _store(source: Path, value: object) -> str | os.PathLike[str]:

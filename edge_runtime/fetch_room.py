@@ -1,14 +1,15 @@
 """Whether a package that is described may come here.
 
-There must be room for it, in the store's quota and on the disk while it is installed; and what is at its place must be
-nothing, or what it was before it was damaged.
+A key that is trusted must vouch for it, where one has to; there must be room for it, in the store's quota and on the
+disk while it is installed; and what is at its place must be nothing, or what it was before it was damaged.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
-from converter.artifact import version_path
+from converter.artifact import SignatureRefused, SigningUnavailable, version_path
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.installing import damage
 from edge_runtime.installing.install import room_for
@@ -33,6 +34,34 @@ class Passed(Exception):
     def __init__(self, said: str, cause: str = "") -> None:
         super().__init__(said)
         self.cause = cause or said
+
+
+def signature_check(store: Store, described: Described, address: str) -> Callable[[bytes | None], None]:
+    """What looks at the signature when it has come; nothing is fetched that can't have one that will do.
+
+    Args:
+        store: Where it is to come to.
+        described: The package.
+        address: Whose.
+
+    Raises:
+        Passed: a signature is demanded, and the server has none, or no key is trusted.
+        InvalidConfig: whom the store trusts can't be read.
+    """
+    trust = store.trust()
+
+    def check(signed: bytes | None) -> None:
+        try:
+            trust.check_signed(described.digest, signed)
+        except (SignatureRefused, SigningUnavailable) as error:
+            raise type(error)(f"{described} of {address}: {error}") from error.__cause__
+
+    if trust.required and (described.signed is None or not trust.trusted.keys):
+        try:
+            check(None)
+        except SignatureRefused as error:
+            raise Passed(str(error)) from error
+    return check
 
 
 def bound_bytes(store: Store, described: Described) -> int:

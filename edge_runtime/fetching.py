@@ -13,13 +13,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from converter.artifact import Package, PackageError, PackageExists, version_path
+from converter.artifact import (
+    Package,
+    PackageError,
+    PackageExists,
+    SignatureRefused,
+    SigningUnavailable,
+    version_path,
+)
 from edge_runtime.config import Fetch
 from edge_runtime.errors import EdgeRuntimeError, EngineFailed, InvalidConfig, PackageRefused
 from edge_runtime.fetch_log import FetchLog, plain
 from edge_runtime.fetch_pace import Pace
 from edge_runtime.fetch_policy import FOLLOWED, Followed, Want, asks, to_ask
-from edge_runtime.fetch_room import Passed, bound_bytes, check_damaged, check_disk, has
+from edge_runtime.fetch_room import Passed, bound_bytes, check_damaged, check_disk, has, signature_check
 from edge_runtime.installing import damage
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.install import install
@@ -342,7 +349,10 @@ class Fetcher:
 
     @contextlib.contextmanager
     def _supplied(self, address: str) -> Iterator[Supplier]:
-        supplier = Supplier(address, held_back=self._pace.bounded)
+        way = next((one.way for one in self._servers.all() if one.address == address), None)
+        if way is None:
+            raise Passed("it is known and trusted no more")
+        supplier = Supplier(address, way=way, held_back=self._pace.bounded)
         try:
             with self._lock:
                 self._may_end()
@@ -363,6 +373,7 @@ class Fetcher:
         until_s, reason = self._refused.get(described.digest, (0.0, ""))
         if self._clock() < until_s:
             raise Passed(reason)  # As it was said then: it is the same package.
+        vouch = signature_check(self._store, described, supplier.address)
         check_damaged(self._store, described, supplier.address)
         others_bytes = bound_bytes(self._store, described) - described.total_bytes
         prune(self._store.path, keep_bytes=others_bytes, besides=(described.model, described.digest))
@@ -372,6 +383,8 @@ class Fetcher:
             described.version,
             described.digest,
             manifest_bytes=described.manifest_bytes,
+            signed=described.signed,
+            vouch=vouch,
             may_end=self._may_end,
         ) as partial:
             if partial is None:
@@ -383,7 +396,8 @@ class Fetcher:
                     self._under_way = self._under_way._replace(state=INSTALLING)
                     self._install(partial, described, supplier.address)
                     partial.discard()
-            except SentWrong as error:
+            except (SentWrong, SignatureRefused, SigningUnavailable) as error:
+                # Of the server, and not of the package: another one may have the right signature.
                 raise Passed(str(error)) from error
             except (PackageError, EdgeRuntimeError) as error:
                 if not self._stopped:
@@ -446,6 +460,7 @@ class Fetcher:
                 self._store.path,
                 replace=replace,
                 link=True,
+                require_signature=self._store.require_signature,
                 may_end=self._may_end,
                 trial=self._trial,
             )

@@ -31,6 +31,7 @@ from edge_runtime.telemetry import (
     ModelStats,
     RuntimeStats,
     ServerStats,
+    TrustStats,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def families(stats: RuntimeStats) -> list[Family]:
             samples=tuple(breakers),
         ),
         *_servers(stats.endpoints),
+        *_trust(stats.trust),
         *_climate(stats.climate),
     ]
 
@@ -214,11 +216,27 @@ def _servers(servers: Iterable[ServerStats]) -> Iterator[Family]:
         ("edge_server_wait_seconds", "How long a row waits and runs there, as the server says.", "wait_ms", 1e-3),
         ("edge_server_round_trip_seconds", "The way to a server and back.", "round_trip_ms", 1e-3),
         ("edge_server_unreachable_seconds", "For how long nobody has answered there.", "unreachable_s", 1.0),
+        ("edge_server_certificate_end_seconds", "When its certificate ends, since 1970.", "certificate_until_s", 1.0),
         ("edge_server_bandwidth_bytes", "Bytes a second that the way carries.", "bandwidth_bytes_s", 1.0),
     ):
         values = [(labels, getattr(one, field)) for labels, one in known]
         samples = tuple(Sample(value=value * factor, labels=labels) for labels, value in values if value is not None)
         yield Family(name=name, kind="gauge", help=said, samples=samples)
+
+
+def _trust(trust: TrustStats) -> Iterator[Family]:
+    yield Family(
+        name="edge_remote_untrusted_total",
+        kind="counter",
+        help="How often a server that was announced or named was found not to be trusted.",
+        samples=tuple(Sample(value=count, labels={"reason": reason}) for reason, count in sorted(trust.counts.items())),
+    )
+    yield Family(
+        name="edge_remote_announcements_dropped_total",
+        kind="counter",
+        help="Packets and names that came by mDNS faster than they are looked at.",
+        samples=(Sample(value=trust.dropped, labels={}),) if trust.dropped else (),
+    )
 
 
 def _climate(climate: ClimateStats) -> Iterator[Family]:

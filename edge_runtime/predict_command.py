@@ -25,6 +25,7 @@ from edge_runtime.model import Model
 from edge_runtime.runtime import Runtime
 from edge_runtime.tasks import read_labels
 from edge_runtime.tasks.answers import ranked
+from edge_runtime.tls_flags import options_of
 from edge_runtime.types import Array, Reply
 
 Labels = Sequence[str] | Mapping[int, str]
@@ -49,7 +50,9 @@ class _Archive(dict[str, Array]):
 def predict(arguments: argparse.Namespace) -> Iterator[str]:
     """What the command prints, as it comes: a text for each request."""
     source = Path(arguments.source)
-    options: dict[str, Any] = {} if arguments.fallback is None else {"fallback": arguments.fallback}
+    options = options_of(arguments)
+    if arguments.fallback is not None:
+        options["fallback"] = arguments.fallback
     if arguments.delegate:
         options["delegates"] = arguments.delegate
     if arguments.top < 1:
@@ -97,7 +100,8 @@ def _model(runtime: Runtime, name: str, *, version: int | None = None, label: st
 def _opens(runtime: Runtime, name: str, version: int) -> bool:
     """Whether a package is as it was published, so that its refusal says something of this machine."""
     try:
-        open_store(runtime.options.store).open(name, version)
+        options = runtime.options
+        open_store(options.store, require_signature=options.require_signature).open(name, version)
     except (InvalidConfig, PackageRefused):
         return False
     return True

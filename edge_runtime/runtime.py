@@ -35,7 +35,7 @@ from edge_runtime.routing.router import Router
 from edge_runtime.store.store import Store
 from edge_runtime.stream import Stream, StreamLimit
 from edge_runtime.target import Target
-from edge_runtime.telemetry import Meter, ModelStats, RuntimeStats, model_stats
+from edge_runtime.telemetry import Meter, ModelStats, RuntimeStats, TrustStats, model_stats
 from edge_runtime.versions import Hall, Loaded, LoadedVersions, stamp_of, stream_engine
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Runtime:
         """
         self.options = options = options.anchored()
         self._clock = clock
-        self._store = open_store(options.store)
+        self._store = open_store(options.store, require_signature=options.require_signature)
         fetches = checked_fetch(options, folder=isinstance(self._store, Store))
         self._hall = Hall(options, clock, root=root)
         self._versions = LoadedVersions(self._store, self._hall)
@@ -187,6 +187,7 @@ class Runtime:
             climate=self._hall.monitor.climate.stats(),
             endpoints=() if self._servers is None else self._servers.stats,
             fetch=None if self._fetcher is None else self._fetcher.stats,
+            trust=TrustStats() if self._servers is None else self._servers.trust,
         )
 
     def refresh(self) -> None:

@@ -12,13 +12,17 @@ from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.freshness import Freshness
+from edge_runtime.remote.sightings import PlainText
+from edge_runtime.remote.suspects import Suspects
 from edge_runtime.remote.timers import Timers
+from edge_runtime.remote.tls_files import MaterialFiles
 from edge_runtime.remote.told import server_stats, state_of
+from edge_runtime.remote.trust import Trust
 from edge_runtime.routing.budget import BURST, HEDGE_SHARE, Budget
 from edge_runtime.routing.hedging import Hedging
 from edge_runtime.routing.outage import Outage
 from edge_runtime.target import Target
-from edge_runtime.telemetry import ServerStats
+from edge_runtime.telemetry import ServerStats, TrustStats
 
 _DISCOVERY_S = 3.0
 """How long after the opening a request that needs a server waits for the first announcement. mDNS answers within
@@ -39,8 +43,15 @@ class Servers:
         self._closed = False
         self._opened_s = clock()
         table = EndpointTable(lambda address: Endpoint(address, clock), clock=clock)
+        self._suspects = Suspects(clock)
+        self._trust = (
+            None if options.tls is None else Trust(table, MaterialFiles(options.tls), self._suspects, clock=clock)
+        )
         for address in options.addresses:
-            table.add(Found(key=address, address=address))
+            if self._trust is None:
+                table.add(Found(key=address, address=address))
+            else:
+                self._trust.give(address)
         Freshness(table, clock=clock).start()
         # Of both: what late requests cost beside, whether the device is late or a server.
         self._hedges = Budget(HEDGE_SHARE, BURST)
@@ -54,11 +65,15 @@ class Servers:
             hedged=partial(_hedged, options),
         )
         self.outage = Outage(lambda: self.states, lambda: table.awaits_first(clock()))
+        if self._trust is not None:
+            self._trust.start()
+            table.sought_until_s = self._opened_s + _DISCOVERY_S
         self._discovery = None
         if MDNS in options.fallbacks:
             from edge_runtime.remote.discovery import Discovery  # noqa: PLC0415  loads zeroconf
 
-            self._discovery = Discovery(table)
+            plain = PlainText(table, self._suspects, insecure=options.insecure)
+            self._discovery = Discovery(self._trust or plain)
             table.sought_until_s = self._opened_s + _DISCOVERY_S
 
     def __repr__(self) -> str:
@@ -72,7 +87,13 @@ class Servers:
     @property
     def stats(self) -> tuple[ServerStats, ...]:
         """What is known of each of them."""
-        return server_stats(self.remote.endpoints.all())
+        certificates = {} if self._trust is None else self._trust.certificates()
+        return server_stats(self.remote.endpoints.all(), certificates)
+
+    @property
+    def trust(self) -> TrustStats:
+        """Those that are not trusted."""
+        return self._suspects.stats
 
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until a server is known; whether one is."""
@@ -108,6 +129,8 @@ class Servers:
         """No server is found any more."""
         if self._discovery is not None:
             self._discovery.close()
+        if self._trust is not None:
+            self._trust.close()
 
     def close(self) -> None:
         """Closes every connection; what waits for a server fails."""
@@ -116,8 +139,8 @@ class Servers:
         self.remote.close()
 
     def _await_discovery(self, deadline_s: float | None) -> None:
-        """Just after the opening no server may have been found yet: waits for the first, within the deadline."""
-        if self._discovery is None:
+        """Just after the opening none may have been found, or proved itself: waits for one, within the deadline."""
+        if self._discovery is None and self._trust is None:
             return
         until_s = self.remote.endpoints.sought_until_s
         if deadline_s is not None:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import msgspec
 
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.tls_flags import add_flags, tls_of
 
 if TYPE_CHECKING:
-    from edge_runtime.remote.endpoints import Found
+    from edge_runtime.remote.sightings import Sighting
     from edge_runtime.remote.survey import Seen, SeenVersion
+    from edge_runtime.remote.visit import Visit
     from edge_runtime.screen_text import Line, Piece
 
 _ABOUT = """Listens for servers that announce themselves by mDNS, asks those and the addresses that are given, and shows
@@ -40,6 +42,9 @@ _MOST_LABELS = 16
 
 _MOST_ANNOUNCED = 64
 """As many as a runtime keeps: announcements are cheap to forge."""
+
+_MOST_ANSWERS = 4 * _MOST_ANNOUNCED
+"""Addresses that are asked, however often announcements change."""
 
 MDNS, GIVEN = "mdns", "given"
 
@@ -69,6 +74,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--timeout", type=float, default=3.0, metavar="SECONDS", help="for one call to a server (default: 3)"
     )
     servers.add_argument("--json", action="store_true", help="as JSON")
+    add_flags(servers)
     servers.set_defaults(many="address", run=servers_command)
 
 
@@ -78,13 +84,14 @@ def servers_command(arguments: argparse.Namespace) -> int:
     Raises:
         InvalidConfig: an address, a time or a model that can't be.
     """
-    asked = Asked(_names(arguments), timeout_s=arguments.timeout)
-    with asked:
-        for address in _addresses(arguments):
+    addresses = _addresses(arguments)
+    with Asked(_visit(arguments)) as asked:
+        for address in addresses:
             asked.given(address)
         if not arguments.no_mdns:
             _listen(asked, arguments.wait)
         found = asked.answers()
+        passed_over = asked.passed_over
     if arguments.json:
         sys.stdout.write(f"{json.dumps(as_dict(found), indent=1)}\n")
     elif found:
@@ -95,6 +102,8 @@ def servers_command(arguments: argparse.Namespace) -> int:
     if not found:
         within = "" if arguments.no_mdns else f" announced itself by mDNS within {arguments.wait:g} s"
         sys.stderr.write(f"edge-run: no server{within or ' to ask: give its HOST:PORT'}\n")
+    if passed_over:
+        sys.stderr.write(f"edge-run: {passed_over} announcements came faster than they are looked at\n")
     return 0 if any(one.seen.kind in ("catalog", "tensorflow-serving") for one in found) else 1
 
 
@@ -109,18 +118,22 @@ class Asked:
     """Servers that are being asked, each as soon as it is known. Thread-safe; a table for `Discovery`.
 
     Args:
-        names: The models that servers are asked for which don't list them.
-        timeout_s: For each call.
+        visit: How they are asked.
     """
 
-    def __init__(self, names: Sequence[str], *, timeout_s: float) -> None:
-        self._names = names
-        self._timeout_s = timeout_s
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="edge-survey")
         self._answers: dict[str, Future[Seen]] = {}
         self._given: list[str] = []
         self._announced: dict[str, str] = {}
+        self._passed_over = 0
+
+    @property
+    def passed_over(self) -> int:
+        """Announcements that nobody has looked at: there were too many."""
+        return self._passed_over
 
     def __enter__(self) -> Self:
         return self
@@ -132,37 +145,42 @@ class Asked:
         """Asks a server that was named."""
         with self._lock:
             self._given.append(address)
-            self._ask(address)
+            self._ask((address,), tls=None)
 
-    def add(self, found: Found) -> None:
+    def add(self, sighting: Sighting) -> None:
         """Asks a server that was announced."""
         with self._lock:
-            if found.key in self._announced or len(self._announced) < _MOST_ANNOUNCED:
-                self._announced[found.key] = found.address
-                self._ask(found.address)
+            if sighting.key in self._announced or len(self._announced) < _MOST_ANNOUNCED:
+                self._announced[sighting.key] = sighting.addresses[0]
+                self._ask(sighting.addresses, tls=sighting.tls)
+            else:
+                self._passed_over += 1
 
     def remove(self, key: str) -> None:
         """A server has gone."""
         with self._lock:
             self._announced.pop(key, None)
 
+    def dropped(self, count: int) -> None:
+        """So much was announced faster than it is looked at."""
+        with self._lock:
+            self._passed_over += count
+
     def answers(self) -> list[Answer]:
         """What all have said, in the order of their addresses; waits for those that are silent."""
         with self._lock:
             announced = set(self._announced.values())
             wanted = {*self._given, *announced}
-            futures = {address: self._answers[address] for address in wanted}
+            futures = {address: self._answers[address] for address in wanted if address in self._answers}
         found = []
         for address in sorted(futures, key=_in_order):
             sources = [*([GIVEN] if address in self._given else []), *([MDNS] if address in announced else [])]
             found.append(Answer(tuple(sources), futures[address].result()))
         return found
 
-    def _ask(self, address: str) -> None:
-        if address not in self._answers:
-            from edge_runtime.remote.survey import survey  # noqa: PLC0415  loads grpc
-
-            self._answers[address] = self._pool.submit(survey, address, self._names, timeout_s=self._timeout_s)
+    def _ask(self, addresses: Sequence[str], *, tls: bool | None) -> None:
+        if addresses[0] not in self._answers and len(self._answers) < _MOST_ANSWERS:
+            self._answers[addresses[0]] = self._pool.submit(self._visit.first, addresses, tls=tls)
 
 
 def as_dict(found: Sequence[Answer]) -> dict[str, Any]:
@@ -190,7 +208,7 @@ def as_lines(found: Sequence[Answer]) -> list[Line]:
         answers = {"catalog": ("yes", "good"), "tensorflow-serving": ("TensorFlow Serving", "good")}
         trip = "-" if seen.round_trip_ms is None else f"{seen.round_trip_ms:.1f} ms"
         answer = answers.get(seen.kind, ("no", "bad"))
-        servers.append([seen.address, ", ".join(sources), answer, trip, seen.server_id or "-"])
+        servers.append([seen.address, ", ".join(sources), answer, _trust(seen), trip, seen.server_id or "-"])
         versions += [_row(seen.address, *each) for each in rows[:_MOST_LINES]]
         notes += [f"{seen.address}: {text}" for text in said[:_MOST_LINES]]
         for more, what in ((len(rows), "versions"), (len(said), "notes")):
@@ -198,13 +216,21 @@ def as_lines(found: Sequence[Answer]) -> list[Line]:
                 notes.append(f"{seen.address}: {more - _MOST_LINES} more {what}, which --json shows")
         if seen.kind == "catalog" and not seen.models:
             notes.append(f"{seen.address}: it serves no model")
-    lines = table(("SERVER", "FOUND BY", "ANSWERS", "ROUND TRIP", "ID"), servers, right=(3,))
+    lines = table(("SERVER", "FOUND BY", "ANSWERS", "TRUST", "ROUND TRIP", "ID"), servers, right=(4,))
     if versions:
         headings = ("SERVER", "MODEL", "VERSION", "STATE", "LABELS", "DEFAULT", "WAITING", "TAKES", "PACKAGE")
         lines += [line(""), *table(headings, versions, right=(2, 6, 7))]
     if notes:
         lines += [line(""), *(line(text) for text in notes)]
     return lines
+
+
+def _trust(seen: Seen) -> str | Piece:
+    if seen.trust == "proved":
+        return (f"{seen.certificate or seen.fingerprint[:_SHOWN_DIGITS]} until {seen.until}", "good")
+    if seen.trust == "plain-text" and seen.kind != "silent":
+        return ("plain text", "fair")
+    return (f"no: {seen.trust}", "bad") if seen.said.startswith("not asked") else "plain text"
 
 
 def _row(address: str, name: str, one: SeenVersion) -> list[str | Piece]:
@@ -230,6 +256,22 @@ def _listen(asked: Asked, wait_s: float) -> None:
         time.sleep(wait_s)
     finally:
         discovery.close()
+
+
+def _visit(arguments: argparse.Namespace) -> Visit:
+    """How servers are asked."""
+    from edge_runtime.remote.tls_files import read_material  # noqa: PLC0415  likewise
+    from edge_runtime.remote.visit import Visit  # noqa: PLC0415  loads grpc
+
+    tls = tls_of(arguments)
+    if tls is not None and arguments.insecure:
+        raise InvalidConfig("--insecure: excludes --tls-ca and --tls-pin, by which servers are known")
+    return Visit(
+        names=tuple(_names(arguments)),
+        timeout_s=arguments.timeout,
+        material=None if tls is None else read_material(tls),
+        insecure=arguments.insecure,
+    )
 
 
 def _names(arguments: argparse.Namespace) -> list[str]:

@@ -1,4 +1,4 @@
-"""`edge-run install`, `list`, `use`, `rollback`, `remove`, `quota` and `label`: what is installed on the device."""
+"""`edge-run install`, `list`, `use`, `rollback`, `remove`, `quota`, `trust`, `label`: what is installed on a device."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import InvalidConfig
+from edge_runtime.trust_command import add_command as add_trust
 
 if TYPE_CHECKING:
     from edge_runtime.installing.inventory import Shelved
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 STORE_VARIABLE = "EDGE_STORE"
 """The environment variable with the store of commands that are given none."""
 
-_INSTALL = """The package's digests are verified; then a process of its own loads it, runs it once and measures it, so
-that what crashes or hangs is refused before it is installed; then it appears in the store, all at once. Versions that
-were used least recently make room where the store has a quota.
+_INSTALL = """The package's digests are verified, and its signature where one is demanded; then a process of its own
+loads it, runs it once and measures it, so that what crashes or hangs is refused before it is installed; then it appears
+in the store, all at once. Versions that were used least recently make room where the store has a quota.
 
-exit codes: 0 installed, or this very package was there; 1 the machine can't run it or write it; 2 it is damaged,
-crashes, is there with another digest, or the quota has no room; 130 interrupted
+exit codes: 0 installed, or this very package was there; 1 the machine can't run it or write it; 2 it is damaged, not
+signed by a key that is trusted, crashes, is there with another digest, or the quota has no room; 130 interrupted
 """
 
 _REMOVE = """A version that a label points to, or that a process has open, is removed with --force only. A process that
@@ -91,6 +92,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     quota.add_argument("--json", action="store_true", help="as JSON")
     quota.set_defaults(run=_quota)
 
+    add_trust(commands, _add_store, _path)
+
     text = "as `use --label`, for a store that is named first"
     label = commands.add_parser(
         "label",
@@ -112,9 +115,13 @@ def _add(
     parser = commands.add_parser(
         name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made = "; made if absent" if name == "install" else ""
-    parser.add_argument("--store", type=folder, help=f"the folder of packages{made} (default: ${STORE_VARIABLE})")
+    _add_store(parser, made=name == "install")
     return parser
+
+
+def _add_store(parser: argparse.ArgumentParser, *, made: bool = False) -> None:
+    absent = "; made if absent" if made else ""
+    parser.add_argument("--store", type=folder, help=f"the folder of packages{absent} (default: ${STORE_VARIABLE})")
 
 
 def folder(text: str) -> Path:
@@ -253,6 +260,7 @@ def _as_dict(found: list[Shelved], labels: dict[str, dict[str, int]]) -> dict[st
             "open": one.open,
             "latency_ms": None if measured is None else float(f"{measured.seconds * 1e3:.4g}"),
             "device": None if measured is None else measured.device,
+            "signed": one.signed or None,
             "damage": one.damage,
         }
     return models

@@ -202,13 +202,16 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         address: `host:port`.
         state: Of its breaker: `closed` is the healthy one. `unreachable` where that isn't `open` and nobody answers:
-            what would fail there is not sent.
+            what would fail there is not sent. `untrusted` where it has not proved who it is, `unproved` where it has
+            not been asked to yet.
         unreachable_s: For how long nobody has answered there; None where somebody does.
         in_flight: Calls that wait for it now.
         round_trip_ms: The way there and back.
         bandwidth_bytes_s: What the way carries.
         wait_ms: How long a row waits and runs there, as it says; of its versions the longest.
         serves: What it has said that it answers for, by model the versions.
+        certificate: Whose certificate it has shown; empty for plain text, or where it has not proved who it is.
+        certificate_until_s: When that ends, in seconds since 1970.
     """
 
     address: str
@@ -219,6 +222,42 @@ class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_bytes_s: float | None = None
     wait_ms: float | None = None
     serves: dict[str, tuple[int, ...]] | None = None
+    certificate: str = ""
+    certificate_until_s: float | None = None
+
+
+class UntrustedServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that was announced or named and is asked nothing.
+
+    Attributes:
+        name: What it is announced as; the address where the configuration names it.
+        address: `host:port`.
+        reason: In one word: see `edge_runtime.remote.handshake.Reason`.
+        said: In words for people.
+        times: How often that was found.
+        ago_s: Seconds since it last was.
+    """
+
+    name: str
+    address: str
+    reason: str
+    said: str = ""
+    times: int = 1
+    ago_s: float = 0.0
+
+
+class TrustStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of servers that are not trusted.
+
+    Attributes:
+        untrusted: The latest of them.
+        counts: How often one was found not to be trusted, by reason.
+        dropped: Announcements that came faster than they are looked at.
+    """
+
+    untrusted: tuple[UntrustedServer, ...] = ()
+    counts: dict[str, int] = {}
+    dropped: int = 0
 
 
 class FetchStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,6 +289,7 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
         climate: Temperatures and throttling.
         endpoints: The servers once more, with what is known of each.
         fetch: The package that is being fetched now; None for none.
+        trust: The servers that are not trusted.
     """
 
     models: tuple[ModelStats, ...] = ()
@@ -257,6 +297,7 @@ class RuntimeStats(msgspec.Struct, frozen=True, kw_only=True):
     climate: ClimateStats = ClimateStats()
     endpoints: tuple[ServerStats, ...] = ()
     fetch: FetchStats | None = None
+    trust: TrustStats = TrustStats()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

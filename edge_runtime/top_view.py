@@ -9,7 +9,15 @@ from typing import NamedTuple
 from edge_runtime.figures import added, bytes_text, count_text, duration_text, known_text, quantile_text, since
 from edge_runtime.screen_text import Line, Piece, line, table
 from edge_runtime.snapshot import Snapshot
-from edge_runtime.telemetry import ClimateStats, FetchStats, Histogram, ModelStats, RuntimeStats, ServerStats
+from edge_runtime.telemetry import (
+    ClimateStats,
+    FetchStats,
+    Histogram,
+    ModelStats,
+    RuntimeStats,
+    ServerStats,
+    TrustStats,
+)
 
 KEPT = 61
 """Snapshots that are looked at: at one a second, the curve of a minute."""
@@ -24,6 +32,8 @@ _STYLES = {
     "ready": "good",
     "closed": "good",
     "standby": "dim",
+    "untrusted": "bad",
+    "unproved": "fair",
     "starting": "fair",
     "half-open": "fair",
     "unhealthy": "bad",
@@ -37,6 +47,9 @@ _BLOCKS = "\N{LOWER ONE EIGHTH BLOCK}\N{LOWER ONE QUARTER BLOCK}\N{LOWER THREE E
 _BLOCKS += "\N{LOWER FIVE EIGHTHS BLOCK}\N{LOWER THREE QUARTERS BLOCK}\N{LOWER SEVEN EIGHTHS BLOCK}\N{FULL BLOCK}"
 _MOST_SERVED = 8
 """Models of a server that are named."""
+
+_MOST_UNTRUSTED = 5
+"""Servers that are not trusted and are named."""
 
 
 class View(NamedTuple):
@@ -87,6 +100,7 @@ def view(history: Sequence[Snapshot], address: str, *, blocks: bool = True) -> V
         _models(span, stats, old, answers),
         _places(span, answers),
         _servers(span, stats, answers),
+        _untrusted(stats.trust),
         _fetch(span, stats.fetch, old.fetch),
         _engines(stats.models),
         _failures(span, errors),
@@ -305,6 +319,21 @@ def _servers(span: _Span, stats: RuntimeStats, answers: dict[_Key, tuple[Histogr
     unit = _unit(span)
     headings = ("SERVER", "STATE", "IN FLIGHT", f"ANSWERS{unit}", "ROUND TRIP ms", "BYTES/s", "TAKES ms", "SERVES")
     return table(headings, rows, right=range(2, 7))
+
+
+def _untrusted(trust: TrustStats) -> list[Line]:
+    """Those that were announced or named and are asked nothing, the latest first."""
+    latest = trust.untrusted[::-1]
+    rows: list[list[str | Piece]] = [
+        [one.address, (one.reason, "bad"), count_text(one.times), f"{duration_text(one.ago_s)} ago", one.name, one.said]
+        for one in latest[:_MOST_UNTRUSTED]
+    ]
+    found = table(("NOT TRUSTED", "WHY", "TIMES", "LAST", "ANNOUNCED AS", "BECAUSE"), rows, right=(2, 3))
+    if len(latest) > _MOST_UNTRUSTED:
+        found.append(line(f"and {len(latest) - _MOST_UNTRUSTED} more"))
+    if trust.dropped:
+        found.append(line(f"{count_text(trust.dropped)} announcements came faster than they are looked at"))
+    return found
 
 
 def _fetch(span: _Span, fetch: FetchStats | None, before: FetchStats | None) -> list[Line]:

@@ -30,7 +30,7 @@ from fallback_server.dataplane import DataPlane
 from fallback_server.descriptors import raise_descriptor_limit
 from fallback_server.executors.registry import AUTO, Registry, default_registry
 from fallback_server.first_look import may_need_tensorflow
-from fallback_server.local_token import LocalToken
+from fallback_server.local_token import LocalToken, bound_targets
 from fallback_server.metrics import Metrics, observer
 from fallback_server.package_shelf import Shelf
 from fallback_server.poller import ConfigWatcher, Poller
@@ -187,12 +187,9 @@ class Server:
             except BaseException:
                 await self._grpc.stop(grace_s=0)
                 raise
+        ports = [each for each in (port, rest_port) if each is not None]
         self._local_token = LocalToken(
-            [
-                f"{network.host}:{port}",
-                *([] if rest_port is None else [f"{network.host}:{rest_port}"]),
-                *([] if socket_path is None else [f"unix:{socket_path}"]),
-            ]
+            [*bound_targets(ports), *([] if socket_path is None else [f"unix:{socket_path}"])]
         )
         self._credentials.guard.local = self._local_token.digest
         if self._team is not None:
@@ -388,7 +385,7 @@ class Server:
         held = self._credentials
         return Access(
             rules=held.rules,
-            revoked=tuple(f"{serial:x}" for serial in sorted(held.revoked)),
+            trust=held.trust,
             tls=None if held.tls is None else held.tls.files,
         )
 

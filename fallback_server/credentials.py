@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fallback_server.access.certificates import CertificateReader, revoked_serials
+from fallback_server.access.certificates import CertificateReader
 from fallback_server.access.file import read_access
 from fallback_server.access.guard import Guard, with_control
+from fallback_server.access.revocations import RevocationList, Trust, check_newer, day, read_lists, trust_in
 from fallback_server.access.rules import AccessRules
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
 from fallback_server.config_file import read_tls
@@ -28,17 +29,23 @@ _SOON_S = 30 * 86_400.0
 """A certificate that ends before then is worth a warning."""
 
 
+_LIST_SOON_S = 86_400.0
+"""Lists of revoked certificates are made every few days, or hours."""
+
+
 class Watched:
     """Files, and whether they hold something else than what was taken last.
 
     Args:
         path: What they are called, for messages.
         files: All of them; one that is not there counts as such.
+        also: What else is looked at, as text: another makes them others.
     """
 
-    def __init__(self, path: Path, files: tuple[Path, ...]) -> None:
+    def __init__(self, path: Path, files: tuple[Path, ...], also: Callable[[], str] = str) -> None:
         self.path = path
         self._files = files
+        self._also = also
         self._taken = b""  # What was read before this was made may have changed meanwhile: the first look reads it.
 
     def has_changed(self) -> bool:
@@ -55,7 +62,7 @@ class Watched:
         return taken
 
     def _digest(self) -> bytes:
-        made = hashlib.sha256()
+        made = hashlib.sha256(self._also().encode())
         for file in self._files:
             try:
                 content = file.read_bytes()
@@ -94,13 +101,17 @@ class Credentials:
         self._lock = threading.Lock()
         self._rules = network.rules
         tls = network.tls
-        revoked = frozenset[int]() if tls is None else revoked_serials(tls.crl_pem, tls.client_ca_pem)
-        self.guard = Guard(self._rules, revoked=revoked, wall=wall)
+        self._lists: tuple[RevocationList, ...] = ()
+        trust = Trust()
+        if tls is not None:
+            self._lists = read_lists(tls.crl_pem, tls.client_ca_pem)
+            trust = trust_in(tls.client_ca_pem, self._lists, trust)
+        self.guard = Guard(self._rules, trust=trust, wall=wall)
         self.tls = None if tls is None else TlsKeeper(tls)
         self._tls_files = self._access_files = None
         self._watchers: list[ConfigWatcher] = []
         if tls is not None and network.tls_path is not None:
-            self._tls_files = Watched(network.tls_path, _files_of(network.tls_path))
+            self._tls_files = Watched(network.tls_path, _files_of(network.tls_path), self._ended)
             self._watchers.append(ConfigWatcher(self._tls_files, reload=self.reload_tls, wait_s=LOOK_S))
         if network.access_file is not None:
             self._access_files = Watched(network.access_file, (network.access_file,))
@@ -118,16 +129,16 @@ class Credentials:
         return self.guard.rules
 
     @property
-    def revoked(self) -> frozenset[int]:
-        """The numbers of certificates that are revoked."""
-        return self.guard.revoked
+    def trust(self) -> Trust:
+        """Which clients' certificates count."""
+        return self.guard.trust
 
     def start(self) -> None:
         """Looks at the files from now on."""
         for line in self.lines():
             _log.info("%s", line)
         if self.tls is not None:
-            self._tell_end(self.tls.files)
+            self._tell_ends(self.tls.files)
         for watcher in self._watchers:
             watcher.start()
 
@@ -169,11 +180,14 @@ class Credentials:
                 raise ConfigInvalid(f"{path} has no {CRL} any more: those that it named would be let in again")
             if (before.client_verify, before.rest_clients) != (files.client_verify, files.rest_clients):
                 raise ConfigInvalid(f"{path}: whether clients must show certificates changes by a restart alone")
-            revoked = revoked_serials(files.crl_pem, files.client_ca_pem)
+            lists = read_lists(files.crl_pem, files.client_ca_pem)
+            check_newer(lists, self._lists, files.client_ca_pem)
+            trust = trust_in(files.client_ca_pem, lists, self.guard.trust)
             self.tls.take(files, str(path))
-            self.guard.take(self._rules, revoked)
+            self.guard.take(self._rules, trust)
+            self._lists = lists
             taken()
-        self._tell_end(files)
+        self._tell_ends(files)
         self._on_change()
 
     def reload_access(self) -> None:
@@ -184,7 +198,7 @@ class Credentials:
             taken = self._access_files.begin()
             rules = read_access(self._access_files.path)
             self._rules = with_control(rules, control=self._network.allow_remote_control)
-            self.guard.take(self._rules, self.guard.revoked)
+            self.guard.take(self._rules, self.guard.trust)
             taken()
         self._on_change()
 
@@ -215,12 +229,30 @@ class Credentials:
             )
         return lines
 
-    def _tell_end(self, files: TlsFiles) -> None:
+    def _ended(self) -> str:
+        """Which lists have ended: that another has is told, though no file has changed."""
+        now_s = self._wall()
+        return " ".join(each.issuer for each in self._lists if now_s > each.until_s)
+
+    def _tell_ends(self, files: TlsFiles) -> None:
+        now_s = self._wall()
+        for each in self._lists:
+            if now_s > each.until_s:
+                _log.error(
+                    "%s ended on %s: nobody can say who was revoked since, so no certificate of that authority is "
+                    "taken until a later one is there",
+                    each,
+                    day(each.until_s),
+                )
+            elif each.until_s - now_s < _LIST_SOON_S:
+                _log.warning(
+                    "%s ends on %s; from then on no certificate of that authority is taken", each, day(each.until_s)
+                )
         found = CertificateReader().read(files.certificate_pem)
         if found is None:
             return
         left_s = found.until_s - self._wall()
-        until = time.strftime("%Y-%m-%d", time.gmtime(found.until_s))
+        until = day(found.until_s)
         if left_s < _SOON_S:
             _log.warning("the server's certificate ends on %s; a new one is taken without a restart", until)
         else:

@@ -21,7 +21,7 @@ from fallback_server.admitted import (
 )
 from fallback_server.batching.execution import Outcome
 from fallback_server.batching.options import BatchingOptions
-from fallback_server.batching.queue import Array, BatchQueue, Task
+from fallback_server.batching.queue import BatchQueue, Task
 from fallback_server.batching.scheduler import BatchScheduler
 from fallback_server.core.errors import InvalidInput, ServerError, SignatureNotFound
 from fallback_server.core.handle import ServableHandle, Standing
@@ -34,15 +34,13 @@ from fallback_server.predict_call import (
     Answer,
     EntryPoint,
     Fit,
-    Likeness,
     Observe,
     PredictCall,
     PredictReply,
-    Ready,
-    Refuses,
     Settle,
     Verb,
 )
+from fallback_server.ready_calls import ReadyCalls
 from fallback_server.served_model import ServedModel
 from fallback_server.shadowing import Shadowing
 from fallback_server.validation import check_inputs, check_output_filter
@@ -59,9 +57,6 @@ __all__ = [
     "Verb",
     "Versions",
 ]
-
-READY_EVERY = 256
-"""Requests that are alike, of which one tries whether those after it need not be looked at."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +104,9 @@ class DataPlane:
         self._shadowing = Shadowing()
         self.clock = clock
         self.scheduler = BatchScheduler(options=options, on_done=self._done, clock=clock)
+        self._ready = ReadyCalls(versions=versions, scheduler=self.scheduler, observe=observe, clock=clock)
+        self.at_once = self._ready.at_once  # Not by a method of its own: see there how short that is.
+        self.all_at_once = self._ready.all_at_once
 
     def predict(
         self, calls: Sequence[PredictCall], settle: Settle, *, here: bool = False, inline_s: float | None = None
@@ -173,78 +171,10 @@ class DataPlane:
                 answer = answer_of(call, handle.servable_id, name, outcome, call.refuses)
                 self._count(call, handle, received_by(call, answer))
                 if like is not None and not is_ready:
-                    self._make_ready(call, like, checked)
+                    self._ready.make(call, like, checked)
                 handle.close()
                 return answer
         return self._queued(call, checked, settle, shadow)
-
-    def at_once(
-        self,
-        call: PredictCall,
-        inputs: Mapping[str, Array],
-        *,
-        deadline_s: float | None = None,
-        inline_s: float | None = None,
-        preprocessing: str = "",
-        refuses: Refuses | None = None,
-    ) -> Answer | None:
-        """Answers a request that is like one that was answered before, in this thread, without looking at it.
-
-        None where that may not be: something has changed, or it is to be queued. Then nothing has been done, and the
-        request is to come by `now`.
-
-        Args:
-            call: Says what it has in common with others, and need not be it. It is not changed.
-            inputs: Its own; likewise what follows.
-            deadline_s: As of a call.
-            inline_s: As in `predict`.
-            preprocessing: As of a call.
-            refuses: As of a call.
-        """
-        like = call.like
-        ready = None if like is None else like.ready
-        if like is None or ready is None or ready.versions is not self._versions:
-            return None
-        started_s = self.clock()
-        standing = ready.standing
-        loaded = standing.hold()
-        if loaded is None:
-            like.forget()
-            return None
-        try:
-            servable, name = loaded.servable, ready.name
-            if preprocessing and not takes_preprocessing(preprocessing, servable.package):
-                return None
-            outcome = self.scheduler.run_alone(
-                servable.queues[name], inputs, rows=ready.rows, deadline_s=deadline_s, inline_s=inline_s
-            )
-            if outcome is None:
-                like.in_vain()
-                return None
-            if like.vain:
-                like.vain = 0
-            answer = answer_of(call, standing.servable_id, name, outcome, refuses)
-            # Another thread may have heard meanwhile that its caller has left.
-            received = answer if call.left_s is None else received_by(call, answer)
-            took_s = self.clock() - started_s
-            if self._observe is not None:
-                self._observe(call, standing.servable_id, received, took_s)
-            servable.statistics.settled(received if isinstance(received, ServerError) else None, took_s)
-        finally:
-            standing.let_go(loaded)
-        return answer
-
-    def _make_ready(self, call: PredictCall, like: Likeness, checked: Checked) -> None:
-        """Has requests like one that could be run at once answered by `at_once`, where all get the same version."""
-        if like.pause and like.ready is None:
-            like.pause -= 1  # Of two threads that count at once one may be lost.
-            return
-        handle, name, rows = checked
-        like.pause = READY_EVERY - 1
-        standing = self._versions.standing(call.target)
-        if standing is not None and standing.servable is handle.servable:
-            like.pause = 0  # Where it is withdrawn for what comes in between, whoever can be run next has it back.
-            like.ready = Ready(standing=standing, name=name, rows=rows, versions=self._versions)
 
     def _queued(
         self, call: PredictCall, checked: Checked, settle: Settle, shadow: ServableHandle[ServedModel] | None
@@ -390,7 +320,7 @@ class DataPlane:
             handle.close()
             raise
         if like is not None:
-            like.fit = Fit(servable.signatures, name, rows)
+            like.fit = Fit(servable.signatures, name, rows, servable.queues[name].in_process)
         return handle, name, rows
 
     def _signature(self, servable: ServedModel, name: str, call: PredictCall) -> Signature:

@@ -16,7 +16,7 @@ from fallback_server.catalog_tables import catalog_json, catalog_lines, plain_js
 from fallback_server.config import MAX_WAIT_S
 from fallback_server.flag_table import Flag, Group, Kind
 from fallback_server.flags import Parsed, Settings, parse
-from fallback_server.local_token import is_local, local_token_for, read_token
+from fallback_server.local_token import Dialled, dialled, read_token
 from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.transport.operator_client import CallFailed, ClientTls, OperatorClient
 
@@ -100,8 +100,11 @@ def operate(words: Sequence[str], *, program: str) -> int:
         _check_words(command, parsed, settings)
         target, *arguments = parsed.arguments
         tls = _tls(settings)
-        token = _token(target, settings, secure=tls is not None)
-        with OperatorClient(target, timeout_s=_timeout_s(command, settings), tls=tls, token=token) as client:
+        to = dialled(target)
+        token = _token(to, settings, secure=tls is not None)
+        with OperatorClient(
+            target, timeout_s=_timeout_s(command, settings), tls=tls, token=token, dials=to.target if to.local else ""
+        ) as client:
             for text in _COMMANDS[command](client, arguments, settings):
                 print(text, flush=True)  # noqa: T201  likewise
     except _UsageFault as fault:
@@ -328,17 +331,24 @@ def _tls(settings: Settings) -> ClientTls | None:
     return ClientTls(ca=files["tls_ca"], certificate=files.get("tls_cert"), key=files.get("tls_key"))
 
 
-def _token(target: str, settings: Settings, *, secure: bool) -> str | None:
+def _token(to: Dialled, settings: Settings, *, secure: bool) -> str | None:
     """What is shown to the server: the token that was named, else the one that a server on this machine has left."""
     named = settings.path("token_file") or (Path(os.environ[_TOKEN_FILE]) if _TOKEN_FILE in os.environ else None)
     if named is None:
-        return local_token_for(target)
+        return to.token
     try:
         token = read_token(named)
     except (OSError, ValueError) as error:
         raise _UsageFault(f"--token_file={named}: {getattr(error, 'strerror', None) or error}") from error
-    if not secure and not is_local(target):
-        raise _UsageFault(f"a token would go to {target} in plain text, for everybody on the way to use: give --tls_ca")
+    if not secure and to.others:
+        raise _UsageFault(
+            f"a token would go in plain text to whoever listens at {to.target}, and another may be meant: "
+            f"name that, or {' or '.join(to.others)}"
+        )
+    if not secure and not to.local:
+        raise _UsageFault(
+            f"a token would go to {to.target} in plain text, for everybody on the way to use: give --tls_ca"
+        )
     return token
 
 

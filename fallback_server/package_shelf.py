@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from converter.artifact import ManifestInvalid, Package, PackageError, PackageNotFound, installed, version_path
-from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, FileEntry
+from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, MANIFEST_SIGNATURE, FileEntry
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, ModelNotFound, PreconditionFailed
 from fallback_server.core.printable import quoted
 from fallback_server.core.target import ModelTarget
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _MAX_KEPT = 256
 """Packages that are remembered as they were read, and of which was said what is wrong with them."""
 
-_Stamp = tuple[int, int, int]
+_Stamp = tuple[int, ...]
 
 
 class Models(Protocol):
@@ -50,7 +50,7 @@ class Delivered:
         model: Whose.
         version: Which.
         digest: `sha256:` and the manifest's digest.
-        files: All of its files by path, the manifest and its digest too.
+        files: All of its files by path, the manifest, its digest and its signature too.
     """
 
     path: Path
@@ -231,16 +231,21 @@ def _open_within(folder: Path, path: str) -> int:
 
 
 def _stamp(path: Path) -> _Stamp:
-    status = (path / MANIFEST).stat()
-    return (status.st_ino, status.st_mtime_ns, status.st_size)
+    """Of the manifest, and of the signature beside it, which comes and goes without it."""
+    found = [(path / MANIFEST).stat()]
+    with contextlib.suppress(FileNotFoundError):
+        found.append((path / MANIFEST_SIGNATURE).stat())
+    return tuple(number for one in found for number in (one.st_ino, one.st_mtime_ns, one.st_size))
 
 
 def _read(path: Path) -> Delivered:
     # Digests are for whoever fetches; here it must be whole, so that nobody fetches half of it in vain.
     package = Package.open(path, verify=False)
     files = dict(package.manifest.files)
-    for name in (MANIFEST, MANIFEST_DIGEST):
-        data = (path / name).read_bytes()
+    own = {name: (path / name).read_bytes() for name in (MANIFEST, MANIFEST_DIGEST)}
+    if package.signed is not None:
+        own[MANIFEST_SIGNATURE] = package.signed
+    for name, data in own.items():
         files[name] = FileEntry(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     if files[MANIFEST].sha256 != package.digest.removeprefix("sha256:"):
         raise PackageNotFound(f"{path}: replaced while it was read")

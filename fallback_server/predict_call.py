@@ -74,11 +74,13 @@ class Fit(NamedTuple):
         signatures: The version's: as long as it has these very ones, what follows is so.
         name: Of the signature that is meant.
         rows: How many they have.
+        in_process: Whether it runs in this process.
     """
 
     signatures: Mapping[str, Signature]
     name: str
     rows: int
+    in_process: bool
 
 
 class Likeness:

@@ -12,25 +12,30 @@ _PRIVATE = 0o600
 _FOLDER = 0o700
 
 
-def write_private(path: Path, content: bytes, *, mode: int = _PRIVATE, keep_mode: bool = False) -> None:
+def write_private(path: Path, content: bytes, *, mode: int = _PRIVATE, keep: bool = False) -> None:
     """Writes a file beside its place, and moves it there: readers find what was before, or all that is new.
 
     Args:
         path: Its place.
         content: All of it.
         mode: What it may be used for, whatever the process' umask says.
-        keep_mode: Whether the mode of a file that is there already is kept.
+        keep: Whether owner, group and mode of a file that is there already are kept, and a link to it is followed: so
+            that who has read it goes on reading it, whoever edits it.
 
     Raises:
-        OSError: it can't be written.
+        OSError: it can't be written, or not given to its owner.
     """
-    if keep_mode:
+    owner = group = -1
+    if keep:
+        path = path.resolve()
         with contextlib.suppress(FileNotFoundError):
-            mode = stat.S_IMODE(path.stat().st_mode)
+            found = path.stat()
+            mode, owner, group = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, _PRIVATE)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            _give(file.fileno(), owner, group)
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
@@ -40,6 +45,13 @@ def write_private(path: Path, content: bytes, *, mode: int = _PRIVATE, keep_mode
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _give(descriptor: int, owner: int, group: int) -> None:
+    made = os.fstat(descriptor)
+    changes = (owner if owner != made.st_uid else -1, group if group != made.st_gid else -1)
+    if changes != (-1, -1):
+        os.fchown(descriptor, *changes)
 
 
 def private_folder(path: Path) -> Path:

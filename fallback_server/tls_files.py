@@ -6,7 +6,7 @@ import os
 import ssl
 from pathlib import Path
 
-from fallback_server.access.certificates import revoked_serials
+from fallback_server.access.revocations import read_lists
 from fallback_server.config import ConfigInvalid, TlsFiles
 
 CERTIFICATE, KEY, CA, CRL = "cert.pem", "key.pem", "ca.pem", "crl.pem"
@@ -67,7 +67,7 @@ def check_tls(files: TlsFiles, where: str) -> None:
     """
     try:
         server_context(files, ALLOW if files.client_ca_pem else NONE)
-        revoked_serials(files.crl_pem, files.client_ca_pem)
+        read_lists(files.crl_pem, files.client_ca_pem)
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
         raise ConfigInvalid(f"{where}: key, certificate and CA don't go together: {reason}") from error

@@ -20,3 +20,6 @@ lock requirements/all.txt --all-extras --constraint requirements/device.txt pypr
 # Nor do the servers that ours is measured beside.
 "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
     --override requirements/peers-overrides.txt --output-file requirements/peers.txt requirements/peers.in
+# Nor does what audits them.
+"${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+    --output-file requirements/audit.txt requirements/audit.in

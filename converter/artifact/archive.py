@@ -18,16 +18,19 @@ from converter.artifact.package import MAX_DIGEST_BYTES
 from converter.artifact.schema import (
     MANIFEST,
     MANIFEST_DIGEST,
+    MANIFEST_SIGNATURE,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
+    OWN_FILES,
     Manifest,
     check_path,
     decode,
 )
+from converter.artifact.signing import MAX_SIGNATURE_BYTES
 
-MAX_ARCHIVE_MEMBERS = MAX_FILES + 5
-"""A package's files and folders, its manifest and digest, and `./NAME/VERSION/`; an archive of more is refused when
-that is seen."""
+MAX_ARCHIVE_MEMBERS = MAX_FILES + 6
+"""A package's files and folders, its manifest, digest and signature, and `./NAME/VERSION/`; an archive of more is
+refused when that is seen."""
 
 MAX_UNPACKED_BYTES = 16 * 2**30
 """What an archive may unpack to, so that a small file can't fill a disk."""
@@ -37,7 +40,11 @@ _MAX_HEADER_BYTES = 1 << 20
 
 _COPY_BYTES = 1 << 20
 
-_OWN_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, MANIFEST_DIGEST: MAX_DIGEST_BYTES}
+_OWN_BYTES = {
+    MANIFEST: MAX_MANIFEST_BYTES,
+    MANIFEST_DIGEST: MAX_DIGEST_BYTES,
+    MANIFEST_SIGNATURE: MAX_SIGNATURE_BYTES,
+}
 """What the files may have that no manifest lists."""
 
 _NOT_THE_DISKS_WORD = frozenset(
@@ -51,9 +58,10 @@ def pack(tree: Path, prefix: PurePosixPath, archive: Path) -> None:
 
     The manifest comes first, so that whoever unpacks knows what is to follow.
     """
+    first = [tree / name for name in OWN_FILES]
 
-    def order(path: Path) -> tuple[bool, bool, Path]:
-        return (path != tree / MANIFEST, path != tree / MANIFEST_DIGEST, path)
+    def order(path: Path) -> tuple[int, Path]:
+        return (first.index(path) if path in first else len(first), path)
 
     with archive.open("wb") as raw:
         with (

@@ -9,6 +9,9 @@ PackageError
 ├── DecoderMissing       the library that decodes images is not installed
 ├── PackageUnreadable    the file system refuses to read a file of it
 ├── DigestMismatch       a file is truncated, altered or missing
+├── SignatureRefused     no signature by a key that is trusted, where one is demanded
+├── KeyInvalid           a file that should hold a key for signatures, and holds none
+├── SigningUnavailable   the library for signatures is not installed
 └── UnsafeArchive        an archive member that points outside, is no plain file, or is beyond the bounds
 """
 
@@ -47,6 +50,18 @@ class PackageUnreadable(PackageError):
 
 class DigestMismatch(PackageError):
     """A file differs from what the manifest says of it: its size, its SHA-256, or that it exists."""
+
+
+class SignatureRefused(PackageError):
+    """A package's signature is missing, damaged, of another manifest, or by a key that is not trusted."""
+
+
+class KeyInvalid(PackageError):
+    """A file that should hold an Ed25519 key can't be read, or holds something else."""
+
+
+class SigningUnavailable(PackageError):
+    """Signatures are to be made or verified, and `cryptography` is not installed."""
 
 
 class UnsafeArchive(PackageError):

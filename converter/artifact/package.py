@@ -1,7 +1,8 @@
 """A package on disk, opened with every digest checked.
 
 A package is the directory `NAME/VERSION/` with `manifest.json`, `manifest.sha256` (that file's own digest, in
-sha256sum's form) and the files that the manifest lists. As an archive it is `NAME-VERSION.tar.gz`, holding the same
+sha256sum's form), a `manifest.sig` where somebody vouches for it (see `signing`), and the files that the manifest
+lists. As an archive it is `NAME-VERSION.tar.gz`, holding the same
 tree under `NAME/VERSION/`.
 """
 
@@ -19,6 +20,7 @@ from converter.artifact.errors import DigestMismatch, ManifestInvalid, PackageNo
 from converter.artifact.schema import (
     MANIFEST,
     MANIFEST_DIGEST,
+    MANIFEST_SIGNATURE,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
@@ -26,6 +28,7 @@ from converter.artifact.schema import (
     check_path,
     decode,
 )
+from converter.artifact.signing import MAX_SIGNATURE_BYTES
 
 MAX_DIGEST_BYTES = 4_096
 """One line of 64 hexadecimal digits and a name."""
@@ -39,11 +42,14 @@ class Package:
         path: Its directory.
         manifest: The checked manifest.
         digest: `sha256:` and the manifest's digest; since the manifest holds every file's, it stands for the whole.
+        signed: What its `manifest.sig` held when it was opened, which nobody has verified; None where it has none. See
+            `signing.verify`.
     """
 
     path: Path
     manifest: Manifest
     digest: str
+    signed: bytes | None = None
 
     @classmethod
     def open(
@@ -68,6 +74,7 @@ class Package:
         digest = hashlib.sha256(data).hexdigest()
         manifest = decode(data)
         _check_manifest_digest(root, digest)
+        signed = _read_signed(root)
         for name, entry in manifest.files.items():
             may_end()
             file = _plain_file(root, name)
@@ -78,7 +85,7 @@ class Package:
                     found = file_entry(file, may_end=may_end)
                     _check_size(file, found.size_bytes, entry)
                     _check_sha256(file, found.sha256, entry)
-        return cls(path=root, manifest=manifest, digest=f"sha256:{digest}")
+        return cls(path=root, manifest=manifest, digest=f"sha256:{digest}", signed=signed)
 
     def read(self, name: str) -> bytes:
         """The bytes of the file `name` (a key of `manifest.files`), read once and verified: of just these bytes.
@@ -158,6 +165,17 @@ def _check_manifest_digest(root: Path, digest: str) -> None:
     # To the letter: of packages that are held to be the same every byte is.
     if said != manifest_digest_text(digest):
         raise DigestMismatch(f"{path}: {said[:99]!r} is not what `sha256sum {MANIFEST}` prints")
+
+
+def _read_signed(root: Path) -> bytes | None:
+    if not os.path.lexists(root / MANIFEST_SIGNATURE):
+        return None
+    path = _plain_file(root, MANIFEST_SIGNATURE)
+    with _readable(path), path.open("rb") as file:
+        data = file.read(MAX_SIGNATURE_BYTES + 1)
+    if len(data) > MAX_SIGNATURE_BYTES:
+        raise DigestMismatch(f"{path}: at most {MAX_SIGNATURE_BYTES} bytes are read")
+    return data
 
 
 def _plain_file(root: Path, name: str) -> Path:

@@ -24,6 +24,10 @@ MAX_VERSION = 2**63 - 1
 
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
+MANIFEST_SIGNATURE = "manifest.sig"
+
+OWN_FILES = (MANIFEST, MANIFEST_DIGEST, MANIFEST_SIGNATURE)
+"""The files of a package that no manifest lists; the last one may be missing."""
 
 MAX_MANIFEST_BYTES = 16 * 2**20
 """A manifest holds names and numbers; a larger one is no manifest."""
@@ -133,7 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         source: What it was made from.
         evaluation_samples: How many samples the metrics were measured on; 0 means that nothing was measured.
         tools: The versions of the programs that made it.
-        files: Every file but the manifest and its digest, by path.
+        files: Every file but the manifest, its digest and its signature, by path.
     """
 
     format_version: int
@@ -170,8 +174,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         check_count(len(self.files))
         folders: set[PurePosixPath] = set()
         for path, entry in self.files.items():
-            if check_path(path) in (MANIFEST, MANIFEST_DIGEST):
-                raise ManifestInvalid(f"file {path!r}: the manifest can't list itself or its digest")
+            if check_path(path) in OWN_FILES:
+                raise ManifestInvalid(f"file {path!r}: the manifest can't list itself, its digest or its signature")
             if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
                 raise ManifestInvalid(f"file {path!r}: impossible size or digest")
             folders.update(list(PurePosixPath(path).parents)[:-1])

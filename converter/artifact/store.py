@@ -23,7 +23,9 @@ from converter.artifact.room import check_room, naming, room_bytes
 from converter.artifact.schema import (
     MANIFEST,
     MANIFEST_DIGEST,
+    MANIFEST_SIGNATURE,
     MAX_VERSION,
+    OWN_FILES,
     Manifest,
     check_name,
     check_path,
@@ -84,6 +86,7 @@ def publish(
     replace: bool = False,
     beside: Mapping[str, bytes | None] | None = None,
     copy_to: Path | None = None,
+    sign: Callable[[str], bytes] | None = None,
     before_moving: Callable[[], None] = lambda: None,
 ) -> Package:
     """Writes `output/NAME/VERSION/` and `output/NAME-VERSION.tar.gz`; whoever looks sees all of it or nothing.
@@ -99,6 +102,7 @@ def publish(
             on a file system that can't exchange two names it is absent for the instant between two renames.
         beside: By name in `output`, files that are published with it; None for one that goes away with it.
         copy_to: Where a copy of the directory is put with it; the folder above that folder is there.
+        sign: Makes `manifest.sig` of the package's digest, as `signing.SigningKey.sign`; None for none.
         before_moving: Called when everything is written and nothing is moved yet.
 
     Raises:
@@ -114,7 +118,7 @@ def publish(
     _make_folder(root)
     with placing.staging(root) as staging, contextlib.ExitStack() as copy:
         tree = staging / placing.TREE
-        _write(tree, files, manifest)
+        _write(tree, files, manifest, sign)
         aside = staging / placing.BESIDE
         aside.mkdir()
         for name, data in (beside or {}).items():
@@ -285,7 +289,7 @@ def _passing_over(path: Path, passed_over: Callable[[Path, OSError], None]) -> I
 
 
 def _copy(package: Package, destination: Path, *, link: bool = False, may_end: Callable[[], None] = nothing) -> None:
-    """Copies or links what the manifest lists and nothing that happens to lie beside it."""
+    """Copies or links what the manifest lists, and its signature, and nothing that happens to lie beside it."""
     for name in (MANIFEST, MANIFEST_DIGEST, *package.manifest.files):
         may_end()
         source, target = package.path / name, destination / name
@@ -294,6 +298,8 @@ def _copy(package: Package, destination: Path, *, link: bool = False, may_end: C
             _link(source, target, may_end)
         else:
             placing.copy(source, target, may_end)
+    if package.signed is not None:
+        (destination / MANIFEST_SIGNATURE).write_bytes(package.signed)
 
 
 def _link(source: Path, target: Path, may_end: Callable[[], None]) -> None:
@@ -321,7 +327,7 @@ def _opened(origin: Path, tree: Path, may_end: Callable[[], None]) -> Package:
         # Whoever installs knows the source, and the copy is gone when this is read.
         raise type(error)(str(error).replace(str(tree), str(origin))) from error.__cause__
     manifest = package.manifest
-    listed = {MANIFEST, MANIFEST_DIGEST, *manifest.files}
+    listed = {*OWN_FILES, *manifest.files}
     found = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if not path.is_dir()}
     if found - listed:
         raise UnsafeArchive(f"{origin}: holds {min(found - listed)!r}, which the manifest does not list")
@@ -371,14 +377,17 @@ def _going(root: Path, beside: Mapping[str, bytes | None]) -> list[str]:
     return going
 
 
-def _write(tree: Path, files: Mapping[str, Path], manifest: Manifest) -> None:
+def _write(tree: Path, files: Mapping[str, Path], manifest: Manifest, sign: Callable[[str], bytes] | None) -> None:
     for name, source in files.items():
         destination = tree / check_path(name)
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, destination)
     data = encode(manifest)
     (tree / MANIFEST).write_bytes(data)
-    (tree / MANIFEST_DIGEST).write_text(manifest_digest_text(hashlib.sha256(data).hexdigest()), "ascii")
+    digest = hashlib.sha256(data).hexdigest()
+    (tree / MANIFEST_DIGEST).write_text(manifest_digest_text(digest), "ascii")
+    if sign is not None:
+        (tree / MANIFEST_SIGNATURE).write_bytes(sign(f"sha256:{digest}"))
     _sync(tree)
     Package.open(tree)
 

@@ -8,16 +8,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.artifact import Manifest, Package, PackageError, PackageExists, placing, version_path
+from converter.artifact import (
+    Manifest,
+    Package,
+    PackageError,
+    PackageExists,
+    SignatureRefused,
+    SigningUnavailable,
+    placing,
+    version_path,
+)
 from converter.artifact.archive import MAX_UNPACKED_BYTES
 from converter.artifact.digest import nothing
 from converter.artifact.room import naming
+from converter.artifact.schema import MANIFEST_SIGNATURE
 from converter.artifact.store import place, staged
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.installing import damage
 from edge_runtime.installing.first_run import FirstRun, try_package
 from edge_runtime.installing.inventory import inventory, read_quota, tree_bytes
-from edge_runtime.store import files, lease, uses
+from edge_runtime.store import files, lease, trust, uses
 from edge_runtime.store.quota import Room, make_room, size_text
 from edge_runtime.store.removal import evict
 from edge_runtime.store.settling import PROFILE, settle
@@ -50,6 +60,7 @@ def install(
     *,
     replace: bool = False,
     link: bool = False,
+    require_signature: bool = False,
     may_end: Callable[[], None] = nothing,
     trial: Trial | None = try_package,
     say: Callable[[str], None] = lambda _text: None,
@@ -57,9 +68,9 @@ def install(
 ) -> Installed:
     """Puts a package, a directory or a `.tar.gz`, into a store.
 
-    Its digests are verified, a child process loads and runs it once and measures it, and then it appears at its place
-    by one rename, its profile with it. After that the least recently used versions go that the store's quota has no
-    room for; that they would do is seen before.
+    Its digests are verified, and its signature where one is demanded. A child process loads and runs it once and
+    measures it, and then it appears at its place by one rename, its profile with it. After that the least recently used
+    versions go that the store's quota has no room for; that they would do is seen before.
 
     Whenever the process ends, there is the store as it was or as it is to be; versions that were to make room go when
     the next one is installed.
@@ -70,6 +81,7 @@ def install(
         replace: Whether a version that is there with another digest gives way. A damaged copy of this very package that
             no process has open does so without.
         link: Whether its files are not copied, but get second names; see `converter.artifact.store.staged`.
+        require_signature: Whether a signature is demanded whatever the store says; see `edge_runtime.store.trust`.
         may_end: See there.
         trial: Runs the package once; None for no first run, and no profile.
         say: Is told of each step when it is done, in a few words.
@@ -78,8 +90,9 @@ def install(
     Raises:
         PackageError: as `converter.artifact.install`; a `PackageExists` where the version is there with another digest,
             or damaged and open.
+        SignatureRefused, SigningUnavailable: no key that is trusted vouches for it, and one has to.
         PackageRefused, EngineFailed: the first run failed.
-        InvalidConfig: the quota has no room, or the store can't be read.
+        InvalidConfig: the quota has no room, or the store, or whom it trusts, can't be read.
         OSError: as `converter.artifact.install`.
     """
     quota_bytes = read_quota(Store(root)) if Path(root).is_dir() else None
@@ -96,8 +109,12 @@ def install(
         staged(source, root, link=link, max_bytes=max_bytes, check=check, may_end=may_end) as package,
     ):
         store = Store(root)
+        _check_signed(package, trust.read(store.path, demanded=require_signature), source)
         target = version_path(store.path, package.manifest.model, package.manifest.version)
         if (there := _same(target, package, may_end)) is not None:
+            if _takes_signature(store, there, package):
+                there = _place_signature(store, package, target)
+                say(f"{package} is there, and has this signature now")
             return Installed(package=there, was_there=True)
         if os.path.lexists(target) and not replace:
             _check_damaged(target, package, may_end)
@@ -121,6 +138,31 @@ def install(
     for name in removed:
         say(f"removed {name}, the least recently used, for room")
     return Installed(package=placed, first_run=first, removed=removed)
+
+
+def _check_signed(package: Package, held: trust.Trust, source: str | os.PathLike[str]) -> None:
+    """Before any byte of it is given to an interpreter."""
+    try:
+        held.check(package)
+    except (SignatureRefused, SigningUnavailable) as error:
+        raise type(error)(f"{os.fspath(source)}: {package}: {error}") from error.__cause__
+
+
+def _takes_signature(store: Store, there: Package, package: Package) -> bool:
+    """Whether the very same package brings a signature that is to stay: none, or one nobody knows, gives way."""
+    if package.signed in (None, there.signed):
+        return False
+    return there.signed is None or trust.vouches(store.path, package)
+
+
+def _place_signature(store: Store, package: Package, target: Path) -> Package:
+    """By one rename: whoever opens the version meanwhile sees the one or the other."""
+    with placing.locked(store.path), files.locked(target.parent):
+        # It may have been replaced meanwhile by another build, whose signature this is not.
+        if Package.open(target, verify=False).digest == package.digest:
+            (package.path / MANIFEST_SIGNATURE).replace(target / MANIFEST_SIGNATURE)
+            placing.sync_directory(target)
+    return Package.open(target, verify=False)
 
 
 def _same(target: Path, package: Package, may_end: Callable[[], None]) -> Package | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 
 from converter.artifact import Package, PackageError, version_path
+from converter.artifact.signing import key_named
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.profiles import EngineProfile, read_profiles
 from edge_runtime.store import files, lease, quota, uses
 from edge_runtime.store.settling import PROFILE
 from edge_runtime.store.store import Store
+from edge_runtime.store.trust import Trust
 
 QUOTA = ".quota.json"
 """In the store: `{"bytes": 2147483648}`. No model can be called so."""
@@ -53,7 +55,9 @@ class Shelved:
         open: Whether a process has it open.
         latest: Whether it is its model's highest.
         measured: What was measured of it on this device; None for nothing.
-        damage: What is wrong with it at first sight; empty for nothing. Digests of files are not looked at.
+        damage: What is wrong with it at first sight; empty for nothing. Digests of files are not looked at; a signature
+            is, where the store demands one.
+        signed: The id of the key that its signature says; empty where it has none.
         unlabelled: Why its model's labels can't be read; empty where they can. No such version makes room.
     """
 
@@ -68,6 +72,7 @@ class Shelved:
     latest: bool
     measured: Measured | None
     damage: str
+    signed: str = ""
     unlabelled: str = ""
 
     @property
@@ -97,10 +102,11 @@ def inventory(store: Store) -> list[Shelved]:
         InvalidConfig: the store can't be read.
     """
     found: list[Shelved] = []
+    trust = store.trust()
     for model, versions in store.installed().items():
         labels, why = labels_of(store, model)
         looks = (
-            _look_at(store, model, version, latest=version == versions[-1], labels=labels, why=why)
+            _look_at(store, trust, model, version, latest=version == versions[-1], labels=labels, why=why)
             for version in versions
         )
         found += [one for one in looks if one is not None]
@@ -159,11 +165,14 @@ def write_quota(store: Store, quota_bytes: int | None) -> None:
 
 
 def _look_at(
-    store: Store, model: str, version: int, *, latest: bool, labels: dict[str, int], why: str
+    store: Store, trust: Trust, model: str, version: int, *, latest: bool, labels: dict[str, int], why: str
 ) -> Shelved | None:
     """What is known of a version; None for one that has been removed meanwhile."""
     path = version_path(store.path, model, version)
-    digest, damage = _digest_of(path, model, version)
+    package, damage = _package_at(path, model, version)
+    digest = "" if package is None else package.digest
+    if package is not None:
+        damage = _unsigned(trust, package)
     if damage and not os.path.lexists(path):
         return None
     installed_s = 0.0
@@ -181,12 +190,22 @@ def _look_at(
         latest=latest,
         measured=fastest(path.with_name(f"{version}{PROFILE}"), digest),
         damage=damage,
+        signed="" if package is None or package.signed is None else key_named(package.signed),
         unlabelled=why,
     )
 
 
-def _digest_of(path: Path, model: str, version: int) -> tuple[str, str]:
-    """The digest of what lies there, or what is wrong with it; of what is replaced just then it is looked at again."""
+def _unsigned(trust: Trust, package: Package) -> str:
+    """Why it can't be loaded for want of a signature; empty where it can."""
+    try:
+        trust.check(package)
+    except PackageError as error:
+        return str(error)
+    return ""
+
+
+def _package_at(path: Path, model: str, version: int) -> tuple[Package | None, str]:
+    """What lies there, or what is wrong with it; of what is replaced just then it is looked at again."""
     damage = ""
     for _ in range(_LOOKS):
         place = _inode(path)
@@ -199,9 +218,9 @@ def _digest_of(path: Path, model: str, version: int) -> tuple[str, str]:
         else:
             found = package.manifest
             if (found.model, found.version) == (model, version):
-                return package.digest, ""
-            return "", f"{path} holds {found.model}/{found.version}"
-    return "", damage
+                return package, ""
+            return None, f"{path} holds {found.model}/{found.version}"
+    return None, damage
 
 
 def _inode(path: Path) -> int:

@@ -7,6 +7,7 @@
 
 Nothing that a server says names a file here, but its model and digests, which are checked first. What comes is bounded
 by the manifest's sizes, and that by the description's; the manifest is the first file, and its digest is the package's.
+With it comes its signature, where the server has one: the one file that no digest vouches for.
 Whenever the process ends, what has come is there for the next.
 """
 
@@ -20,10 +21,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.artifact import FileEntry, Manifest, PackageError, placing
+from converter.artifact import FileEntry, Manifest, PackageError, SignatureRefused, placing
 from converter.artifact.digest import file_entry, nothing
 from converter.artifact.package import manifest_digest_text
-from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, decode
+from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, MANIFEST_SIGNATURE, decode
 from edge_runtime.errors import PackageRefused
 
 FOLDER = ".fetching"
@@ -72,6 +73,8 @@ class Partial:
         digest: str,
         *,
         manifest_bytes: int,
+        signed: FileEntry | None = None,
+        vouch: Callable[[bytes | None], None] = lambda _signed: None,
         may_end: Callable[[], None] = nothing,
     ) -> None:
         """Takes the folder, which is there and locked; see `taken`.
@@ -82,6 +85,8 @@ class Partial:
             version: Likewise.
             digest: Of its manifest, as `sha256:...`.
             manifest_bytes: The size of that.
+            signed: The `manifest.sig` that comes with it; None for none.
+            vouch: Is told of it, or that there is none, when it has come; what it raises ends this.
             may_end: Called again and again, many times a second; what it raises ends whatever is under way, and what
                 has come stays.
         """
@@ -91,6 +96,8 @@ class Partial:
         self._version = version
         entry = FileEntry(size_bytes=manifest_bytes, sha256=digest.removeprefix("sha256:"))
         self._manifest_piece = Piece(path=MANIFEST, entry=entry)
+        self._signed_piece = None if signed is None else Piece(path=MANIFEST_SIGNATURE, entry=signed)
+        self._vouch = vouch
         self._manifest: Manifest | None = None
         self._copies: int | None = None
 
@@ -110,13 +117,15 @@ class Partial:
         return self._copies
 
     def manifest(self) -> Manifest | None:
-        """The manifest, decoded; None as long as it has not come.
+        """The manifest, decoded; None as long as it, and its signature, have not come.
 
         Raises:
             PackageRefused: it is no manifest.
+            SignatureRefused: who was told of the signature refuses it; it is gone.
             SentWrong: it is that of another model or version.
         """
-        if self._manifest is None and self._has(self._manifest_piece):
+        if self._manifest is None and not any(map(self._lacks, self._first())):
+            self._check_signed()
             try:
                 found = decode(self._place(self._manifest_piece).read_bytes())
             except PackageError as error:
@@ -128,16 +137,16 @@ class Partial:
         return self._manifest
 
     def missing(self) -> list[Piece]:
-        """The files that have not come: the manifest alone as long as that has not.
+        """The files that have not come: the manifest and its signature alone as long as these have not.
 
         Raises:
-            PackageRefused, SentWrong: see `manifest`.
+            PackageRefused, SignatureRefused, SentWrong: see `manifest`.
         """
         manifest = self.manifest()
         if manifest is None:
-            return [self._manifest_piece]
+            return [piece for piece in self._first() if self._lacks(piece)]
         pieces = [Piece(path=path, entry=entry) for path, entry in sorted(manifest.files.items())]
-        return [piece for piece in pieces if not self._has(piece)]
+        return [piece for piece in pieces if self._lacks(piece)]
 
     def offset(self, piece: Piece) -> int:
         """How much of a file has come, in bytes."""
@@ -202,6 +211,8 @@ class Partial:
         try:
             placing.link(self._place(self._manifest_piece), tree / MANIFEST)
             (tree / MANIFEST_DIGEST).write_text(sums, "ascii")
+            if self._signed_piece is not None:
+                placing.copy(self._place(self._signed_piece), tree / MANIFEST_SIGNATURE, self._may_end)
             for path, entry in manifest.files.items():
                 self._may_end()
                 target = tree / path
@@ -230,8 +241,22 @@ class Partial:
                 other.unlink(missing_ok=True)
                 one.unlink(missing_ok=True)
 
-    def _has(self, piece: Piece) -> bool:
-        return self._place(piece).is_file()
+    def _first(self) -> list[Piece]:
+        """What comes before everything else."""
+        return [self._manifest_piece, *filter(None, [self._signed_piece])]
+
+    def _check_signed(self) -> None:
+        place = None if self._signed_piece is None else self._place(self._signed_piece)
+        try:
+            self._vouch(None if place is None else place.read_bytes())
+        except SignatureRefused:
+            # Any server may have one of its own, so that those that are none would add up.
+            if place is not None:
+                place.unlink(missing_ok=True)
+            raise
+
+    def _lacks(self, piece: Piece) -> bool:
+        return not self._place(piece).is_file()
 
     def _place(self, piece: Piece) -> Path:
         return self._folder / piece.entry.sha256
@@ -242,7 +267,15 @@ class Partial:
 
 @contextlib.contextmanager
 def taken(
-    root: Path, model: str, version: int, digest: str, *, manifest_bytes: int, may_end: Callable[[], None] = nothing
+    root: Path,
+    model: str,
+    version: int,
+    digest: str,
+    *,
+    manifest_bytes: int,
+    signed: FileEntry | None = None,
+    vouch: Callable[[bytes | None], None] = lambda _signed: None,
+    may_end: Callable[[], None] = nothing,
 ) -> Iterator[Partial | None]:
     """What has come of a package, for this process alone meanwhile; None while another one fetches it.
 
@@ -252,6 +285,8 @@ def taken(
         version: Its version.
         digest: Its digest, which has been checked.
         manifest_bytes: Its manifest's size.
+        signed: Its signature; see `Partial`.
+        vouch: See `Partial`.
         may_end: See `Partial`.
 
     Raises:
@@ -265,7 +300,16 @@ def taken(
             yield None
         else:
             try:
-                yield Partial(folder, model, version, digest, manifest_bytes=manifest_bytes, may_end=may_end)
+                yield Partial(
+                    folder,
+                    model,
+                    version,
+                    digest,
+                    manifest_bytes=manifest_bytes,
+                    signed=signed,
+                    vouch=vouch,
+                    may_end=may_end,
+                )
             finally:
                 for emptied in (folder, folder.parent):
                     with contextlib.suppress(OSError):

@@ -6,6 +6,9 @@ import ipaddress
 
 from fallback_server.protocol.mdns import API_TFS_GRPC, PROTOCOL_VERSION, Announcement
 
+MAX_ADDRESSES = 4
+"""Of one announcement that are looked at: whoever announces another's name adds addresses of its own."""
+
 
 def refusal(announcement: Announcement) -> str:
     """Why a device of this release can't use the server; empty if it can."""
@@ -13,23 +16,19 @@ def refusal(announcement: Announcement) -> str:
         return f"it speaks protocol {announcement.protocol_version}, this device {PROTOCOL_VERSION}"
     if API_TFS_GRPC not in announcement.apis:
         return f"it offers {', '.join(announcement.apis) or 'nothing'}, this device speaks {API_TFS_GRPC}"
-    if announcement.tls:
-        return "it speaks TLS, this device is not configured for it"
     return ""
 
 
-def best_address(addresses: list[str], port: int | None) -> str | None:
-    """`host:port` of the address to use: IPv4 before IPv6, others before loopback; None if none can be connected to."""
-    usable = [text for text in addresses if _is_of_one_host(text)]
-    if not usable or not port:
-        return None
+def usable_addresses(addresses: list[str], port: int | None) -> tuple[str, ...]:
+    """Some `host:port` to connect to, the best first: IPv4 before IPv6, others before loopback."""
+    usable = [text for text in dict.fromkeys(addresses) if _is_of_one_host(text)] if port else []
 
     def rank(text: str) -> tuple[bool, bool]:
         address = ipaddress.ip_address(text.partition("%")[0])
         return (address.version == 6, address.is_loopback)
 
-    best = min(usable, key=rank)
-    return f"[{best}]:{port}" if ":" in best else f"{best}:{port}"
+    best = sorted(usable, key=rank)[:MAX_ADDRESSES]
+    return tuple(f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in best)
 
 
 def _is_of_one_host(text: str) -> bool:

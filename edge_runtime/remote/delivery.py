@@ -15,8 +15,17 @@ from typing import Any
 import grpc
 
 from converter.artifact import ManifestInvalid, check_name, check_version
-from converter.artifact.schema import MANIFEST, MANIFEST_DIGEST, MAX_MANIFEST_BYTES, check_count
+from converter.artifact.schema import (
+    MANIFEST,
+    MANIFEST_SIGNATURE,
+    MAX_MANIFEST_BYTES,
+    OWN_FILES,
+    FileEntry,
+    check_count,
+)
+from converter.artifact.signing import MAX_SIGNATURE_BYTES
 from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.way import PLAIN, Way
 from fallback_server.protocol.methods import DESCRIBE_PACKAGE, FETCH_PACKAGE, Method
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.protocol.status import Fault
@@ -25,6 +34,7 @@ MAX_MESSAGE_BYTES = 4 * 2**20
 """Of one piece, or one description: what is taken into memory of a server that nobody knows."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -50,6 +60,7 @@ class Described:
         digest: `sha256:` and the manifest's digest, by which everything else is verified.
         manifest_bytes: The manifest's size.
         total_bytes: What all files have.
+        signed: The `manifest.sig` that the server has beside the manifest; None where it has none.
     """
 
     model: str
@@ -57,6 +68,7 @@ class Described:
     digest: str
     manifest_bytes: int
     total_bytes: int
+    signed: FileEntry | None = None
 
     def __str__(self) -> str:
         return f"{self.model}/{self.version}"
@@ -65,15 +77,17 @@ class Described:
 class Supplier:
     """Asks one server. For one thread, but for `close`."""
 
-    def __init__(self, address: str, *, held_back: bool = False) -> None:
+    def __init__(self, address: str, *, way: Way = PLAIN, held_back: bool = False) -> None:
         """Opens no connection yet: gRPC connects with the first call.
 
         Args:
             address: `host:port`.
+            way: How it is spoken to.
             held_back: Whether the server is to send no more than a message beyond what is read.
         """
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=(*_OPTIONS, *(_HELD_BACK if held_back else ())))
+        self._metadata = way.metadata
+        self._channel = way.channel(address, (*_OPTIONS, *(_HELD_BACK if held_back else ())))
 
     def __repr__(self) -> str:
         return f"<Supplier {self.address}>"
@@ -90,7 +104,7 @@ class Supplier:
         elif label is not None:
             request.label = label
         with self._named():
-            answer = self._bind(DESCRIBE_PACKAGE)(request, timeout=timeout_s)
+            answer = self._bind(DESCRIBE_PACKAGE)(request, timeout=timeout_s, metadata=self._metadata)
         try:
             return _checked(answer, model, version)
         except (ManifestInvalid, ValueError) as error:
@@ -107,7 +121,7 @@ class Supplier:
             model=described.model, version=described.version, digest=described.digest, path=path, offset=offset
         )
         with self._named():
-            call = self._bind(FETCH_PACKAGE)(request, timeout=timeout_s)
+            call = self._bind(FETCH_PACKAGE)(request, timeout=timeout_s, metadata=self._metadata)
         try:
             yield self._pieces(call)
         finally:
@@ -153,14 +167,18 @@ def _checked(answer: pb.PackageDescription, model: str, version: int | None) -> 
         raise ValueError(f"{answer.model}/{answer.version} in place of {model}/{version or 'any'}")
     if not _DIGEST.fullmatch(answer.digest):
         raise ValueError("a digest that is none")
-    check_count(len({file.path for file in answer.files} - {MANIFEST, MANIFEST_DIGEST}))
+    check_count(len({file.path for file in answer.files} - {*OWN_FILES}))
     sizes = {file.path: file.bytes for file in answer.files}
     if min(sizes.values(), default=0) < 0 or not 0 < sizes.get(MANIFEST, 0) <= MAX_MANIFEST_BYTES:
         raise ValueError(f"impossible sizes, or a {MANIFEST} of {sizes.get(MANIFEST, 0)} bytes")
+    signed = [file for file in answer.files if file.path == MANIFEST_SIGNATURE]
+    if any(not (0 < one.bytes <= MAX_SIGNATURE_BYTES and _SHA256.fullmatch(one.sha256)) for one in signed):
+        raise ValueError(f"an impossible {MANIFEST_SIGNATURE}")
     return Described(
         model=answer.model,
         version=answer.version,
         digest=answer.digest,
         manifest_bytes=sizes[MANIFEST],
         total_bytes=sum(sizes.values()),
+        signed=FileEntry(size_bytes=signed[-1].bytes, sha256=signed[-1].sha256) if signed else None,
     )

@@ -1,7 +1,8 @@
-"""Servers found by mDNS: a browser that keeps the endpoint table true.
+"""Servers found by mDNS: a browser that tells of what is announced. Whether that is so is others' business (`trust`).
 
-Anybody on the network can announce anything. So a name costs no more than a task on zeroconf's own event loop, of
-which there are `MAX_PENDING`; nothing that a name or record holds ends the browsing; and the log is bounded.
+Anybody on the network can announce anything. So what comes is bounded by sender and over all (`flood`); a name costs no
+more than a task on zeroconf's own event loop, of which there are `MAX_PENDING`, and `NAMES_S` are begun in a second;
+nothing that a name or record holds ends the browsing; and the log is bounded.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from edge_runtime.remote.addresses import best_address, refusal
-from edge_runtime.remote.endpoints import Found
+from edge_runtime.remote.addresses import refusal, usable_addresses
+from edge_runtime.remote.flood import Bucket, Flood, FloodGate
 from edge_runtime.remote.log_limit import LogLimit, shown
+from edge_runtime.remote.sightings import Sighting
 from fallback_server.protocol.mdns import SERVICE_TYPE, Announcement, AnnouncementInvalid
 
 _log = logging.getLogger(__name__)
@@ -28,19 +31,35 @@ MAX_PENDING = 64
 """Names that are being resolved. One more drives out the oldest: a server that is there answers within a fraction of a
 second, so what has waited longest is most likely a ghost."""
 
+NAMES_S = 50.0
+"""Names that are looked into in a second, and five times that at once: each costs questions to everybody."""
+
+MAX_LATER = 1024
+"""Names that wait for that; beyond, one that is drawn gives way."""
+
+_DRAIN_S = 0.2
+"""How often they are gone on with."""
+
+_ASK_S = 3.0
+"""After packets were dropped everybody is asked again so much later: what was dropped may have been a server's."""
+
 _CLOSE_S = 5.0
 """How long closing waits for zeroconf's event loop: it needs milliseconds."""
 
 
 class Table(Protocol):
-    """What is kept true: `EndpointTable`."""
+    """What is told: `Trust`, or `PlainText`."""
 
-    def add(self, found: Found) -> None:
-        """A server is there."""
+    def add(self, sighting: Sighting) -> None:
+        """A server is announced."""
         ...
 
     def remove(self, key: str) -> None:
         """A server has gone, if it was there."""
+        ...
+
+    def dropped(self, count: int) -> None:
+        """So much was announced faster than it is looked at."""
         ...
 
 
@@ -51,12 +70,16 @@ class Discovery:
         """Starts to browse; returns at once.
 
         Args:
-            table: Kept true from zeroconf's event loop.
-            clock: Monotonic seconds, for the bound on the log.
+            table: Told from zeroconf's event loop.
+            clock: Monotonic seconds, for the bounds.
         """
         self._table = table
         self._limit = LogLimit(_log, clock)
         self._pending: dict[str, asyncio.Task[None]] = {}
+        self._clock = clock
+        self._names = Bucket(NAMES_S, clock())
+        self._later: dict[str, str] = {}
+        self._asks = False
         self._closing = False
         self._zeroconf: Any = None
         # In a thread of its own: in an application's event loop zeroconf would take that one for itself.
@@ -91,6 +114,7 @@ class Discovery:
 
         try:
             self._zeroconf = Zeroconf()
+            asyncio.run_coroutine_threadsafe(self._guard(), self._zeroconf.loop).result(_CLOSE_S)
             self._browser: Any = ServiceBrowser(self._zeroconf, SERVICE_TYPE, listener=self)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001  no network, no permission: the servers that are given still serve
             _log.warning("mDNS is not available, no server will be found by it: %s", error)
@@ -100,7 +124,50 @@ class Discovery:
         with contextlib.suppress(RuntimeError):  # The loop has been closed.
             self._zeroconf.loop.call_soon_threadsafe(what, name)
 
+    async def _guard(self) -> None:
+        """Puts a gate before each socket."""
+        await self._zeroconf.async_wait_for_start()
+        flood = Flood(self._clock)
+        for listener in self._zeroconf.engine.protocols:
+            listener.transport.transport.set_protocol(FloodGate(listener, flood, self._dropped))
+
+    def _dropped(self) -> None:
+        """A packet was not read: in a while everybody is asked again."""
+        self._table.dropped(1)
+        if not self._asks:
+            self._asks = True
+            self._zeroconf.loop.call_later(_ASK_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        from zeroconf import const  # noqa: PLC0415  loaded already
+        from zeroconf._dns import DNSQuestion  # noqa: PLC0415  likewise
+        from zeroconf._protocol.outgoing import DNSOutgoing  # noqa: PLC0415  likewise
+
+        self._asks = False
+        if not self._closing:
+            question = DNSOutgoing(const._FLAGS_QR_QUERY)  # noqa: SLF001  the standard's numbers have no other names
+            question.add_question(DNSQuestion(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN))  # noqa: SLF001
+            self._zeroconf.async_send(question)
+
     def _announced(self, name: str) -> None:
+        if self._names.take(1, self._clock()):
+            self._look_into(name)
+            return
+        if not self._later:
+            self._zeroconf.loop.call_later(_DRAIN_S, self._go_on)
+        elif len(self._later) >= MAX_LATER and name.lower() not in self._later:
+            del self._later[_drawn(self._later)]
+            self._table.dropped(1)
+        self._later[name.lower()] = name
+
+    def _go_on(self) -> None:
+        """Looks into some of the names that wait, as chance has it: no flood can be before all others."""
+        while self._later and not self._closing and self._names.take(1, self._clock()):
+            self._look_into(self._later.pop(_drawn(self._later)))
+        if self._later and not self._closing:
+            self._zeroconf.loop.call_later(_DRAIN_S, self._go_on)
+
+    def _look_into(self, name: str) -> None:
         if self._closing:
             return
         key = name.lower()  # Names differ in no more than case: the same server.
@@ -116,6 +183,7 @@ class Discovery:
 
     def _withdrawn(self, name: str) -> None:
         key = name.lower()
+        self._later.pop(key, None)
         self._give_up(key)
         self._table.remove(key)
 
@@ -141,21 +209,27 @@ class Discovery:
         if not await info.async_request(self._zeroconf, _RESOLVE_MS):
             self._limit.warning("server %s is announced, but its address is not", shown(name))
             return
+        addresses = usable_addresses(info.parsed_scoped_addresses(), info.port)
+        tls = False
         try:
-            reason = refusal(Announcement.from_txt(info.properties))
+            announcement = Announcement.from_txt(info.properties)
+            reason, tls = refusal(announcement), announcement.tls
         except AnnouncementInvalid as error:
             reason = str(error)
-        address = best_address(info.parsed_scoped_addresses(), info.port)
-        if reason or address is None:
+        if reason or not addresses:
             self._limit.warning(
                 "server %s passed over: %s", shown(name), shown(reason or "no usable address in its announcement")
             )
             self._table.remove(key)  # What was announced there before is so no more.
             return
-        self._table.add(Found(key=key, address=address))
+        self._table.add(Sighting(key=key, addresses=addresses, tls=tls))
 
     async def _drain(self) -> None:
         tasks = list(self._pending.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _drawn(names: dict[str, str]) -> str:
+    return random.choice(list(names))  # noqa: S311  no secret

@@ -16,8 +16,10 @@ from edge_runtime.remote.answer_time import Kind
 from edge_runtime.remote.catalog import ServedCatalog
 from edge_runtime.remote.estimate import Estimate
 from edge_runtime.remote.faults import RemoteFault, Unfit
-from edge_runtime.remote.line import Line, Received
+from edge_runtime.remote.line import Received
+from edge_runtime.remote.lines import Lines
 from edge_runtime.remote.refusals import Refusals
+from edge_runtime.remote.way import Way
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.protocol.status import Fault
@@ -63,6 +65,7 @@ class Endpoint:
     Attributes:
         address: `host:port`.
         refusals: What it has refused of late.
+        untrusted: Why it has not proved who it is; empty where it has, or has not been asked yet.
         on_doubt: Called, in any thread, when what is known of it may be true no more; must be quick.
     """
 
@@ -70,6 +73,7 @@ class Endpoint:
         """Opens no connection yet: gRPC connects with the first call."""
         self.address = address
         self.refusals = Refusals()
+        self.untrusted = ""
         self.on_doubt: Callable[[], None] = _nothing
         self._clock = clock
         self._lock = threading.Lock()
@@ -84,17 +88,21 @@ class Endpoint:
         self._answered_s = -math.inf
         self._spoke_s = self._counted_s = -math.inf
         self._unreachable = False
-        self._line = Line(address)
-        self._retired: list[Line] = []
+        self._lines = Lines(address)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.address}, {self._breaker.state.value}, {self._estimate.time.in_flight} in flight>"
 
     @property
+    def way(self) -> Way | None:
+        """How it is spoken to; None while it has not proved who it is: then nothing is sent."""
+        return self._lines.way
+
+    @property
     def allows(self) -> bool:
-        """Whether the breaker would let a request through now."""
+        """Whether a request would be let through now."""
         with self._lock:
-            return self._breaker.allows
+            return self._lines.way is not None and self._breaker.allows
 
     @property
     def state(self) -> BreakerState:
@@ -112,7 +120,7 @@ class Endpoint:
     def idle(self) -> bool:
         """Whether no call and no look is under way: then `close` cuts nothing off."""
         with self._lock:
-            return not self._estimate.time.in_flight and all(line.idle for line in (self._line, *self._retired))
+            return not self._estimate.time.in_flight and self._lines.idle
 
     @property
     def unreachable(self) -> bool:
@@ -177,6 +185,20 @@ class Endpoint:
         gone_s = self._gone_s
         return gone_s is not None and now_s - gone_s <= TRUSTED_S
 
+    def trust(self, way: Way | None, why: str = "") -> None:
+        """It is spoken to so from now on; None for not at all. Never from a call's own callback.
+
+        Args:
+            way: What has been proved.
+            why: Has nothing been proved; empty where that is not known yet.
+        """
+        self.untrusted = "" if way is not None else why
+        self._lines.take(way)
+        with self._lock:
+            if way is not None:
+                self._breaker.retry_now()
+            self._bar()
+
     def reset(self) -> None:
         """The server was announced anew: what was held against it is forgotten."""
         self.refusals.forget()
@@ -185,7 +207,7 @@ class Endpoint:
             self._estimate.forget()
             self._catalog, self._catalog_s = None, -math.inf
             self._unreachable, self._gone_s, self._away_s, self._silent = False, None, None, 0
-            self._barred_until_s = self._breaker.until_s
+            self._bar()
 
     def try_begin(self, model: str = "", nbytes: int = 0, wait_s: float = 0.0) -> Turn | None:
         """Takes leave for one call, which must follow; None if the breaker lets none through.
@@ -196,8 +218,8 @@ class Endpoint:
             wait_s: As in `Estimate.expected_s`.
         """
         with self._lock:
-            permit = self._breaker.acquire()
-            self._barred_until_s = self._breaker.until_s
+            permit = None if self._lines.way is None else self._breaker.acquire()
+            self._bar()
             if permit is None:
                 return None
             return Turn(permit, self._estimate.begin(model, nbytes, wait_s), model, nbytes)
@@ -233,7 +255,7 @@ class Endpoint:
             future.set_exception(RemoteFault(Fault.DEADLINE, self.address, "not sent, it would have been too late"))
             return future
         try:
-            call = self._line.start(method, message, left_s, (TENSOR_CONTENT_METADATA, *metadata))
+            call = self._lines.start(method, message, left_s, (TENSOR_CONTENT_METADATA, *metadata))
         except Exception as error:  # noqa: BLE001  a closed channel, or a message that gRPC can't take: nobody was asked
             self._settle(turn, None)
             closed = isinstance(error, ValueError)
@@ -259,7 +281,7 @@ class Endpoint:
         Raises:
             ValueError: the endpoint has been closed.
         """
-        return self._line.start(method, message, timeout_s, ())
+        return self._lines.start(method, message, timeout_s, ())
 
     def look(self, method: Method[Any, Any], message: Message, timeout_s: float) -> Any:
         """Asks what there is, as `ask`, and expects more of requests while the answer is late.
@@ -288,7 +310,7 @@ class Endpoint:
             self._estimate.look_ends(took_s)
             if self._unreachable or self._silent or self._gone_s is not None:
                 self._breaker.retry_now()
-                self._barred_until_s = self._breaker.until_s
+                self._bar()
             self._alive()
 
     def told(self, catalog: ServedCatalog | None, begun_s: float) -> None:
@@ -327,23 +349,15 @@ class Endpoint:
             if self._silent < _SILENT_LOOKS:
                 return
             self._silent = 0
-            self._retired.append(self._line)
-            self._line = Line(self.address)
+        self._lines.renew()
 
     def sweep(self) -> None:
         """Closes the lines that nobody uses any more."""
-        with self._lock:
-            over = [line for line in self._retired if line.idle]
-            self._retired = [line for line in self._retired if line not in over]
-        for line in over:
-            line.close()
+        self._lines.sweep()
 
     def close(self) -> None:
         """Closes the lines; calls in flight end as failed."""
-        with self._lock:
-            lines = [self._line, *self._retired]
-        for line in lines:
-            line.close()
+        self._lines.close()
 
     def _finish(self, call: Any, turn: Turn, future: Future[T], read: Callable[[Any], T], *, measured: bool) -> None:
         code = call.code()
@@ -408,7 +422,7 @@ class Endpoint:
                 if fault.unreachable:
                     self._missed()
                 self._breaker.failed(turn.permit)
-            self._barred_until_s = self._breaker.until_s
+            self._bar()
 
     def _is_silent(self, turn: Turn, took_s: float) -> bool:
         """Whether a call that was not answered in its time speaks against the server.
@@ -422,6 +436,9 @@ class Endpoint:
             return False
         self._counted_s = now_s
         return True
+
+    def _bar(self) -> None:
+        self._barred_until_s = math.inf if self._lines.way is None else self._breaker.until_s
 
     def _alive(self) -> None:
         self._answered_s = self._clock()

@@ -21,6 +21,7 @@ from edge_runtime.remote.log_limit import LogLimit, shown
 from edge_runtime.remote.misfits import Claim, Misfits
 from edge_runtime.remote.ranking import Standing, rank
 from edge_runtime.remote.refusals import Key
+from edge_runtime.remote.way import PLAIN, Way
 from edge_runtime.types import InferRequest
 
 _log = logging.getLogger(__name__)
@@ -44,10 +45,14 @@ class Found:
     Attributes:
         key: What the source knows it by: the mDNS instance, or the address.
         address: `host:port`.
+        way: How it is spoken to; None where it has not proved who it is: it is known, and nothing is sent.
+        why: Has it not proved it; empty where that is not known yet.
     """
 
     key: str
     address: str
+    way: Way | None = PLAIN
+    why: str = ""
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):
@@ -171,16 +176,19 @@ class EndpointTable:
             if not same:
                 shared = next((one for one in self._endpoints.values() if one.address == found.address), None)
                 self._endpoints[found.key] = shared or self._connected(found.address)
-                for bell in tuple(self._waiting):
-                    bell.ring()
+            endpoint = self._endpoints[found.key]
             unused = old is not None and old not in self._endpoints.values()
+        endpoint.trust(found.way, found.why)
+        with self._lock:
             self._news += 1
+            for bell in tuple(self._waiting):
+                bell.ring()
         if same and old is not None:
             old.reset()
         elif old is not None and unused:
             self._retire(old)
         self.rouse()
-        if not same:
+        if not same and found.way is not None:
             _log.info("server found: %s", found.address)
 
     def remove(self, key: str) -> None:
@@ -338,18 +346,18 @@ class EndpointTable:
 
     def awaits_first(self, now_s: float) -> bool:
         """Whether none is known, and one may be found soon."""
-        return now_s < self.sought_until_s and not self._endpoints
+        return now_s < self.sought_until_s and not self._any()
 
     def wait_for_any(self, timeout_s: float) -> bool:
-        """Waits until there is an endpoint; whether there is."""
+        """Waits until there is an endpoint that has proved who it is; whether there is."""
         bell, end_s = Bell(), time.monotonic() + timeout_s
         try:
             self._waiting.add(bell)
-            while not self._endpoints and bell.wait(end_s - time.monotonic()):
+            while not self._any() and bell.wait(end_s - time.monotonic()):
                 pass
         finally:
             self._waiting.discard(bell)
-        return bool(self._endpoints)
+        return self._any()
 
     def close(self) -> None:
         """Asks for news no more, and closes every connection."""
@@ -363,6 +371,10 @@ class EndpointTable:
         with self._lock:  # Only now: whoever was interrupted before this closes the rest when called again.
             self._endpoints = {}
             self._news += 1
+
+    def _any(self) -> bool:
+        """Whether there is one that has proved who it is, or need not."""
+        return any(one.way is not None for one in self.all())
 
     def _retire(self, endpoint: Endpoint) -> None:
         """A server that stops in good order is withdrawn first, and then answers what it has been asked."""

@@ -162,7 +162,7 @@ class Freshness:
         next_s = now_s + IDLE_S
         for endpoint, watch in self._watches.items():
             endpoint.sweep()
-            if watch.asking:
+            if watch.asking or endpoint.way is None:
                 continue
             pace = Pace(
                 wanted_ago_s=wanted_ago_s,

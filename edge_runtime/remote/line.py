@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from edge_runtime.remote.bounds import SERVICE_CONFIG, read
+from edge_runtime.remote.way import PLAIN, Way
 from fallback_server.protocol.methods import (
     CATALOG_GET,
     GET_MODEL_METADATA,
@@ -49,11 +50,11 @@ class Received(NamedTuple):
 class Line:
     """A channel to one address. Thread-safe."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, way: Way = PLAIN) -> None:
         """Opens no connection yet: gRPC connects with the first call."""
         self._lock = threading.Lock()
         self._calls = 0
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = way.channel(address, _CHANNEL_OPTIONS)
         self._bound = {method.path: _bind(self._channel, method) for method in _METHODS}
 
     @property

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from edge_runtime.remote import bounds
 from edge_runtime.remote.faults import RemoteFault
+from edge_runtime.remote.way import PLAIN, Way
 from fallback_server.protocol.methods import (
     CATALOG_GET,
     GET_MODEL_METADATA,
@@ -79,6 +80,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         round_trip_ms: Of a small call; None where it did not answer.
         models: Its versions by model, the highest first.
         notes: What it says of models as wholes.
+        trust: `proved` by its certificate, `plain-text`, or why it is not trusted, as in `handshake.Reason`.
+        certificate: Whose that is, as it says; empty where there is none.
+        until: The day on which it ends; likewise.
+        fingerprint: Its SHA-256; likewise.
     """
 
     address: str
@@ -88,10 +93,19 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     round_trip_ms: float | None = None
     models: dict[str, tuple[SeenVersion, ...]] = {}
     notes: tuple[str, ...] = ()
+    trust: str = "plain-text"
+    certificate: str = ""
+    until: str = ""
+    fingerprint: str = ""
 
 
 def survey(
-    address: str, names: Sequence[str], *, timeout_s: float, clock: Callable[[], float] = time.perf_counter
+    address: str,
+    names: Sequence[str],
+    *,
+    timeout_s: float,
+    way: Way = PLAIN,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Seen:
     """Asks a server, and waits; any fault is in what is returned.
 
@@ -99,10 +113,11 @@ def survey(
         address: `host:port`.
         names: The models to ask a server for that doesn't list them.
         timeout_s: For each call.
+        way: How it is spoken to.
         clock: Seconds.
     """
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
-        asker = _Asker(channel, address, timeout_s)
+    with way.channel(address, _OPTIONS) as channel:
+        asker = _Asker(channel, address, timeout_s, way.metadata)
         why_by_name = "it does not list its models"
         try:
             update = asker.ask(CATALOG_GET, edge.CatalogRequest())
@@ -126,8 +141,11 @@ class _Unreadable(RemoteFault):
 
 
 class _Asker:
-    def __init__(self, channel: grpc.Channel, address: str, timeout_s: float) -> None:
+    def __init__(
+        self, channel: grpc.Channel, address: str, timeout_s: float, metadata: tuple[tuple[str, str], ...]
+    ) -> None:
         self.address = address
+        self._metadata = metadata
         self._channel = channel
         self._timeout_s = timeout_s
 
@@ -137,7 +155,7 @@ class _Asker:
             method.path, request_serializer=method.request.SerializeToString, response_deserializer=None
         )
         try:
-            data: bytes = call(request, timeout=self._timeout_s)
+            data: bytes = call(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             failed: Any = error  # It is a call as well, of which the stubs say nothing.
             raise RemoteFault.of_status(failed.code(), self.address, failed.details()) from error

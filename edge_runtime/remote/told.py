@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from edge_runtime.remote.catalog import ServedCatalog, Serves
+from edge_runtime.remote.certificate import Certificate
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.routing.breaker import BreakerState
 from edge_runtime.telemetry import ServerStats
 
+_NO_CERTIFICATES: Mapping[str, Certificate] = {}
 
-def server_stats(endpoints: Iterable[Endpoint]) -> tuple[ServerStats, ...]:
-    """What is known of each, in the order of their addresses."""
-    return tuple(map(_stats, sorted(endpoints, key=lambda endpoint: endpoint.address)))
+
+def server_stats(
+    endpoints: Iterable[Endpoint], certificates: Mapping[str, Certificate] = _NO_CERTIFICATES
+) -> tuple[ServerStats, ...]:
+    """What is known of each, in the order of their addresses.
+
+    Args:
+        endpoints: They.
+        certificates: By address, what those have shown that are trusted by it.
+    """
+    found = sorted(endpoints, key=lambda endpoint: endpoint.address)
+    return tuple(_stats(one, certificates.get(one.address)) for one in found)
 
 
 def state_of(endpoint: Endpoint) -> str:
-    """Its breaker's, or `unreachable` where that isn't open and nobody answers: a request would not be sent there."""
+    """Its breaker's, or why no request would be sent there all the same.
+
+    `unreachable`: nobody answers. `untrusted`: it has not proved who it is; `unproved`: nor been asked to, until now.
+    """
+    if endpoint.way is None:
+        return "untrusted" if endpoint.untrusted else "unproved"
     state = endpoint.state
     return "unreachable" if state is not BreakerState.OPEN and endpoint.away_s is not None else state.value
 
@@ -28,6 +44,8 @@ def why_not_asked(endpoint: Endpoint, *, lacks: bool) -> str:
         endpoint: Which.
         lacks: Whether it is known not to serve what was asked for.
     """
+    if endpoint.way is None:
+        return f"not asked, it is not trusted: {endpoint.untrusted or 'it has not proved yet who it is'}"
     away_s = endpoint.away_s
     if away_s is not None:
         return f"not asked, unreachable for {away_s:.1f} s (breaker {endpoint.state.value})"
@@ -36,7 +54,7 @@ def why_not_asked(endpoint: Endpoint, *, lacks: bool) -> str:
     return "" if endpoint.allows else f"not asked, it failed before (breaker {endpoint.state.value})"
 
 
-def _stats(endpoint: Endpoint) -> ServerStats:
+def _stats(endpoint: Endpoint, certificate: Certificate | None) -> ServerStats:
     trip_s, catalog = endpoint.round_trip_s, endpoint.catalog
     return ServerStats(
         address=endpoint.address,
@@ -47,6 +65,8 @@ def _stats(endpoint: Endpoint) -> ServerStats:
         bandwidth_bytes_s=endpoint.bandwidth_bytes_s,
         wait_ms=_wait_ms(catalog),
         serves=_serves(catalog),
+        certificate="" if certificate is None else certificate.owner or certificate.fingerprint,
+        certificate_until_s=None if certificate is None else certificate.until_s,
     )
 
 

@@ -10,6 +10,8 @@ from edge_runtime.types import Reply
 
 _log = logging.getLogger(__name__)
 
+_NO_BREAKERS = frozenset({"unreachable", "untrusted", "unproved"})
+
 
 class Outage:
     """Whether requests miss servers at present; one for all models of a runtime. Thread-safe.
@@ -59,4 +61,4 @@ class Outage:
 
 
 def _said(state: str) -> str:
-    return state if state == "unreachable" else f"breaker {state}"
+    return state if state in _NO_BREAKERS else f"breaker {state}"

@@ -19,6 +19,7 @@ from converter.artifact import (
 from edge_runtime.errors import InvalidConfig, PackageRefused
 from edge_runtime.store import files
 from edge_runtime.store import labels as labelling
+from edge_runtime.store import trust as trusting
 from edge_runtime.store.settling import settle
 
 _MAX_WARNINGS = 1_000
@@ -33,13 +34,18 @@ class Store:
     Every method may be called from any thread and from several processes at once.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, require_signature: bool = False) -> None:
         """Takes the folder.
+
+        Args:
+            path: The folder.
+            require_signature: Whether packages need a signature by a key that is trusted, whatever the store says.
 
         Raises:
             InvalidConfig: there is none.
         """
         self.path = Path(path)
+        self.require_signature = require_signature
         self._passed_over: set[Path] = set()
         with files.named("store", self.path):
             if not self.path.is_dir():
@@ -119,11 +125,12 @@ class Store:
         return self.installed().get(model, [])
 
     def open(self, model: str, version: int) -> Package:
-        """The package, every digest verified.
+        """The package, every digest verified, and its signature where one is demanded.
 
         Raises:
-            InvalidConfig: the name or the version can't be a model's.
-            PackageRefused: it is damaged, can't be read or is not what its place says; the cause is the package error.
+            InvalidConfig: the name or the version can't be a model's, or whom the store trusts can't be read.
+            PackageRefused: it is damaged, can't be read, is not what its place says, or no key that is trusted vouches
+                for it where one has to; the cause is the package error.
         """
         try:
             path = version_path(self.path, model, version)
@@ -131,6 +138,7 @@ class Store:
             raise InvalidConfig(str(error)) from error
         try:
             package = Package.open(path)
+            self.trust().check(package)
         except PackageError as error:
             raise PackageRefused(f"{model}/{version}: {error}") from error
         except OSError as error:
@@ -139,6 +147,14 @@ class Store:
         if (found.model, found.version) != (model, version):
             raise PackageRefused(f"{path} holds {found.model}/{found.version}, not {model}/{version}")
         return package
+
+    def trust(self) -> trusting.Trust:
+        """Whose packages are taken now.
+
+        Raises:
+            InvalidConfig: what the store says of it can't be read.
+        """
+        return trusting.read(self.path, demanded=self.require_signature)
 
     def folder(self, model: str) -> Path:
         """Where a model's versions and labels lie; a name that would lead elsewhere is refused.

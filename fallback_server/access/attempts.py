@@ -32,6 +32,8 @@ class Reason(enum.Enum):
     NOT_ALLOWED = "not_allowed"
     REVOKED = "revoked"
     EXPIRED = "expired"
+    LIST_ENDED = "list_ended"
+    WITHDRAWN = "authority_withdrawn"
 
 
 class Attempts:

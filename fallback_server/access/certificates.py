@@ -1,12 +1,15 @@
-"""What clients' certificates say, once TLS has verified them, and which of them are revoked."""
+"""What clients' certificates say, once TLS has verified them; `revocations.py` tells which of them still count."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fallback_server.config import ConfigInvalid
+if TYPE_CHECKING:
+    from cryptography import x509
 
 URN = "urn:edge:device:"
 """Before the name in the certificates that `pki issue device` makes."""
@@ -21,23 +24,25 @@ class Certificate:
 
     Attributes:
         name: Of its owner; empty where it has none.
-        serial: Its number with its authority.
+        serial: Its number with its authority, in hex.
         until_s: When it ends, in seconds since 1970.
+        issuer: Its authority, as `issuer_key` has it.
     """
 
     name: str
-    serial: int
+    serial: str
     until_s: float
+    issuer: str = ":"
 
     def told(self) -> str:
         """As text, for a process of the same server."""
-        return f"{self.serial:x} {self.until_s:.0f} {self.name}"
+        return f"{self.serial} {self.until_s:.0f} {self.issuer} {self.name}"
 
     @classmethod
     def from_told(cls, text: str) -> Certificate:
         """Out of what `told` gave."""
-        serial, until_s, name = text.split(" ", 2)
-        return cls(name=name, serial=int(serial, 16), until_s=float(until_s))
+        serial, until_s, issuer, name = text.split(" ", 3)
+        return cls(name=name, serial=serial, until_s=float(until_s), issuer=issuer)
 
 
 class CertificateReader:
@@ -65,33 +70,35 @@ class CertificateReader:
         return found
 
 
-def revoked_serials(crl_pem: bytes, ca_pem: bytes) -> frozenset[int]:
-    """The numbers of the certificates that an authority has revoked.
+def issuer_key(name: x509.Name, key_id: bytes) -> str:
+    """By which an authority is known: its name, and its key's identifier where there is one. Has no spaces."""
+    return f"{hashlib.sha256(name.public_bytes()).hexdigest()[:32]}:{key_id.hex()}"
 
-    Args:
-        crl_pem: Its list; empty for none.
-        ca_pem: Its certificate; of several the one that has signed the list.
 
-    Raises:
-        ConfigInvalid: the list can't be read, or is none of that authority's.
-    """
-    if not crl_pem:
-        return frozenset()
+def same_issuer(one: str, other: str) -> bool:
+    """Whether two of `issuer_key` mean one authority: by the keys where both say which, else by the names."""
+    (name, _, key), (other_name, _, other_key) = one.partition(":"), other.partition(":")
+    return key == other_key if key and other_key else name == other_name
+
+
+def key_identifier(authority: x509.Certificate) -> bytes:
+    """Of an authority's own key, as its certificate says; empty where it doesn't."""
     from cryptography import x509  # noqa: PLC0415  of the extra `server`
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: PLC0415  likewise
 
     try:
-        crl = x509.load_pem_x509_crl(crl_pem)
-        authorities = x509.load_pem_x509_certificates(ca_pem)
-    except ValueError as error:
-        raise ConfigInvalid(f"the list of revoked certificates can't be read: {error}") from error
-    for authority in authorities:
-        key = authority.public_key()
-        if not isinstance(key, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey)):
-            continue
-        if crl.issuer == authority.subject and crl.is_signature_valid(key):
-            return frozenset(each.serial_number for each in crl)
-    raise ConfigInvalid("the list of revoked certificates is not signed by the authority of the clients' certificates")
+        return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return b""
+
+
+def _signer(certificate: x509.Certificate) -> str:
+    from cryptography import x509  # noqa: PLC0415  as above
+
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        found = None
+    return issuer_key(certificate.issuer, found or b"")
 
 
 def _read(data: bytes) -> Certificate:
@@ -109,4 +116,9 @@ def _read(data: bytes) -> Certificate:
     else:
         ours = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(URN)]
         name = ours[0].removeprefix(URN) if ours else name
-    return Certificate(name=name, serial=certificate.serial_number, until_s=certificate.not_valid_after_utc.timestamp())
+    return Certificate(
+        name=name,
+        serial=f"{certificate.serial_number:x}",
+        until_s=certificate.not_valid_after_utc.timestamp(),
+        issuer=_signer(certificate),
+    )

@@ -10,9 +10,19 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fallback_server.access.rules import MAX_NAME_CHARS, NOTHING, AccessRules, Grants, Scope, Token
+from fallback_server.access.rules import (
+    MAX_NAME_CHARS,
+    NOTHING,
+    AccessRules,
+    Grants,
+    Kind,
+    Scope,
+    Token,
+    key_of,
+    matches,
+)
 from fallback_server.config import ConfigInvalid
 from fallback_server.private_files import write_private
 from fallback_server.text_file import read_text
@@ -23,11 +33,20 @@ MAX_ENTRIES = 10_000
 MAX_PATTERNS = 1_000
 """In one list."""
 
+_PREFIX_CHARS = len(key_of(Kind.CERTIFICATE, ""))
+
 _SCOPES = tuple(scope.value for scope in Scope)
 _TABLES = ("anonymous", "tokens", "certificates", "models")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _HEADER = re.compile(r"\s*\[")
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class _Named(NamedTuple):
+    """Whom a file names otherwise: its tokens, and the patterns of certificates' names."""
+
+    tokens: frozenset[str]
+    certificates: tuple[str, ...]
 
 
 class _Faults:
@@ -68,15 +87,18 @@ def parse_access(text: str, path: Path) -> AccessRules:
     for name in document.keys() - set(_TABLES):
         faults.add(_shown(name), f"is not known; there are {', '.join(_TABLES)}")
     anonymous = document.get("anonymous", {})
+    tokens = _tokens(_table(document, "tokens", faults), faults)
+    certificates = {
+        name: _grants(f"[certificates.{_shown(name)}]", table, faults)
+        for name, table in _table(document, "certificates", faults).items()
+    }
+    named = _Named(frozenset(token.name for token in tokens.values()), tuple(certificates))
     rules = AccessRules(
         anonymous=_grants("[anonymous]", anonymous, faults),
-        tokens=_tokens(_table(document, "tokens", faults), faults),
-        certificates={
-            name: _grants(f"[certificates.{_shown(name)}]", table, faults)
-            for name, table in _table(document, "certificates", faults).items()
-        },
+        tokens=tokens,
+        certificates=certificates,
         only={
-            name: _only(f"[models.{_shown(name)}]", table, faults)
+            name: _only(f"[models.{_shown(name)}]", table, named, faults)
             for name, table in _table(document, "models", faults).items()
         },
     )
@@ -107,7 +129,7 @@ def add_token(path: Path, name: str, digest: str, grants: Grants) -> None:
         added = "\n".join([*([before] if before else []), *lines, ""])
         if digest not in parse_access(added, path).tokens:
             raise ConfigInvalid(f"{path}: the token can't be added at its end; write it by hand: {' '.join(lines)}")
-        write_private(path, added.encode(), keep_mode=True)
+        write_private(path, added.encode(), keep=True)
 
 
 def remove_token(path: Path, name: str) -> None:
@@ -130,13 +152,13 @@ def remove_token(path: Path, name: str) -> None:
             same = False
         if not same:
             raise ConfigInvalid(f"{path}: token {_shown(name)} is not written as a table: take it out by hand")
-        write_private(path, after.encode(), keep_mode=True)
+        write_private(path, after.encode(), keep=True)
 
 
 @contextlib.contextmanager
 def _editing(path: Path) -> Iterator[str]:
     """The file's text, which nobody else edits by the same means meanwhile; empty where there is no file."""
-    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield read_text(path) if path.exists() else ""
@@ -200,7 +222,7 @@ def _grants(where: str, table: Any, faults: _Faults) -> Grants:
     return Grants(**{scope: _names(f"{where} {scope}", table[scope], faults) for scope in _SCOPES if scope in table})
 
 
-def _only(where: str, table: Any, faults: _Faults) -> tuple[str, ...]:
+def _only(where: str, table: Any, named: _Named, faults: _Faults) -> tuple[str, ...]:
     if not isinstance(table, dict) or "only" not in table:
         faults.add(where, "needs only: the names of the tokens and certificates that may use the model")
         return ()
@@ -211,7 +233,23 @@ def _only(where: str, table: Any, faults: _Faults) -> tuple[str, ...]:
     for name in (where, *names):
         if "*" in name:
             faults.add(where, f"takes names alone, no patterns, got {_shown(name)}")
-    return names
+    return tuple(_who(where, name, named, faults) for name in names)
+
+
+def _who(where: str, name: str, named: _Named, faults: _Faults) -> str:
+    """Who is meant by a name below `only`: a token or a certificate, as it says, or as it is the one or the other."""
+    for kind in (Kind.TOKEN, Kind.CERTIFICATE):
+        if name.startswith(f"{kind.value}:"):
+            return name
+    if name not in named.tokens:
+        return key_of(Kind.CERTIFICATE, name)
+    if any(matches(pattern, name) for pattern in named.certificates):
+        faults.add(
+            where,
+            f"names {_shown(name)}, which is a token and may be a certificate: write 'token:{name}', "
+            f"'certificate:{name}' or both",
+        )
+    return key_of(Kind.TOKEN, name)
 
 
 def _names(where: str, value: Any, faults: _Faults) -> tuple[str, ...]:
@@ -221,7 +259,7 @@ def _names(where: str, value: Any, faults: _Faults) -> tuple[str, ...]:
     if len(value) > MAX_PATTERNS:
         faults.add(where, f"has {len(value)} entries, at most {MAX_PATTERNS} are read")
     for each in value:
-        if not 0 < len(each) <= MAX_NAME_CHARS:
+        if not 0 < len(each) <= MAX_NAME_CHARS + _PREFIX_CHARS * where.endswith(" only"):
             faults.add(where, f"must be names of 1 to {MAX_NAME_CHARS} characters, got {_shown(each)}")
     return tuple(value)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fallback_server.access.attempts import Attempts, Reason
 from fallback_server.access.certificates import Certificate
+from fallback_server.access.revocations import Trust
 from fallback_server.access.rules import (
     EVERYBODY,
     EVERYTHING,
@@ -54,7 +55,7 @@ class _State:
     """All that decides. Replaced whole."""
 
     rules: AccessRules
-    revoked: frozenset[int]
+    trust: Trust
     number: int = 0
     principals: dict[tuple[Kind, str], Principal] = field(default_factory=dict)
     decisions: dict[tuple[Kind, str, Scope, str], bool] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Guard:
 
     Args:
         rules: Who may do what.
-        revoked: Numbers of certificates that are worth nothing any more.
+        trust: Which certificates count.
         attempts: Is told of what is refused.
         wall: Seconds since 1970: certificates end by that.
 
@@ -79,14 +80,14 @@ class Guard:
         self,
         rules: AccessRules,
         *,
-        revoked: frozenset[int] = frozenset(),
+        trust: Trust | None = None,
         attempts: Attempts | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.attempts = Attempts() if attempts is None else attempts
         self.local = ""
         self._wall = wall
-        self._state = _State(rules, revoked)
+        self._state = _State(rules, Trust() if trust is None else trust)
 
     @property
     def rules(self) -> AccessRules:
@@ -94,13 +95,18 @@ class Guard:
         return self._state.rules
 
     @property
-    def revoked(self) -> frozenset[int]:
-        """The numbers of certificates that are revoked."""
-        return self._state.revoked
+    def trust(self) -> Trust:
+        """Which certificates count."""
+        return self._state.trust
 
-    def take(self, rules: AccessRules, revoked: frozenset[int]) -> None:
+    @property
+    def number(self) -> int:
+        """How often something else has come into force."""
+        return self._state.number
+
+    def take(self, rules: AccessRules, trust: Trust) -> None:
         """From now on these hold, for whatever comes and for what streams ask next."""
-        self._state = _State(rules, revoked, self._state.number + 1)
+        self._state = _State(rules, trust, self._state.number + 1)
 
     def admit(self, shown: Shown, scope: Scope, models: Iterable[str], what: str = "") -> None:
         """Refuses what a caller may not do.
@@ -129,6 +135,11 @@ class Guard:
         principal, lack = self._identified(self._state, shown)
         if not allows_any(principal, scope):
             raise self._refusal(shown, principal, lack, scope, f"{_doing(scope, what)} any model")
+
+    def may_any(self, shown: Shown, scopes: Iterable[Scope]) -> bool:
+        """Whether there is, for each of the scopes, a model with which a caller may do such; refuses nobody."""
+        principal, _ = self._identified(self._state, shown)
+        return all(allows_any(principal, scope) for scope in scopes)
 
     def admit_all(self, shown: Shown, scope: Scope, what: str) -> None:
         """Refuses what concerns all models, to whoever may not do such with every one. Raises as `admit`."""
@@ -185,13 +196,11 @@ class Guard:
         return state.rules.nobody(), lack
 
     def _check_certificate(self, state: _State, certificate: Certificate, shown: Shown) -> None:
-        if certificate.serial in state.revoked:
-            reason, why = Reason.REVOKED, "is revoked"
-        elif self._wall() > certificate.until_s:
-            reason, why = Reason.EXPIRED, "has expired"
-        else:
+        lack = state.trust.lack(certificate, self._wall())
+        if lack is None:
             return
-        text = f"certificate {quoted(certificate.name)}, number {certificate.serial:x}, {why}"
+        reason, why = lack
+        text = f"certificate {quoted(certificate.name)}, number {certificate.serial}, {why}"
         self.attempts.note(reason, _place(shown.peer), text)
         raise Unauthenticated(text)
 

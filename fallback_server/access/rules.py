@@ -16,6 +16,8 @@ EVERYTHING = ("*",)
 class Scope(enum.Enum):
     """What may be allowed; the value is its key in the file."""
 
+    __hash__ = object.__hash__  # Each is one object; Enum's own hashes the name anew, at each look into a table.
+
     PREDICT = "predict"
     STATUS = "status"
     ADMIN = "admin"
@@ -23,6 +25,8 @@ class Scope(enum.Enum):
 
 class Kind(enum.Enum):
     """By what a caller is known."""
+
+    __hash__ = object.__hash__  # As above.
 
     CERTIFICATE = "certificate"
     TOKEN = "token"  # noqa: S105  a kind, and no secret
@@ -46,7 +50,9 @@ class Grants:
 
     def patterns(self, scope: Scope) -> tuple[str, ...]:
         """Those of a scope."""
-        return {Scope.PREDICT: self.predict, Scope.STATUS: self.status, Scope.ADMIN: self.admin}[scope]
+        if scope is Scope.PREDICT:  # No table: this is asked for at each call, and hashing a scope takes longer.
+            return self.predict
+        return self.status if scope is Scope.STATUS else self.admin
 
     def with_(self, other: Grants) -> Grants:
         """What either allows."""
@@ -62,6 +68,11 @@ EVERYBODY = Grants(predict=EVERYTHING, status=EVERYTHING)
 """What callers may do where nobody is told apart, as with TensorFlow Serving."""
 
 
+def key_of(kind: Kind, name: str) -> str:
+    """By which somebody is known where tokens and certificates stand side by side: `token:NAME`."""
+    return f"{kind.value}:{name}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
     """Who calls.
@@ -75,6 +86,11 @@ class Principal:
     name: str
     kind: Kind
     grants: Grants
+
+    @property
+    def key(self) -> str:
+        """Under which models' own rules know it."""
+        return key_of(self.kind, self.name)
 
     def __str__(self) -> str:
         if self.kind is Kind.ANONYMOUS:
@@ -103,7 +119,7 @@ class AccessRules:
         anonymous: What callers may do who show nothing; whoever shows something may do that too.
         tokens: By the SHA-256 of each, in hex.
         certificates: By patterns of the names in clients' certificates; of several that match all hold.
-        only: By model: the names of those who may do anything with it. Others may not, whatever else is said.
+        only: By model: those who may do anything with it, as `key_of` has them. Others may not, whatever else is said.
     """
 
     anonymous: Grants = NOTHING
@@ -140,7 +156,7 @@ class AccessRules:
         if principal.kind is Kind.LOCAL:
             return True
         only = self.only.get(model)
-        if only is not None and (principal.kind is Kind.ANONYMOUS or principal.name not in only):
+        if only is not None and (principal.kind is Kind.ANONYMOUS or principal.key not in only):
             return False
         return any(matches(pattern, model) for pattern in principal.grants.patterns(scope))
 
@@ -150,7 +166,7 @@ def sight(rules: AccessRules, principal: Principal) -> tuple[object, ...]:
     if principal.kind is Kind.LOCAL:
         return (Kind.LOCAL,)
     named = principal.kind is not Kind.ANONYMOUS
-    let_in = (model for model, only in rules.only.items() if named and principal.name in only)
+    let_in = (model for model, only in rules.only.items() if named and principal.key in only)
     return (principal.grants.status, frozenset(let_in))
 
 

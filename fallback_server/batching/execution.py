@@ -44,9 +44,9 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
 
 
 def execute_alone(
-    queue: BatchQueue, inputs: Mapping[str, Array], *, rows: int, clock: Callable[[], float]
+    queue: BatchQueue, inputs: Mapping[str, Array], *, rows: int, requests: int = 1, clock: Callable[[], float]
 ) -> dict[str, Array] | ServerError:
-    """Runs a request that is a batch by itself, as it came, and as soon as it came. Never raises.
+    """Runs a request that is a batch by itself, as it came, and as soon as it came; or several. Never raises.
 
     The same as `execute` for the one task that it would be, which is wanted, needs no padding, and comes whole.
     """
@@ -58,7 +58,7 @@ def execute_alone(
     except Exception:  # noqa: BLE001  as in `_alone`
         return _failed(queue)
     end_s = clock()
-    queue.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=(0.0,), run_s=end_s - begin_s), end_s)
+    queue.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=(0.0,) * requests, run_s=end_s - begin_s), end_s)
     return outputs
 
 

@@ -142,6 +142,7 @@ class BatchScheduler:
         rows: int,
         deadline_s: float | None = None,
         inline_s: float | None = None,
+        requests: int = 1,
     ) -> dict[str, Array] | ServerError | None:
         """As `run_here` for one request, where nothing stands against it: its outcome, which `on_done` does not get.
 
@@ -154,6 +155,7 @@ class BatchScheduler:
             rows: As of `Task`.
             deadline_s: As of `Task`.
             inline_s: As in `run_here`.
+            requests: Of so many that come at the same time these are the inputs, one's after the other's.
         """
         if not queue.takes_alone(inputs, rows):
             return None
@@ -171,7 +173,7 @@ class BatchScheduler:
                 return None
             run = runs.begin(queue, now_s, counts=not queue.lanes, runner=runner)
             queue.runs_here += 1
-        outcome = execute_alone(queue, inputs, rows=rows, clock=clock)
+        outcome = execute_alone(queue, inputs, rows=rows, requests=requests, clock=clock)
         with self._lock:
             runs.end(run)
             took_s = clock() - now_s

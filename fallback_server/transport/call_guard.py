@@ -12,8 +12,11 @@ from fallback_server.access.tokens import bearer_of
 from fallback_server.core.errors import ServerError
 from fallback_server.transport.callers import passed_by
 from fallback_server.transport.rpc import Caller, peer_of
+from fallback_server.transport.scopes import SCOPES
 
 AUTHORIZATION = "authorization"
+
+Metadata = Iterable[tuple[str, str | bytes]]
 
 _CERTIFICATE = "x509_pem_cert"
 """gRPC's name for what a client has shown."""
@@ -29,14 +32,35 @@ class CallGuard:
 
     Attributes:
         guard: See above.
+        certificates: See above.
         inference: See above.
     """
 
     def __init__(self, guard: Guard, *, certificates: bool = False, inference: bool = True) -> None:
         self.guard = guard
         self.inference = inference
-        self._certificates = certificates
+        self.certificates = certificates
         self._reader = CertificateReader()
+
+    def asks(self, path: str) -> bool:
+        """Whether callers of a method are asked who they are before it is known what of."""
+        return any(self.inference or scope is Scope.ADMIN for scope in SCOPES[path])
+
+    def may_begin(self, metadata: Metadata | None, path: str) -> bool:
+        """Whether a call is let in by its metadata alone; where connections have certificates, none is.
+
+        Args:
+            metadata: Of the call.
+            path: Of a method that `asks`.
+        """
+        if self.certificates:
+            return False
+        return self.guard.may_any(Shown(token=_token_of(metadata)), SCOPES[path])
+
+    def admit_method(self, caller: Caller, path: str) -> None:
+        """Refuses a call of which nothing was read, to whoever may do such with no model at all. Raises as `admit`."""
+        for scope in SCOPES[path]:
+            self.admit_any(caller, scope, path.rpartition("/")[2])
 
     def admit(self, caller: Caller, scope: Scope, models: Iterable[str], what: str = "") -> None:
         """See `Guard.admit`."""
@@ -67,13 +91,12 @@ class CallGuard:
 
     def shown(self, caller: Caller) -> Shown:
         """What a call shows."""
-        metadata = tuple(caller.invocation_metadata() or ())
-        token = next((_token(value) for key, value in metadata if key == AUTHORIZATION), None)
+        token = _token_of(caller.invocation_metadata())
         return Shown(token=token, certificate=self.certificate_of(caller), peer=peer_of(caller))
 
     def certificate_of(self, caller: Caller) -> Certificate | None:
         """The certificate of the connection that a call came over, which may be another process's."""
-        if not self._certificates:
+        if not self.certificates:
             return None
         passed = passed_by(caller.invocation_metadata())
         if passed is not None:
@@ -84,7 +107,7 @@ class CallGuard:
             return None
         found = self._reader.read(shown[0])
         # What TLS has taken and can't be read here is somebody's, and nobody's that any rule names.
-        return Certificate(name="", serial=0, until_s=float("inf")) if found is None else found
+        return Certificate(name="", serial="", until_s=float("inf")) if found is None else found
 
 
 def open_guard(*, control: bool = True) -> CallGuard:
@@ -108,6 +131,10 @@ def refusal_of(check: Callable[[], object]) -> ServerError | None:
 def _all(name: str) -> bool:
     del name
     return True
+
+
+def _token_of(metadata: Metadata | None) -> str | None:
+    return next((_token(value) for key, value in metadata or () if key == AUTHORIZATION), None)
 
 
 def _token(value: str | bytes) -> str | None:

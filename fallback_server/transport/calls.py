@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.call_guard import CallGuard
+from fallback_server.transport.gathering import Soon
+from fallback_server.transport.queueing import Queueing
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, STOPPING_TEXT, Caller, Rpcs, Unary, check_sent
+from fallback_server.transport.serving_loop import ServingLoop
 
 Asked = TypeVar("Asked")
 Answered = TypeVar("Answered")
@@ -47,8 +51,8 @@ class Inference(Generic[Asked, Answered]):
         weigh: About how many bytes it will have.
         together: Whether one version must answer all calls.
         timed: See `Unary`.
-        soon: See `Unary`; not asked when every call is refused. Is also given what says why an answer is too large to
-            be sent, None for one that is not; None in its place where answers have no bound.
+        soon: Makes what `Unary` has. Is given what says why an answer is too large to be sent, None for one that is
+            not; None in its place where answers have no bound.
     """
 
     method: Method[Any, Any]
@@ -59,7 +63,7 @@ class Inference(Generic[Asked, Answered]):
     weigh: Callable[[Answered], int]
     together: bool = False
     timed: bool = False
-    soon: Callable[[bytes, Caller, TooLarge[Answered] | None], Answered | None] | None = None
+    soon: Callable[[TooLarge[Answered] | None], Soon[Any, Answered]] | None = None
 
 
 class Calls:
@@ -74,6 +78,8 @@ class Calls:
         dataplane: Answers.
         guard: Knows who may run what; None where everybody may.
         inferences: What has handlers, by the methods' paths.
+        stopping: Whether every call is refused.
+        tried: Who is to come to `answer` next, in the same turn of the loop, and could not be answered at once.
     """
 
     def __init__(
@@ -84,13 +90,15 @@ class Calls:
         self._max_bytes = max_message_bytes
         self._bounded = max_message_bytes < MAX_MESSAGE_BYTES
         self.inferences: dict[str, Inference[Any, Any]] = {}
-        self._stopping = False
-        self._tried: Caller | None = None
+        self.stopping = False
+        self.tried: Caller | None = None
         self._answers = Answers(dataplane.clock)
+        loop = asyncio.get_running_loop()
+        self._queueing = Queueing(loop, dataplane, self._answers.settle) if isinstance(loop, ServingLoop) else None
 
     def stop(self) -> None:
         """From now on every call is refused: whoever asks is to ask another server."""
-        self._stopping = True
+        self.stopping = True
 
     def check_open(self) -> None:
         """Refuses a call where every one is; in any thread.
@@ -98,7 +106,7 @@ class Calls:
         Raises:
             ServerStopping: it is.
         """
-        if self._stopping:
+        if self.stopping:
             raise ServerStopping(STOPPING_TEXT)
 
     def admit(self, calls: Sequence[PredictCall], caller: Caller) -> None:
@@ -114,6 +122,16 @@ class Calls:
         except ServerError as error:
             for call in calls:
                 self.dataplane.refused(call, error)
+            raise
+
+    def admit_alike(self, call: PredictCall, caller: Caller) -> None:
+        """As `admit` for a request that is like a call, which is not changed."""
+        assert self.guard is not None
+        name = call.target.name
+        try:
+            self.guard.admit(caller, Scope.PREDICT, (name,))
+        except ServerError as error:
+            self.dataplane.refused(PredictCall(target=call.target), error)
             raise
 
     def admit_stream(self, model: str, caller: Caller) -> None:
@@ -167,9 +185,7 @@ class Calls:
         """The handler that gRPC has for an inference."""
         self.inferences[inference.method.path] = inference
         too_large = functools.partial(self._too_large, inference) if self._bounded else None
-        soon = None
-        if inference.soon is not None and self.guard is None:  # Who calls is looked at in `answer`.
-            soon = functools.partial(self._soon, inference.soon, too_large)
+        soon = None if inference.soon is None else inference.soon(too_large)
         return rpcs.unary(
             Unary(
                 method=inference.method,
@@ -181,20 +197,6 @@ class Calls:
                 soon=soon,
             )
         )
-
-    def _soon(
-        self,
-        soon: Callable[[bytes, Caller, TooLarge[Answered] | None], Answered | None],
-        too_large: TooLarge[Answered] | None,
-        data: bytes,
-        caller: Caller,
-    ) -> Answered | None:
-        if self._stopping:
-            return None
-        answered = soon(data, caller, too_large)
-        if answered is None:
-            self._tried = caller  # Who comes to `answer` next, in the same turn of the loop.
-        return answered
 
     async def answer(self, inference: Inference[Asked, Answered], asked: Asked, caller: Caller) -> Answered:
         """The answer to a request, within the caller's deadline; in the loop's own turn where it is soon there.
@@ -212,21 +214,35 @@ class Calls:
         if inference.together:
             return inference.answered(asked, caller, await self._together(calls))
         replies: list[PredictReply] = []
-        tried, self._tried = self._tried is caller, None
+        answer: Answer | None
+        tried, self.tried = self.tried is caller, None
         try:
             for call in calls:
-                answer = dataplane.now(call, self._answers.settle, tried=tried)
-                call.inputs = {}  # The task has them, and frees them when it has run.
-                replies.append(reply_of(await self._settled(call) if answer is None else answer))
+                if (queueing := self._queueing) is not None and queueing.joins(call):
+                    answer = await self._settled(call, queueing)
+                else:
+                    answer = dataplane.now(call, self._answers.settle, tried=tried)
+                    call.inputs = {}  # The task has them, and frees them when it has run.
+                    if answer is None:
+                        answer = await self._settled(call)
+                replies.append(reply_of(answer))
         finally:
             answer = None  # See `reply_of`.
             self.unbound(calls)
         return inference.answered(asked, caller, replies)
 
-    async def _settled(self, call: PredictCall) -> Answer:
-        """The answer to a call that is queued, which comes through the event loop: so not before it is expected."""
+    async def _settled(self, call: PredictCall, queueing: Queueing | None = None) -> Answer:
+        """The answer to a call that is queued, which comes through the event loop: so not before it is expected.
+
+        Args:
+            call: Queued, or to be.
+            queueing: Where it is to be; None where it is.
+        """
         try:
-            return await self._answers.expect(call)
+            future = self._answers.expect(call)
+            if queueing is not None:
+                queueing.add(call)
+            return await future
         finally:
             # Cancelled, or past its deadline: gRPC cancels this coroutine.
             self._answers.give_up(call)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 import os
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
 
 from fallback_server.access.rules import Scope
-from fallback_server.core.errors import DataLost, PermissionDenied, QueueFull, ServerStopping
+from fallback_server.core.errors import DataLost, PermissionDenied, ServerStopping
 from fallback_server.core.printable import quoted
 from fallback_server.core.target import ModelTarget
 from fallback_server.package_shelf import Shelf
@@ -23,7 +20,8 @@ from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.changes import Changes
-from fallback_server.transport.rpc import Caller, Context, Rpcs, peer_of
+from fallback_server.transport.places import UNKNOWN, Places, address_of, place_of
+from fallback_server.transport.rpc import Caller, Context, Rpcs
 from fallback_server.transport.services import Handlers
 
 CHUNK_BYTES = 256 * 1024
@@ -38,78 +36,15 @@ MAX_STREAM_S = 600.0
 STALL_S = 60.0
 """How long a caller may leave a piece untaken; longer than a device waits for one."""
 
-UNKNOWN = "unix"
-"""The address of all that come over a UNIX socket: callers of this machine, and whoever calls the native server, which
-passes streams on without a word of whose they are. No call of theirs may keep the others' places for long."""
-
 UNKNOWN_STREAM_S = 60.0
 UNKNOWN_STALL_S = 30.0
-"""Of those: who reads has a piece in less even at 128 kbit/s, and asks for the rest."""
+"""Of callers whose address is not known: who reads has a piece in less even at 128 kbit/s, and asks for the rest."""
 
 _THREADS = 2
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-def may_take(own: int, free: int) -> bool:
-    """Whether an address that has so many calls may have another: while it has fewer than there are free places.
-
-    One alone gets half of them, the next half of the rest, and none can keep another from its first. (The dynamic
-    thresholds of shared-memory switches, Choudhury and Hahne, 1998.)
-
-    Args:
-        own: Calls that it has.
-        free: Places that no call has.
-    """
-    return own < free
-
-
-class Places:
-    """So many calls at a time, shared among the addresses that they come from.
-
-    Args:
-        method: What is called, for the refusal.
-        places: How many.
-    """
-
-    def __init__(self, method: str, places: int) -> None:
-        self._method = method
-        self._places = places
-        self._answered = 0
-        self._open: Counter[str] = Counter()
-
-    @contextlib.contextmanager
-    def taken(self, address: str, at_end: Callable[[Callable[[object], None]], None]) -> Iterator[None]:
-        """A place for as long as a call is answered.
-
-        gRPC keeps a call, and what its caller has not taken of it, until the caller takes it or is gone: so long it
-        counts against its address, though no more against the others.
-
-        Args:
-            address: Where the call comes from.
-            at_end: Has a function called when gRPC is done with the call.
-
-        Raises:
-            QueueFull: the address may have none; see `may_take`.
-        """
-        own, free = self._open.get(address, 0), self._places - self._answered
-        if not may_take(own, free):
-            who = "who can't be told apart" if address == UNKNOWN else address
-            raise QueueFull(f"{self._method}: {who} has {own} calls open, and may have as many as are free: {free}")
-        self._open[address] += 1
-        self._answered += 1
-        at_end(functools.partial(self._ended, address))
-        try:
-            yield
-        finally:
-            self._answered -= 1
-
-    def _ended(self, address: str, _call: object) -> None:
-        self._open[address] -= 1
-        if not self._open[address]:
-            del self._open[address]
 
 
 class DeliveryService:
@@ -136,7 +71,7 @@ class DeliveryService:
         unknown: Any = rpcs.responses(method, fetch, limit_s=UNKNOWN_STREAM_S, stall_s=UNKNOWN_STALL_S)
 
         async def handle(requests: object, context: Context) -> None:
-            handler = unknown if _address(context) == UNKNOWN else known
+            handler = unknown if address_of(context) == UNKNOWN else known
             await handler.stream_stream(requests, context)
 
         return {
@@ -151,7 +86,7 @@ class DeliveryService:
     async def _describe(self, request: pb.PackageRequest, caller: Caller) -> pb.PackageDescription:
         shelf = self._allowed("Describe", caller, request.model)
         target = ModelTarget(name=request.model, version=request.version or None, label=request.label or None)
-        with self._describes.taken(*_caller(caller)):
+        with self._describes.taken(*place_of(caller)):
             found = await self._in_thread(shelf.find, target)
         files = [
             pb.PackageFile(path=path, bytes=entry.size_bytes, sha256=entry.sha256)
@@ -162,7 +97,7 @@ class DeliveryService:
     async def _fetch(self, request: pb.FetchRequest, context: Context) -> AsyncGenerator[pb.Chunk, None]:
         shelf = self._allowed("Fetch", context, request.model)
         target = ModelTarget(name=request.model, version=request.version)
-        with self._fetches.taken(*_caller(context)):
+        with self._fetches.taken(*place_of(context)):
             file = await self._in_thread(shelf.open, target, request.digest, request.path, request.offset)
             with file:
                 left_bytes = os.fstat(file.fileno()).st_size - request.offset
@@ -172,6 +107,7 @@ class DeliveryService:
                         raise ServerStopping("the server is stopping: ask for the rest elsewhere, or later")
                     if not data:
                         raise _cut_off(request, left_bytes)
+                    self._allowed("Fetch", context, request.model)  # Who may do what may have changed since.
                     left_bytes -= len(data)
                     yield pb.Chunk(data=data)
 
@@ -191,13 +127,3 @@ def _cut_off(request: pb.FetchRequest, left_bytes: int) -> DataLost:
     file = f"{quoted(request.path)} of {request.model}/{request.version}"
     _log.warning("%s was cut short while it was fetched: %d bytes are missing", file, left_bytes)
     return DataLost(f"{file} was cut short while it was read: {left_bytes} bytes are missing")
-
-
-def _caller(caller: Caller) -> tuple[str, Callable[[Callable[[object], None]], None]]:
-    """Where a call comes from, and what has a function called at its end."""
-    return _address(caller), caller.add_done_callback
-
-
-def _address(caller: Caller) -> str:
-    """Without the port: `ipv4:10.0.0.7`."""
-    return peer_of(caller).rpartition(":")[0]

@@ -7,17 +7,19 @@ from collections.abc import AsyncGenerator, Callable
 
 from fallback_server.access.rules import Scope
 from fallback_server.control import Control, ModelView, VersionView
-from fallback_server.core.errors import InvalidInput, QueueFull
+from fallback_server.core.errors import InvalidInput
 from fallback_server.core.rollback import Move
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.changes import COALESCE_S, Changes
+from fallback_server.transport.places import Places, place_of
 from fallback_server.transport.rpc import Caller, Context, Rpcs
 from fallback_server.transport.services import Handlers
 from fallback_server.transport.settling import wait_served
 
-MAX_WATCHERS = 1024
+MAX_WATCHERS = 2048
+"""At a time; of one address as many as there are free places, so half of them alone, see `Places`."""
 
 FIGURES_S = 0.5
 """Queues and waits change with every request, and nobody tells: watchers look at them so often."""
@@ -50,10 +52,10 @@ class CatalogService:
         self._guard = guard
         self._changes = changes
         self._clock = clock
-        self._watchers = 0
+        self._watches = Places("Watch", MAX_WATCHERS)
         self._current = pb.CatalogUpdate(server_id=server_id, revision=0)
         self._made_s: float | None = None
-        self._seen = -1
+        self._seen = (-1, -1)
         self._parts_of: pb.CatalogUpdate | None = None
         self._parts: dict[tuple[object, ...], pb.CatalogUpdate] = {}  # By what is seen of it.
 
@@ -67,15 +69,17 @@ class CatalogService:
     def current(self) -> pb.CatalogUpdate:
         """The catalog as it is; the same object as before, where nothing in it has changed."""
         now_s = self._clock()
-        if self._made_s is not None and self._seen == self._changes.count and now_s - self._made_s < COALESCE_S:
+        seen, before = (self._changes.count, self._guard.guard.number), self._seen
+        if self._made_s is not None and before == seen and now_s - self._made_s < COALESCE_S:
             return self._current
-        self._made_s, self._seen = now_s, self._changes.count
+        self._made_s, self._seen = now_s, seen
         update = pb.CatalogUpdate(
             server_id=self._current.server_id,
             revision=self._current.revision,
             models=[write_model(view) for view in self._control.catalog()],
         )
-        if update != self._current or not update.revision:
+        # By other rules callers see another part of it: two that differ must not have one revision.
+        if update != self._current or not update.revision or before[1] != seen[1]:
             update.revision += 1
             self._current = update
         return self._current
@@ -87,10 +91,7 @@ class CatalogService:
     async def _watch(self, request: pb.CatalogRequest, context: Context) -> AsyncGenerator[pb.CatalogUpdate, None]:
         del request
         self._seen_by(context)
-        if self._watchers >= MAX_WATCHERS:
-            raise QueueFull(f"{self._watchers} calls watch the catalog; no more are taken")
-        self._watchers += 1
-        try:
+        with self._watches.taken(*place_of(context)):
             sent: pb.CatalogUpdate | None = None
             while not self._changes.closed:
                 seen = self._changes.count
@@ -100,8 +101,6 @@ class CatalogService:
                     yield update
                     sent = update
                 await self._changes.wait(seen, FIGURES_S)
-        finally:
-            self._watchers -= 1
 
     def _seen_by(self, caller: Caller) -> pb.CatalogUpdate:
         """The catalog without the models that a caller may not see.

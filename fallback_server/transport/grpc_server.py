@@ -19,9 +19,11 @@ from fallback_server.dataplane import DataPlane
 from fallback_server.package_shelf import Shelf
 from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
+from fallback_server.transport.admission import Admission
 from fallback_server.transport.call_guard import CallGuard, open_guard
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.client_bounds import client_bounds
 from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
 from fallback_server.transport.health import HealthService
@@ -36,7 +38,7 @@ from fallback_server.transport.private_server import PrivateServer, private_argu
 from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
-from fallback_server.transport.services import Handlers, generic_handlers
+from fallback_server.transport.services import Handlers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
 
@@ -115,12 +117,12 @@ class GrpcServer:
         self._private: PrivateServer | None = None
         self._threads = MessageThreads(message_threads)
         self._changes = Changes(control.watch)
-        self._health = HealthService(control.index, self._changes)
         self._serving = False
         self._socket: UnixSocket | None = None
-        guard = open_guard() if guard is None else guard
+        self._guard = guard = open_guard() if guard is None else guard
         self.calls = Calls(dataplane, max_message_bytes=max_message_bytes, guard=guard)
         self._delivery = DeliveryService(packages, self._changes, guard)
+        self._health = HealthService(control.index, self._changes, guard)
         self._rpcs = rpcs = Rpcs(self._threads, max_message_bytes)
         services = (
             PredictionService(
@@ -155,7 +157,7 @@ class GrpcServer:
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
-        self._handlers = (*generic_handlers(handlers), *reflection_handlers(handlers, guard), AbsentCalls())
+        self._handlers = (Admission(handlers, guard), *reflection_handlers(handlers, guard), AbsentCalls())
         self._server = self._made(channel_arguments)
 
     async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:
@@ -252,6 +254,7 @@ class GrpcServer:
             self._rpcs.unaries,
             self.calls,
             self._threads,
+            guard=self._guard,
             max_message_bytes=self._max_message_bytes,
             inline_s=self._inline_s,
             arguments=front_arguments(self._channel_arguments),
@@ -286,6 +289,7 @@ def server_options(max_message_bytes: int) -> tuple[tuple[str, int], ...]:
         ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
         ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
+        *client_bounds(),
     )
 
 

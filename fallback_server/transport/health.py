@@ -6,11 +6,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
 from grpc_health.v1 import health_pb2
 
-from fallback_server.core.errors import ModelNotFound, QueueFull
+from fallback_server.access.rules import Scope
+from fallback_server.core.errors import ModelNotFound
 from fallback_server.core.servable import ServableState, State
 from fallback_server.protocol import methods
 from fallback_server.protocol.methods import Method
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.places import Places, place_of
 from fallback_server.transport.rpc import Caller, Context, Rpcs
 from fallback_server.transport.services import Handlers
 
@@ -33,7 +36,11 @@ SERVER_NAMES = (
 """The server as a whole, the names that TensorFlow Serving gives its services, and all services by their full names.
 Whatever else is asked for is a model's name."""
 
-MAX_WATCHERS = 1024
+MAX_WATCHERS = 2048
+"""At a time; of one address as many as there are free places, so half of them alone, see `Places`."""
+
+ASK_S = 0.5
+"""Between two looks whether who watches a model may still see it: of rules that change nobody tells."""
 
 _SERVING: int = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -58,13 +65,15 @@ class HealthService:
     Args:
         index: The states of all versions of all models.
         changes: Tells when they have changed.
+        guard: Knows who may see which model; of the server itself everybody is told.
     """
 
-    def __init__(self, index: Callable[[], Iterable[ServableState]], changes: Changes) -> None:
+    def __init__(self, index: Callable[[], Iterable[ServableState]], changes: Changes, guard: CallGuard) -> None:
         self._index = index
         self._changes = changes
+        self._guard = guard
         self._serving = False
-        self._watchers = 0
+        self._watches = Places("Watch", MAX_WATCHERS)
         self._looked = -1
         self._models: Mapping[str, int] = {}
 
@@ -88,7 +97,7 @@ class HealthService:
         return {CHECK: rpcs.message(CHECK, self._check), WATCH: rpcs.responses(WATCH, self._watch)}
 
     async def _check(self, request: health_pb2.HealthCheckRequest, caller: Caller) -> health_pb2.HealthCheckResponse:
-        del caller
+        self._admit(request.service, caller)
         status = self.status(request.service)
         if status == _UNKNOWN:
             raise ModelNotFound(f"no service and no model is named {request.service}")
@@ -97,23 +106,29 @@ class HealthService:
     async def _watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
-        """Tells each change until the caller leaves, or the server closes."""
-        del context
-        if self._watchers >= MAX_WATCHERS:
-            raise QueueFull(f"{self._watchers} calls watch the server's health; no more are taken")
-        self._watchers += 1
-        try:
+        """Tells each change until the caller leaves or may not see it any more, or the server closes."""
+        asked = self._guard.inference and request.service not in SERVER_NAMES
+        self._admit(request.service, context)
+        with self._watches.taken(*place_of(context)):
             last: int | None = None
             seen = -1
             while True:
                 closed = self._changes.closed
                 seen = self._changes.count
+                self._admit(request.service, context)
                 status = self.status(request.service)
                 if status != last:
                     yield health_pb2.HealthCheckResponse(status=status)
                     last = status
                 if closed:
                     return
-                await self._changes.wait(seen)
-        finally:
-            self._watchers -= 1
+                await self._changes.wait(seen, ASK_S if asked else None)
+
+    def _admit(self, name: str, caller: Caller) -> None:
+        """Refuses callers who may not see a model: also of one that there is not, or its name would tell.
+
+        Raises:
+            ServerError: see `Guard.admit`.
+        """
+        if name not in SERVER_NAMES:
+            self._guard.admit(caller, Scope.STATUS, [name], "health")

@@ -51,22 +51,34 @@ class OperatorClient:
         timeout_s: For each call; a watch has none.
         tls: None for plain text.
         token: Shown with each call; None for none.
+        dials: Of a server on this machine what is dialled in the target's place, `ADDRESS:PORT` in numbers; else empty.
+            No proxy comes between then: a token that is for this machine doesn't leave it.
     """
 
     def __init__(
-        self, target: str, *, timeout_s: float, tls: ClientTls | None = None, token: str | None = None
+        self,
+        target: str,
+        *,
+        timeout_s: float,
+        tls: ClientTls | None = None,
+        token: str | None = None,
+        dials: str = "",
     ) -> None:
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._target = target
         self._timeout_s = timeout_s
         self._tls = tls
         # A catalog of ten thousand models is larger than the 4 MiB that gRPC takes by itself.
-        options = methods.UNLIMITED_MESSAGES
+        options: tuple[tuple[str, int | str], ...] = methods.UNLIMITED_MESSAGES
+        if dials:
+            options = (*options, ("grpc.enable_http_proxy", 0))
+        if dials not in ("", target):  # The certificate is of whom the operator has named.
+            options = (*options, ("grpc.ssl_target_name_override", target.rpartition(":")[0].strip("[]")))
         if tls is None:
-            self._channel = grpc.insecure_channel(target, options=options)
+            self._channel = grpc.insecure_channel(dials or target, options=options)
         else:
             credentials = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
-            self._channel = grpc.secure_channel(target, credentials, options=options)
+            self._channel = grpc.secure_channel(dials or target, credentials, options=options)
 
     def catalog(self) -> edge.CatalogUpdate:
         """All models and versions, with queues and waits. Only our server has it.

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from fallback_server.access.rules import Scope
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import serving_pb2 as pb
 from fallback_server.transport import examples, messages
-from fallback_server.transport.answers import reply_of
 from fallback_server.transport.call_guard import CallGuard
-from fallback_server.transport.calls import Calls, Inference, TooLarge, said_of
+from fallback_server.transport.calls import Calls, Inference, TooLarge
+from fallback_server.transport.ready_predicts import Predicted, ReadyPredicts
 from fallback_server.transport.rpc import Caller, Rpcs
 from fallback_server.transport.services import Handlers
-
-
-class _Predicted(NamedTuple):
-    """An answer to a Predict, and whether its arrays go as typed values."""
-
-    reply: PredictReply
-    typed: bool
 
 
 class PredictionService:
@@ -53,7 +46,7 @@ class PredictionService:
                 write=lambda predicted: messages.write_predict(predicted.reply, typed=predicted.typed),
                 weigh=lambda predicted: messages.reply_weight(predicted.reply, typed=predicted.typed),
                 timed=True,
-                soon=self._soon,
+                soon=self._ready,
             ),
             Inference(
                 method=methods.CLASSIFY,
@@ -86,28 +79,14 @@ class PredictionService:
             methods.GET_MODEL_METADATA: rpcs.message(methods.GET_MODEL_METADATA, self._metadata),
         }
 
-    def _soon(self, data: bytes, caller: Caller, too_large: TooLarge[_Predicted] | None) -> _Predicted | None:
-        """The answer to a request like one before, where it is there at once; see `DataPlane.at_once`."""
-        found = messages.find_predict(data, max_tensor_bytes=self._max_tensor_bytes)
-        if found is None:
-            return None
-        said = said_of(caller)
-        typed = not (self._tensor_content or said.wants_content)
-        known, inputs = found
-        dataplane = self._calls.dataplane
-        left_s = caller.time_remaining()
-        answer = dataplane.at_once(
-            known,
-            inputs,
-            deadline_s=None if left_s is None else dataplane.clock() + left_s,
-            preprocessing=said.preprocessing,
-            refuses=None if too_large is None else lambda reply: too_large(_Predicted(reply, typed)),
+    def _ready(self, too_large: TooLarge[Predicted] | None) -> ReadyPredicts:
+        return ReadyPredicts(
+            self._calls, max_tensor_bytes=self._max_tensor_bytes, content=self._tensor_content, too_large=too_large
         )
-        return None if answer is None else _Predicted(reply_of(answer), typed)
 
-    def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> _Predicted:
+    def _predicted(self, call: PredictCall, caller: Caller, replies: Sequence[PredictReply]) -> Predicted:
         del caller
-        return _Predicted(replies[0], typed=not (self._tensor_content or call.wants_content))
+        return Predicted(replies[0], typed=not (self._tensor_content or call.wants_content))
 
     async def _metadata(self, request: pb.GetModelMetadataRequest, caller: Caller) -> pb.GetModelMetadataResponse:
         target = messages.read_target(request)

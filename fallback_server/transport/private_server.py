@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from fallback_server.transport import client_bounds
 from fallback_server.transport.native.private_folder import PrivateFolder
 from fallback_server.transport.unix_socket import SocketUnavailable
 
@@ -34,6 +35,7 @@ def private_arguments(arguments: Sequence[tuple[str, int | str]]) -> tuple[tuple
         *((key, value) for key, value in arguments if key in _SIZES),
         ("grpc.max_metadata_size", _METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
+        *client_bounds.NONE,
     )
 
 

@@ -21,7 +21,9 @@ from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFul
 from fallback_server.protocol.methods import SERVER_MS_METADATA, Method
 from fallback_server.transport.callers import passed_caller
 from fallback_server.transport.faults import status_of
+from fallback_server.transport.gathering import Gathering, Soon, given
 from fallback_server.transport.large import LARGE_BYTES, give_back_memory
+from fallback_server.transport.serving_loop import ServingLoop
 
 _log = logging.getLogger(__name__)
 
@@ -88,8 +90,8 @@ class Unary(Generic[Asked, Answered]):
         write: Writes what `answer` gave; in any thread.
         weigh: About how many bytes it will have.
         timed: Whether the answer's trailing metadata say how long it took here; see `SERVER_MS_METADATA`.
-        soon: What `read` and `answer` would come to, for a small request whose answer is there at once; None for
-            others, of which nothing has been done then. In the event loop. None where there are no such.
+        soon: What `read` and `answer` would come to, for small requests whose answers are there at once; None where
+            there are no such.
     """
 
     method: Method[Any, Any]
@@ -98,7 +100,7 @@ class Unary(Generic[Asked, Answered]):
     write: Callable[[Answered], bytes]
     weigh: Callable[[Answered], int]
     timed: bool = False
-    soon: Callable[[bytes, Caller], Answered | None] | None = None
+    soon: Soon[Any, Answered] | None = None
 
 
 def check_sent(data: bytes, max_bytes: int) -> None:
@@ -231,6 +233,13 @@ class Rpcs:
         self._threads = threads
         self._under_way = 0
         self._came_s = -math.inf
+        self._gathering: Gathering | None = None
+
+    def _gathers(self) -> Gathering | None:
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, ServingLoop):
+            self._gathering = Gathering(loop)
+        return self._gathering
 
     async def quiet(self, *, grace_s: float) -> None:
         """Waits until no unary call is under way, at most the grace, and none has come for a moment, at most a second.
@@ -264,7 +273,13 @@ class Rpcs:
                     handler.came(len(data))
                     written = await self._answered(unary, [data], context)
                 else:
-                    answered = None if soon is None else soon(data, context)
+                    answered = None
+                    if soon is not None and (found := soon.find(data, context)) is not None:
+                        gathering = self._gathering or self._gathers()
+                        if gathering is not None and gathering.joins(soon, found):
+                            answered = given(await gathering.join(soon, found))
+                        else:
+                            answered = soon.answer(found)
                     if answered is None:
                         answered = await answer(read(data), context)
                     weight = weigh(answered)

@@ -1,4 +1,4 @@
-"""Hands the steps of all streams to the data plane: those of one turn of the event loop together."""
+"""Hands the steps of all streams to the data plane: those together that come before the event loop has rest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fallback_server.core.handle import ServableHandle
 from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
 from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.served_model import ServedModel
+from fallback_server.transport.serving_loop import ServingLoop
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +76,20 @@ class Steps:
         held.use()
         self._waiting[call] = (future, held)
         if not self._gathered:
-            self._loop.call_soon(self._flush)
+            if isinstance(self._loop, ServingLoop):
+                self._loop.at_rest(self)
+            else:
+                self._loop.call_soon(self.rest)
         self._gathered.append(call)
         return future
+
+    def patience_s(self) -> float:
+        """See `Rested`."""
+        return 0.0
+
+    def rest(self) -> None:
+        """See `Rested`."""
+        self._flush()
 
     def left(self, call: PredictCall, future: asyncio.Future[Answer]) -> None:
         """Whoever waited has gone: unless it was answered, it is skipped if it does not run yet, and else runs in vain.

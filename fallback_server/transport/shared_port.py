@@ -14,7 +14,8 @@ from fallback_server.access.rules import Scope
 from fallback_server.core.errors import ConfigRefused, ServerError
 from fallback_server.dataplane import DataPlane, PredictCall
 from fallback_server.protocol import methods
-from fallback_server.transport.call_guard import CallGuard
+from fallback_server.transport.admission import Admission, Asked, Handler
+from fallback_server.transport.call_guard import CallGuard, refusal_of
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.faults import PassedOn, status_of
 from fallback_server.transport.grpc_server import REUSE_PORT, PortUnavailable, server_options
@@ -26,8 +27,8 @@ from fallback_server.transport.native.fronts import listening
 from fallback_server.transport.open_inference import model_infer
 from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.relay import Relay
-from fallback_server.transport.rpc import Caller, MessageThreads, Rpcs, Unary
-from fallback_server.transport.services import Handlers, generic_handlers
+from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, Unary, aborted
+from fallback_server.transport.services import Handlers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.workers.hosted import Elsewhere
 
@@ -101,6 +102,31 @@ class PassingCalls(Calls):
             return _Passed(await self._relay.unary(inference.method.path, asked.data, caller))
 
 
+class PassingAdmission(Admission):
+    """Calls that may not begin are passed on: the other server refuses, counts and says why.
+
+    Arguments as of `Admission`, and the relay.
+    """
+
+    def __init__(self, relay: Relay, handlers: Handlers, guard: CallGuard) -> None:
+        super().__init__(handlers, guard)
+        self._relay = relay
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """See `Admission.service`; None also for what is passed on before anything of it was read."""
+        found = super().service(handler_call_details)
+        return found if self._guard.certificates or not isinstance(found, Asked) else None
+
+    async def turn_away(self, path: str, context: Context, error: ServerError, data: bytes | None) -> bytes:
+        """See `Admission.turn_away`."""
+        if data is None and not isinstance(data := await context.read(), bytes):
+            return await aborted(context, *status_of(error))
+        try:
+            return await self._relay.unary(path, data, context)
+        except ServerError as refusal:
+            return await aborted(context, *status_of(refusal))
+
+
 class PassingFront(NativeFront):
     """The native server; see `PassingCalls`. Arguments as of `NativeFront`, and the relay."""
 
@@ -108,6 +134,12 @@ class PassingFront(NativeFront):
         super().__init__(*arguments, **options)
         self._relay = relay
         self._passing: dict[str, Unary[bytes, bytes]] = {}
+
+    def _admitted(self, call: NativeCall, data: bytes) -> bool:
+        refusal = refusal_of(lambda: self._guard.admit_method(call, call.unary.method.path))
+        if refusal is not None:
+            self._pass_on(call, data)
+        return refusal is None
 
     def _fail(self, call: NativeCall, error: Exception) -> None:
         kept = call.asked
@@ -120,9 +152,12 @@ class PassingFront(NativeFront):
             super()._fail(call, error)
             return
         # It is open once more, as a call that the event loop answers.
-        call.asked, call.inference, call.unary = None, None, self._passing_of(call.unary.method, timed=call.unary.timed)
         self._open[call.call_id] = call
-        self._in_loop(self._begin, call, [kept.data])
+        self._pass_on(call, kept.data)
+
+    def _pass_on(self, call: NativeCall, data: bytes) -> None:
+        call.asked, call.inference, call.unary = None, None, self._passing_of(call.unary.method, timed=call.unary.timed)
+        self._in_loop(self._begin, call, [data])
 
     def _passing_of(self, method: methods.Method[Any, Any], *, timed: bool) -> Unary[bytes, bytes]:
         found = self._passing.get(method.path)
@@ -169,6 +204,7 @@ class SharedPort:
         self._max_message_bytes = max_message_bytes
         self._arguments = (REUSE_PORT, *channel_arguments)
         self._inline_s = inline_s
+        self._guard = guard
         self._threads = MessageThreads(message_threads)
         self._relay = Relay(passes_to, secret, guard.certificate_of)
         self._rpcs = Rpcs(self._threads, max_message_bytes)
@@ -230,6 +266,7 @@ class SharedPort:
             ],
             self._calls,
             self._threads,
+            guard=self._guard,
             max_message_bytes=self._max_message_bytes,
             inline_s=self._inline_s,
             arguments=front_arguments(self._arguments),
@@ -237,7 +274,7 @@ class SharedPort:
 
     async def _start_server(self, address: str) -> None:
         server = self._server = grpc.aio.server(options=(*self._arguments, *server_options(self._max_message_bytes)))
-        server.add_generic_rpc_handlers((*generic_handlers(self._handlers), self._relay))
+        server.add_generic_rpc_handlers((PassingAdmission(self._relay, self._handlers, self._guard), self._relay))
         if self._tls is None:
             bound = server.add_insecure_port(address)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fallback_server.access.revocations import Trust
 from fallback_server.access.rules import AccessRules
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.config import TlsFiles
@@ -23,12 +24,12 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rules: Who may do what.
-        revoked: Numbers of certificates that are worth nothing any more, in hex: they have 160 bits.
+        trust: Which certificates count.
         tls: What TLS is spoken with; None for plain text.
     """
 
     rules: AccessRules
-    revoked: tuple[str, ...] = ()
+    trust: Trust = Trust()
     tls: TlsFiles | None = None
 
 

@@ -157,7 +157,7 @@ class Worker:
     def __init__(self, channel: Channel, begin: Begin, epoch: Epoch) -> None:
         access = begin.access
         self._channel = channel
-        self.guard = Guard(access.rules, revoked=_numbers(access), attempts=Attempts(tells=False))
+        self.guard = Guard(access.rules, trust=access.trust, attempts=Attempts(tells=False))
         self.keeper = None if access.tls is None else TlsKeeper(access.tls)
         self._versions = HostedVersions(epoch)
         self._metrics = Metrics()
@@ -248,7 +248,7 @@ class Worker:
         """Before the view that came with it: until then what is asked is passed on."""
         if access.tls is not None and self.keeper is not None:
             self.keeper.take(access.tls, "the first process")
-        self.guard.take(access.rules, _numbers(access))
+        self.guard.take(access.rules, access.trust)
 
     def _load_all(self) -> None:
         """Loads and unloads in the order that it is told to; what answers meanwhile goes on."""
@@ -294,10 +294,6 @@ class Worker:
             package,
             on_run=functools.partial(_ran, self._metrics, host),
         )
-
-
-def _numbers(access: Access) -> frozenset[int]:
-    return frozenset(int(number, 16) for number in access.revoked)
 
 
 def _ran(metrics: Metrics, host: Host, run: BatchRun) -> None:

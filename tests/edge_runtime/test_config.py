@@ -4,6 +4,8 @@ import pytest
 
 from edge_runtime import InvalidConfig
 from edge_runtime.config import read_options
+from edge_runtime.tls_options import ROLE_NAME, TlsOptions
+from fallback_server.pki import authority
 
 
 def test_folder_gives_defaults(tmp_path):
@@ -17,7 +19,9 @@ def test_folder_gives_defaults(tmp_path):
 def test_toml_with_keyword_over_it(tmp_path):
     """A TOML file holds every option, its store is relative to it, and a keyword wins."""
     file = tmp_path / "runtime.toml"
-    file.write_text('store = "packages"\nfallback = ["mdns", "10.0.0.7:8500"]\nthreads = 3\nengines = 2\n')
+    file.write_text(
+        'store = "packages"\nfallback = ["mdns", "10.0.0.7:8500"]\ninsecure = true\nthreads = 3\nengines = 2\n'
+    )
     options = read_options(file, {"engines": 4})
     assert options.store == tmp_path / "packages"
     assert options.fallbacks == ("mdns", "10.0.0.7:8500")
@@ -43,6 +47,15 @@ def test_toml_with_keyword_over_it(tmp_path):
         ({"fallback": "nowhere"}, "'host:port'.*'nowhere'"),
         ({"fallback": "host:0"}, "port from 1 to 65535"),
         ({"fallback": ["mdns", "host:99999"]}, "host:99999"),
+        ({"fallback": "10.0.0.7:8500"}, "10.0.0.7:8500 would be spoken to in plain text.*`tls`.*or insecure"),
+        ({"fallback": ["mdns", "gpu-1.local:8500"]}, "gpu-1.local:8500 would be spoken to in plain text"),
+        ({"tls": {}}, "tls: `ca` or `pins`"),
+        ({"tls": {"ca": "a", "certificate": "b"}}, "`certificate` and `key` go together"),
+        ({"tls": {"pins": ["abc"]}}, "tls.pins: .*64 hexadecimal digits.*'abc'"),
+        ({"tls": {"pins": ["0" * 64], "crl": "x"}}, "tls.crl: needs `ca`"),
+        ({"tls": {"ca": "a", "server_name": "a b"}}, "tls.server_name: .*'a b'"),
+        ({"tls": {"ca": "a", "cert": "b"}}, "cert"),
+        ({"tls": {"ca": "a"}, "insecure": True}, "insecure: excludes `tls`"),
         ({"batch_sizes": (0,)}, "batch_sizes: must be from 1"),
         ({"max_queued_requests": 0}, "max_queued_requests"),
         ({"max_queued_bytes": 0}, "max_queued_bytes"),
@@ -55,6 +68,36 @@ def test_refusals(tmp_path, given, said):
     """A wrong option is refused with its name, the bound and the value."""
     with pytest.raises(InvalidConfig, match=said):
         read_options(tmp_path, given)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"])
+def test_plain_text_with_this_machine(tmp_path, address):
+    """Nobody else hears what is said on loopback."""
+    assert read_options(tmp_path, {"fallback": address}).addresses == (address,)
+
+
+@pytest.mark.parametrize("address", ["[::ffff:10.0.0.7]:1", "localhost.evil:1", "127.0.0.1.evil:1", "[fe80::1]:1"])
+def test_plain_text_with_others(tmp_path, address):
+    """Names that look like this machine's, and are not, are others."""
+    with pytest.raises(InvalidConfig, match="plain text"):
+        read_options(tmp_path, {"fallback": address})
+
+
+def test_files_of_tls_are_relative_to_the_toml(tmp_path, monkeypatch):
+    """As the store is; those of keywords are relative to where the application is when it opens."""
+    pin = "AB:" * 31 + "CD"
+    file = tmp_path / "runtime.toml"
+    file.write_text(f'store = "."\nfallback = "10.0.0.7:8500"\n[tls]\nca = "pki/ca.pem"\npins = ["{pin}"]\n')
+    tls = read_options(file, {}).tls
+    assert (tls.ca, tls.pins, tls.server_name) == (tmp_path / "pki" / "ca.pem", ("ab" * 31 + "cd",), ROLE_NAME)
+    monkeypatch.chdir(tmp_path)
+    options = read_options(file, {"tls": TlsOptions(ca=Path("other.pem"), token_file=Path("/t"))}).anchored()
+    assert (options.tls.ca, options.tls.token_file) == (tmp_path / "other.pem", Path("/t"))
+
+
+def test_the_role_that_devices_look_for_is_the_one_that_servers_have():
+    """Two folders that may not import each other say the same name."""
+    assert ROLE_NAME == authority.ROLE_NAME
 
 
 def test_ipv6_address(tmp_path):

@@ -6,7 +6,8 @@ from support.edge_models import publish_scale
 from support.model_servers import model_statuses, serving
 
 from edge_runtime.cli import main
-from edge_runtime.remote.endpoints import Found
+from edge_runtime.remote.sightings import Sighting
+from edge_runtime.remote.visit import Visit
 from edge_runtime.servers_command import Asked
 from fallback_server.protocol.methods import CATALOG_GET
 from fallback_server.protocol.proto import edge_pb2 as edge
@@ -52,8 +53,8 @@ def test_a_table_of_servers_and_one_of_versions(ours, capsys):
     assert main(["servers", ours, *ALONE]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert lines[0].split() == ["SERVER", "FOUND", "BY", "ANSWERS", "ROUND", "TRIP", "ID"]
-    assert lines[1].split()[:3] == [ours, "given", "yes"]
+    assert lines[0].split() == ["SERVER", "FOUND", "BY", "ANSWERS", "TRUST", "ROUND", "TRIP", "ID"]
+    assert lines[1].split()[:5] == [ours, "given", "yes", "plain", "text"]
     assert lines[1].endswith("rack-2")
     assert lines[4].split()[1:] == ["digits", "4", "END", "-", "-", "-", "-", "-"]
     assert lines[5].split()[1:] == [
@@ -131,11 +132,11 @@ def test_bad_input_is_refused(arguments, said, capsys):
 
 def test_servers_that_are_announced_are_asked_at_once(ours):
     """Each address once, however many announce it; with who found it; one that has gone is left out."""
-    with Asked((), timeout_s=10) as asked:
+    with Asked(Visit(names=(), timeout_s=10)) as asked:
         asked.given(ours)
-        asked.add(Found(key="a", address=ours))
-        asked.add(Found(key="b", address=ours))
-        asked.add(Found(key="c", address="127.0.0.1:9"))
+        asked.add(Sighting(key="a", addresses=(ours,), tls=False))
+        asked.add(Sighting(key="b", addresses=(ours,), tls=False))
+        asked.add(Sighting(key="c", addresses=("127.0.0.1:9",), tls=False))
         asked.remove("c")
         (answer,) = asked.answers()
     assert answer.sources == ("given", "mdns")
@@ -145,9 +146,9 @@ def test_servers_that_are_announced_are_asked_at_once(ours):
 def test_forged_announcements_are_bounded():
     """No more are asked than a runtime would keep."""
     before = threading.active_count()
-    with Asked((), timeout_s=0.1) as asked:
+    with Asked(Visit(names=(), timeout_s=0.1)) as asked:
         for port in range(1, 100):
-            asked.add(Found(key=str(port), address=f"127.0.0.1:{port}"))
+            asked.add(Sighting(key=str(port), addresses=(f"127.0.0.1:{port}",), tls=False))
         assert threading.active_count() - before <= 20
         assert len(asked.answers()) == 64
 

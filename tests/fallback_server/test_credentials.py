@@ -1,16 +1,17 @@
-"""What is in force, and files that are taken anew; TLS files, the operator's token, and addresses of this machine."""
+"""What is in force, and files that are taken anew; TLS files."""
 
 import os
-import stat
 
 import pytest
 
+from fallback_server.access.attempts import Reason
+from fallback_server.access.certificates import CertificateReader
 from fallback_server.access.guard import Shown, rules_without_file
+from fallback_server.access.rules import Scope
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
+from fallback_server.core.errors import Unauthenticated
 from fallback_server.credentials import Credentials
 from fallback_server.flags import parse
-from fallback_server.local_token import LocalToken, is_local, local_token_for, read_token
-from fallback_server.loopback import is_loopback
 from fallback_server.pki.folder import PkiFolder
 from fallback_server.private_files import private_folder, write_private
 from fallback_server.settings import options_of
@@ -121,7 +122,7 @@ def test_new_files_are_taken_whole_or_not_at_all(tmp_path, pki, folder):
     pki.issue("device", "press-1")
     (revoked,) = pki.revoke("press-1")
     held.reload_tls()
-    assert revoked.serial in held.revoked
+    assert f"{revoked.serial:x}" in held.trust.revoked
     now = held.tls.files
     (folder / "key.pem").write_bytes(before.key_pem)
     with pytest.raises(ConfigInvalid, match="don't go together"):
@@ -166,56 +167,6 @@ def test_a_certificate_that_ends_soon_is_told_of(tmp_path, folder, caplog):
         caplog.clear()
 
 
-@pytest.fixture
-def runtime_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "fallback-server"
-
-
-def test_the_operators_token_is_its_users_alone(runtime_dir):
-    """In a file of mode 0600 for each way to the server; gone with it, unless another server has taken the place."""
-    one = LocalToken(["127.0.0.1:8500", "[::1]:8501", "unix:/srv/grpc.sock"])
-    token = local_token_for("localhost:8500")
-    assert token == local_token_for("unix:/srv/../srv/grpc.sock") == local_token_for("[::1]:8501")
-    assert stat.S_IMODE((runtime_dir / "8500.token").stat().st_mode) == 0o600
-    assert local_token_for("192.0.2.1:8500") is None
-    assert local_token_for("localhost:8502") is None
-    other = LocalToken(["127.0.0.1:8500"])
-    one.close()
-    assert local_token_for("localhost:8500") not in (None, token)
-    assert [path.name for path in runtime_dir.iterdir()] == ["8500.token"]
-    other.close()
-    assert list(runtime_dir.iterdir()) == []
-
-
-def test_a_folder_that_others_may_use_holds_no_token(runtime_dir, monkeypatch):
-    """It is neither written nor read: the server goes on without."""
-    runtime_dir.mkdir(mode=0o777)
-    runtime_dir.chmod(0o777)
-    (runtime_dir / "8500.token").write_text("planted")
-    assert LocalToken(["127.0.0.1:8500"]).digest == ""
-    assert local_token_for("127.0.0.1:8500") is None
-    runtime_dir.chmod(0o700)
-    monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert LocalToken(["127.0.0.1:8500"]).digest == ""
-
-
-def test_a_token_is_read_out_of_a_file(tmp_path):
-    """Of mode 0600, and nothing else in it."""
-    file = tmp_path / "token"
-    file.write_text("edge-abc\n")
-    file.chmod(0o600)
-    assert read_token(file) == "edge-abc"
-    file.chmod(0o604)
-    with pytest.raises(ValueError, match="open to everybody"):
-        read_token(file)
-    for content in ("", "a b", "a\nb", "x" * 600):
-        file.write_text(content)
-        file.chmod(0o600)
-        with pytest.raises(ValueError, match="holds no token"):
-            read_token(file)
-
-
 def test_a_private_file_is_whole_or_not_there(tmp_path, monkeypatch):
     """What fails leaves what was, and nothing beside it."""
     path = tmp_path / "a"
@@ -234,21 +185,52 @@ def test_a_private_file_is_whole_or_not_there(tmp_path, monkeypatch):
         private_folder(tmp_path / "link")
 
 
-def test_what_is_this_machines_own():
-    """By address, by name, and on a socket; a name that nobody knows is not."""
-    for host in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "localhost"):
-        assert is_loopback(host), host
-    for host in ("0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "no such name", "a" * 300, ""):
-        assert not is_loopback(host), host
-    assert is_local("unix:/x")
-    assert is_local("[::1]:8500")
-    assert not is_local("192.0.2.1:8500")
+def test_an_old_list_of_revoked_certificates_is_not_taken(tmp_path, pki, folder):
+    """Whoever puts it back lets nobody in again; what was in force stays, whole."""
+    held = Credentials(options(tmp_path, f"--tls_dir={folder}"))
+    pki.issue("device", "press-2")
+    before = (folder / "crl.pem").read_bytes()
+    (revoked,) = pki.revoke("press-2")
+    held.reload()
+    (folder / "crl.pem").write_bytes(before)
+    with pytest.raises(ConfigInvalid, match="is older than what is in force"):
+        held.reload()
+    assert f"{revoked.serial:x}" in held.trust.revoked
+    assert held.tls.files.crl_pem != before
 
 
-def test_the_operator_is_nobody_that_a_rule_names(tmp_path, runtime_dir):
-    """So that no rule shuts out who runs the machine, and without the token nobody is."""
-    held = Credentials(options(tmp_path))
-    held.guard.local = LocalToken(["127.0.0.1:8500"]).digest
-    token = local_token_for("127.0.0.1:8500")
-    assert held.guard.who(Shown(token=token, peer="p")).startswith("the operator of this machine")
-    assert held.guard.who(Shown(token="other", peer="p")) == "p"
+def test_who_has_a_certificate_of_a_replaced_authority_is_out(tmp_path, folder):
+    """Over the connection that it has, though TLS took it."""
+    device = CertificateReader().read((folder / "cert.pem").read_bytes())
+    held = Credentials(options(tmp_path, f"--tls_dir={folder}"))
+    held.guard.admit(Shown(certificate=device), Scope.PREDICT, ["m"])
+    other = PkiFolder(tmp_path / "other")
+    other.init("Plant 4")
+    made = other.issue("server", "gpu-1")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in made.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    held.reload()
+    with pytest.raises(Unauthenticated, match="is of an authority that is trusted no more"):
+        held.guard.admit(Shown(certificate=device), Scope.PREDICT, ["m"])
+    assert held.guard.attempts.counts()[Reason.WITHDRAWN] == 1
+    for name, content in before.items():
+        (folder / name).write_bytes(content)
+    held.reload()
+    held.guard.admit(Shown(certificate=device), Scope.PREDICT, ["m"])
+
+
+def test_a_list_that_has_ended_is_told_loudly(tmp_path, folder, caplog):
+    """When it ends, though no file has changed; and that nobody of its authority is let in."""
+    now_s = [folder.stat().st_mtime]
+    network = options(tmp_path, f"--tls_dir={folder}")
+    held = Credentials(network, wall=lambda: now_s[0])
+    held.reload()
+    looked = held._tls_files
+    assert not looked.has_changed()
+    now_s[0] += 3651 * 86_400
+    assert looked.has_changed()
+    held.reload()
+    assert not looked.has_changed()
+    (told,) = [each for each in caplog.records if "nobody can say who was revoked since" in each.message]
+    assert told.levelname == "ERROR"

@@ -1,8 +1,10 @@
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 from support.edge_models import publish_scale
+from support.signing_keys import KEY, OTHER
 
 from fallback_server.core.errors import ExecutionFailed
 from fallback_server.core.target import ModelTarget
@@ -57,3 +59,18 @@ def test_the_folder_of_a_package_may_be_a_link(tmp_path, package):
     shelf = Shelf(NothingServed(), tmp_path / "linked")
     with shelf.open(TARGET, package.digest, FILE, 2) as file:
         assert file.read() == b"side"
+
+
+def test_a_signature_is_handed_out_from_when_it_is_there(shelf, package):
+    """Beside the manifest, with its own size and digest; signed again, it is the new one, and without it none."""
+    assert "manifest.sig" not in shelf.find(TARGET).files
+    for key in (KEY, OTHER):
+        signed = key.sign(package.digest)
+        (package.path / "manifest.sig.new").write_bytes(signed)
+        (package.path / "manifest.sig.new").rename(package.path / "manifest.sig")
+        entry = shelf.find(TARGET).files["manifest.sig"]
+        assert entry.sha256 == hashlib.sha256(signed).hexdigest()
+        with shelf.open(TARGET, package.digest, "manifest.sig", 0) as file:
+            assert file.read() == signed
+    (package.path / "manifest.sig").unlink()
+    assert "manifest.sig" not in shelf.find(TARGET).files

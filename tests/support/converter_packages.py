@@ -22,7 +22,7 @@ from converter.artifact import (
 )
 from converter.artifact.digest import file_entry
 
-PUBLISHING = ("replace", "beside", "copy_to", "before_moving")
+PUBLISHING = ("replace", "beside", "copy_to", "sign", "before_moving")
 
 CONTENT = {"float32.tflite": b"float" * 100, "sub/int8.tflite": b"int" * 50}
 

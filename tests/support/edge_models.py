@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from converter.artifact import Manifest, Package, Preprocess, Signature, Source, TensorSpec, Variant, publish
 from converter.artifact.digest import file_entry
+from converter.artifact.signing import SigningKey
 
 WIDTH = 4
 
@@ -81,6 +82,7 @@ def publish_scale(
     content: bytes | None = None,
     batched: bool = True,
     width: int = WIDTH,
+    key: SigningKey | None = None,
 ) -> Package:
     """Publishes `model/version` whose answer is factor * x; `content` puts other bytes in the place of the model."""
     signature = scale_signature(batched=batched, width=width)
@@ -107,7 +109,7 @@ def publish_scale(
             labels=labels,
             preprocess=preprocess or Preprocess(),
         )
-        return publish({"variants/float32.tflite": file}, manifest, store)
+        return publish({"variants/float32.tflite": file}, manifest, store, sign=key.sign if key else None)
 
 
 def rows(count: int, start: float = 0.0) -> np.ndarray:

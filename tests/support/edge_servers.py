@@ -30,9 +30,12 @@ class ScaleServer:
         hold: While cleared, Predict waits.
         reached: Set once a Predict has come.
         asked: The (version, rows) of each Predict that came.
+        shown: The tokens that came with them.
     """
 
-    def __init__(self, factors: dict[int, float], port: int = 0) -> None:
+    def __init__(
+        self, factors: dict[int, float], port: int = 0, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
         self.factors = factors
         self.fail_with: grpc.StatusCode | None = None
         self.answer_as: int | None = None
@@ -40,6 +43,7 @@ class ScaleServer:
         self.hold.set()
         self.reached = threading.Event()
         self.asked: list[tuple[int, int]] = []
+        self.shown: list[str | bytes | None] = []
         self._server = grpc.server(ThreadPoolExecutor(8), options=[*UNLIMITED_MESSAGES, ("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(
             [
@@ -49,7 +53,10 @@ class ScaleServer:
                 )
             ]
         )
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        if credentials is None:
+            self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        else:
+            self.port = self._server.add_secure_port(f"127.0.0.1:{port}", credentials)
         self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 
@@ -76,6 +83,7 @@ class ScaleServer:
         version = self._version(request.model_spec, context)
         x = tensors.decode(request.inputs["x"])
         self.asked.append((version, len(x)))
+        self.shown.append(dict(context.invocation_metadata()).get("authorization"))
         response = pb.PredictResponse(outputs={"y": tensors.encode(x * x.dtype.type(self.factors[version]))})
         response.model_spec.name = "scale"
         response.model_spec.version.value = self.answer_as or version
@@ -102,9 +110,9 @@ def _handler(method, behaviour):
 
 
 @contextmanager
-def scale_server(factors: dict[int, float], port: int = 0):
+def scale_server(factors: dict[int, float], port: int = 0, credentials: grpc.ServerCredentials | None = None):
     """A ScaleServer for the length of a `with`."""
-    server = ScaleServer(factors, port)
+    server = ScaleServer(factors, port, credentials)
     try:
         yield server
     finally:

@@ -9,6 +9,7 @@ from support.package_senders import sending
 
 from edge_runtime.fetching import Fetcher
 from edge_runtime.installing import partial
+from edge_runtime.remote.way import PLAIN
 from edge_runtime.store.store import Store
 
 
@@ -19,7 +20,7 @@ class Servers:
         self.addresses = addresses
 
     def all(self):
-        return [SimpleNamespace(address=address, allows=True) for address in self.addresses]
+        return [SimpleNamespace(address=address, allows=True, way=PLAIN) for address in self.addresses]
 
 
 class Stand:

@@ -42,7 +42,8 @@ class Sender:
     def truth(self, _request=None):
         package = self.package if isinstance(self.package, Package) else Package.open(self.package, verify=False)
         files = []
-        for path in ("manifest.json", "manifest.sha256", *package.manifest.files):
+        own = ("manifest.json", "manifest.sha256", *(["manifest.sig"] if package.signed is not None else []))
+        for path in (*own, *package.manifest.files):
             data = (package.path / path).read_bytes()
             files.append(pb.PackageFile(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
         manifest = package.manifest

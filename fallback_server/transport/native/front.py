@@ -11,6 +11,7 @@ from typing import Any
 from fallback_server.core.errors import ServerError
 from fallback_server.dataplane import Answer, PredictCall, PredictReply
 from fallback_server.protocol.status import Fault
+from fallback_server.transport.call_guard import CallGuard, refusal_of
 from fallback_server.transport.calls import Calls, attribute
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES
@@ -50,6 +51,7 @@ class NativeFront:
         unaries: The calls.
         calls: Those of them that the data plane answers.
         threads: Read and write large messages.
+        guard: Knows who may do what.
         max_message_bytes: The largest message that is taken or sent.
         inline_s: How long a run may take that a receiver does by itself.
         arguments: Of the native server; see `front_arguments`.
@@ -65,6 +67,7 @@ class NativeFront:
         calls: Calls,
         threads: MessageThreads,
         *,
+        guard: CallGuard,
         max_message_bytes: int,
         inline_s: float,
         arguments: Mapping[str, int],
@@ -80,6 +83,8 @@ class NativeFront:
         )
         self._loop = asyncio.get_running_loop()
         self._kinds = [(unary, calls.inferences.get(unary.method.path)) for unary in unaries]
+        self._guard = guard
+        self._asked = [guard.asks(unary.method.path) for unary in unaries]
         self._calls = calls
         self._dataplane = calls.dataplane
         self._clock = calls.dataplane.clock
@@ -151,6 +156,8 @@ class NativeFront:
             call = self._open[call_id] = NativeCall(call_id, self._kinds[number], details, len(data), self._clock)
             self._came_s = call.came_s
             inference = call.inference
+            if self._asked[number] and not self._admitted(call, data):
+                continue
             if len(data) > self._max_bytes:
                 self._exceeds(call, "Received", len(data))
             elif inference is None:
@@ -166,6 +173,14 @@ class NativeFront:
         data = None
         if alone:
             self._predict(alone, may_run=may_run)
+
+    def _admitted(self, call: NativeCall, data: bytes) -> bool:
+        """Whether a call may be looked at, by who calls; False where it was refused. Its bytes are here, and unread."""
+        del data
+        refusal = refusal_of(lambda: self._guard.admit_method(call, call.unary.method.path))
+        if refusal is not None:
+            self._refuse(call, refusal)
+        return refusal is None
 
     def _read_large(self, work: tuple[NativeCall, bytes]) -> None:
         call, data = work

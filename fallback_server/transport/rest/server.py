@@ -12,7 +12,7 @@ from typing import Any, cast
 import uvicorn
 
 from fallback_server.dataplane import DataPlane
-from fallback_server.descriptors import descriptor_limit
+from fallback_server.descriptors import rest_connections
 from fallback_server.metrics import Metrics
 from fallback_server.transport.rest.app import RestApp, with_cors
 from fallback_server.transport.rest.backend import Backend, Models
@@ -22,17 +22,11 @@ from fallback_server.transport.rest.opening import Opening
 from fallback_server.transport.rest.rest_guard import RestGuard
 from fallback_server.transport.tls import TlsKeeper
 
-_MAX_CONNECTIONS = 4096
-
 _RECENT_S = 0.5
 """Who has asked within this is likely to ask again, and to hear then that the server is stopping."""
 
 _LONGEST_QUIET_S = 1.0
 _LOOK_EVERY_S = 0.01
-
-_SHARE = 2
-"""Of the descriptors that the process may have, every second one at most is a REST connection: gRPC and the models'
-processes need theirs."""
 
 DEFAULT_MAX_BODY_BYTES = 2**31 - 1
 
@@ -87,7 +81,7 @@ class RestServer:
         limits: ConnectionLimits | None = None,
     ) -> None:
         if limits is None:
-            limits = ConnectionLimits(connections=min(_MAX_CONNECTIONS, descriptor_limit() // _SHARE))
+            limits = ConnectionLimits(connections=rest_connections())
         self._backend = Backend(
             dataplane, control, threads=threads, max_body_bytes=max_body_bytes, stall_s=limits.stall_s, guard=guard
         )

@@ -25,12 +25,18 @@ class Recorder:
 
     def __init__(self):
         self.found = {}
+        self.tls = {}
+        self.lost = 0
         self.changed = threading.Condition()
 
-    def add(self, found):
+    def add(self, sighting):
         with self.changed:
-            self.found[found.key] = found.address
+            self.found[sighting.key] = sighting.addresses[0]
+            self.tls[sighting.key] = sighting.tls
             self.changed.notify_all()
+
+    def dropped(self, count):
+        self.lost += count
 
     def remove(self, key):
         with self.changed:
@@ -79,7 +85,7 @@ def discovery(table):
 
 
 def test_servers_come_and_go_by_real_mdns(table, announcer, discovery):
-    """Over real mDNS on loopback a server is found, one that speaks TLS is passed over, and a withdrawal is seen."""
+    """Over real mDNS on loopback a server is found, one that can't be read is passed over, and a withdrawal is seen."""
     good, tls, odd = Announcement("test-good"), Announcement("test-tls", tls=True), Announcement("test-odd")
     announcer.register_service(service(tls, 9))
     announcer.register_service(service(odd, 9, {"proto": "many"}))
@@ -87,7 +93,8 @@ def test_servers_come_and_go_by_real_mdns(table, announcer, discovery):
     assert table.wait(lambda found: found.get(good.instance_name) == "127.0.0.1:8511")
     announcer.unregister_service(announcer.registry.async_get_info_name(good.instance_name))
     assert table.wait(lambda found: good.instance_name not in found)
-    assert table.found == {}
+    assert table.found == {tls.instance_name: "127.0.0.1:9"}
+    assert table.tls == {tls.instance_name: True, good.instance_name: False}
 
 
 def test_odd_names_do_not_end_the_browsing(table, announcer, discovery, caplog):
@@ -141,12 +148,12 @@ def test_closing_with_ghosts_is_quiet(table, announcer, caplog):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"properties": Announcement("test-change", tls=True).to_txt()},
+        {"properties": Announcement("test-change", apis=()).to_txt()},
         {"properties": {"proto": "many"}},
     ],
 )
 def test_server_that_can_no_longer_be_used_is_removed(table, announcer, discovery, changed):
-    """An announcement that becomes TLS or invalid takes the endpoint away that it gave before."""
+    """An announcement that offers nothing any more, or becomes invalid, takes the endpoint away that it gave before."""
     good = Announcement("test-change")
     announcer.register_service(service(good, 8516))
     assert table.wait(lambda found: good.instance_name in found)

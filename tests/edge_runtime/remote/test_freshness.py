@@ -165,7 +165,7 @@ def test_look_that_is_over_makes_no_server_slow(models, there):
         if not there:
             server.stop()
         freshness.tick()
-        until(lambda: not freshness._watches[endpoint].asking and endpoint._line.idle)
+        until(lambda: not freshness._watches[endpoint].asking and endpoint._lines.idle)
         until(lambda: endpoint.catalog is not None or not models or not there)
         expected_s = endpoint.expected_s
         clock.advance(REFRESH_S * 0.9)
@@ -338,17 +338,17 @@ def test_silent_line_is_given_up_for_a_new_one():
         for _ in range(2):
             endpoint.unheard(time.monotonic(), unreachable=False)
         assert endpoint.gone(time.monotonic())
-        old = endpoint._line
+        old = endpoint._lines._line
         endpoint.renew_line()
         endpoint.sweep()
-        assert endpoint._line is not old
+        assert endpoint._lines._line is not old
         assert not call.done()
         server.hold.set()
         assert call.result(WAIT_S).model_spec.version.value == 1
         assert not endpoint.gone(time.monotonic())
         until(lambda: old.idle)
         endpoint.sweep()
-        assert endpoint._retired == []
+        assert endpoint._lines._retired == []
         endpoint.close()
 
 

@@ -1,6 +1,7 @@
 """The file of access rules."""
 
 import contextlib
+import os
 import stat
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_a_file_is_read(tmp_path):
         anonymous=Grants(status=EVERYTHING),
         tokens={DIGEST: Token(name="line-3", grants=Grants(predict=("press-*",), status=EVERYTHING))},
         certificates={"press-*": Grants(predict=("press-*",))},
-        only={"payroll": ("line-3", "press-7")},
+        only={"payroll": ("token:line-3", "certificate:press-7")},
     )
     assert parse_access("", path) == AccessRules()
 
@@ -114,7 +115,38 @@ def test_a_token_is_added_and_removed(tmp_path):
     remove_token(path, "line-3")
     assert "# whoever shows nothing" in path.read_text()
     assert read_access(path).tokens == {}
-    assert read_access(path).only == {"payroll": ("line-3", "press-7")}
+    assert read_access(path).only["payroll"][1] == "certificate:press-7"
+
+
+@pytest.mark.parametrize(
+    ("only", "who"),
+    [
+        ("line-3", "token:line-3"),
+        ("press-7", "certificate:press-7"),
+        ("nobody", "certificate:nobody"),
+        ("token:press-1", "token:press-1"),
+        ("certificate:press-1", "certificate:press-1"),
+        ("certificate:line-3", "certificate:line-3"),
+        (f"certificate:{'x' * 128}", f"certificate:{'x' * 128}"),
+    ],
+)
+def test_whom_a_model_is_for(tmp_path, only, who):
+    """A token or a certificate, as it says, or as the name is the one or the other."""
+    text = WHOLE + f'[tokens.press-1]\nsha256 = "{"f" * 64}"\n[models.m]\nonly = ["{only}"]\n'
+    assert parse_access(text, tmp_path / "a.toml").only["m"] == (who,)
+
+
+def test_a_name_that_is_a_tokens_and_a_certificates_is_no_rule(tmp_path):
+    """It would let in one more than was meant; nor is a token added that makes it one."""
+    path = tmp_path / "a.toml"
+    text = WHOLE + '[models.m]\nonly = ["press-1"]\n'
+    both = text + f'[tokens.press-1]\nsha256 = "{"f" * 64}"\n'
+    (fault,) = faults_of(both, path)
+    assert "[models.m] names press-1, which is a token and may be a certificate: write 'token:press-1'" in fault
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid, match="may be a certificate"):
+        add_token(path, "press-1", "f" * 64, Grants(status=EVERYTHING))
+    assert path.read_text() == text
 
 
 def test_a_new_file_is_private(tmp_path):
@@ -127,6 +159,45 @@ def test_a_new_file_is_private(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert sorted(token.name for token in read_access(path).tokens.values()) == ["a", "b"]
     assert [each.name for each in tmp_path.iterdir()] == ["access.toml"]
+
+
+def test_who_edits_a_file_does_not_take_it(tmp_path, monkeypatch):
+    """Root does it, and the server's user reads it still; where it can't be given back nothing is changed."""
+    path, given = tmp_path / "access.toml", []
+    path.write_text(WHOLE)
+    path.chmod(0o640)
+    before = path.stat()
+    other = os.stat_result((before.st_mode, *before[1:4], 4711, 4712, *before[6:]))
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: other)
+    monkeypatch.setattr(os, "fchown", lambda _, *to: given.append(to))
+    add_token(path, "a", "a" * 64, Grants(status=EVERYTHING))
+    remove_token(path, "a")
+    assert given == [(4711, 4712)] * 2
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(PermissionError):
+        add_token(path, "b", "b" * 64, Grants(status=EVERYTHING))
+    monkeypatch.undo()
+    assert path.read_text() == WHOLE
+    assert [each.name for each in tmp_path.iterdir()] == ["access.toml"]
+
+
+def test_a_link_to_a_file_stays_one(tmp_path):
+    """What it leads to is edited, wherever that is."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    file, link = folder / "rules.toml", tmp_path / "access.toml"
+    file.write_text(WHOLE)
+    link.symlink_to(file)
+    add_token(link, "a", "a" * 64, Grants(status=EVERYTHING))
+    assert link.is_symlink()
+    assert "a" in {token.name for token in read_access(file).tokens.values()}
+    remove_token(link, "a")
+    assert link.is_symlink()
+    assert file.read_text() == WHOLE
 
 
 def test_edits_that_can_not_be_made_change_nothing(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from fallback_server.access.attempts import Attempts, Reason
 from fallback_server.access.certificates import Certificate
 from fallback_server.access.guard import Guard, Shown, rules_without_file, with_control
+from fallback_server.access.revocations import Trust
 from fallback_server.access.rules import EVERYBODY, EVERYTHING, AccessRules, Grants, Scope, Token
 from fallback_server.access.tokens import digest_of
 from fallback_server.core.errors import PermissionDenied, Unauthenticated
@@ -15,12 +16,12 @@ RULES = AccessRules(
         digest_of("t-admin"): Token(name="release", grants=Grants(admin=EVERYTHING)),
     },
     certificates={"press-*": Grants(predict=("press-*",))},
-    only={"press-secret": ("press-7", "release")},
+    only={"press-secret": ("certificate:press-7", "token:release")},
 )
 
 
-def certificate(name="press-7", serial=7, until_s=1000.0):
-    return Certificate(name=name, serial=serial, until_s=until_s)
+def certificate(name="press-7", serial="7", until_s=1000.0, issuer=":"):
+    return Certificate(name=name, serial=serial, until_s=until_s, issuer=issuer)
 
 
 def guard_of(rules=RULES, **options):
@@ -48,15 +49,15 @@ def test_what_is_granted_is_let_in():
             "certificate 'drill-1' may not run model 'press-a'",
             Reason.NOT_ALLOWED,
         ),
-        (Shown(certificate=certificate(serial=13)), Unauthenticated, "number d, is revoked", Reason.REVOKED),
+        (Shown(certificate=certificate(serial="d")), Unauthenticated, "number d, is revoked", Reason.REVOKED),
         (Shown(certificate=certificate(until_s=499.0)), Unauthenticated, "has expired", Reason.EXPIRED),
         # A token helps nobody whose connection is worth nothing any more.
-        (Shown(token="t-line", certificate=certificate(serial=13)), Unauthenticated, "revoked", Reason.REVOKED),
+        (Shown(token="t-line", certificate=certificate(serial="d")), Unauthenticated, "revoked", Reason.REVOKED),
     ],
 )
 def test_refusals_say_who_and_what_and_never_the_token(shown, error, words, reason):
     """And are counted by reason."""
-    guard = guard_of(revoked=frozenset({13}))
+    guard = guard_of(trust=Trust(revoked=frozenset({"d"})))
     with pytest.raises(error, match=words) as caught:
         guard.admit(shown, Scope.PREDICT, ["press-a"])
     assert shown.token is None or shown.token not in str(caught.value)
@@ -96,10 +97,10 @@ def test_new_rules_hold_at_once():
     guard = guard_of()
     shown = Shown(certificate=certificate())
     guard.admit(shown, Scope.PREDICT, ["press-a"])
-    guard.take(AccessRules(), frozenset())
+    guard.take(AccessRules(), Trust())
     with pytest.raises(PermissionDenied):
         guard.admit(shown, Scope.PREDICT, ["press-a"])
-    guard.take(RULES, frozenset({7}))
+    guard.take(RULES, Trust(revoked=frozenset({"7"})))
     with pytest.raises(Unauthenticated, match="revoked"):
         guard.admit(shown, Scope.PREDICT, ["press-a"])
 

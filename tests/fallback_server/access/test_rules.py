@@ -17,6 +17,7 @@ from fallback_server.access.rules import (
     Token,
     allows_all,
     allows_any,
+    key_of,
     matches,
     sight,
 )
@@ -42,9 +43,10 @@ def test_a_name_without_stars_matches_itself(name):
 PATTERNS = st.lists(st.text("ab*", min_size=1, max_size=4), max_size=3).map(tuple)
 GRANTS = st.builds(Grants, predict=PATTERNS, status=PATTERNS, admin=PATTERNS)
 NAMES = st.sampled_from(["a", "b", "ab", "ba", "aab"])
+KEYS = st.builds(key_of, st.sampled_from([Kind.TOKEN, Kind.CERTIFICATE]), NAMES)
 
 
-@given(GRANTS, GRANTS, st.dictionaries(NAMES, st.lists(NAMES).map(tuple)), NAMES, NAMES, st.sampled_from(Scope))
+@given(GRANTS, GRANTS, st.dictionaries(NAMES, st.lists(KEYS).map(tuple)), NAMES, NAMES, st.sampled_from(Scope))
 def test_showing_something_never_takes_anything_away(anonymous, more, only, who, model, scope):
     """Whoever is known may do all that callers may who show nothing."""
     rules = AccessRules(
@@ -55,20 +57,24 @@ def test_showing_something_never_takes_anything_away(anonymous, more, only, who,
         assert rules.allows(rules.certified(who), scope, model)
 
 
-@given(GRANTS, st.lists(NAMES).map(tuple), NAMES, NAMES, st.sampled_from(Scope))
+@given(GRANTS, st.lists(KEYS).map(tuple), NAMES, NAMES, st.sampled_from(Scope))
 def test_a_models_own_rule_lets_nobody_else_in(grants, only, who, model, scope):
     """Only those may whom it names, and they no more than they are granted."""
-    rules = AccessRules(anonymous=grants, certificates={"*": grants}, only={model: only})
+    known = {"d": Token(name=who, grants=grants)}
+    rules = AccessRules(anonymous=grants, certificates={"*": grants}, tokens=known, only={model: only})
     free = AccessRules(anonymous=grants, certificates={"*": grants})
     assert not rules.allows(rules.nobody(), scope, model)
-    allowed = rules.allows(rules.certified(who), scope, model)
-    assert allowed == (who in only and free.allows(free.certified(who), scope, model))
+    may = free.allows(free.certified(who), scope, model)
+    assert rules.allows(rules.certified(who), scope, model) == (f"certificate:{who}" in only and may)
+    assert rules.allows(rules.bearer("d"), scope, model) == (f"token:{who}" in only and may)
 
 
 def test_what_concerns_every_model_is_for_those_whom_no_model_keeps_out():
     """A star is not enough where a model has a rule of its own."""
     all_of_them = Grants(status=("*",))
-    rules = AccessRules(anonymous=all_of_them, certificates={"*": all_of_them}, only={"payroll": ("press-7",)})
+    rules = AccessRules(
+        anonymous=all_of_them, certificates={"*": all_of_them}, only={"payroll": ("certificate:press-7",)}
+    )
     assert not allows_all(rules, rules.nobody(), Scope.STATUS)
     assert not allows_all(rules, rules.certified("press-8"), Scope.STATUS)
     assert allows_all(rules, rules.certified("press-7"), Scope.STATUS)
@@ -87,7 +93,7 @@ def test_the_machines_operator_may_do_everything(grants, model):
     assert allows_any(operator, Scope.STATUS)
 
 
-@given(GRANTS, GRANTS, st.dictionaries(NAMES, st.lists(NAMES).map(tuple)), NAMES, NAMES)
+@given(GRANTS, GRANTS, st.dictionaries(NAMES, st.lists(KEYS).map(tuple)), NAMES, NAMES)
 def test_who_has_one_sight_sees_the_same(one, other, only, who, whom):
     """So that a list that is made for one may be given to the other."""
     rules = AccessRules(certificates={who: one, whom: other}, only=only)

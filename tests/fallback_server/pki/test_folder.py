@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from fallback_server.access.certificates import CertificateReader, revoked_serials
+from fallback_server.access.certificates import CertificateReader
+from fallback_server.access.revocations import read_lists
 from fallback_server.config import ConfigInvalid
 from fallback_server.pki.folder import PkiFolder, PkiRefused
 
@@ -57,7 +58,7 @@ def test_a_name_is_read_out_of_a_certificate(pki):
     (issued,) = pki.issued()
     reader = CertificateReader()
     found = reader.read(pem)
-    assert (found.name, found.serial) == ("press-7", issued.serial)
+    assert (found.name, found.serial) == ("press-7", f"{issued.serial:x}")
     assert found.until_s == (NOW + dt.timedelta(days=3)).timestamp()
     assert reader.read(pem) is found
     assert found.from_told(found.told()) == found
@@ -75,12 +76,13 @@ def test_a_name_is_revoked_with_all_its_certificates(tmp_path, pki):
     assert len(revoked) == 2
     assert (server / "crl.pem").read_bytes() == (first / "crl.pem").read_bytes()
     ca = (tmp_path / "pki" / "ca.pem").read_bytes()
-    assert revoked_serials((server / "crl.pem").read_bytes(), ca) == {each.serial for each in revoked}
+    (listed,) = read_lists((server / "crl.pem").read_bytes(), ca)
+    assert listed.serials == {f"{each.serial:x}" for each in revoked}
     assert not verified(tmp_path, first / "cert.pem", purpose="sslclient", crl=True)
     assert pki.revoke("press-7") == ()
     assert [each.revoked for each in pki.issued() if each.name == "press-8"] == [None]
     pki.revoke("press-8")
-    assert len(revoked_serials((server / "crl.pem").read_bytes(), ca)) == 3
+    assert len(read_lists((server / "crl.pem").read_bytes(), ca)[0].serials) == 3
     new = pki.issue("device", "press-7")
     assert verified(tmp_path, new / "cert.pem", purpose="sslclient", crl=True)
 
@@ -91,10 +93,10 @@ def test_a_list_of_another_authority_is_refused(tmp_path, pki):
     other.init("Plant 4")
     ca = (tmp_path / "pki" / "ca.pem").read_bytes()
     with pytest.raises(ConfigInvalid, match="not signed by"):
-        revoked_serials((tmp_path / "other" / "crl.pem").read_bytes(), ca)
+        read_lists((tmp_path / "other" / "crl.pem").read_bytes(), ca)
     with pytest.raises(ConfigInvalid, match="can't be read"):
-        revoked_serials(b"nothing", ca)
-    assert revoked_serials(b"", ca) == frozenset()
+        read_lists(b"nothing", ca)
+    assert read_lists(b"", ca) == ()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fallback_server.core.errors import QueueFull
 from fallback_server.protocol.methods import CATALOG_GET, DESCRIBE_PACKAGE, FETCH_PACKAGE
 from fallback_server.protocol.proto import edge_pb2 as pb
 from fallback_server.transport import delivery
-from fallback_server.transport.delivery import Places, may_take
+from fallback_server.transport.places import Places, may_take
 
 CODE = grpc.StatusCode
 

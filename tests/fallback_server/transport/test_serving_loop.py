@@ -5,7 +5,7 @@ import socket
 import grpc
 import pytest
 
-from fallback_server.transport.serving_loop import ServingLoop
+from fallback_server.transport.serving_loop import MOST_TURNS, ServingLoop
 
 
 class PollerCompletionQueue:
@@ -69,3 +69,89 @@ def test_grpcs_own_socket_is_known(monkeypatch):
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         runner.run(story())
     assert True in known
+
+
+class Waiting:
+    """Waits for the loop's rest, with so much patience."""
+
+    def __init__(self, patience_s=0.0):
+        self.patient_s = patience_s
+        self.asked = 0
+        self.rested = asyncio.Event()
+
+    def patience_s(self):
+        self.asked += 1
+        return self.patient_s
+
+    def rest(self):
+        self.rested.set()
+
+
+def _run(story):
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(story())
+
+
+def test_who_waits_for_rest_is_told_when_nothing_is_left_to_do():
+    """Once; not while there is something to do, and not who needs it no more."""
+
+    async def story():
+        loop = asyncio.get_running_loop()
+        waiting, other = Waiting(), Waiting()
+        loop.at_rest(waiting)
+        loop.at_rest(other)
+        loop.not_at_rest(other)
+        await _turns()
+        assert waiting.asked == 0
+        await waiting.rested.wait()
+        assert (waiting.asked, other.asked, other.rested.is_set()) == (1, 0, False)
+        waiting.rested.clear()
+        await asyncio.sleep(0.005)
+        assert not waiting.rested.is_set()
+
+    _run(story)
+
+
+def test_a_loop_that_never_rests_tells_all_the_same():
+    """After so many turns: who waits for rest is not left waiting by others' work."""
+
+    async def story():
+        waiting = Waiting()
+        asyncio.get_running_loop().at_rest(waiting)
+        turns = 0
+        while turns < 2 * MOST_TURNS:
+            turns += 1
+            await asyncio.sleep(0)
+            if waiting.rested.is_set():
+                break
+        assert MOST_TURNS - 2 <= turns <= MOST_TURNS + 2
+        assert waiting.asked == 0
+
+    _run(story)
+
+
+def test_patience_ends_with_whatever_comes():
+    """The loop waits that long for an event, takes it, and has its rest when no more comes."""
+
+    async def story():
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(patience_s=60)
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            came = asyncio.Event()
+
+            def take():
+                near.recv(10)
+                waiting.patient_s = 0
+                came.set()
+
+            loop.add_reader(near, take)
+            loop.at_rest(waiting)
+            far.sendall(b"1")
+            await came.wait()
+            assert not waiting.rested.is_set()
+            await waiting.rested.wait()
+            loop.remove_reader(near)
+
+    _run(story)

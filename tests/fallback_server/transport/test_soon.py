@@ -6,16 +6,22 @@ import dataclasses
 import grpc
 import numpy as np
 import pytest
+from support import grpc_stand
 from support.fallback_fakes import FakeExecutor
 from support.grpc_stand import OPTIONS, code_of, loaded
 
+from fallback_server.access.guard import Guard
+from fallback_server.access.rules import AccessRules, Grants, Token
+from fallback_server.access.tokens import digest_of
 from fallback_server.batching.options import MAX_INLINE_US
 from fallback_server.package_info import PackageInfo
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import PREPROCESSING_METADATA, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA
 from fallback_server.protocol.proto import serving_pb2 as pb
+from fallback_server.transport.call_guard import CallGuard
 from fallback_server.transport.calls import PRIORITY_HEADER
 from fallback_server.transport.rpc import SMALL_IN_A_ROW
+from fallback_server.transport.serving_loop import ServingLoop
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -121,3 +127,60 @@ def test_what_can_not_be_run_at_once_is_tried_once(tmp_path):
             assert len(tried) == 3
 
     asyncio.run(scenario())
+
+
+RULES = AccessRules(
+    tokens={digest_of("line"): Token(name="line", grants=Grants(predict=("m",)))}, anonymous=Grants(status=("*",))
+)
+
+
+def test_who_may_ask_is_asked_of_each_that_is_answered_at_once(tmp_path):
+    """By the rules that hold when it comes; who may not is refused and counted, and nothing is run for it."""
+
+    async def scenario():
+        guard = CallGuard(Guard(RULES))
+        async with loaded(FakeExecutor(factor=2), tmp_path, batching=PATIENT, inline_s=10, guard=guard) as stand:
+            stand.control.standing_still = True
+            line = [("authorization", "Bearer line")]
+            for _ in range(UNTIL_READY):
+                await stand.predict(asked(1), timeout=WAIT_S, metadata=line)
+            looked_for, ran = len(stand.control.orders), len(stand.executor.batches)
+            answer = await stand.predict(asked(3), timeout=WAIT_S, metadata=line)
+            assert list(answer.outputs["y"].float_val) == [6.0, 6.0]
+            assert len(stand.control.orders) == looked_for
+            codes = [(await code_of(stand.predict(asked(3), timeout=WAIT_S)))[0]]
+            guard.guard.take(AccessRules(anonymous=Grants(status=("*",))), frozenset())
+            codes += [(await code_of(stand.predict(asked(3), timeout=WAIT_S, metadata=line)))[0]]
+            assert codes == [grpc.StatusCode.UNAUTHENTICATED] * 2
+            assert len(stand.executor.batches) == ran + 1
+
+    asyncio.run(scenario())
+
+
+def test_many_that_come_at_a_time_are_answered_together(tmp_path):
+    """Each by its own values, or refused for them; by fewer runs than there are requests."""
+
+    async def scenario():
+        batching = dataclasses.replace(PATIENT, max_batch_size_rows=16, max_enqueued_batches=100)
+        executor = FakeExecutor(factor=2, poison=POISON)
+        async with loaded(executor, tmp_path, batching=batching, inline_s=10) as stand:
+            stand.control.standing_still = True
+            for _ in range(UNTIL_READY):
+                await stand.predict(asked(1), timeout=WAIT_S)
+            ran = len(executor.batches)
+            for begin in range(0, 640, 32):
+                values = [float(POISON if value == begin + 5 else value + 100) for value in range(begin, begin + 32)]
+                answers = await asyncio.gather(
+                    *(stand.predict(asked(value), timeout=WAIT_S) for value in values), return_exceptions=True
+                )
+                for value, answer in zip(values, answers, strict=True):
+                    if value == POISON:
+                        assert answer.code() is grpc.StatusCode.INTERNAL
+                    else:
+                        assert list(answer.outputs["y"].float_val) == [2 * value, 2 * value]
+            if not grpc_stand.NATIVE:
+                assert max(executor.batches[ran:]) > 1
+                assert stand.loader.result.statistics.figures().errors == {"ExecutionFailed": 20}
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(scenario())

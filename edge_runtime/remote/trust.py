@@ -1,0 +1,313 @@
+"""Which servers are trusted: each proves who it is before the table of endpoints says that it may be asked.
+
+mDNS is a hint and no proof: anybody can announce anything, withdraw anybody, and say another's name. So what is
+announced becomes a *subject*, which costs a handshake in a thread of its own, of which there are `AT_ONCE`; what it
+proves stays true whatever is announced besides, until it can prove it no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from edge_runtime.remote.bell import Bell
+from edge_runtime.remote.certificate import Certificate
+from edge_runtime.remote.endpoints import EndpointTable, Found
+from edge_runtime.remote.expiry import Expiry
+from edge_runtime.remote.handshake import NotTrusted, Proof, prove
+from edge_runtime.remote.sightings import Sighting
+from edge_runtime.remote.suspects import Suspects
+from edge_runtime.remote.tls_files import Material, MaterialFiles
+from edge_runtime.remote.trust_policy import Subject, due_s, rank
+
+_log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+"""Handshakes under way: who accepts connections and says nothing holds up one of them."""
+
+LIMIT_S = 5.0
+"""For one handshake: a slow board and a slow server need a tenth."""
+
+FIRST_LIMIT_S = 1.5
+"""For the first with an announced server: eight that are silent hold up the others that long."""
+
+A_SECOND = 20
+"""Handshakes that are begun in a second: the device has other work."""
+
+MAX_SUBJECTS = 64
+"""Announced servers that have not proved who they are; beyond, one that is drawn gives way."""
+
+LOOK_S = 1.0
+"""How often files and endpoints are looked at."""
+
+
+@dataclass(kw_only=True)
+class _Known:
+    """A subject, as it changes. Under the lock.
+
+    Attributes:
+        addresses: Where it may be.
+        subject: What is known.
+        address: Where it has proved who it is; empty for nowhere.
+        proof: What it proved.
+        asking: Whether a thread is at it.
+    """
+
+    addresses: tuple[str, ...]
+    subject: Subject
+    address: str = ""
+    proof: Proof | None = field(default=None, repr=False)
+    asking: bool = False
+
+
+Prove = Callable[[str, Material, float], Proof]
+
+
+class Trust:
+    """Keeps a table true for servers that speak TLS. Thread-safe; a table for `Discovery`."""
+
+    def __init__(
+        self,
+        table: EndpointTable,
+        files: MaterialFiles,
+        suspects: Suspects,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        proves: Prove = lambda address, material, limit_s: prove(address, material, limit_s=limit_s),
+        draw: Callable[[Sequence[str]], str] = random.choice,
+    ) -> None:
+        """Nothing is asked before `start`, or `tick`.
+
+        Args:
+            table: Gets those that have proved who they are, and those that are given.
+            files: What is trusted.
+            suspects: Keeps those that have not.
+            clock: Monotonic seconds.
+            proves: Asks one, in a thread of its own; raises NotTrusted.
+            draw: One of several.
+        """
+        self._table = table
+        self._files = files
+        self._suspects = suspects
+        self._clock = clock
+        self._proves = proves
+        self._draw = draw
+        self._expiry = Expiry(clock)
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()  # The table hears of results in the order in which they are true.
+        self._known: dict[str, _Known] = {}
+        self._asking = 0
+        self._begun_s: list[float] = []
+        self._bell = Bell()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<Trust in {sum(one.proof is not None for one in self._known.values())} of {len(self._known)} servers>"
+
+    def start(self) -> None:
+        """Starts the thread that has servers asked."""
+        self._thread = threading.Thread(target=self._run, name="edge-trust", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Asks no more. What is under way ends by itself, and changes nothing."""
+        with self._lock:
+            self._closed = True
+        self._bell.ring()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def give(self, address: str) -> None:
+        """A server that the configuration names: known from now on, and asked nothing before it has proved itself."""
+        subject = Subject(given=True, announced=False, proved=False, away=False, heard_s=self._clock())
+        with self._lock:
+            self._known[address] = _Known(addresses=(address,), subject=subject)
+        self._table.add(Found(key=address, address=address, way=None))
+        self._bell.ring()
+
+    def add(self, sighting: Sighting) -> None:
+        """A server is announced."""
+        if not sighting.tls:
+            self._suspects.note(
+                sighting.key, sighting.addresses[0], "plain-text", "it is announced as speaking plain text"
+            )
+            return
+        now_s = self._clock()
+        with self._lock:
+            known = self._known.get(sighting.key)
+            if known is None:
+                self._make_room()
+                fresh = Subject(given=False, announced=True, proved=False, away=False, heard_s=now_s)
+                self._known[sighting.key] = _Known(addresses=sighting.addresses, subject=fresh)
+            else:
+                known.addresses = sighting.addresses
+                known.subject = _with(known.subject, announced=True, heard_s=now_s)
+        self._bell.ring()
+
+    def remove(self, key: str) -> None:
+        """A server is said to have gone: it goes if it has proved nothing; else it is asked."""
+        with self._lock:
+            known = self._known.get(key)
+            if known is None or known.subject.given:
+                return
+            if known.proof is None:
+                del self._known[key]
+            else:
+                known.subject = _with(known.subject, announced=False, heard_s=self._clock())
+        self._suspects.forgot(key)
+        self._bell.ring()
+
+    def dropped(self, count: int) -> None:
+        """Announcements came faster than they are looked at."""
+        self._suspects.dropped(count)
+
+    def certificates(self) -> dict[str, Certificate]:
+        """What those that are trusted have shown, by address."""
+        with self._lock:
+            return {one.address: one.proof.certificate for one in self._known.values() if one.proof is not None}
+
+    def tick(self) -> float:
+        """Has those asked that are due; seconds until there may be others."""
+        now_s = self._clock()
+        if self._files.look():
+            with self._lock:
+                for known in self._known.values():
+                    known.subject = _with(known.subject, heard_s=now_s)
+        self._expiry.look("the device's own certificate", self._files.now.own)
+        away = {one.address for one in self._table.all() if one.away_s is not None}
+        wait_s, begun = LOOK_S, []
+        with self._lock:
+            for known in self._known.values():
+                known.subject = _with(known.subject, away=known.address in away)
+            self._begun_s = [at_s for at_s in self._begun_s if now_s - at_s < 1.0]
+            while not self._closed and self._asking < AT_ONCE and len(self._begun_s) < A_SECOND:
+                key, wait_s = self._next(now_s)
+                if key is None:
+                    break
+                self._known[key].asking = True
+                self._asking += 1
+                self._begun_s.append(now_s)
+                begun.append((key, self._known[key]))
+        for key, known in begun:
+            self._begin(key, known)
+        return min(wait_s, LOOK_S)
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                wait_s = self.tick()
+            except Exception:  # noqa: BLE001  one server must not end the looks at the others
+                _log.exception("servers could not be asked who they are")
+                wait_s = LOOK_S
+            self._bell.wait(max(wait_s, 0.01))
+
+    def _next(self, now_s: float) -> tuple[str | None, float]:
+        """Who is asked next; None for nobody yet, and how long not."""
+        waiting = [(due_s(one.subject), key) for key, one in self._known.items() if not one.asking]
+        due = [key for at_s, key in waiting if at_s <= now_s]
+        if not due:
+            return None, min((at_s for at_s, _ in waiting), default=math.inf) - now_s
+        first = min(rank(self._known[key].subject) for key in due)
+        return self._draw([key for key in due if rank(self._known[key].subject) == first]), 0.0
+
+    def _begin(self, key: str, known: _Known) -> None:
+        thread = threading.Thread(target=self._ask, args=(key, known), name="edge-handshake", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # No more threads: later.
+            with self._lock:
+                known.asking = False
+                self._asking -= 1
+
+    def _ask(self, key: str, known: _Known) -> None:
+        """Has one server prove who it is: where it has been, and where it is said to be. In a thread of its own."""
+        at_s, material, subject = self._clock(), self._files.now, known.subject
+        addresses = tuple(dict.fromkeys((*((known.address,) if known.address else ()), *known.addresses)))
+        patient = subject.given or subject.proved or subject.failures
+        left_s = LIMIT_S if patient else FIRST_LIMIT_S
+        found: tuple[str, Proof] | None = None
+        faults: list[tuple[str, NotTrusted]] = []
+        for address in addresses:
+            try:
+                found = address, self._proves(address, material, left_s / len(addresses))
+                break
+            except NotTrusted as fault:
+                faults.append((address, fault))
+            except Exception as error:  # noqa: BLE001  what a stranger's bytes do to us is no proof
+                faults.append((address, NotTrusted("protocol", f"{type(error).__name__}: {error}")))
+        with self._turn:
+            with self._lock:
+                self._asking -= 1
+                known.asking = False
+                stale = self._closed or self._known.get(key) is not known
+                failures = 0 if found else known.subject.failures + 1
+                known.subject = _with(known.subject, asked_s=at_s, failures=min(failures, 9))
+            if not stale:
+                self._judge(key, known, found, faults)
+        self._bell.ring()
+
+    def _judge(
+        self, key: str, known: _Known, found: tuple[str, Proof] | None, faults: list[tuple[str, NotTrusted]]
+    ) -> None:
+        """Takes what came of it into the table."""
+        for address, fault in faults:
+            if fault.reason != "unreachable" or not (found or known.subject.proved):
+                self._suspects.note(key, address, fault.reason, fault.said)
+        if found is not None:
+            self._believe(key, known, *found)
+            return
+        proved_there = next((fault for address, fault in faults if address == known.address), None)
+        only_away = proved_there is not None and proved_there.reason in ("unreachable", "silent")
+        if known.proof is not None and only_away and (known.subject.announced or known.subject.given):
+            return  # Its breaker knows, and gRPC asks for its certificate when it is back.
+        with self._lock:
+            was, known.proof, known.address = known.proof, None, ""
+            known.subject = _with(known.subject, proved=False)
+            if was is not None and not (known.subject.announced or known.subject.given):
+                del self._known[key]
+        if known.subject.given:
+            self._table.add(Found(key=key, address=known.addresses[0], way=None, why=faults[0][1].said))
+        elif was is not None:
+            self._table.remove(key)
+
+    def _believe(self, key: str, known: _Known, address: str, proof: Proof) -> None:
+        with self._lock:
+            same = known.proof is not None and known.address == address and known.proof.way == proof.way
+            known.proof, known.address = proof, address
+            known.subject = _with(known.subject, proved=True)
+            # One server by several names would fill the table: the last one that was heard stands for all.
+            doubles = [name for name, one in self._known.items() if self._doubles(name, one, key, address)]
+            for name in doubles:
+                del self._known[name]
+        self._suspects.cleared(key, address)
+        self._expiry.look(f"the certificate of server {address}", proof.certificate)
+        if not same:
+            self._table.add(Found(key=key, address=address, way=proof.way))
+            _log.info("server %s has proved to be %s, by a certificate until %s", address, *_shown(proof.certificate))
+        for name in doubles:
+            self._table.remove(name)
+
+    def _doubles(self, name: str, one: _Known, key: str, address: str) -> bool:
+        return name != key and not one.subject.given and one.address == address
+
+    def _make_room(self) -> None:
+        """One more is announced: those that have proved nothing are bounded."""
+        unproved = [key for key, one in self._known.items() if one.proof is None and not one.subject.given]
+        if len(unproved) >= MAX_SUBJECTS:
+            del self._known[self._draw(unproved)]
+            self._suspects.dropped(1)
+
+
+def _with(subject: Subject, **changes: float) -> Subject:
+    values = {name: getattr(subject, name) for name in subject.__struct_fields__}
+    return Subject(**{**values, **changes})
+
+
+def _shown(certificate: Certificate) -> tuple[str, str]:
+    return certificate.owner or certificate.fingerprint, certificate.until

@@ -1,0 +1,144 @@
+"""Small requests that come at about the same time are answered together, where that is how they come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from fallback_server.core.errors import ExecutionFailed, ServerError
+from fallback_server.transport.crowd import Crowd
+from fallback_server.transport.serving_loop import ServingLoop
+
+_log = logging.getLogger(__name__)
+
+PATIENCE_S = 1e-3
+"""How long a group that is not full waits for the next request: the shortest time that a loop can wait."""
+
+LONGEST_S = 4e-3
+"""How long its first request waits at most, while the loop has rest."""
+
+HURRY_S = 0.05
+"""Who has less time than that does not wait for company."""
+
+Found = TypeVar("Found")
+Given = TypeVar("Given")
+
+
+class Soon(Protocol[Found, Given]):
+    """Answers requests that are like others before, as soon as they are found to be. In the event loop."""
+
+    def find(self, data: bytes, caller: Any) -> Found | None:
+        """What is known of a request that can be answered at once; None for others.
+
+        Raises:
+            ServerError: its caller may not ask for that.
+        """
+        ...
+
+    def left_s(self, found: Found) -> float | None:
+        """How long its caller waits; None for ever."""
+        ...
+
+    def answer(self, found: Found) -> Given | None:
+        """The answer; None where there is none at once. Then nothing has been done.
+
+        Raises:
+            ServerError: it is refused.
+        """
+        ...
+
+    def answer_all(self, found: Sequence[Found]) -> list[Given | ServerError | None]:
+        """As `answer` for each, in their order."""
+        ...
+
+
+class Gathering:
+    """Who waits to be answered together with others. Lives in one event loop.
+
+    Args:
+        loop: Says when it has nothing else to do.
+        crowd: Says who waits.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, loop: ServingLoop, crowd: Crowd | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._loop = loop
+        self._crowd = crowd or Crowd()
+        self._clock = clock
+        self._waiting: list[tuple[Soon[Any, Any], Any, asyncio.Future[Any]]] = []
+        self._at_first = 0
+        self._in_vain = False
+        self._since_s = 0.0
+
+    def joins(self, soon: Soon[Found, Any], found: Found) -> bool:
+        """Whether a request is to wait for company."""
+        if not self._crowd.joins():
+            return False
+        left_s = soon.left_s(found)
+        return left_s is None or left_s > HURRY_S
+
+    def join(self, soon: Soon[Found, Given], found: Found) -> asyncio.Future[Given | ServerError | None]:
+        """What an answer will be in, or a refusal; None as of `Soon.answer`."""
+        future: asyncio.Future[Given | ServerError | None] = self._loop.create_future()
+        waiting = self._waiting
+        if not waiting:
+            self._at_first = 0
+            self._since_s = self._clock()
+            self._loop.at_rest(self)
+        self._in_vain = False
+        waiting.append((soon, found, future))
+        if len(waiting) >= self._crowd.most:
+            self._loop.not_at_rest(self)
+            self._answer()
+        return future
+
+    def patience_s(self) -> float:
+        """See `Rested`."""
+        self._at_first = self._at_first or len(self._waiting)
+        if self._crowd.size < 2 or self._clock() - self._since_s >= LONGEST_S:
+            return 0.0
+        self._in_vain = True
+        return PATIENCE_S
+
+    def rest(self) -> None:
+        """See `Rested`."""
+        self._answer()
+
+    def _answer(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._crowd.gathered(len(waiting), at_first=self._at_first or len(waiting), in_vain=self._in_vain)
+        groups: dict[Soon[Any, Any], list[tuple[Any, asyncio.Future[Any]]]] = {}
+        for soon, found, future in waiting:
+            if not future.done():  # Its caller has left.
+                groups.setdefault(soon, []).append((found, future))
+        for soon, members in groups.items():
+            for (_, future), answer in zip(members, _answers(soon, [found for found, _ in members]), strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+
+def given(answer: Given | ServerError | None) -> Given | None:
+    """The answer that a request was given.
+
+    Raises:
+        ServerError: it was refused.
+    """
+    if isinstance(answer, ServerError):
+        try:
+            raise answer
+        finally:
+            del answer  # A fault that its own traceback leads to would stay until Python looks for such.
+    return answer
+
+
+def _answers(soon: Soon[Found, Given], found: Sequence[Found]) -> Sequence[Given | ServerError | None]:
+    try:
+        return soon.answer_all(found)
+    except Exception:  # noqa: BLE001  whatever it is, nobody is left waiting, and the loop lives on
+        _log.exception("%d requests failed together", len(found))
+        return [ExecutionFailed("the model failed to run")] * len(found)

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+
+from edge_runtime.remote.trust_policy import (
+    AGAIN_S,
+    AWAY_S,
+    CHECK_S,
+    FLOOR_S,
+    GIVEN_S,
+    WITHDRAWN_S,
+    Subject,
+    due_s,
+    rank,
+)
+
+NOW_S = 1000.0
+
+
+def subject(**other):
+    values = {"given": False, "announced": True, "proved": False, "away": False, "heard_s": NOW_S - 1, "asked_s": NOW_S}
+    return Subject(**{**values, **other})
+
+
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({"asked_s": -math.inf}, NOW_S - 1),
+        ({"failures": 1}, NOW_S + AGAIN_S),
+        ({"failures": 9}, NOW_S + AGAIN_S),
+        ({"failures": 1, "heard_s": NOW_S + 0.1}, NOW_S + FLOOR_S),
+        ({"failures": 1, "heard_s": NOW_S + 10}, NOW_S + 10),
+        ({"given": True, "announced": False, "failures": 1}, NOW_S + 1),
+        ({"given": True, "announced": False, "failures": 9}, NOW_S + GIVEN_S),
+        ({"given": True, "announced": False, "failures": 9, "heard_s": NOW_S + 0.1}, NOW_S + 0.1),
+        ({"proved": True}, NOW_S + CHECK_S),
+        ({"proved": True, "announced": False}, NOW_S + WITHDRAWN_S),
+        ({"proved": True, "announced": False, "given": True}, NOW_S + CHECK_S),
+        ({"proved": True, "away": True}, NOW_S + 1),
+        ({"proved": True, "away": True, "failures": 9}, NOW_S + AWAY_S),
+        ({"proved": True, "heard_s": NOW_S + 0.1}, NOW_S + FLOOR_S),
+    ],
+)
+def test_when_a_server_is_asked(changes, due):
+    """At once when it is new; then by whether somebody waits for it, and never as often as it is announced."""
+    assert due_s(subject(**changes)) == due
+
+
+def test_who_goes_first():
+    """Whom the configuration names and who has proved itself, then those that are new, then those that have failed."""
+    named, proved = subject(given=True), subject(proved=True)
+    new, failed = subject(asked_s=-math.inf), subject(failures=1)
+    assert rank(named) == rank(proved) < rank(new) < rank(failed)
