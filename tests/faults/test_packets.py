@@ -51,6 +51,7 @@ def device(tmp_path, hosts, fault_seed):
             "delegates": ["cpu"],
             "threads": 1,
             "cache": None,
+            "insecure": True,
         }
         made.append(FaultChild(tmp_path / "store", options, load, fault_seed, before=hosts.before("near")))
         return made[-1]
