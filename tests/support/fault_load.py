@@ -95,7 +95,7 @@ class Load:
         self._end()
         account = self.ledger.account(ALLOWED_S)
         if not quiet:
-            print(account)  # noqa: T201  shown where the test fails
+            print(f"{account}; at last: {self.ledger.said}")  # noqa: T201  shown where the test fails
         assert not account.faults, str(account)
         assert account.answered, str(account)
         return account
@@ -184,7 +184,7 @@ class OfServer:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_reconnect_backoff_ms", 500),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 5000),  # So long one attempt may take.
         ]
         self.channel = grpc.insecure_channel(address, options=options)
         self._predict = methods.PREDICT.bind(self.channel)

@@ -63,7 +63,7 @@ class Model:
         if (FAULTS / "leak").exists():
             self.grow(4)
         if (FAULTS / "slow").exists():
-            time.sleep(0.05)
+            time.sleep(float((FAULTS / "slow").read_text()))
         return {{"y": inputs["x"] * np.float32(self.version)}}
 '''
 
@@ -73,7 +73,7 @@ class FaultServer:
 
     Attributes:
         faults: The folder whose files are the faults of `own`: `hang-N`, `fail-N`, `grow-N` as version N loads,
-            `abort`, `leak`, `slow` as it runs.
+            `abort`, `leak`, `slow` (which holds seconds) as it runs.
 
     `before` is what the server's command line begins with, such as `ip netns exec NAME`.
     """
