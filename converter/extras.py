@@ -51,8 +51,10 @@ def read_preprocess(path: Path, signatures: Signature | Sequence[Signature]) -> 
     """
     try:
         preprocess = msgspec.convert(tomllib.loads(_read_text(path)), Preprocess)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, ManifestInvalid) as error:
+    except (ValueError, ManifestInvalid) as error:  # Both libraries' are ValueErrors, and so is a number without end.
         raise DataInvalid(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise DataInvalid(f"{path}: nested too deep to be preprocessing") from error
     specs = [spec for signature in _several(signatures) for spec in signature.inputs]
     known = {spec.name for spec in specs}
     for name in preprocess.inputs:

@@ -83,9 +83,8 @@ def convert(
 
     Raises:
         BadInput: an option, the model, the data, the labels or the preprocessing can't be worked with.
-        PackageExists: the version is there, and `replace` is False.
-        NothingFits: no variant is within the budget for one of the targets.
-        NoVariantMade: every variant failed or was refused.
+        PackageError: the version is there, and `replace` is False; or it can't be signed.
+        NothingFits, NoVariantMade: none is within the budget for one of the targets; all failed or were refused.
         OSError: the disk is full, or `output` can't be written.
     """
     options = ConvertOptions(

@@ -97,8 +97,10 @@ def parse_profile(text: str, *, origin: str) -> DeviceProfile:
     """
     try:
         return msgspec.convert(tomllib.loads(text), DeviceProfile)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:  # Both libraries' are ValueErrors, and so is a number without end.
         raise ProfileInvalid(f"{origin}: {error}") from error
+    except RecursionError as error:
+        raise ProfileInvalid(f"{origin}: nested too deep to be a profile") from error
 
 
 def load_profiles() -> tuple[DeviceProfile, ...]:

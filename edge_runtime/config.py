@@ -23,6 +23,9 @@ MDNS = "mdns"
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 MAX_ENGINES = 256
 
+_MAX_DOTS = 1000
+"""In a line of TOML. The parser takes the square of a dotted key's parts; keys have a handful."""
+
 Isolation = Literal["auto", "none", "process"]
 """Where an engine runs. `auto`: accelerators in a worker process, where their crash costs one retry, the CPU in the
 application's own."""
@@ -298,16 +301,26 @@ def _converted(source: Path, values: object, kind: type[Options]) -> Options:
 
 def _store(source: Path, value: object) -> str | os.PathLike[str]:
     if value == "" or not isinstance(value, str | os.PathLike):
-        raise InvalidConfig(f"{source}: `store` must be the path of a folder of packages, got {value!r}")
+        try:
+            shown = repr(value)
+        except ValueError:  # Of a number that Python won't write out.
+            shown = "a number that is too long"
+        raise InvalidConfig(f"{source}: `store` must be the path of a folder of packages, got {shown}")
     return value
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise InvalidConfig(f"{path}: can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path}: no valid TOML: {error}") from error
+    if max(line.count(".") for line in text.split("\n")) > _MAX_DOTS:
+        raise InvalidConfig(f"{path}: no valid TOML: a line with more than {_MAX_DOTS} dots")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # No TOML, or a number without end.
         raise InvalidConfig(f"{path}: no valid TOML: {error}") from error
 
 

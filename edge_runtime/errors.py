@@ -8,7 +8,7 @@ EdgeRuntimeError
 │   └── EngineLost         it crashed, hangs or its device vanished; it is replaced
 ├── VersionNotAvailable    neither installed nor served by any server that was asked    (LookupError)
 ├── DeadlineExceeded       no answer in time; says where the time went                  (TimeoutError)
-├── Overloaded             the queue is full, and no server can take the request
+├── Overloaded             the queue is full or too long, and no server can take the request
 ├── StreamBusy             two threads are in one stream                                (RuntimeError)
 ├── ServerFailed           servers were asked, and failed or refused
 └── RuntimeClosed          the runtime has been closed
@@ -102,7 +102,7 @@ class DeadlineExceeded(EdgeRuntimeError, TimeoutError):
 
 
 class Overloaded(EdgeRuntimeError):
-    """The device's queue is full, and there is no server to take the request."""
+    """The device's queue is full, or too long for the deadline, and there is no server to take the request."""
 
 
 class StreamBusy(EdgeRuntimeError, RuntimeError):

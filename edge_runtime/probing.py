@@ -236,8 +236,8 @@ class Prober:
         try:
             with (self._folder / _file_name(key)).open("rb") as file:
                 kept = msgspec.json.decode(file.read(_MAX_FILE_BYTES), type=Kept)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):  # absent or damaged: probed again, and written anew
-            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None  # absent or damaged: probed again, and written anew
         return kept if tuple(kept.key) == key else None
 
     def _write(self, key: tuple[str, ...], kept: Kept) -> None:

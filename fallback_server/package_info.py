@@ -89,7 +89,7 @@ def read_package(path: Path) -> PackageInfo | None:
             if max(len(found.fingerprint), len(found.preprocessing_fingerprint)) > MAX_FINGERPRINT:
                 raise ValueError(f"a fingerprint has at most {MAX_FINGERPRINT} characters")  # noqa: TRY301
             return PackageInfo(fingerprint=found.fingerprint, preprocessing_fingerprint=found.preprocessing_fingerprint)
-    except (PackageError, ValueError, msgspec.MsgspecError, OSError) as error:
+    except (PackageError, ValueError, RecursionError, msgspec.MsgspecError, OSError) as error:
         _log.warning("%s: its package is not known: %s", path, error)
     return None
 

@@ -8,10 +8,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from fallback_server.admitted import Checked, answer_of, received_by
-from fallback_server.batching.queue import Array
+from fallback_server.batching.queue import Array, BatchQueue
 from fallback_server.batching.scheduler import BatchScheduler
-from fallback_server.core.errors import ServerError
+from fallback_server.core.errors import ExecutionFailed, ServerError
 from fallback_server.core.handle import Standing
+from fallback_server.core.servable import ServableId
 from fallback_server.core.target import ModelTarget
 from fallback_server.package_info import takes_preprocessing
 from fallback_server.predict_call import Answer, Likeness, Observe, PredictCall, Ready, Refuses
@@ -19,6 +20,9 @@ from fallback_server.served_model import ServedModel
 
 READY_EVERY = 256
 """Requests that are alike, of which one tries whether those after it need not be looked at."""
+
+
+_APART = ExecutionFailed("each is to be run by itself")
 
 
 class Stands(Protocol):
@@ -153,14 +157,14 @@ class ReadyCalls:
         return answers
 
     def _group(self, asked: Sequence[Alike]) -> list[Answer | None]:
-        """Those that are like one call. What can't be answered by one run is by two, and in the end one by one."""
+        """Those that are like one call. What is too much for one run is two; what fails together is run one by one."""
         if len(asked) > 1:
-            answers = self._merged(asked)
-            if answers is not None:
-                return answers
-            half = len(asked) // 2
-            return [*self._group(asked[:half]), *self._group(asked[half:])]
-        one = asked[0]
+            merged = self._merged(asked)
+            if isinstance(merged, list):
+                return merged
+            if merged is None:
+                half = len(asked) // 2
+                return [*self._group(asked[:half]), *self._group(asked[half:])]
         return [
             self.at_once(
                 one.call,
@@ -170,47 +174,70 @@ class ReadyCalls:
                 refuses=one.refuses,
                 started_s=one.started_s,
             )
+            for one in asked
         ]
 
-    def _merged(self, asked: Sequence[Alike]) -> list[Answer | None] | None:
-        """The answers by one run; None where that may not be, or came to nothing: then nobody was answered."""
-        call = asked[0].call
-        ready = None if call.like is None else call.like.ready
-        if ready is None or ready.versions is not self._versions:
-            return None
+    def _merged(self, asked: Sequence[Alike]) -> list[Answer | None] | ServerError | None:
+        """The answers by one run; None where so many are too much for one; an error where they can't be merged."""
+        like = asked[0].call.like
+        ready = None if like is None else like.ready
+        if like is None or ready is None or ready.versions is not self._versions:
+            return _APART
         standing = ready.standing
         loaded = standing.hold()
         if loaded is None:
-            return None
+            return _APART
         try:
             servable, name = loaded.servable, ready.name
             queue = servable.queues[name]
-            if not queue.merges or not all(
-                takes_preprocessing(one.preprocessing, servable.package) for one in asked if one.preprocessing
-            ):
-                return None
             rows, count = ready.rows, len(asked)
-            outcome = self._scheduler.run_alone(
-                queue,
-                {name: np.concatenate([one.inputs[name] for one in asked]) for name in asked[0].inputs},
-                rows=count * rows,
-                deadline_s=min((one.deadline_s for one in asked if one.deadline_s is not None), default=None),
-                requests=count,
-            )
-            # Who of them is at fault is found by running each alone; so is whether rows don't stand for themselves.
-            if outcome is None or isinstance(outcome, ServerError):
-                return None
-            if any(array.shape[:1] != (count * rows,) for array in outcome.values()):
-                return None
-            answers: list[Answer | None] = []
-            now_s = self._clock()
-            for index, one in enumerate(asked):
-                part = {name: array[index * rows : (index + 1) * rows] for name, array in outcome.items()}
-                answer = answer_of(call, standing.servable_id, name, part, one.refuses)
-                if self._observe is not None:
-                    self._observe(call, standing.servable_id, answer, now_s - one.started_s)
-                servable.statistics.settled(answer if isinstance(answer, ServerError) else None, now_s - one.started_s)
-                answers.append(answer)
-            return answers
+            inline_s = count * self._scheduler.inline_s  # One after another they might take that.
+            outcome: dict[str, Array] | ServerError | None = _APART
+            if queue.merges and all(_takes(servable, one) for one in asked):
+                if not (
+                    queue.takes_alone(asked[0].inputs, count * rows) and queue.is_short(count * rows, bound_s=inline_s)
+                ):
+                    return None
+                outcome = self._run(queue, asked, count * rows, inline_s)
+            if isinstance(outcome, dict):
+                return [
+                    self._told(servable, standing.servable_id, name, one, _rows_of(outcome, index * rows, rows))
+                    for index, one in enumerate(asked)
+                ]
         finally:
             standing.let_go(loaded)
+        if outcome is None and all(one.deadline_s is None for one in asked):
+            like.in_vain()  # Once for all: what stands against one stands against each.
+            return [None] * count
+        return outcome or _APART
+
+    def _run(
+        self, queue: BatchQueue, asked: Sequence[Alike], rows: int, inline_s: float
+    ) -> dict[str, Array] | ServerError | None:
+        return self._scheduler.run_alone(
+            queue,
+            {name: np.concatenate([one.inputs[name] for one in asked]) for name in asked[0].inputs},
+            rows=rows,
+            deadline_s=min((one.deadline_s for one in asked if one.deadline_s is not None), default=None),
+            inline_s=inline_s,
+            came_s=[one.started_s for one in asked],
+        )
+
+    def _told(
+        self, servable: ServedModel, servable_id: ServableId, name: str, one: Alike, outputs: dict[str, Array]
+    ) -> Answer:
+        """The answer to one of several, which is counted."""
+        answer = answer_of(one.call, servable_id, name, outputs, one.refuses)
+        took_s = self._clock() - one.started_s
+        if self._observe is not None:
+            self._observe(one.call, servable_id, answer, took_s)
+        servable.statistics.settled(answer if isinstance(answer, ServerError) else None, took_s)
+        return answer
+
+
+def _takes(servable: ServedModel, one: Alike) -> bool:
+    return not one.preprocessing or takes_preprocessing(one.preprocessing, servable.package)
+
+
+def _rows_of(outputs: Mapping[str, Array], begin: int, count: int) -> dict[str, Array]:
+    return {name: array[begin : begin + count] for name, array in outputs.items()}

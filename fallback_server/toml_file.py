@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from fallback_server.core.model_config import ModelConfig, PolicyKind, Shadow, S
 from fallback_server.flag_table import FLAGS, Kind, Value
 from fallback_server.flags import check_value, unknown
 from fallback_server.model_list import ModelDraft, ModelList
-from fallback_server.text_file import digest_of, read_text
+from fallback_server.text_file import digest_of, parse_toml, read_text
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -68,10 +67,10 @@ def read_toml(path: Path) -> TomlFile:
     Raises:
         ConfigInvalid: it can't be read at all.
     """
+    text = read_text(path)
     try:
-        text = read_text(path)
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         hint = "" if path.suffix == ".toml" else f"; is it TensorFlow Serving's? --model_config_file={path}"
         raise ConfigInvalid(f"{path}: no TOML: {error}{hint}") from error
     faults: list[str] = []

@@ -17,6 +17,11 @@ lock requirements/all.txt --all-extras --constraint requirements/device.txt pypr
 # Nor do other people's clients agree with our versions.
 "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
     --output-file requirements/clients.txt requirements/clients.in
+# What tests and fuzzers need and nothing else does; atheris has another version for each Python.
+for name in schemathesis fuzz; do
+    "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --output-file requirements/$name.txt requirements/$name.in
+done
 # Nor do the servers that ours is measured beside.
 "${UV:-uv}" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
     --override requirements/peers-overrides.txt --output-file requirements/peers.txt requirements/peers.in

@@ -5,7 +5,8 @@
 #   - a browser for the report, which only root can install;
 #   - a GPU in software;
 #   - an environment of its own for tflite-runtime, which has wheels up to Python 3.11;
-#   - another for clients of other servers, which hold libraries to other versions than ours.
+#   - another for clients of other servers, which hold libraries to other versions than ours;
+#   - and one for schemathesis, which brings libraries that nothing else needs.
 # What can't be had is said and passed over: the tests that need it are skipped then.
 set -eu
 cd "$(dirname "$0")/.."
@@ -57,4 +58,5 @@ clothes || echo "no Fashion-MNIST (apt install dataset-fashion-mnist): tests tha
 browser || echo "no browser (apt install chromium): tests that look at the report are skipped" >&2
 devices/fetch-swiftshader.sh >/dev/null || echo "no GPU in software: tests that run on one are skipped" >&2
 old_interpreter || echo "no tflite-runtime for this Python: tests with it are skipped" >&2
+environment schemathesis || echo "no schemathesis: REST is not held against its OpenAPI document" >&2
 environment clients || echo "no tritonclient and ovmsclient: tests that call the server with them are skipped" >&2

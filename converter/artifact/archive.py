@@ -40,6 +40,12 @@ _MAX_HEADER_BYTES = 1 << 20
 
 _COPY_BYTES = 1 << 20
 
+_MAX_FILLING_BYTES = 16 << 20
+"""What may follow an archive's end, in zeros: GNU tar fills up to 10 KiB unless told otherwise."""
+
+_SHOWN = 80
+"""Characters of a name in a refusal: the archive has written it."""
+
 _OWN_BYTES = {
     MANIFEST: MAX_MANIFEST_BYTES,
     MANIFEST_DIGEST: MAX_DIGEST_BYTES,
@@ -125,6 +131,7 @@ def unpack(
                             check(manifest)
                         source.expect_listed()
                 source.expect_header()
+        source.check_end()
     if len(roots) != 1:
         raise UnsafeArchive(f"{archive}: holds {len(roots)} packages; one is expected, as NAME/VERSION/...")
     return folder.joinpath(*roots.pop())
@@ -144,6 +151,7 @@ class _Source:
         self._max_bytes = max_bytes
         self._written_bytes = 0
         self._header_bytes = 0
+        self._last = b""
 
     def expect_header(self) -> None:
         """From here on the next member's headers are read."""
@@ -160,13 +168,28 @@ class _Source:
         self._header_bytes += size
         if self._header_bytes > _MAX_HEADER_BYTES:
             raise UnsafeArchive(f"{self._archive}: a member's headers take more than {_MAX_HEADER_BYTES} bytes")
-        return self._stream.read(size)
+        self._last = self._stream.read(size)
+        return self._last
 
     def seek(self, position: int) -> int:
         """Skips the rest of a block; nothing larger is ever skipped in an archive of plain files and folders."""
         if not 0 <= position - self._stream.tell() <= tarfile.BLOCKSIZE:
             raise UnsafeArchive(f"{self._archive}: a header leads to byte {position}, out of the members' order")
         return self._stream.seek(position)
+
+    def check_end(self) -> None:
+        """Whether it ends as archives do: so it is known to be whole, and nothing is hidden behind it.
+
+        The checksum stands behind the last byte. A tape's records are filled up with zeros.
+        """
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise UnsafeArchive(f"{self._archive}: truncated: its end is missing")
+        for _ in range(_MAX_FILLING_BYTES // _COPY_BYTES):
+            if not (data := self._stream.read(_COPY_BYTES)):
+                return
+            if data.strip(b"\0"):
+                raise UnsafeArchive(f"{self._archive}: something follows its end")
+        raise UnsafeArchive(f"{self._archive}: more than {_MAX_FILLING_BYTES} bytes follow its end")
 
     def tell(self) -> int:
         """How far the stream has been read."""
@@ -180,7 +203,7 @@ class _Source:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         # "x": an archive that names a file twice is refused instead of the later one winning.
-        with path.open("xb") as out:
+        with _new(path, self._archive) as out:
             left_bytes = size_bytes
             while left_bytes:
                 data = self._stream.read(min(left_bytes, _COPY_BYTES))
@@ -188,6 +211,13 @@ class _Source:
                     raise UnsafeArchive(f"{self._archive}: truncated: {left_bytes} bytes of {path.name!r} are missing")
                 self._written_bytes += out.write(data)
                 left_bytes -= len(data)
+
+
+def _new(path: Path, archive: Path) -> IO[bytes]:
+    try:
+        return path.open("xb")
+    except FileExistsError as error:
+        raise UnsafeArchive(f"{archive}: holds {path.name!r} twice, or as a file and a folder") from error
 
 
 class _RefusedError(Exception):
@@ -225,9 +255,11 @@ def _check_plain(archive: Path, member: tarfile.TarInfo) -> None:
     plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
     # A sparse member may have a plain file's type and be called sparse by its extended header alone.
     if not plain or member.issparse() or any(key.startswith("GNU.sparse") for key in member.pax_headers):
-        raise UnsafeArchive(f"{archive}: {member.name!r} is a link, a device or sparse; only plain files are allowed")
+        raise UnsafeArchive(
+            f"{archive}: {member.name[:_SHOWN]!r} is a link, a device or sparse; only plain files are allowed"
+        )
     if member.size < 0:
-        raise UnsafeArchive(f"{archive}: {member.name!r} claims {member.size} bytes")
+        raise UnsafeArchive(f"{archive}: {member.name[:_SHOWN]!r} claims {member.size} bytes")
 
 
 def _manifest(archive: Path, path: Path) -> Manifest:
@@ -256,5 +288,5 @@ def _member_path(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
     except ManifestInvalid as error:
         raise UnsafeArchive(f"{archive}: {error}") from error
     if len(path.parts) < 3:
-        raise UnsafeArchive(f"{archive}: {member.name!r} does not lie under NAME/VERSION/")
+        raise UnsafeArchive(f"{archive}: {member.name[:_SHOWN]!r} does not lie under NAME/VERSION/")
     return path

@@ -206,7 +206,7 @@ def _read_journal(folder: Path) -> _Moves | None:
             check_path(path)
     except FileNotFoundError:
         return None  # It is on the disk whole before anything is moved.
-    except (msgspec.MsgspecError, UnicodeDecodeError, ManifestInvalid):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ManifestInvalid):
         # Earlier versions wrote it where it lies, and were killed or out of room then: before anything was moved.
         if not any(os.path.lexists(folder / put_aside) for put_aside in (_REPLACED_TREE, _REPLACED)):
             (folder / _JOURNAL).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -38,6 +39,19 @@ Metrics = dict[str, dict[str, float]]
 MAX_FILES = 1_000
 """Files that a package may list, and the folders that they lie in: each one is made on a disk, however small it is. A
 package has a handful."""
+
+MAX_VARIANTS = 256
+MAX_SIGNATURES = 1_000
+MAX_TARGETS = 10_000
+"""Of a manifest: each is held against the others."""
+
+MAX_PATH_BYTES = 1_024
+_MAX_NAME_BYTES = 255
+"""Of a file's path, and of each name in it: as much as file systems take."""
+
+_MAX_TEXT = 2_000
+_SHOWN = 80
+"""Characters of a refusal, and of a path in it: what is refused may have written them."""
 
 MAX_PATH_PARTS = 32
 """Folders on the way to a file of a package, and the file: each one is made on a disk."""
@@ -158,6 +172,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         check_name(self.model)
         check_version(self.version)
         self._check_signatures()
+        _check_most("variants", len(self.variants), MAX_VARIANTS)
+        _check_most("targets", len(self.chosen), MAX_TARGETS)
         names = [variant.name for variant in self.variants]
         if not names or len(set(names)) != len(names):
             raise ManifestInvalid(f"the manifest needs variants with different names, got {names}")
@@ -173,15 +189,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def _check_files(self) -> None:
         check_count(len(self.files))
         folders: set[PurePosixPath] = set()
+        seen: dict[str, str] = {}
         for path, entry in self.files.items():
             if check_path(path) in OWN_FILES:
                 raise ManifestInvalid(f"file {path!r}: the manifest can't list itself, its digest or its signature")
             if entry.size_bytes < 0 or not _SHA256.fullmatch(entry.sha256):
                 raise ManifestInvalid(f"file {path!r}: impossible size or digest")
             folders.update(list(PurePosixPath(path).parents)[:-1])
+            if (other := seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)) != path:
+                raise ManifestInvalid(
+                    f"files {_shown(other)} and {_shown(path)} are one on a file system that knows no case"
+                )
         check_count(len(self.files), len(folders))
+        if both := sorted(path for path in self.files if PurePosixPath(path) in folders):
+            raise ManifestInvalid(f"file {_shown(both[0])}: other files lie in it")
 
     def _check_signatures(self) -> None:
+        _check_most("signatures", len(self.signatures), MAX_SIGNATURES)
         names = [signature.name for signature in self.signatures]
         if not names or len(set(names)) != len(names):
             raise ManifestInvalid(f"the manifest needs signatures with different names, got {names}")
@@ -266,14 +290,29 @@ def check_path(path: str) -> str:
         not parts
         or path.startswith("/")
         or "\\" in path
-        or "\0" in path
+        # Nor what ends a line, colours a terminal, writes from right to left, or is no text at all.
+        or not path.isprintable()
         or ".." in parts
         or PurePosixPath(path).as_posix() != path
     ):
-        raise ManifestInvalid(f"file path {path!r} is not a plain path inside the package")
+        raise ManifestInvalid(f"file path {_shown(path)} is not a plain path inside the package")
     if len(parts) > MAX_PATH_PARTS:
-        raise ManifestInvalid(f"file path {path[:80]!r}...: {len(parts)} parts, at most {MAX_PATH_PARTS} are allowed")
+        raise ManifestInvalid(f"file path {_shown(path)}: {len(parts)} parts, at most {MAX_PATH_PARTS} are allowed")
+    longest = max(len(part.encode()) for part in parts)
+    if longest > _MAX_NAME_BYTES or len(path.encode()) > MAX_PATH_BYTES:
+        raise ManifestInvalid(
+            f"file path {_shown(path)}: at most {MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} of a name, are allowed"
+        )
     return path
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
+
+
+def _check_most(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise ManifestInvalid(f"the manifest has {count} {what}: at most {most} are allowed")
 
 
 class _Header(msgspec.Struct):
@@ -289,17 +328,25 @@ def decode(data: bytes) -> Manifest:
     """
     try:
         header = msgspec.json.decode(data, type=_Header)
-        if header.format_version > FORMAT_VERSION:
-            raise FormatTooNew(
-                f"the package has format {header.format_version}; this program reads up to {FORMAT_VERSION}: upgrade it"
-            )
-        if header.format_version < 1:
-            raise ManifestInvalid(f"format_version {header.format_version}: must be at least 1")
+        _check_format(header)
         return msgspec.json.decode(data, type=Manifest)
+    except ManifestInvalid as error:
+        if len(said := str(error)) <= _MAX_TEXT:
+            raise
+        raise ManifestInvalid(f"{said[:_MAX_TEXT]}...") from error
     except msgspec.ValidationError as error:
         raise ManifestInvalid(f"manifest: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest is no JSON: {error}") from error
+
+
+def _check_format(header: _Header) -> None:
+    if header.format_version > FORMAT_VERSION:
+        raise FormatTooNew(
+            f"the package has format {header.format_version}; this program reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    if header.format_version < 1:
+        raise ManifestInvalid(f"format_version {header.format_version}: must be at least 1")
 
 
 def encode(manifest: Manifest) -> bytes:

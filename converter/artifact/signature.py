@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
                 f"quantization needs as many zero points as scales: {len(self.scales)} scales, "
                 f"{len(self.zero_points)} zero points"
             )
-        if not all(np.isfinite(scale) and scale > 0 for scale in self.scales):
+        if not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
             raise ManifestInvalid(f"quantization scales must be positive and finite: {self.scales}")
 
     def quantize(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:

@@ -13,6 +13,10 @@ _CALL_ONCE = 129
 _ASSIGN_VARIABLE = 144
 """Operator codes of the TFLite schema, as are the numbers of the fields below."""
 
+MAX_TABLES = 250_000
+"""That are looked at: large language models have some ten thousand operators and tensors. A file may say that all of
+its graphs are the same one, and so have many more tables than bytes."""
+
 
 def is_stateful(content: bytes) -> bool:
     """Whether a run of a TFLite file may depend on the runs before it.
@@ -21,21 +25,29 @@ def is_stateful(content: bytes) -> bool:
     that are only read, and given their values once by CALL_ONCE, are no state.
 
     Args:
-        content: The file. One that is none has no state: LiteRT will refuse it.
+        content: The file. One that is none has no state: LiteRT will refuse it. One with more than `MAX_TABLES` is
+            taken to have some.
     """
+    left = iter(range(MAX_TABLES))
     try:
-        return _assigns(content) or _has_variable_tensor(content)
+        return _assigns(content, left) or _has_variable_tensor(content, left)
     except (struct.error, IndexError):
         return False
+    except _TooManyError:
+        return True
 
 
-def _assigns(content: bytes) -> bool:
-    codes = [_code(content, code) for code in _tables(content, _model(content), 1)]
+class _TooManyError(Exception):
+    """All tables that may be looked at were."""
+
+
+def _assigns(content: bytes, left: Iterator[int]) -> bool:
+    codes = [_code(content, code) for code in _tables(content, _model(content), 1, left)]
     if _ASSIGN_VARIABLE not in codes:
         return False
     assigning, initial = set(), set()
-    for number, graph in enumerate(_graphs(content)):
-        for operator in _tables(content, graph, 3):
+    for number, graph in enumerate(_graphs(content, left)):
+        for operator in _tables(content, graph, 3, left):
             code = codes[_number(content, operator, 0)]
             if code == _ASSIGN_VARIABLE:
                 assigning.add(number)
@@ -46,11 +58,11 @@ def _assigns(content: bytes) -> bool:
     return bool(assigning - initial)
 
 
-def _has_variable_tensor(content: bytes) -> bool:
+def _has_variable_tensor(content: bytes, left: Iterator[int]) -> bool:
     return any(
         (at := _field(content, tensor, 5)) is not None and content[at] != 0
-        for graph in _graphs(content)
-        for tensor in _tables(content, graph, 0)
+        for graph in _graphs(content, left)
+        for tensor in _tables(content, graph, 0, left)
     )
 
 
@@ -58,8 +70,8 @@ def _model(content: bytes) -> int:
     return _u32(content, 0)
 
 
-def _graphs(content: bytes) -> Iterator[int]:
-    return _tables(content, _model(content), 2)
+def _graphs(content: bytes, left: Iterator[int]) -> Iterator[int]:
+    return _tables(content, _model(content), 2, left)
 
 
 def _code(content: bytes, code: int) -> int:
@@ -88,13 +100,19 @@ def _field(content: bytes, table: int, slot: int) -> int | None:
     return table + offset if offset else None
 
 
-def _tables(content: bytes, table: int, slot: int) -> Iterator[int]:
-    """The tables of a field that is a vector of them."""
+def _tables(content: bytes, table: int, slot: int, left: Iterator[int]) -> Iterator[int]:
+    """The tables of a field that is a vector of them.
+
+    Raises:
+        _TooManyError: none is left of those that may be looked at.
+    """
     at = _field(content, table, slot)
     if at is None:
         return
     vector = at + _u32(content, at)
     for index in range(_u32(content, vector)):
+        if next(left, None) is None:
+            raise _TooManyError
         entry = vector + 4 + 4 * index
         yield entry + _u32(content, entry)
 

@@ -82,15 +82,14 @@ def install(
             no process has open does so without.
         link: Whether its files are not copied, but get second names; see `converter.artifact.store.staged`.
         require_signature: Whether a signature is demanded whatever the store says; see `edge_runtime.store.trust`.
-        may_end: See there.
+        may_end: As of `converter.artifact.store.staged`.
         trial: Runs the package once; None for no first run, and no profile.
         say: Is told of each step when it is done, in a few words.
         now: Unix seconds.
 
     Raises:
         PackageError: as `converter.artifact.install`; a `PackageExists` where the version is there with another digest,
-            or damaged and open.
-        SignatureRefused, SigningUnavailable: no key that is trusted vouches for it, and one has to.
+            or damaged and open; a `SignatureRefused` where no key that is trusted vouches for it, and one has to.
         PackageRefused, EngineFailed: the first run failed.
         InvalidConfig: the quota has no room, or the store, or whom it trusts, can't be read.
         OSError: as `converter.artifact.install`.
@@ -112,10 +111,7 @@ def install(
         _check_signed(package, trust.read(store.path, demanded=require_signature), source)
         target = version_path(store.path, package.manifest.model, package.manifest.version)
         if (there := _same(target, package, may_end)) is not None:
-            if _takes_signature(store, there, package):
-                there = _place_signature(store, package, target)
-                say(f"{package} is there, and has this signature now")
-            return Installed(package=there, was_there=True)
+            return Installed(package=_signed(store, there, package, say), was_there=True)
         if os.path.lexists(target) and not replace:
             _check_damaged(target, package, may_end)
             replace = True
@@ -146,6 +142,15 @@ def _check_signed(package: Package, held: trust.Trust, source: str | os.PathLike
         held.check(package)
     except (SignatureRefused, SigningUnavailable) as error:
         raise type(error)(f"{os.fspath(source)}: {package}: {error}") from error.__cause__
+
+
+def _signed(store: Store, there: Package, package: Package, say: Callable[[str], None]) -> Package:
+    """What is there, with the signature that the very same package brings, where that is to stay."""
+    if not _takes_signature(store, there, package):
+        return there
+    found = _place_signature(store, package, there.path)
+    say(f"{package} is there, and has this signature now")
+    return found
 
 
 def _takes_signature(store: Store, there: Package, package: Package) -> bool:

@@ -142,7 +142,7 @@ def read_quota(store: Store) -> int | None:
         found = msgspec.json.decode(files.read("the quota", path), type=_Quota).bytes
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidConfig(f"{path}: must be a JSON object with the number of bytes: {error}") from error
     if found < 1:
         raise InvalidConfig(f"{path}: bytes must be at least 1, got {found}")

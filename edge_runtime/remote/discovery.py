@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import random
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from edge_runtime.remote.addresses import refusal, usable_addresses
+from edge_runtime.remote.addresses import MAX_ADDRESSES, refusal, usable_addresses
 from edge_runtime.remote.flood import Bucket, Flood, FloodGate
 from edge_runtime.remote.log_limit import LogLimit, shown
 from edge_runtime.remote.sightings import Sighting
@@ -37,11 +38,21 @@ NAMES_S = 50.0
 MAX_LATER = 1024
 """Names that wait for that; beyond, one that is drawn gives way."""
 
+_OF_ONE = 2
+"""Addresses that are looked at of each that tells where a server is."""
+
+_DRAWN = 16
+"""Names that are drawn for each that is looked into."""
+
 _DRAIN_S = 0.2
 """How often they are gone on with."""
 
 _ASK_S = 3.0
 """After packets were dropped everybody is asked again so much later: what was dropped may have been a server's."""
+
+_MAX_AGAIN_S = 60.0
+"""After names were dropped all that are known are looked into once more, as soon as that at first, and twice as late
+each time that some were dropped meanwhile: names of nobody stay known for hours."""
 
 _CLOSE_S = 5.0
 """How long closing waits for zeroconf's event loop: it needs milliseconds."""
@@ -50,8 +61,8 @@ _CLOSE_S = 5.0
 class Table(Protocol):
     """What is told: `Trust`, or `PlainText`."""
 
-    def add(self, sighting: Sighting) -> None:
-        """A server is announced."""
+    def add(self, sighting: Sighting) -> bool:
+        """A server is announced; whether there was room for it: else it is told again."""
         ...
 
     def remove(self, key: str) -> None:
@@ -79,7 +90,9 @@ class Discovery:
         self._clock = clock
         self._names = Bucket(NAMES_S, clock())
         self._later: dict[str, str] = {}
-        self._asks = False
+        self._asks = self._names_dropped = self._again = False
+        self._again_s = _ASK_S
+        self._flood = Flood(clock)
         self._closing = False
         self._zeroconf: Any = None
         # In a thread of its own: in an application's event loop zeroconf would take that one for itself.
@@ -127,18 +140,17 @@ class Discovery:
     async def _guard(self) -> None:
         """Puts a gate before each socket."""
         await self._zeroconf.async_wait_for_start()
-        flood = Flood(self._clock)
         for listener in self._zeroconf.engine.protocols:
-            listener.transport.transport.set_protocol(FloodGate(listener, flood, self._dropped))
+            listener.transport.transport.set_protocol(FloodGate(listener, self._flood, self._packet_dropped))
 
-    def _dropped(self) -> None:
+    def _packet_dropped(self) -> None:
         """A packet was not read: in a while everybody is asked again."""
         self._table.dropped(1)
         if not self._asks:
             self._asks = True
-            self._zeroconf.loop.call_later(_ASK_S, self._ask_again)
+            self._zeroconf.loop.call_later(_ASK_S, self._ask)
 
-    def _ask_again(self) -> None:
+    def _ask(self) -> None:
         from zeroconf import const  # noqa: PLC0415  loaded already
         from zeroconf._dns import DNSQuestion  # noqa: PLC0415  likewise
         from zeroconf._protocol.outgoing import DNSOutgoing  # noqa: PLC0415  likewise
@@ -149,23 +161,60 @@ class Discovery:
             question.add_question(DNSQuestion(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN))  # noqa: SLF001
             self._zeroconf.async_send(question)
 
+    def _name_dropped(self) -> None:
+        """A name was not looked into: in a while all are once more."""
+        self._table.dropped(1)
+        self._names_dropped = True
+        if not self._again:
+            self._again = True
+            self._zeroconf.loop.call_later(self._again_s, self._look_again)
+
+    def _look_again(self) -> None:
+        from zeroconf import const  # noqa: PLC0415  loaded already
+
+        dropped, self._names_dropped = self._names_dropped, False
+        if self._closing or not dropped:
+            self._again, self._again_s = False, _ASK_S
+            return
+        self._again_s = min(self._again_s * 2, _MAX_AGAIN_S)
+        self._zeroconf.loop.call_later(self._again_s, self._look_again)
+        for record in self._zeroconf.cache.async_all_by_details(SERVICE_TYPE, const._TYPE_PTR, const._CLASS_IN):  # noqa: SLF001
+            self._announced(record.alias)
+
     def _announced(self, name: str) -> None:
         if self._names.take(1, self._clock()):
             self._look_into(name)
-            return
+        else:
+            self._wait(name)
+
+    def _wait(self, name: str) -> None:
+        """It is looked into later."""
         if not self._later:
             self._zeroconf.loop.call_later(_DRAIN_S, self._go_on)
         elif len(self._later) >= MAX_LATER and name.lower() not in self._later:
             del self._later[_drawn(self._later)]
-            self._table.dropped(1)
+            self._name_dropped()
         self._later[name.lower()] = name
 
     def _go_on(self) -> None:
-        """Looks into some of the names that wait, as chance has it: no flood can be before all others."""
+        """Looks into some of the names that wait."""
         while self._later and not self._closing and self._names.take(1, self._clock()):
-            self._look_into(self._later.pop(_drawn(self._later)))
+            self._look_into(self._later.pop(self._likely()))
         if self._later and not self._closing:
             self._zeroconf.loop.call_later(_DRAIN_S, self._go_on)
+
+    def _likely(self) -> str:
+        """One of the names that wait, as chance has it: no flood can be before all others.
+
+        Of some that are drawn the first of which more is known than the name: servers tell all at once.
+        """
+        from zeroconf import const  # noqa: PLC0415  loaded already
+
+        names = list(self._later)
+        drawn = random.sample(names, min(_DRAWN, len(names)))
+        cache = self._zeroconf.cache
+        known = (one for one in drawn if cache.async_all_by_details(one, const._TYPE_SRV, const._CLASS_IN))  # noqa: SLF001
+        return next(known, drawn[0])
 
     def _look_into(self, name: str) -> None:
         if self._closing:
@@ -179,6 +228,7 @@ class Discovery:
             oldest = next(iter(self._pending))
             self._limit.warning("announcement of %s passed over: too many others have no address", shown(oldest))
             self._give_up(oldest)
+            self._name_dropped()
         self._pending[key] = asyncio.get_running_loop().create_task(self._resolve(key, name))
 
     def _withdrawn(self, name: str) -> None:
@@ -209,7 +259,7 @@ class Discovery:
         if not await info.async_request(self._zeroconf, _RESOLVE_MS):
             self._limit.warning("server %s is announced, but its address is not", shown(name))
             return
-        addresses = usable_addresses(info.parsed_scoped_addresses(), info.port)
+        addresses = self._places(info)
         tls = False
         try:
             announcement = Announcement.from_txt(info.properties)
@@ -222,7 +272,28 @@ class Discovery:
             )
             self._table.remove(key)  # What was announced there before is so no more.
             return
-        self._table.add(Sighting(key=key, addresses=addresses, tls=tls))
+        direct = any(self._flood.heard(one.rpartition(":")[0].strip("[]")) for one in addresses)
+        if not self._table.add(Sighting(key=key, addresses=addresses, tls=tls, direct=direct)):
+            self._wait(name)
+
+    def _places(self, info: Any) -> tuple[str, ...]:
+        """Where a server may be, as its records say, and those that somebody else has told by its name.
+
+        Whoever replays a server's records drives them out of the cache, until the server is asked again: it is, then.
+        """
+        from zeroconf import const  # noqa: PLC0415  loaded already
+
+        found = list(usable_addresses(info.parsed_scoped_addresses(), info.port))
+        details = self._zeroconf.cache.async_all_by_details
+        told = details(info.name, const._TYPE_SRV, const._CLASS_IN)  # noqa: SLF001
+        for service in random.sample(told, len(told)):
+            hosts = details(service.server, const._TYPE_A, const._CLASS_IN)  # noqa: SLF001
+            others = usable_addresses([str(ipaddress.ip_address(one.address)) for one in hosts], service.port)
+            found[_OF_ONE:_OF_ONE] = others[:_OF_ONE]
+        if len(told) > 1 and not self._asks:
+            self._asks = True
+            self._zeroconf.loop.call_later(_ASK_S, self._ask)
+        return tuple(dict.fromkeys(found))[:MAX_ADDRESSES]
 
     async def _drain(self) -> None:
         tasks = list(self._pending.values())

@@ -17,11 +17,13 @@ class Sighting:
         key: The mDNS instance.
         addresses: Where it may be, as `host:port`, the best first; at least one.
         tls: Whether it speaks TLS.
+        direct: Whether packets come from one of these addresses: a sender can be forged too, but that is harder.
     """
 
     key: str
     addresses: tuple[str, ...]
     tls: bool
+    direct: bool = True
 
 
 class PlainText:
@@ -38,12 +40,12 @@ class PlainText:
         self._suspects = suspects
         self._insecure = insecure
 
-    def add(self, sighting: Sighting) -> None:
-        """A server is announced."""
+    def add(self, sighting: Sighting) -> bool:
+        """A server is announced; true, since nobody waits here for room."""
         usable = [one for one in sighting.addresses if self._insecure or is_loopback(one)]
         if usable and not sighting.tls:
             self._table.add(Found(key=sighting.key, address=usable[0]))
-            return
+            return True
         if sighting.tls:
             said = "it speaks TLS, for which this device is not configured"
             self._suspects.note(sighting.key, sighting.addresses[0], "unprepared", said)
@@ -51,6 +53,7 @@ class PlainText:
             said = "it speaks plain text, which is spoken with this machine alone: configure tls, or insecure"
             self._suspects.note(sighting.key, sighting.addresses[0], "plain-text", said)
         self._table.remove(sighting.key)  # What was announced there before is so no more.
+        return True
 
     def remove(self, key: str) -> None:
         """A server has gone."""

@@ -40,7 +40,7 @@ A_SECOND = 20
 """Handshakes that are begun in a second: the device has other work."""
 
 MAX_SUBJECTS = 64
-"""Announced servers that have not proved who they are; beyond, one that is drawn gives way."""
+"""Announced servers that have not proved who they are; beyond, one that was asked and could not gives way."""
 
 LOOK_S = 1.0
 """How often files and endpoints are looked at."""
@@ -64,6 +64,9 @@ class _Known:
     proof: Proof | None = field(default=None, repr=False)
     asking: bool = False
 
+
+_MUTE = frozenset({"unreachable", "silent"})
+"""Reasons that say nothing against a server."""
 
 Prove = Callable[[str, Material, float], Proof]
 
@@ -131,24 +134,28 @@ class Trust:
         self._table.add(Found(key=address, address=address, way=None))
         self._bell.ring()
 
-    def add(self, sighting: Sighting) -> None:
-        """A server is announced."""
+    def add(self, sighting: Sighting) -> bool:
+        """A server is announced; whether there was room for it."""
         if not sighting.tls:
             self._suspects.note(
                 sighting.key, sighting.addresses[0], "plain-text", "it is announced as speaking plain text"
             )
-            return
+            return True
         now_s = self._clock()
         with self._lock:
             known = self._known.get(sighting.key)
             if known is None:
-                self._make_room()
-                fresh = Subject(given=False, announced=True, proved=False, away=False, heard_s=now_s)
+                if not self._make_room(direct=sighting.direct):
+                    return False
+                fresh = Subject(
+                    given=False, announced=True, direct=sighting.direct, proved=False, away=False, heard_s=now_s
+                )
                 self._known[sighting.key] = _Known(addresses=sighting.addresses, subject=fresh)
             else:
                 known.addresses = sighting.addresses
                 known.subject = _with(known.subject, announced=True, heard_s=now_s)
         self._bell.ring()
+        return True
 
     def remove(self, key: str) -> None:
         """A server is said to have gone: it goes if it has proved nothing; else it is asked."""
@@ -214,7 +221,12 @@ class Trust:
         if not due:
             return None, min((at_s for at_s, _ in waiting), default=math.inf) - now_s
         first = min(rank(self._known[key].subject) for key in due)
-        return self._draw([key for key in due if rank(self._known[key].subject) == first]), 0.0
+        hosts: dict[str, list[str]] = {}
+        for key in due:
+            if rank(self._known[key].subject) == first:
+                hosts.setdefault(self._known[key].addresses[0].rpartition(":")[0], []).append(key)
+        # By hosts: one that announces a thousand ports is asked as often as the others.
+        return self._draw(hosts[self._draw(list(hosts))]), 0.0
 
     def _begin(self, key: str, known: _Known) -> None:
         thread = threading.Thread(target=self._ask, args=(key, known), name="edge-handshake", daemon=True)
@@ -263,12 +275,15 @@ class Trust:
             self._believe(key, known, *found)
             return
         proved_there = next((fault for address, fault in faults if address == known.address), None)
-        only_away = proved_there is not None and proved_there.reason in ("unreachable", "silent")
+        only_away = proved_there is not None and proved_there.reason in _MUTE
         if known.proof is not None and only_away and (known.subject.announced or known.subject.given):
             return  # Its breaker knows, and gRPC asks for its certificate when it is back.
         with self._lock:
             was, known.proof, known.address = known.proof, None, ""
             known.subject = _with(known.subject, proved=False)
+            if known.subject.failures == 1 and all(fault.reason in _MUTE for _, fault in faults):
+                # Once more, and with more patience.
+                known.subject = _with(known.subject, heard_s=math.nextafter(self._clock(), math.inf))
             if was is not None and not (known.subject.announced or known.subject.given):
                 del self._known[key]
         if known.subject.given:
@@ -296,12 +311,19 @@ class Trust:
     def _doubles(self, name: str, one: _Known, key: str, address: str) -> bool:
         return name != key and not one.subject.given and one.address == address
 
-    def _make_room(self) -> None:
-        """One more is announced: those that have proved nothing are bounded."""
+    def _make_room(self, *, direct: bool) -> bool:
+        """One more is announced; whether there is room: those that have proved nothing are bounded."""
         unproved = [key for key, one in self._known.items() if one.proof is None and not one.subject.given]
-        if len(unproved) >= MAX_SUBJECTS:
-            del self._known[self._draw(unproved)]
-            self._suspects.dropped(1)
+        if len(unproved) < MAX_SUBJECTS:
+            return True
+        failed = [key for key in unproved if self._known[key].subject.failures and not self._known[key].asking]
+        others = [key for key in unproved if not (self._known[key].subject.direct or self._known[key].asking)]
+        victims = failed or (others if direct else [])
+        if not victims:
+            return False
+        del self._known[self._draw(victims)]
+        self._suspects.dropped(1)
+        return True
 
 
 def _with(subject: Subject, **changes: float) -> Subject:

@@ -31,6 +31,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         given: Whether the configuration names it.
         announced: Whether it is announced.
+        direct: Whether packets come from where it is said to be.
         proved: Whether it has proved who it is.
         away: Whether nobody answers requests there.
         heard_s: When it was last announced, withdrawn or named, or the device's own files changed.
@@ -40,6 +41,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     given: bool
     announced: bool
+    direct: bool = True
     proved: bool
     away: bool
     heard_s: float
@@ -62,7 +64,9 @@ def due_s(subject: Subject) -> float:
 
 
 def rank(subject: Subject) -> int:
-    """Of those that are due the lowest goes first; among equals chance decides, so that no flood can."""
+    """Of those that are due the lowest goes first; among equals chance decides."""
     if subject.given or subject.proved:
         return 0
-    return 1 if subject.asked_s == -math.inf else 2
+    if subject.asked_s > -math.inf:
+        return 3
+    return 1 if subject.direct else 2

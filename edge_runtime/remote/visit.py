@@ -46,9 +46,7 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
         if self.material is None and tls:
             return _not_asked(address, "unprepared", "it speaks TLS: say by --tls-ca or --tls-pin who is trusted")
         if self.material is None and not (self.insecure or is_loopback(address)):
-            said = (
-                "plain text is for this machine alone: --tls-ca or --tls-pin say who is trusted, or --insecure"
-            )
+            said = "plain text is for this machine alone: --tls-ca or --tls-pin say who is trusted, or --insecure"
             return _not_asked(address, "plain-text", said)
         if self.material is None:
             return survey(address, self.names, timeout_s=self.timeout_s)

@@ -36,6 +36,7 @@ from edge_runtime.routing.policy import (
     REASON_SERVER_LATE,
     REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
+    SAFE_SHARE,
     TOO_SLOW,
     DeviceView,
     Place,
@@ -150,6 +151,7 @@ class Router:
         looked_after = self._watch(request)
         if looked_after is not None:
             return self._wait(request, self._queued(device, request, looked_after))
+        self._refuse_late(device, request)
         try:
             # A caller that waits needs no future; and only who was for a server first may find an engine idle.
             return device.wait(request) if device_first else device.infer(request)
@@ -167,7 +169,23 @@ class Router:
                 return self._elsewhere(request, route, hedge=hedge)
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
+        self._refuse_late(device, request)
         return self._queued(device, request, self._watch(request) if hedge else None)
+
+    def _refuse_late(self, device: Batcher, request: InferRequest) -> None:
+        """Tells at once who would wait for nothing: behind all others, for too long, and without a server to ask.
+
+        Raises:
+            Overloaded: it is so.
+        """
+        if self._remote is not None or request.deadline_s is None or not device.is_last(request):
+            return
+        left_s, expected_s = request.deadline_s - self._clock(), self._view(request).predicted_s
+        if expected_s > left_s * SAFE_SHARE:
+            raise Overloaded(
+                f"{request.subject}: the device's queue is too long ({device!r}): an answer is expected after "
+                f"{expected_s * 1e3:.0f} ms, and {left_s * 1e3:.0f} ms are left"
+            )
 
     def _queued(self, device: Batcher, request: InferRequest, watch: Watch | None) -> Pending:
         """The answer to come of a request for the device, which is hedged where it is said how."""

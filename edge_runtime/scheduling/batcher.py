@@ -110,6 +110,10 @@ class Batcher:
         stalled = desk.stalled(self._clock()) if (running_rows := desk.running_rows) else (0, 0.0)
         return Load(len(queue), queue.rows, running_rows, len(desk.slots.crowd), not queue.has_room(), *stalled)
 
+    def is_last(self, request: InferRequest) -> bool:
+        """Whether a request that comes now would wait, and behind all others."""
+        return self._desk.queue.is_last(request)
+
     def stats(self) -> BatcherStats:
         """What it has done so far, and its state."""
         return self._desk.snapshot()

@@ -167,6 +167,7 @@ class RequestQueue:
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
+        self._latest = (0, -math.inf)  # The place of the last that waits, or of one behind it that has left.
         # Of tuples: entries of their own order would be compared by Python code, in which a handler may raise.
         self._heap: list[tuple[int, float, int, Entry]] = []
         self._order = count()
@@ -241,7 +242,15 @@ class RequestQueue:
         for entry in entries:
             self._add(entry)
 
+    def is_last(self, request: InferRequest) -> bool:
+        """Whether a request that comes now stands behind all that wait; False where none waits."""
+        deadline_s = math.inf if request.deadline_s is None else request.deadline_s
+        return self._alive > 0 and (request.priority, deadline_s) >= self._latest
+
     def _add(self, entry: Entry) -> None:
+        place = entry.request.priority, entry.waiting.deadline_s
+        if not self._alive or place > self._latest:
+            self._latest = place
         requests, rows, nbytes = entry.requests, entry.request.rows, entry.nbytes
         heapq.heappush(self._heap, entry.key)
         entry.queued = True

@@ -105,13 +105,19 @@ def is_required(root: Path) -> bool:
         words = tomllib.loads(files.read("the policy", path).decode())
     except FileNotFoundError:
         return False
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except InvalidConfig:
+        raise
+    except (ValueError, RecursionError) as error:  # No UTF-8, no TOML, or a number without end.
         raise InvalidConfig(f"{path}: no valid TOML: {error}") from error
     if unknown := sorted(words.keys() - {_DEMAND}):
         raise InvalidConfig(f"{path}: unknown key {unknown[0]!r}; {_DEMAND} is known")
     found = words.get(_DEMAND, False)
     if not isinstance(found, bool):
-        raise InvalidConfig(f"{path}: {_DEMAND} must be true or false, got {found!r}")
+        try:
+            shown = repr(found)
+        except ValueError:  # Of a number that Python won't write out.
+            shown = "a number that is too long"
+        raise InvalidConfig(f"{path}: {_DEMAND} must be true or false, got {shown}")
     return found
 
 

@@ -61,13 +61,22 @@ class CertificateReader:
                 return known
         try:
             found = _read(data)
-        except ValueError:
+        except unreadable():
             return None
         with self._lock:
             self._known[data] = found
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
         return found
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What cryptography raises of what is no certificate or list, or none that it knows: not all are ValueErrors."""
+    from cryptography import x509  # noqa: PLC0415  of the extra `server`
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  likewise
+
+    known = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
+    return ValueError, *known
 
 
 def issuer_key(name: x509.Name, key_id: bytes) -> str:

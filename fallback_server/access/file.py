@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from fallback_server.access.rules import (
 )
 from fallback_server.config import ConfigInvalid
 from fallback_server.private_files import write_private
-from fallback_server.text_file import read_text
+from fallback_server.text_file import parse_toml, read_text
 
 MAX_ENTRIES = 10_000
 """Of tokens, names of certificates, and rules of models, each."""
@@ -80,9 +79,9 @@ def parse_access(text: str, path: Path) -> AccessRules:
         ConfigInvalid: with all that is wrong with it.
     """
     try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigInvalid(f"{path}: {error or 'it is nested too deep'}") from error
+        document = parse_toml(text)
+    except ValueError as error:
+        raise ConfigInvalid(f"{path}: {error}") from error
     faults = _Faults(path)
     for name in document.keys() - set(_TABLES):
         faults.add(_shown(name), f"is not known; there are {', '.join(_TABLES)}")

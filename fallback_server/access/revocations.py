@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fallback_server.access.attempts import Reason
-from fallback_server.access.certificates import Certificate, issuer_key, key_identifier, same_issuer
+from fallback_server.access.certificates import Certificate, issuer_key, key_identifier, same_issuer, unreadable
 from fallback_server.config import ConfigInvalid
 
 MAX_WITHDRAWN = 1024
@@ -180,7 +180,7 @@ def _authorities(ca_pem: bytes) -> list[tuple[str, object, object]]:
     try:
         found = x509.load_pem_x509_certificates(ca_pem)
         return [(issuer_key(each.subject, key_identifier(each)), each.subject, each.public_key()) for each in found]
-    except ValueError as error:
+    except unreadable() as error:
         raise ConfigInvalid(f"the certificates of the authorities can't be read: {error}") from error
 
 
@@ -208,6 +208,6 @@ def _read(block: bytes, authorities: Sequence[tuple[str, object, object]]) -> Re
                     since_s=crl.last_update_utc.timestamp(),
                     until_s=float("inf") if crl.next_update_utc is None else crl.next_update_utc.timestamp(),
                 )
-    except ValueError as error:
+    except unreadable() as error:  # Some parts are read when they are looked at.
         raise ConfigInvalid(f"the list of revoked certificates can't be read: {error}") from error
     raise ConfigInvalid("the list of revoked certificates is not signed by the authority of the clients' certificates")

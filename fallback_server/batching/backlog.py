@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from fallback_server.batching import policy
+from fallback_server.batching.filling import MAX_LOOKED_AT
 from fallback_server.batching.groups import Group
 from fallback_server.batching.lengths import Shapes
 from fallback_server.batching.order import Order
@@ -22,12 +24,13 @@ class Backlog:
         large: Requests that are larger than half of all places, of whatever shape. Each runs by itself.
     """
 
-    __slots__ = ("_levels", "_others_wait", "groups", "large")
+    __slots__ = ("_latest_s", "_levels", "_others_wait", "groups", "large")
 
     def __init__(self, due_at_s: Callable[[Group], float] | None = None) -> None:
         self.groups = Order(due_at_s)
         self.large = Group()
         self._others_wait = False
+        self._latest_s = -math.inf  # Of those that wait, the last deadline, or a later one.
         self._levels: dict[int, list[int]] = {}  # Of each priority, of which there are three, tasks and rows.
 
     def put(self, task: Task, key: Shapes | None) -> None:
@@ -43,6 +46,8 @@ class Backlog:
             level = self._levels[task.priority] = [0, 0]
         level[0] += 1
         level[1] += task.rows
+        deadline_s = math.inf if task.deadline_s is None else task.deadline_s
+        self._latest_s = deadline_s if len(self) == 1 else max(self._latest_s, deadline_s)
 
     def gone(self, task: Task) -> None:
         """It was taken out."""
@@ -106,6 +111,17 @@ class Backlog:
                 tasks += counts[0]
                 rows += counts[1]
         return tasks, rows
+
+    def rows_after(self, deadline_s: float) -> int:
+        """How many rows wait whose answers have a worth for longer; none where the newest has it longest.
+
+        Where too many wait to be looked at, all rows.
+        """
+        if deadline_s >= self._latest_s:
+            return 0
+        if len(self) > MAX_LOOKED_AT:
+            return sum([rows for _, rows in self._levels.values()])
+        return sum([each.rows for each in self.tasks() if each.deadline_s is None or each.deadline_s > deadline_s])
 
     def __len__(self) -> int:
         return sum([tasks for tasks, _ in self._levels.values()])

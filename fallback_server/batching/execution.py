@@ -44,21 +44,36 @@ def execute(queue: BatchQueue, tasks: Sequence[Task], *, clock: Callable[[], flo
 
 
 def execute_alone(
-    queue: BatchQueue, inputs: Mapping[str, Array], *, rows: int, requests: int = 1, clock: Callable[[], float]
+    queue: BatchQueue,
+    inputs: Mapping[str, Array],
+    *,
+    rows: int,
+    came_s: Sequence[float] = (),
+    clock: Callable[[], float],
 ) -> dict[str, Array] | ServerError:
     """Runs a request that is a batch by itself, as it came, and as soon as it came; or several. Never raises.
 
-    The same as `execute` for the one task that it would be, which is wanted, needs no padding, and comes whole.
+    The same as `execute` for the one task that it would be, which is wanted, needs no padding, and comes whole. Of
+    several, see `BatchScheduler.run_alone`, an error is told to nobody: each is to be run by itself then.
     """
     begin_s = clock()
     try:
         outputs = queue.run(inputs)
+        if came_s:
+            _check_rows(outputs, rows)
     except ServerError as error:
         return error
-    except Exception:  # noqa: BLE001  as in `_alone`
-        return _failed(queue)
+    except _RowsNotKept as error:
+        _stop_merging(queue, error)
+        return ExecutionFailed(str(error))
+    except Exception as error:  # noqa: BLE001  as in `_alone`
+        if not came_s:
+            return _failed(queue)
+        _apart(queue, len(came_s), error)
+        return ExecutionFailed("they failed together")
     end_s = clock()
-    queue.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=(0.0,) * requests, run_s=end_s - begin_s), end_s)
+    queued_s = tuple([begin_s - one_s for one_s in came_s]) if came_s else (0.0,)
+    queue.ran(BatchRun(rows=rows, padded_rows=rows, queued_s=queued_s, run_s=end_s - begin_s), end_s)
     return outputs
 
 
@@ -81,7 +96,7 @@ def _executed(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], floa
             # What ran it is gone, and runs none of them alone either.
             return outcomes + [(task, error) for task in wanted]
         except Exception as error:  # noqa: BLE001  one of them is at fault: found by running each alone
-            _log.info("%s: a batch of %d failed, each is run alone: %s", queue.name, len(wanted), _first_line(error))
+            _apart(queue, len(wanted), error)
     return outcomes + [(task, _alone(queue, task, clock)) for task in wanted]
 
 
@@ -197,6 +212,10 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
+
+
+def _apart(queue: BatchQueue, count: int, error: Exception) -> None:
+    _log.info("%s: a batch of %d failed, each is run alone: %s", queue.name, count, _first_line(error))
 
 
 def _stop_merging(queue: BatchQueue, why: _RowsNotKept) -> None:

@@ -12,6 +12,7 @@ from fallback_server.batching.backlog import Backlog
 from fallback_server.batching.batch_run import BatchRun
 from fallback_server.batching.company import Process
 from fallback_server.batching.costs import RunCosts
+from fallback_server.batching.drain import Drain, Room
 from fallback_server.batching.fairness import Turn
 from fallback_server.batching.filling import MAX_LOOKED_AT
 from fallback_server.batching.gathering import Gathering
@@ -58,21 +59,15 @@ class BatchQueue:
         process: What runs it, where that can leave a core to others.
 
     Attributes:
-        name: For logs.
-        run: The model.
-        options: Its bounds.
+        name, run, options: See above.
         merges: Whether several tasks may run as one. Turned off for good when the model turns out not to keep rows.
         rows: How many rows wait.
         bytes: How many bytes of input wait.
-        lanes: See above.
-        runner: See above.
-        process: See above.
+        lanes, runner, process, in_process, on_run: See above.
         room_until_s: Until when it leaves a core and a place to others, being flooded; see `Company`. The scheduler's.
-        lengths: How inputs of different lengths are made alike; None where they aren't.
-        in_process: See above.
+        lengths: How inputs of different lengths are made alike, or None.
         costs: What its runs have taken.
         turn: Its account with the scheduler, and its weight.
-        on_run: See above.
         runs_here: How many of its batches ran in the thread that brought their requests.
     """
 
@@ -107,6 +102,7 @@ class BatchQueue:
         if options.pad_variable_length_inputs and variable_axes and any(variable_axes.values()):
             self.lengths = Lengths(axes=variable_axes, allowed=options.allowed_lengths)
         self.costs = RunCosts()
+        self._drain = Drain(self.costs, self.run_rows)
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run
         self.in_process = in_process
@@ -116,9 +112,8 @@ class BatchQueue:
         self._timely = Timely(self.costs, self.run_rows)
         self._target: LatencyTarget | None = None
         if options.target_latency_ms:
-            self._target = LatencyTarget(
-                options.target_latency_ms / 1e3, options.merged_rows, options.allowed_batch_sizes
-            )
+            target_s = options.target_latency_ms / 1e3
+            self._target = LatencyTarget(target_s, options.merged_rows, options.allowed_batch_sizes)
         self._left_out = False
         self._running_rows = 0
         self._gathering: Gathering | None = None
@@ -175,20 +170,24 @@ class BatchQueue:
         return QueueFull(f"the queue of {self.name} is full: {self.counted_rows()} rows wait, {why}")
 
     def is_hopeless(self, task: Task, now_s: float, *, threads: int) -> bool:
-        """Whether a task would wait for longer than its answer has a worth, by what was measured of late."""
-        if task.deadline_s is None or (self.rows < self.batch_rows and self.merges):
+        """Whether a task would wait for too long, by what was measured of late. Of large ones little is known."""
+        if task.deadline_s is None or not self.rows:
             return False
+        slots = self.lanes or self.at_once(threads)
+        # What runs one by one has as many rows as each of those that wait.
+        rows = self.batch_rows if self.merges else max(1, self.rows // len(self))
+        if not self._backlog.large.rows and task.rows <= self._half_rows:
+            room = Room(rows, slots, 2 * rows if self.merges else 0, self._running_rows > 0)
+            return self._drain.is_too_slow(self._backlog, task, now_s, room)
         ahead = self.batches(task.priority, rows=task.rows)
         if not ahead:
             return False  # It is among the next that run, or are refused.
-        # What runs one by one has as many rows as each of those that wait.
-        rows = self.batch_rows if self.merges else max(1, self.rows // len(self))
         return policy.is_hopeless(
             left_s=task.deadline_s - now_s,
             ahead=ahead,
             batch_s=self.costs.recent_s(self.run_rows(rows), now_s),
             own_s=self.costs.recent_s(self.run_rows(task.rows), now_s),
-            slots=self.lanes or self.at_once(threads),
+            slots=slots,
         )
 
     def takes_alone(self, inputs: Mapping[str, Array], rows: int) -> bool:
@@ -231,6 +230,8 @@ class BatchQueue:
         key: Shapes | None = ()
         if self.merges:
             key = None if task.rows > self._half_rows else self._key(task)
+        if not self.rows:
+            self._drain.rested()
         self._backlog.put(task, key)
         self.rows += task.rows
         self.bytes += task.bytes
@@ -249,7 +250,7 @@ class BatchQueue:
         many = self.rows >= self.batch_rows
         # Where there are fewer rows than a batch has so few tasks, and groups, are looked at.
         if self.options.batch_timeout_us:
-            return -math.inf if not many and self._anybody_left() else backlog.groups.due_at_s()
+            return -math.inf if not many and any(map(_left, self.tasks())) else backlog.groups.due_at_s()
         if many or self._gathering is None:
             return -math.inf
         until_s = self._gathering.until_s(self.rows, running=self._running_rows > 0)
@@ -259,6 +260,7 @@ class BatchQueue:
 
     def began(self, rows: int, now_s: float) -> None:
         """What was taken begins to run. So many rows."""
+        self._drain.begins(rows, now_s)
         self._running_rows += rows
         if not self.rows:
             self._latest_s = math.inf
@@ -467,10 +469,6 @@ class BatchQueue:
         elif group is self._backlog.large:
             head.stands_s = now_s  # Not before: what is popped is whoever comes first.
         return [piece]
-
-    def _anybody_left(self) -> bool:
-        """Whether somebody waits for company whose caller has left. Looks at no more than a batch."""
-        return any(map(_left, self.tasks()))
 
     def _gone(self, task: Task) -> None:
         self.rows -= task.rows

@@ -67,7 +67,7 @@ class BatchScheduler:
         self, *, options: BatchingOptions, on_done: OnDone, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._options = options
-        self._inline_s = options.max_inline_us / 1e6
+        self.inline_s = options.max_inline_us / 1e6
         self._on_done = on_done
         self._clock = clock
         self._lock = threading.Lock()
@@ -142,7 +142,7 @@ class BatchScheduler:
         rows: int,
         deadline_s: float | None = None,
         inline_s: float | None = None,
-        requests: int = 1,
+        came_s: Sequence[float] = (),
     ) -> dict[str, Array] | ServerError | None:
         """As `run_here` for one request, where nothing stands against it: its outcome, which `on_done` does not get.
 
@@ -155,7 +155,8 @@ class BatchScheduler:
             rows: As of `Task`.
             deadline_s: As of `Task`.
             inline_s: As in `run_here`.
-            requests: Of so many that come at the same time these are the inputs, one's after the other's.
+            came_s: Where these are the inputs of several requests, one's after the other's: when each came. Then an
+                error says only that they can't be run together.
         """
         if not queue.takes_alone(inputs, rows):
             return None
@@ -165,7 +166,7 @@ class BatchScheduler:
             if (
                 self._stopping
                 or queue.rows
-                or not queue.is_short(rows, bound_s=self._inline_s if inline_s is None else inline_s)
+                or not queue.is_short(rows, bound_s=self.inline_s if inline_s is None else inline_s)
                 or runs.may_begin_s(queue, now_s, lanes=queue.lanes, runner=runner) > now_s
                 or (self._bytes and self._bytes + size_bytes(inputs) > self._options.max_enqueued_bytes)
                 or (deadline_s is not None and now_s + (queue.costs.recent_s(rows, now_s) or 0.0) >= deadline_s)
@@ -173,7 +174,7 @@ class BatchScheduler:
                 return None
             run = runs.begin(queue, now_s, counts=not queue.lanes, runner=runner)
             queue.runs_here += 1
-        outcome = execute_alone(queue, inputs, rows=rows, requests=requests, clock=clock)
+        outcome = execute_alone(queue, inputs, rows=rows, came_s=came_s, clock=clock)
         with self._lock:
             runs.end(run)
             took_s = clock() - now_s

@@ -179,6 +179,8 @@ def _tar_members(forward: _Forward) -> Iterator[Member]:
     trailing_bytes = 0
     while data := forward.take(CHUNK_BYTES):
         trailing_bytes += len(data)
+        if data.strip(b"\0"):
+            raise ArchiveRefused(f"{archive}: something follows its end")
         if trailing_bytes > _MAX_TRAILING_BYTES:
             raise ArchiveRefused(f"{archive}: more than {_MAX_TRAILING_BYTES} bytes follow its end")
 
@@ -211,6 +213,8 @@ def _zip_members(archive: Path, file: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(file) as opened:
         for info in opened.infolist():
             mode = info.external_attr >> 16
+            if not info.filename:  # zipfile cuts names at a 0, and would fail at what is left.
+                raise ArchiveRefused(f"{archive}: holds a file without a name")
             if info.is_dir():
                 yield Member(name=info.filename, kind=Kind.FOLDER)
             elif stat.S_ISLNK(mode):

@@ -87,7 +87,7 @@ def read_note(folder: Path) -> Note | None:
             inode=int(read.get("inode", 0)),
             beside=read.get("beside") is True,
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -60,20 +60,21 @@ class Crowd:
         Args:
             count: How many they were.
             at_first: How many they were when the loop first had nothing else to do; or all where it always had.
-            in_vain: Whether it was waited for more, and none came.
+            in_vain: Whether it was waited for more, and none came. Those that are not full for another reason have
+                waited for as long as may be.
         """
         self._usual += (at_first - self._usual) * _SHARE
         if self.size < 2:
             self._tried(at_first)
         elif self._usual < _FEW:
             self._be_alone()
-        elif in_vain:
-            # Half: so the next of the same callers come while these are run.
-            self.size = count // 2
+        elif count < self.size:
+            # In vain, half: so the next of the same callers come while these are run.
+            self.size = count // 2 if in_vain else count
             self._rest, self._rested = min(2 * self._rest, _LONGEST_REST), 0
             if self.size < 2:
                 self._be_alone()
-        elif count >= self.size < MOST:
+        elif self.size < MOST:
             self._rested += 1
             if self._rested >= self._rest:
                 self.size += 1

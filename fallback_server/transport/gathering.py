@@ -18,7 +18,7 @@ PATIENCE_S = 1e-3
 """How long a group that is not full waits for the next request: the shortest time that a loop can wait."""
 
 LONGEST_S = 4e-3
-"""How long its first request waits at most, while the loop has rest."""
+"""How long its first request waits at most: whether the loop has rest or not."""
 
 HURRY_S = 0.05
 """Who has less time than that does not wait for company."""
@@ -52,6 +52,10 @@ class Soon(Protocol[Found, Given]):
 
     def answer_all(self, found: Sequence[Found]) -> list[Given | ServerError | None]:
         """As `answer` for each, in their order."""
+        ...
+
+    def left(self, found: Found) -> None:
+        """A caller has left before its request was answered: that is counted."""
         ...
 
 
@@ -89,7 +93,7 @@ class Gathering:
         if not waiting:
             self._at_first = 0
             self._since_s = self._clock()
-            self._loop.at_rest(self)
+            self._loop.at_rest(self, within_s=LONGEST_S if self._crowd.size > 1 else PATIENCE_S)
         self._in_vain = False
         waiting.append((soon, found, future))
         if len(waiting) >= self._crowd.most:
@@ -114,7 +118,9 @@ class Gathering:
         self._crowd.gathered(len(waiting), at_first=self._at_first or len(waiting), in_vain=self._in_vain)
         groups: dict[Soon[Any, Any], list[tuple[Any, asyncio.Future[Any]]]] = {}
         for soon, found, future in waiting:
-            if not future.done():  # Its caller has left.
+            if future.done():
+                _left(soon, found)
+            else:
                 groups.setdefault(soon, []).append((found, future))
         for soon, members in groups.items():
             for (_, future), answer in zip(members, _answers(soon, [found for found, _ in members]), strict=True):
@@ -134,6 +140,13 @@ def given(answer: Given | ServerError | None) -> Given | None:
         finally:
             del answer  # A fault that its own traceback leads to would stay until Python looks for such.
     return answer
+
+
+def _left(soon: Soon[Found, Any], found: Found) -> None:
+    try:
+        soon.left(found)
+    except Exception:  # noqa: BLE001  as below
+        _log.exception("a request whose caller has left was not counted")
 
 
 def _answers(soon: Soon[Found, Given], found: Sequence[Found]) -> Sequence[Given | ServerError | None]:

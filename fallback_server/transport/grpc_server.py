@@ -20,6 +20,7 @@ from fallback_server.package_shelf import Shelf
 from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
 from fallback_server.transport.admission import Admission
+from fallback_server.transport.arrivals import Arrivals, Arriving
 from fallback_server.transport.call_guard import CallGuard, open_guard
 from fallback_server.transport.calls import Calls
 from fallback_server.transport.changes import Changes
@@ -157,7 +158,8 @@ class GrpcServer:
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
-        self._handlers = (Admission(handlers, guard), *reflection_handlers(handlers, guard), AbsentCalls())
+        door = Arriving(Admission(handlers, guard), Arrivals())
+        self._handlers = (door, *reflection_handlers(handlers, guard), AbsentCalls())
         self._server = self._made(channel_arguments)
 
     async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fallback_server.core.errors import ExecutionFailed
 from fallback_server.dataplane import DataPlane, PredictCall, Settle
 from fallback_server.transport.crowd import Crowd
-from fallback_server.transport.gathering import HURRY_S
+from fallback_server.transport.gathering import HURRY_S, LONGEST_S
 from fallback_server.transport.serving_loop import ServingLoop
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Queueing:
     def add(self, call: PredictCall) -> None:
         """Queues a call, before the loop waits at the latest. It may be settled before this returns."""
         if not self._waiting:
-            self._loop.at_rest(self)
+            self._loop.at_rest(self, within_s=LONGEST_S)
         self._waiting.append(call)
         if len(self._waiting) >= self._crowd.most:
             self._loop.not_at_rest(self)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fallback_server.core.errors import ServerError
-from fallback_server.dataplane import Answer, PredictReply
+from fallback_server.dataplane import Answer, PredictCall, PredictReply
+from fallback_server.leaving import code_received
 from fallback_server.ready_calls import Alike
 from fallback_server.transport import messages
 from fallback_server.transport.answers import reply_of
@@ -95,6 +96,14 @@ class ReadyPredicts:
         """See `Soon`."""
         answers = self._dataplane.all_at_once([one.asked for one in found])
         return [_predicted(answer, one.typed) for answer, one in zip(answers, found, strict=True)]
+
+    def left(self, found: Found) -> None:
+        """See `Soon`."""
+        asked = found.asked
+        error = code_received(came_s=asked.started_s, deadline_s=asked.deadline_s, left_s=self._dataplane.clock())
+        ready = None if asked.call.like is None else asked.call.like.ready
+        servable_id = None if ready is None else ready.standing.servable_id
+        self._dataplane.refused(PredictCall(target=asked.call.target), error, servable_id)
 
 
 def _predicted(answer: Answer | None, typed: bool) -> Predicted | ServerError | None:  # noqa: FBT001  as of `Predicted`

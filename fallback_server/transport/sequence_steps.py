@@ -11,6 +11,7 @@ from fallback_server.core.handle import ServableHandle
 from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictReply
 from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.served_model import ServedModel
+from fallback_server.transport.gathering import LONGEST_S
 from fallback_server.transport.serving_loop import ServingLoop
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Steps:
         self._waiting[call] = (future, held)
         if not self._gathered:
             if isinstance(self._loop, ServingLoop):
-                self._loop.at_rest(self)
+                self._loop.at_rest(self, within_s=LONGEST_S)
             else:
                 self._loop.call_soon(self.rest)
         self._gathered.append(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVarTuple
 
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from _typeshed import HasFileno
 
 Given = TypeVarTuple("Given")
-
-MOST_TURNS = 100
-"""Turns of a loop that has no rest after which who waits for one is told that it has come all the same."""
 
 _POLLER = "PollerCompletionQueue"
 """What tells the event loop of gRPC's events: it writes a byte for each into a socket."""
@@ -31,7 +29,7 @@ class Rested(Protocol):
         ...
 
     def rest(self) -> None:
-        """The moment has come. Must neither raise nor block."""
+        """The moment has come, or does not come in time. Must neither raise nor block."""
         ...
 
 
@@ -50,27 +48,28 @@ class _Selector(selectors.DefaultSelector):
 
     Attributes:
         resting: Who is to be told.
-        turns: How often it was asked since there have been such.
+        until_s: When the first of them is to be told at the latest, of the monotonic clock.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.resting: list[Rested] = []
-        self.turns = 0
+        self.until_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As of the system's."""
         if not self.resting:
             return super().select(timeout)
-        self.turns += 1
-        if timeout is not None and timeout <= 0:
-            if self.turns >= MOST_TURNS:
-                self._tell()
-            return super().select(0)
         events = super().select(0)
-        if not events and (patience_s := max(one.patience_s() for one in self.resting)):
-            events = super().select(patience_s if timeout is None else min(patience_s, timeout))
-        if not events or self.turns >= MOST_TURNS:
+        # Where there is no rest it is looked at the clock: a turn may take long.
+        if not events and (timeout is None or timeout > 0):
+            patience_s = max(one.patience_s() for one in self.resting)
+            if timeout is not None and timeout < patience_s:
+                return super().select(timeout)  # What is due then comes first.
+            if patience_s and (events := super().select(patience_s)):
+                return events
+            self._tell()
+        elif time.monotonic() >= self.until_s:
             self._tell()
         return events
 
@@ -92,11 +91,16 @@ class ServingLoop(asyncio.SelectorEventLoop):
         self._rests = _Selector()
         super().__init__(self._rests)
 
-    def at_rest(self, told: Rested) -> None:
-        """Tells somebody, once, when nothing is left to do; at the latest after some turns."""
+    def at_rest(self, told: Rested, *, within_s: float) -> None:
+        """Tells somebody, once, when nothing is left to do.
+
+        Args:
+            told: Whom.
+            within_s: After so long at the latest, in the first turn that ends then.
+        """
         rests = self._rests
-        if not rests.resting:
-            rests.turns = 0
+        until_s = time.monotonic() + within_s
+        rests.until_s = min(rests.until_s, until_s) if rests.resting else until_s
         rests.resting.append(told)
 
     def not_at_rest(self, told: Rested) -> None:

@@ -15,6 +15,7 @@ from fallback_server.core.errors import ConfigRefused, ServerError
 from fallback_server.dataplane import DataPlane, PredictCall
 from fallback_server.protocol import methods
 from fallback_server.transport.admission import Admission, Asked, Handler
+from fallback_server.transport.arrivals import Arrivals, Arriving
 from fallback_server.transport.call_guard import CallGuard, refusal_of
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.faults import PassedOn, status_of
@@ -274,7 +275,8 @@ class SharedPort:
 
     async def _start_server(self, address: str) -> None:
         server = self._server = grpc.aio.server(options=(*self._arguments, *server_options(self._max_message_bytes)))
-        server.add_generic_rpc_handlers((PassingAdmission(self._relay, self._handlers, self._guard), self._relay))
+        door = Arriving(PassingAdmission(self._relay, self._handlers, self._guard), Arrivals())
+        server.add_generic_rpc_handlers((door, self._relay))
         if self._tls is None:
             bound = server.add_insecure_port(address)
         else:

@@ -18,6 +18,7 @@ from edge_runtime.telemetry import (
     RuntimeStats,
     Sensor,
     ServerStats,
+    TrustStats,
     model_stats,
 )
 from edge_runtime.types import EngineReport, Reply
@@ -248,3 +249,14 @@ def test_what_is_known_of_a_server():
     assert value(found, "edge_server_round_trip_seconds", server="a:1") == pytest.approx(0.0008)
     assert value(found, "edge_server_bandwidth_bytes", server="a:1") == 2.5e6
     assert text.count('server="b:1"') == 1
+
+
+def test_untrusted_servers_are_counted():
+    """By reason, with what was dropped and when a trusted server's certificate ends; nothing where there is none."""
+    assert "untrusted" not in prometheus_text(RuntimeStats())
+    server = ServerStats(address="10.0.0.7:8500", state="closed", certificate="gpu-1", certificate_until_s=1.8e9)
+    trust = TrustStats(counts={"certificate": 2, "silent": 1}, dropped=7)
+    found = parsed(prometheus_text(RuntimeStats(endpoints=(server,), trust=trust)))
+    assert value(found, "edge_remote_untrusted_total", reason="certificate") == 2
+    assert value(found, "edge_remote_announcements_dropped_total") == 7
+    assert value(found, "edge_server_certificate_end_seconds", server="10.0.0.7:8500") == 1.8e9

@@ -86,7 +86,7 @@ class TestKept:
         plugged_in.touch()
         assert prober.probe(lab.device(vanish_file=plugged_in)).ok
 
-    @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[]", b'{"key": []}'])
+    @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[]", b'{"key": []}', b'{"a":' * 5000])
     def test_a_damaged_record_is_replaced(self, lab, damage):
         """It is as if there were none."""
         lab.prober().probe(lab.device())

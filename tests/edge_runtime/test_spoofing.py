@@ -6,13 +6,20 @@ import time
 
 import numpy as np
 import pytest
+from support.announcement_flood import AnnouncementFlood
 from support.fallback_process import ServerProcess
 from support.impostor import Impostor
 from support.secure_servers import Site
+from zeroconf import IPVersion, Zeroconf
+from zeroconf._dns import DNSPointer
+from zeroconf._protocol.outgoing import DNSOutgoing
+from zeroconf.const import _CLASS_IN, _FLAGS_AA, _FLAGS_QR_RESPONSE, _TYPE_PTR
 
 from edge_runtime import Runtime
+from edge_runtime.remote.discovery import MAX_LATER, MAX_PENDING
+from edge_runtime.remote.trust import AT_ONCE, MAX_SUBJECTS
 from fallback_server.access.tokens import digest_of
-from fallback_server.protocol.mdns import Announcement
+from fallback_server.protocol.mdns import SERVICE_TYPE, Announcement
 
 pytestmark = pytest.mark.slow
 
@@ -112,27 +119,58 @@ def test_impostors_cost_a_handshake_and_get_nothing(plant, impostors):
     with Runtime.open(plant.store, tls=plant.tls, **QUIET) as runtime:
         assert runtime.wait_for_server(WAIT_S)
         model = runtime.model("press-a")
-        wanted = {impostors[kind].address: reason for kind, reason in shown.items()}
-        answered = 0
+        # The one that replays the server's name is not looked at where the server itself is found by it.
+        wanted = {(impostors[kind].address, reason) for kind, reason in shown.items() if kind != "replay"}
         end_s = time.monotonic() + WAIT_S
         while True:
             reply = model.predict(ROWS)
             np.testing.assert_array_equal(reply.outputs["y"], ROWS["x"] * 2)
-            answered += 1
             trust = runtime.stats().trust
-            found = {one.address: one.reason for one in trust.untrusted}
-            # The one that replays the server's name is looked at only where the server itself isn't found by it.
-            if {**wanted, impostors["replay"].address: None}.items() <= {
-                **found,
-                impostors["replay"].address: None,
-            }.items():
+            if wanted <= {(one.address, one.reason) for one in trust.untrusted}:
                 break
-            assert time.monotonic() < end_s, (wanted, found)
+            assert time.monotonic() < end_s, (wanted, trust)
         assert reply.place == f"server:{plant.real.address}"
         assert list(runtime.servers) == [plant.real.address]
         assert set(shown.values()) <= set(trust.counts)
+        assert max(one.times for one in trust.untrusted) <= 3  # Handshakes follow new records, and are spaced.
         (server,) = runtime.stats().endpoints
         assert (server.state, server.certificate) == ("closed", "gpu-1")
     for kind, impostor in impostors.items():
         if kind != "silent":
             assert impostor.calls() == [], kind
+
+
+def test_a_forged_withdrawal_takes_no_server_away(plant):
+    """A record of nobody's says that the server goes: it is asked, and stays."""
+    with Runtime.open(plant.store, tls=plant.tls, **QUIET) as runtime:
+        assert runtime.wait_for_server(WAIT_S)
+        trust = runtime._servers._trust
+        instance = Announcement(plant.real.server_id).instance_name
+        with contextlib.closing(Zeroconf(interfaces=["127.0.0.1"], ip_version=IPVersion.V4Only)) as forger:
+            until(lambda: instance in trust._known)
+            out = DNSOutgoing(_FLAGS_QR_RESPONSE | _FLAGS_AA)
+            out.add_answer_at_time(DNSPointer(SERVICE_TYPE, _TYPE_PTR, _CLASS_IN, 0, instance), 0)
+            forger.loop.call_soon_threadsafe(forger.async_send, out)
+            until(lambda: not trust._known[instance].subject.announced)
+            asked_s = trust._known[instance].subject.asked_s
+            until(lambda: trust._known[instance].subject.asked_s > asked_s)
+        assert runtime.servers == {plant.real.address: "closed"}
+        np.testing.assert_array_equal(runtime.model("press-a").predict(ROWS).outputs["y"], ROWS["x"] * 2)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_flood_of_announcements_is_bounded_and_the_server_is_found(plant, whole):
+    """Ten thousand packets a second, each with another name: most are not read, and who is there is found and asked."""
+    with (
+        contextlib.closing(AnnouncementFlood(whole=whole)) as flood,
+        Runtime.open(plant.store, tls=plant.tls, **QUIET) as runtime,
+    ):
+        servers = runtime._servers
+        until(lambda: runtime.stats().trust.dropped > 1_000)
+        assert len(servers._trust._known) <= MAX_SUBJECTS + 1
+        assert len(servers._discovery._later) <= MAX_LATER
+        assert len(servers._discovery._pending) <= MAX_PENDING
+        assert servers._trust._asking <= AT_ONCE
+        until(lambda: runtime.servers == {plant.real.address: "closed"})
+        np.testing.assert_array_equal(runtime.model("press-a").predict(ROWS).outputs["y"], ROWS["x"] * 2)
+        assert flood.sent()[0] > 10_000

@@ -5,7 +5,7 @@ from support.snapshots import SERVER, busy, snapshot
 from edge_runtime.figures import bytes_text, count_text, duration_text, number_text
 from edge_runtime.screen_text import shown
 from edge_runtime.snapshot import decode, encode
-from edge_runtime.telemetry import FetchStats, RuntimeStats, ServerStats
+from edge_runtime.telemetry import FetchStats, RuntimeStats, ServerStats, TrustStats, UntrustedServer
 from edge_runtime.top_view import WINDOW, view
 
 
@@ -129,3 +129,15 @@ def test_an_idle_runtime_says_so():
 def test_figures_can_be_read_at_a_glance(said, expected):
     """A few digits, and a unit that fits."""
     assert said == expected
+
+
+def test_servers_that_are_not_trusted_are_shown():
+    """The latest first, a few of them, with why; a stranger's name writes no lines."""
+    many = tuple(
+        UntrustedServer(name=f"evil-{n}\n", address=f"10.0.0.{n}:1", reason="certificate", said="self-signed", times=n)
+        for n in range(1, 9)
+    )
+    lines = text(replace(snapshot(), stats=RuntimeStats(trust=TrustStats(untrusted=many, dropped=7))))
+    assert row(lines, "10.0.0.8:1") == ["10.0.0.8:1", "certificate", "8", "0 s ago", "evil-8?", "self-signed"]
+    assert not [one for one in lines if one.startswith("10.0.0.3:1")]
+    assert lines[-2:] == ["and 3 more", "7 announcements came faster than they are looked at"]

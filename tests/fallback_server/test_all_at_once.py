@@ -131,10 +131,13 @@ def test_more_than_a_batch_may_have_are_several_runs(stand):
     assert stand.executors[2].batches[ran:] == [6, 6]
 
 
-def test_one_that_fails_harms_no_other(stand):
-    """The others are run again without it."""
+def test_one_that_fails_harms_no_other(stand, caplog):
+    """The others are run again without it, one by one; the log tells of one request that failed."""
     call = ready_for(stand)
+    ran = len(stand.executors[2].batches)
     answers = stand.plane.all_at_once(asked(stand, call, 1, POISON, 3, 4))
+    assert stand.executors[2].batches[ran:] == [4, 1, 1, 1, 1]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert told(answers[1])[0] == "ExecutionFailed"
     assert outputs([answers[0], *answers[2:]]) == [[[2, 2]], [[6, 6]], [[8, 8]]]
 
@@ -146,25 +149,42 @@ class Summing(FakeExecutor):
         return {"y": super().run(name, inputs)["y"].sum(0, keepdims=True)}
 
 
-def test_rows_that_do_not_stand_for_themselves_are_not_merged():
-    """Who gives another number of rows than it was given is run for each alone."""
-    stand = Stand(BatchingOptions(max_batch_size_rows=8), Summing())
-    assert outputs(stand.plane.all_at_once(asked(stand, ready_for(stand), 1, 2))) == [[[1, 1]], [[2, 2]]]
+def test_rows_that_do_not_stand_for_themselves_are_not_merged(caplog):
+    """Who gives another number of rows than it was given is run for each alone from then on, and is said to be."""
+    stand = Stand(BatchingOptions(max_batch_size_rows=8), executor := Summing())
+    call = ready_for(stand)
+    ran = len(executor.batches)
+    for _ in range(2):
+        assert outputs(stand.plane.all_at_once(asked(stand, call, 1, 2))) == [[[1, 1]], [[2, 2]]]
+    assert executor.batches[ran:] == [2, 1, 1, 1, 1]
+    assert caplog.text.count("its requests are run one by one from now on") == 1
+    with stand.manager.acquire("m", 2) as handle:
+        work = handle.servable.statistics.work()
+        assert (work.requests, work.rows) == (ran + 4, ran + 4)
     stand.close()
 
 
+def test_a_group_that_can_not_be_run_now_is_one_try_in_vain(stand):
+    """What stands against one stands against each: their readiness is not lost at a stroke."""
+    call = ready_for(stand)
+    stand.plane.predict([asked_of()], stand.settle)
+    assert stand.plane.all_at_once(asked(stand, call, *range(6))) == [None] * 6
+    assert (call.like.vain, call.like.ready is None) == (1, False)
+    assert stand.plane.scheduler.step()
+
+
 class Slow(FakeExecutor):
-    """A row takes a tenth of a millisecond of its clock."""
+    """Four rows take sixteen times as long as one, by its clock."""
 
     clock = FakeClock()
 
     def run(self, name, inputs):
-        self.clock.advance(1e-4 * len(inputs["x"]))
+        self.clock.advance(1e-4 * len(inputs["x"]) ** 2)
         return super().run(name, inputs)
 
 
 def test_many_rows_that_take_too_long_are_run_in_parts():
-    """As many together as are short enough to be run in this thread."""
+    """As many together as take no longer than they may one after another; nothing is copied for those that do."""
     stand = Stand(BatchingOptions(max_batch_size_rows=8, max_inline_us=250), executor := Slow())
     executor.clock = stand.clock
     call = ready_for(stand)
@@ -192,5 +212,7 @@ def test_the_time_since_a_request_came_counts(stand):
     waiting = asked(stand, call, 1, 2)
     stand.clock.advance(0.25)
     stand.plane.all_at_once(waiting)
+    with stand.manager.acquire("m", 2) as handle:
+        assert round(handle.servable.statistics.work().queued_s, 6) == 0.5
     stand.plane.all_at_once(asked(stand, call, 1)[:1])
     assert [round(took_s, 6) for _, _, took_s in stand.observed[-3:]] == [0.25, 0.25, 0]

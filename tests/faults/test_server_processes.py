@@ -100,10 +100,10 @@ def test_a_models_process_that_aborts_again_and_again_harms_no_other_model(tmp_p
 def test_a_server_that_is_told_to_end_finishes_what_it_took(tmp_path, fault_seed, draw, workers):
     """Requests in flight are answered, those that come after are UNAVAILABLE, and it ends without an error."""
     with fault_server(tmp_path, f"--workers={workers}", own=True) as server:
-        (server.faults / "slow").write_text("1")
+        (server.faults / "slow").write_text("0.6")
         # Whoever goes on asking a server that has refused for a second may meet the end of gRPC itself.
         also = ("CANCELLED",)
-        with Load(server.ask("own"), fault_seed, version=1, threads=8, deadlines_s=PATIENT_S, also=also) as load:
+        with Load(server.ask("own"), fault_seed, version=1, threads=8, deadlines_s=(15, 18), also=also) as load:
             load.await_answers(8)
             time.sleep(draw.uniform(0, 0.3))
             flying = set(load.ledger.open())

@@ -15,6 +15,7 @@ from support.secure_servers import Caller, Site
 from support.worker_servers import request
 
 from fallback_server.protocol import methods
+from fallback_server.transport.arrivals import MAX_READS, MAX_UNREAD
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +67,27 @@ def test_half_requests_on_many_connections_keep_nobody(server, draw):
                 whole = message(bytes(200), length=10**6)
                 begun = frame(Kind.HEADERS, END_HEADERS, stream, HEADERS) + frame(Kind.DATA, 0, stream, whole)
                 client.send(begun if stream < 399 else begun[: draw.randrange(len(begun))])
+        others.served()
+
+
+def test_half_requests_of_all_connections_have_a_bound_together(tmp_path):
+    """Ten connections with 800 calls each: who has waited longest is refused, and as many stay as the bound says."""
+    server = serve(tmp_path)
+    part = message(bytes(200), length=10**6)
+    with (
+        contextlib.closing(server),
+        others_served(server, most_mib=300) as others,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(RawHttp2(server.port)) for _ in range(10)]
+        for client in clients:
+            for stream in range(1, 1601, 2):
+                client.send(frame(Kind.HEADERS, END_HEADERS, stream, HEADERS), frame(Kind.DATA, 0, stream, part))
+        refused, most = 0, 8000 - MAX_UNREAD - MAX_READS
+        end_s = time.monotonic() + DEADLINE_S
+        while refused < most and time.monotonic() < end_s:
+            refused += sum(one.kind == Kind.HEADERS for client in clients for one in client.frames())
+        assert refused >= most
         others.served()
 
 

@@ -1,4 +1,4 @@
-"""A plant's authority, servers and devices; certificates that nobody has signed; and what gRPC's server makes of them."""
+"""A plant's authority, servers and devices; certificates that sign themselves; and what gRPC's server makes of them."""
 
 import datetime as dt
 import hashlib

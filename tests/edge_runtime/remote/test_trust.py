@@ -68,9 +68,9 @@ class Stand:
             raise found
         return found
 
-    def announce(self, *addresses, key="s", tls=True):
+    def announce(self, *addresses, key="s", tls=True, direct=True):
         self.clock.advance(0.001)
-        self.trust.add(Sighting(key=key, addresses=addresses or (REAL,), tls=tls))
+        return self.trust.add(Sighting(key=key, addresses=addresses or (REAL,), tls=tls, direct=direct))
 
     def withdraw(self, key="s"):
         self.clock.advance(0.001)
@@ -137,6 +137,17 @@ def test_announcements_cost_no_more_handshakes_than_time_allows(stand):
     assert stand.settle(AGAIN_S - 1) == []
     assert stand.settle(1) == [EVIL]
     assert stand.suspects.stats.counts == {"certificate": 3}
+
+
+def test_one_that_said_nothing_is_asked_once_more_soon(stand):
+    """With more patience than the first time: it may be slow, or this device."""
+    stand.says = {EVIL: bad("silent")}
+    stand.announce(EVIL)
+    assert stand.settle() == [EVIL]
+    stand.clock.advance(0.001)
+    assert stand.settle(FLOOR_S) == [EVIL]
+    assert stand.settle(FLOOR_S) == []
+    assert stand.settle(AGAIN_S) == [EVIL]
 
 
 def test_another_address_under_a_servers_name_takes_nothing_from_it(stand):
@@ -281,26 +292,58 @@ def test_one_server_by_many_names_is_one(stand):
 
 
 def test_a_flood_is_bounded_and_does_not_keep_servers_out(stand):
-    """In what is remembered, in handshakes at once, and in those of a second; whom the configuration names goes first."""
+    """In what is remembered, in handshakes at once, and in those of a second; who is given goes first."""
     stand.hold.clear()
-    stand.says = {REAL: proof()}
-    for number in range(1000):
-        stand.announce(f"10.1.{number // 250}.{number % 250}:1", key=f"ghost-{number}")
-    assert len(stand.trust._known) == MAX_SUBJECTS
-    assert stand.suspects.stats.dropped == 1000 - MAX_SUBJECTS
+    stand.says = {REAL: proof(), OTHER: proof("gpu-2")}
+    taken = sum(
+        stand.announce(f"10.1.{number // 250}.{number % 250}:1", key=f"ghost-{number}", direct=False)
+        for number in range(1000)
+    )
+    assert taken == len(stand.trust._known) == MAX_SUBJECTS
     stand.trust.tick()
     assert stand.trust._asking == AT_ONCE
     stand.trust.give(REAL)
+    assert stand.announce(OTHER, key="o")  # It is said to be where packets come from: it has another's room.
+    assert stand.suspects.stats.dropped == 1
     stand.hold.set()
     end_s = time.monotonic() + WAIT_S
     while len(stand.asked) < A_SECOND:
         assert time.monotonic() < end_s
         stand.settle()
-    assert stand.trusted == [REAL]
-    assert REAL in stand.asked[AT_ONCE : AT_ONCE * 2]
+    assert stand.trusted == [REAL, OTHER]
+    assert stand.asked.index(OTHER) < AT_ONCE * 2 + 2
     stand.settle()
     assert len(stand.asked) == A_SECOND
     assert len(stand.settle(1.0)) == AT_ONCE
+
+
+def test_one_that_was_asked_in_vain_gives_way_to_one_that_was_not(stand):
+    """And who would drive out those that wait is told to come again."""
+    for number in range(MAX_SUBJECTS):
+        assert stand.announce(f"10.1.0.{number}:1", key=f"ghost-{number}")
+    assert not stand.announce()
+    stand.settle()
+    stand.says = {REAL: proof()}
+    assert stand.announce()
+    assert len(stand.trust._known) == MAX_SUBJECTS
+
+
+def test_hosts_are_asked_in_turn_however_many_ports_they_announce(stand):
+    """The draw is by host first."""
+    drawn = []
+
+    def last(choices):
+        drawn.append(list(choices))
+        return choices[-1]
+
+    stand.trust._draw = last
+    for port in range(1, 40):
+        stand.announce(f"10.0.0.66:{port}", key=f"ghost-{port}")
+    stand.says = {REAL: proof()}
+    stand.announce()
+    assert stand.settle()[:1] != []
+    assert drawn[0] == ["10.0.0.66", "10.0.0.7"]
+    assert stand.trusted == [REAL]
 
 
 def test_what_ends_after_closing_changes_nothing(stand):

@@ -47,7 +47,7 @@ def test_when_a_server_is_asked(changes, due):
 
 
 def test_who_goes_first():
-    """Whom the configuration names and who has proved itself, then those that are new, then those that have failed."""
+    """Who is given or has proved itself, then who is new (and is where it is said to be), then who has failed."""
     named, proved = subject(given=True), subject(proved=True)
-    new, failed = subject(asked_s=-math.inf), subject(failures=1)
-    assert rank(named) == rank(proved) < rank(new) < rank(failed)
+    new, odd = subject(asked_s=-math.inf), subject(asked_s=-math.inf, direct=False)
+    assert rank(named) == rank(proved) < rank(new) < rank(odd) < rank(subject(failures=1))

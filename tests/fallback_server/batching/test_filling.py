@@ -130,14 +130,25 @@ class Crowd:
         return [task for task, refusal in zip(tasks, refusals, strict=True) if refusal is None]
 
 
-def test_a_burst_that_can_not_be_in_time_as_one_batch_is_answered_in_smaller_ones():
-    """Of 32 that have 15 ms, of which a run of all takes 21, the half is in time; the rest is refused as late."""
+def test_of_a_burst_that_can_not_be_in_time_as_one_batch_as_many_are_let_in_as_can():
+    """Of 32 that have 15 ms, of which a run of all takes 21, the half; the rest is told at once."""
     crowd = Crowd()
     tasks = crowd.submit(32, 0.015)
     outcomes = crowd.stand.run()
+    assert crowd.sizes == [len(tasks)] == [16]
+    assert all("y" in outcomes[task] for task in tasks)
+    assert crowd.stand.idle()
+
+
+def test_those_that_were_let_in_and_came_to_be_late_run_in_smaller_batches():
+    """Of 24 that have 15 ms left of 22, of which a run of all takes 16, what can be is in time; the rest is told so."""
+    crowd = Crowd()
+    tasks = crowd.submit(24, 0.022)
+    crowd.stand.clock.advance(0.007)
+    outcomes = crowd.stand.run()
     assert crowd.sizes == [16, 1]
-    assert sum(isinstance(outcomes[task], DeadlineExceeded) for task in tasks) == 15
-    assert "not run: 0.8 ms are left after 14 ms in the queue, and a run takes 2.6 ms" in str(outcomes[tasks[-1]])
+    assert sum(isinstance(outcomes[task], DeadlineExceeded) for task in tasks) == len(tasks) - 17
+    assert "not run: 0.8 ms are left after 21 ms in the queue, and a run takes 2.6 ms" in str(outcomes[tasks[-1]])
     assert crowd.stand.idle()
 
 

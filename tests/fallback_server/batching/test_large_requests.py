@@ -159,7 +159,7 @@ def test_what_waits_one_by_one_counts_as_one_each():
         stand.run()
     assert stand.submit(queue, *[rows(1, 30)] * 7)[1] == [None] * 7
     assert queue.batches() == 7
-    assert stand.submit(queue, rows(1), deadline_s=stand.clock() + 0.05)[1] == [None]
+    assert stand.submit(queue, rows(1), deadline_s=stand.clock() + 0.06)[1] == [None]
     assert isinstance(stand.submit(queue, rows(1))[1][0], QueueFull)
     assert stand.run()
 

@@ -1,5 +1,6 @@
 import errno
 import gzip
+import io
 import os
 import tarfile
 import zipfile
@@ -220,3 +221,34 @@ def test_a_refusal_of_a_zip_repeats_no_name_of_any_length(tmp_path, into):
     with pytest.raises(ArchiveRefused) as caught:
         unpack(archive, into, UnpackOptions())
     assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("behind", "says"),
+    [
+        (lambda data: gzip.compress(data) + b"text", "truncated or damaged"),
+        (lambda data: gzip.compress(data) + gzip.compress(b"x"), "something follows its end"),
+        (lambda data: gzip.compress(data + tar_bytes([("evil", b"x")])), "something follows its end"),
+        (lambda data: gzip.compress(data) + gzip.compress(bytes(80 << 20)), "bytes follow its end"),
+    ],
+    ids=["text", "stream", "archive", "bomb"],
+)
+def test_what_follows_an_archive_s_end_is_refused(tmp_path, into, behind, says):
+    """Zeros alone may: another program may see what this one does not."""
+    archive = tmp_path / "1.tar.gz"
+    archive.write_bytes(behind(tar_bytes([("a", b"x")])))
+    with pytest.raises(ArchiveRefused, match=says):
+        unpack(archive, into, UnpackOptions())
+
+
+def test_rights_that_an_archive_gives_are_nobody_s(tmp_path, into):
+    """No file runs as another user, or at all."""
+    archive = tmp_path / "1.tar.gz"
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        info = tarfile.TarInfo("a")
+        info.size, info.mode, info.uid = 1, 0o6777, 0
+        tar.addfile(info, io.BytesIO(b"x"))
+    archive.write_bytes(gzip.compress(raw.getvalue() + bytes(1 << 20)))
+    unpack(archive, into, UnpackOptions())
+    assert not (into / "a").stat().st_mode & 0o7111

@@ -80,6 +80,18 @@ def test_when_a_crowd_comes_it_is_found():
     assert crowd.size == MOST
 
 
+def test_a_loop_without_rest_makes_groups_no_larger_than_come():
+    """Who waited as long as may be, and not in vain, is as many as come; a caller by itself is alone again."""
+    crowd = Crowd()
+    Callers(crowd, 32).ask(2_000, at_first=3)
+    crowd.gathered(9, at_first=9, in_vain=False)
+    assert crowd.size == 9
+    crowd.gathered(2, at_first=2, in_vain=False)
+    assert crowd.size == 2
+    crowd.gathered(1, at_first=1, in_vain=False)
+    assert crowd.size == 1
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, MOST), st.integers(1, MOST), st.booleans()), max_size=400))
 def test_it_keeps_its_bounds(story):
     """Whatever comes: a group has at least two of those that wait, and at most as many as are answered together."""

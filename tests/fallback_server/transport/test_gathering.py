@@ -32,13 +32,17 @@ class Doubles:
 
     def __init__(self, left_s=None):
         self.runs = []
-        self.left = left_s
+        self.time_s = left_s
+        self.gone = []
 
     def find(self, data, caller):
         return data
 
     def left_s(self, found):
-        return self.left
+        return self.time_s
+
+    def left(self, found):
+        self.gone.append(found)
 
     def answer(self, found):
         return given(self.answer_all([found])[0])
@@ -101,7 +105,7 @@ def test_each_service_answers_its_own():
 
 
 def test_who_has_left_is_not_answered():
-    """What a caller that left had asked for is not run; the others are answered."""
+    """What a caller that left had asked for is not run, but counted; the others are answered."""
 
     async def story():
         _, rooms = gathering(8)
@@ -114,6 +118,7 @@ def test_who_has_left_is_not_answered():
         gone.cancel()
         await asyncio.sleep(0.01)
         assert doubles.runs == [[1, 3]]
+        assert doubles.gone == [2, 4]
 
     run(story)
 

@@ -146,13 +146,15 @@ def test_many_callers_over_grpc_are_queued_together(tmp_path, monkeypatch):
             for _ in range(2 * SMALL_IN_A_ROW):
                 await stand.predict(asked(1), timeout=WAIT_S)
             lists.clear()
-            for begin in range(0, 320, 32):
+            begin = 0
+            while begin < 320 or max(lists, default=0) < 2:  # One in 256 looks for others, where there were none.
+                assert begin < 10_000
                 calls = [stand.predict(asked(value), timeout=WAIT_S) for value in range(begin, begin + 32)]
                 calls[7].cancel()
                 answers = await asyncio.gather(*calls, return_exceptions=True)
                 for value, answer in enumerate(answers, begin):
                     if value - begin != 7:
                         assert list(answer.outputs["y"].float_val) == [2 * value, 2 * value]
-            assert max(lists) > 1
+                begin += 32
 
     run(story)

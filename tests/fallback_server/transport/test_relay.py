@@ -45,7 +45,7 @@ def test_who_calls_is_believed_by_the_secret_alone():
 @pytest.mark.parametrize("name", ["press-7", "", "a b\nc"])
 def test_a_certificate_goes_along_with_who_calls(name):
     """As far as the guard needs it; of who does not know the secret nothing is believed."""
-    shown = Certificate(name=name, serial=2**159 + 7, until_s=1.8e9)
+    shown = Certificate(name=name, serial=f"{2**159 + 7:x}", until_s=1.8e9, issuer="n:aa")
     passed = passed_by([caller_metadata(secret(), "ipv4:1.2.3.4:5", shown)])
     assert passed == ("ipv4:1.2.3.4:5", shown)
     assert passed_by([caller_metadata(secret(), "ipv4:1.2.3.4:5")]) == ("ipv4:1.2.3.4:5", None)

@@ -1,11 +1,13 @@
 import asyncio
 import functools
 import socket
+from types import SimpleNamespace
 
 import grpc
 import pytest
+from support.clock import FakeClock
 
-from fallback_server.transport.serving_loop import MOST_TURNS, ServingLoop
+from fallback_server.transport.serving_loop import ServingLoop
 
 
 class PollerCompletionQueue:
@@ -98,8 +100,8 @@ def test_who_waits_for_rest_is_told_when_nothing_is_left_to_do():
     async def story():
         loop = asyncio.get_running_loop()
         waiting, other = Waiting(), Waiting()
-        loop.at_rest(waiting)
-        loop.at_rest(other)
+        loop.at_rest(waiting, within_s=60)
+        loop.at_rest(other, within_s=60)
         loop.not_at_rest(other)
         await _turns()
         assert waiting.asked == 0
@@ -113,19 +115,41 @@ def test_who_waits_for_rest_is_told_when_nothing_is_left_to_do():
 
 
 def test_a_loop_that_never_rests_tells_all_the_same():
-    """After so many turns: who waits for rest is not left waiting by others' work."""
+    """After the time that was given, in the first turn that ends then: who waits for rest is not left waiting."""
 
     async def story():
-        waiting = Waiting()
-        asyncio.get_running_loop().at_rest(waiting)
-        turns = 0
-        while turns < 2 * MOST_TURNS:
-            turns += 1
-            await asyncio.sleep(0)
-            if waiting.rested.is_set():
-                break
-        assert MOST_TURNS - 2 <= turns <= MOST_TURNS + 2
-        assert waiting.asked == 0
+        clock = FakeClock()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fallback_server.transport.serving_loop.time", SimpleNamespace(monotonic=clock))
+            waiting, other = Waiting(), Waiting()
+            loop = asyncio.get_running_loop()
+            loop.at_rest(other, within_s=0.5)
+            loop.at_rest(waiting, within_s=0.25)
+            await _turns()
+            clock.advance(0.24)
+            await _turns()
+            assert not waiting.rested.is_set()
+            clock.advance(0.02)
+            await _turns()
+            assert waiting.rested.is_set()
+            assert other.rested.is_set()  # All are told together.
+            assert waiting.asked == 0
+
+    _run(story)
+
+
+def test_what_is_due_comes_before_the_end_of_patience():
+    """A timer that ends a wait is something to do."""
+
+    async def story():
+        waiting = Waiting(patience_s=60)
+        loop = asyncio.get_running_loop()
+        due = asyncio.Event()
+        loop.at_rest(waiting, within_s=60)
+        loop.call_later(0.002, due.set)
+        await due.wait()
+        assert not waiting.rested.is_set()
+        loop.not_at_rest(waiting)
 
     _run(story)
 
@@ -147,7 +171,7 @@ def test_patience_ends_with_whatever_comes():
                 came.set()
 
             loop.add_reader(near, take)
-            loop.at_rest(waiting)
+            loop.at_rest(waiting, within_s=60)
             far.sendall(b"1")
             await came.wait()
             assert not waiting.rested.is_set()

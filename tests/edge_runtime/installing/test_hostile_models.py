@@ -1,0 +1,99 @@
+"""Real models, each with one number changed, that end the process of whoever runs them."""
+
+import contextlib
+import os
+import random
+
+import flatbuffers
+import msgspec
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from support.edge_models import publish_scale, rows
+from support.edge_stores import leftovers, state
+from support.tflite_files import shipped
+
+from converter.artifact import publish
+from converter.artifact.digest import file_entry
+from edge_runtime import EngineFailed, PackageRefused, Runtime
+from edge_runtime.bare import bare_manifest
+from edge_runtime.installing.first_run import try_package
+from edge_runtime.installing.install import install
+
+WAKE_WORD = shipped("pymicro-wakeword", "hey_jarvis.tflite")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WAKE_WORD, reason="pymicro-wakeword is not installed"),
+]
+
+
+def changed(content, change):
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    change(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def writes_to(operator, tensor):
+    """An operator of the second graph writes to another one's tensor."""
+
+    def change(model):
+        model.subgraphs[1].operators[operator].outputs = [tensor]
+
+    return change
+
+
+CRASHING = {
+    "writes to the resource of another": writes_to(0, 4),
+    "writes over an input": writes_to(8, 1),
+    "writes over what comes later": writes_to(6, 10),
+}
+"""Found by changing numbers at random, with LiteRT 2.3."""
+
+
+def package_of(content, folder):
+    """A package of these bytes, which says of them what is true of the whole model."""
+    manifest, _ = bare_manifest(WAKE_WORD)
+    folder.mkdir()
+    file = folder / "model.tflite"
+    file.write_bytes(content)
+    entry = file_entry(file)
+    variant = msgspec.structs.replace(manifest.variants[0], file="model.tflite", size_bytes=entry.size_bytes)
+    hostile = msgspec.structs.replace(
+        manifest, model="hostile", variants=(variant,), files={"model.tflite": entry}, labels=()
+    )
+    return publish({"model.tflite": file}, hostile, folder / "out")
+
+
+@pytest.mark.parametrize("name", CRASHING)
+def test_a_model_that_crashes_is_refused_and_the_application_lives(tmp_path, name):
+    """A child process crashes in place of this one, which answers on meanwhile; the store is as it was."""
+    root = tmp_path / "store"
+    install(publish_scale(tmp_path / "packages", 1, 2.0).path, root, trial=None)
+    before = state(root)
+    hostile = package_of(changed(WAKE_WORD.read_bytes(), CRASHING[name]), tmp_path / "hostile")
+    with Runtime.open(root, cache=None, poll_interval_s=0.05) as runtime:
+        with pytest.raises(PackageRefused, match=r"hostile/1 crashes its process on its first run.*killed by SIG"):
+            install(hostile.path, root)
+        assert runtime.model("scale").predict({"x": rows(1)}).outputs["y"].tolist() == (2 * rows(1)).tolist()
+    assert state(root) == before
+    assert not leftovers(root)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("EDGE_FUZZ_MODELS", "2"))))
+def test_bytes_changed_at_random_are_installed_or_refused(tmp_path, seed):
+    """Whatever comes of them in the child, it is one of our errors here. EDGE_FUZZ_MODELS says how many are tried."""
+    chance = random.Random(seed)
+    content = bytearray(WAKE_WORD.read_bytes())
+    for _ in range(chance.randint(1, 8)):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    root = tmp_path / "store"
+    with contextlib.suppress(PackageRefused, EngineFailed):
+        install(package_of(bytes(content), tmp_path / "hostile").path, root, trial=_try_briefly)
+    assert set(state(root)) <= {"hostile"}
+    assert not leftovers(root)
+
+
+def _try_briefly(package):
+    return try_package(package, limit_s=60.0)
