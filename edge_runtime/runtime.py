@@ -320,7 +320,12 @@ class Runtime:
             if self._refused.leaves_alone(key):
                 continue
             try:
-                model.retarget(self._device_target(name, version))
+                follower = self._device_target(name, version)
+                if target is not None and _runs(target) and not _runs(follower):
+                    # It was kept for a device that may come back; the one that runs here is worth more meanwhile.
+                    why = "; ".join(f"{one.device}: {one.reason}" for one in follower.engines)
+                    raise EngineFailed(f"no device runs it now, and {target.subject} runs: {why}")  # noqa: TRY301
+                model.retarget(follower)
             except (PackageRefused, EngineFailed) as error:
                 self._refuse(name, version, error)
                 continue
@@ -473,3 +478,8 @@ class Runtime:
                 return
             except Exception as error:  # noqa: BLE001  a store that can't be read now may be readable at the next look
                 self._say_once("", f"the store could not be looked at: {type(error).__name__}: {error}")
+
+
+def _runs(target: Target) -> bool:
+    """Whether a device is ready to run what it names."""
+    return any(one.state == "ready" for one in target.engines)

@@ -1,7 +1,9 @@
 """For all tests."""
 
 import os
+import random
 import signal
+import zlib
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,20 @@ ANNOUNCING = (
 """Tests that announce servers on loopback, and look for some: they would see each other's."""
 
 
-def pytest_configure():
+FAULT_SEED = pytest.StashKey[int]()
+"""Of what the suite of faults draws."""
+
+
+def pytest_addoption(parser):
+    """What a user may choose of the suite of faults."""
+    group = parser.getgroup("faults", "tests/faults")
+    group.addoption("--fault-seed", type=int, help="of what is drawn there; without, another one each time")
+    group.addoption(
+        "--fault-seconds", type=float, default=1.0, help="how long each fault lasts there, in seconds (%(default)s)"
+    )
+
+
+def pytest_configure(config):
     """Programs that tests start take signals as from a shell, also where these tests run in the background.
 
     `nohup` and `&` have signals ignored, which is inherited; a handler is not, so this process still passes them over.
@@ -31,6 +46,16 @@ def pytest_configure():
     for one in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(one) is signal.SIG_IGN:
             signal.signal(one, lambda _number, _frame: None)
+    given = config.getoption("--fault-seed")
+    config.stash[FAULT_SEED] = random.SystemRandom().randrange(10**9) if given is None else given
+
+
+@pytest.fixture
+def fault_seed(request):
+    """Of what this test draws: of `--fault-seed`, which is shown where it fails, and its own name."""
+    given = request.config.stash[FAULT_SEED]
+    print(f"again by --fault-seed={given}")  # noqa: T201
+    return zlib.crc32(f"{given} {request.node.name}".encode())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -59,6 +59,10 @@ _FIRST_LOOKS = 2
 _SHARE = 5
 """A look that takes long is followed by a pause of so many times that: on a slow line looks are no load."""
 
+AWAY_S = 1.0
+"""The longest such pause while nobody answers: requests have no use of that line, and wait for who comes back. With a
+look that had begun before, which may take `_LOOK_S`, that is known within three seconds."""
+
 _MAX_MODELS = 64
 """Models whose state is asked for in one look at a server without a catalog."""
 
@@ -72,6 +76,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         wanted_ago_s: Seconds since a request asked for servers.
         unmet_for_s: Seconds since a version is asked for that none has; infinite where there is none.
         gone: Whether nobody was there at the last look.
+        away: Whether nobody has answered of late, for which the last looks may have been in vain too.
         looks: Looks that were answered since it was found.
         took_s: Seconds that the last one took.
     """
@@ -79,6 +84,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     wanted_ago_s: float
     unmet_for_s: float = math.inf
     gone: bool = False
+    away: bool = False
     looks: int = _FIRST_LOOKS
     took_s: float = 0.0
 
@@ -93,7 +99,7 @@ def pace_s(pace: Pace) -> float:
         usual_s = REFRESH_S
     if not pace.gone and pace.looks < _FIRST_LOOKS:
         usual_s = FLOOR_S
-    return max(usual_s, min(pace.took_s * _SHARE, IDLE_S))
+    return max(usual_s, min(pace.took_s * _SHARE, AWAY_S if pace.away else IDLE_S))
 
 
 class _Watch:
@@ -162,6 +168,7 @@ class Freshness:
                 wanted_ago_s=wanted_ago_s,
                 unmet_for_s=math.inf if interest.unmet_s == math.inf else now_s - interest.unmet_s,
                 gone=endpoint.gone(now_s),
+                away=endpoint.away_s is not None,
                 looks=endpoint.looks,
                 took_s=watch.took_s,
             )

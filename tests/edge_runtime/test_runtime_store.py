@@ -8,6 +8,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from support import edge_delegates
 from support.edge_models import publish_scale, rows
 from support.edge_servers import scale_server
 
@@ -331,3 +332,22 @@ def test_any_damage_to_a_package_is_a_named_error(store):
             publish_scale(store, version, 2.0, content=whole[:end])
             with contextlib.suppress(EngineFailed, PackageRefused):
                 runtime.model("scale", version=version)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not edge_delegates.COMPILER, reason="needs a C compiler")
+def test_a_version_that_no_device_runs_does_not_replace_one_that_runs(store, tmp_path, caplog):
+    """Also where an accelerator may come back, and a server may have it: the one before goes on, and that is told."""
+    library = edge_delegates.device(edge_delegates.build(tmp_path), refuse_model=1)
+    options = {"delegates": (library, "cpu"), "fallback": "127.0.0.1:9", "cache": None}
+    with Runtime.open(store, **QUIET, **options) as runtime:
+        model = runtime.model("scale")
+        assert answers(model) == 2
+        publish_scale(store, 2, 3.0, content=b"this is no model")
+        runtime.refresh()
+        assert (model.version, answers(model)) == (1, 2)
+        publish_scale(store, 3, 4.0)
+        runtime.refresh()
+        assert (model.version, answers(model)) == (3, 4)
+    (told,) = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    assert "no device runs it now, and scale/1 runs" in told

@@ -15,12 +15,12 @@ READY_S = 90.0
 
 
 class ServerProcess:
-    """Started by its command line; its output is kept for the test that fails."""
+    """Started by its command line, behind `before` where it runs elsewhere; its output is kept for who fails."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, before=()):
         self.flags = flags
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fallback_server.cli", *flags],
+            [*before, sys.executable, "-m", "fallback_server.cli", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

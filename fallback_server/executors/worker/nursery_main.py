@@ -27,7 +27,7 @@ from fallback_server.executors.saved_model import import_tensorflow
 from fallback_server.executors.worker.child import flush, work
 from fallback_server.executors.worker.messages import Exited, Imported, NotSpawned, Spawn, Spawned
 from fallback_server.executors.worker.orphans import END_S, adopt, end_orphans
-from fallback_server.executors.worker.priority import step_back
+from fallback_server.executors.worker.priority import go_first, step_back
 from fallback_server.executors.worker.wire import Closed, Receiver, send
 
 
@@ -40,6 +40,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Meant for the server, which says what is to end.
     step_back()
+    go_first()
     begin_s = time.monotonic()
     if sys.argv[3] == "tensorflow":
         import_tensorflow()

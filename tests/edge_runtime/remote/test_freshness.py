@@ -14,6 +14,7 @@ from edge_runtime.remote.catalog import Serves, serves
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found, Wanted
 from edge_runtime.remote.freshness import (
+    AWAY_S,
     FLOOR_S,
     IDLE_S,
     INTEREST_S,
@@ -76,6 +77,10 @@ def send(table, what, rows=1, model="m"):
         (Pace(wanted_ago_s=0, unmet_for_s=60), REFRESH_S),
         (Pace(wanted_ago_s=0, took_s=0.5), 2.5),
         (Pace(wanted_ago_s=0, took_s=60), IDLE_S),
+        (Pace(wanted_ago_s=0, took_s=2.0, away=True), AWAY_S),
+        (Pace(wanted_ago_s=0, took_s=2.0, away=True, gone=True), AWAY_S),
+        (Pace(wanted_ago_s=0, took_s=0.01, away=True, gone=True), QUICK_S),
+        (Pace(wanted_ago_s=math.inf, took_s=2.0, away=True), IDLE_S),
     ],
 )
 def test_how_soon_a_server_is_looked_at_again(pace, expected_s):

@@ -129,3 +129,26 @@ def test_a_process_that_is_narrowed_leaves_one_core_with_all_its_threads_until_t
         process.wait()
     narrowed.end()
     Narrowed(process.pid).end()
+
+
+@pytest.mark.slow
+def test_where_memory_runs_out_models_go_before_the_server():
+    """A nursery, and what it forks, is ended first; an operator's own figure is raised, and bounded."""
+    program = """
+import os, sys
+from pathlib import Path
+from fallback_server.executors.worker.priority import go_first
+
+said = Path("/proc/self/oom_score_adj")
+said.write_text(sys.argv[1])
+go_first()
+if (pid := os.fork()) == 0:
+    print(said.read_text().strip(), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+    found = [
+        subprocess.run([sys.executable, "-c", program, given], capture_output=True, text=True, check=True).stdout
+        for given in ("0", "300", "900")
+    ]
+    assert found == ["500\n", "800\n", "1000\n"]
