@@ -84,7 +84,7 @@ lock:  ## rewrite the lock files (needs uv)
 audit:  ## known vulnerabilities in what is locked (needs the network)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/audit.txt
-	failed=0; for each in all tflite-runtime clients peers models models-native audit; do \
+	failed=0; for each in all tflite-runtime clients schemathesis fuzz peers models models-native audit; do \
 		echo "requirements/$$each.txt"; \
 		build/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
 			-r requirements/$$each.txt || failed=1; done; exit $$failed
