@@ -12,8 +12,11 @@ _MANY = 1.5
 _FEW = 1.25
 """So many on average have come when the loop has nothing else to do, from which on, and up to which, it is a crowd."""
 
+_IDLE = 0.5
+"""Of the time in which groups gather, that the loop has nothing to do: where it is more, none need be saved."""
+
 _SHARE = 1 / 8
-"""What the latest group counts for in that average."""
+"""What the latest group counts for in averages."""
 
 _LONGEST_PAUSE = 256
 """One of so many requests at least tries out whether several come at a time."""
@@ -37,6 +40,7 @@ class Crowd:
     def __init__(self) -> None:
         self.size = 1
         self._usual = 1.0
+        self._idle = 0.0
         self._pause = 1
         self._passed = 0
         self._rest = 1
@@ -54,19 +58,20 @@ class Crowd:
         self._passed += 1
         return self._passed >= self._pause
 
-    def gathered(self, count: int, *, at_first: int, in_vain: bool) -> None:
+    def gathered(self, count: int, *, in_vain: bool, idle: float = 0.0) -> None:
         """A group was answered.
 
         Args:
             count: How many they were.
-            at_first: How many they were when the loop first had nothing else to do; or all where it always had.
             in_vain: Whether it was waited for more, and none came. Those that are not full for another reason have
                 waited for as long as may be.
+            idle: In which share of the time since the first came the loop had nothing to do.
         """
-        self._usual += (at_first - self._usual) * _SHARE
+        self._usual += (count - self._usual) * _SHARE
+        self._idle += (idle - self._idle) * _SHARE
         if self.size < 2:
-            self._tried(at_first)
-        elif self._usual < _FEW:
+            self._tried(count)
+        elif self._usual < _FEW or self._idle > _IDLE:
             self._be_alone()
         elif count < self.size:
             # In vain, half: so the next of the same callers come while these are run.
@@ -79,13 +84,13 @@ class Crowd:
             if self._rested >= self._rest:
                 self.size += 1
 
-    def _tried(self, at_first: int) -> None:
+    def _tried(self, count: int) -> None:
         self._passed = 0
         if self._usual >= _MANY:
             self.size, self._rest, self._rested = 2, 1, 0
         else:
-            self._pause = 1 if at_first > 1 else min(2 * self._pause, _LONGEST_PAUSE)
+            self._pause = 1 if count > 1 else min(2 * self._pause, _LONGEST_PAUSE)
 
     def _be_alone(self) -> None:
-        self.size, self._usual = 1, 1.0
+        self.size, self._usual, self._idle = 1, 1.0, 0.0
         self._pause, self._passed = _LONGEST_PAUSE, 0

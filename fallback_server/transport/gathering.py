@@ -75,9 +75,9 @@ class Gathering:
         self._crowd = crowd or Crowd()
         self._clock = clock
         self._waiting: list[tuple[Soon[Any, Any], Any, asyncio.Future[Any]]] = []
-        self._at_first = 0
         self._in_vain = False
         self._since_s = 0.0
+        self._idle_s = 0.0
 
     def joins(self, soon: Soon[Found, Any], found: Found) -> bool:
         """Whether a request is to wait for company."""
@@ -91,7 +91,7 @@ class Gathering:
         future: asyncio.Future[Given | ServerError | None] = self._loop.create_future()
         waiting = self._waiting
         if not waiting:
-            self._at_first = 0
+            self._idle_s = 0.0
             self._since_s = self._clock()
             self._loop.at_rest(self, within_s=LONGEST_S if self._crowd.size > 1 else PATIENCE_S)
         self._in_vain = False
@@ -103,11 +103,14 @@ class Gathering:
 
     def patience_s(self) -> float:
         """See `Rested`."""
-        self._at_first = self._at_first or len(self._waiting)
         if self._crowd.size < 2 or self._clock() - self._since_s >= LONGEST_S:
             return 0.0
         self._in_vain = True
         return PATIENCE_S
+
+    def waited(self, took_s: float) -> None:
+        """See `Rested`."""
+        self._idle_s += took_s
 
     def rest(self) -> None:
         """See `Rested`."""
@@ -115,7 +118,12 @@ class Gathering:
 
     def _answer(self) -> None:
         waiting, self._waiting = self._waiting, []
-        self._crowd.gathered(len(waiting), at_first=self._at_first or len(waiting), in_vain=self._in_vain)
+        span_s = self._clock() - self._since_s
+        self._crowd.gathered(
+            len(waiting),
+            in_vain=self._in_vain,
+            idle=self._idle_s / span_s if span_s > 0 else 0.0,
+        )
         groups: dict[Soon[Any, Any], list[tuple[Any, asyncio.Future[Any]]]] = {}
         for soon, found, future in waiting:
             if future.done():

@@ -55,10 +55,13 @@ class Queueing:
         """See `Rested`: what runs them has nothing to do meanwhile."""
         return 0.0
 
+    def waited(self, took_s: float) -> None:
+        """See `Rested`."""
+
     def rest(self) -> None:
         """See `Rested`."""
         calls, self._waiting = self._waiting, []
-        self._crowd.gathered(len(calls), at_first=len(calls), in_vain=False)
+        self._crowd.gathered(len(calls), in_vain=False)
         try:
             self._dataplane.predict(calls, self._settle)
         except Exception:  # noqa: BLE001  a fault of ours must not leave callers waiting, nor end the loop

@@ -88,6 +88,9 @@ class Steps:
         """See `Rested`."""
         return 0.0
 
+    def waited(self, took_s: float) -> None:
+        """See `Rested`."""
+
     def rest(self) -> None:
         """See `Rested`."""
         self._flush()

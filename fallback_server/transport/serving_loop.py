@@ -28,6 +28,10 @@ class Rested(Protocol):
         """How long it is to be waited for something to do before that is such a moment; 0 for not at all."""
         ...
 
+    def waited(self, took_s: float) -> None:
+        """So long it was waited, until something came."""
+        ...
+
     def rest(self) -> None:
         """The moment has come, or does not come in time. Must neither raise nor block."""
         ...
@@ -58,18 +62,23 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As of the system's."""
-        if not self.resting:
+        resting = self.resting
+        if not resting:
             return super().select(timeout)
-        events = super().select(0)
-        # Where there is no rest it is looked at the clock: a turn may take long.
-        if not events and (timeout is None or timeout > 0):
-            patience_s = max(one.patience_s() for one in self.resting)
-            if timeout is not None and timeout < patience_s:
-                return super().select(timeout)  # What is due then comes first.
-            if patience_s and (events := super().select(patience_s)):
-                return events
-            self._tell()
-        elif time.monotonic() >= self.until_s:
+        if timeout is not None and timeout <= 0:
+            events = super().select(0)
+            if time.monotonic() >= self.until_s:  # Without rest it is looked at the clock: a turn may take long.
+                self._tell()
+            return events
+        patience_s = resting[0].patience_s() if len(resting) == 1 else max(one.patience_s() for one in resting)
+        if timeout is not None and timeout < patience_s:
+            return super().select(timeout)  # What is due then comes first.
+        begin_s = time.monotonic()
+        events = super().select(patience_s)
+        now_s = time.monotonic()
+        for one in resting:
+            one.waited(now_s - begin_s)
+        if not events or now_s >= self.until_s:
             self._tell()
         return events
 

@@ -9,9 +9,10 @@ from fallback_server.transport.crowd import MOST, PROBE, Crowd
 class Callers:
     """So many callers, each of whom asks again as soon as it was answered: a crowd's story in groups."""
 
-    def __init__(self, crowd, count):
+    def __init__(self, crowd, count, idle=0.1):
         self.crowd = crowd
         self.count = count
+        self.idle = idle
         self.groups = []
         self.vain = 0
 
@@ -29,7 +30,7 @@ class Callers:
             in_vain = self.crowd.size > 1 and size < most
             self.vain += in_vain
             self.groups.append(size)
-            self.crowd.gathered(size, at_first=there, in_vain=in_vain)
+            self.crowd.gathered(size, in_vain=in_vain, idle=self.idle)
             requests -= size
         return alone
 
@@ -80,25 +81,33 @@ def test_when_a_crowd_comes_it_is_found():
     assert crowd.size == MOST
 
 
+def test_where_the_loop_has_time_nobody_waits():
+    """Callers that fill groups while the loop does nothing for most of the time are answered as they come."""
+    crowd = Crowd()
+    callers = Callers(crowd, 32, idle=0.8)
+    assert callers.ask(10_000, at_first=3) > 8_500
+    assert crowd.size == 1
+
+
 def test_a_loop_without_rest_makes_groups_no_larger_than_come():
     """Who waited as long as may be, and not in vain, is as many as come; a caller by itself is alone again."""
     crowd = Crowd()
     Callers(crowd, 32).ask(2_000, at_first=3)
-    crowd.gathered(9, at_first=9, in_vain=False)
+    crowd.gathered(9, in_vain=False)
     assert crowd.size == 9
-    crowd.gathered(2, at_first=2, in_vain=False)
+    crowd.gathered(2, in_vain=False)
     assert crowd.size == 2
-    crowd.gathered(1, at_first=1, in_vain=False)
+    crowd.gathered(1, in_vain=False)
     assert crowd.size == 1
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, MOST), st.integers(1, MOST), st.booleans()), max_size=400))
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, MOST), st.booleans(), st.floats(0, 1)), max_size=400))
 def test_it_keeps_its_bounds(story):
     """Whatever comes: a group has at least two of those that wait, and at most as many as are answered together."""
     crowd = Crowd()
-    for asks, count, at_first, in_vain in story:
+    for asks, count, in_vain, idle in story:
         if asks:
             crowd.joins()
         most = crowd.most
         assert (crowd.size == 1 and most == PROBE) or 2 <= crowd.size == most <= MOST
-        crowd.gathered(min(count, most), at_first=min(at_first, count, most), in_vain=in_vain)
+        crowd.gathered(min(count, most), in_vain=in_vain, idle=idle)

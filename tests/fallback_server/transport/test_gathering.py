@@ -23,8 +23,9 @@ class Crowded(Crowd):
     def joins(self):
         return True
 
-    def gathered(self, count, *, at_first, in_vain):
-        self.groups.append((count, at_first, in_vain))
+    def gathered(self, count, *, in_vain, idle):
+        assert 0 <= idle <= 1
+        self.groups.append((count, in_vain))
 
 
 class Doubles:
@@ -72,7 +73,7 @@ def test_those_that_come_at_a_time_are_one_group():
         found = [await answer for answer in answers]
         assert [one if not isinstance(one, ServerError) else str(one) for one in found] == [2, "full", 6, None]
         assert doubles.runs == [[1, -1, 3, 0]]
-        assert crowd.groups == [(4, 4, True)]
+        assert crowd.groups == [(4, True)]
 
     run(story)
 
@@ -86,7 +87,7 @@ def test_a_full_group_waits_for_nothing():
         answers = [rooms.join(doubles, number) for number in range(1, 6)]
         assert [answer.done() for answer in answers] == [True] * 4 + [False]
         assert [await answer for answer in answers] == [2, 4, 6, 8, 10]
-        assert crowd.groups == [(2, 2, False), (2, 2, False), (1, 1, True)]
+        assert crowd.groups == [(2, False), (2, False), (1, True)]
 
     run(story)
 
@@ -175,7 +176,7 @@ def test_a_group_waits_so_long_and_no_longer():
         answer = rooms.join(Doubles(), 1)
         assert rooms.patience_s() == 0
         assert await answer == 2
-        assert crowd.groups[-1] == (1, 1, False)
+        assert crowd.groups[-1] == (1, False)
 
     run(story)
 

@@ -85,6 +85,9 @@ class Waiting:
         self.asked += 1
         return self.patient_s
 
+    def waited(self, took_s):
+        assert took_s >= 0
+
     def rest(self):
         self.rested.set()
 
