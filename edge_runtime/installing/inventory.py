@@ -102,8 +102,9 @@ def inventory(store: Store) -> list[Shelved]:
         InvalidConfig: the store can't be read.
     """
     found: list[Shelved] = []
+    installed = store.installed()  # First: a store that can't be read at all is named, and not a file within.
     trust = store.trust()
-    for model, versions in store.installed().items():
+    for model, versions in installed.items():
         labels, why = labels_of(store, model)
         looks = (
             _look_at(store, trust, model, version, latest=version == versions[-1], labels=labels, why=why)
