@@ -38,6 +38,9 @@ MAX_UNPACKED_BYTES = 16 * 2**30
 _MAX_HEADER_BYTES = 1 << 20
 """What one member's headers may take together: they hold a path, and are read into memory."""
 
+_MAX_HEADERS_BYTES = 8 << 20
+"""What the headers of all members may take: several thousand bytes each, where a path and its times take two."""
+
 _COPY_BYTES = 1 << 20
 
 _MAX_FILLING_BYTES = 16 << 20
@@ -112,7 +115,9 @@ def unpack(
     with _named_errors(archive), gzip.open(archive, "rb") as zipped:
         source = _Source(cast("IO[bytes]", zipped), archive, max_bytes)
         with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r:") as tar:
-            for count, member in enumerate(tar, start=1):
+            for count, member in enumerate(iter(tar.next, None), start=1):
+                # tarfile remembers every member with all that its headers say, and nobody asks it.
+                tar.members = []  # type: ignore[attr-defined]
                 if count > MAX_ARCHIVE_MEMBERS:
                     raise UnsafeArchive(f"{archive}: more than {MAX_ARCHIVE_MEMBERS} members")
                 _check_plain(archive, member)
@@ -151,6 +156,7 @@ class _Source:
         self._max_bytes = max_bytes
         self._written_bytes = 0
         self._header_bytes = 0
+        self._headers_bytes = 0
         self._last = b""
 
     def expect_header(self) -> None:
@@ -168,6 +174,9 @@ class _Source:
         self._header_bytes += size
         if self._header_bytes > _MAX_HEADER_BYTES:
             raise UnsafeArchive(f"{self._archive}: a member's headers take more than {_MAX_HEADER_BYTES} bytes")
+        self._headers_bytes += size
+        if self._headers_bytes > _MAX_HEADERS_BYTES:
+            raise UnsafeArchive(f"{self._archive}: its members' headers take more than {_MAX_HEADERS_BYTES} bytes")
         self._last = self._stream.read(size)
         return self._last
 

@@ -6,13 +6,14 @@ import json
 import lzma
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
 from support.converter_packages import manifest_for, publish_toy, tree_bytes, write_files
 
 from converter.artifact import ManifestInvalid, PackageError, UnsafeArchive, install
-from converter.artifact.archive import MAX_ARCHIVE_MEMBERS
+from converter.artifact.archive import MAX_ARCHIVE_MEMBERS, unpack
 from converter.artifact.schema import MAX_MANIFEST_BYTES, MAX_VARIANTS, decode, encode
 
 
@@ -41,6 +42,11 @@ def member(name, **fields):
     for field, value in fields.items():
         setattr(info, field, value)
     return info
+
+
+def wide_folder(number):
+    """A member with a header of 1 MiB, which takes 4 MiB as a text: one of its characters has 4 bytes."""
+    return member(f"toy/1/{number}", type=tarfile.DIRTYPE, pax_headers={"k": "a" * 1_000_000 + "\U0001f600"})
 
 
 def zipped(members):
@@ -84,6 +90,10 @@ HOSTILE = {
         lambda _m: gzip.compress(tar([(member("toy/1/x", pax_headers={"size": "99999999999"}), b"x")])),
         "unpacks to more",
     ),
+    "many headers": (
+        lambda _m: gzip.compress(tar([(wide_folder(n), b"") for n in range(12)])),
+        "its members' headers take more",
+    ),
     # Numbers.
     "10,000 files": (lambda _m: gzip.compress(tar([(f"toy/1/{n}", b"") for n in range(10_000)])), "files and folders"),
     "10,000 files behind a manifest": (
@@ -112,6 +122,22 @@ HOSTILE = {
         for kind in (b"1", b"2", b"3", b"4", b"6", b"7", b"D", b"M", b"V", b"S", b"z")
     },
 }
+
+
+def test_no_member_s_headers_are_remembered(tmp_path, members):
+    """The memory for one member's is all that those of a whole archive take."""
+
+    def peak_bytes(folders):
+        archive = tmp_path / f"{folders}.tar.gz"
+        archive.write_bytes(gzip.compress(tar([*((wide_folder(n), b"") for n in range(folders)), *members])))
+        tracemalloc.start()
+        try:
+            unpack(archive, tmp_path / str(folders))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_bytes(6) < peak_bytes(2) + 4_000_000
 
 
 @pytest.mark.parametrize("name", HOSTILE)
