@@ -2,7 +2,7 @@
 
     STORE/.trust/
       NAME.pub        a public key, as `edge-convert keygen` makes them
-      policy.toml     `require_signature = true`; absent where nothing is demanded
+      policy.toml     `require_signature = true`; absent or `false` where nothing is demanded
 
 No model can be called `.trust`. Whoever may write there says what is trusted: it is the operator's, as the store is.
 """
@@ -98,12 +98,15 @@ def is_required(root: Path) -> bool:
     """Whether the store demands signatures.
 
     Raises:
-        InvalidConfig: its policy can't be read, or says something unknown: nothing is taken for "no".
+        InvalidConfig: its policy can't be read, or says nothing or something unknown: nothing is taken for "no".
     """
     path = root / FOLDER / POLICY
     try:
         words = tomllib.loads(files.read("the policy", path).decode())
     except FileNotFoundError:
+        # A link to what is not mounted was put there for something.
+        if dangling := [one for one in (path.parent, path) if one.is_symlink() and not one.exists()]:
+            raise InvalidConfig(f"{dangling[0]}: a link that leads nowhere, and is not taken for no") from None
         return False
     except InvalidConfig:
         raise
@@ -111,7 +114,12 @@ def is_required(root: Path) -> bool:
         raise InvalidConfig(f"{path}: no valid TOML: {error}") from error
     if unknown := sorted(words.keys() - {_DEMAND}):
         raise InvalidConfig(f"{path}: unknown key {unknown[0]!r}; {_DEMAND} is known")
-    found = words.get(_DEMAND, False)
+    if _DEMAND not in words:
+        # Cut short, or never written: who demands nothing has no such file, or says so in it.
+        raise InvalidConfig(
+            f"{path}: says nothing of {_DEMAND}, and is not taken for no; edge-run trust require on|off writes it anew"
+        )
+    found = words[_DEMAND]
     if not isinstance(found, bool):
         try:
             shown = repr(found)
@@ -182,19 +190,18 @@ def remove(root: Path, name: str) -> str:
 
     Args:
         root: The store.
-        name: The key's name, or its id.
+        name: The key's id, or its name.
 
     Raises:
         InvalidConfig: there is none such, or it can't be removed.
     """
     with _changing(root) as folder:
-        names = _names(root)
-        if name not in names:
-            trusted = keys(root)
-            named = [one for one, key in trusted.keys.items() if key.id == name]
-            if not named:
-                raise InvalidConfig(f"{folder}: there is no key {name!r}; {trusted}")
-            name = named[0]
+        trusted = keys(root)
+        # The id first: another key may have been given it for a name.
+        named = [one for one, key in trusted.keys.items() if key.id == name]
+        if not named and name not in _names(root):
+            raise InvalidConfig(f"{folder}: there is no key {name!r}; {trusted}")
+        name = named[0] if named else name
         (folder / f"{name}{SUFFIX}").unlink()
     return name
 

@@ -90,6 +90,9 @@ def test_the_number_of_keys_is_bounded(tmp_path, monkeypatch):
         ("require_signature = 1", "must be true or false, got 1"),
         ("require_signatures = true", "unknown key 'require_signatures'"),
         ("\xff", "no valid TOML"),
+        ("\0" * 30, "no valid TOML"),
+        ("", "says nothing of require_signature"),
+        ("# the plant demands this\n", "says nothing of require_signature"),
     ],
 )
 def test_a_policy_that_can_not_be_read_is_not_taken_for_none(tmp_path, text, says):
@@ -99,6 +102,26 @@ def test_a_policy_that_can_not_be_read_is_not_taken_for_none(tmp_path, text, say
     (tmp_path / trust.FOLDER / trust.POLICY).write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidConfig, match=rf"policy\.toml: .*{says}"):
         Store(tmp_path).open("scale", 1)
+
+
+@pytest.mark.parametrize("name", [trust.FOLDER, f"{trust.FOLDER}/{trust.POLICY}"])
+def test_a_link_that_leads_nowhere_is_not_taken_for_none(tmp_path, name):
+    """What is not mounted may demand a signature: whoever asks the store is refused, with the link's name."""
+    publish_scale(tmp_path, 1, 1.0)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(InvalidConfig, match=rf"{name}: a link that leads nowhere"):
+        Store(tmp_path).open("scale", 1)
+
+
+def test_a_key_that_another_one_is_named_after_is_removed_by_its_id(tmp_path):
+    """The one of that id goes, and then the one of that name."""
+    trust.add(tmp_path, "plant-4", KEY.public)
+    trust.add(tmp_path, KEY.public.id, OTHER.public)
+    assert trust.remove(tmp_path, KEY.public.id) == "plant-4"
+    assert set(trust.keys(tmp_path).keys) == {KEY.public.id}
+    assert trust.remove(tmp_path, KEY.public.id) == KEY.public.id
+    assert trust.keys(tmp_path).keys == {}
 
 
 def test_a_key_that_can_not_be_read_is_none_and_that_is_said(tmp_path):
