@@ -39,6 +39,10 @@ _CONTEXT = b"edge-package-v1\0"
 _SPKI = bytes.fromhex("302a300506032b6570032100")
 """What stands before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4)."""
 
+_PRIME = 2**255 - 19
+_D = -121665 * pow(121666, -1, _PRIME)
+"""Of the curve -x² + y² = 1 + d x² y² (RFC 8032, section 5.1)."""
+
 _KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
 _BEGIN, _END = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
@@ -99,7 +103,7 @@ def public_key(data: bytes) -> PublicKey:
     """The key of a PEM file.
 
     Raises:
-        KeyInvalid: it holds no Ed25519 public key.
+        KeyInvalid: it holds no Ed25519 public key, or one that anybody could sign with.
     """
     try:
         text = data.decode("ascii").strip()
@@ -112,7 +116,21 @@ def public_key(data: bytes) -> PublicKey:
         raise KeyInvalid(f"no PEM file of a public key: {error}") from error
     if not der.startswith(_SPKI) or len(der) != len(_SPKI) + _KEY_BYTES:
         raise KeyInvalid("a key of another kind than Ed25519")
-    return PublicKey(der[len(_SPKI) :])
+    key = PublicKey(der[len(_SPKI) :])
+    if _is_weak(key.raw):
+        raise KeyInvalid("a key of small order, for which anybody can make signatures")
+    return key
+
+
+def _is_weak(raw: bytes) -> bool:
+    """Whether 8 times the point is neutral: then a signature is valid that was made without a private key.
+
+    The point (x, y) has x² = (y² - 1) / (d y² + 1). Its order is 1 or 2 where y² = 1, 4 where y = 0, and 8 where its
+    double has y = 0, which is where y² = -x²: d y⁴ + 2 y² - 1 = 0. The highest bit is the sign of x.
+    """
+    y = int.from_bytes(raw, "little") & ~(1 << 255)
+    square = y * y % _PRIME
+    return y * (square - 1) * (_D * square * square + 2 * square - 1) % _PRIME == 0
 
 
 def read_public_key(path: Path) -> PublicKey:

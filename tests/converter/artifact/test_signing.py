@@ -19,7 +19,7 @@ from converter.artifact import (
     archive_path,
     install,
 )
-from converter.artifact.signing import SigningKey, Trusted, key_named, public_key, read_public_key, verify
+from converter.artifact.signing import PublicKey, SigningKey, Trusted, key_named, public_key, read_public_key, verify
 
 TRUSTED = Trusted(keys={"plant-4": KEY.public})
 DIGEST = "sha256:" + "12" * 32
@@ -104,6 +104,49 @@ def test_a_public_key_is_read_as_it_was_written():
     """As any program writes it, too."""
     assert public_key(KEY.public.pem) == KEY.public
     assert public_key(b"\r\n".join(KEY.public.pem.splitlines())) == KEY.public
+
+
+P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
+
+
+def added(one, other):
+    """The sum of two points of the curve (RFC 8032, section 5.1)."""
+    (x1, y1), (x2, y2) = one, other
+    crossed = -121665 * pow(121666, -1, P) * x1 * x2 * y1 * y2
+    return (x1 * y2 + x2 * y1) * pow(1 + crossed, -1, P) % P, (y1 * y2 + x1 * x2) * pow(1 - crossed, -1, P) % P
+
+
+def times(number, point):
+    total = (0, 1)
+    for bit in f"{number:b}":
+        total = added(total, total)
+        if bit == "1":
+            total = added(total, point)
+    return total
+
+
+def small_points():
+    """All of an order that divides 8: what the large prime order leaves of whatever points there are."""
+    found = set()
+    for y in range(2, 40):
+        squared = (y * y - 1) * pow(-121665 * pow(121666, -1, P) * y * y + 1, -1, P) % P
+        x = pow(squared, (P + 3) // 8, P)
+        x = x if x * x % P == squared else x * pow(2, (P - 1) // 4, P) % P
+        if x * x % P == squared:
+            found.update(times(number, times(L, (x, y))) for number in range(8))
+    return found
+
+
+def test_a_key_that_anybody_can_sign_with_is_none():
+    """Each point of small order, however it is written; a signature of zeros would be its own for any package."""
+    points = small_points()
+    assert len(points) == 8
+    for x, y in points:
+        for written in [y, *([y + P] if y + P < 2**255 else [])]:
+            for sign in {x % 2, 0 if x else 1}:
+                weak = PublicKey((written | sign << 255).to_bytes(32, "little"))
+                with pytest.raises(KeyInvalid, match="anybody can make signatures"):
+                    public_key(weak.pem)
 
 
 def pem(key, encryption):
