@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ class Partial:
         if self._manifest is None and not any(map(self._lacks, self._first())):
             self._check_signed()
             try:
-                found = decode(self._place(self._manifest_piece).read_bytes())
+                found = decode(self._read(self._manifest_piece))
             except PackageError as error:
                 raise PackageRefused(f"{self._model}/{self._version}: {error}") from error
             if (found.model, found.version) != (self._model, self._version):
@@ -246,17 +247,27 @@ class Partial:
         return [self._manifest_piece, *filter(None, [self._signed_piece])]
 
     def _check_signed(self) -> None:
-        place = None if self._signed_piece is None else self._place(self._signed_piece)
+        piece = self._signed_piece
         try:
-            self._vouch(None if place is None else place.read_bytes())
+            self._vouch(None if piece is None else self._read(piece))
         except SignatureRefused:
             # Any server may have one of its own, so that those that are none would add up.
-            if place is not None:
-                place.unlink(missing_ok=True)
+            if piece is not None:
+                self._place(piece).unlink(missing_ok=True)
             raise
 
+    def _read(self, piece: Piece) -> bytes:
+        """No more than it has: another server may have said that it is larger, and sent that."""
+        with self._place(piece).open("rb") as file:
+            return file.read(piece.entry.size_bytes)
+
     def _lacks(self, piece: Piece) -> bool:
-        return not self._place(piece).is_file()
+        """A file that came with this digest is the piece only if it has its size: a server may say any of the two."""
+        try:
+            status = self._place(piece).stat()
+        except FileNotFoundError:
+            return True
+        return not stat.S_ISREG(status.st_mode) or status.st_size != piece.entry.size_bytes
 
     def _place(self, piece: Piece) -> Path:
         return self._folder / piece.entry.sha256

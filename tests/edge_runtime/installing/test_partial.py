@@ -136,6 +136,27 @@ def test_a_link_in_the_place_of_a_part_is_not_written_through(tmp_path):
     assert (tmp_path / "outside").read_bytes() == b"before"
 
 
+def test_a_file_that_came_is_another_s_signature_only_with_its_size(package, tmp_path):
+    """A server describes a signature with the digest of a large file that is there: it is asked for, and not read."""
+    size_bytes = (package.path / "manifest.json").stat().st_size
+    with taken(tmp_path, "scale", 1, package.digest, manifest_bytes=size_bytes) as partial:
+        for _ in range(2):
+            for piece in partial.missing():
+                partial.take(piece, [(package.path / piece.path).read_bytes()])
+        (file,) = package.manifest.files.values()
+    told = []
+    wrong = FileEntry(size_bytes=100, sha256=file.sha256)
+    with taken(
+        tmp_path, "scale", 1, package.digest, manifest_bytes=size_bytes, signed=wrong, vouch=told.append
+    ) as partial:
+        assert [piece.path for piece in partial.missing()] == ["manifest.sig"]
+        with pytest.raises(SentWrong, match="is not what its digest says"):
+            partial.take(partial.missing()[0], [bytes(100)])
+    assert told == []
+    with taken(tmp_path, "scale", 1, package.digest, manifest_bytes=size_bytes) as partial:
+        assert partial.missing() == []
+
+
 def test_what_has_come_is_installed_as_a_package_is(package, tmp_path):
     """Verified once more: what changes on the disk after it came is found, and not installed."""
     size_bytes = (package.path / "manifest.json").stat().st_size
