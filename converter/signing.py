@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -73,10 +74,11 @@ def sign(path: Path, key: SigningKey) -> Signed:
         return _sign_directory(path.resolve(), key)
     if not path.is_file():
         raise PackageNotFound(f"{path}: no such file or directory")
-    with placing.staging(path.absolute().parent) as staging:
+    path = path.resolve()  # A link stays one, and leads to what is signed.
+    with placing.staging(path.parent) as staging:
         package, archive = _signed_archive(path, staging, key)
-        archive.replace(path)
-        placing.sync_directory(path.absolute().parent)
+        _replace(archive, path)
+        placing.sync_directory(path.parent)
     return _told(package, key, path)
 
 
@@ -96,7 +98,7 @@ def _sign_directory(path: Path, key: SigningKey) -> Signed:
                 raise PackageNotFound(f"{path}: was replaced while it was signed; sign it again")
             # Each by one rename; whoever is killed between them signs again.
             if archive is not None:
-                archive.replace(beside)
+                _replace(archive, beside)
             signature.replace(path / MANIFEST_SIGNATURE)
             for changed in (path, folder):
                 placing.sync_directory(changed)
@@ -113,6 +115,12 @@ def _signed_archive(source: Path, staging: Path, key: SigningKey) -> tuple[Packa
     archive = staging / "signed.tar.gz"
     pack(package.path, PurePosixPath(package.manifest.model, str(package.manifest.version)), archive)
     return package, archive
+
+
+def _replace(archive: Path, target: Path) -> None:
+    """Whoever could read the archive that was there can read this one, and nobody else."""
+    archive.chmod(stat.S_IMODE(target.stat().st_mode))
+    archive.replace(target)
 
 
 def _told(package: Package, key: SigningKey, *files: Path) -> Signed:

@@ -74,6 +74,19 @@ def test_a_package_is_signed_where_it_lies(tmp_path, key, capsys, given):
     assert again.read_bytes() == archive.read_bytes()
 
 
+def test_an_archive_stays_where_it_is_and_whose_it_is(tmp_path, key):
+    """By a link: that stays one, and what it leads to is signed; who could not read the archive still can not."""
+    package = publish_toy(tmp_path / "files", tmp_path / "out")
+    archive, link = archive_path(tmp_path / "out", "toy", 1), tmp_path / "link.tar.gz"
+    link.symlink_to(archive)
+    archive.chmod(0o600)
+    for path in (link, package.path):
+        assert run("sign", path, "--key", key) == EXIT_DONE
+        assert signer(archive, tmp_path / f"by-{path.name}") == "mine"
+        assert link.readlink() == archive
+        assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+
+
 def test_a_copy_beside_a_model_is_signed_alone(tmp_path, key):
     """It is no version of a folder of packages; an earlier signature gives way."""
     copy = tmp_path / "model" / "assets.extra" / "edge_package"
