@@ -161,6 +161,11 @@ class OneStore:
         raise NotImplementedError
 
 
+def _places(path: Path) -> tuple[Path, ...]:
+    """Where it lies, by the path that was given and the real one; once, where they are the same."""
+    return tuple(dict.fromkeys((path.absolute(), path.resolve())))
+
+
 class PackageStore(OneStore):
     """The directory of one package, wherever it lies. What a store demands holds for the versions in it here too."""
 
@@ -186,12 +191,20 @@ class PackageStore(OneStore):
         return self.path / _MANIFEST
 
     def _check_signed(self, package: Package) -> None:
-        """As the folder of packages demands that it lies in, by the path that was given or the real one."""
+        """As the folder of packages demands that it lies in, by the path that was given or the real one.
+
+        Where it lies is what the path says: whoever could put a package there has written what its manifest says.
+        """
         name = (self.model, str(self.version))
-        places = dict.fromkeys(path for path in (self.path.absolute(), self.path.resolve()) if path.parts[-2:] == name)
-        for place in places:
-            trust.read(place.parents[1], demanded=self._require_signature).check(package)
-        if self._require_signature and not places:
+        trusted = False
+        for place in _places(self.path):
+            named = place.parts[-2:] == name
+            held = trust.read(place.parent.parent, demanded=self._require_signature and named)
+            held.check(package)
+            if held.required and not named and place.name.isdecimal():
+                raise SignatureRefused(f"{place} holds {package}, in a folder of packages that demands signatures")
+            trusted |= named
+        if self._require_signature and not trusted:
             # Keys that came with it would vouch for anything.
             raise SignatureRefused(
                 f"a signature is demanded, and {self.path} lies in no folder of packages with keys that are trusted"
@@ -212,7 +225,10 @@ class PackageStore(OneStore):
 
 
 class BareStore(OneStore):
-    """A bare `.tflite` file as version 1 of the model that its name says. A file that takes its place is followed."""
+    """A bare `.tflite` file as version 1 of the model that its name says. A file that takes its place is followed.
+
+    In a folder of packages that demands signatures there is no bare file: nobody can vouch for one.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Takes the file; it is read when it is opened.
@@ -232,6 +248,9 @@ class BareStore(OneStore):
         return self.path
 
     def _open(self) -> Package:
+        for folder in dict.fromkeys(folder for place in _places(self.path) for folder in place.parents):
+            if trust.is_required(folder):
+                raise PackageRefused(f"{self.path}: a bare file, which nobody vouches for, and {folder} demands that")
         manifest, _ = bare_manifest(self.path)
         (entry,) = manifest.files.values()
         # A link is followed here, once: below a package's directory there must be none.

@@ -170,6 +170,41 @@ def test_one_version_of_a_store_is_held_to_the_store_s_demand(root, packages, tm
         open_store(tmp_path / "x.tflite", require_signature=True)
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+def test_no_manifest_says_that_a_package_lies_elsewhere(root, packages, tmp_path, key):
+    """Unsigned it is refused by its place, whatever it calls itself; signed it is not what the place says."""
+    install(packages["signed"], root, trial=None)
+    place = root / "scale" / "1"
+    (tmp_path / "link").symlink_to(place)
+    other = publish_scale(tmp_path / "other", 1, 1.0, model="another", key=key)
+    shutil.rmtree(place)
+    shutil.copytree(other.path, place)
+    for path in (place, tmp_path / "link"):
+        for demanded in (False, True):
+            store = PackageStore(path, require_signature=demanded)
+            says = "has no signature" if key is None else r"scale/1 holds another/1"
+            with pytest.raises(PackageRefused, match=says):
+                store.open("another", 1)
+    trust.require(root, required=False)
+    assert PackageStore(place).open("another", 1)
+
+
+def test_no_bare_file_is_run_out_of_a_store_that_demands_signatures(root, packages, tmp_path):
+    """By its own path and by a link; a store that demands none runs what it has."""
+    install(packages["signed"], root, trial=None)
+    (file,) = (root / "scale" / "1").rglob("*.tflite")
+    (tmp_path / "link.tflite").symlink_to(file)
+    for path in (file, tmp_path / "link.tflite"):
+        with (
+            Runtime.open(path, cache=None, poll_interval_s=3600.0) as runtime,
+            pytest.raises((PackageRefused, VersionNotAvailable), match="a bare file, which nobody vouches for"),
+        ):
+            runtime.model()
+    trust.require(root, required=False)
+    with Runtime.open(file, cache=None, poll_interval_s=3600.0) as runtime:
+        assert runtime.model()
+
+
 def test_without_the_library_nothing_is_believed(root, packages, monkeypatch):
     """Installing and loading are refused with what to install; where nothing is demanded it is not missed."""
     install(packages["signed"], root, trial=None)
