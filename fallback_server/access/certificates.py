@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 URN = "urn:edge:device:"
 """Before the name in the certificates that `pki issue device` makes."""
 
+_OWN = "~"
+
 MAX_KNOWN = 4096
 """Certificates that need not be read anew: as many as there may be connections."""
 
@@ -84,20 +86,37 @@ def issuer_key(name: x509.Name, key_id: bytes) -> str:
     return f"{hashlib.sha256(name.public_bytes()).hexdigest()[:32]}:{key_id.hex()}"
 
 
-def same_issuer(one: str, other: str) -> bool:
-    """Whether two of `issuer_key` mean one authority: by the keys where both say which, else by the names."""
-    (name, _, key), (other_name, _, other_key) = one.partition(":"), other.partition(":")
-    return key == other_key if key and other_key else name == other_name
+def authority_key(authority: x509.Certificate) -> str:
+    """The `issuer_key` of an authority, by its own certificate.
 
-
-def key_identifier(authority: x509.Certificate) -> bytes:
-    """Of an authority's own key, as its certificate says; empty where it doesn't."""
+    Where that names no key, what it signs names none that we could know: `~` marks a key that tells two authorities of
+    one name apart, and is not compared with what certificates say.
+    """
     from cryptography import x509  # noqa: PLC0415  of the extra `server`
 
     try:
-        return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        key_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
-        return b""
+        own = x509.SubjectKeyIdentifier.from_public_key(authority.public_key()).digest
+        return f"{issuer_key(authority.subject, b'')}{_OWN}{own.hex()}"
+    return issuer_key(authority.subject, key_id)
+
+
+def same_issuer(one: str, other: str) -> bool:
+    """Whether two of `issuer_key` mean one authority: by the keys where both say which, else by the names."""
+    if _key(one) and _key(other):
+        return surely_same_issuer(one, other)
+    return one.partition(":")[0] == other.partition(":")[0]
+
+
+def surely_same_issuer(one: str, other: str) -> bool:
+    """Whether two of `issuer_key` mean one authority beyond doubt: both say its key."""
+    return _key(one) != "" and _key(one) == _key(other)
+
+
+def _key(issuer: str) -> str:
+    key = issuer.partition(":")[2]
+    return "" if key.startswith(_OWN) else key
 
 
 def _signer(certificate: x509.Certificate) -> str:

@@ -11,7 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fallback_server.access.attempts import Reason
-from fallback_server.access.certificates import Certificate, issuer_key, key_identifier, same_issuer, unreadable
+from fallback_server.access.certificates import (
+    Certificate,
+    authority_key,
+    same_issuer,
+    surely_same_issuer,
+    unreadable,
+)
 from fallback_server.config import ConfigInvalid
 
 MAX_WITHDRAWN = 1024
@@ -57,13 +63,13 @@ class Trust:
     """What decides of certificates beside TLS. Never changes.
 
     Attributes:
-        revoked: Numbers of those that are worth nothing any more, in hex.
+        revoked: By authority: numbers of those that are worth nothing any more, in hex.
         ends: By authority: when its list of revoked certificates ends, in seconds since 1970.
         authorities: Those that are trusted.
         withdrawn: Those that were, since the server was started.
     """
 
-    revoked: frozenset[str] = frozenset()
+    revoked: Mapping[str, frozenset[str]] = field(default_factory=dict)
     ends: Mapping[str, float] = field(default_factory=dict)
     authorities: tuple[str, ...] = ()
     withdrawn: tuple[str, ...] = ()
@@ -74,20 +80,22 @@ class Trust:
         A list that has ended says nothing of who was revoked since: nobody is let in by its authority then, as RFC 5280
         has it, and OpenSSL does.
         """
-        if certificate.serial in self.revoked:
-            return Reason.REVOKED, "is revoked"
+        for issuer, serials in self.revoked.items():  # Several authorities may count from one.
+            if certificate.serial in serials and same_issuer(certificate.issuer, issuer):
+                return Reason.REVOKED, "is revoked"
         if now_s > certificate.until_s:
             return Reason.EXPIRED, "has expired"
-        if (
-            self.withdrawn
-            and _any(certificate.issuer, self.withdrawn)
-            and not _any(certificate.issuer, self.authorities)
-        ):
+        if self.withdrawn and self._is_withdrawn(certificate.issuer):
             return Reason.WITHDRAWN, "is of an authority that is trusted no more"
         for issuer, until_s in self.ends.items():
             if now_s > until_s and same_issuer(certificate.issuer, issuer):
                 return Reason.LIST_ENDED, f"can't be checked: the list of revoked certificates ended on {day(until_s)}"
         return None
+
+    def _is_withdrawn(self, issuer: str) -> bool:
+        """Also where only the name is known: the next of that name may have signed it, and the one before it too."""
+        gone = any(same_issuer(issuer, each) for each in self.withdrawn)
+        return gone and not any(surely_same_issuer(issuer, each) for each in self.authorities)
 
 
 def trust_in(ca_pem: bytes, lists: Sequence[RevocationList], before: Trust) -> Trust:
@@ -101,10 +109,10 @@ def trust_in(ca_pem: bytes, lists: Sequence[RevocationList], before: Trust) -> T
     authorities = tuple(dict.fromkeys(issuer for issuer, _, _ in _authorities(ca_pem)))
     gone = dict.fromkeys((*before.withdrawn, *before.authorities))
     return Trust(
-        revoked=frozenset().union(*(each.serials for each in lists)),
+        revoked={each.issuer: each.serials for each in lists},
         ends={each.issuer: each.until_s for each in lists},
         authorities=authorities,
-        withdrawn=tuple(each for each in gone if not _any(each, authorities))[-MAX_WITHDRAWN:],
+        withdrawn=tuple(each for each in gone if not _is_among(each, authorities))[-MAX_WITHDRAWN:],
     )
 
 
@@ -163,12 +171,12 @@ def day(instant_s: float) -> str:
         return "a day that no calendar has"
 
 
-def _any(issuer: str, authorities: Iterable[str]) -> bool:
-    return any(same_issuer(issuer, each) for each in authorities)
+def _is_among(authority: str, authorities: Sequence[str]) -> bool:
+    return authority in authorities or any(surely_same_issuer(authority, each) for each in authorities)
 
 
 def _authorities(ca_pem: bytes) -> list[tuple[str, object, object]]:
-    """Of each authority its key, see `issuer_key`, its name, and its public key.
+    """Of each authority its key, see `authority_key`, its name, and its public key.
 
     Raises:
         ConfigInvalid: they can't be read.
@@ -179,7 +187,7 @@ def _authorities(ca_pem: bytes) -> list[tuple[str, object, object]]:
 
     try:
         found = x509.load_pem_x509_certificates(ca_pem)
-        return [(issuer_key(each.subject, key_identifier(each)), each.subject, each.public_key()) for each in found]
+        return [(authority_key(each), each.subject, each.public_key()) for each in found]
     except unreadable() as error:
         raise ConfigInvalid(f"the certificates of the authorities can't be read: {error}") from error
 

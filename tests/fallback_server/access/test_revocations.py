@@ -2,10 +2,13 @@
 
 import datetime as dt
 import ssl
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from fallback_server.access.attempts import Reason
 from fallback_server.access.certificates import Certificate, CertificateReader, same_issuer
@@ -65,7 +68,8 @@ def test_every_block_is_read(site, other):
     crl = b"# ours\n" + site.crl(0xA1, 0xB2, number=2) + b"\n# theirs\n" + other.crl(0xC3) + site.crl(0xA1)
     first, second = read_lists(crl, site.ca + other.ca)
     assert (first.serials, first.number, second.serials) == ({"a1", "b2"}, 2, {"c3"})
-    assert trust_in(site.ca + other.ca, (first, second), Trust()).revoked == {"a1", "b2", "c3"}
+    trust = trust_in(site.ca + other.ca, (first, second), Trust())
+    assert sorted(map(sorted, trust.revoked.values())) == [["a1", "b2"], ["c3"]]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,52 @@ def test_an_authority_that_is_replaced_counts_no_more(site):
     assert (back.lack(device, now_s), back.lack(again.device(), now_s)[0]) == (None, Reason.WITHDRAWN)
     # One whose signer is neither: an intermediate's, which TLS has found out.
     assert second.lack(Site("Line 3").device(), now_s) is None
+
+
+def test_a_revoked_number_counts_by_who_gave_it(site, other):
+    """Authorities may count from one, each; where a certificate doesn't say the key, by the name."""
+    both = site.ca + other.ca
+    trust = trust_in(both, read_lists(site.crl(2) + other.crl(), both), Trust())
+    ours, theirs = (replace(each.device(), serial="2") for each in (site, other))
+    now_s = NOW.timestamp()
+    assert trust.lack(ours, now_s)[0] is trust.lack(keyless(ours), now_s)[0] is Reason.REVOKED
+    assert trust.lack(theirs, now_s) is trust.lack(keyless(theirs), now_s) is None
+
+
+def keyless(device):
+    """As a certificate without an AuthorityKeyIdentifier is read."""
+    return replace(device, issuer=device.issuer.partition(":")[0] + ":")
+
+
+def test_who_says_no_key_is_out_with_the_authority_that_had_the_name(site):
+    """Whoever has the key of a replaced authority can leave it out of what he signs: nobody can say who did."""
+    now_s = NOW.timestamp()
+    first = trust_in(site.ca, (), Trust())
+    device = keyless(site.device())
+    assert first.lack(device, now_s) is None
+    again = trust_in(Site().ca, (), first)
+    assert again.lack(device, now_s)[0] is Reason.WITHDRAWN
+    assert again.lack(keyless(Site("Plant 9").device()), now_s) is None
+
+
+def test_authorities_that_name_no_key_are_told_apart(site):
+    """By their keys: the next of the name doesn't stand for the one before it."""
+
+    def bare():
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bare")])
+        made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        made = made.serial_number(1).not_valid_before(NOW).not_valid_after(NOW + 365 * DAY)
+        return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    one, two, now_s = bare(), bare(), NOW.timestamp()
+    first = trust_in(one, (), Trust())
+    issuer = first.authorities[0].partition(":")[0]
+    devices = [replace(site.device(), issuer=f"{issuer}:{key}") for key in ("", "aa")]
+    assert [first.lack(each, now_s) for each in devices] == [None, None]
+    assert trust_in(one, (), first).withdrawn == ()
+    second = trust_in(two, (), first)
+    assert [second.lack(each, now_s)[0] for each in devices] == [Reason.WITHDRAWN] * 2
 
 
 def test_what_is_known_of_authorities_is_bounded(site):
