@@ -167,6 +167,8 @@ class EndpointTable:
 
         What several sources know at one address is one endpoint.
         """
+        fresh = self._connected(found.address)
+        fresh.trust(found.way, found.why)  # Before anybody sees it: nothing goes out on a way that nobody has chosen.
         with self._lock:
             old = self._endpoints.get(found.key)
             same = old is not None and old.address == found.address
@@ -175,10 +177,11 @@ class EndpointTable:
                 return
             if not same:
                 shared = next((one for one in self._endpoints.values() if one.address == found.address), None)
-                self._endpoints[found.key] = shared or self._connected(found.address)
+                self._endpoints[found.key] = shared or fresh
             endpoint = self._endpoints[found.key]
             unused = old is not None and old not in self._endpoints.values()
-        endpoint.trust(found.way, found.why)
+        if endpoint is not fresh:
+            endpoint.trust(found.way, found.why)
         with self._lock:
             self._news += 1
             for bell in tuple(self._waiting):
@@ -191,14 +194,21 @@ class EndpointTable:
         if not same and found.way is not None:
             _log.info("server found: %s", found.address)
 
-    def remove(self, key: str) -> None:
-        """A server has said that it goes, or its announcement has expired. Calls under way end by themselves."""
+    def remove(self, key: str, *, cut: bool = False) -> None:
+        """A server has said that it goes, or its announcement has expired. Calls under way end by themselves.
+
+        Args:
+            key: What its source knows it by.
+            cut: Whether it is trusted no more: then calls under way end as failed. Never from a call's own callback.
+        """
         with self._lock:
             gone = self._endpoints.pop(key, None)
             unused = gone is not None and gone not in self._endpoints.values()
             self._news += 1
         if gone is not None and unused:
             _log.info("server gone: %s", gone.address)
+            if cut:
+                gone.trust(None)
             self._retire(gone)
 
     def sweep(self) -> None:

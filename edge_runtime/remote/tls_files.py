@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ MAX_BYTES = 2**20
 
 _MAX_TOKEN_BYTES = 4096
 _END = "-----END CERTIFICATE-----"
+_CERTIFICATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----[^-]*-----END")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,17 @@ class Material:
             with _file(self.certificate + b"\n" + self.key) as path:
                 context.load_cert_chain(path, password=_no_passphrase)
         return context
+
+    def doubts(self, before: Material) -> bool:
+        """Whether who was trusted by what was in force before may be trusted no more."""
+        mine = (self.ca, self.crl, self.pins, self.server_name)
+        return mine != (before.ca, before.crl, before.pins, before.server_name)
+
+    def withdraws(self, before: Material) -> bool:
+        """Whether an authority, a pin or the name counts no more by which servers were trusted before."""
+        authorities = frozenset(_CERTIFICATE.findall(before.ca))
+        replaced = self.ca != before.ca and not (authorities and authorities <= set(_CERTIFICATE.findall(self.ca)))
+        return replaced or not before.pins <= self.pins or self.server_name != before.server_name
 
     @property
     def own(self) -> Certificate | None:

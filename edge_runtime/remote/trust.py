@@ -23,7 +23,7 @@ from edge_runtime.remote.handshake import NotTrusted, Proof, prove
 from edge_runtime.remote.sightings import Sighting
 from edge_runtime.remote.suspects import Suspects
 from edge_runtime.remote.tls_files import Material, MaterialFiles
-from edge_runtime.remote.trust_policy import Subject, due_s, rank
+from edge_runtime.remote.trust_policy import DOUBT_S, Subject, due_s, rank
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class _Known:
         addresses: Where it may be.
         subject: What is known.
         address: Where it has proved who it is; empty for nowhere.
-        proof: What it proved.
+        proof: What it proved; None where nothing, or where that counts no more and it is asked anew.
         asking: Whether a thread is at it.
     """
 
@@ -163,7 +163,7 @@ class Trust:
             known = self._known.get(key)
             if known is None or known.subject.given:
                 return
-            if known.proof is None:
+            if not known.subject.proved:
                 del self._known[key]
             else:
                 known.subject = _with(known.subject, announced=False, heard_s=self._clock())
@@ -181,11 +181,11 @@ class Trust:
 
     def tick(self) -> float:
         """Has those asked that are due; seconds until there may be others."""
-        now_s = self._clock()
+        before = self._files.now
         if self._files.look():
-            with self._lock:
-                for known in self._known.values():
-                    known.subject = _with(known.subject, heard_s=now_s)
+            self._renewed(before)
+        now_s = self._clock()
+        self._end_doubts(now_s)
         self._expiry.look("the device's own certificate", self._files.now.own)
         away = {one.address for one in self._table.all() if one.away_s is not None}
         wait_s, begun = LOOK_S, []
@@ -213,6 +213,31 @@ class Trust:
                 _log.exception("servers could not be asked who they are")
                 wait_s = LOOK_S
             self._bell.wait(max(wait_s, 0.01))
+
+    def _renewed(self, before: Material) -> None:
+        """Other files are in force: what was proved by those before is to be proved anew."""
+        doubted = self._files.now.doubts(before)
+        withdrawn = doubted and self._files.now.withdraws(before)
+        with self._turn:
+            now_s, cut = self._clock(), []
+            with self._lock:
+                for key, known in self._known.items():
+                    known.subject = _with(known.subject, heard_s=now_s)
+                    if doubted and known.subject.proved:
+                        known.subject = _with(known.subject, doubted_s=min(known.subject.doubted_s, now_s))
+                    if withdrawn and known.proof is not None:
+                        known.proof = None
+                        cut.append(Found(key=key, address=known.address, way=None, why="what is trusted has changed"))
+            for found in cut:
+                self._table.add(found)
+
+    def _end_doubts(self, now_s: float) -> None:
+        """Who has had to prove itself anew, and has said nothing since, is believed no longer."""
+        with self._turn:
+            with self._lock:
+                over = [(key, one) for key, one in self._known.items() if now_s - one.subject.doubted_s > DOUBT_S]
+            for key, known in over:
+                self._put_out(key, known, "it has said nothing since what is trusted has changed", cut=True)
 
     def _next(self, now_s: float) -> tuple[str | None, float]:
         """Who is asked next; None for nobody yet, and how long not."""
@@ -259,7 +284,11 @@ class Trust:
                 known.asking = False
                 stale = self._closed or self._known.get(key) is not known
                 failures = 0 if found else known.subject.failures + 1
-                known.subject = _with(known.subject, asked_s=at_s, failures=min(failures, 9))
+                if material is self._files.now:
+                    known.subject = _with(known.subject, asked_s=at_s, failures=min(failures, 9))
+                else:  # It says nothing of what is trusted by now: as if it had not been asked.
+                    stale = True
+                    known.subject = _with(known.subject, asked_s=-math.inf)
             if not stale:
                 self._judge(key, known, found, faults)
         self._bell.ring()
@@ -276,26 +305,41 @@ class Trust:
             return
         proved_there = next((fault for address, fault in faults if address == known.address), None)
         only_away = proved_there is not None and proved_there.reason in _MUTE
-        if known.proof is not None and only_away and (known.subject.announced or known.subject.given):
-            return  # Its breaker knows, and gRPC asks for its certificate when it is back.
+        if known.subject.proved and only_away and (known.subject.announced or known.subject.given):
+            return  # Its breaker knows, and gRPC asks for its certificate when it is back; a doubt ends by its time.
         with self._lock:
-            was, known.proof, known.address = known.proof, None, ""
-            known.subject = _with(known.subject, proved=False)
             if known.subject.failures == 1 and all(fault.reason in _MUTE for _, fault in faults):
                 # Once more, and with more patience.
                 known.subject = _with(known.subject, heard_s=math.nextafter(self._clock(), math.inf))
-            if was is not None and not (known.subject.announced or known.subject.given):
-                del self._known[key]
+        cut = proved_there is not None and proved_there.reason == "certificate"
+        self._put_out(key, known, faults[0][1].said, cut=cut)
+
+    def _put_out(self, key: str, known: _Known, why: str, *, cut: bool) -> None:
+        """It has not proved who it is, or does so no more. In turn.
+
+        Args:
+            key: Its.
+            known: What is known of it.
+            why: In a sentence's part.
+            cut: Whether calls under way there end as failed.
+        """
+        with self._lock:
+            was, known.proof, known.address = known.subject.proved, None, ""
+            known.subject = _with(known.subject, proved=False, doubted_s=math.inf)
+            if was and not (known.subject.announced or known.subject.given):
+                self._known.pop(key, None)
         if known.subject.given:
-            self._table.add(Found(key=key, address=known.addresses[0], way=None, why=faults[0][1].said))
-        elif was is not None:
-            self._table.remove(key)
+            self._table.add(Found(key=key, address=known.addresses[0], way=None, why=why))
+        elif was:
+            self._table.remove(key, cut=cut)
 
     def _believe(self, key: str, known: _Known, address: str, proof: Proof) -> None:
         with self._lock:
+            if self._known.get(key) is not known:
+                return  # It was withdrawn this very moment.
             same = known.proof is not None and known.address == address and known.proof.way == proof.way
             known.proof, known.address = proof, address
-            known.subject = _with(known.subject, proved=True)
+            known.subject = _with(known.subject, proved=True, doubted_s=math.inf)
             # One server by several names would fill the table: the last one that was heard stands for all.
             doubles = [name for name, one in self._known.items() if self._doubles(name, one, key, address)]
             for name in doubles:
@@ -313,7 +357,7 @@ class Trust:
 
     def _make_room(self, *, direct: bool) -> bool:
         """One more is announced; whether there is room: those that have proved nothing are bounded."""
-        unproved = [key for key, one in self._known.items() if one.proof is None and not one.subject.given]
+        unproved = [key for key, one in self._known.items() if not (one.subject.proved or one.subject.given)]
         if len(unproved) < MAX_SUBJECTS:
             return True
         failed = [key for key in unproved if self._known[key].subject.failures and not self._known[key].asking]

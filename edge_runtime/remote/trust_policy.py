@@ -25,6 +25,10 @@ AWAY_S = 5.0
 """At the latest, for one that no longer answers requests: it may have another certificate. Sooner at first."""
 
 
+DOUBT_S = 10.0
+"""For so long one that says nothing is asked anew whether it is still who is trusted; then it no longer is."""
+
+
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a server at one instant.
 
@@ -37,6 +41,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         heard_s: When it was last announced, withdrawn or named, or the device's own files changed.
         asked_s: When it was last asked; minus infinity for never.
         failures: How often it has failed to prove it since it last did.
+        doubted_s: Since when it has to prove it anew, since what is trusted has changed; infinite for not.
     """
 
     given: bool
@@ -47,6 +52,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     heard_s: float
     asked_s: float = -math.inf
     failures: int = 0
+    doubted_s: float = math.inf
 
 
 def due_s(subject: Subject) -> float:
@@ -54,7 +60,7 @@ def due_s(subject: Subject) -> float:
     asked_s = subject.asked_s
     if subject.heard_s > asked_s:
         return max(subject.heard_s, asked_s + (0.0 if subject.given else FLOOR_S))
-    if subject.proved and subject.away:
+    if subject.proved and (subject.away or subject.doubted_s < math.inf):
         return asked_s + min(2.0**subject.failures, AWAY_S)
     if subject.proved:
         return asked_s + (CHECK_S if subject.announced or subject.given else WITHDRAWN_S)

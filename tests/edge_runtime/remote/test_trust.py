@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from support.clock import FakeClock
@@ -13,10 +14,11 @@ from edge_runtime.remote.endpoints import EndpointTable
 from edge_runtime.remote.handshake import NotTrusted, Proof
 from edge_runtime.remote.sightings import PlainText, Sighting
 from edge_runtime.remote.suspects import Suspects
+from edge_runtime.remote.tls_files import Material
 from edge_runtime.remote.told import server_stats, why_not_asked
 from edge_runtime.remote.trust import A_SECOND, AT_ONCE, MAX_SUBJECTS, Trust
-from edge_runtime.remote.trust_policy import AGAIN_S, CHECK_S, FLOOR_S, WITHDRAWN_S
-from edge_runtime.remote.way import Way
+from edge_runtime.remote.trust_policy import AGAIN_S, CHECK_S, DOUBT_S, FLOOR_S, WITHDRAWN_S
+from edge_runtime.remote.way import PLAIN, Way
 
 WAIT_S = 10
 REAL, EVIL, OTHER = "10.0.0.7:8500", "10.0.0.66:8500", "10.0.0.8:8500"
@@ -31,12 +33,18 @@ class Files:
     """What is trusted, which a test changes."""
 
     def __init__(self):
-        self.now = type("Material", (), {"own": None})()
-        self.changed = False
+        self.now = self.next = Material(ca=authority("a"), crl=b"1")
+
+    def put(self, **changes):
+        self.next = replace(self.next, **changes)
 
     def look(self):
-        changed, self.changed = self.changed, False
+        changed, self.now = self.next != self.now, self.next
         return changed
+
+
+def authority(text):
+    return f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n".encode()
 
 
 class Stand:
@@ -245,10 +253,79 @@ def test_new_files_have_all_asked_anew(stand):
     stand.announce(OTHER, key="o")
     stand.settle()
     stand.says = {REAL: proof(token="t-2"), OTHER: bad()}
-    stand.files.changed = True
+    stand.files.put(token="t-2")
     assert sorted(stand.settle(FLOOR_S)) == [REAL, OTHER]
     (endpoint,) = stand.table.all()
     assert endpoint.way.metadata == (("authorization", "Bearer t-2"),)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("reason", ["silent", "unreachable"])
+def test_who_says_nothing_of_a_new_list_is_trusted_for_seconds_only(stand, reason, given):
+    """It is asked again soon, and may be slow; whoever is revoked can't stay by not answering."""
+    stand.says = {REAL: proof()}
+    stand.trust.give(REAL) if given else stand.announce()
+    stand.settle()
+    stand.files.put(crl=b"2")
+    stand.says = {REAL: bad(reason)}
+    assert stand.settle(FLOOR_S) == [REAL]
+    assert stand.trusted == [REAL]
+    asked = [stand.settle(1.0) for _ in range(int(DOUBT_S))]
+    assert len([one for one in asked if one]) >= 2
+    assert stand.trusted == [REAL]
+    stand.settle(0.5)
+    assert stand.trusted == []
+    stand.says = {REAL: proof()}
+    stand.settle(AGAIN_S)
+    assert stand.trusted == [REAL]
+    stand.settle(AGAIN_S)
+    assert stand.trusted == [REAL]
+
+
+def test_who_is_slow_once_after_a_new_list_stays(stand):
+    """Its calls are not cut, and the doubt is over when it has proved itself."""
+    stand.says = {REAL: proof()}
+    stand.announce()
+    stand.settle()
+    (endpoint,) = stand.table.all()
+    stand.files.put(crl=b"2")
+    stand.says = {REAL: bad("silent")}
+    stand.settle(FLOOR_S)
+    stand.says = {REAL: proof()}
+    assert stand.settle(2.0) == [REAL]
+    assert stand.settle(DOUBT_S + 1) == []
+    assert stand.table.all() == [endpoint]
+    assert endpoint.way is not None
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_who_an_authority_vouched_for_that_is_gone_is_asked_nothing_meanwhile(stand, given):
+    """Until it has proved itself by those that are left; one more authority takes nothing from anybody."""
+    stand.says = {REAL: proof()}
+    stand.trust.give(REAL) if given else stand.announce()
+    stand.settle()
+    (endpoint,) = stand.table.all()
+    stand.hold.clear()
+    stand.clock.advance(FLOOR_S)
+    stand.files.put(ca=authority("a") + authority("b"))
+    stand.trust.tick()
+    assert stand.trusted == [REAL]
+    stand.files.put(ca=authority("b"))
+    stand.trust.tick()
+    assert stand.trusted == []
+    stand.hold.set()
+    stand.settle()
+    assert stand.trusted == []  # What was asked before the change says nothing after it.
+    stand.says = {REAL: proof("gpu-1 by b")}
+    assert stand.settle(FLOOR_S) == [REAL]
+    assert stand.table.all() == [endpoint]
+    assert endpoint.way.roots == b"gpu-1 by b"
+    stand.files.put(ca=authority("c"))
+    stand.says = {REAL: bad("silent")}
+    stand.settle(FLOOR_S)
+    stand.settle(DOUBT_S + 1)
+    assert stand.trusted == []
+    assert stand.table.all() == ([endpoint] if given else [])
 
 
 def test_a_given_server_is_known_and_asked_nothing_before_it_has_proved_itself(stand):
@@ -275,6 +352,24 @@ def test_a_given_server_is_known_and_asked_nothing_before_it_has_proved_itself(s
     stand.settle(CHECK_S)
     assert endpoint.try_begin() is None
     assert stand.table.all() == [endpoint]
+
+
+def test_nobody_sees_an_endpoint_before_it_is_known_how_it_is_spoken_to(stand, monkeypatch):
+    """While it is said, the table has none that might be asked in plain text."""
+    seen, say = [], Endpoint.trust
+
+    def trust(endpoint, way, why=""):
+        seen.append([one.way for one in stand.table.all()])
+        say(endpoint, way, why)
+
+    monkeypatch.setattr(Endpoint, "trust", trust)
+    stand.trust.give(REAL)
+    assert seen == [[]]
+    stand.says = {REAL: proof(), OTHER: proof("gpu-2")}
+    stand.announce(OTHER)
+    stand.settle()
+    assert PLAIN not in [way for ways in seen for way in ways]
+    assert stand.trusted == [REAL, OTHER]
 
 
 def test_one_server_by_many_names_is_one(stand):

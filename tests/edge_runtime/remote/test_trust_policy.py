@@ -38,6 +38,8 @@ def subject(**other):
         ({"proved": True, "announced": False, "given": True}, NOW_S + CHECK_S),
         ({"proved": True, "away": True}, NOW_S + 1),
         ({"proved": True, "away": True, "failures": 9}, NOW_S + AWAY_S),
+        ({"proved": True, "doubted_s": NOW_S - 1}, NOW_S + 1),
+        ({"proved": True, "doubted_s": NOW_S - 1, "failures": 9}, NOW_S + AWAY_S),
         ({"proved": True, "heard_s": NOW_S + 0.1}, NOW_S + FLOOR_S),
     ],
 )
