@@ -9,6 +9,7 @@ standard library are.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -155,6 +156,37 @@ def _run_package(library: str, options: dict[str, str]) -> dict[str, Any]:
     return {"place": reply.place}
 
 
+def _run_all(library: str, options: dict[str, str]) -> dict[str, Any]:
+    """Every signature of every variant of a package, once, on the CPU: an application may ask for any of them.
+
+    What is refused there (a file for an Edge TPU, say) is refused to whoever asks for it, too, and ends nobody.
+    """
+    del library
+    from converter.artifact import Package  # noqa: PLC0415  no other deed needs these
+    from edge_runtime.engine.base import SessionSpec  # noqa: PLC0415  likewise
+    from edge_runtime.engine.delegates import open_session  # noqa: PLC0415  likewise
+    from edge_runtime.errors import EdgeRuntimeError  # noqa: PLC0415  likewise
+    from edge_runtime.inputs import zeros  # noqa: PLC0415  likewise
+
+    # A variant may be larger than what is ever used here: where memory runs out this process goes, and no other.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123  pathlib is not loaded otherwise
+        file.write("1000")
+    package, tried = Package.open(options["path"], verify=False), 0
+    for variant in package.manifest.variants:
+        content = package.read(variant.file)
+        spec = SessionSpec(subject=f"{package}, {variant.name}", signatures=variant.signatures)
+        for signature in variant.signatures:
+            print(f"variant {variant.name}, signature {signature.name}", file=sys.stderr, flush=True)  # noqa: T201  so it is known what crashed
+            with contextlib.suppress(EdgeRuntimeError):
+                session = open_session(spec, content)
+                try:
+                    session.run(signature.name, zeros(signature, 1))
+                    tried += 1
+                finally:
+                    session.close()
+    return {"tried": tried}
+
+
 _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
     "cpu": _try_cpu,
     "edgetpu": _try_library,
@@ -163,6 +195,7 @@ _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
     "npu": _try_npu,
     "list_edge_tpus": _list_edge_tpus,
     "package": _run_package,
+    "parts": _run_all,
 }
 
 

@@ -81,6 +81,32 @@ def test_a_model_that_crashes_is_refused_and_the_application_lives(tmp_path, nam
     assert not leftovers(root)
 
 
+@pytest.mark.parametrize("evil", [0, 1])
+def test_no_variant_that_crashes_is_installed(tmp_path, evil):
+    """Neither the chosen one nor another, which the application may ask for later; it is named."""
+    manifest, _ = bare_manifest(WAKE_WORD)
+    contents = [WAKE_WORD.read_bytes()] * 2
+    contents[evil] = changed(contents[evil], CRASHING["writes over an input"])
+    files, variants = {}, []
+    for number, content in enumerate(contents):
+        files[f"{number}.tflite"] = tmp_path / f"{number}.tflite"
+        files[f"{number}.tflite"].write_bytes(content)
+        entry = file_entry(files[f"{number}.tflite"])
+        variants.append(
+            msgspec.structs.replace(
+                manifest.variants[0], name=f"v{number}", file=f"{number}.tflite", size_bytes=entry.size_bytes
+            )
+        )
+    entries = {name: file_entry(file) for name, file in files.items()}
+    both = msgspec.structs.replace(
+        manifest, model="hostile", variants=tuple(variants), chosen={"default": "v0"}, files=entries, labels=()
+    )
+    package = publish(files, both, tmp_path / "out")
+    with pytest.raises(PackageRefused, match="crashes its process" + (".*variant v1, signature" if evil else "")):
+        install(package.path, tmp_path / "store")
+    assert not leftovers(tmp_path / "store")
+
+
 @pytest.mark.parametrize("seed", range(int(os.environ.get("EDGE_FUZZ_MODELS", "2"))))
 def test_bytes_changed_at_random_are_installed_or_refused(tmp_path, seed):
     """Whatever comes of them in the child, it is one of our errors here. EDGE_FUZZ_MODELS says how many are tried."""
