@@ -35,8 +35,8 @@ _SPARE = 64
 """Connections beyond the bound that are still told that there are too many; what comes beyond them is closed."""
 
 _BODY_PAUSE_S = 5.0
-"""A body of which no `BODY_STEP_BYTES` have come for so long may be given up for a new connection, where there are too
-many."""
+"""Where there are too many connections, a body of which nothing has come for so long is given up for a new one before
+all others; and one of which no `BODY_STEP_BYTES` have come, after those that have asked nothing."""
 
 _STALL_EVERY_S = 1.0
 
@@ -81,6 +81,7 @@ class Connections(ServerState):
         self._waiting: Mapping[Phase, dict[Connection, float]] = {
             phase: {} for phase in (Phase.HEAD, Phase.IDLE, Phase.BODY)
         }
+        self._heard: dict[Connection, float] = {}  # Those in BODY, by when anything came: it began, or a byte.
         self._looked_s = 0.0
 
     def made(self, connection: Connection, now_s: float) -> None:
@@ -98,18 +99,34 @@ class Connections(ServerState):
             self._waiting[before].pop(connection, None)
         if phase in self._waiting:
             self._waiting[phase][connection] = now_s
+        self._heard.pop(connection, None)
+        if phase is Phase.BODY:
+            self._heard[connection] = now_s
+
+    def heard(self, connection: Connection, now_s: float) -> None:
+        """Something has come of a connection's body."""
+        if self._heard.pop(connection, None) is not None:
+            self._heard[connection] = now_s
 
     def lost(self, connection: Connection, phase: Phase) -> None:
         """A connection is gone."""
         if phase in self._waiting:
             self._waiting[phase].pop(connection, None)
+        self._heard.pop(connection, None)
 
     def make_room(self, now_s: float) -> bool:
-        """Closes one that waits for its client, the oldest; first of those that have asked nothing yet.
+        """Closes one that waits for its client, the oldest; first of bodies that have stalled.
+
+        Then of those that have asked nothing yet: were these the first, halves of bodies that fill all places would
+        have whoever comes closed by whoever comes next.
 
         Returns:
             False where there is none.
         """
+        silent = next(iter(self._heard), None)
+        if silent is not None and now_s - self._heard[silent] > _BODY_PAUSE_S:
+            self.drop(silent)
+            return True
         for phase, waiting in self._waiting.items():
             oldest = next(iter(waiting), None)
             if oldest is not None and (phase is not Phase.BODY or now_s - waiting[oldest] > _BODY_PAUSE_S):
@@ -183,6 +200,8 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._step_bytes += len(data)
         self._look()
+        if self.phase is Phase.BODY:
+            self.server_state.heard(self, self.loop.time())
 
     def on_response_complete(self) -> None:
         """As the cycle of a request calls it."""

@@ -152,7 +152,7 @@ def test_where_all_are_at_work_the_next_are_told_so(tmp_path):
 
 
 def test_who_gives_way():
-    """A table: of all that wait for their clients the oldest of the first kind that has any, and nobody who works."""
+    """A table: a body of which nothing comes; else the oldest of the first kind that has any; and nobody who works."""
 
     class Fake:
         def __init__(self):
@@ -170,6 +170,7 @@ def test_who_gives_way():
     head, idle, body, busy = Phase.HEAD, Phase.IDLE, Phase.BODY, Phase.BUSY
     for phases, now_s, goes in (
         ([idle, body, head, head], 4, 2),
+        ([idle, body, head, head], 7, 1),
         ([body, idle, busy, idle], 4, 1),
         ([busy, body, body], 3, None),
         ([busy, body, body], 7, 1),
@@ -180,6 +181,15 @@ def test_who_gives_way():
         assert connections.make_room(now_s) is (goes is not None)
         gone = [index for index, fake in enumerate(fakes) if fake not in connections.connections]
         assert gone == ([] if goes is None else [goes])
+    connections, fakes = table(body, head, body)
+    for fake in fakes:
+        connections.heard(fake, 5.5)  # Trickles, and is no stall.
+    assert connections.make_room(9)
+    assert fakes[1] not in connections.connections
+    connections.moved(fakes[0], body, busy, 10.0)
+    assert connections.make_room(20)
+    assert not connections.make_room(20)
+    assert connections.connections == {fakes[0]}
 
 
 def test_what_is_no_http_is_refused_in_json(tmp_path):
