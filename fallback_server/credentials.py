@@ -23,7 +23,7 @@ from fallback_server.transport.tls import TlsKeeper
 _log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""Between two looks at the files."""
+"""Between two looks at the files; what is new is taken at the second that sees it, within two seconds."""
 
 _SOON_S = 30 * 86_400.0
 """A certificate that ends before then is worth a warning."""
@@ -36,6 +36,9 @@ _LIST_SOON_S = 86_400.0
 class Watched:
     """Files, and whether they hold something else than what was taken last.
 
+    Two looks in a row must see the same: what is written in place, as by `cp` or some editors, is seen in part
+    meanwhile, and half of the rules may allow what the whole forbids.
+
     Args:
         path: What they are called, for messages.
         files: All of them; one that is not there counts as such.
@@ -46,20 +49,31 @@ class Watched:
         self.path = path
         self._files = files
         self._also = also
-        self._taken = b""  # What was read before this was made may have changed meanwhile: the first look reads it.
+        self._taken = b""  # What was read before this was made may have changed meanwhile: the first looks read it.
+        self._seen = b""
 
     def has_changed(self) -> bool:
-        """Whether they do."""
-        return self._digest() != self._taken
+        """Whether they do, and did at the look before as they do now."""
+        before, self._seen = self._seen, self._digest()
+        return self._seen == before != self._taken
 
-    def begin(self) -> Callable[[], None]:
-        """Before they are read; what it gives is called when what was read is in force."""
+    def begin(self) -> Callable[[], Callable[[], None]]:
+        """Before they are read.
+
+        Returns:
+            Is called when they were; what that gives, when what was read is in force.
+        """
         digest = self._digest()
+
+        def read() -> Callable[[], None]:
+            if self._digest() != digest:
+                raise ConfigInvalid(f"{self.path} is being written: it changed while it was read")
+            return taken
 
         def taken() -> None:
             self._taken = digest
 
-        return taken
+        return read
 
     def _digest(self) -> bytes:
         made = hashlib.sha256(self._also().encode())
@@ -167,7 +181,7 @@ class Credentials:
         if self._tls_files is None or self.tls is None:
             return
         with self._lock:
-            taken = self._tls_files.begin()
+            read = self._tls_files.begin()
             path, before = self._tls_files.path, self.tls.files
             files = (
                 read_tls(path)
@@ -182,6 +196,7 @@ class Credentials:
                 raise ConfigInvalid(f"{path}: whether clients must show certificates changes by a restart alone")
             lists = read_lists(files.crl_pem, files.client_ca_pem)
             check_newer(lists, self._lists, files.client_ca_pem)
+            taken = read()
             trust = trust_in(files.client_ca_pem, lists, self.guard.trust)
             self.tls.take(files, str(path))
             self.guard.take(self._rules, trust)
@@ -195,8 +210,9 @@ class Credentials:
         if self._access_files is None:
             return
         with self._lock:
-            taken = self._access_files.begin()
+            read = self._access_files.begin()
             rules = read_access(self._access_files.path)
+            taken = read()
             self._rules = with_control(rules, control=self._network.allow_remote_control)
             self.guard.take(self._rules, self.guard.trust)
             taken()

@@ -62,7 +62,7 @@ def _done(parsed: argparse.Namespace) -> Iterator[str]:
         yield made
     elif parsed.command == "remove":
         remove_token(parsed.file, parsed.name)
-        yield f"{parsed.name} is removed; servers refuse it within a second"
+        yield f"{parsed.name} is removed; servers refuse it within two seconds or so"
     else:
         for each in sorted(read_access(parsed.file).tokens.values(), key=lambda each: each.name):
             scopes = (f"{scope.value}={','.join(each.grants.patterns(scope))}" for scope in Scope)

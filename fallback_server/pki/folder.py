@@ -98,8 +98,8 @@ class PkiFolder:
     def issue(self, kind: str, name: str, *, hosts: Sequence[str] = (), days: int = LEAF_DAYS) -> Path:
         """Makes a key and a certificate; returns the folder that holds them.
 
-        A name may be given a new one at any time: servers take it within a second where the folder is theirs. The one
-        before holds until its end, unless it is revoked.
+        A name may be given a new one at any time: servers take it within two seconds or so where the folder is
+        theirs. The one before holds until its end, unless it is revoked.
 
         Raises:
             PkiRefused: there is no authority, or name, kind, days or hosts are at fault.

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from fallback_server import credentials
 from fallback_server.access.attempts import Reason
 from fallback_server.access.certificates import CertificateReader
+from fallback_server.access.file import read_access
 from fallback_server.access.guard import Shown, rules_without_file
 from fallback_server.access.rules import Scope
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
@@ -13,6 +15,7 @@ from fallback_server.core.errors import Unauthenticated
 from fallback_server.credentials import Credentials
 from fallback_server.flags import parse
 from fallback_server.pki.folder import PkiFolder
+from fallback_server.poller import ConfigWatcher
 from fallback_server.private_files import private_folder, write_private
 from fallback_server.settings import options_of
 from fallback_server.tls_files import read_tls_dir
@@ -155,6 +158,48 @@ def test_new_rules_are_taken(tmp_path):
     assert held.rules.anonymous.predict == ("a",)
 
 
+def test_what_is_being_written_is_not_taken_in_part(tmp_path):
+    """Two looks in a row must see the same; half of the rules may allow what the whole forbids."""
+    file = tmp_path / "access.toml"
+    head, tail = "[anonymous]\npredict = ['*']\n", "[models.payroll]\nonly = ['boss']\n"
+    file.write_text(head + tail)
+    held = Credentials(options(tmp_path, f"--access_file={file}"))
+    watched, watcher = held._access_files, ConfigWatcher(held._access_files, reload=held.reload, wait_s=1)
+    for _ in range(3):
+        watcher.look()
+    for part in ("", head[:11], head, head + tail[:16]):
+        file.write_text(part)
+        watcher.look()
+        assert held.rules.only
+    file.write_text(head + "# all are let in\n")
+    watcher.look()
+    assert held.rules.only
+    watcher.look()
+    assert not held.rules.only
+    assert not watched.has_changed()
+
+
+def test_what_changes_while_it_is_read_is_not_taken(tmp_path, monkeypatch):
+    """Nor at an order, which doesn't wait for a second look."""
+    file = tmp_path / "access.toml"
+    file.write_text("")
+    held = Credentials(options(tmp_path, f"--access_file={file}"))
+    file.write_text("[anonymous]\npredict = ['a']\n")
+
+    def read_and_written(path):
+        rules = read_access(path)
+        file.write_text("[anonymous]\npredict = ['b']\n")
+        return rules
+
+    with monkeypatch.context() as patch:
+        patch.setattr(credentials, "read_access", read_and_written)
+        with pytest.raises(ConfigInvalid, match="is being written"):
+            held.reload()
+    assert held.rules.anonymous.predict == ()
+    held.reload()
+    assert held.rules.anonymous.predict == ("b",)
+
+
 def test_a_certificate_that_ends_soon_is_told_of(tmp_path, folder, caplog):
     """As a warning, 30 days before."""
     caplog.set_level("INFO")
@@ -229,7 +274,7 @@ def test_a_list_that_has_ended_is_told_loudly(tmp_path, folder, caplog):
     looked = held._tls_files
     assert not looked.has_changed()
     now_s[0] += 3651 * 86_400
-    assert looked.has_changed()
+    assert [looked.has_changed(), looked.has_changed()] == [False, True]
     held.reload()
     assert not looked.has_changed()
     (told,) = [each for each in caplog.records if "nobody can say who was revoked since" in each.message]
