@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from fallback_server.core.errors import ExecutionFailed, ServerError
 from fallback_server.transport.crowd import Crowd
@@ -25,6 +25,7 @@ HURRY_S = 0.05
 
 Found = TypeVar("Found")
 Given = TypeVar("Given")
+Item = TypeVar("Item")
 
 
 class Soon(Protocol[Found, Given]):
@@ -59,8 +60,71 @@ class Soon(Protocol[Found, Given]):
         ...
 
 
+_Waiting = tuple[Soon[Any, Any], Any, "asyncio.Future[Any]"]
+"""Who answers what, and what takes the answer."""
+
+
+class Room(Generic[Item]):
+    """Where requests wait for company. Lives in one event loop.
+
+    Args:
+        loop: Says when it has nothing else to do.
+        end: Takes those that have waited. Must neither raise nor block.
+        crowd: Says who waits.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        loop: ServingLoop,
+        end: Callable[[list[Item]], None],
+        crowd: Crowd | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.crowd = crowd or Crowd()
+        self._loop = loop
+        self._end = end
+        self._clock = clock
+        self._waiting: list[Item] = []
+        self._in_vain = False
+        self._since_s = 0.0
+        self._idle_s = 0.0
+
+    def enter(self, item: Item) -> None:
+        """One more waits; the last of a group ends it."""
+        waiting = self._waiting
+        if not waiting:
+            self._idle_s = 0.0
+            self._since_s = self._clock()
+            self._loop.at_rest(self, within_s=LONGEST_S if self.crowd.size > 1 else PATIENCE_S)
+        self._in_vain = False
+        waiting.append(item)
+        if len(waiting) >= self.crowd.most:
+            self._loop.not_at_rest(self)
+            self.rest()
+
+    def patience_s(self) -> float:
+        """See `Rested`."""
+        if self.crowd.size < 2 or self._clock() - self._since_s >= LONGEST_S:
+            return 0.0
+        self._in_vain = True
+        return PATIENCE_S
+
+    def waited(self, took_s: float) -> None:
+        """See `Rested`."""
+        self._idle_s += took_s
+
+    def rest(self) -> None:
+        """See `Rested`."""
+        waiting, self._waiting = self._waiting, []
+        span_s = self._clock() - self._since_s
+        idle = min(self._idle_s / span_s, 1.0) if span_s > 0 else 0.0
+        self.crowd.gathered(len(waiting), in_vain=self._in_vain, idle=idle)
+        self._end(waiting)
+
+
 class Gathering:
-    """Who waits to be answered together with others. Lives in one event loop.
+    """Has requests answered together. Lives in one event loop.
 
     Args:
         loop: Says when it has nothing else to do.
@@ -72,16 +136,11 @@ class Gathering:
         self, loop: ServingLoop, crowd: Crowd | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._loop = loop
-        self._crowd = crowd or Crowd()
-        self._clock = clock
-        self._waiting: list[tuple[Soon[Any, Any], Any, asyncio.Future[Any]]] = []
-        self._in_vain = False
-        self._since_s = 0.0
-        self._idle_s = 0.0
+        self._room: Room[_Waiting] = Room(loop, _answer, crowd, clock)
 
     def joins(self, soon: Soon[Found, Any], found: Found) -> bool:
         """Whether a request is to wait for company."""
-        if not self._crowd.joins():
+        if not self._room.crowd.joins():
             return False
         left_s = soon.left_s(found)
         return left_s is None or left_s > HURRY_S
@@ -89,51 +148,21 @@ class Gathering:
     def join(self, soon: Soon[Found, Given], found: Found) -> asyncio.Future[Given | ServerError | None]:
         """What an answer will be in, or a refusal; None as of `Soon.answer`."""
         future: asyncio.Future[Given | ServerError | None] = self._loop.create_future()
-        waiting = self._waiting
-        if not waiting:
-            self._idle_s = 0.0
-            self._since_s = self._clock()
-            self._loop.at_rest(self, within_s=LONGEST_S if self._crowd.size > 1 else PATIENCE_S)
-        self._in_vain = False
-        waiting.append((soon, found, future))
-        if len(waiting) >= self._crowd.most:
-            self._loop.not_at_rest(self)
-            self._answer()
+        self._room.enter((soon, found, future))
         return future
 
-    def patience_s(self) -> float:
-        """See `Rested`."""
-        if self._crowd.size < 2 or self._clock() - self._since_s >= LONGEST_S:
-            return 0.0
-        self._in_vain = True
-        return PATIENCE_S
 
-    def waited(self, took_s: float) -> None:
-        """See `Rested`."""
-        self._idle_s += took_s
-
-    def rest(self) -> None:
-        """See `Rested`."""
-        self._answer()
-
-    def _answer(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        span_s = self._clock() - self._since_s
-        self._crowd.gathered(
-            len(waiting),
-            in_vain=self._in_vain,
-            idle=self._idle_s / span_s if span_s > 0 else 0.0,
-        )
-        groups: dict[Soon[Any, Any], list[tuple[Any, asyncio.Future[Any]]]] = {}
-        for soon, found, future in waiting:
-            if future.done():
-                _left(soon, found)
-            else:
-                groups.setdefault(soon, []).append((found, future))
-        for soon, members in groups.items():
-            for (_, future), answer in zip(members, _answers(soon, [found for found, _ in members]), strict=True):
-                if not future.done():
-                    future.set_result(answer)
+def _answer(waiting: list[_Waiting]) -> None:
+    groups: dict[Soon[Any, Any], list[tuple[Any, asyncio.Future[Any]]]] = {}
+    for soon, found, future in waiting:
+        if future.done():
+            _left(soon, found)
+        else:
+            groups.setdefault(soon, []).append((found, future))
+    for soon, members in groups.items():
+        for (_, future), answer in zip(members, _answers(soon, [found for found, _ in members]), strict=True):
+            if not future.done():
+                future.set_result(answer)
 
 
 def given(answer: Given | ServerError | None) -> Given | None:

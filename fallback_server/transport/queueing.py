@@ -8,14 +8,14 @@ from collections.abc import Callable
 from fallback_server.core.errors import ExecutionFailed
 from fallback_server.dataplane import DataPlane, PredictCall, Settle
 from fallback_server.transport.crowd import Crowd
-from fallback_server.transport.gathering import HURRY_S, LONGEST_S
+from fallback_server.transport.gathering import HURRY_S, Room
 from fallback_server.transport.serving_loop import ServingLoop
 
 _log = logging.getLogger(__name__)
 
 
 class Queueing:
-    """Queues calls when the event loop has nothing else to do: with one lock, and for one waking of a batch thread.
+    """Queues calls that come at a time with one lock, and for one waking of a batch thread.
 
     A thread that is woken for each takes the interpreter's lock from the loop, and gets small batches. Lives in one
     event loop.
@@ -28,40 +28,23 @@ class Queueing:
     """
 
     def __init__(self, loop: ServingLoop, dataplane: DataPlane, settle: Settle, crowd: Crowd | None = None) -> None:
-        self._loop = loop
         self._dataplane = dataplane
         self._settle = settle
-        self._crowd = crowd or Crowd()
         self._clock: Callable[[], float] = dataplane.clock
-        self._waiting: list[PredictCall] = []
+        self._room: Room[PredictCall] = Room(loop, self._queue, crowd)
 
     def joins(self, call: PredictCall) -> bool:
         """Whether a call is to be queued together with others: it is known to run in another process."""
         like = call.like
-        if like is None or like.fit is None or like.fit.in_process or not self._crowd.joins():
+        if like is None or like.fit is None or like.fit.in_process or not self._room.crowd.joins():
             return False
         return call.deadline_s is None or call.deadline_s - self._clock() > HURRY_S
 
     def add(self, call: PredictCall) -> None:
-        """Queues a call, before the loop waits at the latest. It may be settled before this returns."""
-        if not self._waiting:
-            self._loop.at_rest(self, within_s=LONGEST_S)
-        self._waiting.append(call)
-        if len(self._waiting) >= self._crowd.most:
-            self._loop.not_at_rest(self)
-            self.rest()
+        """Queues a call, in some milliseconds at the latest. It may be settled before this returns."""
+        self._room.enter(call)
 
-    def patience_s(self) -> float:
-        """See `Rested`: what runs them has nothing to do meanwhile."""
-        return 0.0
-
-    def waited(self, took_s: float) -> None:
-        """See `Rested`."""
-
-    def rest(self) -> None:
-        """See `Rested`."""
-        calls, self._waiting = self._waiting, []
-        self._crowd.gathered(len(calls), in_vain=False)
+    def _queue(self, calls: list[PredictCall]) -> None:
         try:
             self._dataplane.predict(calls, self._settle)
         except Exception:  # noqa: BLE001  a fault of ours must not leave callers waiting, nor end the loop

@@ -168,13 +168,13 @@ def test_a_group_waits_so_long_and_no_longer():
         clock = FakeClock()
         crowd, rooms = gathering(8, clock)
         answer = rooms.join(Doubles(), 1)
-        assert rooms.patience_s() == PATIENCE_S
+        assert rooms._room.patience_s() == PATIENCE_S
         clock.advance(LONGEST_S)
-        assert rooms.patience_s() == 0
+        assert rooms._room.patience_s() == 0
         assert await answer == 2
         crowd.size = 1
         answer = rooms.join(Doubles(), 1)
-        assert rooms.patience_s() == 0
+        assert rooms._room.patience_s() == 0
         assert await answer == 2
         assert crowd.groups[-1] == (1, False)
 

@@ -60,7 +60,7 @@ def run(story):
 
 async def rest():
     """Has the loop wait for a moment, and so be at rest before that."""
-    await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)  # Longer than company is waited for.
 
 
 def test_those_of_a_busy_time_are_one_list():
@@ -132,13 +132,13 @@ def asked(value):
 def test_many_callers_over_grpc_are_queued_together(tmp_path, monkeypatch):
     """Each gets its own answer, whoever of the others leaves; lists are shorter than there are calls."""
     lists = []
-    put = Queueing.rest
+    put = Queueing._queue
 
-    def noted(self):
-        lists.append(len(self._waiting))
-        put(self)
+    def noted(self, calls):
+        lists.append(len(calls))
+        put(self, calls)
 
-    monkeypatch.setattr(Queueing, "rest", noted)
+    monkeypatch.setattr(Queueing, "_queue", noted)
 
     async def story():
         batching = dataclasses.replace(OPTIONS, max_batch_size_rows=16, max_enqueued_batches=100)
