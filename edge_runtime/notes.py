@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import tempfile
@@ -58,7 +59,7 @@ def without_notes(*, debug: bool = False) -> Iterator[Stderr]:
     """Holds what is written to stderr, and shows it afterwards, or when told to, without LiteRT's notes.
 
     Its C++ writes them to the descriptor, and has no level that could be set. The descriptor is the whole process's:
-    only for a command. Where the process crashes, what was held is lost.
+    only for a command. Where the process crashes, what was held is lost, and what it crashed of is shown, and where.
 
     Args:
         debug: Hold nothing.
@@ -74,9 +75,14 @@ def without_notes(*, debug: bool = False) -> Iterator[Stderr]:
     with tempfile.TemporaryFile() as held, os.fdopen(kept, "w", errors="replace") as shown:
         os.dup2(held.fileno(), _STDERR)
         stderr = Stderr(shown, held.fileno())
+        crashes = not faulthandler.is_enabled()  # Whoever has it enabled has said where to.
+        if crashes:
+            faulthandler.enable(file=shown, all_threads=False)
         try:
             yield stderr
         finally:
+            if crashes:
+                faulthandler.disable()
             sys.stderr.flush()
             os.dup2(kept, _STDERR)
             stderr.show(all_=True)
