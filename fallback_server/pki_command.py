@@ -65,7 +65,7 @@ def _done(folder: PkiFolder, parsed: argparse.Namespace) -> Iterator[str]:
             yield f"{parsed.name}: nothing that holds is left to revoke"
         for each in revoked:
             yield f"{parsed.name}: {each.kind}, number {each.serial:x}, is revoked"
-        yield "crl.pem is written anew everywhere below; copy it to servers on other machines"
+        yield "crl.pem is written anew everywhere below; copy it to servers and devices on other machines"
     else:
         yield from _table(folder.issued())
 
@@ -112,7 +112,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--host", action="append", default=[], metavar="HOST", help="a name or address of the server; may be repeated"
     )
     issue.add_argument("--days", type=int, default=397, help="how long it lasts (default: %(default)s)")
-    command("revoke", "has servers refuse every certificate of a name").add_argument("name", metavar="NAME")
+    command(
+        "revoke", "has who gets the new crl.pem, servers and devices, refuse every certificate of a name"
+    ).add_argument("name", metavar="NAME")
     command("list", "shows what was issued")
     return parser
 
