@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from pathlib import Path
 
 import grpc
 import psutil
@@ -115,4 +114,7 @@ def wait_for(holds, deadline_s=DEADLINE_S):
 
 
 def alive(pid):
-    return Path(f"/proc/{pid}").exists() and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
