@@ -234,7 +234,7 @@ def _trust(trust: TrustStats) -> Iterator[Family]:
     yield Family(
         name="edge_remote_announcements_dropped_total",
         kind="counter",
-        help="Packets and names that came by mDNS faster than they are looked at.",
+        help="Packets and names by mDNS that came too fast, or of servers that had no place.",
         samples=(Sample(value=trust.dropped, labels={}),) if trust.dropped else (),
     )
 

@@ -252,7 +252,7 @@ class TrustStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         untrusted: The latest of them.
         counts: How often one was found not to be trusted, by reason.
-        dropped: Announcements that came faster than they are looked at.
+        dropped: Announcements that came faster than they are looked at, or of servers for which there was no place.
     """
 
     untrusted: tuple[UntrustedServer, ...] = ()

@@ -162,24 +162,32 @@ class EndpointTable:
     def __repr__(self) -> str:
         return f"<EndpointTable {self.all()}>"
 
-    def add(self, found: Found) -> None:
+    def add(self, found: Found) -> bool:
         """A server is there, or is announced anew: with a fresh connection and a closed breaker.
 
         What several sources know at one address is one endpoint.
+
+        Returns:
+            Whether there was room: one that was announced, and that nobody answers at, makes some.
         """
         fresh = self._connected(found.address)
         fresh.trust(found.way, found.why)  # Before anybody sees it: nothing goes out on a way that nobody has chosen.
         with self._lock:
-            old = self._endpoints.get(found.key)
+            old, lost = self._endpoints.get(found.key), None
             same = old is not None and old.address == found.address
             if old is None and len(self._endpoints) >= MAX_ENDPOINTS:
-                self._limit.warning("server %s passed over: %d are known already", found.address, MAX_ENDPOINTS)
-                return
+                lost = self._lost()
+                if lost is None:
+                    self._limit.warning("server %s passed over: %d are known already", found.address, MAX_ENDPOINTS)
+                    return False
+                del self._endpoints[lost[0]]
             if not same:
                 shared = next((one for one in self._endpoints.values() if one.address == found.address), None)
                 self._endpoints[found.key] = shared or fresh
             endpoint = self._endpoints[found.key]
             unused = old is not None and old not in self._endpoints.values()
+        if lost is not None and lost[1] not in self.all():
+            self._retire(lost[1])
         if endpoint is not fresh:
             endpoint.trust(found.way, found.why)
         with self._lock:
@@ -193,6 +201,7 @@ class EndpointTable:
         self.rouse()
         if not same and found.way is not None:
             _log.info("server found: %s", found.address)
+        return True
 
     def remove(self, key: str, *, cut: bool = False) -> None:
         """A server has said that it goes, or its announcement has expired. Calls under way end by themselves.
@@ -385,6 +394,11 @@ class EndpointTable:
     def _any(self) -> bool:
         """Whether there is one that has proved who it is, or need not."""
         return any(one.way is not None for one in self.all())
+
+    def _lost(self) -> tuple[str, Endpoint] | None:
+        """One that was announced, and that nobody answers at; under the lock."""
+        found = ((key, one) for key, one in self._endpoints.items() if key != one.address and one.away_s is not None)
+        return next(found, None)
 
     def _retire(self, endpoint: Endpoint) -> None:
         """A server that stops in good order is withdrawn first, and then answers what it has been asked."""

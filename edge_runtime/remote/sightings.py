@@ -41,11 +41,13 @@ class PlainText:
         self._insecure = insecure
 
     def add(self, sighting: Sighting) -> bool:
-        """A server is announced; true, since nobody waits here for room."""
+        """A server is announced; whether there was room for it."""
         usable = [one for one in sighting.addresses if self._insecure or is_loopback(one)]
         if usable and not sighting.tls:
-            self._table.add(Found(key=sighting.key, address=usable[0]))
-            return True
+            if self._table.add(Found(key=sighting.key, address=usable[0])):
+                return True
+            self._suspects.dropped(1)
+            return False
         if sighting.tls:
             said = "it speaks TLS, for which this device is not configured"
             self._suspects.note(sighting.key, sighting.addresses[0], "unprepared", said)

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 
 from edge_runtime.remote.bell import Bell
 from edge_runtime.remote.certificate import Certificate
-from edge_runtime.remote.endpoints import EndpointTable, Found
+from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
 from edge_runtime.remote.expiry import Expiry
 from edge_runtime.remote.handshake import NotTrusted, Proof, prove
+from edge_runtime.remote.log_limit import LogLimit
+from edge_runtime.remote.places import Full, Place, who_gives_way
 from edge_runtime.remote.sightings import Sighting
 from edge_runtime.remote.suspects import Suspects
 from edge_runtime.remote.tls_files import Material, MaterialFiles
@@ -54,6 +56,7 @@ class _Known:
         addresses: Where it may be.
         subject: What is known.
         address: Where it has proved who it is; empty for nowhere.
+        identity: The fingerprint of the certificate that it showed last.
         proof: What it proved; None where nothing, or where that counts no more and it is asked anew.
         asking: Whether a thread is at it.
     """
@@ -61,6 +64,7 @@ class _Known:
     addresses: tuple[str, ...]
     subject: Subject
     address: str = ""
+    identity: str = ""
     proof: Proof | None = field(default=None, repr=False)
     asking: bool = False
 
@@ -107,6 +111,7 @@ class Trust:
         self._asking = 0
         self._begun_s: list[float] = []
         self._bell = Bell()
+        self._limit = LogLimit(_log, clock)
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -334,9 +339,19 @@ class Trust:
             self._table.remove(key, cut=cut)
 
     def _believe(self, key: str, known: _Known, address: str, proof: Proof) -> None:
+        held = {one.address for one in self._table.all() if one.away_s is not None or (one.way and not one.allows)}
         with self._lock:
             if self._known.get(key) is not known:
                 return  # It was withdrawn this very moment.
+            identity = proof.certificate.fingerprint
+            try:
+                giving_way = self._giving_way(key, known, address, identity, held)
+            except Full:
+                known.subject = _with(known.subject, failures=1)  # Others that wait may have its room.
+                self._suspects.dropped(1)
+                self._limit.warning("server %s is passed over until there is a place: too many are known", address)
+                return
+            known.identity = identity
             same = known.proof is not None and known.address == address and known.proof.way == proof.way
             known.proof, known.address = proof, address
             known.subject = _with(known.subject, proved=True, doubted_s=math.inf)
@@ -344,6 +359,8 @@ class Trust:
             doubles = [name for name, one in self._known.items() if self._doubles(name, one, key, address)]
             for name in doubles:
                 del self._known[name]
+        if giving_way is not None:
+            self._give_way(giving_way)
         self._suspects.cleared(key, address)
         self._expiry.look(f"the certificate of server {address}", proof.certificate)
         if not same:
@@ -351,6 +368,26 @@ class Trust:
             _log.info("server %s has proved to be %s, by a certificate until %s", address, *_shown(proof.certificate))
         for name in doubles:
             self._table.remove(name)
+
+    def _giving_way(self, key: str, known: _Known, address: str, identity: str, held: set[str]) -> str | None:
+        """Who has to go for it; see `who_gives_way`. Under the lock."""
+        if known.subject.given or known.subject.proved:
+            return None
+        places = [
+            Place(key=name, identity=one.identity, given=one.subject.given, answers=one.address not in held)
+            for name, one in self._known.items()
+            if (one.subject.given or one.subject.proved) and name != key and not self._doubles(name, one, key, address)
+        ]
+        return who_gives_way(places, identity, MAX_ENDPOINTS)
+
+    def _give_way(self, key: str) -> None:
+        """Its place is another's; it is asked again in a while."""
+        with self._lock:
+            known = self._known.get(key)
+            if known is None:
+                return
+            known.subject = _with(known.subject, asked_s=self._clock(), failures=1)
+        self._put_out(key, known, "its place is another's", cut=False)
 
     def _doubles(self, name: str, one: _Known, key: str, address: str) -> bool:
         return name != key and not one.subject.given and one.address == address
