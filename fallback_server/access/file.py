@@ -7,9 +7,10 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fallback_server.access.rules import (
     MAX_NAME_CHARS,
@@ -32,6 +33,12 @@ MAX_ENTRIES = 10_000
 MAX_PATTERNS = 1_000
 """In one list."""
 
+MAX_COMPARED = 2_000_000
+"""Names below `only` times patterns of certificates: it takes a second or two to hold so many against each other."""
+
+_NAMED = 20
+"""Of models in a refusal."""
+
 _PREFIX_CHARS = len(key_of(Kind.CERTIFICATE, ""))
 
 _SCOPES = tuple(scope.value for scope in Scope)
@@ -41,11 +48,27 @@ _HEADER = re.compile(r"\s*\[")
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class _Named(NamedTuple):
-    """Whom a file names otherwise: its tokens, and the patterns of certificates' names."""
+class _Named:
+    """Whom a file names otherwise.
 
-    tokens: frozenset[str]
-    certificates: tuple[str, ...]
+    Args:
+        tokens: The names of its tokens.
+        certificates: The patterns of certificates' names.
+    """
+
+    def __init__(self, tokens: Iterable[str], certificates: Iterable[str]) -> None:
+        self.tokens = frozenset(tokens)
+        self._certificates = frozenset(certificates)
+        self._patterns = [each for each in self._certificates if "*" in each]
+        self._known: dict[str, bool] = {}
+
+    def may_be_certificate(self, token: str) -> bool:
+        """Whether a certificate may have a token's name: also where it would take too long to find out."""
+        found = self._known.get(token)
+        if found is None:
+            found = token in self._certificates or (len(self._known) + 1) * len(self._patterns) > MAX_COMPARED
+            found = self._known[token] = found or any(matches(each, token) for each in self._patterns)
+        return found
 
 
 class _Faults:
@@ -91,7 +114,7 @@ def parse_access(text: str, path: Path) -> AccessRules:
         name: _grants(f"[certificates.{_shown(name)}]", table, faults)
         for name, table in _table(document, "certificates", faults).items()
     }
-    named = _Named(frozenset(token.name for token in tokens.values()), tuple(certificates))
+    named = _Named((token.name for token in tokens.values()), certificates)
     rules = AccessRules(
         anonymous=_grants("[anonymous]", anonymous, faults),
         tokens=tokens,
@@ -135,7 +158,8 @@ def remove_token(path: Path, name: str) -> None:
     """Removes a token from a file.
 
     Raises:
-        ConfigInvalid: the file is at fault, has no such token, or has it written in a way that only a person can undo.
+        ConfigInvalid: the file is at fault, has no such token, names it below `only` where the name would mean a
+            certificate then, or has it written in a way that only a person can undo.
         OSError: it can't be written.
     """
     with _editing(path) as text:
@@ -144,9 +168,14 @@ def remove_token(path: Path, name: str) -> None:
         if len(left) == len(before.tokens):
             there = ", ".join(sorted(token.name for token in before.tokens.values())) or "none"
             raise ConfigInvalid(f"{path} has no token {_shown(name)}; there is: {there}")
+        if models := _naming(text, name):
+            raise ConfigInvalid(
+                f"{path}: {_shown(name)} is named below only of {models}, where it would mean the certificate of that "
+                f"name without the token: take it out there first, or write 'token:{name}'"
+            )
         after = _without(text, name)
         try:
-            same = dict(parse_access(after, path).tokens) == left
+            same = parse_access(after, path) == replace(before, tokens=left)
         except ConfigInvalid:
             same = False
         if not same:
@@ -165,18 +194,29 @@ def _editing(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
+def _naming(text: str, name: str) -> str:
+    """The models whose `only` has a name by itself, for messages; empty for none."""
+    models = [model for model, table in parse_toml(text).get("models", {}).items() if name in table["only"]]
+    shown = ", ".join(map(_shown, models[:_NAMED]))
+    return f"{shown} and {len(models) - _NAMED} more" if len(models) > _NAMED else shown
+
+
 def _without(text: str, name: str) -> str:
-    """A file's text without the table of a token, its header and all lines up to the next one."""
+    """A file's text without the table of a token, its header and all lines up to the next one but comments above it."""
     header = re.compile(rf"""\s*\[\s*tokens\s*\.\s*(["']?){re.escape(name)}\1\s*\]\s*(#.*)?""")
     kept: list[str] = []
+    above: list[str] = []
     inside = False
     for line in text.splitlines(keepends=True):
         if header.fullmatch(line.rstrip("\r\n")):
             inside = True
         elif _HEADER.match(line):
+            if inside:
+                kept += above
             inside = False
         if not inside:
             kept.append(line)
+        above = [*above, line] if inside and line.lstrip().startswith("#") else []
     if inside and kept and not kept[-1].strip():
         kept.pop()  # The line that `add_token` has left before it.
     return "".join(kept)
@@ -242,7 +282,7 @@ def _who(where: str, name: str, named: _Named, faults: _Faults) -> str:
             return name
     if name not in named.tokens:
         return key_of(Kind.CERTIFICATE, name)
-    if any(matches(pattern, name) for pattern in named.certificates):
+    if named.may_be_certificate(name):
         faults.add(
             where,
             f"names {_shown(name)}, which is a token and may be a certificate: write 'token:{name}', "

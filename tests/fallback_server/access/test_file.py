@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fallback_server.access import file
 from fallback_server.access.file import MAX_ENTRIES, add_token, parse_access, read_access, remove_token
 from fallback_server.access.rules import EVERYTHING, AccessRules, Grants, Token
 from fallback_server.config import ConfigInvalid
@@ -105,17 +106,18 @@ def test_no_text_breaks_it(text):
 def test_a_token_is_added_and_removed(tmp_path):
     """Only its digest is in the file, which is its owner's alone; comments and other rules stay to the letter."""
     path = tmp_path / "access.toml"
-    path.write_text(WHOLE)
+    whole = WHOLE.replace('["line-3"', '["token:line-3"')
+    path.write_text(whole)
     other = "f" * 64
     add_token(path, "release", other, Grants(admin=("*",), predict=("a", 'b"\\')))
-    assert path.read_text().startswith(WHOLE)
+    assert path.read_text().startswith(whole)
     assert read_access(path).tokens[other] == Token(name="release", grants=Grants(admin=("*",), predict=("a", 'b"\\')))
     remove_token(path, "release")
-    assert path.read_text() == WHOLE
+    assert path.read_text() == whole
     remove_token(path, "line-3")
     assert "# whoever shows nothing" in path.read_text()
     assert read_access(path).tokens == {}
-    assert read_access(path).only["payroll"][1] == "certificate:press-7"
+    assert read_access(path).only["payroll"] == ("token:line-3", "certificate:press-7")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,33 @@ def test_a_name_that_is_a_tokens_and_a_certificates_is_no_rule(tmp_path):
     with pytest.raises(ConfigInvalid, match="may be a certificate"):
         add_token(path, "press-1", "f" * 64, Grants(status=EVERYTHING))
     assert path.read_text() == text
+
+
+def test_a_token_that_a_model_is_for_is_not_removed(tmp_path):
+    """Its bare name would mean the certificate of that name; said as a token's, it means nobody then."""
+    path = tmp_path / "access.toml"
+    text = f"[tokens.boss]\nsha256 = '{DIGEST}'\n\n# The wages.\n# Nobody else's.\n[models.payroll]\nonly = ['boss']\n"
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid, match=r"boss is named below only of payroll, .* write 'token:boss'"):
+        remove_token(path, "boss")
+    assert path.read_text() == text
+    path.write_text(text.replace("['boss']", "['token:boss']"))
+    remove_token(path, "boss")
+    assert path.read_text() == "# The wages.\n# Nobody else's.\n[models.payroll]\nonly = ['token:boss']\n"
+
+
+def test_names_are_held_against_patterns_once_and_not_without_end(tmp_path, monkeypatch):
+    """However many models name them; beyond the bound a name must say what it means."""
+    calls = []
+    monkeypatch.setattr(file, "matches", lambda *both: calls.append(both))
+    monkeypatch.setattr(file, "MAX_COMPARED", 12)
+    text = "".join(f"[tokens.t{n}]\nsha256 = '{n:064x}'\n" for n in range(5))
+    text += "".join(f"[certificates.'{n}*']\n" for n in range(4)) + "[certificates.exact]\n"
+    text += "".join(f"[models.m{n}]\nonly = ['t0', 't1', 't2']\n" for n in range(9))
+    assert len(parse_access(text, tmp_path).only) == 9
+    assert len(calls) == len(set(calls)) == 12
+    (fault,) = faults_of(text + "[models.x]\nonly = ['t3', 'token:t4']\n", tmp_path)
+    assert "write 'token:t3'" in fault
 
 
 def test_a_new_file_is_private(tmp_path):
