@@ -7,6 +7,7 @@ of one and has no deadline would hold its place for as long as it likes.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import Any
 
@@ -90,9 +91,12 @@ class Arrivals:
             self._reads.pop(timeout, None)
 
     def _give_up_one(self) -> None:
-        oldest = next(iter(self._reads))
-        del self._reads[oldest]
-        oldest.reschedule(0.0)
+        # Whose own time has ended in this very turn of the loop goes by itself, and can't be told to once more.
+        ended = sum(1 for _ in itertools.takewhile(asyncio.Timeout.expired, self._reads))
+        if len(self._reads) - ended > self._max_reads:
+            oldest = next(itertools.islice(self._reads, ended, None))
+            del self._reads[oldest]
+            oldest.reschedule(0.0)
 
     def _pruned(self) -> bool:
         """Forgets those whose clients have left; whether there is room then."""

@@ -58,6 +58,23 @@ def test_what_does_not_come_in_time_is_refused():
     asyncio.run(story())
 
 
+def test_a_request_that_comes_as_others_end_is_read():
+    """In one turn of the loop: those that are out of time make room by themselves."""
+
+    async def story():
+        arrivals = Arrivals(max_reads=2, request_s=0)
+        olds = await begun(*(arrivals.read(Coming()) for _ in range(2)))
+        came = Coming()
+        came.sent.set_result(b"here")
+        # Begins behind the timers of both, and before their tasks hear of them.
+        assert await asyncio.ensure_future(arrivals.read(came)) == b"here"
+        for one in olds:
+            with pytest.raises(DeadlineExceeded):
+                await one
+
+    asyncio.run(story())
+
+
 def test_a_caller_that_leaves_is_no_fault_of_time():
     """Its task is cancelled, and stays so."""
 
