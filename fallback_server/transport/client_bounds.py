@@ -15,9 +15,10 @@ yet to work off. It is the native server's number."""
 HANDSHAKE_MS = 20_000
 """For TLS and HTTP/2's first frames; gRPC's own is two minutes. REST has as long for the head of a request."""
 
-IDLE_MS = 600_000
-"""After its last call a connection is told to go, which gRPC's clients do without a call lost, and come again with the
-next. A device that was switched off says nothing, and would have its place for ever."""
+IDLE_MS = 617_000
+"""After its last call a connection is told to go, and gRPC's clients come again with the next call. One that is sent in
+that very moment may end as UNAVAILABLE: no round number, as that is what clients have that call at every so often. A
+device that was switched off says nothing, and would have its place for ever."""
 
 _NO_BOUND = 2**31 - 2
 """gRPC takes one more for no number of connections at all, and ends the process."""
@@ -25,8 +26,19 @@ _NO_BOUND = 2**31 - 2
 _STREAMS, _CONNECTIONS = "grpc.max_concurrent_streams", "grpc.max_allowed_incoming_connections"
 _HANDSHAKE, _IDLE = "grpc.server_handshake_timeout_ms", "grpc.max_connection_idle_ms"
 
+_BOUNDED = {_IDLE: (1, 2**31 - 1), _CONNECTIONS: (0, _NO_BOUND)}
+"""What gRPC itself ends the process for, or every call."""
+
 NONE = ((_STREAMS, _NO_BOUND), (_CONNECTIONS, _NO_BOUND), (_IDLE, _NO_BOUND))
 """Where nobody comes but this server's own processes."""
+
+
+def fault_of(key: str, value: int | str) -> str:
+    """What is wrong with an argument that gRPC would be given, in words; empty where nothing is known of."""
+    least, most = _BOUNDED.get(key, (0, 0))
+    if key not in _BOUNDED or (isinstance(value, int) and least <= value <= most):
+        return ""
+    return f"--grpc_channel_arguments={key} must be a whole number from {least} to {most}, got {value!r}"
 
 
 def client_bounds() -> tuple[tuple[str, int], ...]:

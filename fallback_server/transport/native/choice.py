@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fallback_server.config import ConfigInvalid
 from fallback_server.flag_table import MAX_MESSAGE_BYTES
+from fallback_server.transport.client_bounds import fault_of
 
 PACKAGE = "pygrpc_native"
 
@@ -108,6 +109,8 @@ def _check(key: str, value: int | str) -> None:
         raise ConfigInvalid(f"--grpc_channel_arguments={text!r} is no UTF-8, or has what can't be seen")
     if isinstance(value, int) and not -_LARGEST - 1 <= value <= _LARGEST:
         raise ConfigInvalid(f"--grpc_channel_arguments={key} must be from {-_LARGEST - 1} to {_LARGEST}, got {value}")
+    if fault := fault_of(key, value):
+        raise ConfigInvalid(fault)
 
 
 def _lack(*, tls: bool, present: bool, arguments: Arguments) -> str:

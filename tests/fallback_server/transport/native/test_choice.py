@@ -62,6 +62,29 @@ def test_numbers_that_grpc_does_not_take_are_refused(transport, value):
         choose(transport, tls=False, present=True, arguments=(("grpc.x", value),))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "taken"),
+    [
+        ("grpc.max_connection_idle_ms", 0, False),
+        ("grpc.max_connection_idle_ms", -5, False),
+        ("grpc.max_connection_idle_ms", "soon", False),
+        ("grpc.max_connection_idle_ms", 1, True),
+        ("grpc.max_connection_idle_ms", 2**31 - 1, True),
+        ("grpc.max_allowed_incoming_connections", 2**31 - 1, False),
+        ("grpc.max_allowed_incoming_connections", -1, False),
+        ("grpc.max_allowed_incoming_connections", 2**31 - 2, True),
+        ("grpc.max_concurrent_streams", 0, True),
+    ],
+)
+def test_numbers_by_which_grpc_ends_the_process_are_refused(key, value, taken):
+    """At the start, in words: it says nothing of them until it dies, or until each call fails."""
+    if taken:
+        assert not choose("grpcio", tls=False, present=False, arguments=((key, value),)).native
+    else:
+        with pytest.raises(ConfigInvalid, match=f"{key} must be a whole number from"):
+            choose("grpcio", tls=False, present=False, arguments=((key, value),))
+
+
 def test_a_bound_of_messages_is_kept():
     """`auto` leaves it to grpcio, which holds it before a message is in memory; `native` says that it does not."""
     choice = choose("auto", tls=False, present=True, max_message_bytes=1_000_000)
