@@ -57,7 +57,7 @@ def test_what_is_granted_is_let_in():
 )
 def test_refusals_say_who_and_what_and_never_the_token(shown, error, words, reason):
     """And are counted by reason."""
-    guard = guard_of(trust=Trust(revoked=frozenset({"d"})))
+    guard = guard_of(trust=Trust(revoked={":": frozenset({"d"})}))
     with pytest.raises(error, match=words) as caught:
         guard.admit(shown, Scope.PREDICT, ["press-a"])
     assert shown.token is None or shown.token not in str(caught.value)
@@ -100,7 +100,7 @@ def test_new_rules_hold_at_once():
     guard.take(AccessRules(), Trust())
     with pytest.raises(PermissionDenied):
         guard.admit(shown, Scope.PREDICT, ["press-a"])
-    guard.take(RULES, Trust(revoked=frozenset({"7"})))
+    guard.take(RULES, Trust(revoked={":": frozenset({"7"})}))
     with pytest.raises(Unauthenticated, match="revoked"):
         guard.admit(shown, Scope.PREDICT, ["press-a"])
 

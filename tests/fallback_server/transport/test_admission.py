@@ -112,7 +112,7 @@ def test_a_connections_certificate_is_asked_before_the_request_is_parsed(tmp_pat
     async def story():
         monkeypatch.setattr(call_guard, "peer_of", lambda _: "ipv4:10.0.0.7:1")
         guard = guard_of(certificates=True)
-        guard.guard.take(RULES, Trust(revoked=frozenset({"d"})))
+        guard.guard.take(RULES, Trust(revoked={":": frozenset({"d"})}))
 
         def shows(name, serial):
             return (caller_metadata(secret(), "ipv4:10.0.0.7:1", Certificate(name=name, serial=serial, until_s=1e12)),)
