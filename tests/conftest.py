@@ -34,7 +34,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("faults", "tests/faults")
     group.addoption("--fault-seed", type=int, help="of what is drawn there; without, another one each time")
     group.addoption(
-        "--fault-seconds", type=float, default=1.0, help="how long each fault lasts there, in seconds (%(default)s)"
+        "--fault-seconds", type=float, default=0.5, help="how long each fault lasts there, in seconds (%(default)s)"
     )
 
 

@@ -168,7 +168,7 @@ def test_any_sequence_of_faults(fault_seed, fault_s):
     run_state_machine_as_test(
         seed(fault_seed)(Everything),
         settings=settings(
-            max_examples=max(int(3 * fault_s), 1),
+            max_examples=max(int(4 * fault_s), 1),
             stateful_step_count=20,
             deadline=None,
             database=None,
