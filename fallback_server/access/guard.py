@@ -171,6 +171,17 @@ class Guard:
             found = state.sights[key] = (state.number, *sight(state.rules, principal))
         return found
 
+    def is_stranger(self, shown: Shown) -> bool:
+        """Whether a caller shows nothing that counts, where others may."""
+        state = self._state
+        if not (state.rules.tokens or state.rules.certificates):
+            return False
+        try:
+            principal, _ = self._identified(state, shown)
+        except ServerError:
+            return True
+        return principal.kind is Kind.ANONYMOUS
+
     def who(self, shown: Shown) -> str:
         """Who calls, for the log: the address, and by what it is known."""
         principal, _ = self._identified(self._state, shown)

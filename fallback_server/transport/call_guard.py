@@ -85,6 +85,10 @@ class CallGuard:
         """See `Guard.sight`."""
         return self.guard.sight(self.shown(caller))
 
+    def is_stranger(self, caller: Caller) -> bool:
+        """See `Guard.is_stranger`."""
+        return self.inference and self.guard.is_stranger(self.shown(caller))
+
     def who(self, caller: Caller) -> str:
         """Who calls, for the log."""
         return self.guard.who(self.shown(caller))

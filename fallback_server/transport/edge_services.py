@@ -91,7 +91,7 @@ class CatalogService:
     async def _watch(self, request: pb.CatalogRequest, context: Context) -> AsyncGenerator[pb.CatalogUpdate, None]:
         del request
         self._seen_by(context)
-        with self._watches.taken(*place_of(context)):
+        with self._watches.taken(*place_of(context), stranger=self._guard.is_stranger(context)):
             sent: pb.CatalogUpdate | None = None
             while not self._changes.closed:
                 seen = self._changes.count

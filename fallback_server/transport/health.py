@@ -109,7 +109,7 @@ class HealthService:
         """Tells each change until the caller leaves or may not see it any more, or the server closes."""
         asked = self._guard.inference and request.service not in SERVER_NAMES
         self._admit(request.service, context)
-        with self._watches.taken(*place_of(context)):
+        with self._watches.taken(*place_of(context), stranger=self._guard.is_stranger(context)):
             last: int | None = None
             seen = -1
             while True:

@@ -40,10 +40,13 @@ class Places:
         self._method = method
         self._places = places
         self._answered = 0
+        self._strangers = 0
         self._open: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def taken(self, address: str, at_end: Callable[[Callable[[object], None]], None]) -> Iterator[None]:
+    def taken(
+        self, address: str, at_end: Callable[[Callable[[object], None]], None], *, stranger: bool = False
+    ) -> Iterator[None]:
         """A place for as long as a call is answered.
 
         gRPC keeps a call, and what its caller has not taken of it, until the caller takes it or is gone: so long it
@@ -52,21 +55,27 @@ class Places:
         Args:
             address: Where the call comes from.
             at_end: Has a function called when gRPC is done with the call.
+            stranger: Shows nothing where others do. All of these share half of the places: a machine may have any
+                number of addresses.
 
         Raises:
             QueueFull: the address may have none; see `may_take`.
         """
         own, free = self._open.get(address, 0), self._places - self._answered
+        if stranger:
+            free = min(free, self._places // 2 - self._strangers)
         if not may_take(own, free):
             who = "who can't be told apart" if address == UNKNOWN else address
             raise QueueFull(f"{self._method}: {who} has {own} calls open, and may have as many as are free: {free}")
         self._open[address] += 1
         self._answered += 1
+        self._strangers += stranger
         at_end(functools.partial(self._ended, address))
         try:
             yield
         finally:
             self._answered -= 1
+            self._strangers -= stranger
 
     def _ended(self, address: str, _call: object) -> None:
         self._open[address] -= 1

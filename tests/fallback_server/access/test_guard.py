@@ -28,6 +28,15 @@ def guard_of(rules=RULES, **options):
     return Guard(rules, wall=lambda: 500.0, **options)
 
 
+def test_who_is_a_stranger():
+    """Whoever shows nothing that counts, where others may show something."""
+    guard = guard_of(trust=Trust(revoked={":": frozenset({"d"})}))
+    shown = (Shown(), Shown(token="t-wrong"), Shown(certificate=certificate(serial="d")))
+    assert [guard.is_stranger(each) for each in shown] == [True] * 3
+    assert not any(guard.is_stranger(each) for each in (Shown(token="t-line"), Shown(certificate=certificate())))
+    assert not Guard(rules_without_file(certified=False, control=False)).is_stranger(Shown())
+
+
 def test_what_is_granted_is_let_in():
     """By token, and by certificate."""
     guard = guard_of()

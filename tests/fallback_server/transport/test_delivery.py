@@ -200,6 +200,20 @@ def test_however_many_calls_come_of_a_few_addresses_another_has_its_place(caller
     assert not places._open
 
 
+def test_who_shows_nothing_has_half_of_the_places_by_however_many_addresses():
+    """The other half is for those who are known."""
+    places = Places("Watch", 8)
+    with contextlib.ExitStack() as held:
+        for number in range(4):
+            held.enter_context(places.taken(str(number), [].append, stranger=True))
+        with pytest.raises(QueueFull):
+            held.enter_context(places.taken("5", [].append, stranger=True))
+        for number in range(4):
+            held.enter_context(places.taken(f"known {number}", [].append))
+    with places.taken("5", [].append, stranger=True):
+        pass
+
+
 @contextmanager
 def unread(address, asked, *, calls=1):
     """Calls of Fetch over one connection, of each of which the first piece has come, if any, and no other is read."""
