@@ -97,17 +97,21 @@ def taken(keys: TextIO, screen: TextIO) -> Iterator[Terminal]:
     typed = keys if keys.isatty() else None
     before: list[Any] | None = None if typed is None else termios.tcgetattr(typed)
 
+    def say(text: str) -> None:
+        # A signal may come while the screen is written to, which can't be written to from there: past its buffer, then.
+        with contextlib.suppress(RuntimeError):
+            screen.flush()
+        os.write(screen.fileno(), text.encode())
+
     def enter() -> None:
         if typed is not None:
             tty.setcbreak(typed, termios.TCSADRAIN)
-        screen.write(_ENTER)
-        screen.flush()
+        say(_ENTER)
 
     def leave() -> None:
         if typed is not None and before is not None:
             termios.tcsetattr(typed, termios.TCSADRAIN, before)
-        screen.write(_LEAVE)
-        screen.flush()
+        say(_LEAVE)
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame

@@ -41,7 +41,7 @@ def test_an_edge_tpus_library_is_handed_a_model(tmp_path):
     """It loads, prepares a model that it can't take, and is let go; what it prints does not spoil the answer."""
     library = build(tmp_path)
     trial = try_delegate("edgetpu", library=library)
-    assert (trial.ok, trial.ran_model, trial.library) == (True, False, library)
+    assert (trial.ok, trial.ran_model, trial.library) == (True, False, library), (trial.error, trial.failure)
     assert library in trial.detail
 
 
