@@ -3,6 +3,9 @@
 A run costs something beside its rows: threads and a process wake up for it, and a model does some things once a run.
 Where requests come one by one, as gRPC brings them, and a run is over before the next ones are here, each pays for all
 of that, and takes the time from whoever reads the next ones. Then a model counts as busy for a while after its run.
+
+And where several runs are under way and one ends, those who are answered ask again one after the other. The first of
+them would run alone, and the others after it: so it waits for them, while other rows run, for as long as that saves.
 """
 
 from __future__ import annotations
@@ -40,10 +43,11 @@ class Gathering:
         enough_rows: How many are worth no further wait.
     """
 
-    __slots__ = ("_came_rows", "_last_s", "_most_s", "_until_s", "enough_rows", "peak_rows")
+    __slots__ = ("_again_s", "_came_rows", "_last_s", "_most_s", "_until_s", "enough_rows", "peak_rows")
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
+        self._again_s = -math.inf
         self._came_rows = 0.0
         self._last_s = -math.inf
         self._until_s = -math.inf
@@ -73,16 +77,27 @@ class Gathering:
         if fixed_s is not None and share >= ENGAGED:
             self._until_s = now_s + min(PACE * fixed_s, self._most_s)
 
-    def until_s(self, rows: int, *, running: bool) -> float:
+    def ended(self, now_s: float, *, fixed_s: float | None) -> None:
+        """A batch has ended.
+
+        Args:
+            now_s: The instant.
+            fixed_s: As of `took`.
+        """
+        self._again_s = now_s + min(fixed_s or 0.0, self._most_s)
+
+    def until_s(self, rows: int, *, running: int) -> float:
         """The instant until which so many rows wait for others; -inf where they don't.
 
         Args:
             rows: That wait.
-            running: Whether others run: whoever waits for those is not here.
+            running: How many others run: whoever waits for those is not here.
         """
-        if rows >= self.enough_rows or (not running and rows >= self.peak_rows - 0.5):
-            return -math.inf
-        return self._until_s
+        all_here = rows + running >= self.peak_rows - 0.5
+        again_s = self._again_s if running and not all_here else -math.inf
+        if rows >= self.enough_rows or (not running and all_here):
+            return again_s
+        return max(self._until_s, again_s)
 
     def __repr__(self) -> str:
         return f"Gathering({self.enough_rows:.1f} of {self.peak_rows:.1f} rows are enough)"

@@ -16,6 +16,9 @@ from fallback_server.batching.tasks import Array
 Shapes = tuple[tuple[int, ...], ...]
 """Of all inputs but for their rows, in the order of their names."""
 
+_EXACT = -1
+"""No size. Keeps what is not padded apart from what may be."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
@@ -62,6 +65,20 @@ class Lengths:
         if self.allowed:
             return next((length for length in self.allowed if length >= size), size)
         return 1 << (size - 1).bit_length() if size else 0
+
+
+def class_of(inputs: Mapping[str, Array], lengths: Lengths | None, *, exact: bool) -> Shapes:
+    """What inputs must have in common to be in one batch.
+
+    Args:
+        inputs: By name.
+        lengths: How they may be made alike; None where they may not.
+        exact: Whether these are to be run as they are.
+    """
+    if lengths is not None and not exact:
+        return lengths.class_of(inputs)
+    shapes = tuple(inputs[name].shape[1:] for name in sorted(inputs))
+    return (*shapes, (_EXACT,)) if exact and lengths is not None else shapes
 
 
 def _padded(array: Array, shape: tuple[int, ...]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from fallback_server.batching import policy
@@ -17,7 +18,7 @@ from fallback_server.batching.fairness import Turn
 from fallback_server.batching.filling import MAX_LOOKED_AT
 from fallback_server.batching.gathering import Gathering
 from fallback_server.batching.groups import Group
-from fallback_server.batching.lengths import Lengths, Shapes
+from fallback_server.batching.lengths import Lengths, Shapes, class_of
 from fallback_server.batching.options import BatchingOptions
 from fallback_server.batching.runs import Runner
 from fallback_server.batching.tasks import Array, Caller, Task
@@ -33,10 +34,8 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 TOO_LONG = 4
 """Times as long as whoever brings a request may run it."""
 
-_EXACT = -1
-"""No size. Keeps what is not padded apart from what may be."""
-
 _keys = itertools.count()
+_LEFT = operator.attrgetter("caller.cancelled")
 
 
 class BatchQueue:
@@ -229,7 +228,7 @@ class BatchQueue:
         """Appends a task to its group."""
         key: Shapes | None = ()
         if self.merges:
-            key = None if task.rows > self._half_rows else self._key(task)
+            key = None if task.rows > self._half_rows else class_of(task.inputs, self.lengths, exact=task.exact)
         if not self.rows:
             self._drain.rested()
         self._backlog.put(task, key)
@@ -250,10 +249,10 @@ class BatchQueue:
         many = self.rows >= self.batch_rows
         # Where there are fewer rows than a batch has so few tasks, and groups, are looked at.
         if self.options.batch_timeout_us:
-            return -math.inf if not many and any(map(_left, self.tasks())) else backlog.groups.due_at_s()
+            return -math.inf if not many and any(map(_LEFT, self.tasks())) else backlog.groups.due_at_s()
         if many or self._gathering is None:
             return -math.inf
-        until_s = self._gathering.until_s(self.rows, running=self._running_rows > 0)
+        until_s = self._gathering.until_s(self.rows, running=self._running_rows)
         if until_s == -math.inf or any(group.has_rest() for group in backlog.groups):
             return -math.inf  # What is left of a request has waited for its other pieces.
         return min(self._latest_s, until_s)
@@ -268,9 +267,11 @@ class BatchQueue:
             here_rows = min(self.rows + self._running_rows, self.options.max_batch_size_rows)
             self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=self.costs.fixed_s(now_s))
 
-    def ended(self, rows: int) -> None:
-        """So many rows that began have ended."""
+    def ended(self, rows: int, now_s: float) -> None:
+        """So many rows that began have ended, now."""
         self._running_rows -= rows
+        if self._gathering is not None:
+            self._gathering.ended(now_s, fixed_s=self.costs.fixed_s(now_s))
 
     def take(self, now_s: float) -> list[Task]:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
@@ -279,7 +280,7 @@ class BatchQueue:
         even alone is `refused`. Of those that wait for company whoever's caller has left comes by itself.
         """
         if self.options.batch_timeout_us and self.rows < self.batch_rows:
-            left = self.drop(_left)
+            left = self.drop(_LEFT)
             if left or not self.rows:
                 return left
         key = self._backlog.next(now_s)
@@ -370,7 +371,7 @@ class BatchQueue:
 
     def _merge(self, group: Group, now_s: float) -> list[Task]:
         """In order, and as many as fit; the first in any case. What is larger than a batch gives a piece."""
-        room = self.batch_rows
+        room = self._room_rows(now_s)
         self._left_out = False
         taken: list[Task] = []
         rows, tightest_s = 0, math.inf
@@ -395,6 +396,17 @@ class BatchQueue:
         ):
             taken = self._in_time(group, taken, now_s)
         return self._settled_out(taken)
+
+    def _room_rows(self, now_s: float) -> int:
+        """How many rows the next batch may have: fewer where that shares out what is here over all places."""
+        if self._gathering is None or not self._running_rows:
+            return self.batch_rows
+        slots = self.at_once(self.options.num_batch_threads)
+        running_rows, most = self._running_rows, self.batch_rows
+        share_rows = policy.share_rows(waiting_rows=self.rows, running_rows=running_rows, batch_rows=most, slots=slots)
+        # Not where another run costs as much as its rows.
+        fixed_s, run_s = self.costs.fixed_s(now_s), self.costs.expected_s(self.run_rows(share_rows))
+        return share_rows if fixed_s is not None and run_s is not None and run_s > 2 * fixed_s else most
 
     def _settled_out(self, taken: Sequence[Task]) -> list[Task]:
         """What of these runs: the last pieces of large requests as pieces, and of the refused what is not settled."""
@@ -475,13 +487,6 @@ class BatchQueue:
         self.bytes -= task.bytes
         self._backlog.gone(task)
 
-    def _key(self, task: Task) -> Shapes:
-        inputs = task.inputs
-        if self.lengths is not None and not task.exact:
-            return self.lengths.class_of(inputs)
-        shapes = tuple(inputs[name].shape[1:] for name in sorted(inputs))
-        return (*shapes, (_EXACT,)) if task.exact and self.lengths is not None else shapes
-
     def _group_due_at_s(self, group: Group) -> float:
         oldest_s = group.oldest_s()
         if group.has_rest():
@@ -492,7 +497,3 @@ class BatchQueue:
             return due_s
         run_s = self.costs.expected_s(self.run_rows(group.rows))
         return policy.due_in_time_s(due_s=due_s, oldest_s=oldest_s, deadline_s=group.deadline_s(), run_s=run_s)
-
-
-def _left(task: Task) -> bool:
-    return task.caller.cancelled
