@@ -11,7 +11,8 @@ same process.
 The capacity is the best of a load that is doubled until not all is answered; what is offered is a multiple of it. The
 peak is the best that was answered in time at any load. Then, of each: half the load, four times the capacity, and half
 the load again; by how much the memory grew in the second half of the flood, and how long after its end requests were
-still answered late or not at all.
+still answered late or not at all. Beside the net's goodput stands its limit: what a bare server that refuses as many
+as are over leaves of the net's rate on the same cores (`offered_bound.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import numpy as np
 
 # Not this folder, where a benchmark has the name of the package `converter`.
 sys.path[0] = str(Path(__file__).parents[1])
+from benchmarks.offered_bound import refusals_leave  # noqa: E402
 from benchmarks.offered_device import device_load  # noqa: E402
 from benchmarks.offered_models import make_net, make_waiting, predict_message  # noqa: E402
 from benchmarks.process_tree import pss_mib  # noqa: E402
@@ -78,6 +80,7 @@ class Subject:
         late_ms: How late the client was at the 99th percentile, in each measurement.
         growth: Of memory in the second half of the flood over the first.
         back_s: When the last request was not answered as before, after the flood.
+        bound: Of the peak, what bare refusals leave at the greatest load; None where that is not measured.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Subject:
     late_ms: list[float] = field(default_factory=list)
     growth: float = math.nan
     back_s: float = math.nan
+    bound: float | None = None
 
     def find_capacity(self, seconds: float) -> None:
         """Doubles the load until twice in a row not all was answered in time; the best is what is borne."""
@@ -227,6 +231,8 @@ def _tell(subject: Subject) -> None:
     print(f"  from {MOST / 2:g} x on: {len(subject.refused_ms)} refused, {subject.told} late or told at their deadline")
     for what, how, kept in subject.verdicts():
         print(f"  {'ok  ' if kept else 'MISS'} {what}: {how}")
+    if subject.bound is not None:
+        print(f"  a bare server that refuses {MOST - 1:g} x the capacity leaves {subject.bound:.2f} of the net's rate")
 
 
 def main() -> None:
@@ -256,6 +262,9 @@ def main() -> None:
                 continue
             with made() as subject:
                 measure(subject, arguments.rounds, arguments.seconds)
+            if title.startswith("server, net, "):
+                rate_hz = (MOST - 1) * subject.capacity_hz
+                subject.bound = refusals_leave(net, title.split(", ")[2], predict_message("net"), rate_hz)
             subjects.append(subject)
     for subject in subjects:
         _tell(subject)
