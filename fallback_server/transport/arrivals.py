@@ -149,7 +149,12 @@ class _Unread(_Counted):
             arrivals.came()
             return await handler.unary_unary(data, context)
 
+        async def stream_unary(requests: object, context: Context) -> Any:
+            arrivals.came()  # It is waited for here.
+            return await handler.stream_unary(requests, _TimedContext(context, arrivals))
+
         self.unary_unary = unary_unary
+        self.stream_unary = stream_unary
 
 
 class _Read(_Counted):

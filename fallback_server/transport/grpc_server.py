@@ -17,8 +17,10 @@ from fallback_server.control import Control
 from fallback_server.core.errors import ConfigRefused
 from fallback_server.dataplane import DataPlane
 from fallback_server.package_shelf import Shelf
+from fallback_server.protocol import methods
 from fallback_server.sequences.figures import SequenceFigures
 from fallback_server.sequences.options import SequenceOptions
+from fallback_server.transport.accepting import Accepting
 from fallback_server.transport.admission import Admission
 from fallback_server.transport.arrivals import Arrivals, Arriving
 from fallback_server.transport.call_guard import CallGuard, open_guard
@@ -51,6 +53,9 @@ refused by the queues, with a reason."""
 _PING_TIMEOUT_MS = 3_600_000
 """gRPC pings a client that sends, and its minute's wait for the echo counts what is queued before it: at 64 kbit/s a
 request of 1 MB lost its connection after 60 s. A client that is gone is left to TCP."""
+
+OFTEN = (methods.PREDICT.path, methods.MODEL_INFER.path)
+"""What is taken as it comes, see `Accepting`."""
 
 _DISTRIBUTION = "edge-runtime"
 
@@ -161,6 +166,8 @@ class GrpcServer:
         door = Arriving(Admission(handlers, guard), Arrivals())
         self._handlers = (door, *reflection_handlers(handlers, guard), AbsentCalls())
         self._server = self._made(channel_arguments)
+        self._accepting = Accepting(self._handlers, OFTEN)
+        self._accepting.register(self._server)
 
     async def start(self, *, host: str, port: int, socket_path: str | None = None) -> int:
         """Listens; returns the port, which is another than the given one when that is 0.
@@ -203,6 +210,7 @@ class GrpcServer:
         if self._private is not None:
             stops.append(self._private.stop(left_s))
         await asyncio.gather(*stops)
+        await self._accepting.end()
         self._close_native()
         self._delivery.close()
         self._threads.close()
@@ -220,6 +228,7 @@ class GrpcServer:
             except (SocketUnavailable, PortUnavailable) as error:
                 raise PortUnavailable(f"can't listen on unix:{socket_path}: {error}") from error
         await self._server.start()
+        self._accepting.begin()
         for front in self._fronts:
             front.start(str(self.private_path))
         return bound
