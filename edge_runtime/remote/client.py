@@ -182,8 +182,10 @@ class _Carrier:
         self._means = means
         self._hedged = hedged
 
-    def send(self, request: InferRequest, requests: int, *, patient: bool) -> Journey[Reply]:
-        """Sets out with one message.
+    def send(
+        self, request: InferRequest, requests: int, *, patient: bool, soonest_s: float | None = None
+    ) -> Journey[Reply]:
+        """Sets out with one message; see `Carrier`.
 
         Raises:
             ValueError, TypeError: it has no wire form.
@@ -215,6 +217,7 @@ class _Carrier:
             request.deadline_s,
             patient=patient,
             requests=requests,
+            soonest_s=soonest_s,
             hedged=request.reason != REASON_HEDGED and self._hedged(request.model),  # A copy has no copies.
         )
         journey = Journey(trip, self._means, ask)

@@ -19,6 +19,7 @@ from edge_runtime.remote.faults import RemoteFault, Unfit
 from edge_runtime.remote.line import Received
 from edge_runtime.remote.lines import Lines
 from edge_runtime.remote.refusals import Refusals
+from edge_runtime.remote.silence import Silence
 from edge_runtime.remote.way import Way
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
@@ -51,12 +52,14 @@ class Turn:
         number: The answer time's.
         model: Whom it is for; empty for a call that no model answers.
         nbytes: What has to be sent.
+        expected_s: Seconds in which it should be answered.
     """
 
     permit: Permit
     number: int
     model: str = ""
     nbytes: int = 0
+    expected_s: float = 0.0
 
 
 class Endpoint:
@@ -86,7 +89,8 @@ class Endpoint:
         self._gone_s: float | None = None
         self._away_s: float | None = None
         self._answered_s = -math.inf
-        self._spoke_s = self._counted_s = -math.inf
+        self._spoke_s = self._counted_s = self._replied_s = -math.inf
+        self._unheard_s: float | None = None
         self._unreachable = False
         self._lines = Lines(address)
 
@@ -185,6 +189,22 @@ class Endpoint:
         gone_s = self._gone_s
         return gone_s is not None and now_s - gone_s <= TRUSTED_S
 
+    def silence(self, since_s: float, expected_s: float) -> Silence:
+        """What is known of a call that waits.
+
+        Args:
+            since_s: The instant at which it was sent.
+            expected_s: Seconds in which it should have been answered.
+        """
+        with self._lock:
+            now_s = self._clock()
+            return Silence(
+                quiet_s=now_s - max(since_s, self._replied_s),
+                expected_s=expected_s,
+                unheard_s=0.0 if self._unheard_s is None else now_s - self._unheard_s,
+                round_trip_s=self._estimate.link.round_trip_s,
+            )
+
     def trust(self, way: Way | None, why: str = "") -> None:
         """It is spoken to so from now on; None for not at all. Never from a call's own callback.
 
@@ -222,7 +242,8 @@ class Endpoint:
             self._bar()
             if permit is None:
                 return None
-            return Turn(permit, self._estimate.begin(model, nbytes, wait_s), model, nbytes)
+            number, expected_s = self._estimate.begin(model, nbytes, wait_s)
+            return Turn(permit, number, model, nbytes, expected_s)
 
     def call(
         self,
@@ -293,11 +314,13 @@ class Endpoint:
         """
         with self._lock:
             self._estimate.look_begins()
+            before_s, self._unheard_s = self._unheard_s, self._clock() if self._unheard_s is None else self._unheard_s
         try:
             return self.ask(method, message, timeout_s)
         except Exception:
             with self._lock:
                 self._estimate.look_ends(None)
+                self._unheard_s = before_s
             raise
 
     def heard(self, took_s: float) -> None:
@@ -414,6 +437,7 @@ class Endpoint:
                 fault = None
             if received is not None or (fault is not None and fault.alive):
                 self._alive()
+                self._replied_s = self._clock()
                 self._breaker.succeeded(turn.permit)
             elif fault is None:
                 self._breaker.abandoned(turn.permit)
@@ -443,6 +467,7 @@ class Endpoint:
     def _alive(self) -> None:
         self._answered_s = self._clock()
         self._unreachable, self._gone_s, self._away_s, self._silent = False, None, None, 0
+        self._unheard_s = None
 
     def _missed(self) -> None:
         if self._away_s is None:
