@@ -11,7 +11,10 @@ QUIET_S = 0.05
 LONGEST_QUIET_S = 1.0
 """Clients that ask again at once, for ever, do not keep the server."""
 
-_LOOK_S = QUIET_S / 5
+_LOOK_S = 0.01
+
+_QUIET_LOOKS = 10
+"""So often in a row nobody has come. Looks are counted, as a process that gets no time sees nobody come either."""
 
 HELD_SHARE = 0.5
 """Of the time that a caller gives a call is held so much at most: in the rest the caller can ask elsewhere."""
@@ -36,7 +39,7 @@ class Farewell:
         self.holding = False
         self._over = asyncio.Event()
         self._held = 0
-        self._came_s = float("-inf")
+        self._came = False
 
     async def gather(self, *, most_s: float) -> None:
         """Holds what comes from now on; returns when none has come for a moment, at most a second.
@@ -45,12 +48,12 @@ class Farewell:
             most_s: At most so long, too.
         """
         self.holding = True
-        begun_s = self._came_s = time.monotonic()
-        end_s = begun_s + min(most_s, LONGEST_QUIET_S)
-        while (now_s := time.monotonic()) < end_s:
-            if now_s - self._came_s >= QUIET_S:
-                return
+        end_s = time.monotonic() + min(most_s, LONGEST_QUIET_S)
+        looks = 0
+        while looks < _QUIET_LOOKS and time.monotonic() < end_s:
+            self._came = False
             await asyncio.sleep(_LOOK_S)
+            looks = 0 if self._came else looks + 1
 
     def end(self) -> None:
         """Has all that are held go on, and holds no more. Ending again does nothing."""
@@ -63,7 +66,7 @@ class Farewell:
         Args:
             left_s: Seconds until its caller waits no more; None for ever.
         """
-        self._came_s = time.monotonic()
+        self._came = True
         if self._held >= MAX_HELD:
             return
         self._held += 1
