@@ -388,7 +388,7 @@ def test_a_second_server_gets_no_part_of_the_port(tmp_path):
             [*command, f"--port={server.port}", f"--model_repository={tmp_path}"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
         assert done.returncode == 2
