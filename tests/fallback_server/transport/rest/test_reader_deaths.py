@@ -18,7 +18,7 @@ from support.fallback_fakes import signature
 from support.rest_stand import halves, standing
 
 from fallback_server.core.errors import RequestCancelled, ServerStopping
-from fallback_server.transport.rest import json_codec
+from fallback_server.transport.rest import json_codec, pickles
 from fallback_server.transport.rest.backend import JSON_BYTES
 from fallback_server.transport.rest.json_readers import JsonReaders, Reading
 from fallback_server.transport.rest.refusals import HttpRefused
@@ -90,6 +90,20 @@ def test_a_body_whose_reader_was_killed_is_read_again(readers, pool, caplog):
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "a process that read a body of 0 bytes was killed"
     ]
+
+
+def test_a_fork_that_is_killed_at_once_is_not_taken_for_the_program(readers):
+    """The program says that it has forked, also where the other end of the fork's pipe was closed before."""
+    here, theirs = socket.socketpair()
+    lifeline, other = os.pipe()
+    os.close(other)
+    with here, theirs:
+        socket.send_fds(readers._program.control, [b"."], [theirs.fileno(), lifeline])
+        os.close(lifeline)
+        theirs.close()
+        here.settimeout(30)
+        assert here.recv(10) == pickles.FORKED
+        assert here.recv(10) == b""
 
 
 def test_a_program_that_was_killed_takes_no_read_with_it(readers, pool, caplog):
