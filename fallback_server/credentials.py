@@ -12,6 +12,7 @@ from pathlib import Path
 from fallback_server.access.certificates import CertificateReader
 from fallback_server.access.file import read_access
 from fallback_server.access.guard import Guard, with_control
+from fallback_server.access.known_lists import KnownLists
 from fallback_server.access.revocations import RevocationList, Trust, check_newer, day, read_lists, trust_in
 from fallback_server.access.rules import AccessRules
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
@@ -137,6 +138,10 @@ class Credentials:
         if tls is not None:
             self._lists = read_lists(tls.crl_pem, tls.client_ca_pem)
             trust = trust_in(tls.client_ca_pem, self._lists, trust)
+        self._known = None if network.tls_state_file is None else KnownLists(network.tls_state_file)
+        self._kept = True
+        if self._known is not None and tls is not None:
+            self._known.check(self._lists, tls.client_ca_pem)
         self.guard = Guard(self._rules, trust=trust, wall=wall)
         self.tls = None if tls is None else TlsKeeper(tls)
         self._tls_files = self._access_files = None
@@ -171,6 +176,7 @@ class Credentials:
             _log.info("%s", line)
         if self.tls is not None:
             self._tell_ends(self.tls.files)
+            self._keep()
         for watcher in self._watchers:
             watcher.start()
 
@@ -216,6 +222,7 @@ class Credentials:
             self.guard.take(self._rules, trust)
             self._lists = lists
             taken()
+            self._keep()
         self._tell_ends(files)
         self._on_change()
 
@@ -258,6 +265,19 @@ class Credentials:
                 network.host,
             )
         return lines
+
+    def _keep(self) -> None:
+        """Has it known after a restart which lists are in force."""
+        if self._known is None:
+            return
+        try:
+            self._known.keep(self._lists)
+        except (OSError, ConfigInvalid) as error:
+            if self._kept:
+                _log.warning("after a restart an older list of revoked certificates would be taken: %s", error)
+            self._kept = False
+        else:
+            self._kept = True
 
     def _read_tls(self, path: Path, before: TlsFiles) -> TlsFiles:
         if path.is_dir():
