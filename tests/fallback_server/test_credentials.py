@@ -258,7 +258,7 @@ def test_an_old_list_is_not_taken_after_a_restart_either(tmp_path, pki, folder):
     later = (folder / "crl.pem").read_bytes()
     (folder / "crl.pem").write_bytes(before)
     network = options(tmp_path, f"--tls_dir={folder}")
-    with pytest.raises(ConfigInvalid, match="was in force, and .* is older"):
+    with pytest.raises(ConfigInvalid, match=r"was in force, and .* is older"):
         Credentials(network)
     assert "is older, as" in list_fault(network, network.tls)
     (folder / "crl.pem").unlink()
