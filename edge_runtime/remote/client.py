@@ -134,7 +134,9 @@ class RemoteClient:
         message = codec.metadata_request(model, version, label)
 
         def ask(endpoint: Endpoint, turn: Turn, deadline_s: float) -> Future[dict[str, Signature]]:
-            return endpoint.call(turn, GET_MODEL_METADATA, message, deadline_s, codec.signatures)
+            return endpoint.call(
+                turn, GET_MODEL_METADATA, message, deadline_s, lambda response: codec.signatures(response, version)
+            )
 
         subject = f"{model}/{version or label or 'latest'}"
         wanted = Wanted(model, version, label, 0)

@@ -21,6 +21,7 @@ from edge_runtime.remote.lines import Lines
 from edge_runtime.remote.refusals import Refusals
 from edge_runtime.remote.silence import Silence
 from edge_runtime.remote.way import Way
+from edge_runtime.remote.word import Word
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.protocol.status import Fault
@@ -68,6 +69,7 @@ class Endpoint:
     Attributes:
         address: `host:port`.
         refusals: What it has refused of late.
+        word: Whether it keeps to what it says that it serves.
         untrusted: Why it has not proved who it is; empty where it has, or has not been asked yet.
         on_doubt: Called, in any thread, when what is known of it may be true no more; must be quick.
     """
@@ -76,6 +78,7 @@ class Endpoint:
         """Opens no connection yet: gRPC connects with the first call."""
         self.address = address
         self.refusals = Refusals()
+        self.word = Word()
         self.untrusted = ""
         self.on_doubt: Callable[[], None] = _nothing
         self._clock = clock
@@ -222,6 +225,7 @@ class Endpoint:
     def reset(self) -> None:
         """The server was announced anew: what was held against it is forgotten."""
         self.refusals.forget()
+        self.word.forget()
         with self._lock:
             self._breaker.reset()
             self._estimate.forget()

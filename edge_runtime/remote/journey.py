@@ -19,7 +19,8 @@ from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timer
 from edge_runtime.remote.told import why_not_asked
-from edge_runtime.types import Tried
+from edge_runtime.remote.word import promised
+from edge_runtime.types import Reply, Tried
 from fallback_server.protocol.status import Fault
 
 T = TypeVar("T")
@@ -353,12 +354,26 @@ class Journey(Generic[T]):
             news = isinstance(error, RemoteFault) and refusals.failed(key, error, now_s)
         if news:
             self._means.endpoints.news()
+        if isinstance(error, RemoteFault) and error.fault is Fault.NOT_FOUND:
+            self._hold_to_its_word(leg, 0, now_s)
+
+    def _hold_to_its_word(self, leg: _Leg[T], version: int, now_s: float) -> None:
+        """What an endpoint does is held against what it says that it serves."""
+        endpoint, wanted = leg.endpoint, self._trip.wanted
+        said = promised(endpoint.catalog, wanted.key)
+        if endpoint.word.did(wanted.key, said, version, endpoint.told_s, now_s):
+            does = f"it answers as version {version}" if version else "it does not find it"
+            text = f"it says that it serves version {said.version}, and {does}"
+            self._means.endpoints.complain(wanted, RemoteFault(Fault.INTERNAL, leg.address, text, unfit=True))
+            self._means.endpoints.news()
 
     def _answer(self, leg: _Leg[T], answer: T, others: list[_Leg[T]], now_s: float) -> None:
         self._note(leg, others, now_s)
         endpoints, wanted = self._means.endpoints, self._trip.wanted
         if self._trip.requests:
             endpoints.fit(wanted, leg.address)
+            if isinstance(answer, Reply):
+                self._hold_to_its_word(leg, answer.version, now_s)
         for fault in self._faults.values():
             if fault.refusal:  # What another takes.
                 endpoints.complain(wanted, fault)
