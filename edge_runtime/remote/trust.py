@@ -47,6 +47,9 @@ MAX_SUBJECTS = 64
 LOOK_S = 1.0
 """How often files and endpoints are looked at."""
 
+CLOCK_SET_S = 60.0
+"""By so much a clock is set: less makes no certificate valid, and is what a clock that is kept right is moved by."""
+
 
 @dataclass(kw_only=True)
 class _Known:
@@ -85,6 +88,7 @@ class Trust:
         suspects: Suspects,
         *,
         clock: Callable[[], float] = time.monotonic,
+        ahead: Callable[[], float] = lambda: time.time() - time.monotonic(),
         proves: Prove = lambda address, material, limit_s: prove(address, material, limit_s=limit_s),
         draw: Callable[[Sequence[str]], str] = random.choice,
     ) -> None:
@@ -95,6 +99,7 @@ class Trust:
             files: What is trusted.
             suspects: Keeps those that have not.
             clock: Monotonic seconds.
+            ahead: Seconds by which the machine's clock, by which certificates are valid or not, is ahead of that.
             proves: Asks one, in a thread of its own; raises NotTrusted.
             draw: One of several.
         """
@@ -102,6 +107,8 @@ class Trust:
         self._files = files
         self._suspects = suspects
         self._clock = clock
+        self._ahead = ahead
+        self._ahead_s = ahead()
         self._proves = proves
         self._draw = draw
         self._expiry = Expiry(clock)
@@ -190,6 +197,7 @@ class Trust:
         if self._files.look():
             self._renewed(before)
         now_s = self._clock()
+        self._clock_set(now_s)
         self._end_doubts(now_s)
         self._expiry.look("the device's own certificate", self._files.now.own)
         away = {one.address for one in self._table.all() if one.away_s is not None}
@@ -235,6 +243,17 @@ class Trust:
                         cut.append(Found(key=key, address=known.address, way=None, why="what is trusted has changed"))
             for found in cut:
                 self._table.add(found)
+
+    def _clock_set(self, now_s: float) -> None:
+        """Where the machine's clock was set, what is valid by it may be another: those that failed are asked anew."""
+        ahead_s = self._ahead()
+        if abs(ahead_s - self._ahead_s) < CLOCK_SET_S:
+            return
+        self._ahead_s = ahead_s
+        with self._lock:
+            for known in self._known.values():
+                if known.subject.failures:
+                    known.subject = _with(known.subject, heard_s=now_s)
 
     def _end_doubts(self, now_s: float) -> None:
         """Who has had to prove itself anew, and has said nothing since, is believed no longer."""

@@ -84,6 +84,16 @@ def test_other_certificates_are_not_trusted(plant, other, shows, said):
         assert not server.asked
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_where_it_is_a_matter_of_time_it_is_said_what_time_it_is(plant, pinned):
+    """A board without a battery begins in the past, and a wrong clock looks like a wrong certificate."""
+    folder = self_signed(plant.path / "ended", days=-1) if pinned else plant.expired()
+    tls = TlsOptions(pins=(pin(folder),)) if pinned else plant.tls()
+    with served(folder) as server:
+        said = refused(server.address, tls)[1]
+    assert f"(by this device's clock, which says {time.strftime('%Y-%m', time.gmtime())}" in said
+
+
 def test_a_revoked_server_is_not_trusted_by_who_has_the_list(tmp_path):
     """And on the way that a list allows gRPC takes none but the very certificate that was looked at."""
     plant = Plant(tmp_path)
