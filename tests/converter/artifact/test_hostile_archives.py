@@ -73,7 +73,7 @@ HOSTILE = {
     "nothing but zeros": (lambda _m: gzip.compress(bytes(64 << 20)), "bytes follow its end|holds 0 packages"),
     # Names.
     "a name twice": (lambda m: gzip.compress(tar([*m, m[-1]])), "'int8.tflite' twice"),
-    "every name one": (lambda m: gzip.compress(tar(m, pax_headers={"path": "toy/1/one"})), "'one' twice"),
+    "every name one": (lambda m: gzip.compress(tar(m, pax_headers={"path": "toy/1/one"})), "for all members"),
     "another case": (lambda m: gzip.compress(tar([*m, ("toy/1/FLOAT32.tflite", b"x")])), "does not list"),
     "control characters": (lambda _m: gzip.compress(tar([("toy/1/a\x1b[31m\r\nb", b"x")])), "plain path"),
     "right to left": (lambda _m: gzip.compress(tar([("toy/1/a\u202eb", b"x")])), "plain path"),
