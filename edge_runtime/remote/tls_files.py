@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -21,8 +22,13 @@ _log = logging.getLogger(__name__)
 MAX_BYTES = 2**20
 """Of one file; a bundle of all authorities of the web takes a quarter of it."""
 
+SETTLED_S = 0.8
+"""So long files must have stayed as they are. One look a second, but where announcements come there are more."""
+
 _MAX_TOKEN_BYTES = 4096
 _END = "-----END CERTIFICATE-----"
+_CUT = re.compile(rb"^-", re.MULTILINE)
+"""Where a certificate begins, or as much of that as there is, behind the last one's end."""
 _CERTIFICATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----[^-]*-----END")
 
 
@@ -103,20 +109,31 @@ class MaterialFiles:
         now: What is in force.
     """
 
-    def __init__(self, options: TlsOptions) -> None:
+    def __init__(self, options: TlsOptions, clock: Callable[[], float] = time.monotonic) -> None:
         """Reads the files.
+
+        Args:
+            options: Which.
+            clock: Monotonic seconds.
 
         Raises:
             InvalidConfig: one can't be read, or they don't go together.
         """
         self._options = options
-        self._stamp = _stamp(options)
+        self._clock = clock
+        self._stamp = self._coming = _stamp(options)
+        self._coming_s = clock()
         self.now = read_material(options)
 
     def look(self) -> bool:
-        """Takes what has changed; whether anything has. What can't be used leaves what was, and is logged once."""
-        stamp = _stamp(self._options)
-        if stamp == self._stamp:
+        """Takes what has changed; whether anything has. What can't be used leaves what was, and is logged once.
+
+        It must have stayed the same for a while: one that is being written may lack an authority that it is to hold.
+        """
+        stamp, now_s = _stamp(self._options), self._clock()
+        if stamp != self._coming:
+            self._coming, self._coming_s = stamp, now_s
+        if stamp == self._stamp or now_s - self._coming_s < SETTLED_S:
             return False
         self._stamp = stamp
         try:
@@ -168,6 +185,8 @@ def _read(name: str, path: Path | None, most: int = MAX_BYTES) -> bytes:
         raise InvalidConfig(f"tls.{name}: {path}: {error.strerror or error}") from error
     if not content.strip() or len(content) > most:
         raise InvalidConfig(f"tls.{name}: {path}: from 1 to {most} bytes are expected")
+    if name == "ca" and _CUT.search(content.rpartition(b"-----END")[2]):
+        raise InvalidConfig(f"tls.{name}: {path}: cut short, it ends where a certificate begins")
     return content
 
 
