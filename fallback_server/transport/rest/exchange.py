@@ -35,7 +35,7 @@ ENTRYPOINT = "REST"
 _CHUNK_BYTES = 2**20
 
 _GROWTH = 32
-"""A packed body must grow by this part of what it holds in the time for a step: few bytes can hold much."""
+"""A body must grow by this part of what it holds in the time for a step: what has come holds others' room."""
 
 _LINGER_S = 2.0
 """How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
@@ -98,7 +98,12 @@ class Exchange:
     @property
     def _peer(self) -> str:
         client = self.request.client
-        return "http" if client is None else f"http:{client.host}:{client.port}"
+        return self._address if client is None else f"{self._address}:{client.port}"
+
+    @property
+    def _address(self) -> str:
+        client = self.request.client
+        return "http" if client is None else f"http:{client.host}"
 
     async def admit(self, scope: AccessScope, *, whole: bool) -> None:
         """Refuses the request where its caller may not ask that, before its body is read.
@@ -165,7 +170,7 @@ class Exchange:
         if length.isdecimal() and int(length) > self._max_bytes:
             raise too_large(int(length), self._max_bytes)
         body = bytearray()
-        async for chunk in self._arriving(packed=unpacker is not None):
+        async for chunk in self._arriving():
             if unpacker is None:
                 self._add(body, chunk)
             else:
@@ -175,11 +180,12 @@ class Exchange:
         self._restart()
         return body
 
-    async def _arriving(self, *, packed: bool) -> AsyncIterator[bytes]:
+    async def _arriving(self) -> AsyncIterator[bytes]:
         """The body's pieces. What is done with one between them is not the client's time.
 
         Raises:
-            HttpRefused: for `stall_s` less than `BODY_STEP_BYTES` came, and not the end.
+            HttpRefused: for `stall_s` neither a step came nor the end. A step is `BODY_STEP_BYTES`, and as much
+                unpacked; of a body that holds much more it is a part of that.
             ServerStopping: the server waits for no bodies any more.
         """
         if self._bound is not None:
@@ -187,6 +193,7 @@ class Exchange:
         clock = asyncio.get_running_loop().time
         stream = self.request.stream()
         left_s, step_bytes, came_bytes, held_bytes = self._backend.stall_s, 0, 0, 0
+        needed_bytes = BODY_STEP_BYTES
         while True:
             began_s = clock()
             try:
@@ -197,17 +204,16 @@ class Exchange:
                 if self._backend.no_bodies:
                     await drop(self.request)
                     raise ServerStopping("the server is stopping") from error
-                raise _too_slow(came_bytes, self._backend.stall_s) from error
+                raise _too_slow(came_bytes, needed_bytes, self._backend.stall_s) from error
             if chunk is None:
                 return
             left_s -= clock() - began_s
             step_bytes += len(chunk)
             came_bytes += len(chunk)
             yield chunk
-            # What comes packed must also unpack to something, and to more where it has taken much.
-            needed_bytes = max(BODY_STEP_BYTES, held_bytes // _GROWTH) if packed else 0
             if step_bytes >= BODY_STEP_BYTES and self._held_bytes - held_bytes >= needed_bytes:
                 left_s, step_bytes, held_bytes = self._backend.stall_s, 0, self._held_bytes
+                needed_bytes = max(BODY_STEP_BYTES, held_bytes // _GROWTH)
 
     def _restart(self) -> None:
         if self._timeout_s is None:
@@ -229,7 +235,7 @@ class Exchange:
         bound = self._max_bytes
         if len(body) + len(chunk) > bound:
             raise too_large(len(body) + len(chunk), bound)
-        self._backend.hold(len(chunk))
+        self._backend.held.hold(self._address, len(chunk))
         self._held_bytes += len(chunk)
         body += chunk
 
@@ -249,7 +255,7 @@ class Exchange:
 
     def close(self) -> None:
         """The body is no longer held."""
-        self._backend.let_go(self._held_bytes)
+        self._backend.held.let_go(self._address, self._held_bytes)
         self._held_bytes = 0
 
 
@@ -275,9 +281,9 @@ def too_large(size_bytes: int, bound: int) -> HttpRefused:
     )
 
 
-def _too_slow(came_bytes: int, stall_s: float) -> HttpRefused:
+def _too_slow(came_bytes: int, needed_bytes: int, stall_s: float) -> HttpRefused:
     text = (
         f"the request's body stalled after {came_bytes} bytes: "
-        f"neither {BODY_STEP_BYTES} more nor its end came within {stall_s:g} s"
+        f"neither {needed_bytes} more nor its end came within {stall_s:g} s"
     )
     return HttpRefused(408, text, {"connection": "close"})

@@ -161,10 +161,10 @@ def test_clients_that_leave_hold_no_others_up(tmp_path):
             clients = [socket.create_connection((url.host, url.port)) for _ in range(16)]
             for client in clients:
                 client.sendall(head + text)
-            until(lambda: backend._held_bytes == len(clients) * len(text))
+            until(lambda: backend.held.bytes == len(clients) * len(text))
             for client in clients:
                 client.close()
-            until(lambda: not backend._held_bytes and not backend._readers._forks)
+            until(lambda: not backend.held.bytes and not backend._readers._forks)
             until(lambda: not backend._pool._work_queue.qsize())
         finally:
             os.kill(reader.pid, signal.SIGCONT)
