@@ -101,12 +101,14 @@ def trial_of(process):
     """The trial's child of a process once it has the library loaded, where it hangs."""
     found = []
 
+    def has_it(child):
+        try:
+            return any("libedgetpu" in one.path for one in child.memory_maps())
+        except psutil.Error:  # It has ended: another test's, or one that is still to run its program.
+            return False
+
     def hangs():
-        found[:] = [
-            child
-            for child in psutil.Process(process).children()
-            if any("libedgetpu" in one.path for one in child.memory_maps())
-        ]
+        found[:] = filter(has_it, psutil.Process(process).children())
         return found
 
     until(hangs)
