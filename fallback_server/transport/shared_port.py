@@ -118,12 +118,11 @@ class PassingAdmission(Admission):
         found = super().service(handler_call_details)
         return found if self._guard.certificates or not isinstance(found, Asked) else None
 
-    async def turn_away(self, path: str, context: Context, error: ServerError, data: bytes | None) -> bytes:
+    async def turn_away(self, path: str, context: Context, error: ServerError) -> bytes:
         """See `Admission.turn_away`."""
-        if data is None and not isinstance(data := await context.read(), bytes):
-            return await aborted(context, *status_of(error))
+        del error
         try:
-            return await self._relay.unary(path, data, context)
+            return await self._relay.unread(path, context)
         except ServerError as refusal:
             return await aborted(context, *status_of(refusal))
 
