@@ -40,6 +40,10 @@ _OF_TIME = frozenset({9, 10, 11, 12})
 """OpenSSL's numbers for a certificate that is not yet or no longer valid, and for such a list of revoked ones."""
 
 
+_NO_LIST = 3
+"""Its number for a signer of which there is no list."""
+
+
 class NotTrusted(Exception):
     """A server has not proved who it is.
 
@@ -52,6 +56,10 @@ class NotTrusted(Exception):
         super().__init__(said)
         self.reason: Reason = reason
         self.said = said
+
+
+class _Unlisted(NotTrusted):
+    """Of somebody who has signed what a server shows there is no list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,10 @@ def prove(
             said = f"the certificate of {certificate.owner or 'nobody'}, {certificate.fingerprint}, is not pinned"
             raise NotTrusted("certificate", said)
     name = material.server_name or _host(address)
-    certificate = _shaken(address, material.context(), name, until_s, clock, wall)
+    try:
+        certificate = _shaken(address, material.context(whole=True), name, until_s, clock, wall)
+    except _Unlisted:  # Lists of those who have signed the servers' certificates alone are enough, as ever.
+        certificate = _shaken(address, material.context(), name, until_s, clock, wall)
     # gRPC's Python API reads no list of what is revoked: it is held to the very certificate that is known to be none.
     roots = certificate.pem if material.crl else material.ca
     return Proof(certificate=certificate, way=_way(material, roots, material.server_name))
@@ -143,7 +154,7 @@ def _shaken(  # noqa: PLR0917  two clocks
         except ssl.SSLCertVerificationError as error:
             said = f"its certificate: {shown(error.verify_message)[1:-1]}"
             said += _by_clock(wall()) if error.verify_code in _OF_TIME else ""
-            raise NotTrusted("certificate", said) from error
+            raise (_Unlisted if error.verify_code == _NO_LIST else NotTrusted)("certificate", said) from error
         except OSError as error:
             raise _refused(error) from error
         with contextlib.closing(secure):

@@ -54,11 +54,12 @@ class Material:
     pins: frozenset[str] = frozenset()
     server_name: str = ""
 
-    def context(self, *, unverified: bool = False) -> ssl.SSLContext:
+    def context(self, *, unverified: bool = False, whole: bool = False) -> ssl.SSLContext:
         """For a client.
 
         Args:
             unverified: Take any certificate: for who holds it against the pins himself.
+            whole: Look for those between a certificate and the authority in the lists too, each in its signer's.
 
         Raises:
             ssl.SSLError: what there is does not go together.
@@ -75,7 +76,8 @@ class Material:
             if self.crl:
                 with _file(self.crl) as path:
                     context.load_verify_locations(cafile=path)
-                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+                flags = ssl.VerifyFlags
+                context.verify_flags |= flags.VERIFY_CRL_CHECK_CHAIN if whole else flags.VERIFY_CRL_CHECK_LEAF
         if self.certificate:
             with _file(self.certificate + b"\n" + self.key) as path:
                 context.load_cert_chain(path, password=_no_passphrase)

@@ -6,6 +6,7 @@ import time
 
 import grpc
 import pytest
+from support.chains import Chain
 from support.edge_servers import scale_server
 from support.plants import Plant, credentials, pin, self_signed
 
@@ -106,6 +107,18 @@ def test_a_revoked_server_is_not_trusted_by_who_has_the_list(tmp_path):
         plant.pki.revoke("gpu-1")
         assert refused(server.address, tls) == ("certificate", "its certificate: certificate revoked")
         assert asked(server.address, plant.tls()).certificate.owner == "gpu-1"
+
+
+def test_whom_a_revoked_intermediate_has_signed_is_not_trusted(tmp_path):
+    """Where the root's list is there; who has the list of the server's own signer alone is held to that."""
+    chain = Chain(tmp_path)
+    with served(chain.server) as server:
+        for lists in (chain.lists(), chain.lists(root=False)):
+            proof = asked(server.address, TlsOptions(ca=chain.ca, crl=lists))
+            assert spoken(server.address, proof) is grpc.StatusCode.NOT_FOUND
+        said = refused(server.address, TlsOptions(ca=chain.ca, crl=chain.lists(revoked=True)))
+        assert said == ("certificate", "its certificate: certificate revoked")
+        assert asked(server.address, TlsOptions(ca=chain.ca)).certificate.owner == "gpu-1"
 
 
 @pytest.mark.parametrize(
