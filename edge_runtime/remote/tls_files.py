@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.remote.certificate import Certificate, read_certificate
+from edge_runtime.remote.revoked_lists import check_newer, read_lists
 from edge_runtime.tls_options import TlsOptions
 
 _log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class MaterialFiles:
         self._stamp = stamp
         try:
             found = read_material(self._options)
+            check_newer(found.crl, self.now.crl, found.ca)
         except InvalidConfig as error:
             _log.warning("new files for TLS can't be used, those before stay in force: %s", error)
             return False
@@ -168,6 +170,7 @@ def read_material(options: TlsOptions) -> Material:
         pins=frozenset(options.pins),
         server_name=options.server_name,
     )
+    read_lists(material.crl)
     try:
         material.context()
     except (ssl.SSLError, ValueError, OSError) as error:
