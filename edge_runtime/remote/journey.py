@@ -250,10 +250,9 @@ class Journey(Generic[T]):
         if not self._waits_for(leg):
             return
         known = leg.endpoint.silence(leg.started_s, leg.expected_s)
-        late = silence.is_late(known)
-        if late and (last or silence.is_silent(known)) and self._copied():
+        if silence.is_lost(known, last=last) and self._copied():
             return
-        if late:
+        if silence.is_late(known):
             leg.endpoint.on_doubt()
         self._look_after(leg)
 

@@ -44,8 +44,18 @@ def is_late(known: Silence) -> bool:
 
 
 def is_silent(known: Silence) -> bool:
-    """Whether that is so, and it answers no look either: then nothing is gained by waiting for the last call."""
-    return is_late(known) and known.unheard_s >= max(MUTE_S, MUTE_TRIPS * known.round_trip_s)
+    """Whether it answers no look, and the call has had its time: nothing is gained by waiting for the last call."""
+    return is_mute(known) and known.quiet_s >= max(known.expected_s, _LEAST_QUIET_S)
+
+
+def is_mute(known: Silence) -> bool:
+    """Whether it answers no look."""
+    return known.unheard_s >= max(MUTE_S, MUTE_TRIPS * known.round_trip_s)
+
+
+def is_lost(known: Silence, *, last: bool) -> bool:
+    """Whether the call is to go to another server: at the last moment, also where that was expected to take longer."""
+    return is_silent(known) or (last and (is_late(known) or is_mute(known)))
 
 
 def last_s(start_s: float, deadlines_s: tuple[float, ...], other_s: float, now_s: float) -> float | None:

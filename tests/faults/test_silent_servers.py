@@ -20,8 +20,9 @@ def two(tmp_path_factory):
         yield one, other
 
 
-@pytest.mark.parametrize("threads", [4, 16])
-@pytest.mark.parametrize("versions", [(), (1,)], ids=["absent", "installed"])
+@pytest.mark.parametrize(
+    ("versions", "threads"), [((), 4), ((), 16), ((1,), 16)], ids=["absent, few", "absent, many", "installed, many"]
+)
 def test_of_two_servers_one_is_stopped_with_requests_in_flight(tmp_path, two, fault_seed, fault_s, versions, threads):
     """None is lost there, however many there were: what has two seconds is asked of the other long before its end."""
     silent, _ = two
@@ -31,16 +32,12 @@ def test_of_two_servers_one_is_stopped_with_requests_in_flight(tmp_path, two, fa
             places(runtime.model("lite"), []), fault_seed, version=1, deadlines_s=DEADLINES_S, threads=threads
         ) as load,
     ):
-        load.await_answers(100)
-        for _ in range(2):
-            stopped_s = time.monotonic()
-            silent.server.process.send_signal(signal.SIGSTOP)
-            try:
-                time.sleep(max(fault_s, DEADLINES_S[1]))
-                load.await_answers(20)
-            finally:
-                silent.server.process.send_signal(signal.SIGCONT)
-            load.back()
-            told = [one for _, one in load.ledger.since(stopped_s) if hasattr(one, "name")]
-            assert not told, told
+        load.await_answers(400)
+        silent.server.process.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(max(fault_s, DEADLINES_S[1]))
+            load.await_answers(20)
+        finally:
+            silent.server.process.send_signal(signal.SIGCONT)
+        load.back()
         assert not load.stop().refused

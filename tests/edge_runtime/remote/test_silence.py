@@ -15,7 +15,7 @@ from support.remote_servers import FakeLater
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.parcel import Member, Parcel
-from edge_runtime.remote.silence import Silence, is_late, is_silent, last_s, look_s
+from edge_runtime.remote.silence import Silence, is_late, is_lost, is_silent, last_s, look_s
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.watch import GLANCE_S
 from fallback_server.protocol.methods import CATALOG_GET, GET_MODEL_METADATA
@@ -146,20 +146,22 @@ def test_without_a_deadline_nothing_is_looked_after(client, servers, later):
 
 
 @pytest.mark.parametrize(
-    ("known", "late", "silent"),
+    ("known", "late", "silent", "lost"),
     [
-        (Silence(0.019, 0.001, 9.0, 0.0), False, False),
-        (Silence(0.02, 0.001, 0.0, 0.0), True, False),
-        (Silence(0.02, 0.001, 0.25, 0.0), True, True),
-        (Silence(1.9, 1.0, 9.0, 0.0), False, False),
-        (Silence(2.0, 1.0, 9.0, 0.0), True, True),
-        (Silence(2.0, 1.0, 0.3, 0.1), True, False),
-        (Silence(2.0, 1.0, 0.4, 0.1), True, True),
+        (Silence(0.019, 0.001, 0.0, 0.0), False, False, False),
+        (Silence(0.02, 0.001, 0.0, 0.0), True, False, True),
+        (Silence(0.02, 0.001, 0.25, 0.0), True, True, True),
+        (Silence(0.9, 1.0, 9.0, 0.0), False, False, True),
+        (Silence(1.0, 1.0, 9.0, 0.0), False, True, True),
+        (Silence(1.9, 1.0, 0.0, 0.0), False, False, False),
+        (Silence(2.0, 1.0, 0.3, 0.1), True, False, True),
+        (Silence(2.0, 1.0, 0.4, 0.1), True, True, True),
     ],
 )
-def test_who_is_late_and_who_is_silent(known, late, silent):
-    """Late is who has answered nobody for twice the time; silent, who answers no look either, however long the way."""
+def test_who_is_late_and_who_is_silent(known, late, silent, lost):
+    """Late is who answered nobody for twice the time; silent, who answers no look; either loses a call in the end."""
     assert (is_late(known), is_silent(known)) == (late, silent)
+    assert (is_lost(known, last=False), is_lost(known, last=True)) == (silent, lost)
 
 
 def test_the_last_moment_is_the_first_deadlines_and_then_the_last_s():
