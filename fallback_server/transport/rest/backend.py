@@ -34,6 +34,10 @@ JSON_BYTES = 2**18
 BODY_STEP_BYTES = 2**14
 """A client that sends less than this of a body in the time that it has for it does not send, but holds a place."""
 
+GROWTH = 32
+"""A body must grow by this part of what it holds in the time for a step, and of an answer as much be taken: they hold
+others' room."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -18,8 +18,9 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA
-from fallback_server.transport.rest.backend import BODY_STEP_BYTES, LARGE_BYTES, Backend
+from fallback_server.transport.rest.backend import BODY_STEP_BYTES, GROWTH, LARGE_BYTES, Backend
 from fallback_server.transport.rest.refusals import JSON, HttpRefused, counted_as
+from fallback_server.transport.rest.taking import TAKING, Taking
 from fallback_server.transport.rest.unpacking import Unpacker, encoding_of
 from fallback_server.transport.targets import natural_number
 
@@ -34,9 +35,6 @@ ENTRYPOINT = "REST"
 
 _CHUNK_BYTES = 2**20
 
-_GROWTH = 32
-"""A body must grow by this part of what it holds in the time for a step: what has come holds others' room."""
-
 _LINGER_S = 2.0
 """How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
 
@@ -49,13 +47,17 @@ class Answer(Response):
         if len(self.body) <= _CHUNK_BYTES:
             await super().__call__(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        taking: Taking = scope["state"][TAKING]
         body = memoryview(self.body)
-        for begin in range(0, len(body), _CHUNK_BYTES):
-            piece = body[begin : begin + _CHUNK_BYTES]
-            await send(
-                {"type": "http.response.body", "body": bytes(piece), "more_body": begin + len(piece) < len(body)}
-            )
+        with taking.sending(len(body)):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for begin in range(0, len(body), _CHUNK_BYTES):
+                if taking.gone:
+                    return
+                piece = body[begin : begin + _CHUNK_BYTES]
+                more = begin + len(piece) < len(body)
+                await send({"type": "http.response.body", "body": bytes(piece), "more_body": more})
+                taking.handed(len(piece))
 
 
 class Exchange:
@@ -213,7 +215,7 @@ class Exchange:
             yield chunk
             if step_bytes >= BODY_STEP_BYTES and self._held_bytes - held_bytes >= needed_bytes:
                 left_s, step_bytes, held_bytes = self._backend.stall_s, 0, self._held_bytes
-                needed_bytes = max(BODY_STEP_BYTES, held_bytes // _GROWTH)
+                needed_bytes = max(BODY_STEP_BYTES, held_bytes // GROWTH)
 
     def _restart(self) -> None:
         if self._timeout_s is None:

@@ -137,7 +137,7 @@ def test_a_stop_waits_for_no_body(tmp_path):
 
 def test_a_body_that_trickles_makes_room(tmp_path, monkeypatch):
     """For a new connection where there are too many: as one that has gone silent does."""
-    monkeypatch.setattr(connections, "_BODY_PAUSE_S", 0.5)
+    monkeypatch.setattr(connections, "_STEP_PAUSE_S", 0.5)
     with standing({}, tmp_path, limits=ConnectionLimits(connections=1)) as stand, asking(stand, 10**6) as client:
         deadline = time.monotonic() + 30
         with contextlib.suppress(ConnectionError):
