@@ -41,6 +41,7 @@ from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers
+from fallback_server.transport.strangers import Strangers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
 
@@ -163,7 +164,7 @@ class GrpcServer:
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
-        door = Arriving(Admission(handlers, guard), Arrivals(), self._farewell)
+        door = Arriving(Strangers(Admission(handlers, guard), guard, self._threads), Arrivals(), self._farewell)
         self._handlers = (door, *reflection_handlers(handlers, guard), AbsentCalls())
         self._server = self._made(channel_arguments)
 

@@ -30,6 +30,7 @@ from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.relay import Relay
 from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, Unary, aborted
 from fallback_server.transport.services import Handlers
+from fallback_server.transport.strangers import Strangers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.workers.hosted import Elsewhere
 
@@ -275,7 +276,7 @@ class SharedPort:
     async def _start_server(self, address: str) -> None:
         server = self._server = grpc.aio.server(options=(*self._arguments, *server_options(self._max_message_bytes)))
         door = Arriving(PassingAdmission(self._relay, self._handlers, self._guard), Arrivals())
-        server.add_generic_rpc_handlers((door, self._relay))
+        server.add_generic_rpc_handlers((door, Strangers(self._relay, self._guard, self._threads)))
         if self._tls is None:
             bound = server.add_insecure_port(address)
         else:
