@@ -26,6 +26,9 @@ MAX_BYTES = 2**20
 SETTLED_S = 0.8
 """So long files must have stayed as they are. One look a second, but where announcements come there are more."""
 
+FEWER_SETTLED_S = 10.0
+"""So long where there are fewer authorities than before: a list of them is sound after each that is written."""
+
 _MAX_TOKEN_BYTES = 4096
 _END = "-----END CERTIFICATE-----"
 _CUT = re.compile(rb"^-", re.MULTILINE)
@@ -96,6 +99,11 @@ class Material:
         return replaced or not before.pins <= self.pins or self.server_name != before.server_name
 
     @property
+    def authorities(self) -> int:
+        """How many there are."""
+        return len(_CERTIFICATE.findall(self.ca))
+
+    @property
     def own(self) -> Certificate | None:
         """The device's own certificate; None where it has none, or none that can be read."""
         begin, end, _ = self.certificate.decode("ascii", "replace").partition(_END)
@@ -110,6 +118,7 @@ class MaterialFiles:
 
     Attributes:
         now: What is in force.
+        refused: Why what the files hold is not; empty where it is.
     """
 
     def __init__(self, options: TlsOptions, clock: Callable[[], float] = time.monotonic) -> None:
@@ -127,6 +136,7 @@ class MaterialFiles:
         self._stamp = self._coming = _stamp(options)
         self._coming_s = clock()
         self.now = read_material(options)
+        self.refused = ""
 
     def look(self) -> bool:
         """Takes what has changed; whether anything has. What can't be used leaves what was, and is logged once.
@@ -138,13 +148,16 @@ class MaterialFiles:
             self._coming, self._coming_s = stamp, now_s
         if stamp == self._stamp or now_s - self._coming_s < SETTLED_S:
             return False
-        self._stamp = stamp
         try:
             found = read_material(self._options)
             check_newer(found.crl, self.now.crl, found.ca)
         except InvalidConfig as error:
+            self._stamp, self.refused = stamp, str(error)
             _log.warning("new files for TLS can't be used, those before stay in force: %s", error)
             return False
+        if found.authorities < self.now.authorities and now_s - self._coming_s < FEWER_SETTLED_S:
+            return False
+        self._stamp, self.refused = stamp, ""
         if found == self.now:
             return False
         self.now = found

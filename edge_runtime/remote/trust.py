@@ -195,6 +195,11 @@ class Trust:
         """Announcements came faster than they are looked at."""
         self._suspects.dropped(count)
 
+    @property
+    def refused_files(self) -> str:
+        """Why what the files hold is not in force; empty where it is."""
+        return self._files.refused
+
     def certificates(self) -> dict[str, Certificate]:
         """What those that are trusted have shown, by address."""
         with self._lock:

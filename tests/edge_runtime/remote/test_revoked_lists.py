@@ -137,6 +137,8 @@ def test_an_older_list_leaves_the_newer_in_force_and_is_told_once(tmp_path, capl
     assert not look()
     assert files.now.crl == new
     assert caplog.text.count("is older than what is in force") == 1
+    assert "is older than what is in force" in files.refused
     plant.pki.issue("device", "press-8")
     plant.pki.revoke("press-8")
     assert look()
+    assert not files.refused

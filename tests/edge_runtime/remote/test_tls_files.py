@@ -6,7 +6,7 @@ from support.clock import FakeClock
 from support.plants import Plant
 
 from edge_runtime import InvalidConfig
-from edge_runtime.remote.tls_files import MAX_BYTES, SETTLED_S, MaterialFiles, read_material
+from edge_runtime.remote.tls_files import FEWER_SETTLED_S, MAX_BYTES, SETTLED_S, MaterialFiles, read_material
 from edge_runtime.remote.trust import LOOK_S
 from edge_runtime.tls_options import TlsOptions
 
@@ -161,3 +161,25 @@ def test_a_bundle_that_ends_where_a_certificate_begins_is_refused(plant, begun):
     path.write_text((plant.server / "ca.pem").read_text() + begun)
     with pytest.raises(InvalidConfig, match=r"cut short|can't be read"):
         read_material(TlsOptions(ca=path))
+
+
+def test_fewer_authorities_are_taken_once_they_have_stayed_for_long(plant, tmp_path):
+    """A bundle that is written with pauses is sound after each authority; one that was replaced is taken at once."""
+    first, second, third = ((Plant(tmp_path / name).server / "ca.pem").read_bytes() for name in "abc")
+    path, clock = plant.path / "both.pem", FakeClock()
+    path.write_bytes(first + second)
+    files = MaterialFiles(TlsOptions(ca=path), clock)
+    before = files.now
+
+    def look():
+        files.look()
+        clock.advance(LOOK_S)
+        return files.look()
+
+    path.write_bytes(first)
+    assert not any(look() for _ in range(int(FEWER_SETTLED_S / LOOK_S) - 1))
+    assert files.now is before
+    assert look()
+    assert files.now.withdraws(before)
+    path.write_bytes(third)
+    assert look()
