@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
 # PYTHON names another interpreter than python3; it must be 3.11 or later, with venv.
 # SECONDS is the length of a soak.
-# JOBS says how many processes share the fast tests; the slow ones start several of their own.
+# JOBS says how many processes share the tests, a file at a time; the slow ones start several of their own.
 # MINUTES says for how long `make fuzz` goes on.
 
 PYTHON ?= python3
@@ -44,7 +44,7 @@ demo: $(READY)  ## the main job on real data: train, convert, serve, run, kill, 
 
 test: $(TEST_READY)  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
 fast: $(TEST_READY)  ## the fast tests alone
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"

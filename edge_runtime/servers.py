@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
+
 from converter.artifact import Signature
 from edge_runtime.config import MDNS, RuntimeOptions
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, RuntimeClosed, ServerFailed
@@ -93,7 +95,8 @@ class Servers:
     @property
     def trust(self) -> TrustStats:
         """Those that are not trusted."""
-        return self._suspects.stats
+        stats = self._suspects.stats
+        return stats if self._trust is None else msgspec.structs.replace(stats, files=self._trust.refused_files)
 
     def wait_for_any(self, timeout_s: float) -> bool:
         """Waits until a server is known; whether one is."""

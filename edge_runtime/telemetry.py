@@ -253,11 +253,13 @@ class TrustStats(msgspec.Struct, frozen=True, kw_only=True):
         untrusted: The latest of them.
         counts: How often one was found not to be trusted, by reason.
         dropped: Announcements that came faster than they are looked at, or of servers for which there was no place.
+        files: Why the files by which servers are trusted are not in force as they are now; empty where they are.
     """
 
     untrusted: tuple[UntrustedServer, ...] = ()
     counts: dict[str, int] = {}
     dropped: int = 0
+    files: str = ""
 
 
 class FetchStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -333,6 +333,8 @@ def _untrusted(trust: TrustStats) -> list[Line]:
         found.append(line(f"and {len(latest) - _MOST_UNTRUSTED} more"))
     if trust.dropped:
         found.append(line(f"{count_text(trust.dropped)} announcements came faster than they are looked at"))
+    if trust.files:
+        found.append(line((f"files for TLS as they are now are not in force: {trust.files}", "bad")))
     return found
 
 

@@ -86,12 +86,14 @@ class Answer:
         failure: See `Trial`.
         error: The raw text; may be empty, as the reason may be among what was printed.
         printed: The end of what it wrote to standard error, without what is always written there.
+        from_outside: Whether it was ended from outside, by the kernel that was out of memory, say.
     """
 
     fields: dict[str, Any]
     failure: Failure
     error: str
     printed: str
+    from_outside: bool = False
 
 
 def try_delegate(
@@ -257,7 +259,7 @@ def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> A
         return Answer(fields={}, failure="stuck", error=f"no answer within {limit_s:g} s", printed=printed)
     if status < 0 and -status not in _OWN_DEATHS:
         error = f"ended from outside, by {_signal_name(-status)}, before it had an answer"
-        return Answer(fields={}, failure="refused", error=error, printed=printed)
+        return Answer(fields={}, failure="refused", error=error, printed=printed, from_outside=True)
     if status < 0:
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
     try:

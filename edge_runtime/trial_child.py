@@ -156,10 +156,11 @@ def _run_package(library: str, options: dict[str, str]) -> dict[str, Any]:
     return {"place": reply.place}
 
 
-def _run_all(library: str, options: dict[str, str]) -> dict[str, Any]:
-    """Every signature of every variant of a package, once, on the CPU: an application may ask for any of them.
+def _run_variant(library: str, options: dict[str, str]) -> dict[str, Any]:
+    """Signatures of a variant of a package, each once, on the CPU: an application may ask for any of them.
 
-    What is refused there (a file for an Edge TPU, say) is refused to whoever asks for it, too, and ends nobody.
+    What is refused there (a file for an Edge TPU, say), or is too large for this device, is refused to whoever asks for
+    it, too, and ends nobody. Any other fault is the answer: what came of the file is not known then.
     """
     del library
     from converter.artifact import Package  # noqa: PLC0415  no other deed needs these
@@ -172,18 +173,24 @@ def _run_all(library: str, options: dict[str, str]) -> dict[str, Any]:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123  pathlib is not loaded otherwise
         file.write("1000")
     package, tried = Package.open(options["path"], verify=False), 0
-    for variant in package.manifest.variants:
+    variant = next(one for one in package.manifest.variants if one.name == options["variant"])
+    wanted = options.get("signature")
+    try:
         content = package.read(variant.file)
-        spec = SessionSpec(subject=f"{package}, {variant.name}", signatures=variant.signatures)
-        for signature in variant.signatures:
-            print(f"variant {variant.name}, signature {signature.name}", file=sys.stderr, flush=True)  # noqa: T201  so it is known what crashed
-            with contextlib.suppress(EdgeRuntimeError):
-                session = open_session(spec, content)
-                try:
-                    session.run(signature.name, zeros(signature, 1))
-                    tried += 1
-                finally:
-                    session.close()
+    except MemoryError:
+        return {"tried": 0}
+    spec = SessionSpec(subject=f"{package}, {variant.name}", signatures=variant.signatures)
+    for signature in variant.signatures:
+        if wanted not in (None, signature.name):
+            continue
+        print(f"variant {variant.name}, signature {signature.name}", file=sys.stderr, flush=True)  # noqa: T201  so it is known what crashed
+        with contextlib.suppress(EdgeRuntimeError, MemoryError):
+            session = open_session(spec, content)
+            try:
+                session.run(signature.name, zeros(signature, 1))
+                tried += 1
+            finally:
+                session.close()
     return {"tried": tried}
 
 
@@ -195,7 +202,7 @@ _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
     "npu": _try_npu,
     "list_edge_tpus": _list_edge_tpus,
     "package": _run_package,
-    "parts": _run_all,
+    "variant": _run_variant,
 }
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from fallback_server.access.known_lists import KnownLists
+from fallback_server.access.revocations import read_lists
 from fallback_server.archive_check import archive_fault
 from fallback_server.config import ConfigInvalid, NetworkOptions, ServerOptions, TlsFiles
 from fallback_server.core.model_config import ModelConfig, PolicyKind
@@ -170,6 +172,18 @@ def certificate_fault(tls: TlsFiles) -> str:
     return ""
 
 
+def list_fault(network: NetworkOptions, tls: TlsFiles) -> str:
+    """Why the lists of revoked certificates can't follow those that were in force; empty if they can."""
+    if network.tls_state_file is None:
+        return ""
+    try:
+        lists = read_lists(tls.crl_pem, tls.client_ca_pem)
+        KnownLists(network.tls_state_file).check(lists, tls.client_ca_pem)
+    except ConfigInvalid as error:
+        return str(error)
+    return ""
+
+
 def port_fault(host: str, port: int) -> str:
     """Why a port can't be listened on; `in use` where only that is in the way, empty if it can."""
     try:
@@ -223,7 +237,7 @@ def _network_faults(network: NetworkOptions, notes: list[str]) -> list[str]:
             notes.append(f"note: {flag}={port} is in use at the moment")
         elif fault:
             faults.append(f"{flag}: {fault}")
-    if network.tls is not None and (fault := certificate_fault(network.tls)):
+    if network.tls is not None and (fault := certificate_fault(network.tls) or list_fault(network, network.tls)):
         faults.append(fault)
     path = network.socket_path
     if path is not None and len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:

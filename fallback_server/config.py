@@ -109,6 +109,7 @@ class NetworkOptions:
         tls: What gRPC, and REST where it says so, are spoken with; None for plain text.
         tls_path: The folder or the SSLConfig file that says it, to be read again; None for neither.
         tls_clients: What was said of clients' certificates, see `tls_files`; empty for nothing.
+        tls_state_file: Where it is kept which lists of revoked certificates were in force; None for nowhere.
         access_file: Says who may do what; None for none.
         rules: What it says, and what holds without it.
         insecure: Whether plain text may be spoken beyond this machine.
@@ -135,6 +136,7 @@ class NetworkOptions:
     tls: TlsFiles | None = None
     tls_path: Path | None = None
     tls_clients: str = ""
+    tls_state_file: Path | None = None
     access_file: Path | None = None
     rules: AccessRules = field(default_factory=lambda: AccessRules(anonymous=EVERYBODY))
     insecure: bool = False

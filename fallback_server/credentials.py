@@ -12,12 +12,13 @@ from pathlib import Path
 from fallback_server.access.certificates import CertificateReader
 from fallback_server.access.file import read_access
 from fallback_server.access.guard import Guard, with_control
+from fallback_server.access.known_lists import KnownLists
 from fallback_server.access.revocations import RevocationList, Trust, check_newer, day, read_lists, trust_in
 from fallback_server.access.rules import AccessRules
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
 from fallback_server.config_file import read_tls
 from fallback_server.poller import ConfigWatcher
-from fallback_server.tls_files import CA, CERTIFICATE, CRL, KEY, read_tls_dir
+from fallback_server.tls_files import CA, CERTIFICATE, CRL, KEY, has_fewer, read_tls_dir
 from fallback_server.transport.tls import TlsKeeper
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ LOOK_S = 1.0
 _SOON_S = 30 * 86_400.0
 """A certificate that ends before then is worth a warning."""
 
+
+_LOOKS = 2
+
+_DOUBTFUL_LOOKS = 10
+"""So many in a row must see the same where that may be a part of what is meant, and nothing else tells."""
 
 _LIST_SOON_S = 86_400.0
 """Lists of revoked certificates are made every few days, or hours."""
@@ -43,19 +49,31 @@ class Watched:
         path: What they are called, for messages.
         files: All of them; one that is not there counts as such.
         also: What else is looked at, as text: another makes them others.
+        doubtful: Whether what they hold may be a part of what is meant, though it is sound.
     """
 
-    def __init__(self, path: Path, files: tuple[Path, ...], also: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        files: tuple[Path, ...],
+        also: Callable[[], str] = str,
+        doubtful: Callable[[], bool] = bool,
+    ) -> None:
         self.path = path
         self._files = files
         self._also = also
+        self._doubtful = doubtful
+        self._looks = 0
         self._taken = b""  # What was read before this was made may have changed meanwhile: the first looks read it.
         self._seen = b""
 
     def has_changed(self) -> bool:
-        """Whether they do, and did at the look before as they do now."""
+        """Whether they do, and did at the looks before as they do now."""
         before, self._seen = self._seen, self._digest()
-        return self._seen == before != self._taken
+        self._looks = self._looks + 1 if self._seen == before else 1
+        if self._seen == self._taken or self._looks < _LOOKS:
+            return False
+        return self._looks >= _DOUBTFUL_LOOKS or not self._doubtful()
 
     def begin(self) -> Callable[[], Callable[[], None]]:
         """Before they are read.
@@ -120,12 +138,17 @@ class Credentials:
         if tls is not None:
             self._lists = read_lists(tls.crl_pem, tls.client_ca_pem)
             trust = trust_in(tls.client_ca_pem, self._lists, trust)
+        self._known = None if network.tls_state_file is None else KnownLists(network.tls_state_file)
+        self._kept = True
+        if self._known is not None and tls is not None:
+            self._known.check(self._lists, tls.client_ca_pem)
         self.guard = Guard(self._rules, trust=trust, wall=wall)
         self.tls = None if tls is None else TlsKeeper(tls)
         self._tls_files = self._access_files = None
         self._watchers: list[ConfigWatcher] = []
         if tls is not None and network.tls_path is not None:
-            self._tls_files = Watched(network.tls_path, _files_of(network.tls_path), self._ended)
+            files = _files_of(network.tls_path)
+            self._tls_files = Watched(network.tls_path, files, self._ended, self._has_fewer)
             self._watchers.append(ConfigWatcher(self._tls_files, reload=self.reload_tls, wait_s=LOOK_S))
         if network.access_file is not None:
             self._access_files = Watched(network.access_file, (network.access_file,))
@@ -153,6 +176,7 @@ class Credentials:
             _log.info("%s", line)
         if self.tls is not None:
             self._tell_ends(self.tls.files)
+            self._keep()
         for watcher in self._watchers:
             watcher.start()
 
@@ -183,11 +207,7 @@ class Credentials:
         with self._lock:
             read = self._tls_files.begin()
             path, before = self._tls_files.path, self.tls.files
-            files = (
-                read_tls(path)
-                if not path.is_dir()
-                else read_tls_dir(path, clients=self._network.tls_clients, tokens=not before.client_verify)
-            )
+            files = self._read_tls(path, before)
             if before.client_ca_pem and not files.client_ca_pem:
                 raise ConfigInvalid(f"{path} has no {CA} any more, by which clients are known")
             if before.crl_pem and not files.crl_pem:
@@ -202,6 +222,7 @@ class Credentials:
             self.guard.take(self._rules, trust)
             self._lists = lists
             taken()
+            self._keep()
         self._tell_ends(files)
         self._on_change()
 
@@ -244,6 +265,33 @@ class Credentials:
                 network.host,
             )
         return lines
+
+    def _keep(self) -> None:
+        """Has it known after a restart which lists are in force."""
+        if self._known is None:
+            return
+        try:
+            self._known.keep(self._lists)
+        except (OSError, ConfigInvalid) as error:
+            if self._kept:
+                _log.warning("after a restart an older list of revoked certificates would be taken: %s", error)
+            self._kept = False
+        else:
+            self._kept = True
+
+    def _read_tls(self, path: Path, before: TlsFiles) -> TlsFiles:
+        if path.is_dir():
+            return read_tls_dir(path, clients=self._network.tls_clients, tokens=not before.client_verify)
+        return read_tls(path)
+
+    def _has_fewer(self) -> bool:
+        if self._tls_files is None or self.tls is None:
+            return False
+        before = self.tls.files
+        try:
+            return has_fewer(self._read_tls(self._tls_files.path, before), before)
+        except ConfigInvalid:  # Whoever takes them is told.
+            return False
 
     def _ended(self) -> str:
         """Which lists have ended: that another has is told, though no file has changed."""

@@ -213,6 +213,13 @@ _NETWORK = _flags(
         "",
         "whether clients show certificates; if left out, gRPC's must where there is a ca.pem and no token, REST's may",
     ),
+    (
+        "tls_state_file",
+        _PATH,
+        None,
+        "FILE",
+        "where it is kept which list of revoked certificates was in force last; beside crl.pem if left out",
+    ),
     ("access_file", _PATH, None, "FILE", "TOML: tokens, names in certificates, and what each may do with which model"),
     ("insecure", _BOOL, False, "", "lets plain text be spoken beyond this machine: everybody may read and change it"),
     (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fallback_server.access import known_lists
 from fallback_server.access.file import read_access
 from fallback_server.access.guard import rules_without_file, with_control
 from fallback_server.access.rules import AccessRules
@@ -194,6 +195,7 @@ class _Builder:
             tls=tls,
             tls_path=settings.path("tls_dir") or settings.path("ssl_config_file"),
             tls_clients=settings.text("tls_clients"),
+            tls_state_file=self._tls_state_file(),
             access_file=settings.path("access_file"),
             rules=with_control(rules, control=control),
             insecure=settings.switch("insecure"),
@@ -225,11 +227,16 @@ class _Builder:
         path, folder = settings.path("ssl_config_file"), settings.path("tls_dir")
         if path is not None and folder is not None:
             raise ConfigInvalid("--ssl_config_file and --tls_dir both say what TLS is spoken with: give one of them")
-        if folder is None and settings.given("tls_clients"):
-            raise ConfigInvalid("--tls_clients needs --tls_dir=DIR")
+        for flag in ("tls_clients", "tls_state_file"):
+            if folder is None and settings.given(flag):
+                raise ConfigInvalid(f"--{flag} needs --tls_dir=DIR")
         if folder is not None:
             return read_tls_dir(folder, clients=settings.text("tls_clients"), tokens=tokens)
         return None if path is None else read_tls(path)
+
+    def _tls_state_file(self) -> Path | None:
+        folder = self.settings.path("tls_dir")
+        return None if folder is None else self.settings.path("tls_state_file") or folder / known_lists.NAME
 
     def _channel_arguments(self) -> tuple[tuple[str, int | str], ...]:
         arguments: list[tuple[str, int | str]] = []

@@ -18,6 +18,8 @@ MAX_PEM_BYTES = 1 << 20
 REQUIRE, ALLOW, NONE = "require", "allow", "none"
 """Whether clients must, may or need not show certificates."""
 
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+
 _MODES = {REQUIRE: ssl.CERT_REQUIRED, ALLOW: ssl.CERT_OPTIONAL, NONE: ssl.CERT_NONE}
 
 
@@ -63,8 +65,11 @@ def check_tls(files: TlsFiles, where: str) -> None:
     """Refuses what TLS can't be spoken with.
 
     Raises:
-        ConfigInvalid: the parts don't go together; `where` says of which.
+        ConfigInvalid: the parts don't go together, or one is cut short; `where` says of which.
     """
+    named = {KEY: files.key_pem, CERTIFICATE: files.certificate_pem, CA: files.client_ca_pem, CRL: files.crl_pem}
+    if cut := [name for name, content in named.items() if _is_cut(content)]:
+        raise ConfigInvalid(*(f"{where}: {name} is cut short: its last line is no END" for name in cut))
     try:
         server_context(files, ALLOW if files.client_ca_pem else NONE)
         read_lists(files.crl_pem, files.client_ca_pem)
@@ -73,6 +78,17 @@ def check_tls(files: TlsFiles, where: str) -> None:
         raise ConfigInvalid(f"{where}: key, certificate and CA don't go together: {reason}") from error
     except ConfigInvalid as error:
         raise ConfigInvalid(*(f"{where}: {fault}" for fault in error.faults)) from error
+
+
+def has_fewer(files: TlsFiles, before: TlsFiles) -> bool:
+    """Whether the server would show fewer certificates, or trust fewer authorities, than before.
+
+    A chain, or a list of authorities, that is written one after the other is sound after each.
+    """
+    counts = (
+        (each.certificate_pem.count(_CERTIFICATE), each.client_ca_pem.count(_CERTIFICATE)) for each in (files, before)
+    )
+    return any(now < then for now, then in zip(*counts, strict=True))
 
 
 def server_context(files: TlsFiles, clients: str) -> ssl.SSLContext:
@@ -98,6 +114,12 @@ def server_context(files: TlsFiles, clients: str) -> ssl.SSLContext:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     context.verify_mode = _MODES[clients]
     return context
+
+
+def _is_cut(pem: bytes) -> bool:
+    """Whether the last line has begun to begin, or to end, something: TLS passes over that where a whole part is."""
+    last = pem.rpartition(b"\n")[2].strip()
+    return last.startswith(b"-") and not (last.startswith(b"-----END ") and last.endswith(b"-----"))
 
 
 class _InMemory:

@@ -15,14 +15,20 @@ settings.load_profile("tests")
 
 ABSENT = str(Path(__file__).parent / "support" / "absent")
 
-ANNOUNCING = (
-    "edge_runtime/remote/test_discovery.py",
-    "edge_runtime/test_servers_command.py",
-    "fallback_server/test_advertiser.py",
-    "fallback_server/test_lifecycle.py",
-    "integration/test_first_light.py",
-)
-"""Tests that announce servers on loopback, and look for some: they would see each other's."""
+TOGETHER = {
+    # They announce servers on loopback, and look for some, or flood it: they would see each other's.
+    "edge_runtime/remote/test_discovery.py": "announcing",
+    "edge_runtime/test_servers_command.py": "announcing",
+    "edge_runtime/test_spoofing.py": "announcing",
+    "fallback_server/test_advertiser.py": "announcing",
+    "fallback_server/test_lifecycle.py": "announcing",
+    "integration/test_bare_install.py": "announcing",
+    "integration/test_first_light.py": "announcing",
+    # They share a net, which takes ten seconds to train.
+    "converter/test_conversions.py": "trained",
+    "converter/test_trained_variants.py": "trained",
+}
+"""Files of tests that one process has to itself, by what they have in common."""
 
 
 FAULT_SEED = pytest.StashKey[int]()
@@ -60,13 +66,13 @@ def fault_seed(request):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Where several processes test, each has whole files, which share their servers; one has all that announce."""
+    """Where several processes test, each has whole files, which share their servers, and what is `TOGETHER`."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             path = nodeid.split("::", 1)[0]
-            return "announcing" if path.endswith(ANNOUNCING) else path
+            return TOGETHER.get(path.removeprefix("tests/"), path)
 
     return ByFile(config, log)
 

@@ -27,6 +27,7 @@ from converter.artifact.schema import (
     decode,
 )
 from converter.artifact.signing import MAX_SIGNATURE_BYTES
+from converter.artifact.tar_headers import HeaderCheck
 
 MAX_ARCHIVE_MEMBERS = MAX_FILES + 6
 """A package's files and folders, its manifest, digest and signature, and `./NAME/VERSION/`; an archive of more is
@@ -146,8 +147,8 @@ class _Source:
     """A decompressed stream that tarfile reads headers from, and whose members are copied without it.
 
     tarfile reads a member's extended headers whole, whatever size they claim and however many follow each other, and
-    expands what they call sparse: a small file could take all memory or fill the disk. So headers have a budget, the
-    stream only goes forward, and what is written is counted where it is written.
+    expands what they call sparse: a small file could take all memory or fill the disk. So headers have a budget and are
+    checked first, the stream only goes forward, and what is written is counted where it is written.
     """
 
     def __init__(self, stream: IO[bytes], archive: Path, max_bytes: int) -> None:
@@ -157,6 +158,7 @@ class _Source:
         self._written_bytes = 0
         self._header_bytes = 0
         self._headers_bytes = 0
+        self._headers = HeaderCheck()
         self._last = b""
 
     def expect_header(self) -> None:
@@ -178,6 +180,7 @@ class _Source:
         if self._headers_bytes > _MAX_HEADERS_BYTES:
             raise UnsafeArchive(f"{self._archive}: its members' headers take more than {_MAX_HEADERS_BYTES} bytes")
         self._last = self._stream.read(size)
+        self._headers.see(self._last)
         return self._last
 
     def seek(self, position: int) -> int:

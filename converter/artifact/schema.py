@@ -33,6 +33,10 @@ OWN_FILES = (MANIFEST, MANIFEST_DIGEST, MANIFEST_SIGNATURE)
 MAX_MANIFEST_BYTES = 16 * 2**20
 """A manifest holds names and numbers; a larger one is no manifest."""
 
+MAX_VALUES = 2**19
+"""Values of a manifest, counted by its commas and brackets: each takes up to some hundred bytes once it is read, so
+that a file of 16 MiB took 370 MiB, and takes a third of that. Nearly all values are labels; none has so many."""
+
 Metrics = dict[str, dict[str, float]]
 """By output name, then by metric: {"probabilities": {"accuracy": 0.98}}. Shares are in 0..1."""
 
@@ -324,11 +328,13 @@ def decode(data: bytes) -> Manifest:
 
     Raises:
         FormatTooNew: it says a later `format_version`; that is looked at before anything else.
-        ManifestInvalid: it is no JSON, or a field is missing, of a wrong type or impossible.
+        ManifestInvalid: it is no JSON, holds more than `MAX_VALUES`, or a field is missing, of a wrong type or
+            impossible.
     """
     try:
         header = msgspec.json.decode(data, type=_Header)
         _check_format(header)
+        _check_most("values", sum(map(data.count, (b",", b"[", b"{"))), MAX_VALUES)
         return msgspec.json.decode(data, type=Manifest)
     except ManifestInvalid as error:
         if len(said := str(error)) <= _MAX_TEXT:

@@ -63,11 +63,13 @@ class ServedModel:
         versions: By number.
         labels: The version by label; None where labels are not told of.
         default: What answers a request that names no version; 0 for none.
+        split: Whether it is only the one that most of these get.
     """
 
     versions: Mapping[int, ServedVersion]
     labels: Mapping[str, int] | None
     default: int
+    split: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,7 @@ def _read_model(model: edge.Model) -> ServedModel:
         versions={one.version: _read_version(one) for one in model.versions[:MAX_VERSIONS]},
         labels=dict(model.labels) if len(model.labels) <= MAX_LABELS else None,
         default=model.default_version,
+        split=len(model.traffic) > 1,
     )
 
 

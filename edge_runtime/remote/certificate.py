@@ -9,15 +9,14 @@ import datetime as dt
 import hashlib
 import ssl
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from edge_runtime.remote.der import OCTETS, OID, SEQUENCE, SET, Value, inside, only, seconds, take
 from edge_runtime.remote.log_limit import shown
 
 MAX_BYTES = 2**16
 """Of one certificate; those of whole families of hosts have some thousand."""
 
-_SEQUENCE, _SET, _OID, _UTC, _GENERALIZED = 0x30, 0x31, 0x06, 0x17, 0x18
-_VERSION, _EXTENSIONS, _OCTETS, _DNS = 0xA0, 0xA3, 0x04, 0x82
+_VERSION, _EXTENSIONS, _DNS = 0xA0, 0xA3, 0x82
 _COMMON_NAME = bytes((0x55, 0x04, 0x03))
 _ALT_NAMES = bytes((0x55, 0x1D, 0x11))
 _MAX_NAMES = 64
@@ -65,13 +64,13 @@ def read_certificate(der: bytes) -> Certificate:
     """
     if len(der) > MAX_BYTES:
         raise ValueError(f"a certificate of {len(der)} bytes, at most {MAX_BYTES} are read")
-    fields = _inside(_only(_inside(_only([_take(der, 0)], _SEQUENCE))[:1], _SEQUENCE))
+    fields = signed_fields(der)
     if fields and fields[0].tag == _VERSION:
         fields = fields[1:]
     if len(fields) < 6:
         raise ValueError("no certificate")
     _, _, _, validity, subject, _, *rest = fields
-    times = _inside(validity)
+    times = inside(validity)
     if len(times) != 2:
         raise ValueError("no certificate")
     owner = _common_name(subject)
@@ -80,71 +79,34 @@ def read_certificate(der: bytes) -> Certificate:
         der=der,
         owner=shown(owner)[1:-1],
         names=names or ((owner,) if owner.isascii() and owner else ()),
-        since_s=_seconds(times[0]),
-        until_s=_seconds(times[1]),
+        since_s=seconds(times[0]),
+        until_s=seconds(times[1]),
     )
 
 
-class _Value(NamedTuple):
-    tag: int
-    content: bytes
-    end: int
+def signed_fields(der: bytes) -> list[Value]:
+    """Of what an authority has signed: a certificate, or a list of revoked ones.
+
+    Raises:
+        ValueError: there are none.
+    """
+    return inside(only(inside(only([take(der, 0)], SEQUENCE))[:1], SEQUENCE))
 
 
-def _take(data: bytes, start: int) -> _Value:
-    """The value that begins there."""
-    if start + 2 > len(data):
-        raise ValueError("no certificate")
-    tag, length, begin = data[start], data[start + 1], start + 2
-    if length & 0x80:
-        count = length & 0x7F
-        if not 1 <= count <= 3 or begin + count > len(data):
-            raise ValueError("no certificate")
-        length, begin = int.from_bytes(data[begin : begin + count], "big"), begin + count
-    if begin + length > len(data):
-        raise ValueError("no certificate")
-    return _Value(tag, data[begin : begin + length], begin + length)
-
-
-def _inside(value: _Value) -> list[_Value]:
-    found, at = [], 0
-    while at < len(value.content):
-        one = _take(value.content, at)
-        found.append(one)
-        at = one.end
-    return found
-
-
-def _only(values: list[_Value], tag: int) -> _Value:
-    if len(values) != 1 or values[0].tag != tag:
-        raise ValueError("no certificate")
-    return values[0]
-
-
-def _common_name(subject: _Value) -> str:
-    for part in _inside(subject):
-        for pair in _inside(part) if part.tag == _SET else ():
-            both = _inside(pair)
-            if len(both) == 2 and both[0].tag == _OID and both[0].content == _COMMON_NAME:
+def _common_name(subject: Value) -> str:
+    for part in inside(subject):
+        for pair in inside(part) if part.tag == SET else ():
+            both = inside(pair)
+            if len(both) == 2 and both[0].tag == OID and both[0].content == _COMMON_NAME:
                 return both[1].content.decode("utf-8", "replace")
     return ""
 
 
-def _dns_names(rest: list[_Value]) -> tuple[str, ...]:
-    for extensions in (one for field in rest if field.tag == _EXTENSIONS for one in _inside(field)):
-        for extension in _inside(extensions):
-            parts = _inside(extension)
-            if len(parts) >= 2 and parts[0].content == _ALT_NAMES and parts[-1].tag == _OCTETS:
-                names = _inside(_only([_take(parts[-1].content, 0)], _SEQUENCE))
+def _dns_names(rest: list[Value]) -> tuple[str, ...]:
+    for extensions in (one for field in rest if field.tag == _EXTENSIONS for one in inside(field)):
+        for extension in inside(extensions):
+            parts = inside(extension)
+            if len(parts) >= 2 and parts[0].content == _ALT_NAMES and parts[-1].tag == OCTETS:
+                names = inside(only([take(parts[-1].content, 0)], SEQUENCE))
                 return tuple(one.content.decode("ascii", "replace") for one in names[:_MAX_NAMES] if one.tag == _DNS)
     return ()
-
-
-def _seconds(time: _Value) -> float:
-    """Of the two forms that RFC 5280 has: YYMMDDHHMMSSZ until 2049, and YYYYMMDDHHMMSSZ."""
-    text = time.content.decode("ascii", "replace")
-    if time.tag == _UTC:
-        text = ("19" if text[:2] >= "50" else "20") + text
-    elif time.tag != _GENERALIZED:
-        raise ValueError("no certificate")
-    return dt.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=dt.UTC).timestamp()

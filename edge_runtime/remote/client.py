@@ -134,7 +134,9 @@ class RemoteClient:
         message = codec.metadata_request(model, version, label)
 
         def ask(endpoint: Endpoint, turn: Turn, deadline_s: float) -> Future[dict[str, Signature]]:
-            return endpoint.call(turn, GET_MODEL_METADATA, message, deadline_s, codec.signatures)
+            return endpoint.call(
+                turn, GET_MODEL_METADATA, message, deadline_s, lambda response: codec.signatures(response, version)
+            )
 
         subject = f"{model}/{version or label or 'latest'}"
         wanted = Wanted(model, version, label, 0)
@@ -182,8 +184,10 @@ class _Carrier:
         self._means = means
         self._hedged = hedged
 
-    def send(self, request: InferRequest, requests: int, *, patient: bool) -> Journey[Reply]:
-        """Sets out with one message.
+    def send(
+        self, request: InferRequest, requests: int, *, patient: bool, soonest_s: float | None = None
+    ) -> Journey[Reply]:
+        """Sets out with one message; see `Carrier`.
 
         Raises:
             ValueError, TypeError: it has no wire form.
@@ -215,6 +219,7 @@ class _Carrier:
             request.deadline_s,
             patient=patient,
             requests=requests,
+            soonest_s=soonest_s,
             hedged=request.reason != REASON_HEDGED and self._hedged(request.model),  # A copy has no copies.
         )
         journey = Journey(trip, self._means, ask)

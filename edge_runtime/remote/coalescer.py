@@ -34,8 +34,16 @@ Kind = tuple[str, int | None, str | None]
 class Carrier(Protocol):
     """What sends: `RemoteClient`."""
 
-    def send(self, request: InferRequest, requests: int, *, patient: bool) -> Journey[Reply]:
+    def send(
+        self, request: InferRequest, requests: int, *, patient: bool, soonest_s: float | None = None
+    ) -> Journey[Reply]:
         """Sets out with one message.
+
+        Args:
+            request: All that goes.
+            requests: How many are joined in it.
+            patient: Whether nobody else can answer.
+            soonest_s: The first of their deadlines; the request has the last. None where it is the same.
 
         Raises:
             ValueError, TypeError: it has no wire form.
@@ -306,7 +314,9 @@ class Coalescer:
     def _send(self, group: Group, parcel: Parcel) -> None:
         """Sends; whatever goes wrong ends in the members' futures."""
         try:
-            journey = self._carrier.send(parcel.request(), len(parcel.members), patient=group.patient)
+            journey = self._carrier.send(
+                parcel.request(), len(parcel.members), patient=group.patient, soonest_s=parcel.soonest_s
+            )
         except TimeoutError:
             self._free(group, parcel, answered=False)
             for member in parcel.members:

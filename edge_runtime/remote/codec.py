@@ -105,12 +105,20 @@ def reply(
     )
 
 
-def signatures(response: pb.GetModelMetadataResponse) -> dict[str, Signature]:
+def signatures(response: pb.GetModelMetadataResponse, version: int | None = None) -> dict[str, Signature]:
     """The signatures by name, inputs and outputs in their names' order; those that can't be used here are left out.
 
+    Args:
+        response: What came.
+        version: That was asked for; None for the label's, or the latest.
+
     Raises:
+        Unfit: they are another version's.
         ValueError: the metadata can't be read, or no signature in it can be used.
     """
+    of = response.model_spec.version.value
+    if version is not None and response.model_spec.HasField("version") and of != version:
+        raise Unfit(f"asked for the metadata of version {version}, the server gave those of version {of}")
     map_ = tensor_pb2.SignatureDefMap()
     try:
         map_.ParseFromString(response.metadata[SIGNATURE_DEF_FIELD].value)

@@ -19,7 +19,9 @@ from edge_runtime.remote.faults import RemoteFault, Unfit
 from edge_runtime.remote.line import Received
 from edge_runtime.remote.lines import Lines
 from edge_runtime.remote.refusals import Refusals
+from edge_runtime.remote.silence import Silence
 from edge_runtime.remote.way import Way
+from edge_runtime.remote.word import Word
 from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
 from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
 from fallback_server.protocol.status import Fault
@@ -51,12 +53,14 @@ class Turn:
         number: The answer time's.
         model: Whom it is for; empty for a call that no model answers.
         nbytes: What has to be sent.
+        expected_s: Seconds in which it should be answered.
     """
 
     permit: Permit
     number: int
     model: str = ""
     nbytes: int = 0
+    expected_s: float = 0.0
 
 
 class Endpoint:
@@ -65,6 +69,7 @@ class Endpoint:
     Attributes:
         address: `host:port`.
         refusals: What it has refused of late.
+        word: Whether it keeps to what it says that it serves.
         untrusted: Why it has not proved who it is; empty where it has, or has not been asked yet.
         on_doubt: Called, in any thread, when what is known of it may be true no more; must be quick.
     """
@@ -73,6 +78,7 @@ class Endpoint:
         """Opens no connection yet: gRPC connects with the first call."""
         self.address = address
         self.refusals = Refusals()
+        self.word = Word()
         self.untrusted = ""
         self.on_doubt: Callable[[], None] = _nothing
         self._clock = clock
@@ -86,7 +92,8 @@ class Endpoint:
         self._gone_s: float | None = None
         self._away_s: float | None = None
         self._answered_s = -math.inf
-        self._spoke_s = self._counted_s = -math.inf
+        self._spoke_s = self._counted_s = self._replied_s = -math.inf
+        self._unheard_s: float | None = None
         self._unreachable = False
         self._lines = Lines(address)
 
@@ -185,6 +192,22 @@ class Endpoint:
         gone_s = self._gone_s
         return gone_s is not None and now_s - gone_s <= TRUSTED_S
 
+    def silence(self, since_s: float, expected_s: float) -> Silence:
+        """What is known of a call that waits.
+
+        Args:
+            since_s: The instant at which it was sent.
+            expected_s: Seconds in which it should have been answered.
+        """
+        with self._lock:
+            now_s = self._clock()
+            return Silence(
+                quiet_s=now_s - max(since_s, self._replied_s),
+                expected_s=expected_s,
+                unheard_s=0.0 if self._unheard_s is None else now_s - self._unheard_s,
+                round_trip_s=self._estimate.link.round_trip_s,
+            )
+
     def trust(self, way: Way | None, why: str = "") -> None:
         """It is spoken to so from now on; None for not at all. Never from a call's own callback.
 
@@ -202,6 +225,7 @@ class Endpoint:
     def reset(self) -> None:
         """The server was announced anew: what was held against it is forgotten."""
         self.refusals.forget()
+        self.word.forget()
         with self._lock:
             self._breaker.reset()
             self._estimate.forget()
@@ -222,7 +246,8 @@ class Endpoint:
             self._bar()
             if permit is None:
                 return None
-            return Turn(permit, self._estimate.begin(model, nbytes, wait_s), model, nbytes)
+            number, expected_s = self._estimate.begin(model, nbytes, wait_s)
+            return Turn(permit, number, model, nbytes, expected_s)
 
     def call(
         self,
@@ -293,11 +318,13 @@ class Endpoint:
         """
         with self._lock:
             self._estimate.look_begins()
+            before_s, self._unheard_s = self._unheard_s, self._clock() if self._unheard_s is None else self._unheard_s
         try:
             return self.ask(method, message, timeout_s)
         except Exception:
             with self._lock:
                 self._estimate.look_ends(None)
+                self._unheard_s = before_s
             raise
 
     def heard(self, took_s: float) -> None:
@@ -414,6 +441,7 @@ class Endpoint:
                 fault = None
             if received is not None or (fault is not None and fault.alive):
                 self._alive()
+                self._replied_s = self._clock()
                 self._breaker.succeeded(turn.permit)
             elif fault is None:
                 self._breaker.abandoned(turn.permit)
@@ -443,6 +471,7 @@ class Endpoint:
     def _alive(self) -> None:
         self._answered_s = self._clock()
         self._unreachable, self._gone_s, self._away_s, self._silent = False, None, None, 0
+        self._unheard_s = None
 
     def _missed(self) -> None:
         if self._away_s is None:

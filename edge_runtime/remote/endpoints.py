@@ -474,7 +474,8 @@ def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float, *, misfit: bool)
         gone=endpoint.gone(now_s),
         server_id="" if endpoint.catalog is None else endpoint.catalog.server_id,
         expected_s=endpoint.expected_at(now_s, kind_of(wanted.model, wanted.nbytes), wanted.nbytes, wait_s),
-        version=resolved(endpoint.catalog, wanted.model, wanted.version, wanted.label),
+        version=endpoint.word.does(wanted.key, now_s)
+        or resolved(endpoint.catalog, wanted.model, wanted.version, wanted.label),
         misfit=misfit,
         refused=endpoint.refusals.last(wanted.key, now_s),
     )
@@ -482,7 +483,9 @@ def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float, *, misfit: bool)
 
 
 def _serves(endpoint: Endpoint, wanted: Wanted, now_s: float) -> Serves:
-    """That a server has a version is believed until it says otherwise; that it hasn't, for a while."""
+    """That a server has a version is believed until it says otherwise, if it keeps its word; else, for a while."""
+    if endpoint.word.does(wanted.key, now_s) == 0:
+        return Serves.NO
     lacked_s = endpoint.refusals.lacked_s(wanted.key, now_s)
     if serves(endpoint.catalog, wanted.model, wanted.version, wanted.label) is Serves.YES:
         return Serves.YES if lacked_s is None or lacked_s < endpoint.told_s else Serves.NO

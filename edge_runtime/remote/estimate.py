@@ -56,12 +56,12 @@ class Estimate:
             expected_s += link.free_s - now_s
         return expected_s
 
-    def begin(self, model: str, nbytes: int, wait_s: float) -> int:
-        """A call begins; the number to end it with."""
+    def begin(self, model: str, nbytes: int, wait_s: float) -> tuple[int, float]:
+        """A call begins; the number to end it with, and the seconds that it should take."""
         kind = kind_of(model, nbytes)
         expected_s = self.expected_s(self._clock(), kind, nbytes, wait_s)
         self.link.sent(nbytes)
-        return self.time.begin(kind, expected_s)
+        return self.time.begin(kind, expected_s), expected_s
 
     def end(self, number: int) -> float | None:
         """A call has ended: the seconds that it took; None if it had ended before."""

@@ -36,6 +36,14 @@ _ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE", "D
 """In OpenSSL's names for what a server says that doesn't take a client."""
 
 
+_OF_TIME = frozenset({9, 10, 11, 12})
+"""OpenSSL's numbers for a certificate that is not yet or no longer valid, and for such a list of revoked ones."""
+
+
+_NO_LIST = 3
+"""Its number for a signer of which there is no list."""
+
+
 class NotTrusted(Exception):
     """A server has not proved who it is.
 
@@ -48,6 +56,10 @@ class NotTrusted(Exception):
         super().__init__(said)
         self.reason: Reason = reason
         self.said = said
+
+
+class _Unlisted(NotTrusted):
+    """Of somebody who has signed what a server shows there is no list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +90,24 @@ def prove(
         material: What is trusted, and what is shown.
         limit_s: Seconds, for everything.
         clock: Monotonic seconds.
-        wall: Seconds since 1970, for the time of certificates that are pinned.
+        wall: Seconds since 1970, for the time of certificates that are pinned, and for texts.
 
     Raises:
         NotTrusted: nobody is there, or whoever is has not proved anything.
     """
     until_s = clock() + limit_s
     if material.pins:
-        certificate = _shaken(address, material.context(unverified=True), "", until_s, clock)
+        certificate = _shaken(address, material.context(unverified=True), "", until_s, clock, wall)
         if certificate.fingerprint in material.pins:
             return _pinned(certificate, material, wall())
         if not material.ca:
             said = f"the certificate of {certificate.owner or 'nobody'}, {certificate.fingerprint}, is not pinned"
             raise NotTrusted("certificate", said)
     name = material.server_name or _host(address)
-    certificate = _shaken(address, material.context(), name, until_s, clock)
+    try:
+        certificate = _shaken(address, material.context(whole=True), name, until_s, clock, wall)
+    except _Unlisted:  # Lists of those who have signed the servers' certificates alone are enough, as ever.
+        certificate = _shaken(address, material.context(), name, until_s, clock, wall)
     # gRPC's Python API reads no list of what is revoked: it is held to the very certificate that is known to be none.
     roots = certificate.pem if material.crl else material.ca
     return Proof(certificate=certificate, way=_way(material, roots, material.server_name))
@@ -100,9 +115,8 @@ def prove(
 
 def _pinned(certificate: Certificate, material: Material, now_s: float) -> Proof:
     if not certificate.since_s <= now_s <= certificate.until_s:
-        raise NotTrusted(
-            "certificate", f"the pinned certificate has ended or not begun: it holds until {certificate.until}"
-        )
+        said = f"the pinned certificate has ended or not begun: it holds until {certificate.until}{_by_clock(now_s)}"
+        raise NotTrusted("certificate", said)
     if not certificate.names:
         raise NotTrusted("certificate", "the pinned certificate is for no name, which gRPC has need of")
     # gRPC demands a name: that it is the certificate's own says nothing, that it is this certificate says all.
@@ -113,8 +127,18 @@ def _way(material: Material, roots: bytes, name: str) -> Way:
     return Way(roots=roots, certificate=material.certificate, key=material.key, name=name, token=material.token)
 
 
-def _shaken(
-    address: str, context: ssl.SSLContext, name: str, until_s: float, clock: Callable[[], float]
+def _by_clock(now_s: float) -> str:
+    """Boards without a battery begin in the past, until the network tells them the time."""
+    return f" (by this device's clock, which says {time.strftime('%Y-%m-%d', time.gmtime(now_s))})"
+
+
+def _shaken(  # noqa: PLR0917  two clocks
+    address: str,
+    context: ssl.SSLContext,
+    name: str,
+    until_s: float,
+    clock: Callable[[], float],
+    wall: Callable[[], float],
 ) -> Certificate:
     """Connects, and returns the certificate that was shown; raises NotTrusted."""
     try:
@@ -128,7 +152,9 @@ def _shaken(
         except TimeoutError as error:
             raise NotTrusted("silent", "it is connected and says nothing") from error
         except ssl.SSLCertVerificationError as error:
-            raise NotTrusted("certificate", f"its certificate: {shown(error.verify_message)[1:-1]}") from error
+            said = f"its certificate: {shown(error.verify_message)[1:-1]}"
+            said += _by_clock(wall()) if error.verify_code in _OF_TIME else ""
+            raise (_Unlisted if error.verify_code == _NO_LIST else NotTrusted)("certificate", said) from error
         except OSError as error:
             raise _refused(error) from error
         with contextlib.closing(secure):

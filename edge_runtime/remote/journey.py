@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, ServerFailed, ServerRefused
+from edge_runtime.remote import silence
+from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.endpoint import Endpoint, Turn
 from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.faults import Apart, Onward, RemoteFault
@@ -17,7 +19,8 @@ from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.retries import Retries
 from edge_runtime.remote.timers import Later, Timer
 from edge_runtime.remote.told import why_not_asked
-from edge_runtime.types import Tried
+from edge_runtime.remote.word import promised
+from edge_runtime.types import Reply, Tried
 from fallback_server.protocol.status import Fault
 
 T = TypeVar("T")
@@ -69,9 +72,10 @@ class Trip:
         patient: Whether to ask again, after a while, servers that are loading or full: nobody else can answer.
         requests: How many it carries; 0 for a question.
         hedged: Whether a copy may be sent.
+        deadlines_s: The first and the last of those that it carries; none for none.
     """
 
-    __slots__ = ("deadline_s", "hedged", "patient", "requests", "start_s", "subject", "wanted")
+    __slots__ = ("deadline_s", "deadlines_s", "hedged", "patient", "requests", "start_s", "subject", "wanted")
 
     def __init__(
         self,
@@ -82,8 +86,10 @@ class Trip:
         *,
         patient: bool,
         requests: int = 1,
+        soonest_s: float | None = None,
         hedged: bool = False,
     ) -> None:
+        self.deadlines_s = tuple(one for one in (soonest_s, deadline_s) if one is not None)
         self.subject = subject
         self.wanted = wanted
         self.start_s = start_s
@@ -96,13 +102,14 @@ class Trip:
 class _Leg(Generic[T]):
     """One call to one endpoint."""
 
-    __slots__ = ("address", "call", "endpoint", "paid", "started_s")
+    __slots__ = ("address", "call", "endpoint", "expected_s", "paid", "started_s")
 
-    def __init__(self, endpoint: Endpoint, started_s: float, *, paid: bool) -> None:
+    def __init__(self, endpoint: Endpoint, started_s: float, expected_s: float, *, paid: bool) -> None:
         self.endpoint = endpoint
         self.address = endpoint.address
         self.paid = paid
         self.started_s = started_s
+        self.expected_s = expected_s
         self.call: Future[T] | None = None
 
 
@@ -191,12 +198,12 @@ class Journey(Generic[T]):
         if first:
             means.retries.earn()
         leg = self._call(*chosen, now_s, paid=paid)
-        if first:
-            self._plan_copy(leg)
+        if self._may_be_copied() and not (first and self._plan_copy(leg)):
+            self._look_after(leg)
         return True
 
     def _call(self, endpoint: Endpoint, turn: Turn, now_s: float, *, paid: bool) -> _Leg[T]:
-        leg: _Leg[T] = _Leg(endpoint, now_s, paid=paid)
+        leg: _Leg[T] = _Leg(endpoint, now_s, turn.expected_s, paid=paid)
         self._besides.add(endpoint.address)
         with self._lock:
             self._asked += 1
@@ -209,30 +216,73 @@ class Journey(Generic[T]):
         leg.call.add_done_callback(lambda call: self._done(leg, call))
         return leg
 
-    def _plan_copy(self, leg: _Leg[T]) -> None:
+    def _plan_copy(self, leg: _Leg[T]) -> bool:
+        """Has it copied when it is late; False if that is not known, or would be too late."""
         hedging = self._means.hedging
-        if hedging is None or not self._trip.hedged or len(self._means.endpoints.all()) < 2 or self.future.done():
-            return
-        after_s = hedging.after_s(leg.address, self._trip.wanted.model)
+        after_s = None if hedging is None else hedging.after_s(leg.address, self._trip.wanted.model)
         deadline_s = self._trip.deadline_s
-        if after_s is None or (deadline_s is not None and leg.started_s + after_s >= deadline_s):
+        if hedging is None or after_s is None or (deadline_s is not None and leg.started_s + after_s >= deadline_s):
+            return False
+        self._plan(after_s, lambda: self._copy(leg, hedging))
+        return True
+
+    def _copy(self, leg: _Leg[T], hedging: Hedging) -> None:
+        """The first endpoint has had its time: a copy goes to another, if the budget has room for it."""
+        if not self._waits_for(leg):
             return
-        self._timer = self._means.later.call(after_s, self._copy)
+        requests = self._trip.requests
+        if hedging.budget.spend(requests):
+            if self._copied():
+                return
+            hedging.budget.give_back(requests)
+        self._look_after(leg)
+
+    def _look_after(self, leg: _Leg[T]) -> None:
+        """Has it looked after whether its endpoint has fallen silent, while another could be in time."""
+        trip, now_s = self._trip, self._means.clock()
+        last_s = silence.last_s(trip.start_s, trip.deadlines_s, self._other_s(now_s), now_s)
+        if last_s is not None:
+            due_s = silence.look_s(now_s, last_s)
+            self._plan(due_s - now_s, lambda: self._look(leg, last=due_s >= last_s))
+
+    def _look(self, leg: _Leg[T], *, last: bool) -> None:
+        """What is lost at a silent endpoint goes to another."""
+        if not self._waits_for(leg):
+            return
+        known = leg.endpoint.silence(leg.started_s, leg.expected_s)
+        if silence.is_lost(known, last=last) and self._copied():
+            return
+        if silence.is_late(known):
+            leg.endpoint.on_doubt()
+        self._look_after(leg)
+
+    def _may_be_copied(self) -> bool:
+        hedged = self._means.hedging is not None and self._trip.hedged
+        return hedged and not self.future.done() and len(self._means.endpoints.all()) > 1
+
+    def _waits_for(self, leg: _Leg[T]) -> bool:
+        """Whether that call, and no other, is still under way."""
+        with self._lock:
+            return not self._ended and self._legs == [leg] and not self.future.done()
+
+    def _copied(self) -> bool:
+        """Whether there was another endpoint for a copy."""
+        chosen = self._means.endpoints.acquire(self._trip.wanted, self._besides, copy=True)
+        if chosen is not None:
+            self._call(*chosen, self._means.clock(), paid=True)
+        return chosen is not None
+
+    def _other_s(self, now_s: float) -> float:
+        """What the best endpoint is expected to take that was not asked yet."""
+        wanted = self._trip.wanted
+        kind = kind_of(wanted.model, wanted.nbytes)
+        others = (one for one in self._means.endpoints.all() if one.address not in self._besides)
+        return min((one.expected_at(now_s, kind, wanted.nbytes, 0.0) for one in others), default=math.inf)
+
+    def _plan(self, delay_s: float, what: Callable[[], None]) -> None:
+        self._timer = self._means.later.call(delay_s, what)
         if self._timer is not None and self.future.done():
             self._timer.cancel()
-
-    def _copy(self) -> None:
-        """The first endpoint has had its time: a copy goes to another, if the budget has room for it."""
-        hedging, requests = self._means.hedging, self._trip.requests
-        with self._lock:
-            waits = not self._ended and len(self._legs) == 1 and not self._faults
-        if hedging is None or not waits or self.future.done() or not hedging.budget.spend(requests):
-            return
-        chosen = self._means.endpoints.acquire(self._trip.wanted, self._besides, copy=True)
-        if chosen is None:
-            hedging.budget.give_back(requests)
-            return
-        self._call(*chosen, self._means.clock(), paid=True)
 
     def _wait(self, now_s: float) -> bool:
         """Plans another round among those that may answer later; False if there are none, or no time."""
@@ -303,12 +353,26 @@ class Journey(Generic[T]):
             news = isinstance(error, RemoteFault) and refusals.failed(key, error, now_s)
         if news:
             self._means.endpoints.news()
+        if isinstance(error, RemoteFault) and error.fault is Fault.NOT_FOUND:
+            self._hold_to_its_word(leg, 0, now_s)
+
+    def _hold_to_its_word(self, leg: _Leg[T], version: int, now_s: float) -> None:
+        """What an endpoint does is held against what it says that it serves."""
+        endpoint, wanted = leg.endpoint, self._trip.wanted
+        said = promised(endpoint.catalog, wanted.key)
+        if endpoint.word.did(wanted.key, said, version, endpoint.told_s, now_s):
+            does = f"it answers as version {version}" if version else "it does not find it"
+            text = f"it says that it serves version {said.version}, and {does}"
+            self._means.endpoints.complain(wanted, RemoteFault(Fault.INTERNAL, leg.address, text, unfit=True))
+            self._means.endpoints.news()
 
     def _answer(self, leg: _Leg[T], answer: T, others: list[_Leg[T]], now_s: float) -> None:
         self._note(leg, others, now_s)
         endpoints, wanted = self._means.endpoints, self._trip.wanted
         if self._trip.requests:
             endpoints.fit(wanted, leg.address)
+            if isinstance(answer, Reply):
+                self._hold_to_its_word(leg, answer.version, now_s)
         for fault in self._faults.values():
             if fault.refusal:  # What another takes.
                 endpoints.complain(wanted, fault)

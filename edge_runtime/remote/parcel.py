@@ -136,6 +136,12 @@ class Parcel:
         return latest_s
 
     @property
+    def soonest_s(self) -> float | None:
+        """The first of the members' deadlines; None where none has one."""
+        deadlines_s = [one.request.deadline_s for one in self.members]
+        return min((one for one in deadlines_s if one is not None), default=None)
+
+    @property
     def start_s(self) -> float:
         """The instant at which the first member's caller asked."""
         return min(member.request.start_s for member in self.members)

@@ -7,13 +7,15 @@ import logging
 import os
 import re
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from edge_runtime.errors import InvalidConfig
 from edge_runtime.remote.certificate import Certificate, read_certificate
+from edge_runtime.remote.revoked_lists import check_newer, read_lists
 from edge_runtime.tls_options import TlsOptions
 
 _log = logging.getLogger(__name__)
@@ -21,8 +23,16 @@ _log = logging.getLogger(__name__)
 MAX_BYTES = 2**20
 """Of one file; a bundle of all authorities of the web takes a quarter of it."""
 
+SETTLED_S = 0.8
+"""So long files must have stayed as they are. One look a second, but where announcements come there are more."""
+
+FEWER_SETTLED_S = 10.0
+"""So long where there are fewer authorities than before: a list of them is sound after each that is written."""
+
 _MAX_TOKEN_BYTES = 4096
 _END = "-----END CERTIFICATE-----"
+_CUT = re.compile(rb"^-", re.MULTILINE)
+"""Where a certificate begins, or as much of that as there is, behind the last one's end."""
 _CERTIFICATE = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----[^-]*-----END")
 
 
@@ -48,11 +58,12 @@ class Material:
     pins: frozenset[str] = frozenset()
     server_name: str = ""
 
-    def context(self, *, unverified: bool = False) -> ssl.SSLContext:
+    def context(self, *, unverified: bool = False, whole: bool = False) -> ssl.SSLContext:
         """For a client.
 
         Args:
             unverified: Take any certificate: for who holds it against the pins himself.
+            whole: Look for those between a certificate and the authority in the lists too, each in its signer's.
 
         Raises:
             ssl.SSLError: what there is does not go together.
@@ -69,7 +80,8 @@ class Material:
             if self.crl:
                 with _file(self.crl) as path:
                     context.load_verify_locations(cafile=path)
-                context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+                flags = ssl.VerifyFlags
+                context.verify_flags |= flags.VERIFY_CRL_CHECK_CHAIN if whole else flags.VERIFY_CRL_CHECK_LEAF
         if self.certificate:
             with _file(self.certificate + b"\n" + self.key) as path:
                 context.load_cert_chain(path, password=_no_passphrase)
@@ -87,6 +99,11 @@ class Material:
         return replaced or not before.pins <= self.pins or self.server_name != before.server_name
 
     @property
+    def authorities(self) -> int:
+        """How many there are."""
+        return len(_CERTIFICATE.findall(self.ca))
+
+    @property
     def own(self) -> Certificate | None:
         """The device's own certificate; None where it has none, or none that can be read."""
         begin, end, _ = self.certificate.decode("ascii", "replace").partition(_END)
@@ -101,29 +118,46 @@ class MaterialFiles:
 
     Attributes:
         now: What is in force.
+        refused: Why what the files hold is not; empty where it is.
     """
 
-    def __init__(self, options: TlsOptions) -> None:
+    def __init__(self, options: TlsOptions, clock: Callable[[], float] = time.monotonic) -> None:
         """Reads the files.
+
+        Args:
+            options: Which.
+            clock: Monotonic seconds.
 
         Raises:
             InvalidConfig: one can't be read, or they don't go together.
         """
         self._options = options
-        self._stamp = _stamp(options)
+        self._clock = clock
+        self._stamp = self._coming = _stamp(options)
+        self._coming_s = clock()
         self.now = read_material(options)
+        self.refused = ""
 
     def look(self) -> bool:
-        """Takes what has changed; whether anything has. What can't be used leaves what was, and is logged once."""
-        stamp = _stamp(self._options)
-        if stamp == self._stamp:
+        """Takes what has changed; whether anything has. What can't be used leaves what was, and is logged once.
+
+        It must have stayed the same for a while: one that is being written may lack an authority that it is to hold.
+        """
+        stamp, now_s = _stamp(self._options), self._clock()
+        if stamp != self._coming:
+            self._coming, self._coming_s = stamp, now_s
+        if stamp == self._stamp or now_s - self._coming_s < SETTLED_S:
             return False
-        self._stamp = stamp
         try:
             found = read_material(self._options)
+            check_newer(found.crl, self.now.crl, found.ca)
         except InvalidConfig as error:
+            self._stamp, self.refused = stamp, str(error)
             _log.warning("new files for TLS can't be used, those before stay in force: %s", error)
             return False
+        if found.authorities < self.now.authorities and now_s - self._coming_s < FEWER_SETTLED_S:
+            return False
+        self._stamp, self.refused = stamp, ""
         if found == self.now:
             return False
         self.now = found
@@ -149,6 +183,7 @@ def read_material(options: TlsOptions) -> Material:
         pins=frozenset(options.pins),
         server_name=options.server_name,
     )
+    read_lists(material.crl)
     try:
         material.context()
     except (ssl.SSLError, ValueError, OSError) as error:
@@ -168,6 +203,8 @@ def _read(name: str, path: Path | None, most: int = MAX_BYTES) -> bytes:
         raise InvalidConfig(f"tls.{name}: {path}: {error.strerror or error}") from error
     if not content.strip() or len(content) > most:
         raise InvalidConfig(f"tls.{name}: {path}: from 1 to {most} bytes are expected")
+    if name == "ca" and _CUT.search(content.rpartition(b"-----END")[2]):
+        raise InvalidConfig(f"tls.{name}: {path}: cut short, it ends where a certificate begins")
     return content
 
 

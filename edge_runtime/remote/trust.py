@@ -25,12 +25,15 @@ from edge_runtime.remote.places import Full, Place, who_gives_way
 from edge_runtime.remote.sightings import Sighting
 from edge_runtime.remote.suspects import Suspects
 from edge_runtime.remote.tls_files import Material, MaterialFiles
-from edge_runtime.remote.trust_policy import DOUBT_S, Subject, due_s, rank
+from edge_runtime.remote.trust_policy import SLOW_S, Subject, due_s, is_new, is_over, rank
 
 _log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Handshakes under way: who accepts connections and says nothing holds up one of them."""
+
+KEPT = 2
+"""Of these for servers that have never been asked: those that were, and are silent, don't hold up who comes..."""
 
 LIMIT_S = 5.0
 """For one handshake: a slow board and a slow server need a tenth."""
@@ -39,13 +42,19 @@ FIRST_LIMIT_S = 1.5
 """For the first with an announced server: eight that are silent hold up the others that long."""
 
 A_SECOND = 20
-"""Handshakes that are begun in a second: the device has other work."""
+"""Handshakes that are begun in a second: the device has other work..."""
+
+KEPT_A_SECOND = 5
+"""...and of these for servers that have never been asked, likewise."""
 
 MAX_SUBJECTS = 64
 """Announced servers that have not proved who they are; beyond, one that was asked and could not gives way."""
 
 LOOK_S = 1.0
 """How often files and endpoints are looked at."""
+
+CLOCK_SET_S = 60.0
+"""By so much a clock is set: less makes no certificate valid, and is what a clock that is kept right is moved by."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +67,8 @@ class _Known:
         address: Where it has proved who it is; empty for nowhere.
         identity: The fingerprint of the certificate that it showed last.
         proof: What it proved; None where nothing, or where that counts no more and it is asked anew.
-        asking: Whether a thread is at it.
+        asking: Whether a thread is at it...
+        new: ...and it had never been asked before.
     """
 
     addresses: tuple[str, ...]
@@ -67,6 +77,7 @@ class _Known:
     identity: str = ""
     proof: Proof | None = field(default=None, repr=False)
     asking: bool = False
+    new: bool = False
 
 
 _MUTE = frozenset({"unreachable", "silent"})
@@ -85,6 +96,7 @@ class Trust:
         suspects: Suspects,
         *,
         clock: Callable[[], float] = time.monotonic,
+        ahead: Callable[[], float] = lambda: time.time() - time.monotonic(),
         proves: Prove = lambda address, material, limit_s: prove(address, material, limit_s=limit_s),
         draw: Callable[[Sequence[str]], str] = random.choice,
     ) -> None:
@@ -95,6 +107,7 @@ class Trust:
             files: What is trusted.
             suspects: Keeps those that have not.
             clock: Monotonic seconds.
+            ahead: Seconds by which the machine's clock, by which certificates are valid or not, is ahead of that.
             proves: Asks one, in a thread of its own; raises NotTrusted.
             draw: One of several.
         """
@@ -102,6 +115,8 @@ class Trust:
         self._files = files
         self._suspects = suspects
         self._clock = clock
+        self._ahead = ahead
+        self._ahead_s = ahead()
         self._proves = proves
         self._draw = draw
         self._expiry = Expiry(clock)
@@ -109,7 +124,8 @@ class Trust:
         self._turn = threading.Lock()  # The table hears of results in the order in which they are true.
         self._known: dict[str, _Known] = {}
         self._asking = 0
-        self._begun_s: list[float] = []
+        self._asking_again = 0
+        self._begun_s: list[tuple[float, bool]] = []
         self._bell = Bell()
         self._limit = LogLimit(_log, clock)
         self._closed = False
@@ -179,6 +195,11 @@ class Trust:
         """Announcements came faster than they are looked at."""
         self._suspects.dropped(count)
 
+    @property
+    def refused_files(self) -> str:
+        """Why what the files hold is not in force; empty where it is."""
+        return self._files.refused
+
     def certificates(self) -> dict[str, Certificate]:
         """What those that are trusted have shown, by address."""
         with self._lock:
@@ -190,6 +211,7 @@ class Trust:
         if self._files.look():
             self._renewed(before)
         now_s = self._clock()
+        self._clock_set(now_s)
         self._end_doubts(now_s)
         self._expiry.look("the device's own certificate", self._files.now.own)
         away = {one.address for one in self._table.all() if one.away_s is not None}
@@ -197,15 +219,17 @@ class Trust:
         with self._lock:
             for known in self._known.values():
                 known.subject = _with(known.subject, away=known.address in away)
-            self._begun_s = [at_s for at_s in self._begun_s if now_s - at_s < 1.0]
+            self._begun_s = [(at_s, new) for at_s, new in self._begun_s if now_s - at_s < 1.0]
             while not self._closed and self._asking < AT_ONCE and len(self._begun_s) < A_SECOND:
                 key, wait_s = self._next(now_s)
                 if key is None:
                     break
-                self._known[key].asking = True
+                known = self._known[key]
+                known.asking, known.new = True, is_new(known.subject)
                 self._asking += 1
-                self._begun_s.append(now_s)
-                begun.append((key, self._known[key]))
+                self._asking_again += not known.new
+                self._begun_s.append((now_s, known.new))
+                begun.append((key, known))
         for key, known in begun:
             self._begin(key, known)
         return min(wait_s, LOOK_S)
@@ -236,17 +260,34 @@ class Trust:
             for found in cut:
                 self._table.add(found)
 
+    def _clock_set(self, now_s: float) -> None:
+        """Where the machine's clock was set, what is valid by it may be another: those that failed are asked anew."""
+        ahead_s = self._ahead()
+        if abs(ahead_s - self._ahead_s) < CLOCK_SET_S:
+            return
+        self._ahead_s = ahead_s
+        with self._lock:
+            for known in self._known.values():
+                if known.subject.failures:
+                    known.subject = _with(known.subject, heard_s=now_s)
+
     def _end_doubts(self, now_s: float) -> None:
         """Who has had to prove itself anew, and has said nothing since, is believed no longer."""
         with self._turn:
             with self._lock:
-                over = [(key, one) for key, one in self._known.items() if now_s - one.subject.doubted_s > DOUBT_S]
+                over = [(key, one) for key, one in self._known.items() if is_over(one.subject, now_s)]
             for key, known in over:
                 self._put_out(key, known, "it has said nothing since what is trusted has changed", cut=True)
 
     def _next(self, now_s: float) -> tuple[str | None, float]:
         """Who is asked next; None for nobody yet, and how long not."""
-        waiting = [(due_s(one.subject), key) for key, one in self._known.items() if not one.asking]
+        again = sum(not new for _, new in self._begun_s)
+        new_only = self._asking_again >= AT_ONCE - KEPT or again >= A_SECOND - KEPT_A_SECOND
+        waiting = [
+            (due_s(one.subject), key)
+            for key, one in self._known.items()
+            if not one.asking and (is_new(one.subject) or not new_only)
+        ]
         due = [key for at_s, key in waiting if at_s <= now_s]
         if not due:
             return None, min((at_s for at_s, _ in waiting), default=math.inf) - now_s
@@ -264,8 +305,13 @@ class Trust:
             thread.start()
         except RuntimeError:  # No more threads: later.
             with self._lock:
-                known.asking = False
-                self._asking -= 1
+                self._ended(known)
+
+    def _ended(self, known: _Known) -> None:
+        """Nobody is at it any more. Under the lock."""
+        known.asking = False
+        self._asking -= 1
+        self._asking_again -= not known.new
 
     def _ask(self, key: str, known: _Known) -> None:
         """Has one server prove who it is: where it has been, and where it is said to be. In a thread of its own."""
@@ -283,12 +329,13 @@ class Trust:
                 faults.append((address, fault))
             except Exception as error:  # noqa: BLE001  what a stranger's bytes do to us is no proof
                 faults.append((address, NotTrusted("protocol", f"{type(error).__name__}: {error}")))
+        slow = self._clock() - at_s > SLOW_S
         with self._turn:
             with self._lock:
-                self._asking -= 1
-                known.asking = False
+                self._ended(known)
                 stale = self._closed or self._known.get(key) is not known
                 failures = 0 if found else known.subject.failures + 1
+                known.subject = _with(known.subject, slow=min(known.subject.slow + 1, 9) if slow else 0)
                 if material is self._files.now:
                     known.subject = _with(known.subject, asked_s=at_s, failures=min(failures, 9))
                 else:  # It says nothing of what is trusted by now: as if it had not been asked.

@@ -27,13 +27,16 @@ from fallback_server.config import ConfigInvalid
 from fallback_server.private_files import write_private
 from fallback_server.text_file import parse_toml, read_text
 
+MAX_CHARS = 2**21
+"""Of a file, which takes a second or two to read then. Ten thousand tokens take half."""
+
 MAX_ENTRIES = 10_000
 """Of tokens, names of certificates, and rules of models, each."""
 
 MAX_PATTERNS = 1_000
 """In one list."""
 
-MAX_COMPARED = 2_000_000
+MAX_COMPARED = 1_000_000
 """Names below `only` times patterns of certificates: it takes a second or two to hold so many against each other."""
 
 _NAMED = 20
@@ -99,8 +102,10 @@ def parse_access(text: str, path: Path) -> AccessRules:
         path: The file's, for messages.
 
     Raises:
-        ConfigInvalid: with all that is wrong with it.
+        ConfigInvalid: with all that is wrong with it, or it is too long.
     """
+    if len(text) > MAX_CHARS:
+        raise ConfigInvalid(f"{path}: has {len(text)} characters, at most {MAX_CHARS} are read")
     try:
         document = parse_toml(text)
     except ValueError as error:
@@ -133,7 +138,8 @@ def add_token(path: Path, name: str, digest: str, grants: Grants) -> None:
     """Adds a token to a file, which is made where there is none; what else it holds stays as it is.
 
     Raises:
-        ConfigInvalid: the file is at fault, or has a token of that name.
+        ConfigInvalid: the file is at fault, has a token of that name, or has the name below `only` by itself, where it
+            means the certificate of that name and would mean the token.
         OSError: it can't be written.
     """
     if len(name) > MAX_NAME_CHARS or not _TOKEN_NAME.fullmatch(name):
@@ -144,6 +150,11 @@ def add_token(path: Path, name: str, digest: str, grants: Grants) -> None:
     with _editing(path) as text:
         if any(token.name == name for token in parse_access(text, path).tokens.values()):
             raise ConfigInvalid(f"{path} has a token {name} already: remove that first, or give another name")
+        if models := _naming(text, name):
+            raise ConfigInvalid(
+                f"{path}: {name} is named below only of {models}, where it means the certificate of that name and "
+                f"would mean the token: write 'certificate:{name}', 'token:{name}' or both there, or give another name"
+            )
         lines = [f'[tokens."{name}"]', f'sha256 = "{digest}"']
         listed = {scope.value: json.dumps(list(grants.patterns(scope)), ensure_ascii=False) for scope in Scope}
         lines += [f"{scope} = {patterns}" for scope, patterns in listed.items() if patterns != "[]"]

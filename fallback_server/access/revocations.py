@@ -151,16 +151,37 @@ def check_newer(lists: Iterable[RevocationList], before: Iterable[RevocationList
     Raises:
         ConfigInvalid: one is older than that of its authority in force, or lacks.
     """
+    found = older_than(lists, before, ca_pem)
+    if found is None:
+        return
+    old, new = found
+    if new is None:
+        raise ConfigInvalid(f"{old} lacks: those that it named would be let in again")
+    raise ConfigInvalid(f"{new} is older than what is in force: {old} which stays")
+
+
+def older_than(
+    lists: Iterable[RevocationList], before: Iterable[RevocationList], ca_pem: bytes
+) -> tuple[RevocationList, RevocationList | None] | None:
+    """The first of some lists that another of its authority should not follow, and that; None for none of both.
+
+    Args:
+        lists: The others.
+        before: Those that they would follow.
+        ca_pem: The authorities' certificates; lists of others count for nothing.
+
+    Raises:
+        ConfigInvalid: those can't be read.
+    """
     trusted = {issuer for issuer, _, _ in _authorities(ca_pem)}
     there = {each.issuer: each for each in lists}
     for old in before:
         if old.issuer not in trusted:
             continue
         new = there.get(old.issuer)
-        if new is None:
-            raise ConfigInvalid(f"{old} lacks: those that it named would be let in again")
-        if new.is_older(old):
-            raise ConfigInvalid(f"{new} is older than what is in force: {old} which stays")
+        if new is None or new.is_older(old):
+            return old, new
+    return None
 
 
 def day(instant_s: float) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
+from converter.artifact.tar_headers import HeaderCheck
 from fallback_server.core.errors import ArchiveRefused
 from fallback_server.core.printable import cause, quoted
 
@@ -23,6 +24,9 @@ CHUNK_BYTES = 1 << 20
 
 MAX_HEADER_BYTES = 1 << 20
 """What the headers of one member of a tar may take: they hold names, and are read into memory."""
+
+MAX_HEADERS_BYTES = 256 << 20
+"""What those of all members may take: two and a half thousand bytes for each of a hundred thousand."""
 
 MAX_DIRECTORY_BYTES = 64 << 20
 """What the directory of a zip may take: it is read into memory, several times as large."""
@@ -103,8 +107,8 @@ def claimed_bytes(archive: Path) -> int:
 class _Forward:
     """A decompressed stream as tarfile wants to read it: forward alone, and never much at a time.
 
-    tarfile reads a member's extended headers whole, however long they say they are, and one after the other. What the
-    members themselves hold goes past it.
+    tarfile reads a member's extended headers whole, however long they say they are, and one after the other: they are
+    checked before. What the members themselves hold goes past it.
 
     Args:
         archive: Named in errors.
@@ -122,6 +126,8 @@ class _Forward:
         self._damage = damage
         self._at = 0
         self._budget_bytes = MAX_HEADER_BYTES
+        self._left_bytes = MAX_HEADERS_BYTES
+        self._headers = HeaderCheck()
         self.last = b""
 
     def renew(self) -> None:
@@ -142,18 +148,25 @@ class _Forward:
         self._budget_bytes -= size_bytes
         if size_bytes < 0 or self._budget_bytes < 0:
             raise ArchiveRefused(f"{self.archive}: a member's headers take more than {MAX_HEADER_BYTES} bytes")
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise ArchiveRefused(f"{self.archive}: its members' headers take more than {MAX_HEADERS_BYTES} bytes")
+        self.last = self._whole(size_bytes)
+        self._headers.see(self.last)
+        return self.last
+
+    def _whole(self, size_bytes: int) -> bytes:
         parts = []
         while size_bytes > 0 and (data := self.take(size_bytes)):
             parts.append(data)
             size_bytes -= len(data)
-        self.last = b"".join(parts)
-        return self.last
+        return b"".join(parts)
 
     def seek(self, position: int) -> int:
         """Skips the padding behind a member, for tarfile: all else has been read when it asks."""
         if not 0 <= position - self._at <= tarfile.BLOCKSIZE:
             raise ArchiveRefused(f"{self.archive} is damaged: a header leads out of the members' order")
-        self.read(position - self._at)
+        self._whole(position - self._at)
         return self._at
 
     def tell(self) -> int:

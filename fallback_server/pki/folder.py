@@ -116,9 +116,9 @@ class PkiFolder:
             if not _HOST.fullmatch(host):
                 raise PkiRefused(f"--host must be a name or an address, got {host!r}")
         other = next(each for each in KINDS if each != kind)
-        if (self._path / other / name).exists():
-            raise PkiRefused(f"{name} is a {other} already, and is revoked by its name: choose another name")
         with self._locked():
+            if (self._path / other / name).exists():
+                raise PkiRefused(f"{name} is a {other} already, and is revoked by its name: choose another name")
             authority = self._authority()
             if kind == "server":
                 pair = authority.server(name, hosts, now=self._now(), days=_checked_days(days))

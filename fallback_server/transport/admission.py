@@ -20,7 +20,9 @@ class Admission(grpc.GenericRpcHandler):
     """All calls, but for those of callers who may do nothing of their kind with any model.
 
     Which model is asked about later, by whoever has read the request. What a call's metadata show is known before it
-    begins, and decides where nobody has certificates; those are known to the call alone, which is then asked first.
+    begins, and decides where nobody has certificates. Those are known to the call alone, which is then asked first: it
+    comes as a stream, of which gRPC reads nothing by itself. That costs callers who may a little of what small requests
+    save by coming otherwise, see `rpc`; else a device that was revoked would have its requests kept, half or whole.
 
     Args:
         handlers: By method. They have no serializers of gRPC's.
@@ -31,7 +33,7 @@ class Admission(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {method.path: handler for method, handler in handlers.items()}
         self._guard = guard
         self._asked = {
-            method.path: Asked(method.path, handler, self.check, self.turn_away, unread=not guard.certificates)
+            method.path: Asked(method.path, handler, self.check, self.turn_away)
             for method, handler in handlers.items()
             if guard.asks(method.path)
         }
@@ -48,33 +50,32 @@ class Admission(grpc.GenericRpcHandler):
         """Why a call may not begin; None where it may."""
         return refusal_of(lambda: self._guard.admit_method(context, path))
 
-    async def turn_away(self, path: str, context: Context, error: ServerError, data: bytes | None) -> bytes:
-        """Ends a call that may not begin.
+    async def turn_away(self, path: str, context: Context, error: ServerError) -> bytes:
+        """Ends a call that may not begin, and of which nothing was read.
 
         Args:
             path: Of its method.
             context: Of the call.
             error: Why.
-            data: Its request, where gRPC has read that; None where not.
         """
-        del path, data
+        del path
         return await aborted(context, *status_of(error))
 
 
 class Asked(grpc.RpcMethodHandler):  # type: ignore[type-arg]  # generic in the stubs alone
-    """A handler behind a question.
+    """A handler behind a question. It takes all calls as streams, of which gRPC reads nothing before that is asked for.
 
     Args:
         path: The method's.
         handler: Behind it.
         check: See `Admission`, likewise the next.
         turn_away: See there.
-        unread: Whether calls are taken as streams, of which gRPC reads nothing before that is asked for: worth it where
-            nearly all are turned away. Else as the one behind takes them, which may change that.
     """
 
+    request_streaming = True
     request_deserializer = None
     response_serializer = None
+    unary_unary = None
     unary_stream = None
 
     def __init__(
@@ -82,35 +83,20 @@ class Asked(grpc.RpcMethodHandler):  # type: ignore[type-arg]  # generic in the 
         path: str,
         handler: Any,
         check: Callable[[str, Context], ServerError | None],
-        turn_away: Callable[[str, Context, ServerError, bytes | None], Any],
-        *,
-        unread: bool,
+        turn_away: Callable[[str, Context, ServerError], Any],
     ) -> None:
-        self._handler = handler
-        self._unread = unread
         self.response_streaming = handler.response_streaming
-
-        async def unary_unary(data: bytes, context: Context) -> bytes:
-            if (error := check(path, context)) is not None:
-                return await turn_away(path, context, error, data)  # type: ignore[no-any-return]  # as `Admission` has it
-            return await handler.unary_unary(data, context)  # type: ignore[no-any-return]  # bytes, as all handlers here
 
         async def stream_unary(requests: object, context: Context) -> bytes:
             if (error := check(path, context)) is not None:
-                return await turn_away(path, context, error, None)  # type: ignore[no-any-return]  # likewise
-            return await handler.stream_unary(requests, context)  # type: ignore[no-any-return]  # likewise
+                return await turn_away(path, context, error)  # type: ignore[no-any-return]  # as `Admission` has it
+            return await handler.stream_unary(requests, context)  # type: ignore[no-any-return]  # bytes, as all here
 
         async def stream_stream(requests: object, context: Context) -> None:
             if (error := check(path, context)) is not None:
-                await turn_away(path, context, error, None)
+                await turn_away(path, context, error)
                 return
             await handler.stream_stream(requests, context)
 
-        self.unary_unary: Any = unary_unary
         self.stream_unary: Any = stream_unary
         self.stream_stream: Any = stream_stream
-
-    @property
-    def request_streaming(self) -> bool:  # type: ignore[override]  # gRPC reads it, and nothing writes it
-        """As gRPC asks for it at each call."""
-        return self._unread or bool(self._handler.request_streaming)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from fallback_server.core.errors import DeadlineExceeded, QueueFull
+from fallback_server.transport.farewell import Farewell
 from fallback_server.transport.rpc import Context
 
 MAX_UNREAD = 1024
@@ -109,16 +110,18 @@ class Arrivals:
 
 
 class Arriving(grpc.GenericRpcHandler):
-    """Handlers whose unary calls are counted until their requests are there.
+    """Handlers whose unary calls are counted until their requests are there, and held while clients are told the end.
 
     Args:
         inner: Has them: a bounded number, which stay the same.
         arrivals: Counts.
+        farewell: Holds; None where nothing is.
     """
 
-    def __init__(self, inner: grpc.GenericRpcHandler, arrivals: Arrivals) -> None:
+    def __init__(self, inner: grpc.GenericRpcHandler, arrivals: Arrivals, farewell: Farewell | None = None) -> None:
         self._inner = inner
         self._arrivals = arrivals
+        self._farewell = Farewell() if farewell is None else farewell
         self._counted: dict[grpc.RpcMethodHandler[Any, Any], tuple[_Unread, _Read]] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -128,7 +131,8 @@ class Arriving(grpc.GenericRpcHandler):
             return handler  # type: ignore[no-any-return]  # one of these
         counted = self._counted.get(handler)
         if counted is None:
-            counted = self._counted[handler] = _Unread(handler, self._arrivals), _Read(handler, self._arrivals)
+            told = self._arrivals, self._farewell
+            counted = self._counted[handler] = _Unread(handler, *told), _Read(handler, *told)
         unread, read = counted
         return read if handler.request_streaming or not self._arrivals.leaves_to_grpc() else unread
 
@@ -144,13 +148,17 @@ class _Counted(grpc.RpcMethodHandler):  # type: ignore[type-arg]  # generic in t
 class _Unread(_Counted):
     """A unary call whose request gRPC waits for."""
 
-    def __init__(self, handler: Any, arrivals: Arrivals) -> None:
+    def __init__(self, handler: Any, arrivals: Arrivals, farewell: Farewell) -> None:
         async def unary_unary(data: bytes, context: Context) -> Any:
             arrivals.came()
+            if farewell.holding:
+                await farewell.wait(context.time_remaining())
             return await handler.unary_unary(data, context)
 
         async def stream_unary(requests: object, context: Context) -> Any:
             arrivals.came()  # It is waited for here.
+            if farewell.holding:
+                await farewell.wait(context.time_remaining())
             return await handler.stream_unary(requests, _TimedContext(context, arrivals))
 
         self.unary_unary = unary_unary
@@ -162,8 +170,10 @@ class _Read(_Counted):
 
     request_streaming = True
 
-    def __init__(self, handler: Any, arrivals: Arrivals) -> None:
+    def __init__(self, handler: Any, arrivals: Arrivals, farewell: Farewell) -> None:
         async def stream_unary(requests: object, context: Context) -> Any:
+            if farewell.holding:
+                await farewell.wait(context.time_remaining())
             return await handler.stream_unary(requests, _TimedContext(context, arrivals))
 
         self.stream_unary = stream_unary

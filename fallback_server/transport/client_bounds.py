@@ -26,8 +26,19 @@ _NO_BOUND = 2**31 - 2
 _STREAMS, _CONNECTIONS = "grpc.max_concurrent_streams", "grpc.max_allowed_incoming_connections"
 _HANDSHAKE, _IDLE = "grpc.server_handshake_timeout_ms", "grpc.max_connection_idle_ms"
 
-_BOUNDED = {_IDLE: (1, 2**31 - 1), _CONNECTIONS: (0, _NO_BOUND)}
-"""What gRPC itself ends the process for, or every call."""
+_PING, _METADATA = "grpc.http2.ping_timeout_ms", "grpc.absolute_max_metadata_size"
+_RECEIVED, _SENT = "grpc.max_receive_message_length", "grpc.max_send_message_length"
+
+_LARGEST = 2**31 - 1
+
+_BOUNDED = {
+    **dict.fromkeys((_STREAMS, _HANDSHAKE, _IDLE, _PING, _METADATA), (1, _LARGEST)),
+    _CONNECTIONS: (1, _NO_BOUND),
+}
+"""What gRPC itself ends the process for otherwise, or every call, or without a word answers nobody."""
+
+_NOT_ZERO = (_RECEIVED, _SENT)
+"""Less than nothing is no bound there."""
 
 NONE = ((_STREAMS, _NO_BOUND), (_CONNECTIONS, _NO_BOUND), (_IDLE, _NO_BOUND))
 """Where nobody comes but this server's own processes."""
@@ -35,6 +46,8 @@ NONE = ((_STREAMS, _NO_BOUND), (_CONNECTIONS, _NO_BOUND), (_IDLE, _NO_BOUND))
 
 def fault_of(key: str, value: int | str) -> str:
     """What is wrong with an argument that gRPC would be given, in words; empty where nothing is known of."""
+    if key in _NOT_ZERO and value == 0:
+        return f"--grpc_channel_arguments={key} must not be 0: no message would be taken or sent"
     least, most = _BOUNDED.get(key, (0, 0))
     if key not in _BOUNDED or (isinstance(value, int) and least <= value <= most):
         return ""

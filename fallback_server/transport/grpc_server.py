@@ -29,6 +29,7 @@ from fallback_server.transport.changes import Changes
 from fallback_server.transport.client_bounds import client_bounds
 from fallback_server.transport.delivery import DeliveryService
 from fallback_server.transport.edge_services import CatalogService, OperatorService
+from fallback_server.transport.farewell import Farewell
 from fallback_server.transport.health import HealthService
 from fallback_server.transport.model_service import ModelService
 from fallback_server.transport.native.addresses import addresses, target
@@ -42,6 +43,7 @@ from fallback_server.transport.reflection import reflection_handlers
 from fallback_server.transport.rpc import MAX_MESSAGE_BYTES, MessageThreads, Rpcs
 from fallback_server.transport.sequence_service import SequenceService
 from fallback_server.transport.services import Handlers
+from fallback_server.transport.strangers import Strangers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
 
@@ -56,6 +58,9 @@ request of 1 MB lost its connection after 60 s. A client that is gone is left to
 
 OFTEN = (methods.PREDICT.path, methods.MODEL_INFER.path)
 """What is taken as it comes, see `Accepting`."""
+
+_TOLD_S = 0.01
+"""By then gRPC has begun to tell clients that it stops, which goes ahead of answers on each connection."""
 
 _DISTRIBUTION = "edge-runtime"
 
@@ -125,6 +130,7 @@ class GrpcServer:
         self._changes = Changes(control.watch)
         self._serving = False
         self._socket: UnixSocket | None = None
+        self._farewell = Farewell()
         self._guard = guard = open_guard() if guard is None else guard
         self.calls = Calls(dataplane, max_message_bytes=max_message_bytes, guard=guard)
         self._delivery = DeliveryService(packages, self._changes, guard)
@@ -163,7 +169,7 @@ class GrpcServer:
         handlers: Handlers = {
             method: handler for service in services for method, handler in service.handlers(rpcs).items()
         }
-        door = Arriving(Admission(handlers, guard), Arrivals())
+        door = Arriving(Strangers(Admission(handlers, guard), guard, self._threads), Arrivals(), self._farewell)
         self._handlers = (door, *reflection_handlers(handlers, guard), AbsentCalls())
         self._server = self._made(channel_arguments)
         self._accepting = Accepting(self._handlers, OFTEN)
@@ -205,10 +211,15 @@ class GrpcServer:
         begun_s = time.monotonic()
         fronts = [front.quiet(grace_s=grace_s) for front in self._fronts]
         await asyncio.gather(self._rpcs.quiet(grace_s=grace_s), *fronts)
-        left_s = max(0.0, grace_s - (time.monotonic() - begun_s))
-        stops = [self._server.stop(left_s)]
-        if self._private is not None:
-            stops.append(self._private.stop(left_s))
+        try:
+            await self._farewell.gather(most_s=grace_s - (time.monotonic() - begun_s))
+            left_s = max(0.0, grace_s - (time.monotonic() - begun_s))
+            stops = [asyncio.ensure_future(self._server.stop(left_s))]
+            if self._private is not None:
+                stops.append(asyncio.ensure_future(self._private.stop(left_s)))
+            await asyncio.sleep(_TOLD_S)
+        finally:
+            self._farewell.end()
         await asyncio.gather(*stops)
         await self._accepting.end()
         self._close_native()

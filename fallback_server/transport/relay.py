@@ -97,6 +97,44 @@ class Relay(grpc.GenericRpcHandler):
             raise error_of(code, text) from error
         return answer
 
+    async def unread(self, method: str, context: Context) -> bytes:
+        """The answer to a unary call of which nothing was read here: its request goes on as the other server reads it.
+
+        Args:
+            method: Its path.
+            context: Of the call, which came as a stream.
+
+        Raises:
+            ServerError: as the other server says, with its text; it may do so before there is a request.
+        """
+        passes: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = self._channel.stream_unary(method)
+        call = passes(metadata=self._passed(context), timeout=context.time_remaining())
+        missing: list[ServerError] = []
+
+        async def send() -> None:
+            try:
+                await _sent(context, call)
+            except ServerError as error:  # The request was not waited for any longer.
+                missing.append(error)
+                call.cancel()
+
+        sending = asyncio.ensure_future(send())
+        self._streams += 1
+        try:
+            answer: bytes = await call
+        except grpc.aio.AioRpcError as error:
+            code, text = self._refusal(error.code(), error.details() or "")
+            raise error_of(code, text) from error
+        except asyncio.CancelledError:
+            if missing:
+                raise missing[0] from None
+            raise
+        finally:
+            self._streams -= 1
+            sending.cancel()
+            call.cancel()  # Of one that is over it does nothing.
+        return answer
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """As gRPC asks for it: what passes a call on."""
         method = str(handler_call_details.method)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -39,11 +38,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 MAX_LARGE_WAITING = 256
 """Large messages that wait for a thread; each of them holds its bytes."""
 
-_QUIET_S = 0.05
-"""So long no call has come: those that were on their way when the first were refused have, in a data center."""
-
-_LONGEST_QUIET_S = 1.0
-"""Clients that ask again at once, for ever, do not keep the server."""
+_LOOK_S = 0.01
 
 STOPPING_TEXT = "the server is stopping"
 
@@ -232,7 +227,6 @@ class Rpcs:
         self._max_bytes = max_message_bytes
         self._threads = threads
         self._under_way = 0
-        self._came_s = -math.inf
         self._gathering: Gathering | None = None
 
     def _gathers(self) -> Gathering | None:
@@ -242,16 +236,12 @@ class Rpcs:
         return self._gathering
 
     async def quiet(self, *, grace_s: float) -> None:
-        """Waits until no unary call is under way, at most the grace, and none has come for a moment, at most a second.
-
-        When gRPC's server is told to stop, what comes before its clients know is CANCELLED, which no client asks again.
-        """
-        clock = time.monotonic
-        begun_s = clock()
-        while (waited_s := clock() - begun_s) < grace_s:
-            if is_quiet(bool(self._under_way), clock() - self._came_s, waited_s):
+        """Waits until no unary call is under way, at most the grace."""
+        end_s = time.monotonic() + grace_s
+        while time.monotonic() < end_s:
+            if not self._under_way:
                 return
-            await asyncio.sleep(_QUIET_S / 5)
+            await asyncio.sleep(_LOOK_S)
 
     def unary(self, unary: Unary[Any, Any]) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A call of one request and one response."""
@@ -266,7 +256,7 @@ class Rpcs:
         read, answer, weigh, write, soon = unary.read, unary.answer, unary.weigh, unary.write, unary.soon
 
         async def handle(data: bytes, context: Context) -> bytes:
-            came_s = self._came_s = clock()
+            came_s = clock()
             self._under_way += 1
             try:
                 if len(data) >= LARGE_BYTES:
@@ -306,7 +296,6 @@ class Rpcs:
         clock = time.monotonic
 
         async def handle(_requests: object, context: Context) -> bytes:
-            self._came_s = clock()
             self._under_way += 1
             try:
                 box = await _received(unary.method, context)
@@ -419,17 +408,6 @@ async def aborted(
         await context.abort(code, text, trailing)
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
-
-
-def is_quiet(busy: bool, idle_s: float, waited_s: float) -> bool:  # noqa: FBT001  a table's columns
-    """Whether a server that refuses what comes may end its connections.
-
-    Args:
-        busy: Whether calls are under way.
-        idle_s: How long none has come.
-        waited_s: How long it was waited for quiet.
-    """
-    return not busy and (idle_s >= _QUIET_S or waited_s >= _LONGEST_QUIET_S)
 
 
 async def _taken(method: Method[Any, Any], context: Context, data: bytes, stall_s: float | None) -> None:

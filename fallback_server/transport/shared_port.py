@@ -14,12 +14,13 @@ from fallback_server.access.rules import Scope
 from fallback_server.core.errors import ConfigRefused, ServerError
 from fallback_server.dataplane import DataPlane, PredictCall
 from fallback_server.protocol import methods
+from fallback_server.transport.accepting import Accepting
 from fallback_server.transport.admission import Admission, Asked, Handler
 from fallback_server.transport.arrivals import Arrivals, Arriving
 from fallback_server.transport.call_guard import CallGuard, refusal_of
 from fallback_server.transport.calls import Calls, Inference
 from fallback_server.transport.faults import PassedOn, status_of
-from fallback_server.transport.grpc_server import REUSE_PORT, PortUnavailable, server_options
+from fallback_server.transport.grpc_server import OFTEN, REUSE_PORT, PortUnavailable, server_options
 from fallback_server.transport.native.addresses import target
 from fallback_server.transport.native.calls import NativeCall
 from fallback_server.transport.native.choice import front_arguments
@@ -30,6 +31,7 @@ from fallback_server.transport.prediction import PredictionService
 from fallback_server.transport.relay import Relay
 from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs, Unary, aborted
 from fallback_server.transport.services import Handlers
+from fallback_server.transport.strangers import Strangers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.workers.hosted import Elsewhere
 
@@ -118,12 +120,11 @@ class PassingAdmission(Admission):
         found = super().service(handler_call_details)
         return found if self._guard.certificates or not isinstance(found, Asked) else None
 
-    async def turn_away(self, path: str, context: Context, error: ServerError, data: bytes | None) -> bytes:
+    async def turn_away(self, path: str, context: Context, error: ServerError) -> bytes:
         """See `Admission.turn_away`."""
-        if data is None and not isinstance(data := await context.read(), bytes):
-            return await aborted(context, *status_of(error))
+        del error
         try:
-            return await self._relay.unary(path, data, context)
+            return await self._relay.unread(path, context)
         except ServerError as refusal:
             return await aborted(context, *status_of(refusal))
 
@@ -222,6 +223,7 @@ class SharedPort:
         }
         self._fronts: list[NativeFront] = []
         self._server: grpc.aio.Server | None = None
+        self._accepting: Accepting | None = None
 
     async def start(self, *, host: str, port: int) -> None:
         """Listens beside others.
@@ -276,7 +278,10 @@ class SharedPort:
     async def _start_server(self, address: str) -> None:
         server = self._server = grpc.aio.server(options=(*self._arguments, *server_options(self._max_message_bytes)))
         door = Arriving(PassingAdmission(self._relay, self._handlers, self._guard), Arrivals())
-        server.add_generic_rpc_handlers((door, self._relay))
+        handlers = door, Strangers(self._relay, self._guard, self._threads)
+        server.add_generic_rpc_handlers(handlers)
+        self._accepting = Accepting(handlers, OFTEN)
+        self._accepting.register(server)
         if self._tls is None:
             bound = server.add_insecure_port(address)
         else:
@@ -284,6 +289,7 @@ class SharedPort:
         if not bound:
             raise PortUnavailable(f"can't listen on {address}")
         await server.start()
+        self._accepting.begin()
 
 
 def _passing(relay: Relay, method: methods.Method[Any, Any], *, timed: bool) -> Unary[bytes, bytes]:

@@ -21,7 +21,7 @@ from converter.errors import (
     TaskTimedOut,
     ToolMissing,
 )
-from converter.isolation import CLOSE_LIMIT_S, LOG_TAIL_BYTES, ForkServer
+from converter.isolation import LOG_TAIL_BYTES, ForkServer
 from converter.process_memory import available_bytes
 
 pytestmark = pytest.mark.slow
@@ -98,9 +98,9 @@ def test_a_child_that_exits_gave_no_result(bare, task, code):
 def test_a_child_that_hangs_is_killed_at_its_limit(bare, tmp_path):
     """The limit is kept, and the process is gone when the error is raised."""
     began_s = time.monotonic()
-    with pytest.raises(TaskTimedOut, match=r"0\.5 s"):
-        bare.run(tasks.hang, 0.5, tmp_path / "pid")
-    assert time.monotonic() - began_s < 5.0
+    with pytest.raises(TaskTimedOut, match=r"1\.5 s"):
+        bare.run(tasks.hang, 1.5, tmp_path / "pid")
+    assert 1.5 <= time.monotonic() - began_s < LIMIT_S
     assert gone(int((tmp_path / "pid").read_text()))
 
 
@@ -287,16 +287,18 @@ def test_closing_ends_the_server_and_what_runs(tmp_path):
 def test_a_server_that_still_imports_is_closed_at_once(tmp_path, monkeypatch):
     """It hears of nothing until it is through; who presses Ctrl-C is not to wait for that."""
     monkeypatch.setenv("LONG_IMPORT", str(tmp_path / "pid"))
+    monkeypatch.setattr("converter.isolation.CLOSE_LIMIT_S", 2 * LIMIT_S)
     with ForkServer(["support.long_import"]) as server:
         assert eventually((tmp_path / "pid").is_file)
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < CLOSE_LIMIT_S / 2
+    assert time.monotonic() - began_s < LIMIT_S
     assert gone(server._process.pid)
 
 
 def test_a_server_outlives_the_thread_that_started_it(tmp_path, monkeypatch):
     """The kernel would tell it of that thread's end as of its parent's."""
     monkeypatch.setenv("LONG_IMPORT", str(tmp_path / "pid"))
+    monkeypatch.setattr("converter.isolation.CLOSE_LIMIT_S", 2 * LIMIT_S)
     servers = []
     starter = threading.Thread(target=lambda: servers.append(ForkServer(["support.long_import"])))
     starter.start()

@@ -101,7 +101,7 @@ def test_libraries_that_the_user_names_are_tried_with_their_options(tmp_path):
     assert (states[good], states[bad]) == ("runs", "fails")
     assert "refused to start: unknown option" in found.delegates[-1].diagnosis.cause
     lines = render(found).splitlines()
-    assert lines[lines.index(f"  {good}") + 1].startswith(" " * 16 + "runs: ")
+    assert lines[lines.index(f"  {good}") + 1].startswith(" " * 16 + "runs:")
 
 
 @pytest.mark.slow

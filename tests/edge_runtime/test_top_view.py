@@ -141,3 +141,10 @@ def test_servers_that_are_not_trusted_are_shown():
     assert row(lines, "10.0.0.8:1") == ["10.0.0.8:1", "certificate", "8", "0 s ago", "evil-8?", "self-signed"]
     assert not [one for one in lines if one.startswith("10.0.0.3:1")]
     assert lines[-2:] == ["and 3 more", "7 announcements came faster than they are looked at"]
+
+
+def test_files_that_are_not_in_force_are_shown():
+    """Why, in one line."""
+    trust = TrustStats(files="tls.crl: an older list\n")
+    lines = text(replace(snapshot(), stats=RuntimeStats(trust=trust)))
+    assert lines[-1].startswith("files for TLS as they are now are not in force: tls.crl: an older list")

@@ -93,7 +93,7 @@ def test_a_library_that_hangs_is_killed_at_the_limit(tmp_path):
     """The error says how long was waited, and holds what the library had printed."""
     started_s = time.monotonic()
     trial = try_delegate("edgetpu", library=build(tmp_path, "HANG"), limit_s=1.5)
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 60
     assert (trial.error, trial.failure) == ("no answer within 1.5 s\nwaiting for the device", "stuck")
 
 
@@ -101,12 +101,14 @@ def trial_of(process):
     """The trial's child of a process once it has the library loaded, where it hangs."""
     found = []
 
+    def has_it(child):
+        try:
+            return any("libedgetpu" in one.path for one in child.memory_maps())
+        except psutil.Error:  # It has ended: another test's, or one that is still to run its program.
+            return False
+
     def hangs():
-        found[:] = [
-            child
-            for child in psutil.Process(process).children()
-            if any("libedgetpu" in one.path for one in child.memory_maps())
-        ]
+        found[:] = filter(has_it, psutil.Process(process).children())
         return found
 
     until(hangs)

@@ -10,6 +10,7 @@ from fallback_server.access.certificates import CertificateReader
 from fallback_server.access.file import read_access
 from fallback_server.access.guard import Shown, rules_without_file
 from fallback_server.access.rules import Scope
+from fallback_server.check_command import list_fault
 from fallback_server.config import ConfigInvalid, NetworkOptions, TlsFiles
 from fallback_server.core.errors import Unauthenticated
 from fallback_server.credentials import Credentials
@@ -242,6 +243,46 @@ def test_an_old_list_of_revoked_certificates_is_not_taken(tmp_path, pki, folder)
         held.reload()
     assert f"{revoked.serial:x}" in next(iter(held.trust.revoked.values()))
     assert held.tls.files.crl_pem != before
+
+
+def test_an_old_list_is_not_taken_after_a_restart_either(tmp_path, pki, folder):
+    """Whoever puts it in place while the server is down; nor none at all. The check tells it, too."""
+    network = options(tmp_path, f"--tls_dir={folder}")
+    first = Credentials(network)
+    first.start()
+    pki.issue("device", "press-3")
+    before = (folder / "crl.pem").read_bytes()
+    pki.revoke("press-3")
+    first.reload()
+    first.stop(timeout_s=10)
+    later = (folder / "crl.pem").read_bytes()
+    (folder / "crl.pem").write_bytes(before)
+    network = options(tmp_path, f"--tls_dir={folder}")
+    with pytest.raises(ConfigInvalid, match=r"was in force, and .* is older"):
+        Credentials(network)
+    assert "is older, as" in list_fault(network, network.tls)
+    (folder / "crl.pem").unlink()
+    with pytest.raises(ConfigInvalid, match="is there no more"):
+        Credentials(options(tmp_path, f"--tls_dir={folder}"))
+    (folder / "crl.pem").write_bytes(later)
+    network = options(tmp_path, f"--tls_dir={folder}")
+    assert not list_fault(network, network.tls)
+    Credentials(network)
+
+
+def test_a_place_that_can_not_be_written_is_told_once(tmp_path, folder, caplog):
+    """The server serves all the same: the folder may be one that it can only read, as a container's secrets are."""
+    (tmp_path / "file").write_text("no folder")
+    elsewhere = f"--tls_state_file={tmp_path / 'file' / 'known.json'}"
+    held = Credentials(options(tmp_path, f"--tls_dir={folder}", f"--tls_state_file={tmp_path / 'no' / 'known.json'}"))
+    held.reload()
+    held.reload()
+    told = [each for each in caplog.records if "would be taken" in each.message]
+    assert [each.levelname for each in told] == ["WARNING"]
+    with pytest.raises(ConfigInvalid, match="Not a directory"):
+        Credentials(options(tmp_path, f"--tls_dir={folder}", elsewhere))
+    with pytest.raises(ConfigInvalid, match="--tls_state_file needs --tls_dir"):
+        options(tmp_path, elsewhere)
 
 
 def test_who_has_a_certificate_of_a_replaced_authority_is_out(tmp_path, folder):

@@ -79,7 +79,9 @@ def test_killed_restarted_and_stopped(models, watcher):
             flying = [predict.future(request(X), timeout=30) for _ in range(5)]
             time.sleep(run_s / 4)
             first.kill()
-            assert {each.exception(timeout=10).code() for each in flying} == {grpc.StatusCode.UNAVAILABLE}
+            errors = [each.exception(timeout=30) for each in flying]
+            codes = {error.code() for error in errors if error}  # A busy machine may let the first be answered.
+            assert codes == {grpc.StatusCode.UNAVAILABLE}
 
         second = ServerProcess(*flags, f"--port={first.port}", "--grace_s=30", "--num_batch_threads=1")
         assert second.port == first.port

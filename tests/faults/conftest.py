@@ -3,12 +3,22 @@
 import random
 
 import pytest
+from support.bystanders import serve
 
 
 @pytest.fixture
 def draw(fault_seed):
     """What draws: when a fault begins, and the like."""
     return random.Random(fault_seed)
+
+
+@pytest.fixture(scope="module", params=["grpcio", "native"])
+def server(request, tmp_path_factory):
+    """One that clients do harm to, by whichever transport speaks gRPC; REST is the same beside both."""
+    served = serve(tmp_path_factory.mktemp("harmed"), f"--transport={request.param}")
+    served.transport = request.param
+    yield served
+    served.close()
 
 
 @pytest.fixture

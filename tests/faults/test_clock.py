@@ -10,10 +10,13 @@ from support.edge_models import publish_scale
 from support.fault_child import FaultChild
 from support.fault_load import BACK_S, PATIENT_S, Load
 from support.fault_servers import fault_server
+from support.plants import Plant
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not edge_delegates.COMPILER, reason="needs a C compiler")]
 
 HOUR_S = 3600.0
+
+YEAR_S = 365 * 24 * HOUR_S
 
 JUMPS_S = (HOUR_S, -HOUR_S, 30 * 365 * 24 * HOUR_S, 0.0)
 
@@ -79,3 +82,33 @@ def test_a_server_whose_clock_is_set(tmp_path, clock, fault_seed, fault_s, monke
         assert [line for line in server.server.log if line.startswith("205")]  # Decades ahead, by its own clock.
     finally:
         running.__exit__(None, None, None)
+
+
+def test_a_clock_by_which_no_certificate_is_valid(tmp_path, clock, fault_seed):
+    """Not yet at its start, then no more: the device answers itself, and the server soon after the clock is right."""
+    publish_scale(tmp_path / "store", 1, 1.0, model="lite")
+    plant = Plant(tmp_path / "plant")
+    tls = {name: str(plant.device / f"{name}.pem") for name in ("ca", "crl", "key")}
+    tls["certificate"] = str(plant.device / "cert.pem")
+    with fault_server(tmp_path, f"--tls_dir={plant.server}") as server:
+        options = {"fallback": server.address, "policy": "prefer_server", "delegates": ["cpu"], "threads": 1}
+        load = {"version": 1, "deadlines_s": PATIENT_S}
+        clock.jump(-3 * YEAR_S)
+        child = FaultChild(
+            tmp_path / "store", options | {"cache": None, "tls": tls}, load, fault_seed, environment=clock.environment
+        )
+        try:
+            child.ask("await", 20, 60, "device")
+            clock.jump(0.0)
+            child.ask("await", 20, BACK_S, "server")
+            server.server.kill()
+            child.ask("await", 20, 60, "device")
+            clock.jump(3 * YEAR_S)
+            server.start()
+            child.ask("await", 100, 60, "device")
+            clock.jump(0.0)
+            child.ask("await", 20, BACK_S, "server")
+            refused, said = child.ask("stop"), child.ask("said")
+            assert not refused, said
+        finally:
+            child.close()

@@ -19,13 +19,6 @@ pytestmark = pytest.mark.slow
 CROWD = 10_000
 
 
-@pytest.fixture(scope="module", params=["grpcio", "native"])
-def server(request, tmp_path_factory):
-    served = serve(tmp_path_factory.mktemp("connections"), f"--transport={request.param}")
-    yield served
-    served.close()
-
-
 @contextlib.contextmanager
 def crowd(port, many, **greeting):
     """So many connections at a time; those that the server closes count too."""
@@ -53,6 +46,7 @@ def test_ten_thousand_idle_connections_leave_room_for_others(server, greet, many
     assert settled(sockets, server, 200) <= 200
 
 
+@pytest.mark.parametrize("server", ["grpcio"], indirect=True)
 def test_ten_thousand_idle_connections_of_rest_leave_room_for_others(server):
     """The oldest make room: a new one is answered however many there are."""
     _, port = server.rest.rsplit(":", 1)
@@ -102,10 +96,11 @@ def test_who_begins_and_says_no_more_is_closed(tmp_path):
         for one in (silent, half, idle):
             one.frames(wait_s=20)
             assert one.closed
+        without = sockets(server)
         with contextlib.closing(Connection(server.address)) as honest:
             assert honest.predict() == (1, 2.0)
-            time.sleep(2.5)
-            assert honest.predict() == (1, 2.0)  # It was told to go meanwhile, and has come again.
+            assert settled(sockets, server, without) <= without  # It was told to go,
+            assert honest.predict() == (1, 2.0)  # and has come again.
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "native"])
@@ -122,12 +117,12 @@ def test_a_server_out_of_descriptors_serves_who_is_there_and_recovers(tmp_path, 
                 one.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
                     one.connect(("127.0.0.1", server.port))
-            asked = bystander.answered
-            time.sleep(3)
-            assert bystander.answered > asked
+            bystander.served()
+            time.sleep(1.5)
+            bystander.served()
             assert memory_mib(server) - before_mib < 50
             assert len(server.log) - lines < 300
-            assert sum(process.cpu_times()[:2]) - spent < 2.5
+            assert sum(process.cpu_times()[:2]) - spent < 1.25
         with contextlib.closing(Connection(server.address)) as comer:
             assert comer.predict(timeout=DEADLINE_S) == (1, 2.0)
     assert bystander.failed == []

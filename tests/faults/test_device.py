@@ -66,21 +66,26 @@ def accelerator(tmp_path):
         yield make
 
 
+def fails_for(fault_s, made, begin, end, seed, *, alone):
+    """Asks before a fault, while it lasts, and until the accelerator answers again."""
+    deadlines_s = (0.2, 2.0) if alone else PATIENT_S
+    with Load(made.ask, seed, version=1, deadlines_s=deadlines_s) as load:
+        load.await_answers(20, place=lambda: made.answers(0))
+        begin()
+        time.sleep(fault_s)
+        end()
+        over_s = time.monotonic()
+        load.back(lambda: made.answers(over_s))
+        assert set(load.stop().refused) <= (TOLD if alone else set())
+
+
 @pytest.mark.skipif(not edge_delegates.COMPILER, reason="needs a C compiler")
 @pytest.mark.parametrize("faults", ACCELERATOR.values(), ids=ACCELERATOR)
 @pytest.mark.parametrize("standing_by", [("cpu",), ()], ids=["beside the CPU", "alone"])
 def test_an_accelerator_that_fails_for_a_while(accelerator, fault_seed, fault_s, faults, standing_by):
     """With a CPU beside it no request is told of it; alone each is by name. It answers again within five seconds."""
     made = accelerator(*standing_by, **faults)
-    deadlines_s = PATIENT_S if standing_by else (0.2, 2.0)
-    with Load(made.ask, fault_seed, version=1, deadlines_s=deadlines_s) as load:
-        load.await_answers(20, place=lambda: made.answers(0))
-        made.armed.touch()
-        time.sleep(fault_s)
-        made.armed.unlink()
-        over_s = time.monotonic()
-        load.back(lambda: made.answers(over_s))
-        assert set(load.stop().refused) <= (set() if standing_by else TOLD)
+    fails_for(fault_s, made, made.armed.touch, made.armed.unlink, fault_seed, alone=not standing_by)
 
 
 @pytest.mark.skipif(not edge_delegates.COMPILER, reason="needs a C compiler")
@@ -88,15 +93,7 @@ def test_an_accelerator_that_fails_for_a_while(accelerator, fault_seed, fault_s,
 def test_an_accelerator_that_vanishes_and_returns(accelerator, fault_seed, fault_s, standing_by):
     """No run and no new worker finds it; plugged in again it answers within five seconds."""
     made = accelerator(*standing_by)
-    deadlines_s = PATIENT_S if standing_by else (0.2, 2.0)
-    with Load(made.ask, fault_seed, version=1, deadlines_s=deadlines_s) as load:
-        load.await_answers(20, place=lambda: made.answers(0))
-        made.stick.unlink()
-        time.sleep(fault_s)
-        made.stick.touch()
-        over_s = time.monotonic()
-        load.back(lambda: made.answers(over_s))
-        assert set(load.stop().refused) <= (set() if standing_by else TOLD)
+    fails_for(fault_s, made, made.stick.unlink, made.stick.touch, fault_seed, alone=not standing_by)
 
 
 @pytest.mark.skipif(not edge_delegates.COMPILER, reason="needs a C compiler")

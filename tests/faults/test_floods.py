@@ -5,7 +5,7 @@ import time
 
 import grpc
 import pytest
-from support.bystanders import drawing, others_served, serve
+from support.bystanders import others_served
 from support.raw_http2 import (
     CANCEL,
     END_HEADERS,
@@ -30,19 +30,6 @@ HEADERS = call_headers(PREDICT)
 REQUEST = message(request().SerializeToString())
 REFUSED = {"grpcio": {11}, "native": {7}}
 """The codes of HTTP/2: ENHANCE_YOUR_CALM, REFUSED_STREAM."""
-
-
-@pytest.fixture(scope="module", params=["grpcio", "native"])
-def server(request, tmp_path_factory):
-    served = serve(tmp_path_factory.mktemp("floods"), f"--transport={request.param}")
-    served.transport = request.param
-    yield served
-    served.close()
-
-
-@pytest.fixture
-def draw(request):
-    return drawing(request)
 
 
 def begun(stream, *, headers=HEADERS, end=False):

@@ -10,9 +10,6 @@ from support.faulty_line import Faults, faulty_line
 
 pytestmark = pytest.mark.slow
 
-IN_FLIGHT = 4
-"""One of each thread of a load."""
-
 TOLD = {"DeadlineExceeded", "ServerFailed", "VersionNotAvailable"}
 
 
@@ -134,7 +131,7 @@ def test_an_address_behind_which_another_server_stands_now(tmp_path, server, lin
 
 @pytest.mark.parametrize("lie", ["slow", "silent"])
 def test_of_two_servers_the_one_whose_line_is_bad_is_left(tmp_path, server, line, fault_seed, fault_s, lie):
-    """It says that it is idle, and answers late or never: requests go to the other; no more are told than it had."""
+    """It says that it is idle, and answers late or never: requests go to the other, those too that it had."""
     (tmp_path / "other").mkdir()
     with (
         fault_server(tmp_path / "other") as other,
@@ -147,7 +144,4 @@ def test_of_two_servers_the_one_whose_line_is_bad_is_left(tmp_path, server, line
         time.sleep(fault_s)
         line.faults = Faults()
         load.back()
-        account = load.stop()
-        # What was with it as it fell silent may wait there: copies to another server keep to a budget.
-        assert set(account.refused) <= {"DeadlineExceeded"}
-        assert account.refused.total() <= IN_FLIGHT
+        assert not load.stop().refused

@@ -9,7 +9,7 @@ import zlib
 
 import httpx
 import pytest
-from support.bystanders import DEADLINE_S, MIB, drawing, memory_mib, others_served, serve
+from support.bystanders import DEADLINE_S, MIB, memory_mib, others_served, serve
 from support.raw_http2 import END_HEADERS, END_STREAM, Kind, RawHttp2, call_headers, frame, message
 from support.secure_servers import Caller, Site
 from support.worker_servers import request
@@ -22,18 +22,6 @@ pytestmark = pytest.mark.slow
 HEADERS = call_headers(methods.PREDICT.path)
 REQUEST = message(request().SerializeToString())
 NESTED = 100_000
-
-
-@pytest.fixture(scope="module", params=["grpcio", "native"])
-def server(request, tmp_path_factory):
-    served = serve(tmp_path_factory.mktemp("slow"), f"--transport={request.param}")
-    yield served
-    served.close()
-
-
-@pytest.fixture
-def draw(request):
-    return drawing(request)
 
 
 def whole_calls(first, many):
@@ -129,6 +117,7 @@ def test_what_a_few_packed_bytes_mean_is_bounded(tmp_path):
         others.served()
 
 
+@pytest.mark.parametrize("server", ["grpcio"], indirect=True)
 @pytest.mark.parametrize("model", [":predict", "/infer"])
 def test_json_nested_without_end_is_refused(server, model):
     """A hundred thousand levels deep, closed or not: it is its sender's fault, and costs nobody anything."""
@@ -150,6 +139,7 @@ def test_json_nested_without_end_is_refused(server, model):
             assert "error" in json.loads(answer.content)
 
 
+@pytest.mark.parametrize("server", ["grpcio"], indirect=True)
 def test_half_requests_over_rest_give_way_to_whole_ones(server):
     """Heads and bodies that do not come: more than there are places for, and who asks is answered."""
     host, port = server.rest.rsplit(":", 1)

@@ -21,6 +21,7 @@ from edge_runtime.errors import InvalidConfig
 from fallback_server import config_file
 from fallback_server.access import certificates
 from fallback_server.access.file import parse_access
+from fallback_server.access.known_lists import KnownLists
 from fallback_server.access.revocations import read_lists
 from fallback_server.config import ConfigInvalid
 from fallback_server.pki.authority import Authority, Pair, make_authority
@@ -245,6 +246,26 @@ TARGETS: Sequence[Target] = (
         refusals=(ConfigInvalid,),
         seeds=_certificate_seeds,
         modules=("fallback_server.access",),
+    ),
+    Target(
+        name="known_lists",
+        read=from_file(lambda path: KnownLists(path).check([], make_authority_pem()), ".json"),
+        refusals=(ConfigInvalid,),
+        seeds=lambda: [b'{"lists": [{"authority": "a:b", "name": "CN=Plant", "number": 7, "since_s": 1767225600.0}]}'],
+        words=(
+            b"null",
+            b"true",
+            b"NaN",
+            b"-Infinity",
+            b"1e999",
+            b"9" * 400,
+            b"[" * 99,
+            b'"',
+            b"\\ud800",
+            b"\xff",
+            b"{}",
+        ),
+        modules=("fallback_server.access", "json"),
     ),
 )
 """All of them."""

@@ -197,7 +197,7 @@ def test_a_hanging_device_is_given_up_and_replaced(place, isolation):
         assert _ask(model).place != CPU
         before_s = time.monotonic()
         assert _ask(model).place == CPU
-        assert 0.2 < time.monotonic() - before_s < 20
+        assert 0.2 < time.monotonic() - before_s < 60
         assert _ask(model).place == CPU
         assert "unhealthy" in _said(model)
         place.armed.unlink()

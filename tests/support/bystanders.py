@@ -1,8 +1,6 @@
 """A client that goes on asking while others do harm, and what a server costs meanwhile."""
 
 import contextlib
-import random
-import secrets
 import threading
 import time
 
@@ -22,15 +20,6 @@ def serve(path, *flags):
     """A server with a model that doubles four numbers."""
     publish(path, 1, 2.0)
     return ServerProcess(*FLAGS, f"--model_repository={path}", *flags)
-
-
-def drawing(request):
-    """What a test draws of: of `--fault-seed` where that is given; the seed is shown where the test fails."""
-    seed = request.config.getoption("--fault-seed", None)
-    if seed is None:
-        seed = secrets.randbelow(2**32)
-    print(f"again by --fault-seed={seed}")  # noqa: T201
-    return random.Random(f"{seed} {request.node.name}")
 
 
 def memory_mib(server):

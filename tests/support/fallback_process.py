@@ -11,7 +11,8 @@ import grpc
 from fallback_server.protocol.methods import UNLIMITED_MESSAGES
 
 READY = re.compile(r"fallback-server listening on (\S+):(\d+) \(id ([A-Za-z0-9-]+)\)(?:, REST on (\S+))?")
-READY_S = 90.0
+READY_S = 200.0
+"""On a machine that runs many other things too: a server that loads many models takes 17 s of a processor's time."""
 
 
 class ServerProcess:
@@ -33,6 +34,8 @@ class ServerProcess:
         self.ready_line = self.process.stdout.readline()
         killer.cancel()
         found = READY.fullmatch(self.ready_line.strip())
+        if not found:
+            self.close()
         assert found, f"no ready line, {self.ready_line!r}; log: {''.join(self.log)}"
         self.port, self.server_id = int(found[2]), found[3]
         self.address = f"127.0.0.1:{self.port}"

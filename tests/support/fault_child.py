@@ -2,9 +2,10 @@
 
     python -m support.fault_child SEED STORE OPTIONS LOAD
 
-OPTIONS and LOAD are JSON objects: the runtime's options, and what `Load` takes beside what asks. It obeys lines of
-stdin, each with a line of JSON: `await COUNT WITHIN_S [PLACE]` as `Load.await_answers`, `time` (its wall clock),
-`said` (the words of the latest error) and `stop`, with what became of all requests.
+OPTIONS and LOAD are JSON objects: the runtime's options, and what `Load` takes beside what asks, and `label`. It obeys
+lines of stdin, each with a line of JSON: `await COUNT WITHIN_S [PLACE]` as `Load.await_answers`, `version NUMBER
+WITHIN_S` (until that answers, and no other), `time` (its wall clock), `said` (the words of the latest error) and
+`stop`, with what became of all requests.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+
+RECENT_S = 0.1
+"""A version that has not answered for so long under load answers no more."""
 
 
 class FaultChild:
@@ -77,18 +81,26 @@ def main() -> None:
 
     seed, store, options, given = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
     seen: list[tuple[float, str]] = []
+    label = given.pop("label", None)
 
     def obey(word: str, count: str = "", within_s: str = "", place: str = "") -> object:
         asked_s = time.monotonic()
         if word == "await":
             return load.await_answers(int(count), float(within_s), lambda: not place or place in since(seen, asked_s))
+        if word == "version":
+            return load.await_answers(
+                10, float(within_s), lambda: versions(time.monotonic() - RECENT_S) == {int(count)}
+            )
         if word == "said":
             return load.ledger.said
         return time.time() if word == "time" else dict(load.stop(quiet=True).refused)
 
+    def versions(since_s: float) -> set[int]:
+        return {getattr(one, "version", 0) for _, one in load.ledger.since(since_s)}
+
     with (
         Runtime(read_options(store, options)) as runtime,
-        Load(places(runtime.model("lite"), seen), seed, **given) as load,
+        Load(places(runtime.model("lite", label=label), seen), seed, **given) as load,
     ):
         for line in sys.stdin:
             try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
     """Returns when the condition holds; fails after the limit, which is for broken code only."""
     end_s = time.monotonic() + limit_s
     while not condition():

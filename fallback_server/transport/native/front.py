@@ -13,6 +13,7 @@ from fallback_server.dataplane import Answer, PredictCall, PredictReply
 from fallback_server.protocol.status import Fault
 from fallback_server.transport.call_guard import CallGuard, refusal_of
 from fallback_server.transport.calls import Calls, attribute
+from fallback_server.transport.farewell import is_quiet
 from fallback_server.transport.faults import translate
 from fallback_server.transport.large import LARGE_BYTES
 from fallback_server.transport.native.calls import Details, NativeCall
@@ -23,7 +24,6 @@ from fallback_server.transport.rpc import (
     MessageThreads,
     Unary,
     freed_and_read,
-    is_quiet,
     server_ms,
 )
 

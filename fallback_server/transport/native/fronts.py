@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from fallback_server.transport.native.addresses import addresses, target
 from fallback_server.transport.native.front import NativeFront
+from fallback_server.transport.native.waiting_room import widen
 
 _log = logging.getLogger(__name__)
 
@@ -31,4 +32,6 @@ def listening(host: str, port: int, make: Callable[[str], NativeFront]) -> list[
             if address == at[-1] and not fronts:
                 raise
             _log.info("%s is not listened at: %s", address, error)
+    for bound in {front.port for front in fronts}:
+        widen(bound)
     return fronts

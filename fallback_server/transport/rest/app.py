@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import logging
 import re
@@ -156,7 +157,12 @@ class RestApp:
 
     async def _openapi(self, exchange: Exchange) -> Response:
         del exchange
-        return json_answer(dump(openapi.document(self.routes.routes, version=package_version())))
+        return json_answer(self._document)
+
+    @functools.cached_property
+    def _document(self) -> bytes:
+        # Whoever reaches the port may ask for it, and it is the same for all.
+        return dump(openapi.document(self.routes.routes, version=package_version()))
 
     async def _scrape(self, exchange: Exchange) -> Response:
         del exchange

@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 from starlette.requests import Request
 
 from fallback_server.access.guard import Guard, rules_without_file
-from fallback_server.core.errors import QueueFull, RequestCancelled
+from fallback_server.core.errors import RequestCancelled
 from fallback_server.core.handle import ServableHandle
 from fallback_server.core.servable import ServableState
 from fallback_server.core.target import ModelTarget
@@ -20,6 +20,7 @@ from fallback_server.dataplane import Answer, DataPlane, PredictCall, PredictRep
 from fallback_server.served_model import ServedModel
 from fallback_server.transport.answers import Answers, reply_of
 from fallback_server.transport.changes import Changes
+from fallback_server.transport.rest.held import HeldBodies
 from fallback_server.transport.rest.json_readers import JsonReaders, Reading
 from fallback_server.transport.rest.rest_guard import RestGuard
 from fallback_server.transport.settling import wait_settled
@@ -32,6 +33,10 @@ JSON_BYTES = 2**18
 
 BODY_STEP_BYTES = 2**14
 """A client that sends less than this of a body in the time that it has for it does not send, but holds a place."""
+
+GROWTH = 32
+"""A body must grow by this part of what it holds in the time for a step, and of an answer as much be taken: they hold
+others' room."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,11 +81,13 @@ class Backend:
         threads: How many large messages are read or written at a time.
         max_body_bytes: The largest body of a request.
         stall_s: How long a client may take for the next `BODY_STEP_BYTES` of a body, or for its end.
-        max_held_bytes: The most bytes of all requests' bodies together; at least one of the largest fits.
+        max_held_bytes: The most bytes of the bodies of one address' requests; at least one of the largest fits. Those
+            of all addresses together may be twice as many.
         guard: Knows who may do what; by default everybody may do everything.
 
     Attributes:
         guard: See above.
+        held: The bodies that are held.
         serving: Whether the server takes requests, as it says to who asks.
         stopping: Whether what comes is refused, and connections are closed with the answer.
         no_bodies: Whether bodies that are not whole are waited for no more.
@@ -94,7 +101,7 @@ class Backend:
         threads: int,
         max_body_bytes: int,
         stall_s: float,
-        max_held_bytes: int = 2**31,
+        max_held_bytes: int = 2**30,
         guard: RestGuard | None = None,
     ) -> None:
         self.guard = guard or RestGuard(Guard(rules_without_file(certified=False, control=True)), inference=False)
@@ -105,8 +112,7 @@ class Backend:
         self.serving = False
         self.stopping = False
         self.no_bodies = False
-        self._max_held_bytes = max(max_held_bytes, max_body_bytes)
-        self._held_bytes = 0
+        self.held = HeldBodies(2 * max(max_held_bytes, max_body_bytes))
         self._arriving: set[asyncio.Timeout] = set()
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rest")
@@ -193,23 +199,6 @@ class Backend:
         for bound in self._arriving:
             if not bound.expired():
                 bound.reschedule(self._loop.time())
-
-    def hold(self, size_bytes: int) -> None:
-        """Counts bytes of a body; they must be given back by `let_go`.
-
-        Raises:
-            QueueFull: the bodies that are held are too many.
-        """
-        if self._held_bytes + size_bytes > self._max_held_bytes:
-            raise QueueFull(
-                f"the bodies of all requests take {self._held_bytes + size_bytes} bytes, "
-                f"at most {self._max_held_bytes} are held"
-            )
-        self._held_bytes += size_bytes
-
-    def let_go(self, size_bytes: int) -> None:
-        """Gives back what `hold` has counted."""
-        self._held_bytes -= size_bytes
 
     def close(self) -> None:
         """Ends the threads once their work is done, without waiting, and the processes that read."""

@@ -1,13 +1,14 @@
 """Which connections may stay: how long each may take, and which one goes where there are too many.
 
-A connection waits for its client in one of three ways, and holds nothing up but its own place:
+A connection waits for its client in one of four ways, and holds nothing up but its own place:
 
 HEAD    new, or part of a request's head has come, or the rest of a body whose request has been answered
 IDLE    its last request was answered, and nothing has come since
 BODY    a request is under way, and part of its body is still to come
+TAKE    an answer waits to be taken, or the connection's end
 
-or it waits for the server (BUSY). Those that wait for their clients are kept in the order in which they began to, so
-that the oldest of each kind is the first.
+or it waits for the server (BUSY). Those that wait for their clients are kept in the order in which they began to, or
+came a step further with a body or an answer, so that who has waited longest is the first of each kind.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 import h11
@@ -25,6 +27,7 @@ from uvicorn.server import ServerState
 from fallback_server.transport.rest.backend import BODY_STEP_BYTES
 from fallback_server.transport.rest.refusals import HttpRefused, refusal
 from fallback_server.transport.rest.rest_guard import showing
+from fallback_server.transport.rest.taking import TAKING, Taking
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,9 +37,16 @@ if TYPE_CHECKING:
 _SPARE = 64
 """Connections beyond the bound that are still told that there are too many; what comes beyond them is closed."""
 
-_BODY_PAUSE_S = 5.0
-"""Where there are too many connections, a body of which nothing has come for so long is given up for a new one before
-all others; and one of which no `BODY_STEP_BYTES` have come, after those that have asked nothing."""
+_STEP_PAUSE_S = 5.0
+"""Where there are too many connections, one whose body or answer has come no step further for so long is closed for a
+new one before all others."""
+
+_NEWCOMER_S = 1.0
+"""So long who has just come is left in peace, as long as those are few, half of the places or `_SPARE`: else who comes
+would close who came before, where all other places are in use."""
+
+_UNSENT_BYTES = 2**16
+"""More than this of answers waits for the client to take it; asyncio's transports hold as much before they say so."""
 
 _STALL_EVERY_S = 1.0
 
@@ -49,8 +59,7 @@ class ConnectionLimits:
         connections: At most, but for a few that are only told so.
         head_s: From the connection, or the first byte of a request, to the end of the request's head.
         idle_s: From an answer to the next request.
-        stall_s: How long a client may take nothing of what is sent to it, and how long it has for the next
-            `BODY_STEP_BYTES` of a body.
+        stall_s: How long a client has for the next step of a body, `BODY_STEP_BYTES` or more, or of taking an answer.
     """
 
     connections: int = 4096
@@ -65,6 +74,7 @@ class Phase(enum.Enum):
     HEAD = enum.auto()
     IDLE = enum.auto()
     BODY = enum.auto()
+    TAKE = enum.auto()
     BUSY = enum.auto()
 
 
@@ -79,10 +89,10 @@ class Connections(ServerState):
         super().__init__()
         self.limits = limits
         self._waiting: Mapping[Phase, dict[Connection, float]] = {
-            phase: {} for phase in (Phase.HEAD, Phase.IDLE, Phase.BODY)
+            phase: {} for phase in Phase if phase is not Phase.BUSY
         }
-        self._heard: dict[Connection, float] = {}  # Those in BODY, by when anything came: it began, or a byte.
         self._looked_s = 0.0
+        self._few = min(_SPARE, limits.connections // 2)
 
     def made(self, connection: Connection, now_s: float) -> None:
         """A connection has come: it gets a place, if need be another's."""
@@ -94,44 +104,43 @@ class Connections(ServerState):
         self.moved(connection, Phase.BUSY, Phase.HEAD, now_s)
 
     def moved(self, connection: Connection, before: Phase, phase: Phase, now_s: float) -> None:
-        """A connection has come into another phase, or a step further with its body."""
+        """A connection has come into another phase, or a step further with its body or its answer."""
         if before in self._waiting:
             self._waiting[before].pop(connection, None)
         if phase in self._waiting:
             self._waiting[phase][connection] = now_s
-        self._heard.pop(connection, None)
-        if phase is Phase.BODY:
-            self._heard[connection] = now_s
-
-    def heard(self, connection: Connection, now_s: float) -> None:
-        """Something has come of a connection's body."""
-        if self._heard.pop(connection, None) is not None:
-            self._heard[connection] = now_s
 
     def lost(self, connection: Connection, phase: Phase) -> None:
         """A connection is gone."""
         if phase in self._waiting:
             self._waiting[phase].pop(connection, None)
-        self._heard.pop(connection, None)
 
     def make_room(self, now_s: float) -> bool:
-        """Closes one that waits for its client, the oldest; first of bodies that have stalled.
+        """Closes one that waits for its client: the one that has waited longest for a step of a body or an answer.
 
-        Then of those that have asked nothing yet: were these the first, halves of bodies that fill all places would
-        have whoever comes closed by whoever comes next.
+        Where all go on, then one that asks nothing: of those that have asked nothing yet, and those that were answered,
+        the longest of whom there are more. So neither can be many enough to have the others closed.
 
         Returns:
             False where there is none.
         """
-        silent = next(iter(self._heard), None)
-        if silent is not None and now_s - self._heard[silent] > _BODY_PAUSE_S:
-            self.drop(silent)
+        stalled = [next(iter(self._waiting[phase].items()), None) for phase in (Phase.BODY, Phase.TAKE)]
+        stalled_s, connection = min(
+            ((since_s, one) for one, since_s in filter(None, stalled)), key=itemgetter(0), default=(now_s, None)
+        )
+        if connection is not None and now_s - stalled_s > _STEP_PAUSE_S:
+            self.drop(connection)
             return True
-        for phase, waiting in self._waiting.items():
+        asking = sorted((Phase.HEAD, Phase.IDLE), key=lambda phase: len(self._waiting[phase]), reverse=True)
+        for phase in asking:
+            waiting = self._waiting[phase]
             oldest = next(iter(waiting), None)
-            if oldest is not None and (phase is not Phase.BODY or now_s - waiting[oldest] > _BODY_PAUSE_S):
-                self.drop(oldest)
-                return True
+            if oldest is None:
+                continue
+            if phase is Phase.HEAD and len(waiting) <= self._few and now_s - waiting[oldest] <= _NEWCOMER_S:
+                continue
+            self.drop(oldest)
+            return True
         return False
 
     def expecting(self, since_s: float) -> bool:
@@ -148,34 +157,42 @@ class Connections(ServerState):
 
     def sweep(self, now_s: float) -> None:
         """Closes those whose time is over."""
-        for phase, bound_s in ((Phase.HEAD, self.limits.head_s), (Phase.IDLE, self.limits.idle_s)):
+        if now_s - self._looked_s >= _STALL_EVERY_S:
+            self._looked_s = now_s
+            for connection in list(self._waiting[Phase.TAKE]):
+                connection.look()
+        for phase, bound_s in (
+            (Phase.HEAD, self.limits.head_s),
+            (Phase.IDLE, self.limits.idle_s),
+            (Phase.TAKE, self.limits.stall_s),
+        ):
             waiting = self._waiting[phase]
             while waiting and now_s - waiting[oldest := next(iter(waiting))] > bound_s:
                 self.drop(oldest)
-        if now_s - self._looked_s < _STALL_EVERY_S:
-            return
-        self._looked_s = now_s
-        for connection in list(self.connections):
-            if isinstance(connection, Connection) and connection.stalled_s(now_s) > self.limits.stall_s:
-                self.drop(connection)
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, which tells `Connections` what it waits for. Refusals are JSON, as all others are."""
+    """uvicorn's connection, which tells `Connections` what it waits for. Refusals are JSON, as all others are.
+
+    Attributes:
+        phase: What it waits for.
+        below: What TLS is spoken over; None for plain text.
+    """
 
     server_state: Connections
 
     phase = Phase.HEAD
+    below: asyncio.Transport | None = None
     _made = False
     _early = b""
     _step_bytes = 0
-    _unsent_bytes = 0
-    _unsent_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """As asyncio calls it."""
         super().connection_made(transport)
         self._made = True
+        self._taking = Taking(self.look)
+        self.app_state = {**self.app_state, TAKING: self._taking}
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and (der := tls.getpeercert(binary_form=True)):
             self.app = showing(self.app, der)
@@ -190,6 +207,7 @@ class Connection(H11Protocol):
             return  # Of a handshake that came to nothing.
         self.server_state.lost(self, self.phase)
         self.phase = Phase.BUSY
+        self._taking.gone = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -199,25 +217,26 @@ class Connection(H11Protocol):
             return
         super().data_received(data)
         self._step_bytes += len(data)
-        self._look()
-        if self.phase is Phase.BODY:
-            self.server_state.heard(self, self.loop.time())
+        self.look()
 
     def on_response_complete(self) -> None:
         """As the cycle of a request calls it."""
         super().on_response_complete()
-        self._look()
+        self.look()
+
+    def pause_writing(self) -> None:
+        """As asyncio calls it."""
+        super().pause_writing()
+        self.look()
+
+    def resume_writing(self) -> None:
+        """As asyncio calls it."""
+        super().resume_writing()
+        self.look()
 
     def refuse(self) -> None:
         """Whatever is asked here is answered with 503."""
         self.app = _crowded
-
-    def stalled_s(self, now_s: float) -> float:
-        """For how long the client has taken nothing of what waits for it."""
-        unsent_bytes = self.transport.get_write_buffer_size()
-        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
-            self._unsent_bytes, self._unsent_since_s = unsent_bytes, now_s
-        return now_s - self._unsent_since_s
 
     def send_400_response(self, msg: str) -> None:
         """What has come is no HTTP. A request whose body it was is over."""
@@ -234,15 +253,33 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _look(self) -> None:
-        before, phase = self.phase, self._phase()
-        stays = phase is before and (phase is not Phase.BODY or self._step_bytes < BODY_STEP_BYTES)
-        if stays or self.transport.is_closing():
-            return
+    def look(self) -> None:
+        """Tells `Connections` what is waited for now, where that is something else, or there was a step."""
+        if self not in self.connections:
+            return  # Closed to make room; what comes of it counts no more.
+        unsent_bytes = self._unsent_bytes()
+        before, phase = self.phase, self._phase(unsent_bytes)
+        if phase is before:
+            body = phase is Phase.BODY and self._step_bytes >= BODY_STEP_BYTES
+            if not body and not (phase is Phase.TAKE and self._taking.stepped(unsent_bytes)):
+                return
+        elif phase is Phase.TAKE:
+            self._taking.begin(unsent_bytes)
         self.phase, self._step_bytes = phase, 0
         self.server_state.moved(self, before, phase, self.loop.time())
 
-    def _phase(self) -> Phase:
+    def _unsent_bytes(self) -> int:
+        if self.below is None:
+            return self.transport.get_write_buffer_size()
+        # TLS that is being closed can't say any more what it holds.
+        own_bytes = 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
+        return own_bytes + self.below.get_write_buffer_size()
+
+    def _phase(self, unsent_bytes: int) -> Phase:
+        if self._taking.answer_bytes or unsent_bytes > _UNSENT_BYTES or self.flow.write_paused:
+            return Phase.TAKE
+        if self.transport.is_closing():
+            return Phase.TAKE
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is None:
             return Phase.HEAD

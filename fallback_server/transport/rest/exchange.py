@@ -18,8 +18,9 @@ from fallback_server.core.target import ModelTarget
 from fallback_server.dataplane import PredictCall, PredictReply, Verb
 from fallback_server.predict_call import PRIORITIES
 from fallback_server.protocol.methods import PREPROCESSING_METADATA
-from fallback_server.transport.rest.backend import BODY_STEP_BYTES, LARGE_BYTES, Backend
+from fallback_server.transport.rest.backend import BODY_STEP_BYTES, GROWTH, LARGE_BYTES, Backend
 from fallback_server.transport.rest.refusals import JSON, HttpRefused, counted_as
+from fallback_server.transport.rest.taking import TAKING, Taking
 from fallback_server.transport.rest.unpacking import Unpacker, encoding_of
 from fallback_server.transport.targets import natural_number
 
@@ -34,9 +35,6 @@ ENTRYPOINT = "REST"
 
 _CHUNK_BYTES = 2**20
 
-_GROWTH = 32
-"""A packed body must grow by this part of what it holds in the time for a step: few bytes can hold much."""
-
 _LINGER_S = 2.0
 """How long the rest of a refused body is taken in and dropped: a client that still sends would not read the answer."""
 
@@ -49,13 +47,17 @@ class Answer(Response):
         if len(self.body) <= _CHUNK_BYTES:
             await super().__call__(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        taking: Taking = scope["state"][TAKING]
         body = memoryview(self.body)
-        for begin in range(0, len(body), _CHUNK_BYTES):
-            piece = body[begin : begin + _CHUNK_BYTES]
-            await send(
-                {"type": "http.response.body", "body": bytes(piece), "more_body": begin + len(piece) < len(body)}
-            )
+        with taking.sending(len(body)):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for begin in range(0, len(body), _CHUNK_BYTES):
+                if taking.gone:
+                    return
+                piece = body[begin : begin + _CHUNK_BYTES]
+                more = begin + len(piece) < len(body)
+                await send({"type": "http.response.body", "body": bytes(piece), "more_body": more})
+                taking.handed(len(piece))
 
 
 class Exchange:
@@ -98,7 +100,12 @@ class Exchange:
     @property
     def _peer(self) -> str:
         client = self.request.client
-        return "http" if client is None else f"http:{client.host}:{client.port}"
+        return self._address if client is None else f"{self._address}:{client.port}"
+
+    @property
+    def _address(self) -> str:
+        client = self.request.client
+        return "http" if client is None else f"http:{client.host}"
 
     async def admit(self, scope: AccessScope, *, whole: bool) -> None:
         """Refuses the request where its caller may not ask that, before its body is read.
@@ -165,7 +172,7 @@ class Exchange:
         if length.isdecimal() and int(length) > self._max_bytes:
             raise too_large(int(length), self._max_bytes)
         body = bytearray()
-        async for chunk in self._arriving(packed=unpacker is not None):
+        async for chunk in self._arriving():
             if unpacker is None:
                 self._add(body, chunk)
             else:
@@ -175,11 +182,12 @@ class Exchange:
         self._restart()
         return body
 
-    async def _arriving(self, *, packed: bool) -> AsyncIterator[bytes]:
+    async def _arriving(self) -> AsyncIterator[bytes]:
         """The body's pieces. What is done with one between them is not the client's time.
 
         Raises:
-            HttpRefused: for `stall_s` less than `BODY_STEP_BYTES` came, and not the end.
+            HttpRefused: for `stall_s` neither a step came nor the end. A step is `BODY_STEP_BYTES`, and as much
+                unpacked; of a body that holds much more it is a part of that.
             ServerStopping: the server waits for no bodies any more.
         """
         if self._bound is not None:
@@ -187,6 +195,7 @@ class Exchange:
         clock = asyncio.get_running_loop().time
         stream = self.request.stream()
         left_s, step_bytes, came_bytes, held_bytes = self._backend.stall_s, 0, 0, 0
+        needed_bytes = BODY_STEP_BYTES
         while True:
             began_s = clock()
             try:
@@ -197,17 +206,16 @@ class Exchange:
                 if self._backend.no_bodies:
                     await drop(self.request)
                     raise ServerStopping("the server is stopping") from error
-                raise _too_slow(came_bytes, self._backend.stall_s) from error
+                raise _too_slow(came_bytes, needed_bytes, self._backend.stall_s) from error
             if chunk is None:
                 return
             left_s -= clock() - began_s
             step_bytes += len(chunk)
             came_bytes += len(chunk)
             yield chunk
-            # What comes packed must also unpack to something, and to more where it has taken much.
-            needed_bytes = max(BODY_STEP_BYTES, held_bytes // _GROWTH) if packed else 0
             if step_bytes >= BODY_STEP_BYTES and self._held_bytes - held_bytes >= needed_bytes:
                 left_s, step_bytes, held_bytes = self._backend.stall_s, 0, self._held_bytes
+                needed_bytes = max(BODY_STEP_BYTES, held_bytes // GROWTH)
 
     def _restart(self) -> None:
         if self._timeout_s is None:
@@ -229,7 +237,7 @@ class Exchange:
         bound = self._max_bytes
         if len(body) + len(chunk) > bound:
             raise too_large(len(body) + len(chunk), bound)
-        self._backend.hold(len(chunk))
+        self._backend.held.hold(self._address, len(chunk))
         self._held_bytes += len(chunk)
         body += chunk
 
@@ -249,7 +257,7 @@ class Exchange:
 
     def close(self) -> None:
         """The body is no longer held."""
-        self._backend.let_go(self._held_bytes)
+        self._backend.held.let_go(self._address, self._held_bytes)
         self._held_bytes = 0
 
 
@@ -275,9 +283,9 @@ def too_large(size_bytes: int, bound: int) -> HttpRefused:
     )
 
 
-def _too_slow(came_bytes: int, stall_s: float) -> HttpRefused:
+def _too_slow(came_bytes: int, needed_bytes: int, stall_s: float) -> HttpRefused:
     text = (
         f"the request's body stalled after {came_bytes} bytes: "
-        f"neither {BODY_STEP_BYTES} more nor its end came within {stall_s:g} s"
+        f"neither {needed_bytes} more nor its end came within {stall_s:g} s"
     )
     return HttpRefused(408, text, {"connection": "close"})

@@ -81,6 +81,7 @@ class _Forks:
         else:
             if not pid:
                 self._answer(sock, lifeline)
+            _say(sock, pickles.FORKED)  # Not by the fork: one that is killed at once is no sign that this program was.
             self._socks[pid] = sock
         os.close(lifeline)
 
@@ -120,7 +121,6 @@ def _say(sock: socket.socket, what: bytes) -> None:
 
 def _read(sock: socket.socket) -> int:
     """Answers one call; the status to end with."""
-    sock.sendall(pickles.FORKED)
     (limit_bytes,) = pickles.LIMIT.unpack(pickles.exactly(sock, bytearray(pickles.LIMIT.size)))
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
     try:

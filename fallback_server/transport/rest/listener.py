@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 ACCEPTS = 64
 """Connections that are taken in one turn of the event loop: they have descriptors before anybody has counted them."""
 
-_BACKLOG = 1024
+_BACKLOG = 4096
 _OUT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TELL_EVERY_S = 60.0
 

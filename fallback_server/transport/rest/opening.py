@@ -80,6 +80,7 @@ class Opening(asyncio.Protocol):
             self._state.connections.discard(cast("Any", self))
         if tls is None or tls.is_closing():  # Closed meanwhile, to make room.
             return
+        self._connection.below = self.transport
         self._connection.connection_made(tls)
         if self._crowded:
             self._connection.refuse()

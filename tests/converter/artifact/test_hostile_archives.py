@@ -14,7 +14,7 @@ from support.converter_packages import manifest_for, publish_toy, tree_bytes, wr
 
 from converter.artifact import ManifestInvalid, PackageError, UnsafeArchive, install
 from converter.artifact.archive import MAX_ARCHIVE_MEMBERS, unpack
-from converter.artifact.schema import MAX_MANIFEST_BYTES, MAX_VARIANTS, decode, encode
+from converter.artifact.schema import MAX_MANIFEST_BYTES, MAX_VALUES, MAX_VARIANTS, decode, encode
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ HOSTILE = {
     "nothing but zeros": (lambda _m: gzip.compress(bytes(64 << 20)), "bytes follow its end|holds 0 packages"),
     # Names.
     "a name twice": (lambda m: gzip.compress(tar([*m, m[-1]])), "'int8.tflite' twice"),
-    "every name one": (lambda m: gzip.compress(tar(m, pax_headers={"path": "toy/1/one"})), "'one' twice"),
+    "every name one": (lambda m: gzip.compress(tar(m, pax_headers={"path": "toy/1/one"})), "for all members"),
     "another case": (lambda m: gzip.compress(tar([*m, ("toy/1/FLOAT32.tflite", b"x")])), "does not list"),
     "control characters": (lambda _m: gzip.compress(tar([("toy/1/a\x1b[31m\r\nb", b"x")])), "plain path"),
     "right to left": (lambda _m: gzip.compress(tar([("toy/1/a\u202eb", b"x")])), "plain path"),
@@ -122,6 +122,30 @@ HOSTILE = {
         for kind in (b"1", b"2", b"3", b"4", b"6", b"7", b"D", b"M", b"V", b"S", b"z")
     },
 }
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "after"),
+    [
+        (b'"source":{"format":"","digest":"","metrics":{"a":{', b'"%d":1,', b'"b":1}}}}'),
+        (b'"labels":[', b'"label",', b'""]}'),
+        (b'"signatures":[{"inputs":[{"quantization":{"scales":[', b"%d,", b"1]}}]}]}"),
+        (b'"files":{', b'"%d":{},', b'"b":{}}}'),
+    ],
+)
+def test_a_large_manifest_takes_little_memory(before, value, after):
+    """Many small values take ten times as much as their text: they are counted before they are read."""
+    whole = b'{"format_version":2,' + before
+    values = b"".join(value.replace(b"%d", b"%d" % n) for n in range(MAX_VALUES + 1))
+    data = whole + values + after
+    assert len(data) < MAX_MANIFEST_BYTES
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestInvalid, match=r"the manifest has \d+ values: at most 524288 are allowed"):
+            decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_member_s_headers_are_remembered(tmp_path, members):

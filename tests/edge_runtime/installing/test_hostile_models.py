@@ -81,30 +81,57 @@ def test_a_model_that_crashes_is_refused_and_the_application_lives(tmp_path, nam
     assert not leftovers(root)
 
 
+def variants_of(folder, contents):
+    """A package of a variant for each (content, what changes what the manifest says of it); the first is chosen."""
+    manifest, _ = bare_manifest(WAKE_WORD)
+    files, variants = {}, []
+    for number, (content, change) in enumerate(contents):
+        file = files[f"{number}.tflite"] = folder / f"{number}.tflite"
+        file.write_bytes(content)
+        size_bytes = file_entry(file).size_bytes
+        variant = msgspec.structs.replace(
+            manifest.variants[0], name=f"v{number}", file=file.name, size_bytes=size_bytes
+        )
+        variants.append(change(variant))
+    entries = {name: file_entry(file) for name, file in files.items()}
+    several = msgspec.structs.replace(
+        manifest, model="hostile", variants=tuple(variants), chosen={"default": "v0"}, files=entries, labels=()
+    )
+    return publish(files, several, folder / "out")
+
+
 @pytest.mark.parametrize("evil", [0, 1])
 def test_no_variant_that_crashes_is_installed(tmp_path, evil):
     """Neither the chosen one nor another, which the application may ask for later; it is named."""
-    manifest, _ = bare_manifest(WAKE_WORD)
     contents = [WAKE_WORD.read_bytes()] * 2
     contents[evil] = changed(contents[evil], CRASHING["writes over an input"])
-    files, variants = {}, []
-    for number, content in enumerate(contents):
-        files[f"{number}.tflite"] = tmp_path / f"{number}.tflite"
-        files[f"{number}.tflite"].write_bytes(content)
-        entry = file_entry(files[f"{number}.tflite"])
-        variants.append(
-            msgspec.structs.replace(
-                manifest.variants[0], name=f"v{number}", file=f"{number}.tflite", size_bytes=entry.size_bytes
-            )
-        )
-    entries = {name: file_entry(file) for name, file in files.items()}
-    both = msgspec.structs.replace(
-        manifest, model="hostile", variants=tuple(variants), chosen={"default": "v0"}, files=entries, labels=()
-    )
-    package = publish(files, both, tmp_path / "out")
+    package = variants_of(tmp_path, [(content, lambda variant: variant) for content in contents])
     with pytest.raises(PackageRefused, match="crashes its process" + (".*variant v1, signature" if evil else "")):
         install(package.path, tmp_path / "store")
     assert not leftovers(tmp_path / "store")
+
+
+def test_no_variant_that_crashes_hides_behind_one_that_needs_more_memory_than_there_is(tmp_path):
+    """Which is passed over: nobody can run that here."""
+    sound = WAKE_WORD.read_bytes()
+    most = 2**31 - 1
+
+    def widen(model):
+        graph = model.subgraphs[0]
+        graph.tensors[graph.inputs[0]].shapeSignature = [-1, most, most]
+
+    def widened(variant):
+        signature = variant.signatures[0]
+        wide = msgspec.structs.replace(signature.inputs[0], shape=(-1, most, most))
+        signature = msgspec.structs.replace(signature, inputs=(wide, *signature.inputs[1:]))
+        return msgspec.structs.replace(variant, signatures=(signature, *variant.signatures[1:]))
+
+    evil = changed(sound, CRASHING["writes over an input"])
+    package = variants_of(
+        tmp_path, [(sound, lambda same: same), (changed(sound, widen), widened), (evil, lambda same: same)]
+    )
+    with pytest.raises(PackageRefused, match=r"crashes its process.*variant v2, signature"):
+        install(package.path, tmp_path / "store")
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("EDGE_FUZZ_MODELS", "2"))))

@@ -3,6 +3,7 @@ import pytest
 from support.edge_models import rows
 
 from edge_runtime.remote import codec
+from edge_runtime.remote.faults import Unfit
 from edge_runtime.types import InferRequest
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import SIGNATURE_DEF_FIELD
@@ -57,6 +58,17 @@ def test_typed_values_and_tensor_content_are_the_same_answer(dtype):
         back = read(response(y=answer)).outputs["y"]
         assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
         assert back.flags.writeable
+
+
+def test_metadata_of_another_version_are_not_taken():
+    """They would be remembered for the one that was asked for, whose every request would then be held against them."""
+    message = metadata(good=tensor_pb2.DT_FLOAT)
+    assert list(codec.signatures(message, 3)) == ["good"]
+    message.model_spec.version.value = 3
+    assert list(codec.signatures(message, 3)) == ["good"]
+    assert list(codec.signatures(message)) == ["good"]
+    with pytest.raises(Unfit, match="asked for the metadata of version 2, the server gave those of version 3"):
+        codec.signatures(message, 2)
 
 
 def test_odd_signature_is_left_out():

@@ -129,9 +129,11 @@ def test_ghosts_do_not_hold_up_a_server(table, announcer, discovery, caplog):
     assert len([record for record in caplog.records if record.name.startswith("edge_runtime")]) <= 11
 
 
-def test_closing_with_ghosts_is_quiet(table, announcer, caplog):
+def test_closing_with_ghosts_is_quiet(table, announcer, caplog, monkeypatch):
     """Closing while names are being resolved gives them up, without an error in any thread or in the log."""
     caplog.set_level(logging.WARNING)
+    for bound in ("_ASK_S", "_CLOSE_S"):  # Whoever waited for either would wait long.
+        monkeypatch.setattr(f"edge_runtime.remote.discovery.{bound}", 60.0)
     discovery = Discovery(table)
     announce_names(announcer, [f"ghost-{i}.{SERVICE_TYPE}" for i in range(20)])
     good = Announcement("test-quiet")
@@ -141,7 +143,7 @@ def test_closing_with_ghosts_is_quiet(table, announcer, caplog):
     started_s = time.monotonic()
     discovery.close()
     discovery.close()
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 30
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 

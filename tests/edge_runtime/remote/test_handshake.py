@@ -6,6 +6,7 @@ import time
 
 import grpc
 import pytest
+from support.chains import Chain
 from support.edge_servers import scale_server
 from support.plants import Plant, credentials, pin, self_signed
 
@@ -84,6 +85,16 @@ def test_other_certificates_are_not_trusted(plant, other, shows, said):
         assert not server.asked
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_where_it_is_a_matter_of_time_it_is_said_what_time_it_is(plant, pinned):
+    """A board without a battery begins in the past, and a wrong clock looks like a wrong certificate."""
+    folder = self_signed(plant.path / "ended", days=-1) if pinned else plant.expired()
+    tls = TlsOptions(pins=(pin(folder),)) if pinned else plant.tls()
+    with served(folder) as server:
+        said = refused(server.address, tls)[1]
+    assert f"(by this device's clock, which says {time.strftime('%Y-%m', time.gmtime())}" in said
+
+
 def test_a_revoked_server_is_not_trusted_by_who_has_the_list(tmp_path):
     """And on the way that a list allows gRPC takes none but the very certificate that was looked at."""
     plant = Plant(tmp_path)
@@ -96,6 +107,18 @@ def test_a_revoked_server_is_not_trusted_by_who_has_the_list(tmp_path):
         plant.pki.revoke("gpu-1")
         assert refused(server.address, tls) == ("certificate", "its certificate: certificate revoked")
         assert asked(server.address, plant.tls()).certificate.owner == "gpu-1"
+
+
+def test_whom_a_revoked_intermediate_has_signed_is_not_trusted(tmp_path):
+    """Where the root's list is there; who has the list of the server's own signer alone is held to that."""
+    chain = Chain(tmp_path)
+    with served(chain.server) as server:
+        for lists in (chain.lists(), chain.lists(root=False)):
+            proof = asked(server.address, TlsOptions(ca=chain.ca, crl=lists))
+            assert spoken(server.address, proof) is grpc.StatusCode.NOT_FOUND
+        said = refused(server.address, TlsOptions(ca=chain.ca, crl=chain.lists(revoked=True)))
+        assert said == ("certificate", "its certificate: certificate revoked")
+        assert asked(server.address, TlsOptions(ca=chain.ca)).certificate.owner == "gpu-1"
 
 
 @pytest.mark.parametrize(

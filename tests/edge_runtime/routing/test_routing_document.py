@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.remote import freshness, lanes
+from edge_runtime.remote import freshness, lanes, silence, word
 from edge_runtime.routing import breaker, budget, hedging, policy, watch
 from edge_runtime.scheduling import slot
 
@@ -55,6 +55,12 @@ def test_every_policy_stands_in_the_document():
         {2.0: "more than twice their time"}[slot.STALLED_FACTOR],
         f"longer than {hedging.SHARE * 100:.0f} in 100",
         f"at least {hedging.MIN_ANSWERS} of them",
+        {3: "three times in a row, each after it had been asked anew"}[word.TIMES],
+        {12: "(twelve times where it splits requests"}[word.SPLIT_TIMES],
+        {10.0: "for ten seconds it counts as what it does"}[word.HELD_S],
+        {0.25: "no look for a quarter of a second"}[silence.MUTE_S],
+        {4: "or four round trips"}[silence.MUTE_TRIPS],
+        {0.5: "half a second apart at most: where its server"}[silence.LONGEST_S],
         {2: "while two calls are under way"}[lanes.MAX_BARE_IN_FLIGHT],
     ],
 )

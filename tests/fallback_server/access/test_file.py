@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fallback_server.access import file
-from fallback_server.access.file import MAX_ENTRIES, add_token, parse_access, read_access, remove_token
+from fallback_server.access.file import MAX_CHARS, MAX_ENTRIES, add_token, parse_access, read_access, remove_token
 from fallback_server.access.rules import EVERYTHING, AccessRules, Grants, Token
 from fallback_server.config import ConfigInvalid
 
@@ -146,9 +146,29 @@ def test_a_name_that_is_a_tokens_and_a_certificates_is_no_rule(tmp_path):
     (fault,) = faults_of(both, path)
     assert "[models.m] names press-1, which is a token and may be a certificate: write 'token:press-1'" in fault
     path.write_text(text)
-    with pytest.raises(ConfigInvalid, match="may be a certificate"):
+    with pytest.raises(ConfigInvalid, match=r"press-1 is named below only of m, .* write 'certificate:press-1'"):
         add_token(path, "press-1", "f" * 64, Grants(status=EVERYTHING))
     assert path.read_text() == text
+
+
+def test_a_token_is_not_added_by_a_name_that_means_a_certificate(tmp_path):
+    """It would have the device's model and shut the device out; said as a certificate's, the name stays that."""
+    path = tmp_path / "access.toml"
+    text = "[anonymous]\nstatus = ['*']\n[models.payroll]\nonly = ['press-7']\n"
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid, match=r"press-7 is named below only of payroll, .* write 'certificate:press-7'"):
+        add_token(path, "press-7", DIGEST, Grants(predict=("press-*",)))
+    assert path.read_text() == text
+    path.write_text(text.replace("['press-7']", "['certificate:press-7']"))
+    add_token(path, "press-7", DIGEST, Grants(predict=("press-*",)))
+    assert read_access(path).only["payroll"] == ("certificate:press-7",)
+
+
+def test_a_file_that_takes_long_to_read_is_not_read(tmp_path):
+    """By its length, with the bound; ten thousand tokens are less."""
+    tokens = "".join(f'[tokens."token-number-{n}"]\nsha256 = "{n:064x}"\npredict = ["*"]\n' for n in range(MAX_ENTRIES))
+    (fault,) = faults_of(tokens + "#" * (MAX_CHARS + 1 - len(tokens)), tmp_path)
+    assert f"has {MAX_CHARS + 1} characters, at most {MAX_CHARS} are read" in fault
 
 
 def test_a_token_that_a_model_is_for_is_not_removed(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fallback_archives import SAVED_MODEL, link, tar_bytes, write
 
-from fallback_server.core import unpacking
+from fallback_server.core import members, unpacking
 from fallback_server.core.errors import ArchiveRefused
 from fallback_server.core.unpacking import UnpackOptions, unpack
 
@@ -252,3 +252,11 @@ def test_rights_that_an_archive_gives_are_nobody_s(tmp_path, into):
     archive.write_bytes(gzip.compress(raw.getvalue() + bytes(1 << 20)))
     unpack(archive, into, UnpackOptions())
     assert not (into / "a").stat().st_mode & 0o7111
+
+
+def test_the_headers_of_all_members_are_bounded(tmp_path, into, monkeypatch):
+    """Also of a folder that comes again and again, which counts as one."""
+    monkeypatch.setattr(members, "MAX_HEADERS_BYTES", 1 << 20)
+    archive = write(tmp_path / "1.tar.gz", [("a", None)] * 4096)
+    with pytest.raises(ArchiveRefused, match="its members' headers take more than 1048576 bytes"):
+        unpack(archive, into, UnpackOptions())

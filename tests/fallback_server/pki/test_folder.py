@@ -1,6 +1,7 @@
 """The authority's folder, and what its certificates are good for."""
 
 import datetime as dt
+import fcntl
 import stat
 import subprocess
 
@@ -134,3 +135,18 @@ def test_a_certificate_ends_with_its_authority(tmp_path):
     folder.issue("device", "a", days=100)
     (issued,) = folder.issued()
     assert issued.until == NOW + dt.timedelta(days=10)
+
+
+def test_a_name_that_two_give_at_once_is_of_one_kind(pki, monkeypatch):
+    """Whoever waited for the other looks for that one's name afterwards: it is revoked by the name."""
+    lock = fcntl.flock
+
+    def later(folder, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        pki.issue("server", "same")
+        lock(folder, how)
+
+    monkeypatch.setattr(fcntl, "flock", later)
+    with pytest.raises(PkiRefused, match="same is a server already"):
+        pki.issue("device", "same")
+    assert [each.kind for each in pki.issued()] == ["server"]

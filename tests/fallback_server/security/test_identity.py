@@ -15,6 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from fallback_server.protocol import methods
 from fallback_server.protocol.proto import edge_pb2 as edge
+from fallback_server.transport.rpc import SMALL_IN_A_ROW
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +110,8 @@ def test_a_revoked_device_is_out_within_seconds(tmp_path, workers):
             Caller(server, shows=site.drill, trusts=site.server) as drill,
         ):
             assert press.predict() == drill.predict() == ("OK", "")
+            # From then on a method was left to gRPC, which takes the request in before anybody is asked.
+            assert {drill.predict() for _ in range(SMALL_IN_A_ROW)} == {("OK", "")}
             assert press.rest_predict().status_code == 200
             ended = []
             watch = press.channel.unary_stream(
@@ -138,6 +141,10 @@ def test_a_revoked_device_is_out_within_seconds(tmp_path, workers):
             assert 'edge_fallback_access_refused_total{reason="revoked"}' in metrics
         with Caller(server, shows=site.press, trusts=site.server) as again:
             assert again.predict()[0] == "UNAUTHENTICATED"
+            sent = threading.Event()  # It never is: nothing of a request is waited for.
+            half = again.channel.stream_unary(methods.PREDICT.path).future(iter(sent.wait, True), timeout=DEADLINE_S)
+            assert half.code() is grpc.StatusCode.UNAUTHENTICATED
+            sent.set()
             with pytest.raises(httpx.HTTPError):
                 again.rest_predict()
         assert any("is revoked" in line for line in server.log)

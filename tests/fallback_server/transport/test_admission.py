@@ -107,7 +107,7 @@ def test_who_may_do_nothing_gets_no_stream(tmp_path, services, path):
 
 
 def test_a_connections_certificate_is_asked_before_the_request_is_parsed(tmp_path, monkeypatch):
-    """What it may is known to the call alone; revoked, it begins no stream either."""
+    """What it may is known to the call alone; revoked, it begins no stream either, and none of its bytes is read."""
 
     async def story():
         monkeypatch.setattr(call_guard, "peer_of", lambda _: "ipv4:10.0.0.7:1")
@@ -129,7 +129,10 @@ def test_a_connections_certificate_is_asked_before_the_request_is_parsed(tmp_pat
                     assert (await code_of(predict(UNREADABLE, metadata=metadata)))[0] is code
                     if code is not grpc.StatusCode.INVALID_ARGUMENT:
                         assert await begun(never(), metadata=metadata, timeout=20).code() is code
-                for _ in range(SMALL_IN_A_ROW):  # From then on gRPC takes them another way.
+                half = stand.channel.stream_unary(methods.PREDICT.path)
+                code, _ = await code_of(half(never(), metadata=shows("press-7", "d"), timeout=20))
+                assert code is UNAUTHENTICATED
+                for _ in range(SMALL_IN_A_ROW):  # However many small requests of others came before.
                     await code_of(predict(UNREADABLE, metadata=shows("press-7", "7")))
 
     asyncio.run(story())

@@ -4,8 +4,10 @@ import dataclasses
 import gc
 import logging
 import re
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -368,5 +370,42 @@ def test_who_comes_while_it_stops_is_told_to_go_elsewhere(tmp_path):
             late = [code_of(stand.predict(request(2))) for _ in range(20)]
             assert {code for code, _ in await asyncio.gather(*late)} == {CODE.UNAVAILABLE}
             await asyncio.wait_for(stopping, 30)
+
+    asyncio.run(story())
+
+
+def test_who_asks_again_and_again_is_never_told_that_it_cancelled(tmp_path):
+    """Callers that ask as soon as they are answered, up to and past the end: all are answered or UNAVAILABLE.
+
+    What comes once gRPC's server is told to stop, and before its clients know, it would itself answer with CANCELLED.
+    """
+    ended = threading.Event()
+
+    def ask(channel):
+        codes = Counter()
+        predict = PREDICT.bind(channel)
+        while not ended.is_set():
+            try:
+                predict(pb.PredictRequest(model_spec=pb.ModelSpec(name="unknown")), timeout=60)
+            except grpc.RpcError as error:
+                codes[error.code()] += 1
+        return codes
+
+    async def story():
+        async with contextlib.AsyncExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(32))
+            stack.callback(ended.set)
+            stand = await stack.enter_async_context(standing(FakeExecutor(), tmp_path))
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channels = [
+                stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{stand.port}", options)) for _ in range(4)
+            ]
+            loop = asyncio.get_running_loop()
+            asking = [loop.run_in_executor(pool, ask, channels[place % 4]) for place in range(32)]
+            await asyncio.sleep(0.5)
+            await asyncio.wait_for(stand.server.stop(grace_s=60), 30)
+            ended.set()
+            counts = sum(await asyncio.gather(*asking), Counter())
+            assert set(counts) == {CODE.NOT_FOUND, CODE.UNAVAILABLE}, counts
 
     asyncio.run(story())

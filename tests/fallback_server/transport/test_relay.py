@@ -5,12 +5,16 @@ import logging
 
 import grpc
 import pytest
+from support.grpc_stand import code_of
 
 from fallback_server.access.certificates import Certificate
+from fallback_server.core.errors import ServerError
 from fallback_server.protocol.status import Fault
+from fallback_server.transport.arrivals import Arrivals, Arriving
 from fallback_server.transport.callers import CALLER_METADATA, caller_metadata, passed_by, passed_caller, secret
 from fallback_server.transport.faults import status_of, translate
 from fallback_server.transport.relay import ERRORS, Relay, error_of
+from fallback_server.transport.rpc import aborted
 
 CODE = grpc.StatusCode
 
@@ -50,6 +54,9 @@ def test_a_certificate_goes_along_with_who_calls(name):
     assert passed == ("ipv4:1.2.3.4:5", shown)
     assert passed_by([caller_metadata(secret(), "ipv4:1.2.3.4:5")]) == ("ipv4:1.2.3.4:5", None)
     assert passed_by([caller_metadata(b"\0" * 16, "ipv4:1.2.3.4:5", shown)]) is None
+
+
+SHOWN = Certificate(name="press-7", serial="7", until_s=1.8e9)
 
 
 class Client:
@@ -99,3 +106,55 @@ async def passed_on(tmp_path):
     finally:
         await relay.close()
         await server.stop(0)
+
+
+def test_a_call_that_nobody_has_read_goes_on_unread(tmp_path):
+    """The other server may refuse it while its caller has sent nothing; else it has the request, and answers."""
+    asyncio.run(unread(tmp_path))
+
+
+async def unread(tmp_path):
+    async def answer(_requests, context):
+        if "refused" in dict(context.invocation_metadata()):
+            await context.abort(CODE.UNAUTHENTICATED, "not you")
+        assert passed_by(context.invocation_metadata()).certificate == SHOWN
+        return b"answer to " + await context.read()
+
+    async def silent():
+        await asyncio.Event().wait()
+        yield b""
+
+    async def whole():
+        yield b"a request"
+
+    def handlers(service, answer):
+        return grpc.method_handlers_generic_handler(service, {"C": grpc.stream_unary_rpc_method_handler(answer)})
+
+    relay = Relay(f"{tmp_path}/inner", secret(), lambda _: SHOWN)
+
+    async def pass_on(_requests, context):
+        try:
+            return await relay.unread("/a.B/C", context)
+        except ServerError as error:
+            return await aborted(context, *status_of(error))
+
+    inner, outer = grpc.aio.server(), grpc.aio.server()
+    inner.add_generic_rpc_handlers((handlers("a.B", answer),))
+    late = Arriving(handlers("a.Late", pass_on), Arrivals(request_s=0.01))
+    outer.add_generic_rpc_handlers((handlers("a.B", pass_on), late))
+    inner.add_insecure_port(f"unix:{tmp_path}/inner")
+    outer.add_insecure_port(f"unix:{tmp_path}/outer")
+    await inner.start()
+    await outer.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{tmp_path}/outer") as channel:
+            call = channel.stream_unary("/a.B/C")
+            assert await call(whole(), timeout=20) == b"answer to a request"
+            refused = (("refused", "1"),)
+            assert await code_of(call(silent(), metadata=refused, timeout=20)) == (CODE.UNAUTHENTICATED, "not you")
+            code, text = await code_of(channel.stream_unary("/a.Late/C")(silent(), timeout=20))
+            assert (code, "did not come within" in text) == (CODE.DEADLINE_EXCEEDED, True)
+    finally:
+        await relay.close()
+        await outer.stop(0)
+        await inner.stop(0)

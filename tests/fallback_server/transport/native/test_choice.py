@@ -20,7 +20,7 @@ KNOWN = (("grpc.keepalive_time_ms", 5000), ("grpc.keepalive_permit_without_calls
         ("auto", False, True, (("grpc.max_connection_age_ms", 1),), False),
         ("auto", False, True, (("grpc.keepalive_time_ms", "soon"),), False),
         ("auto", False, True, (("grpc.keepalive_time_ms", 0),), False),
-        ("auto", False, True, (("grpc.max_concurrent_streams", 0),), True),
+        ("auto", False, True, (("grpc.max_concurrent_streams", 1),), True),
         ("auto", False, True, (("grpc.absolute_max_metadata_size", 2**31 - 1),), True),
     ],
 )
@@ -35,7 +35,7 @@ def test_choices(transport, tls, present, arguments, native):
         (True, True, (), "it speaks no TLS"),
         (False, False, (), "the extra `fast` is not installed: pip install 'edge-runtime[fast]'"),
         (False, True, (("grpc.max_connection_age_ms", 1),), "doesn't know --grpc_channel_arguments=grpc.max_conn"),
-        (False, True, (("grpc.max_concurrent_streams", -1),), "must be a whole number from 0 for it, got -1"),
+        (False, True, (("grpc.keepalive_permit_without_calls", -1),), "must be a whole number from 0 for it, got -1"),
         (False, True, (("grpc.keepalive_timeout_ms", 0),), "must be a whole number from 1 for it, got 0"),
     ],
 )
@@ -73,7 +73,7 @@ def test_numbers_that_grpc_does_not_take_are_refused(transport, value):
         ("grpc.max_allowed_incoming_connections", 2**31 - 1, False),
         ("grpc.max_allowed_incoming_connections", -1, False),
         ("grpc.max_allowed_incoming_connections", 2**31 - 2, True),
-        ("grpc.max_concurrent_streams", 0, True),
+        ("grpc.max_concurrent_streams", 0, False),
     ],
 )
 def test_numbers_by_which_grpc_ends_the_process_are_refused(key, value, taken):

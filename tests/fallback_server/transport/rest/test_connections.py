@@ -13,6 +13,7 @@ import httpx
 import pytest
 from support.rest_stand import Gate, halves, standing
 
+from fallback_server.transport.rest import connections
 from fallback_server.transport.rest.connections import ConnectionLimits, Connections, Phase
 
 BODY = b'{"inputs": [[2, 4]]}'
@@ -90,6 +91,56 @@ def test_the_rest_of_a_body_that_nobody_waits_for_must_come_soon(tmp_path):
             assert b"404" in read_all(one)
 
 
+def drop_by_drop(one, end, every_s=0.05, size_bytes=4096):
+    """Takes a little now and then until something is so."""
+    deadline = time.monotonic() + 30
+    one.settimeout(30)
+    while not end():
+        assert time.monotonic() < deadline
+        with contextlib.suppress(ConnectionError):
+            one.recv(size_bytes)
+        time.sleep(every_s)
+
+
+@contextlib.contextmanager
+def flooding_with_answers(stand, path=b"/openapi.json", many=100_000):
+    """A client that asks without end, and has not taken an answer yet."""
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.connect(("127.0.0.1", stand.port))
+        one.settimeout(1)
+        with contextlib.suppress(OSError):
+            one.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path * many)
+        until(lambda: counts(stand)[Phase.TAKE] == 1)
+        yield one
+
+
+def test_who_takes_little_of_an_answer_is_given_up(tmp_path):
+    """A step is asked for, as of bodies: a little now and then would hold the answer for ever."""
+    with (
+        standing({}, tmp_path, limits=ConnectionLimits(stall_s=1)) as stand,
+        flooding_with_answers(stand) as one,
+    ):
+        drop_by_drop(one, lambda: not stand.server.connections.connections, every_s=0.4, size_bytes=1000)
+
+
+def test_who_takes_little_of_an_answer_makes_room(tmp_path, monkeypatch):
+    """It waits for no server: whoever comes has its place."""
+    monkeypatch.setattr(connections, "_STEP_PAUSE_S", 0.5)
+    with (
+        standing({}, tmp_path, limits=ConnectionLimits(connections=1)) as stand,
+        flooding_with_answers(stand) as one,
+    ):
+        live = f"{stand.url}/v2/health/live"
+
+        def answered():
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(live, timeout=30).status_code == 200
+            return False
+
+        drop_by_drop(one, answered, size_bytes=100)
+
+
 def test_a_client_that_takes_nothing_is_given_up(tmp_path):
     """Its answer would be held for ever."""
     with standing({}, tmp_path, limits=ConnectionLimits(stall_s=0.3)) as stand:
@@ -105,14 +156,14 @@ def test_a_client_that_takes_nothing_is_given_up(tmp_path):
 
 
 def test_who_waits_makes_room_for_who_comes(tmp_path):
-    """First those that have asked nothing, the oldest first; then those that are idle."""
+    """Those that have asked nothing, the oldest first, where they are more than those that are idle."""
     with (
         standing({}, tmp_path, limits=ConnectionLimits(connections=4)) as stand,
         connected(stand, sending=LIVE) as (idle,),
         connected(stand, sending=HALF_A_HEAD, count=3) as heads,
     ):
         read_answer(idle)
-        until(lambda: counts(stand) == {Phase.HEAD: 3, Phase.IDLE: 1, Phase.BODY: 0})
+        until(lambda: counts(stand) == {Phase.HEAD: 3, Phase.IDLE: 1, Phase.BODY: 0, Phase.TAKE: 0})
         assert httpx.get(f"{stand.url}/v2/health/live").status_code == 200
         read_all(heads[0])
         heads[1].sendall(b"\r\n")
@@ -152,7 +203,7 @@ def test_where_all_are_at_work_the_next_are_told_so(tmp_path):
 
 
 def test_who_gives_way():
-    """A table: a body of which nothing comes; else the oldest of the first kind that has any; and nobody who works."""
+    """A table: what came no step further; else the oldest of whom there are most, but not who has just come."""
 
     class Fake:
         def __init__(self):
@@ -160,36 +211,47 @@ def test_who_gives_way():
             self.phase = Phase.HEAD
 
     def table(*phases):
-        connections, fakes = Connections(ConnectionLimits(connections=1)), [Fake() for _ in phases]
+        places, fakes = Connections(ConnectionLimits(connections=8)), [Fake() for _ in phases]
         for now_s, (fake, phase) in enumerate(zip(fakes, phases, strict=True)):
-            connections.connections.add(fake)
+            places.connections.add(fake)
             fake.phase = phase
-            connections.moved(fake, Phase.BUSY, phase, float(now_s))
-        return connections, fakes
+            places.moved(fake, Phase.BUSY, phase, float(now_s))
+        return places, fakes
 
-    head, idle, body, busy = Phase.HEAD, Phase.IDLE, Phase.BODY, Phase.BUSY
+    head, idle, body, take, busy = Phase.HEAD, Phase.IDLE, Phase.BODY, Phase.TAKE, Phase.BUSY
+    crowd = [head] * 5
     for phases, now_s, goes in (
         ([idle, body, head, head], 4, 2),
         ([idle, body, head, head], 7, 1),
         ([body, idle, busy, idle], 4, 1),
+        ([head, idle, idle], 9, 1),
         ([busy, body, body], 3, None),
         ([busy, body, body], 7, 1),
+        ([head, take, body], 7, 1),
+        ([head, body, take], 7, 1),
         ([busy, busy], 100, None),
+        ([busy, head], 1.5, None),
+        ([busy, head], 3, 1),
+        ([idle, head, head], 2, 0),
+        ([busy, *crowd[1:]], 0, None),
+        ([busy, *crowd], 0, 1),
         ([], 0, None),
     ):
-        connections, fakes = table(*phases)
-        assert connections.make_room(now_s) is (goes is not None)
-        gone = [index for index, fake in enumerate(fakes) if fake not in connections.connections]
+        places, fakes = table(*phases)
+        if not now_s:
+            for fake in fakes[1:]:
+                places.moved(fake, head, head, now_s)  # All have just come.
+        assert places.make_room(now_s) is (goes is not None)
+        gone = [index for index, fake in enumerate(fakes) if fake not in places.connections]
         assert gone == ([] if goes is None else [goes])
-    connections, fakes = table(body, head, body)
-    for fake in fakes:
-        connections.heard(fake, 5.5)  # Trickles, and is no stall.
-    assert connections.make_room(9)
-    assert fakes[1] not in connections.connections
-    connections.moved(fakes[0], body, busy, 10.0)
-    assert connections.make_room(20)
-    assert not connections.make_room(20)
-    assert connections.connections == {fakes[0]}
+    places, fakes = table(body, head, take)
+    places.moved(fakes[0], body, body, 9.0)
+    places.moved(fakes[2], take, take, 8.0)  # Both go on.
+    assert places.make_room(9)
+    assert fakes[1] not in places.connections
+    assert not places.make_room(12)
+    assert places.make_room(13.5)
+    assert places.connections == {fakes[0]}
 
 
 def test_what_is_no_http_is_refused_in_json(tmp_path):

@@ -18,7 +18,7 @@ from support.fallback_fakes import signature
 from support.rest_stand import halves, standing
 
 from fallback_server.core.errors import RequestCancelled, ServerStopping
-from fallback_server.transport.rest import json_codec
+from fallback_server.transport.rest import json_codec, pickles
 from fallback_server.transport.rest.backend import JSON_BYTES
 from fallback_server.transport.rest.json_readers import JsonReaders, Reading
 from fallback_server.transport.rest.refusals import HttpRefused
@@ -92,6 +92,20 @@ def test_a_body_whose_reader_was_killed_is_read_again(readers, pool, caplog):
     ]
 
 
+def test_a_fork_that_is_killed_at_once_is_not_taken_for_the_program(readers):
+    """The program says that it has forked, also where the other end of the fork's pipe was closed before."""
+    here, theirs = socket.socketpair()
+    lifeline, other = os.pipe()
+    os.close(other)
+    with here, theirs:
+        socket.send_fds(readers._program.control, [b"."], [theirs.fileno(), lifeline])
+        os.close(lifeline)
+        theirs.close()
+        here.settimeout(30)
+        assert here.recv(10) == pickles.FORKED
+        assert here.recv(10) == b""
+
+
 def test_a_program_that_was_killed_takes_no_read_with_it(readers, pool, caplog):
     """What its forks have begun is finished, what comes is read by the next program; the log says what ended how."""
     answers = [pool.submit(readers.read, select.select, bytearray(), [], [], 1.0) for _ in range(3)]
@@ -147,10 +161,10 @@ def test_clients_that_leave_hold_no_others_up(tmp_path):
             clients = [socket.create_connection((url.host, url.port)) for _ in range(16)]
             for client in clients:
                 client.sendall(head + text)
-            until(lambda: backend._held_bytes == len(clients) * len(text))
+            until(lambda: backend.held.bytes == len(clients) * len(text))
             for client in clients:
                 client.close()
-            until(lambda: not backend._held_bytes and not backend._readers._forks)
+            until(lambda: not backend.held.bytes and not backend._readers._forks)
             until(lambda: not backend._pool._work_queue.qsize())
         finally:
             os.kill(reader.pid, signal.SIGCONT)

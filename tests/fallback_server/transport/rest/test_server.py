@@ -132,22 +132,22 @@ def test_a_body_that_is_too_large_is_refused(tmp_path):
             assert re.search(f"has {size} bytes or more, at most 1000 are allowed", answer.json()["error"])
         answer = post(url, content=b'{"inputs": [[2, 4]]}' + b" " * 900)
         assert answer.json() == {"outputs": [[1.0, 2.0]]}
-        assert stand.server._backend._held_bytes == 0
+        assert stand.server._backend.held.bytes == 0
 
 
 def test_all_bodies_together_are_bounded(gated):
     """What would take too much memory is refused as what is too much to do."""
-    backend = gated.server._backend
-    backend._max_held_bytes = len(BODY) * 2
+    held = gated.server._backend.held
+    held.max_bytes = len(BODY) * 4
     url = f"{gated.url}/v1/models/slow:predict"
     running = [in_thread(lambda: post(url, content=BODY)) for _ in range(2)]
-    until(lambda: backend._held_bytes == len(BODY) * 2)
+    until(lambda: held.bytes == len(BODY) * 2)
     answer = post(url, content=BODY)
     assert answer.status_code == 429
     gated.gate.opened.set()
     for thread, _ in running:
         thread.join(30)
-    until(lambda: backend._held_bytes == 0)
+    until(lambda: held.bytes == 0)
 
 
 def test_the_port_must_be_free(gated):

@@ -96,6 +96,17 @@ def test_a_body_that_trickles_is_given_up(tmp_path, timeout_s):
     assert b"neither 16384 more nor its end came within 0.5 s" in said
 
 
+def test_a_body_that_holds_much_must_go_on_as_fast(tmp_path):
+    """A step now and then would do for a small one: a large one holds what others want."""
+    limits = ConnectionLimits(stall_s=1)
+    with standing({}, tmp_path, limits=limits) as stand, asking(stand, 10**9) as client:
+        client.sendall(b" " * 2**22)
+        said = trickle(client, every_s=0.4, what=b" " * BODY_STEP_BYTES)
+    assert said.startswith(b"HTTP/1.1 408 ")
+    needed_bytes = int(said.partition(b"neither ")[2].partition(b" more")[0])
+    assert 100_000 < needed_bytes <= 2**23 // 32
+
+
 def test_a_packed_body_that_unpacks_to_nothing_is_given_up(tmp_path):
     """However many bytes come: they hold what was unpacked before."""
     head = (HEAD % (b"half", 10**9)).replace(b"Host: x", b"Host: x\r\nContent-Encoding: gzip")
@@ -126,7 +137,7 @@ def test_a_stop_waits_for_no_body(tmp_path):
 
 def test_a_body_that_trickles_makes_room(tmp_path, monkeypatch):
     """For a new connection where there are too many: as one that has gone silent does."""
-    monkeypatch.setattr(connections, "_BODY_PAUSE_S", 0.5)
+    monkeypatch.setattr(connections, "_STEP_PAUSE_S", 0.5)
     with standing({}, tmp_path, limits=ConnectionLimits(connections=1)) as stand, asking(stand, 10**6) as client:
         deadline = time.monotonic() + 30
         with contextlib.suppress(ConnectionError):

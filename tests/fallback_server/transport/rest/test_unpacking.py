@@ -89,14 +89,14 @@ def test_encodings():
 def test_what_is_unpacked_is_bounded_and_counted(tmp_path):
     """A small body may hold a large one: it is refused as soon as that is seen, with as much taken as is allowed."""
     with standing({("half", 1): halves()}, tmp_path, max_body_bytes=2**21) as stand:
-        backend, peaks = stand.server._backend, []
-        hold = backend.hold
+        held, peaks = stand.server._backend.held, []
+        hold = held.hold
 
-        def noted(size_bytes):
-            hold(size_bytes)
-            peaks.append(backend._held_bytes)
+        def noted(address, size_bytes):
+            hold(address, size_bytes)
+            peaks.append(held.bytes)
 
-        backend.hold = noted
+        held.hold = noted
         url, headers = f"{stand.url}/v1/models/half:predict", {"content-encoding": "gzip"}
         answer = httpx.post(url, content=gzip.compress(bytes(2**26)), headers=headers, timeout=30)
         assert answer.status_code == 413
@@ -104,7 +104,7 @@ def test_what_is_unpacked_is_bounded_and_counted(tmp_path):
         assert len(peaks) > 1
         answer = httpx.post(url, content=gzip.compress(BODY + b" " * 2**20), headers=headers, timeout=30)
         assert answer.json() == {"outputs": [[1.0, 2.0]]}
-        backend._max_held_bytes = 2**20
+        held.max_bytes = 2**20
         answer = httpx.post(url, content=gzip.compress(bytes(2**21 - 1)), headers=headers, timeout=30)
         assert answer.status_code == 429
-        assert stand.call(asyncio.sleep(0, backend._held_bytes)) == 0
+        assert stand.call(asyncio.sleep(0, held.bytes)) == 0
