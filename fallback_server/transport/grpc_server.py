@@ -46,6 +46,7 @@ from fallback_server.transport.services import Handlers
 from fallback_server.transport.strangers import Strangers
 from fallback_server.transport.tls import TlsKeeper
 from fallback_server.transport.unix_socket import SocketUnavailable, UnixSocket
+from fallback_server.transport.untaken import Untaken
 
 MAX_PENDING_CALLS = 2**16
 """Calls that have come and are not taken yet. gRPC's own bounds are 1,000, from where on it drops some at random, and
@@ -135,7 +136,7 @@ class GrpcServer:
         self.calls = Calls(dataplane, max_message_bytes=max_message_bytes, guard=guard)
         self._delivery = DeliveryService(packages, self._changes, guard)
         self._health = HealthService(control.index, self._changes, guard)
-        self._rpcs = rpcs = Rpcs(self._threads, max_message_bytes)
+        self._rpcs = rpcs = Rpcs(self._threads, max_message_bytes, Untaken().hold)
         services = (
             PredictionService(
                 self.calls, max_tensor_bytes=max_message_bytes, guard=guard, tensor_content=tensor_content

@@ -49,6 +49,10 @@ GIVE_BACK_BYTES = 2**24
 """Messages of this size leave enough freed memory behind to be worth the milliseconds that giving it back takes."""
 
 
+COUNTED_BYTES = 2**12
+"""Answers from here on are counted until they are taken; of smaller ones a connection's calls hold 4 MiB at most."""
+
+
 class Caller(Protocol):
     """What a call says beside its message, over whichever transport it came; gRPC's own context is one."""
 
@@ -217,12 +221,20 @@ class Rpcs:
     Args:
         threads: Read and write large messages.
         max_message_bytes: The largest answer to a unary call.
+        hold: Is told the size of each answer of more than a few bytes, before it is written, and whose it is; raises
+            where that may not have it. By default they are not counted.
 
     Attributes:
         unaries: The unary calls that it has made handlers for.
     """
 
-    def __init__(self, threads: MessageThreads, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        threads: MessageThreads,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        hold: Callable[[int, Caller], None] = lambda _size, _caller: None,
+    ) -> None:
+        self._hold = hold
         self.unaries: list[Unary[Any, Any]] = []
         self._max_bytes = max_message_bytes
         self._threads = threads
@@ -254,6 +266,7 @@ class Rpcs:
     def _plain(self, unary: Unary[Any, Any], handler: _UnaryHandler) -> Callable[[bytes, Context], Awaitable[bytes]]:
         clock = time.monotonic
         read, answer, weigh, write, soon = unary.read, unary.answer, unary.weigh, unary.write, unary.soon
+        weighed = self._weighed
 
         async def handle(data: bytes, context: Context) -> bytes:
             came_s = clock()
@@ -272,7 +285,7 @@ class Rpcs:
                             answered = soon.answer(found)
                     if answered is None:
                         answered = await answer(read(data), context)
-                    weight = weigh(answered)
+                    weight = weighed(weigh(answered), context)
                     if weight < LARGE_BYTES:
                         written = write(answered)
                     else:
@@ -280,6 +293,7 @@ class Rpcs:
                     check_sent(written, self._max_bytes)
             except Exception as error:  # noqa: BLE001  no fault of one request may go further than its status
                 code, text = _told(unary.method, error)
+                answered = None  # What is refused is not kept until its caller has heard of that.
             else:
                 if unary.timed:
                     context.set_trailing_metadata((server_ms(clock() - came_s),))
@@ -359,9 +373,16 @@ class Rpcs:
     async def _answered(self, unary: Unary[Any, Any], box: list[bytes], context: Context) -> bytes:
         """The answer to a request that lies in a box: nothing here keeps it, nor what was read of it."""
         answered = await unary.answer(await self._read(unary.read, box, context), context)
-        written = await self._threads.run(unary.write, answered, size=unary.weigh(answered))
+        weight = self._weighed(unary.weigh(answered), context)
+        written = await self._threads.run(unary.write, answered, size=weight)
         check_sent(written, self._max_bytes)
         return written
+
+    def _weighed(self, weight: int, context: Context) -> int:
+        """An answer's weight, which it is counted by, or refused."""
+        if weight >= COUNTED_BYTES:
+            self._hold(weight, context)
+        return weight
 
     async def _read(self, read: Callable[[bytes], Asked], box: list[bytes], context: Context) -> Asked:
         size = len(box[0])

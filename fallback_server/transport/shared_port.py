@@ -33,6 +33,7 @@ from fallback_server.transport.rpc import Caller, Context, MessageThreads, Rpcs,
 from fallback_server.transport.services import Handlers
 from fallback_server.transport.strangers import Strangers
 from fallback_server.transport.tls import TlsKeeper
+from fallback_server.transport.untaken import Untaken
 from fallback_server.workers.hosted import Elsewhere
 
 _SAYING_WHO = (
@@ -209,7 +210,7 @@ class SharedPort:
         self._guard = guard
         self._threads = MessageThreads(message_threads)
         self._relay = Relay(passes_to, secret, guard.certificate_of)
-        self._rpcs = Rpcs(self._threads, max_message_bytes)
+        self._rpcs = Rpcs(self._threads, max_message_bytes, Untaken().hold)
         self._calls = PassingCalls(dataplane, self._relay, max_message_bytes=max_message_bytes, guard=guard)
         service = PredictionService(
             self._calls, max_tensor_bytes=max_message_bytes, guard=guard, tensor_content=tensor_content

@@ -60,12 +60,14 @@ class ConnectionLimits:
         head_s: From the connection, or the first byte of a request, to the end of the request's head.
         idle_s: From an answer to the next request.
         stall_s: How long a client has for the next step of a body, `BODY_STEP_BYTES` or more, or of taking an answer.
+        answers_bytes: The most that is held of answers whose clients have not taken them; one answer may be larger.
     """
 
     connections: int = 4096
     head_s: float = 20.0
     idle_s: float = 75.0
     stall_s: float = 60.0
+    answers_bytes: int = 2**31
 
 
 class Phase(enum.Enum):
@@ -91,6 +93,8 @@ class Connections(ServerState):
         self._waiting: Mapping[Phase, dict[Connection, float]] = {
             phase: {} for phase in Phase if phase is not Phase.BUSY
         }
+        self._held: dict[Connection, int] = {}  # What those in TAKE have not taken, in bytes.
+        self._held_bytes = 0
         self._looked_s = 0.0
         self._few = min(_SPARE, limits.connections // 2)
 
@@ -110,10 +114,26 @@ class Connections(ServerState):
         if phase in self._waiting:
             self._waiting[phase][connection] = now_s
 
+    def holds(self, connection: Connection, size_bytes: int) -> None:
+        """So many bytes of a connection's answers are held for its client.
+
+        Where that is too much with all others', those are closed that have waited longest for their clients.
+        """
+        self._let_go(connection)
+        if not size_bytes:
+            return
+        self._held[connection] = size_bytes
+        self._held_bytes += size_bytes
+        if self._held_bytes > self.limits.answers_bytes:
+            for other in list(self._waiting[Phase.TAKE]):
+                if other is not connection and self._held_bytes > self.limits.answers_bytes:
+                    self.drop(other)
+
     def lost(self, connection: Connection, phase: Phase) -> None:
         """A connection is gone."""
         if phase in self._waiting:
             self._waiting[phase].pop(connection, None)
+        self._let_go(connection)
 
     def make_room(self, now_s: float) -> bool:
         """Closes one that waits for its client: the one that has waited longest for a step of a body or an answer.
@@ -142,6 +162,9 @@ class Connections(ServerState):
             self.drop(oldest)
             return True
         return False
+
+    def _let_go(self, connection: Connection) -> None:
+        self._held_bytes -= self._held.pop(connection, 0)
 
     def expecting(self, since_s: float) -> bool:
         """Whether a connection that waits for a request has begun to after an instant."""
@@ -259,6 +282,9 @@ class Connection(H11Protocol):
             return  # Closed to make room; what comes of it counts no more.
         unsent_bytes = self._unsent_bytes()
         before, phase = self.phase, self._phase(unsent_bytes)
+        if Phase.TAKE in {before, phase}:
+            held_bytes = self._taking.answer_bytes + unsent_bytes if phase is Phase.TAKE else 0
+            self.server_state.holds(self, held_bytes)
         if phase is before:
             body = phase is Phase.BODY and self._step_bytes >= BODY_STEP_BYTES
             if not body and not (phase is Phase.TAKE and self._taking.stepped(unsent_bytes)):

@@ -133,11 +133,9 @@ def test_what_a_parser_crashes_of_is_too_large():
     assert refused == [413] * 6
 
 
-def test_closing_ends_what_is_read(pool):
+def test_closing_ends_what_is_read(readers, pool):
     """Whoever waits hears that the server stops."""
-    readers = JsonReaders(at_once=2)
     answer = pool.submit(readers.read, *FOREVER)
-    until(lambda: readers._program)
     (fork,) = forks(readers)
     readers.close()
     with pytest.raises(ServerStopping):
