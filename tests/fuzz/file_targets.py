@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import zstandard
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fuzz.places import emptied, from_file, place
 from fuzz.target import Target
 from support.fallback_archives import link, tar_bytes
@@ -86,7 +87,7 @@ _JSON_WORDS = (
 )
 
 
-def _package_members() -> list[tuple[str, bytes]]:
+def package_members() -> list[tuple[str, bytes]]:
     manifest = encode(_manifest())
     digest = f"{hashlib.sha256(manifest).hexdigest()}  manifest.json\n".encode()
     files = {"manifest.json": manifest, "manifest.sha256": digest, "float32.tflite": b"abc"}
@@ -96,16 +97,16 @@ def _package_members() -> list[tuple[str, bytes]]:
 def _tar_seeds() -> list[bytes]:
     extended = io.BytesIO()
     with tarfile.open(fileobj=extended, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content in (*_package_members(), ("digits/1/" + "é" * 120, b"x")):
+        for name, content in (*package_members(), ("digits/1/" + "é" * 120, b"x")):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             info.pax_headers = {"comment": "x", "mtime": "1.5"}
             tar.addfile(info, io.BytesIO(content))
     links = [("1/saved_model.pb", b"x"), ("1/link", link("saved_model.pb")), ("1/sub", None)]
-    return [tar_bytes(_package_members()), extended.getvalue(), tar_bytes(links)]
+    return [tar_bytes(package_members()), extended.getvalue(), tar_bytes(links)]
 
 
-def _read_package_archive(data: bytes) -> None:
+def read_package_archive(data: bytes) -> None:
     """The bytes are a tar: what lies in its compression is reached so, and damage of that by another target."""
     for packed in (gzip.compress(data, 1, mtime=0), data) if data[:2] == b"\x1f\x8b" else (gzip.compress(data, 1),):
         path = place() / "given.tar.gz"
@@ -114,8 +115,8 @@ def _read_package_archive(data: bytes) -> None:
             packages.unpack(path, folder, max_bytes=2**20)
 
 
-def _read_version_archive(data: bytes) -> None:
-    """A byte says what kind it is of."""
+def read_version_archive(data: bytes, *, most: int = 1000) -> None:
+    """A byte says what kind it is of; so many files and folders are taken."""
     suffix = (".tar.gz", ".tar.zst", ".zip", ".tar.gz")[data[0] & 3] if data else ".zip"
     body = data[1:]
     if data[:1] == b"\0":
@@ -124,7 +125,7 @@ def _read_version_archive(data: bytes) -> None:
         body = zstandard.compress(body)
     path = place() / f"given{suffix}"
     path.write_bytes(body)
-    options = UnpackOptions(max_bytes=2**22, max_entries=1000)
+    options = UnpackOptions(max_bytes=2**22, max_entries=most)
     with emptied() as folder:
         unpack(path, folder, options)
     with emptied() as folder:
@@ -134,7 +135,7 @@ def _read_version_archive(data: bytes) -> None:
 def _version_archive_seeds() -> list[bytes]:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, content in _package_members():
+        for name, content in package_members():
             opened.writestr(name, content)
         opened.mkdir("digits/1/folder")
     tars = _tar_seeds()
@@ -212,7 +213,9 @@ def _record(content: bytes) -> bytes:
     return size + checksums[0] + content + checksums[1]
 
 
-_KEY = SigningKey.make()
+_KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+"""The same in every process: what is kept of signatures is to reach the verifying."""
+
 _DIGEST = "sha256:" + "0" * 64
 
 
@@ -251,7 +254,7 @@ TARGETS: Sequence[Target] = (
     ),
     Target(
         name="package_archive",
-        read=_read_package_archive,
+        read=read_package_archive,
         refusals=(PackageError,),
         seeds=_tar_seeds,
         words=(b"ustar\x0000", b"ustar  \0", b"././@PaxHeader", b"GNU.sparse.major=1\n", b"12 size=99\n", b"\xff" * 12),
@@ -260,7 +263,7 @@ TARGETS: Sequence[Target] = (
     ),
     Target(
         name="version_archive",
-        read=_read_version_archive,
+        read=read_version_archive,
         refusals=(ArchiveRefused,),
         seeds=_version_archive_seeds,
         words=(b"PK\3\4", b"PK\1\2", b"PK\5\6", b"PK\6\6", b"ustar\x0000", b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08"),

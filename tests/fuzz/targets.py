@@ -6,10 +6,22 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuzz import config_targets, device_targets, file_targets, rest_targets, wire_targets
+from fuzz import (
+    browse_targets,
+    config_targets,
+    device_targets,
+    file_targets,
+    given_targets,
+    header_targets,
+    rest_targets,
+    wire_targets,
+)
 from fuzz.target import Target
 
-_ALL = (wire_targets, device_targets, rest_targets, config_targets, file_targets)
+_ALL = (
+    *(wire_targets, device_targets, browse_targets, rest_targets, config_targets, file_targets, header_targets),
+    given_targets,
+)
 
 TARGETS: dict[str, Target] = {target.name: target for one in _ALL for target in one.TARGETS}
 
