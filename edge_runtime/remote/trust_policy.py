@@ -28,7 +28,11 @@ SLOW_S = 1.0
 """Who keeps a handshake's place for longer than that is slow..."""
 
 SLOW_AGAIN_S = 30.0
-"""...and is asked again after two seconds, then twice as long each time, and after so many at the latest."""
+"""...and is asked again after two seconds, then twice as long each time, and after so many at the latest..."""
+
+SLOW_GIVEN_S = 10.0
+"""...or after so many, where it is named or has proved who it is: somebody waits for it to return. A place that it holds
+in vain is free for half of the time then."""
 
 DOUBT_S = 10.0
 """For so long, and once at least, one that says nothing is asked anew whether it is still who is trusted; then it no
@@ -67,7 +71,8 @@ def due_s(subject: Subject) -> float:
     """The instant at which it is asked next."""
     if not subject.slow or subject.doubted_s < math.inf:
         return _wanted_s(subject)
-    return max(_wanted_s(subject), subject.asked_s + min(2.0**subject.slow, SLOW_AGAIN_S))
+    most_s = SLOW_GIVEN_S if subject.given or subject.proved else SLOW_AGAIN_S
+    return max(_wanted_s(subject), subject.asked_s + min(2.0**subject.slow, most_s))
 
 
 def _wanted_s(subject: Subject) -> float:

@@ -8,7 +8,7 @@ import pytest
 from support.trust_stand import REAL, WAIT_S, TrustStand, bad, proof
 
 from edge_runtime.remote.trust import A_SECOND, AT_ONCE, KEPT, KEPT_A_SECOND
-from edge_runtime.remote.trust_policy import DOUBT_S, FLOOR_S, GIVEN_S, SLOW_AGAIN_S
+from edge_runtime.remote.trust_policy import DOUBT_S, FLOOR_S, GIVEN_S, SLOW_GIVEN_S
 
 MANY = [f"10.0.1.{number}:1" for number in range(40)]
 
@@ -77,9 +77,9 @@ def test_who_keeps_places_for_long_is_asked_ever_more_seldom(stand):
             at_s.append(begin_s)
     between = [round(later - earlier) for earlier, later in pairwise(at_s)]
     assert between[:4] == sorted(between[:4])
-    assert SLOW_AGAIN_S <= between[-1] <= SLOW_AGAIN_S + 6
+    assert SLOW_GIVEN_S <= between[-1] <= SLOW_GIVEN_S + 6
     stand.slow, stand.says = set(), {REAL: proof()}
-    stand.settle(SLOW_AGAIN_S)
+    stand.settle(SLOW_GIVEN_S)
     assert stand.trusted == [REAL]
 
 
