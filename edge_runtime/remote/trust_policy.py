@@ -31,8 +31,8 @@ SLOW_AGAIN_S = 30.0
 """...and is asked again after two seconds, then twice as long each time, and after so many at the latest..."""
 
 SLOW_GIVEN_S = 10.0
-"""...or after so many, where it is named or has proved who it is: somebody waits for it to return. A place that it holds
-in vain is free for half of the time then."""
+"""...or after so many, where it is named or has proved who it is: somebody waits for it to return. A place that it
+holds in vain is free for half of the time then."""
 
 DOUBT_S = 10.0
 """For so long, and once at least, one that says nothing is asked anew whether it is still who is trusted; then it no
