@@ -14,7 +14,8 @@ from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 FLOODED_S = 0.1
-"""So long a model's batches have left full ones waiting: what came in one burst is over sooner."""
+"""So long a model's batches have left full ones waiting, or so long those take that wait: what came in one burst is
+over sooner."""
 
 REMEMBERED_S = 1.0
 """So long after its last batch that left full ones waiting a process counts as flooded; and the time over which it is
@@ -59,9 +60,9 @@ class Account:
             self._since_s = now_s
         self._full_s = now_s
 
-    def flooded(self, now_s: float) -> bool:
-        """Whether full batches have been waiting, for a while."""
-        return self._lately_full(now_s) and now_s - self._since_s >= FLOODED_S
+    def flooded(self, now_s: float, waiting_s: float = 0.0) -> bool:
+        """Whether full batches have been waiting for a while, or will; those that wait now take so long."""
+        return self._lately_full(now_s) and (waiting_s >= FLOODED_S or now_s - self._since_s >= FLOODED_S)
 
     def calm_s(self, now_s: float, begun_s: float) -> float:
         """How long it has run within the last `REMEMBERED_S`; 0 where it does not keep up with what it is asked.
@@ -114,7 +115,7 @@ class Company:
             account = self._accounts[process] = Account()
         return account
 
-    def room_until_s(self, process: Process | None, *, waiting: int, now_s: float) -> float:
+    def room_until_s(self, process: Process | None, *, waiting: int, now_s: float, waiting_s: float = 0.0) -> float:
         """A batch begins: until when what runs it is to make room for others; -inf for not at all.
 
         A batch that hangs keeps back no other of its queue for longer than that.
@@ -123,13 +124,14 @@ class Company:
             process: What runs it; None for the server's own process.
             waiting: How many full batches of its queue wait behind it.
             now_s: The instant.
+            waiting_s: How long these take; 0 where that is not known.
         """
         if now_s - self._begun_s >= REMEMBERED_S:
             self._next_window(now_s)
         account = self.account(process)
         if waiting >= WAITING_BATCHES:
             account.full(now_s)
-        if process is None or not account.flooded(now_s):
+        if process is None or not account.flooded(now_s, waiting_s):
             return -math.inf
         # Its own is 0: it is flooded.
         used_s = sum(each.calm_s(now_s, self._begun_s) for each in (self.own, *self._accounts.values()))

@@ -406,7 +406,11 @@ class BatchScheduler:
         self._shares.charge(queue.turn, charged_s)
         if rows:
             queue.began(rows, now_s)
-        queue.room_until_s = self._company.room_until_s(queue.process, waiting=queue.batches(), now_s=now_s)
+        waiting = queue.batches()
+        waiting_s = waiting * (queue.costs.expected_s(queue.batch_rows) or 0.0) / self._options.num_batch_threads
+        queue.room_until_s = self._company.room_until_s(
+            queue.process, waiting=waiting, now_s=now_s, waiting_s=waiting_s
+        )
         run = self._runs.begin(queue, now_s, counts=not queue.lanes, runner=queue.runner)
         return _Taken(queue, tasks, run, rows, charged_s)
 

@@ -72,6 +72,17 @@ def test_a_flooded_process_leaves_a_core_while_another_answers(heavy, light, oth
     assert not flooded(company, heavy, since_s=REMEMBERED_S / 2, until_s=2 * REMEMBERED_S)
 
 
+def test_what_takes_long_to_answer_is_a_flood_at_once(light):
+    """Two full batches that wait, and take as long as a flood lasts; not two that are short, nor one that is long."""
+    company = Company()
+    for at_s in (0.0, 0.1, 0.2):
+        answers(company, light, now_s=at_s)
+    for waiting, waiting_s, leaves in ((2, FLOODED_S / 2, False), (1, 2 * FLOODED_S, False), (2, FLOODED_S, True)):
+        fresh = FakeProcess()
+        until_s = company.room_until_s(fresh, waiting=waiting, now_s=0.3, waiting_s=waiting_s)
+        assert (until_s > 0.3) is leaves
+
+
 @pytest.mark.parametrize(("run_s", "leaves"), [(WORTH_S / 8, False), (WORTH_S / 2, True)])
 def test_it_leaves_none_to_those_that_hardly_use_one(heavy, light, run_s, leaves):
     """Half of a small machine, for another that is asked twice a second: only where its runs are long."""
