@@ -58,7 +58,9 @@ class Gathering:
         """So many rows wait or run, now that others have come."""
         self.peak_rows = max(self.peak_rows, rows)
 
-    def took(self, rows: int, *, here_rows: int, now_s: float, fixed_s: float | None) -> None:
+    def took(
+        self, rows: int, *, here_rows: int, now_s: float, fixed_s: float | None, run_s: float | None = None
+    ) -> None:
         """A batch begins.
 
         Args:
@@ -66,6 +68,8 @@ class Gathering:
             here_rows: That wait or run, its own among them.
             now_s: The instant.
             fixed_s: What a run costs beside its rows; None where that is not known.
+            run_s: How long it takes; None where that is not known. Who is in a run that takes longer than others wait
+                is not back by then.
         """
         missing = self.peak_rows - here_rows
         self.peak_rows = max(here_rows, self.peak_rows - _FORGOTTEN * max(missing, 1.0))
@@ -75,7 +79,9 @@ class Gathering:
         self.enough_rows = share / ENOUGH
         self._until_s = -math.inf
         if fixed_s is not None and share >= ENGAGED:
-            self._until_s = now_s + min(PACE * fixed_s, self._most_s)
+            wait_s = min(PACE * fixed_s, self._most_s)
+            if run_s is None or run_s < wait_s:
+                self._until_s = now_s + wait_s
 
     def ended(self, now_s: float, *, fixed_s: float | None) -> None:
         """A batch has ended.

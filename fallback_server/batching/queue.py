@@ -265,7 +265,8 @@ class BatchQueue:
             self._latest_s = math.inf
         if self._gathering is not None:
             here_rows = min(self.rows + self._running_rows, self.options.max_batch_size_rows)
-            self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=self.costs.fixed_s(now_s))
+            fixed_s, run_s = self.costs.fixed_s(now_s), self.costs.expected_s(rows)
+            self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=fixed_s, run_s=run_s)
 
     def ended(self, rows: int, now_s: float) -> None:
         """So many rows that began have ended, now."""

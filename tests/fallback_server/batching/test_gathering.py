@@ -58,6 +58,14 @@ def test_when_rows_wait_for_more(peak, rate_hz, fixed_s, waiting, running, until
     assert found.until_s(waiting, running=running) == pytest.approx(until_s)
 
 
+@pytest.mark.parametrize(("run_s", "waits"), [(None, True), (MOST_S / 2, True), (MOST_S, False), (1.0, False)])
+def test_nobody_waits_for_those_in_a_long_run(run_s, waits):
+    """By the time that it ends the wait is over."""
+    found = gathering(peak=8, took=4, rate_hz=2000, fixed_s=2e-3)
+    found.took(4, here_rows=8, now_s=10.0, fixed_s=2e-3, run_s=run_s)
+    assert (found.until_s(4, running=4) > 10.0) is waits
+
+
 @pytest.mark.parametrize(
     ("fixed_s", "waiting", "running", "until_s"),
     [
