@@ -262,13 +262,22 @@ def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> A
         return Answer(fields={}, failure="refused", error=error, printed=printed, from_outside=True)
     if status < 0:
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
-    try:
-        fields = json.loads(said.splitlines()[-1])
-        good, error = fields.pop("ok"), fields.get("error", "")
-    except (IndexError, TypeError, ValueError, KeyError, AttributeError):
+    fields = _last_answer(said)
+    if fields is None:
         error = f"ended with status {status} and no answer"
         return Answer(fields={}, failure="crashed", error=error, printed=printed)
+    good, error = fields.pop("ok"), fields.get("error", "")
     return Answer(fields=fields if good else {}, failure="" if good else "refused", error=error, printed=printed)
+
+
+def _last_answer(said: str) -> dict[str, Any] | None:
+    """The child's answer. A library may print after it: what C's streams hold comes out when the child ends."""
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(ValueError):
+            fields = json.loads(line)
+            if isinstance(fields, dict) and isinstance(fields.get("ok"), bool):
+                return fields
+    return None
 
 
 def _signal_name(number: int) -> str:

@@ -83,14 +83,16 @@ class Gathering:
             if run_s is None or run_s < wait_s:
                 self._until_s = now_s + wait_s
 
-    def ended(self, now_s: float, *, fixed_s: float | None) -> None:
+    def ended(self, now_s: float, *, fixed_s: float | None, waiting: bool = False) -> None:
         """A batch has ended.
 
         Args:
             now_s: The instant.
             fixed_s: As of `took`.
+            waiting: Whether others wait already: whoever waits since a batch before has waited for the longest then.
         """
-        self._again_s = now_s + min(fixed_s or 0.0, self._most_s)
+        if not (waiting and self._again_s > now_s):
+            self._again_s = now_s + min(fixed_s or 0.0, self._most_s)
 
     def until_s(self, rows: int, *, running: int) -> float:
         """The instant until which so many rows wait for others; -inf where they don't.

@@ -272,7 +272,7 @@ class BatchQueue:
         """So many rows that began have ended, now."""
         self._running_rows -= rows
         if self._gathering is not None:
-            self._gathering.ended(now_s, fixed_s=self.costs.fixed_s(now_s))
+            self._gathering.ended(now_s, fixed_s=self.costs.fixed_s(now_s), waiting=self.rows > 0)
 
     def take(self, now_s: float) -> list[Task]:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
@@ -399,14 +399,14 @@ class BatchQueue:
         return self._settled_out(taken)
 
     def _room_rows(self, now_s: float) -> int:
-        """How many rows the next batch may have: fewer where that shares out what is here over all places."""
+        """How many rows the next batch may have: a share of what is here, where a run costs less than its rows."""
         if self._gathering is None or not self._running_rows:
             return self.batch_rows
         slots = self.at_once(self.options.num_batch_threads)
         running_rows, most = self._running_rows, self.batch_rows
         share_rows = policy.share_rows(waiting_rows=self.rows, running_rows=running_rows, batch_rows=most, slots=slots)
-        # Not where another run costs as much as its rows.
-        fixed_s, run_s = self.costs.fixed_s(now_s), self.costs.expected_s(self.run_rows(share_rows))
+        share_rows = min(most, self.run_rows(share_rows))  # Others have what padding would fill.
+        fixed_s, run_s = self.costs.fixed_s(now_s), self.costs.expected_s(share_rows)
         return share_rows if fixed_s is not None and run_s is not None and run_s > 2 * fixed_s else most
 
     def _settled_out(self, taken: Sequence[Task]) -> list[Task]:

@@ -40,7 +40,8 @@ class Accepting:
 
     Args:
         handlers: The server's, in their order; those of the methods say nothing else when they are asked again.
-        paths: Of the methods that come often, `/service/method`: unary calls that can be taken as streams of one, too.
+        paths: Of the methods that come often, `/service/method`: unary calls whose handlers take them as streams of
+            one, too, or are of streams.
     """
 
     def __init__(self, handlers: Sequence[grpc.GenericRpcHandler], paths: Sequence[str]) -> None:
@@ -117,21 +118,26 @@ class Accepting:
 class _AsStream(grpc.RpcMethodHandler):  # type: ignore[type-arg]  # generic in the stubs alone
     """The handler of calls that gRPC's own loop takes: who calls is known when they begin, and the request is not read.
 
-    gRPC asks for the handler of a registered method once for all calls, and so with none of what a call says.
+    gRPC asks for the handler of a registered method once for all calls, and so with none of what a call says. As
+    streams they are the same on the wire, and whatever kind of handler is found then can answer.
     """
 
-    request_streaming = True
-    response_streaming = False
+    request_streaming = response_streaming = True
     request_deserializer = response_serializer = None
-    unary_unary = unary_stream = stream_stream = None
+    unary_unary = unary_stream = stream_unary = None
 
     def __init__(self, path: str, accepting: Accepting) -> None:
-        async def stream_unary(requests: object, context: Any) -> Any:
+        async def stream_stream(requests: object, context: Any) -> None:
             details: Any = _Details(path, context.invocation_metadata())
             handler: Any = accepting.resolve_handler(details)
-            return await handler.stream_unary(requests, context)
+            if handler is None:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{path} is not served here")
+            elif handler.response_streaming:
+                await handler.stream_stream(requests, context)
+            else:
+                await context.write(await handler.stream_unary(requests, context))
 
-        self.stream_unary: Any = stream_unary
+        self.stream_stream: Any = stream_stream
 
 
 def _insides() -> Any:

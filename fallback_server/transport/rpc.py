@@ -310,10 +310,13 @@ class Rpcs:
         clock = time.monotonic
 
         async def handle(_requests: object, context: Context) -> bytes:
-            self._under_way += 1
             try:
                 box = await _received(unary.method, context)
-                came_s = clock()  # Not the handler's start: it begins before the bytes are here.
+            except Exception as error:  # noqa: BLE001  as above
+                return await aborted(context, *_told(unary.method, error))
+            self._under_way += 1  # Not before: a stop waits for what is under way, and not for who sends half of it.
+            came_s = clock()  # Not the handler's start: it begins before the bytes are here.
+            try:
                 handler.came(len(box[0]))
                 written = await self._answered(unary, box, context)
             except Exception as error:  # noqa: BLE001  as above

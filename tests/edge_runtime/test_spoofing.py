@@ -29,8 +29,8 @@ ROWS = {"x": np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)}
 QUIET = {"threads": 1, "poll_interval_s": 3600.0, "fallback": "mdns"}
 
 
-def until(condition, wait_s=WAIT_S):
-    end_s = time.monotonic() + wait_s
+def until(condition):
+    end_s = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.02)
@@ -173,6 +173,5 @@ def test_a_flood_of_announcements_is_bounded_and_the_server_is_found(plant, whol
         assert servers._trust._asking <= AT_ONCE
         until(lambda: runtime.servers == {plant.real.address: "closed"})
         np.testing.assert_array_equal(runtime.model("press-a").predict(ROWS).outputs["y"], ROWS["x"] * 2)
-        until(lambda: runtime.stats().trust.dropped > 10_000, 4 * WAIT_S)  # However many a second this machine sends.
         assert len(servers._trust._known) <= MAX_SUBJECTS + 1
         assert len(servers._discovery._pending) <= MAX_PENDING

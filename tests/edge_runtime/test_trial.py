@@ -12,6 +12,7 @@ from support.add_models import add_model
 from support.delegate_libraries import COMPILER, build
 from support.loops import until
 
+from edge_runtime import trial as trial_module
 from edge_runtime.trial import Trials, try_delegate
 from edge_runtime.trial_child import ADD_MODEL
 
@@ -202,3 +203,18 @@ def test_the_current_directory_does_not_shadow_the_standard_library(tmp_path, mo
     (tmp_path / "types.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
     assert try_delegate("cpu").ok
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ('{"ok": true, "n": 1}', {"ok": True, "n": 1}),
+        ('loading\n{"ok": true}\nunloaded: 3\n7\n{}\n["ok"]\n{"ok": 1}', {"ok": True}),
+        ('{"ok": false, "error": "no"}\n{"ok": tr', {"ok": False, "error": "no"}),
+        ("", None),
+        ("bye", None),
+    ],
+)
+def test_what_is_printed_after_the_answer_does_not_spoil_it(said, fields):
+    """A library's own lines come out of C's buffers when the child ends; no answer is none."""
+    assert trial_module._last_answer(said) == fields

@@ -88,6 +88,18 @@ def test_who_is_answered_asks_again(fixed_s, waiting, running, until_s):
     assert found.until_s(waiting, running=running) == pytest.approx(until_s)
 
 
+def test_who_waits_for_those_that_are_answered_waits_once():
+    """Other batches that end meanwhile give no more time; after it has passed the next one does."""
+    found = gathering(peak=8, took=4, rate_hz=50, fixed_s=8e-3)
+    found.ended(20.0, fixed_s=8e-3)
+    found.ended(20.005, fixed_s=8e-3, waiting=True)
+    assert found.until_s(1, running=4) == pytest.approx(20.008)
+    found.ended(20.005, fixed_s=8e-3, waiting=False)
+    assert found.until_s(1, running=4) == pytest.approx(20.013)
+    found.ended(20.02, fixed_s=8e-3, waiting=True)
+    assert found.until_s(1, running=4) == pytest.approx(20.028)
+
+
 def test_who_is_gone_is_forgotten():
     """Where one of 32 clients is left, batches wait in vain for some time, and then no more."""
     found = gathering(peak=32, took=32, rate_hz=2000, fixed_s=1e-3)

@@ -57,14 +57,14 @@ def takers(monkeypatch):
 
     def as_stream(self, path, accepting):
         make(self, path, accepting)
-        inner = self.stream_unary
+        inner = self.stream_stream
 
-        async def stream_unary(requests, context):
+        async def stream_stream(requests, context):
             found["gRPC"] += 1
             found["here"] -= 1
             return await inner(requests, context)
 
-        self.stream_unary = stream_unary
+        self.stream_stream = stream_stream
 
     monkeypatch.setattr(Accepting, "resolve_handler", here)
     monkeypatch.setattr(accepting._AsStream, "__init__", as_stream)
@@ -184,5 +184,61 @@ def test_a_request_that_is_taken_is_held_by_nobody(tmp_path):
             # Those that stand ready here, and in gRPC's own loop: one for each method, one for all others, and the
             # last one that it took.
             assert len(states) <= 2 * AT_ONCE + 4
+
+    asyncio.run(story())
+
+
+class Either(grpc.GenericRpcHandler):
+    """Answers by a handler of streams, as what is passed on is, or knows no method."""
+
+    def __init__(self):
+        self.known = True
+
+    def service(self, handler_call_details):
+        async def answer(_requests, context):
+            await context.write(b"passed on " + await context.read())
+
+        return grpc.stream_stream_rpc_method_handler(answer) if self.known else None
+
+
+def test_whoever_takes_a_call_lets_any_kind_of_handler_answer():
+    """Unary calls that a handler of streams answers, and methods that nobody has: by both loops alike."""
+
+    async def story():
+        either = Either()
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((either,))
+        taking = Accepting((either,), ("/a.Service/Call",))
+        taking.register(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        taking.begin()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/a.Service/Call")
+            for _ in range(2):
+                answers = await asyncio.gather(*(call(b"%d" % number) for number in range(AT_ONCE + 1)))
+                assert answers == [b"passed on %d" % number for number in range(AT_ONCE + 1)]
+            either.known = False
+            codes = await asyncio.gather(*(code_of(call(b"")) for _ in range(2 * AT_ONCE)))
+            assert {code for code, _ in codes} == {grpc.StatusCode.UNIMPLEMENTED}
+        await server.stop(1)
+        await taking.end()
+
+    asyncio.run(story())
+
+
+def test_a_stop_waits_for_no_half_of_a_request(tmp_path):
+    """Whoever takes its call: of 40 requests whose bytes never come none is under way, and the stop is quick."""
+
+    async def story():
+        async with loaded(tmp_path) as stand:
+            method = stand.channel.stream_unary(PREDICT.path)
+            calls = [method() for _ in range(AT_ONCE + 8)]
+            await asyncio.gather(*(call.wait_for_connection() for call in calls))
+            await all_answered(stand, 4)
+            await asyncio.wait_for(stand.server._rpcs.quiet(grace_s=60), 30)
+            assert not stand.server._rpcs._under_way
+            for call in calls:
+                call.cancel()
 
     asyncio.run(story())
