@@ -35,7 +35,7 @@ import numpy as np
 
 # Not this folder, where a benchmark has the name of the package `converter`.
 sys.path[0] = str(Path(__file__).parents[1])
-from benchmarks.offered_bound import refusals_leave  # noqa: E402
+from benchmarks.offered_bound import Left, refusals_leave  # noqa: E402
 from benchmarks.offered_device import device_load  # noqa: E402
 from benchmarks.offered_models import make_net, make_waiting, predict_message  # noqa: E402
 from benchmarks.process_tree import pss_mib  # noqa: E402
@@ -93,7 +93,7 @@ class Subject:
     late_ms: list[float] = field(default_factory=list)
     growth: float = math.nan
     back_s: float = math.nan
-    bound: float | None = None
+    bound: Left | None = None
 
     def find_capacity(self, seconds: float) -> None:
         """Doubles the load until twice in a row not all was answered in time; the best is what is borne."""
@@ -232,7 +232,12 @@ def _tell(subject: Subject) -> None:
     for what, how, kept in subject.verdicts():
         print(f"  {'ok  ' if kept else 'MISS'} {what}: {how}")
     if subject.bound is not None:
-        print(f"  a bare server that refuses {MOST - 1:g} x the capacity leaves {subject.bound:.2f} of the net's rate")
+        left = subject.bound
+        print(
+            f"  a bare server that is to refuse {MOST - 1:g} x the capacity leaves {left.rate:.2f} of the net's rate",
+            end="",
+        )
+        print(f", and refuses {left.refused:.0%}")
 
 
 def main() -> None:
