@@ -1,7 +1,7 @@
 """Takes calls as they come: several stand ready for the next ones, where gRPC's own loop takes one at a time.
 
 That asks for a call in a task of its own, waits for it together with all else that it waits for, and asks for the next
-one a turn of the event loop later, when whatever else came has been seen to: half of what a small call costs on gRPC.
+one a turn of the event loop later, when whatever else came has been seen to: a large part of what a small call costs.
 Here a task for each of `AT_ONCE` calls asks again at once. What follows is gRPC's own, call by call.
 
 None of that is for users of gRPC: where a release of it has other insides, its own loop takes all calls as it would
