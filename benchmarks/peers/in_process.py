@@ -1,7 +1,7 @@
 """A model by the server's own executor, in a process of its own, with nothing before it: what a server has to reach.
 
-Run as a program, `python -m benchmarks.peers.in_process FOLDER KIND SHAPE` answers each line it reads, a number of
-seconds, with a line of rows a second, at the best number of rows and of threads.
+Run as a program, `python -m benchmarks.peers.in_process FOLDER KIND SHAPE THREADS` answers each line it reads, a number
+of seconds, with a line of rows a second, at the best number of rows and of callers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ CALLERS = (1, 2)
 """Threads that run it at a time, as many as the server's batch threads."""
 
 
+THREADS = {"tensorflow": (0, 1), "litert": (0,)}
+"""Of an operation, each tried in a process of its own: how many there are holds for a process. 0: it chooses."""
+
+
 class InProcess:
-    """The process.
+    """The processes.
 
     Args:
         model: Which.
@@ -35,24 +39,37 @@ class InProcess:
     """
 
     def __init__(self, model: Model, folder: Path, *, executor: str) -> None:
-        command = [sys.executable, "-m", __name__, str(folder), executor, ",".join(map(str, model.shape))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
-        )
+        shape = ",".join(map(str, model.shape))
+        command = [sys.executable, "-m", __name__, str(folder), executor, shape]
+        self._processes = [
+            subprocess.Popen(
+                [*command, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=ROOT,
+            )
+            for threads in THREADS[executor]
+        ]
         self.rate(0.5)
 
     def rate(self, seconds: float) -> float:
-        """Rows a second at best, each number of rows and callers in its share of the time."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{seconds}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        """Rows a second at best, each number of threads, rows and callers in its share of the time."""
+        return max(self._rate(process, seconds / len(self._processes)) for process in self._processes)
+
+    def _rate(self, process: subprocess.Popen[str], seconds: float) -> float:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{seconds}\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
 
     def stop(self) -> None:
-        """Ends it."""
-        self._process.kill()
-        self._process.wait()
+        """Ends them."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
 
 def _best(run: Callable[[np.ndarray], object], shape: tuple[int, ...], seconds: float) -> float:
@@ -77,11 +94,11 @@ def _rate(run: Callable[[np.ndarray], object], shape: tuple[int, ...], callers: 
         return count * shape[0] / (time.perf_counter() - begin_s)
 
 
-def _serve(folder: str, kind: str, shape: tuple[int, ...]) -> None:
+def _serve(folder: str, kind: str, shape: tuple[int, ...], threads: int) -> None:
     if kind == "tensorflow":
         from fallback_server.executors.saved_model import SavedModelOptions, open_saved_model  # noqa: PLC0415
 
-        executor = open_saved_model(Path(folder), SavedModelOptions())
+        executor = open_saved_model(Path(folder), SavedModelOptions(intra_op_parallelism=threads))
     else:
         from fallback_server.executors.base import RunSizes  # noqa: PLC0415
         from fallback_server.executors.litert import open_litert  # noqa: PLC0415
@@ -94,4 +111,4 @@ def _serve(folder: str, kind: str, shape: tuple[int, ...]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3].split(","))))
+    _serve(sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3].split(","))), int(sys.argv[4]))

@@ -12,13 +12,20 @@ import ctypes
 import functools
 import mmap
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MIN_BYTES = 2**22
 """Less is read within a millisecond or two."""
+
+SPARE_BYTES = 2**26
+"""So much more than after its load a process without runs may hold."""
+
+_LOOK_S = 1.0
 
 _SLACK = 2**20
 """What the allocator itself needs between blocks."""
@@ -54,6 +61,59 @@ def touched(size_bytes: int) -> Iterator[None]:
         libc.mallopt(_M_MMAP_MAX, int(os.environ.get("MALLOC_MMAP_MAX_", _MMAP_MAX)))
         libc.mallopt(_M_TRIM_THRESHOLD, int(os.environ.get("MALLOC_TRIM_THRESHOLD_", _TRIM_THRESHOLD)))
         libc.malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds, shared or not; 0 where that can't be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0
+
+
+def give_back() -> None:
+    """Has malloc give back what is free; it would keep much of it otherwise."""
+    if (libc := _libc()) is not None:
+        libc.malloc_trim(0)
+
+
+class Spare:
+    """Gives free memory back once a process that ran has nothing to run, where it is much.
+
+    malloc keeps what was freed, see `worker.nursery`: the next run takes no page fault for it. Of blocks of up to 64
+    MiB, each thread's heap keeps all.
+
+    Attributes:
+        runs: How many there were: counted by whoever runs, roughly where several do at once.
+
+    Args:
+        resident: The process's memory in bytes.
+        trim: Gives back what is free.
+    """
+
+    def __init__(self, resident: Callable[[], int] = resident_bytes, trim: Callable[[], object] = give_back) -> None:
+        self._resident_bytes = resident
+        self._trim = trim
+        self._least_bytes = self._resident_bytes()
+        self._looked_at = self._trimmed_at = 0
+        self.runs = 0
+
+    def look(self) -> None:
+        """Looks once; to be called every so often."""
+        runs, idle = self.runs, self.runs == self._looked_at
+        self._looked_at = runs
+        if not idle or runs == self._trimmed_at:
+            return
+        self._trimmed_at = runs
+        if self._resident_bytes() > self._least_bytes + SPARE_BYTES:
+            self._trim()
+            self._least_bytes = min(self._least_bytes, self._resident_bytes())
+
+    def work(self) -> None:
+        """Looks for as long as the process runs."""
+        while True:
+            time.sleep(_LOOK_S)
+            self.look()
 
 
 def _touch(libc: Any, size_bytes: int) -> None:

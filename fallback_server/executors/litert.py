@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -22,9 +21,10 @@ from fallback_server.executors.litert_files import SealedFile
 from fallback_server.executors.litert_flow import foreign_values
 from fallback_server.executors.litert_graph import Unreadable, graphs_of_file
 from fallback_server.executors.litert_rules import keeps_state
-from fallback_server.executors.litert_runner import Runner, graphs_of, least_s, one_line
+from fallback_server.executors.litert_runner import Runner, graphs_of, one_line
 from fallback_server.executors.probing import keeps_rows, made_up, mixes_rows
 from fallback_server.executors.sizes import thinned
+from fallback_server.executors.timing import LONG_RUN_S, least_s, usable_cores
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ KEPT_BYTES = 2**29
 
 _MIN_KEPT = 4
 _ENOUGH_THREADS = 4
-_LONG_S = 1e-3
 _TRIED_SIZE = 3
 """In place of variable ones, in the trial's process: what hangs or crashes whatever comes is found there."""
 
@@ -282,7 +281,7 @@ class LiteRtExecutor:
         On the cores that there will be, and both beside whatever others do meanwhile.
         """
         alone = functools.partial(self._run_of(name), zeros)
-        if least_s(alone) < _LONG_S:
+        if least_s(alone) < LONG_RUN_S:
             return
         with self._all_cores():
             threads = min(_ENOUGH_THREADS, usable_cores())
@@ -365,8 +364,3 @@ def import_litert() -> Any:
     from ai_edge_litert import interpreter  # noqa: PLC0415  100 ms, only for whoever loads a file
 
     return interpreter
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
-import mmap
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +14,10 @@ import numpy as np
 from fallback_server.core.errors import LoadFailed
 from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT
+from fallback_server.executors.heap import give_back, resident_bytes
 from fallback_server.executors.litert_calls import Call, CallPool, Shape, planned
 from fallback_server.executors.sizes import parts_of, parts_table, worth_rows
+from fallback_server.executors.timing import least_s
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +33,6 @@ _LARGE_SHARE = 4
 
 LONGEST_S = 2.0
 """More rows than that may take are run in several parts, which costs such a model nothing."""
-
-_TIMED_S = 0.1
-_TELLING_S = 0.3
-"""A run that takes longer is timed once: a moment's noise is little of it."""
-
-_MIN_RUNS, _MAX_RUNS = 3, 40
 
 
 class Graph:
@@ -288,51 +280,9 @@ class Runner:
         return {name: value[:0] for name, value in self.run(one).items()}
 
 
-def least_s(run: Callable[[], object], *, progress: Callable[[], object] = lambda: None) -> float:
-    """The least time of some runs, which whatever else the machine does meets least.
-
-    One before them does not count, unless that took so long that it tells enough.
-
-    Args:
-        run: What is timed.
-        progress: Called after each run.
-    """
-
-    def timed_s() -> float:
-        begin_s = time.perf_counter()
-        run()
-        took_s = time.perf_counter() - begin_s
-        progress()
-        return took_s
-
-    first_s = timed_s()
-    if first_s > _TELLING_S:
-        return first_s
-    took_s: list[float] = []
-    end_s = time.perf_counter() + _TIMED_S
-    while len(took_s) < _MIN_RUNS or (len(took_s) < _MAX_RUNS and time.perf_counter() < end_s):
-        took_s.append(timed_s())
-    return min(took_s)
-
-
 def one_line(error: Exception) -> str:
     """An error's text, as LiteRT has it on several lines."""
     return " ".join(str(error).split())
-
-
-def give_back() -> None:
-    """Has malloc give back what is free; it would keep much of it otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # Of glibc alone.
-        trim(0)
-
-
-def resident_bytes() -> int:
-    """The memory that this process holds, shared or not; 0 where that can't be read."""
-    try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
-    except OSError:
-        return 0
 
 
 def graphs_of(interpreter: Any) -> list[Graph]:

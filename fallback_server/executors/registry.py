@@ -16,8 +16,9 @@ from fallback_server.executors import litert_files, onnx, python_servable
 from fallback_server.executors.base import Executor, RunSizes
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
 from fallback_server.executors.tried_litert import litert_bytes, open_tried
-from fallback_server.executors.worker.executor import open_in_plain_worker, open_in_worker
+from fallback_server.executors.worker.executor import open_in_plain_worker
 from fallback_server.executors.worker.nursery import NOTHING, Nursery
+from fallback_server.executors.worker.paced import open_paced
 
 AUTO = EXECUTORS[0]
 """In place of a kind: what the files say, and where they leave a choice, the faster."""
@@ -164,7 +165,7 @@ def default_registry(saved_model: SavedModelOptions) -> Registry:
             Platform(
                 name="tensorflow",
                 files=("saved_model.pb", "saved_model.pbtxt"),
-                open=functools.partial(open_in_worker, options=saved_model, nursery=nursery),
+                open=functools.partial(open_paced, options=saved_model, nursery=nursery),
                 estimated_bytes=estimated_bytes,
             ),
             Platform(

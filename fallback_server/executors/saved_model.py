@@ -6,6 +6,7 @@ file, runs from several threads at once, costs less a call than a restored funct
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -14,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from fallback_server.executors.base import Array, Signature, TensorSpec, joint_n
 from fallback_server.executors.granular import merging_signatures
 from fallback_server.executors.loading import CALLERS, LoadingSession
 from fallback_server.executors.probing import made_up, mixes_rows
+from fallback_server.executors.sizes import worth_rows
+from fallback_server.executors.timing import LONG_RUN_S, least_s
 from fallback_server.protocol.proto import tensor_pb2 as pb
 from fallback_server.protocol.tensors import TensorCodecError, numpy_dtype
 
@@ -50,6 +54,13 @@ _TRIALS = 5
 _TRIALS_S = 0.5
 _CLEARLY = 0.8
 """Of the time: a lesser gain of one request is lost again when several run at once."""
+
+_MEASURED_ROWS = (1, 2, 4, 8)
+
+_LONGEST_TRIED_S = 0.5
+"""With runs that take longer, one of twice the rows is not tried."""
+
+AllCores = Callable[[], AbstractContextManager[None]]
 
 _import_lock = threading.Lock()
 
@@ -99,7 +110,11 @@ class _Call:
 
 
 class SavedModelExecutor:
-    """A SavedModel in a session of its own. See `Executor`."""
+    """A SavedModel in a session of its own. See `Executor`.
+
+    Attributes:
+        cost_s: Signature -> rows -> how long a run takes, where one row takes so long that threads may matter.
+    """
 
     kind = "tensorflow"
     in_process = True
@@ -111,10 +126,13 @@ class SavedModelExecutor:
         options: SavedModelOptions,
         *,
         merging: frozenset[str] = frozenset(),
+        all_cores: AllCores = contextlib.nullcontext,
     ) -> None:
         self._session = session
         self._definitions = signature_defs.signature_def
         self._options = options
+        self._all_cores = all_cores
+        self.cost_s: dict[str, dict[int, float]] = {}
         self._signature_defs = signature_defs.SerializeToString(deterministic=True)
         self._tf = import_tensorflow()
         self._lock = threading.Lock()
@@ -190,6 +208,7 @@ class SavedModelExecutor:
                     _log.warning(
                         "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
                     )
+                self._measure(name, zeros)
             except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
                 _log.info("signature %r did not run on zeros and ones: %s", name, first_line(error))
 
@@ -213,6 +232,24 @@ class SavedModelExecutor:
         if fastest_s[pool] < _CLEARLY * fastest_s[own]:
             self._calls[name] = pool
 
+    def _measure(self, name: str, zeros: Mapping[str, Array]) -> None:
+        """Times runs of one row and of more, where they are long; with one thread, says how many are worth merging.
+
+        With several threads more rows are always cheaper: there is more to share out for each time they are woken.
+        """
+        cost_s: dict[int, float] = {}
+        with self._all_cores():
+            for rows in _MEASURED_ROWS if self._signatures[name].batches else _MEASURED_ROWS[:1]:
+                several = {key: np.repeat(value, rows, axis=0) for key, value in zeros.items()} if rows > 1 else zeros
+                cost_s[rows] = least_s(functools.partial(self.run, name, several))
+                if cost_s[1] < LONG_RUN_S:
+                    return
+                if cost_s[rows] > _LONGEST_TRIED_S:
+                    break
+        self.cost_s[name] = cost_s
+        if self._options.intra_op_parallelism == 1 and self._signatures[name].batches:
+            self._signatures[name] = dataclasses.replace(self._signatures[name], worth_rows=worth_rows(cost_s))
+
     def close(self) -> None:
         """Frees the session's memory."""
         self._calls.clear()
@@ -220,7 +257,11 @@ class SavedModelExecutor:
 
 
 def open_saved_model(
-    path: Path, options: SavedModelOptions, *, on_session: Callable[[], None] = lambda: None
+    path: Path,
+    options: SavedModelOptions,
+    *,
+    on_session: Callable[[], None] = lambda: None,
+    all_cores: AllCores = contextlib.nullcontext,
 ) -> SavedModelExecutor:
     """Loads the SavedModel in a folder and runs it once. Imports TensorFlow, which takes seconds the first time.
 
@@ -228,6 +269,7 @@ def open_saved_model(
         path: The version's folder.
         options: How TensorFlow runs.
         on_session: Called once the session and its threads are made, before anything is read.
+        all_cores: Lets the process have all cores that it will have, where it has fewer while it loads.
 
     Raises:
         LoadFailed: it has no signature that can be called, or no MetaGraph for serving.
@@ -254,7 +296,7 @@ def open_saved_model(
             for name, definition in definitions.signature_def.items()
         }
         merging = merging_signatures(meta_graph.graph_def, fetches)
-        executor = SavedModelExecutor(session, definitions, options, merging=merging)
+        executor = SavedModelExecutor(session, definitions, options, merging=merging, all_cores=all_cores)
         _check_callable(path, executor)
         executor.warm_up()
     except BaseException:

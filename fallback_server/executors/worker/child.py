@@ -9,9 +9,12 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import Array, Executor, Signature, TensorSpec
+from fallback_server.executors.heap import Spare
 from fallback_server.executors.saved_model import first_line
 from fallback_server.executors.worker.kinds import Room, opened
 from fallback_server.executors.worker.messages import (
@@ -49,19 +52,65 @@ def work(control: socket.socket) -> None:
     receiver = Receiver(control)
     reaper = Reaper()
     reaper.start()
-    executor: Executor | LoadRefused | None = None
     try:
         frame = receiver.receive()
-        load = frame.message
-        assert isinstance(load, Load)
-        aside = Aside()
-        executor = _loaded(load, frame.fds, aside, reaper)
+    except Closed:
+        _end(None)
+    load = frame.message
+    assert isinstance(load, Load)
+    loading = _Loading(load=load, fds=frame.fds, aside=Aside(), reaper=reaper)
+    # Made before this thread becomes nice for its load: it makes the lanes, which are not to be.
+    threading.Thread(target=_serve, args=(control, receiver, loading), name="control").start()
+    loading.run()
+    threading.Event().wait()  # Whoever serves ends the process.
+
+
+@dataclass(kw_only=True, eq=False)
+class _Loading:
+    """A load in the first thread, and what is to know of it.
+
+    Attributes:
+        load: What the server said.
+        fds: What came with it.
+        aside: Which cores the load keeps to.
+        reaper: Knows what the model has started.
+        done: Set once there is a result.
+        result: What was loaded, or why nothing was.
+    """
+
+    load: Load
+    fds: list[int]
+    aside: Aside
+    reaper: Reaper
+    done: threading.Event = field(default_factory=threading.Event)
+    result: Executor | LoadRefused | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = _loaded(self.load, self.fds, self.aside, self.reaper)
+        finally:
+            self.done.set()
+
+    def wait(self) -> Executor | LoadRefused:
+        self.done.wait()
+        assert self.result is not None
+        return self.result
+
+
+def _serve(control: socket.socket, receiver: Receiver, loading: _Loading) -> None:
+    """Says how the load went, then opens lanes; ends the process, and doesn't return."""
+    executor: Executor | LoadRefused | None = None
+    try:
+        executor = loading.wait()
         if isinstance(executor, LoadRefused):
             send(control, executor)
-            return
+            _end(executor)
         entries = tuple(map(_entry, executor.signatures.values()))
         run_s, at_once = getattr(executor, "run_s", 0.0), getattr(executor, "at_once", 0)
-        send(control, Loaded(entries, executor.signature_defs, run_s, at_once))
+        cost_s = getattr(executor, "cost_s", {})
+        send(control, Loaded(entries, executor.signature_defs, run_s, at_once, cost_s))
+        spare = Spare()
+        threading.Thread(target=spare.work, name="spare", daemon=True).start()
         awaited = False
         while True:
             frame = receiver.receive()
@@ -69,17 +118,23 @@ def work(control: socket.socket) -> None:
             assert isinstance(message, Lane)
             if not (message.steps_back or awaited):
                 come_back()
-                aside.end()
+                loading.aside.end()
                 getattr(executor, "renew", _nothing)()
                 awaited = True
             lane = socket.socket(fileno=frame.fds[0])
             _own.add(lane)
-            threading.Thread(target=_answer, args=(executor, lane, reaper), name="lane", daemon=True).start()
+            threading.Thread(
+                target=_answer, args=(executor, lane, loading.reaper, spare), name="lane", daemon=True
+            ).start()
     except Closed:
         _end(executor)
+    except BaseException:  # noqa: BLE001  the process ends for it: nobody else would hear of it
+        _log.exception("a worker failed")
+        flush()
+        os._exit(1)
 
 
-def _end(executor: Executor | LoadRefused | None) -> None:
+def _end(executor: Executor | LoadRefused | None) -> NoReturn:
     """The server waits a moment for this process to end by itself; threads that still run have nobody to run for."""
     try:
         if executor is not None and not isinstance(executor, LoadRefused) and executor.kind == "python":
@@ -110,8 +165,11 @@ def _let_go() -> None:
 def _loaded(load: Load, fds: list[int], aside: Aside, reaper: Reaper) -> Executor | LoadRefused:
     """Loads in a thread that becomes nice, on top of what this process does already to make room.
 
-    A thread of its own, since it can't become less nice again. The lanes' threads are not its children, and
-    TensorFlow's pools are made before.
+    It can't become less nice again. The lanes' threads are not its children, and TensorFlow's pools are made before.
+
+    The first thread loads for TensorFlow: it is the one whose heap takes blocks of any size, see `heap.touched`. What
+    other models start in their load is to be known as theirs, and the first thread's children are told from those that
+    were left to the process by nothing; see `Reaper`.
     """
     results: list[Executor | LoadRefused] = []
 
@@ -130,18 +188,22 @@ def _loaded(load: Load, fds: list[int], aside: Aside, reaper: Reaper) -> Executo
         finally:
             reaper.note()
 
+    if load.kind == "tensorflow":
+        run()
+        return results[0]
     thread = threading.Thread(target=run, name="load")
     thread.start()
     thread.join()
     return results[0]
 
 
-def _answer(executor: Executor, lane: socket.socket, reaper: Reaper) -> None:
+def _answer(executor: Executor, lane: socket.socket, reaper: Reaper, spare: Spare) -> None:
     """Answers what comes on a lane, one after the other, until the server closes it."""
     receiver = Receiver(lane)
     try:
         while True:
             _answer_one(executor, lane, receiver)
+            spare.runs += 1
     except Closed:
         _own.discard(lane)
         lane.close()

@@ -49,6 +49,7 @@ class WorkerExecutor:
         kind: What runs it there.
         platform: As protocols name it; where TensorFlow Serving has a word, that.
         at_once: How many runs it does at a time; 0: as many as reach it.
+        cost_s: Signature -> rows -> how long a run of them takes, where that was measured.
     """
 
     in_process = False
@@ -58,6 +59,7 @@ class WorkerExecutor:
         self.platform = "tensorflow" if kind == "litert" else kind
         self._worker = worker
         self.at_once = loaded.at_once
+        self.cost_s = loaded.cost_s
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []

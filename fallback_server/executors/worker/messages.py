@@ -121,12 +121,14 @@ class Loaded(Message, frozen=True):
         signature_defs: The same, as clients ask for it.
         run_s: How long one row takes, of the signature that takes longest; 0 where that was not measured.
         at_once: How many runs it does at a time; 0: as many as reach it.
+        cost_s: See `SavedModelExecutor`.
     """
 
     signatures: tuple[Entry, ...]
     signature_defs: bytes
     run_s: float = 0.0
     at_once: int = 0
+    cost_s: dict[str, dict[int, float]] = {}
 
 
 class LoadRefused(Message, frozen=True):

@@ -39,16 +39,20 @@ _ROOT = Path(__file__).parents[3]
 
 _MEMORY = {
     "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
-    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**27),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**26),
 }
 """How workers hold memory.
 
 TensorFlow's own pool for oneDNN grows by doubling and gives nothing back: after one run with a 300 MB tensor, 300 MB
 and more stay. malloc gives back what is large, but by default so eagerly that each run faults
-its pages in anew. With these bounds it keeps what runs use again, and less than 256 MiB of the rest; a convolutional
-net with activations of 50 MB then runs faster than with the pool.
+its pages in anew. With these bounds it keeps what runs use again; a convolutional net with activations of 50 MB then
+runs faster than with the pool. What is free in a worker that has nothing to run goes back, see `heap.Spare`.
+
+Each thread has a heap of its own, of pieces of 64 MiB, which the last bound keeps malloc from giving back after each
+run. Two runs that share one heap wait for its lock some thirty times an image of a MobileNetV2, and each wait is two
+changes of thread: a third of the rate, and a quarter of the processor's time.
 """
 
 _STATUS_S = 2.0

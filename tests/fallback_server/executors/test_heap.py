@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from fallback_server.executors.heap import SPARE_BYTES, Spare
+
 READS = """
 import ctypes, json, os, resource, sys
 from fallback_server.executors.heap import touched
@@ -44,3 +46,29 @@ def test_memory_that_was_touched_faults_no_more_and_the_rest_goes():
     taken, kept = read(2 * size)
     assert taken < 64
     assert kept < held + 2**22
+
+
+def test_what_is_free_goes_back_once_nothing_runs():
+    """Not while there are runs, not where it is little, and once for all that ran."""
+    held, trims = [100], []
+
+    def trim():
+        trims.append(True)
+        held[0] = 90
+
+    spare = Spare(lambda: held[0], trim)
+    spare.look()
+    held[0] = 100 + SPARE_BYTES + 1
+    spare.look()
+    assert not trims  # Nothing ran: it is no run's.
+    spare.runs += 1
+    spare.look()
+    assert not trims
+    spare.look()
+    spare.look()
+    assert trims == [True]
+    spare.runs += 1
+    held[0] = 90 + SPARE_BYTES
+    spare.look()
+    spare.look()
+    assert trims == [True]

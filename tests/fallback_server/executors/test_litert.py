@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from support.clock import FakeClock
 from support.edge_models import publish_scale, scale_model
 from support.interpreter_models import images, net_model, pair_model
 from support.operator_files import know
@@ -264,20 +263,6 @@ def test_sizes_that_take_too_long_are_not_measured(monkeypatch):
     executor.close()
 
 
-def test_a_run_that_takes_long_is_timed_once(monkeypatch):
-    """It tells enough; short ones are run until it can be told."""
-    clock = FakeClock()
-    monkeypatch.setattr(litert_runner.time, "perf_counter", clock)
-    runs, steps = [], []
-
-    def run():
-        runs.append(None)
-        clock.advance(0.5)
-
-    assert litert_runner.least_s(run, progress=lambda: steps.append(None)) == 0.5
-    assert (len(runs), len(steps)) == (1, 1)
-
-
 def test_a_large_file_has_fewer_interpreters(monkeypatch):
     """Each packs the weights anew: sizes between are left out, and runs wait for one another."""
     monkeypatch.setattr(litert, "KEPT_BYTES", 5 * len(net_model()))
@@ -376,7 +361,7 @@ class Threads(litert_runner.Runner):
 
 def wide_executor(monkeypatch, clearly, **options):
     """An executor for which several threads count as faster where they take so many times as long."""
-    monkeypatch.setattr(litert, "_LONG_S", 0.0)
+    monkeypatch.setattr(litert, "LONG_RUN_S", 0.0)
     monkeypatch.setattr(litert, "_CLEARLY", clearly)
     monkeypatch.setattr(litert, "Runner", Threads)
     Threads.gate.set()

@@ -17,7 +17,7 @@ from fallback_server.executors.base import RunSizes
 from fallback_server.executors.litert_files import SealedFile
 from fallback_server.executors.worker.priority import step_back
 
-litert._LONG_S, litert._CLEARLY, litert.usable_cores = 0.0, math.inf, lambda: 2
+litert.LONG_RUN_S, litert._CLEARLY, litert.usable_cores = 0.0, math.inf, lambda: 2
 opened = []
 
 def load():

@@ -157,20 +157,21 @@ def test_a_failed_load_says_why(nursery, tmp_path):
 
 
 def test_warming_up_steps_back_and_requests_do_not(models, nursery):
-    """Until the first request all of a worker's threads make room; then none does, TensorFlow's own among them."""
+    """Until the first request all of a worker's threads make room; then none that runs does, TensorFlow's too."""
     executor = opened(nursery, models / "scale" / "1")
     usual_ns, usual_nice = slice_ns(0), nice(0)
 
     def threads():
         """The slices, nice values and numbers of cores of a worker's threads; none while one of them ends."""
         tasks = [int(task.name) for task in Path(f"/proc/{executor._worker.pid}/task").iterdir()]
+        tasks.remove(executor._worker.pid)  # It has loaded, stays nice, and does nothing more.
         with contextlib.suppress(ProcessLookupError):
             return {slice_ns(task) for task in tasks}, {nice(task) for task in tasks}, set(map(cores, tasks))
         return set(), set(), set()
 
     with executor.stepping_back():
         executor.run("serving_default", ROW)
-        # What is made in there stays, and is to answer; the thread that loaded ends.
+        # What is made in there stays, and is to answer.
         wait_until(lambda: threads()[1] == {usual_nice})
         slices_ns, _, _ = threads()
         assert usual_ns not in slices_ns or not usual_ns

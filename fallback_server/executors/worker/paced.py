@@ -1,0 +1,107 @@
+"""A SavedModel in one thread a run or in many, whichever its runs show to be better."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fallback_server.core.errors import LoadFailed
+from fallback_server.core.loader import LoadStop
+from fallback_server.core.resources import free_bytes
+from fallback_server.executors.base import RunSizes
+from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
+from fallback_server.executors.timing import usable_cores
+from fallback_server.executors.worker.executor import WorkerExecutor, open_in_worker
+from fallback_server.executors.worker.nursery import Nursery
+
+_log = logging.getLogger(__name__)
+
+MAX_BYTES = 2**29
+"""Of a version's memory: a larger one is not loaded a second time for the trial."""
+
+_TIMES_FREE = 4
+"""What the trial takes is not kept for it, as what a load takes is: others that load meanwhile are to have room."""
+
+
+def open_paced(
+    path: Path,
+    *,
+    options: SavedModelOptions,
+    nursery: Nursery,
+    title: str,
+    on_lost: Callable[[str], None],
+    stop: LoadStop | None = None,
+    sizes: RunSizes | None = None,
+) -> WorkerExecutor:
+    """Loads the SavedModel in a folder, with as many threads for an operation as suit it.
+
+    TensorFlow gives each operation a thread for each core. To wake them costs a small operation more than they spare
+    it, and a net of a hundred small ones half of its time: two runs side by side, of one thread each, then take less
+    time than one after the other. How many there are holds for a process, so the other way is tried in another one.
+
+    Args:
+        path: The version's folder.
+        options: How TensorFlow runs; where they say how many threads an operation has, nothing is tried.
+        nursery: Starts the processes.
+        title: For logs.
+        on_lost: See `open_in_worker`.
+        stop: See `open_in_worker`.
+        sizes: See `open_in_worker`.
+
+    Raises:
+        LoadFailed: it can't be loaded, or its process ended meanwhile.
+    """
+
+    def opened(options: SavedModelOptions) -> WorkerExecutor:
+        return open_in_worker(
+            path, options=options, nursery=nursery, title=title, on_lost=on_lost, stop=stop, sizes=sizes
+        )
+
+    many = opened(options)
+    if not (many.cost_s and _may_try(path, options)):
+        return many
+    try:
+        one = opened(dataclasses.replace(options, intra_op_parallelism=1))
+    except LoadFailed as error:
+        if stop is not None and stop.asked:
+            many.close()
+            raise
+        _log.warning("%s: could not be tried with one thread for an operation: %s", title, error)
+        return many
+    chosen, other = (one, many) if one_is_better(one, many) else (many, one)
+    other.close()
+    shared = sorted(one.cost_s.keys() & many.cost_s.keys())
+    figures = "; ".join(_figures(name, one.cost_s[name], many.cost_s[name]) for name in shared)
+    _log.info(
+        "%s: an operation has %s: %s", title, "one thread" if chosen is one else "a thread for each core", figures
+    )
+    return chosen
+
+
+def one_is_better(one: WorkerExecutor, many: WorkerExecutor) -> bool:
+    """Whether no signature's run takes longer with one thread, of a row and of as many as are merged then."""
+    for name in one.cost_s.keys() | many.cost_s.keys():
+        ours, theirs = one.cost_s.get(name), many.cost_s.get(name)
+        if ours is None:  # Too short to be measured, and the other's is not.
+            continue
+        if theirs is None:
+            return False
+        merged = one.signatures[name].worth_rows or max(ours)
+        if any(ours[rows] > theirs.get(rows, 0.0) for rows in (1, merged)):
+            return False
+    return True
+
+
+def _may_try(path: Path, options: SavedModelOptions) -> bool:
+    if options.intra_op_parallelism or usable_cores() == 1:
+        return False
+    needed_bytes, there_bytes = estimated_bytes(path), free_bytes()
+    return needed_bytes <= MAX_BYTES and (there_bytes is None or there_bytes >= _TIMES_FREE * needed_bytes)
+
+
+def _figures(name: str, one_s: Mapping[int, float], many_s: Mapping[int, float]) -> str:
+    rows = sorted(one_s.keys() & many_s.keys())
+    told = ", ".join(f"{count}: {one_s[count] * 1e3:.3g} and {many_s[count] * 1e3:.3g} ms" for count in rows)
+    return f"runs of {name} with one thread and with many, by rows: {told}"

@@ -1,0 +1,141 @@
+"""How many threads an operation of a SavedModel has: the choice with made-up times, and with real processes."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support.fallback_workers import alive, wait_until
+
+from fallback_server.core.errors import LoadFailed
+from fallback_server.core.loader import LoadStop
+from fallback_server.executors.saved_model import SavedModelOptions
+from fallback_server.executors.worker import paced
+from fallback_server.executors.worker.nursery import Nursery
+from fallback_server.executors.worker.paced import one_is_better, open_paced
+
+
+class Form:
+    """A loaded version whose runs took so long."""
+
+    def __init__(self, cost_s, worth_rows=0):
+        self.cost_s = cost_s
+        self.signatures = {name: SimpleNamespace(worth_rows=worth_rows) for name in cost_s}
+        self.closed = False
+
+    def close(self):
+        self.closed = True
+
+
+FAST, SLOW = {1: 0.010, 2: 0.021}, {1: 0.015, 2: 0.022}
+
+
+@pytest.mark.parametrize(
+    ("one", "many", "better"),
+    [
+        (Form({"f": FAST}, 1), Form({"f": SLOW}), True),
+        (Form({"f": SLOW}, 1), Form({"f": FAST}), False),
+        (Form({"f": {1: 0.010, 2: 0.012}}, 2), Form({"f": {1: 0.011, 2: 0.011}}), False),
+        (Form({"f": FAST, "g": SLOW}, 1), Form({"f": SLOW, "g": FAST}), False),
+        (Form({"f": FAST}, 1), Form({}), False),
+        (Form({}), Form({"f": SLOW}), True),
+        (Form({"f": {1: 0.6}}, 1), Form({"f": {1: 0.7}}), True),
+    ],
+)
+def test_one_thread_serves_where_no_run_takes_longer_with_it(one, many, better):
+    """Of one row, and of as many as are merged then, in each signature; what is too short to be timed is shorter."""
+    assert one_is_better(one, many) is better
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """What is loaded, in order: forms, or errors that are raised; and with how many threads each was asked for."""
+    found, asked = [], []
+
+    def open_in_worker(path, *, options, **_):
+        asked.append(options.intra_op_parallelism)
+        one = found.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    monkeypatch.setattr(paced, "open_in_worker", open_in_worker)
+    monkeypatch.setattr(paced, "usable_cores", lambda: 2)
+    monkeypatch.setattr(paced, "estimated_bytes", lambda path: 2**20)
+    return found, asked
+
+
+def paced_load(path, threads=0, stop=None):
+    options = SavedModelOptions(intra_op_parallelism=threads)
+    return open_paced(path, options=options, nursery=None, title="m/1", on_lost=None, stop=stop)
+
+
+def test_the_one_that_is_not_chosen_is_closed(loads, tmp_path, caplog):
+    """And the log says which serves, with the figures."""
+    found, asked = loads
+    many, one = Form({"f": SLOW}), Form({"f": FAST}, 1)
+    found += [many, one]
+    with caplog.at_level(logging.INFO):
+        assert paced_load(tmp_path) is one
+    assert (many.closed, one.closed, asked) == (True, False, [0, 1])
+    assert "m/1: an operation has one thread: runs of f with one thread and with many, by rows: 1: 10 and 15 ms" in (
+        caplog.text
+    )
+    many, one = Form({"f": FAST}), Form({"f": SLOW}, 1)
+    found += [many, one]
+    assert paced_load(tmp_path) is many
+    assert (many.closed, one.closed) == (False, True)
+
+
+def test_nothing_is_tried_where_it_could_not_matter_or_is_decided(loads, tmp_path, monkeypatch):
+    """Short runs, an operator's own figure, a single core, a large version, little memory: one load."""
+    found, asked = loads
+    found += [Form({}), *(Form({"f": SLOW}) for _ in range(4))]
+    paced_load(tmp_path)
+    paced_load(tmp_path, threads=3)
+    monkeypatch.setattr(paced, "usable_cores", lambda: 1)
+    paced_load(tmp_path)
+    monkeypatch.setattr(paced, "usable_cores", lambda: 2)
+    monkeypatch.setattr(paced, "free_bytes", lambda: 3 * 2**20)
+    paced_load(tmp_path)
+    monkeypatch.setattr(paced, "free_bytes", lambda: None)
+    monkeypatch.setattr(paced, "estimated_bytes", lambda path: paced.MAX_BYTES + 1)
+    paced_load(tmp_path)
+    assert asked == [0, 3, 0, 0, 0]
+
+
+def test_what_can_not_be_tried_is_served_as_it_was_loaded(loads, tmp_path, caplog):
+    """The second process is no reason to refuse a version; a load that is ended is ended, and leaves no process."""
+    found, _ = loads
+    many = Form({"f": SLOW})
+    found += [many, LoadFailed("no memory")]
+    assert paced_load(tmp_path) is many
+    assert "m/1: could not be tried with one thread for an operation: no memory" in caplog.text
+    stop = LoadStop()
+    stop.ask()
+    many = Form({"f": SLOW})
+    found += [many, LoadFailed("ended")]
+    with pytest.raises(LoadFailed, match="ended"):
+        paced_load(tmp_path, stop=stop)
+    assert many.closed
+
+
+@pytest.mark.slow
+def test_a_version_is_tried_in_two_processes_and_served_by_one(models, monkeypatch):
+    """The other is gone when the load is over; what is served answers as it should."""
+    monkeypatch.setattr(paced, "usable_cores", lambda: 2)
+    nursery = Nursery()
+    nursery.start()
+    pids = []
+    spawn = nursery.spawn
+    monkeypatch.setattr(nursery, "spawn", lambda title: pids.append(spawn(title)) or pids[-1])
+    executor = open_paced(
+        models / "slow" / "1", options=SavedModelOptions(), nursery=nursery, title="slow/1", on_lost=print
+    )
+    first, second = pids
+    assert set(executor.cost_s) == {"serving_default"}
+    wait_until(lambda: [alive(first.pid), alive(second.pid)].count(True) == 1)
+    x = np.float32([[1, 2, 3]])
+    np.testing.assert_array_equal(executor.run("serving_default", {"x": x})["y"], x)
+    executor.close()
+    nursery.close()
