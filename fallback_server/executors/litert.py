@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,6 +40,9 @@ _TRIED_SIZE = 3
 
 _CLEARLY = 0.8
 """Of the time: a lesser gain of one request is lost again when several run at once."""
+
+_MOMENT_S = 0.05
+"""Longer than the next request takes to reach a busy server's run, with a batch's rows put together."""
 
 
 class LiteRtExecutor:
@@ -99,6 +104,7 @@ class LiteRtExecutor:
         self._runners = self._made_runners(self.threads)
         self._wide: dict[str, Runner] = {}
         self._running: list[None] = []
+        self._beside_s = -math.inf
 
     @property
     def file(self) -> SealedFile:
@@ -203,13 +209,17 @@ class LiteRtExecutor:
         """Runs on several threads what is this model's only run, and on one what runs beside others of it.
 
         Threads of one run wait for each other busily, at each of its operations, which takes the time from the others.
+        Where several run at a time, one is alone for the moment that the next takes to come after another has ended:
+        so it is the only one only when there were no others a moment ago either.
         """
         self._running.append(None)  # No lock: to append and to take away are single steps.
         try:
-            runners = self._wide if len(self._running) == 1 else self._runners
-            return runners[signature].run(inputs)
+            alone = len(self._running) == 1 and time.monotonic() - self._beside_s > _MOMENT_S
+            return (self._wide if alone else self._runners)[signature].run(inputs)
         finally:
             self._running.pop()
+            if self._running:
+                self._beside_s = time.monotonic()
 
     def _made_runners(self, threads: int, *, limit: int = 0) -> dict[str, Runner]:
         return {name: self._made_runner(name, threads, limit=limit) for name in self._graphs}
