@@ -88,8 +88,9 @@ class RemoteClient:
         return None if expected_s is None else expected_s + self._coalescer.waits_s(request)
 
     def awaits(self, request: InferRequest) -> bool:
-        """Whether a server is loading what it asks for."""
-        return bool(self.endpoints.coming(Wanted.of(request)))
+        """Whether a server is loading what it asks for, or is being tried after it had failed."""
+        wanted = Wanted.of(request)
+        return bool(self.endpoints.coming(wanted) or self.endpoints.on_trial(wanted))
 
     def unasked(self, request: InferRequest) -> dict[str, str]:
         """Why each known server is not asked, by `host:port`, for errors."""

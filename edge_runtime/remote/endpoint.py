@@ -112,6 +112,12 @@ class Endpoint:
             return self._lines.way is not None and self._breaker.allows
 
     @property
+    def on_trial(self) -> bool:
+        """Whether one request is finding out whether it is back."""
+        with self._lock:
+            return self._lines.way is not None and self._breaker.tries
+
+    @property
     def state(self) -> BreakerState:
         """The breaker's state."""
         with self._lock:

@@ -257,8 +257,7 @@ class EndpointTable:
             best_s = endpoint.expected_at(now_s, kind, nbytes, wait_s)
         if count > 1:
             endpoint, wait_s = near[first - 1 - int(self._draw() * (count - 1))]
-            other_s = endpoint.expected_at(now_s, kind, nbytes, wait_s)
-            best_s = min(other_s, best_s)
+            best_s = min(endpoint.expected_at(now_s, kind, nbytes, wait_s), best_s)
         if best_s == math.inf:
             others = (*near, *choice.far, *choice.behind)
             best_s = min((one.expected_at(now_s, kind, nbytes, wait_s) for one, wait_s in others), default=math.inf)
@@ -326,6 +325,12 @@ class EndpointTable:
         now_s = self._clock()
         return {one.address for one in self.all() if _serves(one, wanted, now_s) is Serves.SOON and not one.gone(now_s)}
 
+    def on_trial(self, wanted: Wanted) -> set[str]:
+        """The addresses of those that may have it, and are being tried by one request after they had failed."""
+        now_s = self._clock()
+        found = [one for one in self.all() if one.on_trial and not one.gone(now_s)]
+        return {one.address for one in found if _serves(one, wanted, now_s) is not Serves.NO}
+
     def others(self, wanted: Wanted, besides: Collection[str]) -> bool:
         """Whether there is another that may have it and may be asked."""
         now_s = self._clock()
@@ -383,9 +388,7 @@ class EndpointTable:
         self._rouse = _nobody
         self.sought_until_s = -math.inf
         self._stop_asking()
-        with self._lock:
-            leaving = list(self._leaving)
-        for endpoint in (*self.all(), *leaving):
+        for endpoint in (*self.all(), *tuple(self._leaving)):
             endpoint.close()
         with self._lock:  # Only now: whoever was interrupted before this closes the rest when called again.
             self._endpoints = {}

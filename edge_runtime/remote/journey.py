@@ -37,7 +37,12 @@ LEAST_WAIT_S = 0.02
 """A shorter one would change nothing."""
 
 SOUGHT_EVERY_S = 0.02
-"""How often a request that only servers can answer looks for the first one, just after the opening."""
+"""How often a request that only servers can answer looks for the first one, just after the opening; and after how long
+for the first time whether one that is being tried is back. Then twice as long, each time..."""
+
+_LONGEST_LOOK_S = 0.32
+_MAX_LOOKS = 4
+"""...up to this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +144,7 @@ class Journey(Generic[T]):
         self._besides: set[str] = set()
         self._asked = 0
         self._round = 0
+        self._looks = 0
         self._unpaid = False
         self._onward = Onward.FREE
         self._lock = threading.Lock()  # Of the legs and of the end: with a copy under way two threads bring news.
@@ -292,6 +298,8 @@ class Journey(Generic[T]):
         if not self._trip.patient:
             return False
         endpoints, wanted = self._means.endpoints, self._trip.wanted
+        if on_trial := endpoints.on_trial(wanted):
+            return self._await_trial(on_trial, now_s)
         coming = endpoints.coming(wanted)
         # TensorFlow Serving doesn't find what it is only loading.
         passing = {
@@ -310,6 +318,21 @@ class Journey(Generic[T]):
         self._asked = 0
         self._onward = Onward.PAID
         self._besides -= passing
+        return self._means.later.call(wait_s, self._go) is not None
+
+    def _await_trial(self, on_trial: set[str], now_s: float) -> bool:
+        """Waits for what a request finds out that tries a server after that had failed; False if there is no time.
+
+        Whoever has failed there before may ask it again then: those that wait were refused by nobody else.
+        """
+        trip = self._trip
+        until_s = trip.start_s + self._means.timeout_s if trip.deadline_s is None else trip.deadline_s
+        wait_s = min(SOUGHT_EVERY_S * 2**self._looks, _LONGEST_LOOK_S, until_s - now_s)
+        if wait_s <= 0:
+            return False
+        self._looks = min(self._looks + 1, _MAX_LOOKS)
+        self._asked = 0
+        self._besides -= on_trial
         return self._means.later.call(wait_s, self._go) is not None
 
     def _done(self, leg: _Leg[T], call: Future[T]) -> None:

@@ -77,6 +77,11 @@ class Breaker:
         """Whether `acquire` would let a request pass now. Asking changes nothing."""
         return self._state is BreakerState.CLOSED or self._clock() >= self._until_s
 
+    @property
+    def tries(self) -> bool:
+        """Whether a probe is under way: what it finds is soon known."""
+        return self._state is BreakerState.HALF_OPEN and not self.allows
+
     def acquire(self) -> Permit | None:
         """Lets a request pass, or not (None). Whoever passes tells the outcome, once, with the permit."""
         if not self.allows:

@@ -65,7 +65,10 @@ class Remote(Protocol):
         ...
 
     def awaits(self, request: InferRequest) -> bool:
-        """Whether a server is loading what it asks for, so that it may wait for that where nobody else can answer."""
+        """Whether a server is loading what it asks for, or is being tried after it had failed.
+
+        Then it may wait for that where nobody else can answer.
+        """
         ...
 
     def unasked(self, request: InferRequest) -> Mapping[str, str]:

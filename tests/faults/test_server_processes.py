@@ -131,7 +131,7 @@ def test_a_device_leaves_a_server_that_ends_without_a_lost_request(tmp_path, fau
 
 
 def test_two_servers_one_of_which_is_killed_by_turns(tmp_path, fault_seed, draw):
-    """A device that has no version of its own is answered soon after each end and return, and told meanwhile."""
+    """A device that has no version of its own is answered by the other, also while the one that returned is tried."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     with (
@@ -148,5 +148,4 @@ def test_two_servers_one_of_which_is_killed_by_turns(tmp_path, fault_seed, draw)
             server.start()
             load.back(lambda: "open" not in runtime.servers.values())
         account = load.stop()
-    # One that has returned is tried with one request first: where the other is killed meanwhile, nobody can be asked.
-    assert set(account.refused) <= {"ServerFailed", "VersionNotAvailable"}, str(account)
+    assert not account.refused, str(account)

@@ -17,7 +17,7 @@ from edge_runtime.remote.catalog import ServedCatalog, ServedModel, ServedVersio
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.journey import LEAST_WAIT_S, MAX_ATTEMPTS, RETRY_WAITS_S, SOUGHT_EVERY_S
-from edge_runtime.routing.breaker import FAILURES_TO_OPEN
+from edge_runtime.routing.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S
 from edge_runtime.types import InferRequest
 
 REFUSALS = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
@@ -265,3 +265,73 @@ def test_the_first_server_is_not_awaited_for_ever(client, clock, later, within_s
     clock.advance(3.0)
     later.pass_time()
     assert isinstance(pending.exception(WAIT_S), error)
+
+
+@pytest.fixture
+def trial(client, clock):
+    """A server that has failed and is back, while one request finds that out: the server, and that request."""
+    with scale_server({1: 2.0, 2: 3.0}) as running:
+        add(client, running.address)
+        running.fail_with = grpc.StatusCode.INTERNAL
+        for _ in range(FAILURES_TO_OPEN):
+            failure(client.submit(request(clock, reason="policy")))
+        running.fail_with = None
+        running.hold.clear()
+        running.reached.clear()
+        clock.advance(FIRST_OPEN_S)
+        probe = client.submit(request(clock, reason="policy"))
+        assert running.reached.wait(WAIT_S)
+        yield running, probe
+        running.hold.set()
+
+
+def test_what_is_tried_is_awaited(client, clock, later, trial):
+    """Whom nobody else can answer waits while a request finds out whether a server is back, and is answered by it."""
+    server, probe = trial
+    asked = request(clock, version=2, within_s=5)
+    assert client.expects(asked) is None
+    assert client.awaits(asked)
+    assert (
+        failure(client.submit(request(clock, version=2, reason="overloaded"))).asked[server.address].startswith("not")
+    )
+    pending = client.submit(asked)
+    for _ in range(6):
+        clock.advance(later.waits_s[-1])
+        later.pass_time()
+    assert later.waits_s == [SOUGHT_EVERY_S * factor for factor in (1, 2, 4, 8, 16, 16, 16)]
+    server.hold.set()
+    probe.result(WAIT_S)
+    later.pass_time()
+    np.testing.assert_array_equal(pending.result(WAIT_S).outputs["y"], rows(2) * 3)
+
+
+def test_what_is_tried_in_vain_is_not_awaited_longer(client, clock, later, trial):
+    """Once it has failed again nobody is left to ask."""
+    server, probe = trial
+    pending = client.submit(request(clock, version=2, within_s=5))
+    server.fail_with = grpc.StatusCode.INTERNAL
+    server.hold.set()
+    failure(probe)
+    later.pass_time()
+    assert failure(pending).asked == {server.address: "not asked, it failed before (breaker open)"}
+
+
+@pytest.mark.parametrize(("within_s", "error"), [(0.1, DeadlineExceeded), (None, ServerFailed)])
+def test_a_trial_is_awaited_in_time_alone(client, clock, later, trial, within_s, error):
+    """Up to the deadline, or to the longest that one call may take."""
+    pending = client.submit(request(clock, version=2, within_s=within_s))
+    while not pending.done():
+        count = len(later.waits_s)
+        clock.advance(later.waits_s[-1])
+        later.pass_time()
+        until(lambda count=count: pending.done() or len(later.waits_s) > count)
+    assert isinstance(pending.exception(WAIT_S), error)
+    assert sum(later.waits_s) == pytest.approx(within_s or WAIT_S)
+
+
+def test_of_what_is_known_not_to_serve_it_no_trial_is_awaited(client, clock, later, trial):
+    """It would refuse, back or not."""
+    told(client, clock, Serves.YES)
+    assert not client.awaits(request(clock, version=7))
+    failure(client.submit(request(clock, version=7, within_s=5)))
+    assert later.waits_s == []
