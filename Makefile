@@ -42,9 +42,12 @@ $(FUZZ_READY): $(READY) requirements/fuzz.txt
 demo: $(READY)  ## the main job on real data: train, convert, serve, run, kill, recover
 	$(BIN)/python examples/demo.py --output demo-output
 
+# Slow tests start processes, and wait for what these do in time of their own: what fails beside others is tried once
+# more, with nothing beside it, and is told by name either way.
 test: $(TEST_READY)  ## all tests, the fast ones first
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS) -m slow || \
+		{ echo "Once more, alone:"; $(BIN)/python -m pytest -v -m slow --last-failed --last-failed-no-failures none; }
 
 fast: $(TEST_READY)  ## the fast tests alone
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"

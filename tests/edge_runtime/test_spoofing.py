@@ -24,13 +24,15 @@ from fallback_server.protocol.mdns import SERVICE_TYPE, Announcement
 pytestmark = pytest.mark.slow
 
 WAIT_S = 30
+FLOOD_WAIT_S = 120
+"""A socket that ten thousand packets a second come to loses most of them, the server's among them, by chance."""
 TOKEN = "t-line-3"
 ROWS = {"x": np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)}
 QUIET = {"threads": 1, "poll_interval_s": 3600.0, "fallback": "mdns"}
 
 
-def until(condition):
-    end_s = time.monotonic() + WAIT_S
+def until(condition, limit_s=WAIT_S):
+    end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.02)
@@ -171,7 +173,7 @@ def test_a_flood_of_announcements_is_bounded_and_the_server_is_found(plant, whol
         assert len(servers._discovery._later) <= MAX_LATER
         assert len(servers._discovery._pending) <= MAX_PENDING
         assert servers._trust._asking <= AT_ONCE
-        until(lambda: runtime.servers == {plant.real.address: "closed"})
+        until(lambda: runtime.servers == {plant.real.address: "closed"}, FLOOD_WAIT_S)
         np.testing.assert_array_equal(runtime.model("press-a").predict(ROWS).outputs["y"], ROWS["x"] * 2)
         assert len(servers._trust._known) <= MAX_SUBJECTS + 1
         assert len(servers._discovery._pending) <= MAX_PENDING
