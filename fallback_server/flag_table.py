@@ -337,8 +337,8 @@ _TENSORFLOW = _flags(
         "refuses Classify and Regress of signatures that don't say that they are for them",
     ),
     ("*tensorflow_session_parallelism", _INT, 0, "", "threads, for both flags below; 0: TensorFlow chooses"),
-    ("*tensorflow_intra_op_parallelism", _INT, 0, "", "threads of one operation; 0: TensorFlow chooses"),
-    ("*tensorflow_inter_op_parallelism", _INT, 0, "", "operations that run at a time; 0: TensorFlow chooses"),
+    ("*tensorflow_intra_op_parallelism", _INT, 0, "", "threads of one operation; 0: a trial at the load decides"),
+    ("*tensorflow_inter_op_parallelism", _INT, 0, "", "operations that run at a time; 0: a trial at the load decides"),
 )
 
 _PROCESS = _flags(

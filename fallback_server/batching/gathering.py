@@ -3,9 +3,6 @@
 A run costs something beside its rows: threads and a process wake up for it, and a model does some things once a run.
 Where requests come one by one, as gRPC brings them, and a run is over before the next ones are here, each pays for all
 of that, and takes the time from whoever reads the next ones. Then a model counts as busy for a while after its run.
-
-And where several runs are under way and one ends, those who are answered ask again one after the other. The first of
-them would run alone, and the others after it: so it waits for them, while other rows run, for as long as that saves.
 """
 
 from __future__ import annotations
@@ -20,6 +17,9 @@ ENGAGED = 0.75
 
 ENOUGH = 0.03
 """Of the time, that this may take up: as many rows as get it so low are worth no further wait."""
+
+OUTLASTS = 4
+"""Times the wait: of those who are in a run that takes longer hardly any are back by then."""
 
 _RATE_S = 0.1
 """The rate of rows is that of so long."""
@@ -43,11 +43,10 @@ class Gathering:
         enough_rows: How many are worth no further wait.
     """
 
-    __slots__ = ("_again_s", "_came_rows", "_last_s", "_most_s", "_until_s", "enough_rows", "peak_rows")
+    __slots__ = ("_came_rows", "_last_s", "_most_s", "_until_s", "enough_rows", "peak_rows")
 
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
-        self._again_s = -math.inf
         self._came_rows = 0.0
         self._last_s = -math.inf
         self._until_s = -math.inf
@@ -68,8 +67,7 @@ class Gathering:
             here_rows: That wait or run, its own among them.
             now_s: The instant.
             fixed_s: What a run costs beside its rows; None where that is not known.
-            run_s: How long it takes; None where that is not known. Who is in a run that takes longer than others wait
-                is not back by then.
+            run_s: How long it takes; None where that is not known. See `OUTLASTS`.
         """
         missing = self.peak_rows - here_rows
         self.peak_rows = max(here_rows, self.peak_rows - _FORGOTTEN * max(missing, 1.0))
@@ -80,32 +78,19 @@ class Gathering:
         self._until_s = -math.inf
         if fixed_s is not None and share >= ENGAGED:
             wait_s = min(PACE * fixed_s, self._most_s)
-            if run_s is None or run_s < wait_s:
+            if run_s is None or run_s < OUTLASTS * wait_s:
                 self._until_s = now_s + wait_s
 
-    def ended(self, now_s: float, *, fixed_s: float | None, waiting: bool = False) -> None:
-        """A batch has ended.
-
-        Args:
-            now_s: The instant.
-            fixed_s: As of `took`.
-            waiting: Whether others wait already: whoever waits since a batch before has waited for the longest then.
-        """
-        if not (waiting and self._again_s > now_s):
-            self._again_s = now_s + min(fixed_s or 0.0, self._most_s)
-
-    def until_s(self, rows: int, *, running: int) -> float:
+    def until_s(self, rows: int, *, running: bool) -> float:
         """The instant until which so many rows wait for others; -inf where they don't.
 
         Args:
             rows: That wait.
-            running: How many others run: whoever waits for those is not here.
+            running: Whether others run: whoever waits for those is not here.
         """
-        all_here = rows + running >= self.peak_rows - 0.5
-        again_s = self._again_s if running and not all_here else -math.inf
-        if rows >= self.enough_rows or (not running and all_here):
-            return again_s
-        return max(self._until_s, again_s)
+        if rows >= self.enough_rows or (not running and rows >= self.peak_rows - 0.5):
+            return -math.inf
+        return self._until_s
 
     def __repr__(self) -> str:
         return f"Gathering({self.enough_rows:.1f} of {self.peak_rows:.1f} rows are enough)"

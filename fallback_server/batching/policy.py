@@ -65,22 +65,6 @@ def limit_rows(*, max_rows: int, wanted_rows: int, allowed: Sequence[int]) -> in
     return max((size for size in allowed if size <= wanted_rows), default=allowed[0])
 
 
-def share_rows(*, waiting_rows: int, running_rows: int, batch_rows: int, slots: int) -> int:
-    """How many rows the next batch may have, where others of its queue run: an even share of all that are here.
-
-    Else one batch of nearly all and one of the rest would run by turns, each alone at its end. Where more are here than
-    fit into one batch, as many as fit.
-
-    Args:
-        waiting_rows: That wait.
-        running_rows: That run.
-        batch_rows: Of a full batch.
-        slots: How many batches run at a time.
-    """
-    here_rows = waiting_rows + running_rows
-    return batch_rows if here_rows > batch_rows else -(-here_rows // slots)
-
-
 def piece_rows(*, rows: int, max_rows: int, bulk_rows: int, row_s: float | None) -> int:
     """How many rows of a request that is larger than a batch run at a time.
 

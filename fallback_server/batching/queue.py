@@ -252,7 +252,7 @@ class BatchQueue:
             return -math.inf if not many and any(map(_LEFT, self.tasks())) else backlog.groups.due_at_s()
         if many or self._gathering is None:
             return -math.inf
-        until_s = self._gathering.until_s(self.rows, running=self._running_rows)
+        until_s = self._gathering.until_s(self.rows, running=self._running_rows > 0)
         if until_s == -math.inf or any(group.has_rest() for group in backlog.groups):
             return -math.inf  # What is left of a request has waited for its other pieces.
         return min(self._latest_s, until_s)
@@ -268,11 +268,9 @@ class BatchQueue:
             fixed_s, run_s = self.costs.fixed_s(now_s), self.costs.expected_s(rows)
             self._gathering.took(rows, here_rows=here_rows, now_s=now_s, fixed_s=fixed_s, run_s=run_s)
 
-    def ended(self, rows: int, now_s: float) -> None:
-        """So many rows that began have ended, now."""
+    def ended(self, rows: int) -> None:
+        """So many rows that began have ended."""
         self._running_rows -= rows
-        if self._gathering is not None:
-            self._gathering.ended(now_s, fixed_s=self.costs.fixed_s(now_s), waiting=self.rows > 0)
 
     def take(self, now_s: float) -> list[Task]:
         """Removes and returns the batch whose turn it is: of groups that are due, or if none is of any.
@@ -372,7 +370,7 @@ class BatchQueue:
 
     def _merge(self, group: Group, now_s: float) -> list[Task]:
         """In order, and as many as fit; the first in any case. What is larger than a batch gives a piece."""
-        room = self._room_rows(now_s)
+        room = self.batch_rows
         self._left_out = False
         taken: list[Task] = []
         rows, tightest_s = 0, math.inf
@@ -397,17 +395,6 @@ class BatchQueue:
         ):
             taken = self._in_time(group, taken, now_s)
         return self._settled_out(taken)
-
-    def _room_rows(self, now_s: float) -> int:
-        """How many rows the next batch may have: a share of what is here, where a run costs less than its rows."""
-        if self._gathering is None or not self._running_rows:
-            return self.batch_rows
-        slots = self.at_once(self.options.num_batch_threads)
-        running_rows, most = self._running_rows, self.batch_rows
-        share_rows = policy.share_rows(waiting_rows=self.rows, running_rows=running_rows, batch_rows=most, slots=slots)
-        share_rows = min(most, self.run_rows(share_rows))  # Others have what padding would fill.
-        fixed_s, run_s = self.costs.fixed_s(now_s), self.costs.expected_s(share_rows)
-        return share_rows if fixed_s is not None and run_s is not None and run_s > 2 * fixed_s else most
 
     def _settled_out(self, taken: Sequence[Task]) -> list[Task]:
         """What of these runs: the last pieces of large requests as pieces, and of the refused what is not settled."""

@@ -418,7 +418,7 @@ class BatchScheduler:
         """A batch has run. Under the lock."""
         now_s = self._clock()
         self._runs.end(taken.run)
-        taken.queue.ended(taken.rows, now_s)
+        taken.queue.ended(taken.rows)
         took_s = now_s - taken.run.begun_s
         self._shares.charge(taken.queue.turn, took_s - taken.charged_s)
         self._company.account(taken.queue.process).used_s += took_s

@@ -72,7 +72,7 @@ class SavedModelOptions:
     """How TensorFlow runs.
 
     Attributes:
-        intra_op_parallelism: Threads that one operation may use; 0 lets TensorFlow choose.
+        intra_op_parallelism: Threads that one operation may use; 0: one for each core.
         inter_op_parallelism: Operations of one request that may run at the same time; 0: one, or as many as TensorFlow
             likes where a trial shows that this is clearly faster.
         tags: Of the MetaGraph that is served.
