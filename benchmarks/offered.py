@@ -12,7 +12,7 @@ The capacity is the best of a load that is doubled until not all is answered; wh
 peak is the best that was answered in time at any load. Then, of each: half the load, four times the capacity, and half
 the load again; by how much the memory grew in the second half of the flood, and how long after its end requests were
 still answered late or not at all. Beside the net's goodput stands its limit: what a bare server that refuses as many
-as are over leaves of the net's rate on the same cores (`offered_bound.py`).
+as are over leaves of the net's rate on the same cores, and how long its refusals take (`offered_bound.py`).
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _tell(subject: Subject) -> None:
             f"  a bare server that is to refuse {MOST - 1:g} x the capacity leaves {left.rate:.2f} of the net's rate",
             end="",
         )
-        print(f", and refuses {left.refused:.0%}")
+        print(f", and refuses {left.refused:.0%}, with a 99th percentile of {left.p99_ms:.1f} ms")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ net, and prints rows a second.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -37,10 +38,12 @@ class Left(NamedTuple):
     Attributes:
         rate: Of the rows a second that the net's runs reach alone, what they reach beside it.
         refused: Of the calls that come, how many it refuses within a second.
+        p99_ms: How long the slowest hundredth of these refusals takes at least.
     """
 
     rate: float
     refused: float
+    p99_ms: float
 
 
 def refusals_leave(file: Path, transport: str, message: bytes, rate_hz: float) -> Left | None:
@@ -67,7 +70,9 @@ def refusals_leave(file: Path, transport: str, message: bytes, rate_hz: float) -
             return None
         finally:
             left_hz = runs.rate()
-        return Left(left_hz / alone_hz, float((calls.status == RESOURCE_EXHAUSTED).mean()))
+        refused = calls.status == RESOURCE_EXHAUSTED
+        p99_ms = float(np.percentile(calls.took_ms[refused], 99)) if refused.any() else math.nan
+        return Left(left_hz / alone_hz, float(refused.mean()), p99_ms)
     finally:
         server.stop()
 
