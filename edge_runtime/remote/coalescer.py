@@ -342,7 +342,7 @@ class Coalescer:
         if shown is not None:
             with self._lock:
                 group.seen(by_rows=shown)
-        self._free(group, parcel, answered=not future.cancelled() and error is None)
+        self._free(group, parcel, answered=not (future.cancelled() or error or journey.waited))
         if future.cancelled():
             return
         if error is not None:

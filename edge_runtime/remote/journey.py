@@ -44,6 +44,9 @@ _LONGEST_LOOK_S = 0.32
 _MAX_LOOKS = 4
 """...up to this."""
 
+TRIAL_S = 2.0
+"""So long that is awaited. A server that is back answers sooner; one that hangs is to hold up nobody for longer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
@@ -145,6 +148,7 @@ class Journey(Generic[T]):
         self._asked = 0
         self._round = 0
         self._looks = 0
+        self._trial_until_s: float | None = None
         self._unpaid = False
         self._onward = Onward.FREE
         self._lock = threading.Lock()  # Of the legs and of the end: with a copy under way two threads bring news.
@@ -156,6 +160,11 @@ class Journey(Generic[T]):
     def set_out(self) -> None:
         """Asks the first endpoint; once. Not in the main thread, where an interrupt would leave the call half sent."""
         self._go()
+
+    @property
+    def waited(self) -> bool:
+        """Whether it has asked nobody for some time, so that what it took says nothing of what calls take."""
+        return bool(self._round or self._looks)
 
     @property
     def apart(self) -> Apart:
@@ -298,8 +307,6 @@ class Journey(Generic[T]):
         if not self._trip.patient:
             return False
         endpoints, wanted = self._means.endpoints, self._trip.wanted
-        if on_trial := endpoints.on_trial(wanted):
-            return self._await_trial(on_trial, now_s)
         coming = endpoints.coming(wanted)
         # TensorFlow Serving doesn't find what it is only loading.
         passing = {
@@ -307,8 +314,9 @@ class Journey(Generic[T]):
             for address, fault in self._faults.items()
             if fault.passing or (fault.fault is Fault.NOT_FOUND and address in coming)
         }
+        on_trial = endpoints.on_trial(wanted)
         if not (passing or (self._unpaid and endpoints.others(wanted, self._besides))):
-            return False
+            return self._await_trial(on_trial, now_s)
         deadline_s = self._trip.deadline_s
         until_s = self._trip.start_s + self._means.timeout_s if deadline_s is None else deadline_s
         wait_s = min(RETRY_WAITS_S[min(self._round, len(RETRY_WAITS_S) - 1)], (until_s - now_s) / 2)
@@ -317,18 +325,23 @@ class Journey(Generic[T]):
         self._round += 1
         self._asked = 0
         self._onward = Onward.PAID
-        self._besides -= passing
+        self._besides -= passing | on_trial
         return self._means.later.call(wait_s, self._go) is not None
 
     def _await_trial(self, on_trial: set[str], now_s: float) -> bool:
         """Waits for what a request finds out that tries a server after that had failed; False if there is no time.
 
-        Whoever has failed there before may ask it again then: those that wait were refused by nobody else.
+        And where the request itself was refused, by whomever: then that is the answer. Whoever has failed at the server
+        before may ask it again.
         """
+        if not on_trial or any(fault.refusal for fault in self._faults.values()):
+            return False
         trip = self._trip
-        until_s = trip.start_s + self._means.timeout_s if trip.deadline_s is None else trip.deadline_s
-        wait_s = min(SOUGHT_EVERY_S * 2**self._looks, _LONGEST_LOOK_S, until_s - now_s)
-        if wait_s <= 0:
+        if self._trial_until_s is None:
+            until_s = trip.start_s + self._means.timeout_s if trip.deadline_s is None else trip.deadline_s
+            self._trial_until_s = min(now_s + TRIAL_S, until_s)
+        wait_s = min(SOUGHT_EVERY_S * 2**self._looks, _LONGEST_LOOK_S, (self._trial_until_s - now_s) / 2)
+        if wait_s < LEAST_WAIT_S / 2:
             return False
         self._looks = min(self._looks + 1, _MAX_LOOKS)
         self._asked = 0

@@ -20,6 +20,10 @@ PROBE_S = 30.0
 """After this time without an outcome the next request may find out: a probe that is lost must not bar an endpoint."""
 
 
+AGAIN_S = 0.05
+"""After a probe that was abandoned, which says nothing, the next one may pass."""
+
+
 class BreakerState(enum.Enum):
     """CLOSED: all pass. OPEN: none. HALF_OPEN: one passes, and its outcome decides."""
 
@@ -79,7 +83,7 @@ class Breaker:
 
     @property
     def tries(self) -> bool:
-        """Whether a probe is under way: what it finds is soon known."""
+        """Whether a probe is under way, or the next one is to be soon: what it finds is soon known."""
         return self._state is BreakerState.HALF_OPEN and not self.allows
 
     def acquire(self) -> Permit | None:
@@ -116,7 +120,7 @@ class Breaker:
     def abandoned(self, permit: Permit) -> None:
         """A request that passed ended without saying anything of the endpoint (cancelled, out of time)."""
         if self._counts(permit) and self._state is BreakerState.HALF_OPEN:
-            self._open()
+            self._until_s = self._clock() + AGAIN_S
 
     def retry_now(self) -> None:
         """The endpoint has answered another question: an opening ends, and the next request finds out."""

@@ -12,11 +12,12 @@ from support.far_servers import until
 from support.prompt_client import PromptClient, handed_over
 from support.remote_servers import WAIT_S, FakeLater, answering
 
-from edge_runtime import DeadlineExceeded, RuntimeClosed, ServerFailed
+from edge_runtime import DeadlineExceeded, InvalidInput, RuntimeClosed, ServerFailed
 from edge_runtime.remote.catalog import ServedCatalog, ServedModel, ServedVersion, Serves
 from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable, Found
-from edge_runtime.remote.journey import LEAST_WAIT_S, MAX_ATTEMPTS, RETRY_WAITS_S, SOUGHT_EVERY_S
+from edge_runtime.remote.group import Group
+from edge_runtime.remote.journey import LEAST_WAIT_S, MAX_ATTEMPTS, RETRY_WAITS_S, SOUGHT_EVERY_S, TRIAL_S
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN, FIRST_OPEN_S
 from edge_runtime.types import InferRequest
 
@@ -295,10 +296,11 @@ def test_what_is_tried_is_awaited(client, clock, later, trial):
         failure(client.submit(request(clock, version=2, reason="overloaded"))).asked[server.address].startswith("not")
     )
     pending = client.submit(asked)
-    for _ in range(6):
+    for _ in range(5):
         clock.advance(later.waits_s[-1])
         later.pass_time()
-    assert later.waits_s == [SOUGHT_EVERY_S * factor for factor in (1, 2, 4, 8, 16, 16, 16)]
+    later.await_waits(6)
+    assert later.waits_s == [SOUGHT_EVERY_S * factor for factor in (1, 2, 4, 8, 16, 16)]
     server.hold.set()
     probe.result(WAIT_S)
     later.pass_time()
@@ -316,17 +318,64 @@ def test_what_is_tried_in_vain_is_not_awaited_longer(client, clock, later, trial
     assert failure(pending).asked == {server.address: "not asked, it failed before (breaker open)"}
 
 
-@pytest.mark.parametrize(("within_s", "error"), [(0.1, DeadlineExceeded), (None, ServerFailed)])
-def test_a_trial_is_awaited_in_time_alone(client, clock, later, trial, within_s, error):
-    """Up to the deadline, or to the longest that one call may take."""
+@pytest.mark.parametrize("within_s", [0.5, 5.0, None])
+def test_a_trial_is_awaited_for_a_bounded_time(client, clock, later, trial, within_s):
+    """And no longer than the deadline lets: then whoever waits is told of the server that is tried."""
+    server, _ = trial
+    begin_s = clock()
     pending = client.submit(request(clock, version=2, within_s=within_s))
     while not pending.done():
         count = len(later.waits_s)
         clock.advance(later.waits_s[-1])
         later.pass_time()
         until(lambda count=count: pending.done() or len(later.waits_s) > count)
-    assert isinstance(pending.exception(WAIT_S), error)
-    assert sum(later.waits_s) == pytest.approx(within_s or WAIT_S)
+    bound_s = min(TRIAL_S, within_s or TRIAL_S)
+    assert bound_s - 2 * LEAST_WAIT_S < clock() - begin_s < bound_s
+    assert failure(pending).asked == {server.address: "not asked, it failed before (breaker half-open)"}
+
+
+def test_who_is_refused_elsewhere_waits_for_no_trial(client, clock, later, trial):
+    """What a healthy server says of the request is the answer, at once."""
+    with scale_server({2: 3.0}) as healthy:
+        add(client, healthy.address)
+        healthy.fail_with = grpc.StatusCode.INVALID_ARGUMENT
+        error = client.submit(request(clock, version=2, within_s=5)).exception(WAIT_S)
+        assert isinstance(error, InvalidInput)
+        assert later.waits_s == []
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_who_is_put_off_elsewhere_asks_there_again_too(client, clock, later, trial, code):
+    """A healthy server that was full, or loading, answers it though another is on trial all the time."""
+    with scale_server({2: 5.0}) as healthy:
+        add(client, healthy.address)
+        healthy.fail_with = code
+        pending = client.submit(request(clock, version=2, within_s=5))
+        later.await_waits(1)
+        healthy.fail_with = None
+        later.pass_time()
+        np.testing.assert_array_equal(pending.result(WAIT_S).outputs["y"], rows(2) * 5)
+
+
+def test_what_waits_says_nothing_of_what_calls_take(client, clock, later, trial, monkeypatch):
+    """Else the next requests would wait for as long, each for the one before it."""
+    server, probe = trial
+    counted, ended = [], Group.ended
+
+    def seen(group, number, now_s, *, answered):
+        counted.append(answered)
+        ended(group, number, now_s, answered=answered)
+
+    monkeypatch.setattr(Group, "ended", seen)
+    pending = client.submit(request(clock, version=2, within_s=5))
+    clock.advance(1.5)
+    server.hold.set()
+    probe.result(WAIT_S)
+    later.pass_time()
+    pending.result(WAIT_S)
+    client.submit(request(clock, version=2, within_s=5)).result(WAIT_S)
+    handed_over(client)
+    assert counted == [True, False, True]
 
 
 def test_of_what_is_known_not_to_serve_it_no_trial_is_awaited(client, clock, later, trial):

@@ -5,6 +5,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.clock import FakeClock
 
 from edge_runtime.routing.breaker import (
+    AGAIN_S,
     FAILURES_TO_OPEN,
     FIRST_OPEN_S,
     LONGEST_OPEN_S,
@@ -73,12 +74,17 @@ def test_openings_double_up_to_the_bound():
 
 
 def test_abandoned_probe_does_not_leave_it_stuck():
-    """A probe that was cancelled says nothing, and another is let through later."""
+    """A probe that was cancelled says nothing, and another is soon let through; meanwhile it counts as under trial."""
     clock, breaker = opened()
     clock.advance(FIRST_OPEN_S)
+    assert not breaker.tries
     breaker.abandoned(breaker.acquire())
-    clock.advance(FIRST_OPEN_S)
+    assert breaker.tries
+    assert not breaker.allows
+    clock.advance(AGAIN_S)
     assert breaker.allows
+    breaker.succeeded(breaker.acquire())
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_lost_probe_does_not_leave_it_stuck():
