@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import Array, Executor, Signature, TensorSpec
-from fallback_server.executors.heap import Spare
+from fallback_server.executors.heap import Spare, give_back
 from fallback_server.executors.saved_model import first_line
 from fallback_server.executors.worker.kinds import Room, opened
 from fallback_server.executors.worker.messages import (
@@ -108,6 +108,7 @@ def _serve(control: socket.socket, receiver: Receiver, loading: _Loading) -> Non
         entries = tuple(map(_entry, executor.signatures.values()))
         run_s, at_once = getattr(executor, "run_s", 0.0), getattr(executor, "at_once", 0)
         cost_s = getattr(executor, "cost_s", {})
+        give_back()  # What the load and its trials have freed.
         send(control, Loaded(entries, executor.signature_defs, run_s, at_once, cost_s))
         spare = Spare()
         threading.Thread(target=spare.work, name="spare", daemon=True).start()

@@ -138,6 +138,11 @@ class WorkerExecutor:
             for name, signature in self._signatures.items()
         }
 
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended, however that came."""
+        return self._worker.gone.is_set()
+
     def memory_bytes(self) -> int:
         """The private memory of its process: what closing frees."""
         return self._worker.private_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -54,30 +55,57 @@ def open_paced(
         LoadFailed: it can't be loaded, or its process ended meanwhile.
     """
 
-    def opened(options: SavedModelOptions) -> WorkerExecutor:
-        return open_in_worker(
-            path, options=options, nursery=nursery, title=title, on_lost=on_lost, stop=stop, sizes=sizes
-        )
+    def opened(options: SavedModelOptions, lost: _Lost) -> WorkerExecutor:
+        return open_in_worker(path, options=options, nursery=nursery, title=title, on_lost=lost, stop=stop, sizes=sizes)
 
-    many = opened(options)
+    of_many, of_one = _Lost(on_lost), _Lost(on_lost)
+    many = opened(options, of_many)
     if not (many.cost_s and _may_try(path, options)):
+        of_many.serves()
         return many
     try:
-        one = opened(dataclasses.replace(options, intra_op_parallelism=1))
+        one = opened(dataclasses.replace(options, intra_op_parallelism=1), of_one)
     except LoadFailed as error:
         if stop is not None and stop.asked:
             many.close()
             raise
         _log.warning("%s: could not be tried with one thread for an operation: %s", title, error)
+        of_many.serves()
         return many
-    chosen, other = (one, many) if one_is_better(one, many) else (many, one)
+    chosen, other = (one, many) if many.ended or one_is_better(one, many) else (many, one)
     other.close()
+    (of_one if chosen is one else of_many).serves()
     shared = sorted(one.cost_s.keys() & many.cost_s.keys())
     figures = "; ".join(_figures(name, one.cost_s[name], many.cost_s[name]) for name in shared)
     _log.info(
         "%s: an operation has %s: %s", title, "one thread" if chosen is one else "a thread for each core", figures
     )
     return chosen
+
+
+class _Lost:
+    """Tells of a process that ended, if it is the one that serves: the other's end is nobody's loss. Thread-safe."""
+
+    def __init__(self, on_lost: Callable[[str], None]) -> None:
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._serves = False
+        self._how: str | None = None
+
+    def __call__(self, how: str) -> None:
+        with self._lock:
+            self._how = how
+            serves = self._serves
+        if serves:
+            self._on_lost(how)
+
+    def serves(self) -> None:
+        """It was chosen; tells at once what has come before."""
+        with self._lock:
+            self._serves = True
+            how = self._how
+        if how is not None:
+            self._on_lost(how)
 
 
 def one_is_better(one: WorkerExecutor, many: WorkerExecutor) -> bool:

@@ -21,7 +21,7 @@ class Form:
     def __init__(self, cost_s, worth_rows=0):
         self.cost_s = cost_s
         self.signatures = {name: SimpleNamespace(worth_rows=worth_rows) for name in cost_s}
-        self.closed = False
+        self.closed = self.ended = False
 
     def close(self):
         self.closed = True
@@ -52,11 +52,14 @@ def loads(monkeypatch):
     """What is loaded, in order: forms, or errors that are raised; and with how many threads each was asked for."""
     found, asked = [], []
 
-    def open_in_worker(path, *, options, **_):
+    def open_in_worker(path, *, options, on_lost, **_):
         asked.append(options.intra_op_parallelism)
         one = found.pop(0)
         if isinstance(one, Exception):
             raise one
+        one.lost = on_lost
+        if one.ended:
+            on_lost("signal 9")
         return one
 
     monkeypatch.setattr(paced, "open_in_worker", open_in_worker)
@@ -65,9 +68,9 @@ def loads(monkeypatch):
     return found, asked
 
 
-def paced_load(path, threads=0, stop=None):
+def paced_load(path, threads=0, stop=None, on_lost=None):
     options = SavedModelOptions(intra_op_parallelism=threads)
-    return open_paced(path, options=options, nursery=None, title="m/1", on_lost=None, stop=stop)
+    return open_paced(path, options=options, nursery=None, title="m/1", on_lost=on_lost, stop=stop)
 
 
 def test_the_one_that_is_not_chosen_is_closed(loads, tmp_path, caplog):
@@ -105,7 +108,7 @@ def test_nothing_is_tried_where_it_could_not_matter_or_is_decided(loads, tmp_pat
 
 
 def test_what_can_not_be_tried_is_served_as_it_was_loaded(loads, tmp_path, caplog):
-    """The second process is no reason to refuse a version; a load that is ended is ended, and leaves no process."""
+    """The second process is no reason to refuse a version, nor is the first; a load that is ended leaves none."""
     found, _ = loads
     many = Form({"f": SLOW})
     found += [many, LoadFailed("no memory")]
@@ -118,6 +121,24 @@ def test_what_can_not_be_tried_is_served_as_it_was_loaded(loads, tmp_path, caplo
     with pytest.raises(LoadFailed, match="ended"):
         paced_load(tmp_path, stop=stop)
     assert many.closed
+
+
+def test_the_end_of_the_one_that_does_not_serve_is_nobodys_loss(loads, tmp_path):
+    """Where the first ends during the trial the second serves; only of that one's end anybody is told, and once."""
+    found, _ = loads
+    told = []
+    many, one = Form({"f": FAST}), Form({"f": SLOW}, 1)
+    many.ended = True
+    found += [many, one]
+    assert paced_load(tmp_path, on_lost=told.append) is one
+    assert told == []
+    one.lost("signal 6")
+    assert told == ["signal 6"]
+    many = Form({})
+    many.ended = True
+    found.append(many)
+    assert paced_load(tmp_path, on_lost=told.append) is many
+    assert told == ["signal 6", "signal 9"]
 
 
 @pytest.mark.slow
