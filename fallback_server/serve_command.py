@@ -67,11 +67,13 @@ def _serve_until_stopped(reading: Reading, options: ServerOptions, signals: Sign
         return _refuse(program, [f"{names} is not installed; the server is an extra: {extra}"])
     # gRPC would write a line for each handshake that fails, as many as anybody likes.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from fallback_server.executors.worker.priority import wake_soon  # noqa: PLC0415  as the others, once it is sure
     from fallback_server.transport.grpc_server import PortUnavailable  # noqa: PLC0415  the extra must be there first
     from fallback_server.transport.serving_loop import ServingLoop  # noqa: PLC0415  likewise
 
     level = reading.settings.text("log_level").upper()
     logging.basicConfig(level=level, format=_LOG_FORMAT, stream=sys.stderr)
+    wake_soon()
     try:
         with asyncio.Runner(loop_factory=ServingLoop) as runner:
             stopped_whole = runner.run(_serve(options, signals, program))

@@ -23,7 +23,10 @@ MIN_BYTES = 2**22
 """Less is read within a millisecond or two."""
 
 SPARE_BYTES = 2**26
-"""So much more than after its load a process without runs may hold."""
+"""So much more than after its load a process without runs may hold..."""
+
+BUSY_BYTES = 2**30
+"""...and one with runs: what is free beyond that goes once a second, for the page faults of what is used again."""
 
 _LOOK_S = 1.0
 
@@ -78,10 +81,10 @@ def give_back() -> None:
 
 
 class Spare:
-    """Gives free memory back once a process that ran has nothing to run, where it is much.
+    """Gives free memory back once a process that ran has nothing to run, where it is much; sooner, where it is more.
 
-    malloc keeps what was freed, see `worker.nursery`: the next run takes no page fault for it. Of blocks of up to 64
-    MiB, each thread's heap keeps all.
+    malloc keeps what was freed, see `worker.nursery`: the next run takes no page fault for it. The end of a thread's
+    heap, up to 64 MiB, stays in any case: malloc gives back no more of any but the first one.
 
     Attributes:
         runs: How many there were: counted by whoever runs, roughly where several do at once.
@@ -102,10 +105,11 @@ class Spare:
         """Looks once; to be called every so often."""
         runs, idle = self.runs, self.runs == self._looked_at
         self._looked_at = runs
-        if not idle or runs == self._trimmed_at:
+        if runs == self._trimmed_at:
             return
-        self._trimmed_at = runs
-        if self._resident_bytes() > self._least_bytes + SPARE_BYTES:
+        if idle:
+            self._trimmed_at = runs
+        if self._resident_bytes() > self._least_bytes + (SPARE_BYTES if idle else BUSY_BYTES):
             self._trim()
             self._least_bytes = min(self._least_bytes, self._resident_bytes())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fallback_server.core.errors import LoadFailed
@@ -21,6 +23,10 @@ _log = logging.getLogger(__name__)
 
 MAX_BYTES = 2**29
 """Of a version's memory: a larger one is not loaded a second time for the trial."""
+
+_LEAST_LIMIT_S = 10.0
+_LIMIT_FACTOR = 5
+"""Times what the first load took, and that above it: so long the trial may take."""
 
 _TIMES_FREE = 4
 """What the trial takes is not kept for it, as what a load takes is: others that load meanwhile are to have room."""
@@ -55,23 +61,29 @@ def open_paced(
         LoadFailed: it can't be loaded, or its process ended meanwhile.
     """
 
-    def opened(options: SavedModelOptions, lost: _Lost) -> WorkerExecutor:
+    def opened(options: SavedModelOptions, lost: _Lost, stop: LoadStop | None) -> WorkerExecutor:
         return open_in_worker(path, options=options, nursery=nursery, title=title, on_lost=lost, stop=stop, sizes=sizes)
 
     of_many, of_one = _Lost(on_lost), _Lost(on_lost)
-    many = opened(options, of_many)
-    if not (many.cost_s and _may_try(path, options)):
-        of_many.serves()
-        return many
+    begin_s = time.monotonic()
+    many = opened(options, of_many, stop)
     try:
-        one = opened(dataclasses.replace(options, intra_op_parallelism=1), of_one)
-    except LoadFailed as error:
+        if not (many.cost_s and _may_try(path, options)):
+            of_many.serves()
+            return many
+        limit_s = _LEAST_LIMIT_S + _LIMIT_FACTOR * (time.monotonic() - begin_s)
+        with _limited(stop, limit_s) as limited:
+            one = opened(dataclasses.replace(options, intra_op_parallelism=1), of_one, limited)
+    except (LoadFailed, OSError) as error:
         if stop is not None and stop.asked:
             many.close()
             raise
         _log.warning("%s: could not be tried with one thread for an operation: %s", title, error)
         of_many.serves()
         return many
+    except BaseException:
+        many.close()
+        raise
     chosen, other = (one, many) if many.ended or one_is_better(one, many) else (many, one)
     other.close()
     (of_one if chosen is one else of_many).serves()
@@ -81,6 +93,21 @@ def open_paced(
         "%s: an operation has %s: %s", title, "one thread" if chosen is one else "a thread for each core", figures
     )
     return chosen
+
+
+@contextlib.contextmanager
+def _limited(stop: LoadStop | None, limit_s: float) -> Iterator[LoadStop]:
+    """A load in here is ended when it is to be, or after so long: it is for a trial, and something serves already."""
+    limited = LoadStop()
+    if stop is not None:
+        stop.calls(limited.ask)
+    timer = threading.Timer(limit_s, limited.ask)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield limited
+    finally:
+        timer.cancel()
 
 
 class _Lost:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fallback_server.executors.heap import SPARE_BYTES, Spare
+from fallback_server.executors.heap import BUSY_BYTES, SPARE_BYTES, Spare
 
 READS = """
 import ctypes, json, os, resource, sys
@@ -49,7 +49,7 @@ def test_memory_that_was_touched_faults_no_more_and_the_rest_goes():
 
 
 def test_what_is_free_goes_back_once_nothing_runs():
-    """Not while there are runs, not where it is little, and once for all that ran."""
+    """Not while there are runs unless it is very much, not where it is little, and once for all that ran."""
     held, trims = [100], []
 
     def trim():
@@ -72,3 +72,7 @@ def test_what_is_free_goes_back_once_nothing_runs():
     spare.look()
     spare.look()
     assert trims == [True]
+    spare.runs += 1
+    held[0] = 90 + BUSY_BYTES + 1
+    spare.look()
+    assert trims == [True, True]

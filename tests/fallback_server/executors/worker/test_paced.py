@@ -1,6 +1,8 @@
 """How many threads an operation of a SavedModel has: the choice with made-up times, and with real processes."""
 
+import contextlib
 import logging
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,7 +57,7 @@ def loads(monkeypatch):
     def open_in_worker(path, *, options, on_lost, **_):
         asked.append(options.intra_op_parallelism)
         one = found.pop(0)
-        if isinstance(one, Exception):
+        if isinstance(one, BaseException):
             raise one
         one.lost = on_lost
         if one.ended:
@@ -139,6 +141,42 @@ def test_the_end_of_the_one_that_does_not_serve_is_nobodys_loss(loads, tmp_path)
     found.append(many)
     assert paced_load(tmp_path, on_lost=told.append) is many
     assert told == ["signal 6", "signal 9"]
+
+
+@pytest.mark.parametrize(("error", "closed"), [(OSError(24, "too many files"), False), (KeyboardInterrupt(), True)])
+def test_whatever_ends_the_trial_no_process_is_left(loads, tmp_path, error, closed):
+    """What the system refuses is no reason not to serve; what ends this thread ends the first process too."""
+    found, _ = loads
+    many = Form({"f": SLOW})
+    found += [many, error]
+    with contextlib.suppress(KeyboardInterrupt):
+        assert paced_load(tmp_path) is many
+    assert many.closed is closed
+
+
+@pytest.mark.usefixtures("loads")
+def test_a_trial_that_hangs_is_ended(tmp_path, monkeypatch):
+    """After a time that follows from what the first load took; the load itself goes on, and can be ended until then."""
+    many = Form({"f": SLOW})
+    asked = threading.Event()
+
+    def open_in_worker(path, *, options, stop, **_):
+        if not options.intra_op_parallelism:
+            return many
+        stop.calls(asked.set)
+        assert asked.wait(30)
+        raise LoadFailed("ended")
+
+    monkeypatch.setattr(paced, "open_in_worker", open_in_worker)
+    monkeypatch.setattr(paced, "_LEAST_LIMIT_S", 0.0)
+    assert paced_load(tmp_path) is many
+    monkeypatch.setattr(paced, "_LEAST_LIMIT_S", 1e6)
+    asked.clear()
+    stop = LoadStop()
+    threading.Timer(0.05, stop.ask).start()
+    with pytest.raises(LoadFailed, match="ended"):
+        paced_load(tmp_path, stop=stop)
+    assert many.closed
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ STEPS = """
 import json, sys, threading
 sys.path.append(sys.argv[1])
 from support.slices import cores, nice, slice_ns
-from fallback_server.executors.worker.priority import Aside, come_back, step_back
+from fallback_server.executors.worker.priority import Aside, come_back, step_back, wake_soon
 seen, made, done = {}, threading.Event(), threading.Event()
 def look(name, thread):
     seen[name] = (slice_ns(thread), nice(thread), cores(thread))
@@ -52,6 +52,8 @@ come_back()
 aside.end()
 for name, one in (("back", main), ("its child, back", child.native_id), ("niced, back", thread.native_id)):
     look(name, one)
+wake_soon()
+look("soon", main)
 done.set()
 print(json.dumps(seen))
 """
@@ -59,7 +61,7 @@ print(json.dumps(seen))
 
 @pytest.mark.slow
 def test_threads_step_back_and_come_back_but_stay_nice():
-    """The longest slice, for the thread and its children; half of the cores for a while. Nice is for ever."""
+    """The longest slice, for the thread and its children, or the shortest; half of the cores for a while. Nice stays."""
     done = subprocess.run([sys.executable, "-c", STEPS, SUPPORT], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     usual_ns, usual_nice, cores = seen["usual"]
@@ -71,6 +73,7 @@ def test_threads_step_back_and_come_back_but_stay_nice():
     niced = max(10, usual_nice)
     assert seen == {
         "usual": [usual_ns, usual_nice, cores],
+        "soon": [100_000 if usual_ns else 0, usual_nice, cores],
         "stepped back": [long_ns, usual_nice, cores],
         "its child": [long_ns, usual_nice, cores],
         "niced": [long_ns, niced, cores],
