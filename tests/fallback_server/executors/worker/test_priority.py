@@ -61,7 +61,7 @@ print(json.dumps(seen))
 
 @pytest.mark.slow
 def test_threads_step_back_and_come_back_but_stay_nice():
-    """The longest slice, for the thread and its children, or the shortest; half of the cores for a while. Nice stays."""
+    """The longest slice or the shortest, for the thread and its children; half of the cores for a while. Nice stays."""
     done = subprocess.run([sys.executable, "-c", STEPS, SUPPORT], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     usual_ns, usual_nice, cores = seen["usual"]
