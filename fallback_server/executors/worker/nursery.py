@@ -51,8 +51,8 @@ its pages in anew. With these bounds it keeps what runs use again; a convolution
 runs faster than with the pool. What is free in a worker that has nothing to run goes back, see `heap.Spare`.
 
 Each thread has a heap of its own, of pieces of 64 MiB, which the last bound keeps malloc from giving back after each
-run. Two runs that share one heap wait for its lock some thirty times an image of a MobileNetV2, and each wait is two
-changes of thread: a third of the rate, and a quarter of the processor's time.
+run. Two runs that share one heap wait for its lock so often that a MobileNetV2's rate is a fifth less, at a sixth more
+of the processor's time.
 """
 
 _STATUS_S = 2.0
