@@ -26,6 +26,7 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.fetch_policy import checked_fetch, in_order
+from edge_runtime.memory import have_few_heaps
 from edge_runtime.model import Model
 from edge_runtime.pins import checked_pin, labels_text, why_none
 from edge_runtime.refused import RefusedVersions
@@ -62,6 +63,7 @@ class Runtime:
             clock: Monotonic seconds.
             root: Where the machine's file system begins: its Edge TPUs and its profile are looked for below it.
         """
+        have_few_heaps()
         self.options = options = options.anchored()
         self._clock = clock
         self._store = open_store(options.store, require_signature=options.require_signature)

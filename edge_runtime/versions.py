@@ -20,6 +20,7 @@ from edge_runtime.crew.supervisor import Supervisor
 from edge_runtime.engine.engine import Engine
 from edge_runtime.environment import Environment, environment
 from edge_runtime.errors import PackageRefused, RuntimeClosed
+from edge_runtime.memory import give_back
 from edge_runtime.pixels import Pixels, pixel_inputs
 from edge_runtime.profiles import ProfileBook
 from edge_runtime.scheduling.batcher import Batcher
@@ -325,6 +326,10 @@ class LoadedVersions:
             if not told:
                 self._uses.ends(key[0], key[1])
                 event(_log, logging.INFO, "version_unloaded", f"unloaded {one.package}", model=key[0], version=key[1])
+        if leaving:
+            del one
+            leaving.clear()
+            give_back()  # Else each next version finds other gaps between what lives longer.
 
 
 def _requests(batcher: Batcher) -> int:
