@@ -17,6 +17,7 @@ from fallback_server.core.handle import ServableHandle, Standing
 from fallback_server.core.harness import Harness, Loaded
 from fallback_server.core.load_options import MIN_STARVED_RETRY_S, ManagerOptions, Prepare, stands_there
 from fallback_server.core.loader import MakeLoader, Servable
+from fallback_server.core.memory import give_back
 from fallback_server.core.policy import STEADY_S, Transition, availability_preserving, reload_delay_s, worth_reloading
 from fallback_server.core.resources import MemoryBudget, Promises
 from fallback_server.core.servable import ServableId, ServableState, State
@@ -391,6 +392,7 @@ class Manager(Generic[S]):
                 self._feed()
                 self._steps.act(harness.servable_id.name)
             _log.info("unloaded %s", harness.servable_id)
+            give_back()
 
     def _feed(self) -> None:
         """Memory was freed: loads that did not fit are tried again. Under the lock."""

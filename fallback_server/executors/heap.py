@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from fallback_server.core.memory import give_back
+
 MIN_BYTES = 2**22
 """Less is read within a millisecond or two."""
 
@@ -63,7 +65,7 @@ def touched(size_bytes: int) -> Iterator[None]:
     finally:
         libc.mallopt(_M_MMAP_MAX, int(os.environ.get("MALLOC_MMAP_MAX_", _MMAP_MAX)))
         libc.mallopt(_M_TRIM_THRESHOLD, int(os.environ.get("MALLOC_TRIM_THRESHOLD_", _TRIM_THRESHOLD)))
-        libc.malloc_trim(0)
+        give_back()
 
 
 def resident_bytes() -> int:
@@ -72,12 +74,6 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * mmap.PAGESIZE
     except OSError:
         return 0
-
-
-def give_back() -> None:
-    """Has malloc give back what is free; it would keep much of it otherwise."""
-    if (libc := _libc()) is not None:
-        libc.malloc_trim(0)
 
 
 class Spare:
@@ -131,10 +127,9 @@ def _touch(libc: Any, size_bytes: int) -> None:
 @functools.cache
 def _libc() -> Any:
     libc = ctypes.CDLL(None)
-    if not all(hasattr(libc, name) for name in ("mallopt", "malloc_trim")):
+    if not all(hasattr(libc, name) for name in ("mallopt", "malloc")):
         return None
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    libc.malloc_trim.argtypes = [ctypes.c_size_t]
     return libc

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from fallback_server.core.errors import LoadFailed
+from fallback_server.core.memory import give_back
 from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT
-from fallback_server.executors.heap import give_back, resident_bytes
+from fallback_server.executors.heap import resident_bytes
 from fallback_server.executors.litert_calls import Call, CallPool, Shape, planned
 from fallback_server.executors.sizes import parts_of, parts_table, worth_rows
 from fallback_server.executors.timing import least_s

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -123,23 +122,6 @@ def assemble(parts: Iterable[Buffer]) -> bytes:
         target[begin : begin + len(piece)] = np.frombuffer(piece, np.uint8)
         begin += len(piece)
     return out
-
-
-def give_back_memory() -> None:
-    """Returns freed memory to the system, which the allocator would keep for the next message of that size.
-
-    gRPC receives a message in thousands of small pieces; freed, they lie between others, and each next large message
-    would come on top. Takes milliseconds, without Python's lock.
-    """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> ctypes._NamedFuncPointer | None:
-    # Only glibc has it, and only glibc needs it.
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def _new_bytes(size: int) -> tuple[bytes, np.ndarray[tuple[int], np.dtype[np.uint8]]]:

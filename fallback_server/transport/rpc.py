@@ -17,11 +17,12 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from fallback_server.core.errors import DeadlineExceeded, InvalidInput, QueueFull, ServerStopping
+from fallback_server.core.memory import give_back
 from fallback_server.protocol.methods import SERVER_MS_METADATA, Method
 from fallback_server.transport.callers import passed_caller
 from fallback_server.transport.faults import status_of
 from fallback_server.transport.gathering import Gathering, Soon, given
-from fallback_server.transport.large import LARGE_BYTES, give_back_memory
+from fallback_server.transport.large import LARGE_BYTES
 from fallback_server.transport.serving_loop import ServingLoop
 
 _log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class MessageThreads:
 
     def _give_back(self) -> None:
         self._giving_back = False  # Before: what is freed meanwhile may need another turn.
-        give_back_memory()
+        give_back()
 
 
 class _UnaryHandler(grpc.RpcMethodHandler):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -449,7 +450,7 @@ def _worked_off(work: Callable[[Asked], Answered], box: list[Asked]) -> Answered
 
 def freed_and_read(read: Callable[[bytes], Asked], data: bytes) -> Asked:
     """Before the tensors are copied anywhere, the pieces go that they came in: they have their size once more."""
-    give_back_memory()
+    give_back()
     return read(data)
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
+from fallback_server.core.memory import give_back
 from fallback_server.executors.base import Array, Executor, Signature, TensorSpec
-from fallback_server.executors.heap import Spare, give_back
+from fallback_server.executors.heap import Spare
 from fallback_server.executors.saved_model import first_line
 from fallback_server.executors.worker.kinds import Room, opened
 from fallback_server.executors.worker.messages import (

@@ -139,8 +139,3 @@ def test_assembled_pieces_are_the_message(size):
     data = large.assemble(parts)
     assert type(data) is bytes
     assert data == pb.PredictResponse(outputs={"x": encode(array)}).SerializeToString()
-
-
-def test_memory_is_given_back_where_the_allocator_can():
-    """Also where it can't, nothing happens to the caller."""
-    large.give_back_memory()

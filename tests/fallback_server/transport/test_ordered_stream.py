@@ -140,7 +140,7 @@ def test_what_a_stream_of_large_messages_leaves_behind_is_given_back(tmp_path, m
     """At its end, also where its caller leaves, and not what a small one leaves."""
     monkeypatch.setattr(rpc, "GIVE_BACK_BYTES", 8 * len(request(0).SerializeToString()))
     given = []
-    monkeypatch.setattr(rpc, "give_back_memory", lambda: given.append(True))
+    monkeypatch.setattr(rpc, "give_back", lambda: given.append(True))
     executor = FirstWaits()
 
     async def story(stand):
