@@ -14,15 +14,15 @@ import msgspec
 
 from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.bell import Bell
-from edge_runtime.remote.catalog import Serves, find, resolved, serves
+from edge_runtime.remote.catalog import Serves
+from edge_runtime.remote.choice import Choice, Wanted, serves_now, standing_of
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.log_limit import LogLimit, shown
 from edge_runtime.remote.misfits import Claim, Misfits
-from edge_runtime.remote.ranking import Standing, rank
+from edge_runtime.remote.ranking import rank
 from edge_runtime.remote.refusals import Key
 from edge_runtime.remote.way import PLAIN, Way
-from edge_runtime.types import InferRequest
 
 _log = logging.getLogger(__name__)
 
@@ -53,58 +53,6 @@ class Found:
     address: str
     way: Way | None = PLAIN
     why: str = ""
-
-
-class Wanted(msgspec.Struct, frozen=True, gc=False):
-    """What a request needs of an endpoint.
-
-    Attributes:
-        model: The model's name.
-        version: The version that must answer; None for the label's, or the latest.
-        label: The label that must answer, where `version` is None.
-        nbytes: What has to be sent.
-    """
-
-    model: str
-    version: int | None
-    label: str | None
-    nbytes: int
-
-    @property
-    def key(self) -> Key:
-        """Without what has to be sent."""
-        return self.model, self.version, self.label
-
-    @classmethod
-    def of(cls, request: InferRequest) -> Wanted:
-        """What this request needs."""
-        return cls(request.model, request.version, request.label, request.nbytes)
-
-
-class _Choice:
-    """The endpoints for one version or label, sorted; made anew when something about servers is heard.
-
-    Attributes:
-        model: Whose version.
-        used_s: The instant at which it was last asked for.
-        news: Of which news it was made.
-        until_s: The instant at which it is made anew even without news.
-        near, far, behind, last: As in `Ranks`, each with the seconds that the server says one row waits and runs.
-        unmet_s: Since when no endpoint serves it; infinite where one does.
-    """
-
-    __slots__ = ("behind", "far", "last", "model", "near", "news", "unmet_s", "until_s", "used_s")
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.used_s = -math.inf
-        self.news = -1
-        self.until_s = math.inf
-        self.near: tuple[tuple[Endpoint, float], ...] = ()
-        self.far: tuple[tuple[Endpoint, float], ...] = ()
-        self.behind: tuple[tuple[Endpoint, float], ...] = ()
-        self.last: tuple[tuple[Endpoint, float], ...] = ()
-        self.unmet_s = math.inf
 
 
 class Interest(msgspec.Struct, frozen=True):
@@ -147,7 +95,7 @@ class EndpointTable:
         self._draw = draw
         self._endpoints: dict[str, Endpoint] = {}
         self._leaving: list[Endpoint] = []
-        self._choices: dict[Key, _Choice] = {}
+        self._choices: dict[Key, Choice] = {}
         self._news = 0
         self.sought_until_s = -math.inf
         self._wanted_s = -math.inf
@@ -297,7 +245,7 @@ class EndpointTable:
     def lacking(self, wanted: Wanted) -> list[Endpoint]:
         """Those that are known not to have it: `acquire` passes them over."""
         now_s = self._clock()
-        return [one for one in self.all() if _serves(one, wanted, now_s) is Serves.NO]
+        return [one for one in self.all() if serves_now(one, wanted, now_s) is Serves.NO]
 
     def unfit(self, wanted: Wanted, fault: RemoteFault) -> None:
         """An endpoint refused what it should take, or gave what is no answer: after some of these it comes last."""
@@ -323,19 +271,21 @@ class EndpointTable:
     def coming(self, wanted: Wanted) -> set[str]:
         """The addresses of those that are loading it."""
         now_s = self._clock()
-        return {one.address for one in self.all() if _serves(one, wanted, now_s) is Serves.SOON and not one.gone(now_s)}
+        return {
+            one.address for one in self.all() if serves_now(one, wanted, now_s) is Serves.SOON and not one.gone(now_s)
+        }
 
     def on_trial(self, wanted: Wanted) -> set[str]:
         """The addresses of those that may have it, and are being tried by one request after they had failed."""
         now_s = self._clock()
         found = [one for one in self.all() if one.on_trial and not one.gone(now_s)]
-        return {one.address for one in found if _serves(one, wanted, now_s) is not Serves.NO}
+        return {one.address for one in found if serves_now(one, wanted, now_s) is not Serves.NO}
 
     def others(self, wanted: Wanted, besides: Collection[str]) -> bool:
         """Whether there is another that may have it and may be asked."""
         now_s = self._clock()
         left = (one for one in self.all() if one.address not in besides)
-        return any(one.allows and _serves(one, wanted, now_s) is not Serves.NO for one in left)
+        return any(one.allows and serves_now(one, wanted, now_s) is not Serves.NO for one in left)
 
     def interest(self, since_s: float) -> Interest:
         """What requests have asked for since an instant."""
@@ -414,7 +364,7 @@ class EndpointTable:
         endpoint.on_doubt = self.rouse
         return endpoint
 
-    def _sorted(self, wanted: Wanted, now_s: float) -> _Choice:
+    def _sorted(self, wanted: Wanted, now_s: float) -> Choice:
         """The choice for a version or label, made anew."""
         key = (wanted.model, wanted.version, wanted.label)
         with self._lock:
@@ -423,12 +373,12 @@ class EndpointTable:
             if choice is None:
                 while len(self._choices) >= MAX_WANTS:
                     del self._choices[next(iter(self._choices))]
-                choice = self._choices[key] = _Choice(wanted.model)
+                choice = self._choices[key] = Choice(wanted.model)
             news, endpoints = self._news, list(dict.fromkeys(self._endpoints.values()))
         standings, with_waits = [], []
         for endpoint in endpoints:
             misfit = self._is_misfit(endpoint, wanted, now_s)
-            standing, wait_s = _standing(endpoint, wanted, now_s, misfit=misfit)
+            standing, wait_s = standing_of(endpoint, wanted, now_s, misfit=misfit)
             standings.append(standing)
             with_waits.append((endpoint, wait_s))
         ranks = rank(standings)
@@ -446,7 +396,7 @@ class EndpointTable:
         return choice
 
     def _in_order(
-        self, choice: _Choice, wanted: Wanted, now_s: float, besides: Collection[str], *, copy: bool
+        self, choice: Choice, wanted: Wanted, now_s: float, besides: Collection[str], *, copy: bool
     ) -> Iterator[tuple[Endpoint, float]]:
         near = [one for one in choice.near if one[0].address not in besides]
 
@@ -467,33 +417,6 @@ class EndpointTable:
 
     def _is_misfit(self, endpoint: Endpoint, wanted: Wanted, now_s: float) -> bool:
         return self._misfits.held(Claim(endpoint.address, wanted.model, wanted.version, wanted.label), now_s)
-
-
-def _standing(endpoint: Endpoint, wanted: Wanted, now_s: float, *, misfit: bool) -> tuple[Standing, float]:
-    found = find(endpoint.catalog, wanted.model, wanted.version, wanted.label)
-    wait_s = 0.0 if found is None else found.wait_s
-    standing = Standing(
-        serves=_serves(endpoint, wanted, now_s),
-        gone=endpoint.gone(now_s),
-        server_id="" if endpoint.catalog is None else endpoint.catalog.server_id,
-        expected_s=endpoint.expected_at(now_s, kind_of(wanted.model, wanted.nbytes), wanted.nbytes, wait_s),
-        version=endpoint.word.does(wanted.key, now_s)
-        or resolved(endpoint.catalog, wanted.model, wanted.version, wanted.label),
-        misfit=misfit,
-        refused=endpoint.refusals.last(wanted.key, now_s),
-    )
-    return standing, wait_s
-
-
-def _serves(endpoint: Endpoint, wanted: Wanted, now_s: float) -> Serves:
-    """That a server has a version is believed until it says otherwise, if it keeps its word; else, for a while."""
-    if endpoint.word.does(wanted.key, now_s) == 0:
-        return Serves.NO
-    lacked_s = endpoint.refusals.lacked_s(wanted.key, now_s)
-    if serves(endpoint.catalog, wanted.model, wanted.version, wanted.label) is Serves.YES:
-        return Serves.YES if lacked_s is None or lacked_s < endpoint.told_s else Serves.NO
-    told = serves(endpoint.trusted(now_s), wanted.model, wanted.version, wanted.label)
-    return Serves.NO if told is Serves.UNKNOWN and lacked_s is not None else told
 
 
 def _nobody() -> None:

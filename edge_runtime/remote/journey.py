@@ -6,19 +6,17 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote import silence
 from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.endpoint import Endpoint, Turn
-from edge_runtime.remote.endpoints import EndpointTable, Wanted
 from edge_runtime.remote.faults import Apart, Onward, RemoteFault
 from edge_runtime.remote.hedging import Hedging
-from edge_runtime.remote.retries import Retries
-from edge_runtime.remote.timers import Later, Timer
+from edge_runtime.remote.timers import Timer
 from edge_runtime.remote.told import why_not_asked
+from edge_runtime.remote.trip import Means, Trip
 from edge_runtime.remote.word import promised
 from edge_runtime.types import Reply, Tried
 from fallback_server.protocol.status import Fault
@@ -46,65 +44,6 @@ _MAX_LOOKS = 4
 
 TRIAL_S = 2.0
 """So long that is awaited. A server that is back answers sooner; one that hangs is to hold up nobody for longer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """What all journeys share.
-
-    Attributes:
-        endpoints: Whom to ask.
-        later: For the waits between rounds, and before a copy.
-        clock: Monotonic seconds.
-        timeout_s: The longest that one call may take.
-        retries: Says whether a further endpoint may be asked.
-        hedging: Says when a copy may go to another endpoint; None for never.
-    """
-
-    endpoints: EndpointTable
-    later: Later
-    clock: Callable[[], float]
-    timeout_s: float
-    retries: Retries
-    hedging: Hedging | None = None
-
-
-class Trip:
-    """What a journey is for.
-
-    Attributes:
-        subject: `digits/3`, for messages.
-        wanted: What an endpoint must have, and what has to be sent.
-        start_s: The instant at which the caller asked.
-        deadline_s: The instant after which an answer is worthless; None for never.
-        patient: Whether to ask again, after a while, servers that are loading or full: nobody else can answer.
-        requests: How many it carries; 0 for a question.
-        hedged: Whether a copy may be sent.
-        deadlines_s: The first and the last of those that it carries; none for none.
-    """
-
-    __slots__ = ("deadline_s", "deadlines_s", "hedged", "patient", "requests", "start_s", "subject", "wanted")
-
-    def __init__(
-        self,
-        subject: str,
-        wanted: Wanted,
-        start_s: float,
-        deadline_s: float | None,
-        *,
-        patient: bool,
-        requests: int = 1,
-        soonest_s: float | None = None,
-        hedged: bool = False,
-    ) -> None:
-        self.deadlines_s = tuple(one for one in (soonest_s, deadline_s) if one is not None)
-        self.subject = subject
-        self.wanted = wanted
-        self.start_s = start_s
-        self.deadline_s = deadline_s
-        self.patient = patient
-        self.requests = requests
-        self.hedged = hedged
 
 
 class _Leg(Generic[T]):

@@ -14,8 +14,9 @@ from support.prompt_client import PromptClient
 from support.remote_servers import answering
 
 from edge_runtime import DeadlineExceeded, InvalidInput, ServerFailed, ServerRefused
+from edge_runtime.remote.choice import Wanted
 from edge_runtime.remote.endpoint import Endpoint
-from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found, Wanted
+from edge_runtime.remote.endpoints import MAX_ENDPOINTS, EndpointTable, Found
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.misfits import REFUSALS_IN_A_ROW
 from edge_runtime.routing.breaker import FAILURES_TO_OPEN, BreakerState

@@ -11,8 +11,9 @@ from support.knowing_servers import WAIT_S, plain_server, running_stand, until
 from support.remote_servers import slow_line
 
 from edge_runtime.remote.catalog import Serves, serves
+from edge_runtime.remote.choice import Wanted
 from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint
-from edge_runtime.remote.endpoints import EndpointTable, Found, Wanted
+from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.freshness import (
     AWAY_S,
     FLOOR_S,

@@ -11,9 +11,10 @@ from support.far_servers import LONG_S, WAIT_S, row_request
 from support.model_servers import serving
 
 from edge_runtime.remote.catalog import read_update
+from edge_runtime.remote.choice import Wanted
 from edge_runtime.remote.client import RemoteClient
 from edge_runtime.remote.endpoint import Endpoint
-from edge_runtime.remote.endpoints import EndpointTable, Found, Wanted
+from edge_runtime.remote.endpoints import EndpointTable, Found
 from fallback_server.protocol import tensors
 from fallback_server.protocol.methods import PREDICT
 from fallback_server.protocol.proto import edge_pb2 as edge

@@ -13,8 +13,9 @@ from support.prompt_client import PromptClient
 from support.remote_servers import FakeLater
 
 from edge_runtime.remote.catalog import ServedCatalog, ServedModel, ServedVersion, Serves
+from edge_runtime.remote.choice import Wanted
 from edge_runtime.remote.endpoint import Endpoint
-from edge_runtime.remote.endpoints import EndpointTable, Found, Wanted
+from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.journey import MAX_ATTEMPTS
 from edge_runtime.remote.refusals import FIRST_S, LACKS_S, LONGEST_S, MAX_KEPT, Refusals

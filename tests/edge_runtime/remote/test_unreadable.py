@@ -13,8 +13,9 @@ from support.far_servers import WAIT_S, until
 from support.model_servers import model_statuses
 
 from edge_runtime.remote.catalog import Serves, serves
+from edge_runtime.remote.choice import Wanted
 from edge_runtime.remote.endpoint import Endpoint
-from edge_runtime.remote.endpoints import EndpointTable, Found, Wanted
+from edge_runtime.remote.endpoints import EndpointTable, Found
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.freshness import Freshness
 from edge_runtime.remote.survey import survey
