@@ -57,6 +57,7 @@ class _Known:
     """What is known of one kind.
 
     Attributes:
+        answered: Whether the server has answered one of it.
         usual_s: Seconds that answers took, smoothed.
         least_s: Seconds that they take at least.
         late_s: Seconds that it must take by calls that waited in vain since the latest answer, smoothed; 0 for none.
@@ -65,9 +66,10 @@ class _Known:
         until_s: The instant until which that holds.
     """
 
-    __slots__ = ("expected_s", "late_s", "least_s", "touched_s", "until_s", "usual_s")
+    __slots__ = ("answered", "expected_s", "late_s", "least_s", "touched_s", "until_s", "usual_s")
 
     def __init__(self, own_s: float, now_s: float) -> None:
+        self.answered = False
         self.usual_s = self.least_s = own_s
         self.late_s = 0.0
         self.touch(now_s)
@@ -121,9 +123,21 @@ class AnswerTime:
         return known.expected_s
 
     def typical_s(self, kind: Kind) -> float:
-        """Seconds that such a request takes where nothing is wrong: who gives a server less blames it for nothing."""
+        """Seconds that such a request takes where nothing is wrong: who gives a server less blames it for nothing.
+
+        Of a size that was not answered yet, what the next smaller one takes, as many times as it is larger.
+        """
         known = self._known.get(kind)
-        return UNKNOWN_S if known is None else known.usual_s
+        if known is not None and known.answered:
+            return known.usual_s
+        model, size = kind
+        answered = ((other, one) for (name, other), one in list(self._known.items()) if name == model and one.answered)
+        near, nearest = min(answered, key=lambda one: (one[0] > size, abs(size - one[0])), default=(size, None))
+        return UNKNOWN_S if nearest is None else nearest.usual_s * 2.0 ** max(size - near, 0)
+
+    def knows(self, model: str) -> bool:
+        """Whether the server has answered one of the model's requests."""
+        return any(known.answered for (name, _), known in list(self._known.items()) if name == model)
 
     def begin(self, kind: Kind, expected_s: float) -> int:
         """A call begins that should take so long; the number to end it with."""
@@ -151,6 +165,8 @@ class AnswerTime:
         """The server answered; so long it took itself."""
         now_s = self._clock()
         known = self._of(kind, own_s, now_s)
+        if not known.answered:  # What was assumed of it says nothing any more.
+            known.answered, known.usual_s, known.least_s = True, own_s, own_s
         known.usual_s += _SMOOTHING * (own_s - known.usual_s)
         known.least_s += (1.0 if own_s < known.least_s else _RELAXING) * (own_s - known.least_s)
         known.late_s = 0.0

@@ -11,7 +11,7 @@ from converter.artifact import Signature
 from edge_runtime.remote import codec
 from edge_runtime.remote.choice import Wanted
 from edge_runtime.remote.coalescer import Coalescer
-from edge_runtime.remote.endpoint import Endpoint, Turn
+from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.endpoints import EndpointTable
 from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.journey import Journey
@@ -20,6 +20,7 @@ from edge_runtime.remote.sender import Sender
 from edge_runtime.remote.timers import Later, Timers
 from edge_runtime.remote.told import why_not_asked
 from edge_runtime.remote.trip import Means, Trip
+from edge_runtime.remote.turn import Turn
 from edge_runtime.routing.budget import Budget
 from edge_runtime.routing.policy import REASON_HEDGED, REASON_VERSION_DAMAGED, REASON_VERSION_MISSING
 from edge_runtime.types import Awaited, InferRequest, Reply

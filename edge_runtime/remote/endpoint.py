@@ -6,7 +6,6 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -16,14 +15,15 @@ from edge_runtime.remote.answer_time import Kind
 from edge_runtime.remote.catalog import ServedCatalog
 from edge_runtime.remote.estimate import Estimate
 from edge_runtime.remote.faults import RemoteFault, Unfit
-from edge_runtime.remote.line import Received
+from edge_runtime.remote.line import Received, own_seconds
 from edge_runtime.remote.lines import Lines
 from edge_runtime.remote.refusals import Refusals
-from edge_runtime.remote.silence import Silence
+from edge_runtime.remote.silence import Silence, is_mute
+from edge_runtime.remote.turn import Turn
 from edge_runtime.remote.way import Way
 from edge_runtime.remote.word import Word
-from edge_runtime.routing.breaker import Breaker, BreakerState, Permit
-from fallback_server.protocol.methods import PREDICT, SERVER_MS_METADATA, TENSOR_CONTENT_METADATA, Method
+from edge_runtime.routing.breaker import Breaker, BreakerState
+from fallback_server.protocol.methods import PREDICT, TENSOR_CONTENT_METADATA, Method
 from fallback_server.protocol.status import Fault
 
 T = TypeVar("T")
@@ -37,30 +37,15 @@ that a request may find out."""
 _SILENT_LOOKS = 2
 """Looks in a row that nobody answers while nothing else is answered either: then the server counts as gone."""
 
+_STRANGE_S = 1.0
+"""So long a server that answers others, or looks, may take for what it has not answered before: who asks a slow model
+with less time than it needs, and never has an answer, would have the server's other models taken from everybody."""
+
 _SAME_INSTANT_S = 0.002
 """Who waits for a deadline wakes about so long before or after gRPC."""
 
 _DOUBTS = frozenset({Fault.NOT_FOUND, Fault.NOT_READY})
 """After these what is known of a server is looked at again at once."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One call's leave to go out; used for exactly one `Endpoint.call`.
-
-    Attributes:
-        permit: The breaker's.
-        number: The answer time's.
-        model: Whom it is for; empty for a call that no model answers.
-        nbytes: What has to be sent.
-        expected_s: Seconds in which it should be answered.
-    """
-
-    permit: Permit
-    number: int
-    model: str = ""
-    nbytes: int = 0
-    expected_s: float = 0.0
 
 
 class Endpoint:
@@ -184,6 +169,10 @@ class Endpoint:
             return math.inf
         return self._estimate.expected_s(now_s, kind, nbytes, wait_s)
 
+    def usual_s(self, now_s: float, kind: Kind) -> float:
+        """Seconds that it takes for such a request; 0 where it has answered none of the model's."""
+        return self._estimate.time.usual_s(kind, now_s) or 0.0
+
     @property
     def told_s(self) -> float:
         """The instant at which it was asked for its catalog."""
@@ -239,21 +228,29 @@ class Endpoint:
             self._unreachable, self._gone_s, self._away_s, self._silent = False, None, None, 0
             self._bar()
 
-    def try_begin(self, model: str = "", nbytes: int = 0, wait_s: float = 0.0) -> Turn | None:
+    def try_begin(
+        self, model: str = "", nbytes: int = 0, wait_s: float = 0.0, *, end_s: float = math.inf
+    ) -> Turn | None:
         """Takes leave for one call, which must follow; None if the breaker lets none through.
 
         Args:
             model: Whom it is for.
             nbytes: What has to be sent.
             wait_s: As in `Estimate.expected_s`.
+            end_s: The instant at which it must be answered.
         """
         with self._lock:
-            permit = None if self._lines.way is None else self._breaker.acquire()
+            permit = None if self._lines.way is None else self._breaker.acquire(end_s)
             self._bar()
             if permit is None:
                 return None
             number, expected_s = self._estimate.begin(model, nbytes, wait_s)
             return Turn(permit, number, model, nbytes, expected_s)
+
+    def await_probe(self, until_s: float, end_s: float) -> None:
+        """See `Breaker.await_probe`."""
+        with self._lock:
+            self._breaker.await_probe(until_s, end_s)
 
     def call(
         self,
@@ -408,7 +405,7 @@ class Endpoint:
             except Exception as error:  # noqa: BLE001  whatever a foreign server's answer does to us is that call's fault
                 fault = RemoteFault(Fault.INTERNAL, self.address, f"unreadable answer: {error}")
         if fault is None:
-            own_s = _own_s(call.trailing_metadata())
+            own_s = own_seconds(call.trailing_metadata())
             self._settle(turn, None, received=received, own_s=own_s, measured=measured)
         elif measured or received is None or received.error:
             self._settle(turn, fault)
@@ -468,8 +465,14 @@ class Endpoint:
         news = max(self._spoke_s, self._counted_s) <= now_s - took_s
         if not self._estimate.late(turn.model, turn.nbytes, took_s, news=news) or not news:
             return False
+        if took_s < _STRANGE_S and not self._estimate.knows(turn.model) and self._seems_well(now_s):
+            return False
         self._counted_s = now_s
         return True
+
+    def _seems_well(self, now_s: float) -> bool:
+        unheard_s = 0.0 if self._unheard_s is None else now_s - self._unheard_s
+        return now_s - self._answered_s <= TRUSTED_S and not is_mute(unheard_s, self._estimate.link.round_trip_s)
 
     def _bar(self) -> None:
         self._barred_until_s = math.inf if self._lines.way is None else self._breaker.until_s
@@ -486,15 +489,3 @@ class Endpoint:
 
 def _nothing() -> None:
     """Nobody wants to know."""
-
-
-def _own_s(metadata: Any) -> float | None:
-    """The server's own time, as it says in its trailing metadata; None if it doesn't, or what it says can't be."""
-    for key, value in metadata or ():
-        if key == SERVER_MS_METADATA:
-            try:
-                own_s = float(value) / 1e3
-            except ValueError:
-                return None
-            return own_s if math.isfinite(own_s) and own_s >= 0 else None
-    return None

@@ -16,12 +16,13 @@ from edge_runtime.remote.answer_time import kind_of
 from edge_runtime.remote.bell import Bell
 from edge_runtime.remote.catalog import Serves
 from edge_runtime.remote.choice import Choice, Wanted, serves_now, standing_of
-from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint, Turn
+from edge_runtime.remote.endpoint import TRUSTED_S, Endpoint
 from edge_runtime.remote.faults import RemoteFault
 from edge_runtime.remote.log_limit import LogLimit, shown
 from edge_runtime.remote.misfits import Claim, Misfits
 from edge_runtime.remote.ranking import rank
 from edge_runtime.remote.refusals import Key
+from edge_runtime.remote.turn import Turn
 from edge_runtime.remote.way import PLAIN, Way
 
 _log = logging.getLogger(__name__)
@@ -212,7 +213,13 @@ class EndpointTable:
         return None if best_s == math.inf else best_s
 
     def acquire(
-        self, wanted: Wanted, besides: Collection[str] = (), *, copy: bool = False, spared: bool = False
+        self,
+        wanted: Wanted,
+        besides: Collection[str] = (),
+        *,
+        copy: bool = False,
+        spared: bool = False,
+        end_s: float = math.inf,
     ) -> tuple[Endpoint, Turn] | None:
         """The endpoint that should answer first, with its leave for one call, which must follow; None if there is none.
 
@@ -226,6 +233,7 @@ class EndpointTable:
             copy: Whether it is under way already, so that only one that is there, answers as the same and is no misfit
                 will do.
             spared: Whether only one will do that has refused nothing of the kind of late.
+            end_s: The instant at which it must be answered.
         """
         now_s = self._clock()
         choice = self._choices.get((wanted.model, wanted.version, wanted.label))
@@ -237,7 +245,7 @@ class EndpointTable:
         for endpoint, wait_s in self._in_order(choice, wanted, now_s, besides, copy=copy):
             if spared and endpoint.refusals.last(wanted.key, now_s):
                 continue
-            turn = endpoint.try_begin(wanted.model, wanted.nbytes, wait_s)
+            turn = endpoint.try_begin(wanted.model, wanted.nbytes, wait_s, end_s=end_s)
             if turn is not None:
                 return endpoint, turn
         return None
@@ -275,11 +283,11 @@ class EndpointTable:
             one.address for one in self.all() if serves_now(one, wanted, now_s) is Serves.SOON and not one.gone(now_s)
         }
 
-    def on_trial(self, wanted: Wanted) -> set[str]:
-        """The addresses of those that may have it, and are being tried by one request after they had failed."""
+    def on_trial(self, wanted: Wanted) -> dict[str, Endpoint]:
+        """Those that may have it, and are being tried by one request after they had failed; by address."""
         now_s = self._clock()
         found = [one for one in self.all() if one.on_trial and not one.gone(now_s)]
-        return {one.address for one in found if serves_now(one, wanted, now_s) is not Serves.NO}
+        return {one.address: one for one in found if serves_now(one, wanted, now_s) is not Serves.NO}
 
     def others(self, wanted: Wanted, besides: Collection[str]) -> bool:
         """Whether there is another that may have it and may be asked."""

@@ -108,6 +108,10 @@ class Estimate:
             self.time.late(kind, max(took_s - way_s, 0.0), news=news)
         return True
 
+    def knows(self, model: str) -> bool:
+        """Whether the server has answered one of the model's requests."""
+        return self.time.knows(model)
+
     def look_begins(self) -> None:
         """A small call is sent to see what there is; its answer's delay says something of requests too."""
         if self._look_due_s == math.inf:

@@ -11,12 +11,13 @@ from typing import Generic, TypeVar
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, ServerFailed, ServerRefused
 from edge_runtime.remote import silence
 from edge_runtime.remote.answer_time import kind_of
-from edge_runtime.remote.endpoint import Endpoint, Turn
+from edge_runtime.remote.endpoint import Endpoint
 from edge_runtime.remote.faults import Apart, Onward, RemoteFault
 from edge_runtime.remote.hedging import Hedging
 from edge_runtime.remote.timers import Timer
 from edge_runtime.remote.told import why_not_asked
 from edge_runtime.remote.trip import Means, Trip
+from edge_runtime.remote.turn import Turn
 from edge_runtime.remote.word import promised
 from edge_runtime.types import Reply, Tried
 from fallback_server.protocol.status import Fault
@@ -43,7 +44,12 @@ _MAX_LOOKS = 4
 """...up to this."""
 
 TRIAL_S = 2.0
-"""So long that is awaited. A server that is back answers sooner; one that hangs is to hold up nobody for longer."""
+_TRIAL_FACTOR = 2.0
+"""So long that is awaited, or so many times what the server usually takes. One that is back answers sooner; one that
+hangs is to hold up nobody for longer."""
+
+_TRIAL_SLACK_S = 0.05
+"""By so much later than planned a request looks again at the latest, as a rule."""
 
 
 class _Leg(Generic[T]):
@@ -88,7 +94,7 @@ class Journey(Generic[T]):
         self._round = 0
         self._looks = 0
         self._trial_until_s: float | None = None
-        self._unpaid = False
+        self._unpaid = self._asked_again = False
         self._onward = Onward.FREE
         self._lock = threading.Lock()  # Of the legs and of the end: with a copy under way two threads bring news.
         self._legs: list[_Leg[T]] = []
@@ -136,15 +142,19 @@ class Journey(Generic[T]):
         means, wanted = self._means, self._trip.wanted
         first = not self._faults
         chosen = None
+        end_s = now_s + means.timeout_s if self._trip.deadline_s is None else self._trip.deadline_s
         if self._onward is not Onward.PAID:
             spared = self._onward is Onward.SPARED
-            chosen = means.endpoints.acquire(wanted, self._besides, spared=spared)
+            chosen = means.endpoints.acquire(wanted, self._besides, spared=spared, end_s=end_s)
+        elif all(fault.onward is not Onward.PAID for fault in self._faults.values()):
+            # It waits for those that refused it: who comes free meanwhile, and has not, costs what it did before.
+            chosen = means.endpoints.acquire(wanted, self._besides | self._faults.keys(), spared=True, end_s=end_s)
         paid = chosen is None and self._onward is not Onward.FREE
         if paid:
             self._unpaid = not means.retries.spend(patient=self._round > 0)
             if self._unpaid:
                 return False
-            chosen = means.endpoints.acquire(wanted, self._besides)
+            chosen = means.endpoints.acquire(wanted, self._besides, end_s=end_s)
         if chosen is None:
             if paid:
                 means.retries.give_back()
@@ -255,7 +265,7 @@ class Journey(Generic[T]):
         }
         on_trial = endpoints.on_trial(wanted)
         if not (passing or (self._unpaid and endpoints.others(wanted, self._besides))):
-            return self._await_trial(on_trial, now_s)
+            return self._await_trial(on_trial, now_s) or self._ask_once_more()
         deadline_s = self._trip.deadline_s
         until_s = self._trip.start_s + self._means.timeout_s if deadline_s is None else deadline_s
         wait_s = min(RETRY_WAITS_S[min(self._round, len(RETRY_WAITS_S) - 1)], (until_s - now_s) / 2)
@@ -264,10 +274,17 @@ class Journey(Generic[T]):
         self._round += 1
         self._asked = 0
         self._onward = Onward.PAID
-        self._besides -= passing | on_trial
+        self._besides -= passing | on_trial.keys()
         return self._means.later.call(wait_s, self._go) is not None
 
-    def _await_trial(self, on_trial: set[str], now_s: float) -> bool:
+    def _ask_once_more(self) -> bool:
+        """Whether a server may be asked by now: a trial that ended while this was looking was seen by neither look."""
+        may = self._asked < MAX_ATTEMPTS and not (self._asked_again or self._unpaid)
+        again = may and self._means.endpoints.others(self._trip.wanted, self._besides)
+        self._asked_again |= again
+        return again and self._means.later.call(0.0, self._go) is not None
+
+    def _await_trial(self, on_trial: dict[str, Endpoint], now_s: float) -> bool:
         """Waits for what a request finds out that tries a server after that had failed; False if there is no time.
 
         And where the request itself was refused, by whomever: then that is the answer. Whoever has failed at the server
@@ -276,15 +293,19 @@ class Journey(Generic[T]):
         if not on_trial or any(fault.refusal for fault in self._faults.values()):
             return False
         trip = self._trip
+        end_s = trip.start_s + self._means.timeout_s if trip.deadline_s is None else trip.deadline_s
         if self._trial_until_s is None:
-            until_s = trip.start_s + self._means.timeout_s if trip.deadline_s is None else trip.deadline_s
-            self._trial_until_s = min(now_s + TRIAL_S, until_s)
+            kind = kind_of(trip.wanted.model, trip.wanted.nbytes)
+            usual_s = max(one.usual_s(now_s, kind) for one in on_trial.values())
+            self._trial_until_s = min(now_s + max(TRIAL_S, _TRIAL_FACTOR * usual_s), end_s)
         wait_s = min(SOUGHT_EVERY_S * 2**self._looks, _LONGEST_LOOK_S, (self._trial_until_s - now_s) / 2)
         if wait_s < LEAST_WAIT_S / 2:
             return False
         self._looks = min(self._looks + 1, _MAX_LOOKS)
         self._asked = 0
-        self._besides -= on_trial
+        self._besides -= on_trial.keys()
+        for endpoint in on_trial.values():
+            endpoint.await_probe(now_s + wait_s + _TRIAL_SLACK_S, end_s)
         return self._means.later.call(wait_s, self._go) is not None
 
     def _done(self, leg: _Leg[T], call: Future[T]) -> None:

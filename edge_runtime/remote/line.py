@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from fallback_server.protocol.methods import (
     GET_MODEL_METADATA,
     GET_MODEL_STATUS,
     PREDICT,
+    SERVER_MS_METADATA,
     UNLIMITED_MESSAGES,
     Method,
 )
@@ -110,3 +112,15 @@ def _received(method: Method[Any, Any], data: bytes) -> Received:
         return Received(read(method, data), len(data))
     except DecodeError as error:
         return Received(None, len(data), str(error) or "no message")
+
+
+def own_seconds(metadata: Any) -> float | None:
+    """The server's own time, as it says in its trailing metadata; None if it doesn't, or what it says can't be."""
+    for key, value in metadata or ():
+        if key == SERVER_MS_METADATA:
+            try:
+                own_s = float(value) / 1e3
+            except ValueError:
+                return None
+            return own_s if math.isfinite(own_s) and own_s >= 0 else None
+    return None

@@ -45,17 +45,17 @@ def is_late(known: Silence) -> bool:
 
 def is_silent(known: Silence) -> bool:
     """Whether it answers no look, and the call has had its time: nothing is gained by waiting for the last call."""
-    return is_mute(known) and known.quiet_s >= max(known.expected_s, _LEAST_QUIET_S)
+    return is_mute(known.unheard_s, known.round_trip_s) and known.quiet_s >= max(known.expected_s, _LEAST_QUIET_S)
 
 
-def is_mute(known: Silence) -> bool:
-    """Whether it answers no look."""
-    return known.unheard_s >= max(MUTE_S, MUTE_TRIPS * known.round_trip_s)
+def is_mute(unheard_s: float, round_trip_s: float) -> bool:
+    """Whether a server answers no look, which has waited for so long; see `Silence`."""
+    return unheard_s >= max(MUTE_S, MUTE_TRIPS * round_trip_s)
 
 
 def is_lost(known: Silence, *, last: bool) -> bool:
     """Whether the call is to go to another server: at the last moment, also where that was expected to take longer."""
-    return is_silent(known) or (last and (is_late(known) or is_mute(known)))
+    return is_silent(known) or (last and (is_late(known) or is_mute(known.unheard_s, known.round_trip_s)))
 
 
 def last_s(start_s: float, deadlines_s: tuple[float, ...], other_s: float, now_s: float) -> float | None:

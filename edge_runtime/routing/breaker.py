@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ LONGEST_OPEN_S = 15.0
 PROBE_S = 30.0
 """After this time without an outcome the next request may find out: a probe that is lost must not bar an endpoint."""
 
+_MUCH_LESS = 2.0
+"""Whose time goes so many times into that of another who waits leaves the probe to that one."""
 
 AGAIN_S = 0.05
 """After a probe that was abandoned, which says nothing, the next one may pass."""
@@ -60,6 +63,7 @@ class Breaker:
         self._era = 0
         self._probe = 0
         self._state = BreakerState.CLOSED
+        self._awaited_until_s = self._awaited_end_s = -math.inf
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state.value}, {self._failures} failures in a row>"
@@ -84,14 +88,33 @@ class Breaker:
     @property
     def tries(self) -> bool:
         """Whether a probe is under way, or the next one is to be soon: what it finds is soon known."""
-        return self._state is BreakerState.HALF_OPEN and not self.allows
+        return self._state is BreakerState.HALF_OPEN and not (self.allows and self._clock() >= self._awaited_until_s)
 
-    def acquire(self) -> Permit | None:
-        """Lets a request pass, or not (None). Whoever passes tells the outcome, once, with the permit."""
+    def await_probe(self, until_s: float, end_s: float) -> None:
+        """A request comes until an instant to find out, if nobody has: those with much less time are to leave it that.
+
+        What they could find out is nothing, where they have less time than an answer takes, and they might come without
+        an end. Of several that wait the one with most time counts.
+
+        Args:
+            until_s: By then it has come.
+            end_s: Its deadline.
+        """
+        if end_s >= self._awaited_end_s or self._clock() >= self._awaited_until_s:
+            self._awaited_until_s, self._awaited_end_s = until_s, end_s
+
+    def acquire(self, end_s: float = math.inf) -> Permit | None:
+        """Lets a request pass, or not (None). Whoever passes tells the outcome, once, with the permit.
+
+        Args:
+            end_s: The request's deadline.
+        """
         if not self.allows:
             return None
         if self._state is BreakerState.CLOSED:
             return Permit(self._era, blow=self._blows)
+        if self._leaves_it(end_s):
+            return None
         self._state = BreakerState.HALF_OPEN
         self._until_s = self._clock() + PROBE_S
         self._probe += 1
@@ -132,6 +155,10 @@ class Breaker:
         self._era += 1
         self._close()
 
+    def _leaves_it(self, end_s: float) -> bool:
+        now_s = self._clock()
+        return now_s < self._awaited_until_s and (end_s - now_s) * _MUCH_LESS < self._awaited_end_s - now_s
+
     def _counts(self, permit: Permit) -> bool:
         return permit.era == self._era and (
             self._state is BreakerState.CLOSED or (permit.probe == self._probe and permit.probe > 0)
@@ -141,6 +168,7 @@ class Breaker:
         self._failures = 0
         self._open_s = FIRST_OPEN_S
         self._state = BreakerState.CLOSED
+        self._awaited_until_s = -math.inf
 
     def _open(self) -> None:
         self._era += 1

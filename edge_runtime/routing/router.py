@@ -262,7 +262,8 @@ class Router:
             expected_s = remote.expects(request)
             if expected_s is not None:
                 server = ServerView(True, expected_s)
-            elif self._device is None and remote.awaits(request):
+            elif self._device is None and (remote.awaits(request) or remote.expects(request) is not None):
+                # Asked once more: what it awaits may have come between the two.
                 server = ServerView(True, remaining_s or 0.0)
             else:
                 self._outage.missed()
