@@ -45,8 +45,8 @@ _MAX_LOOKS = 4
 
 TRIAL_S = 2.0
 _TRIAL_FACTOR = 2.0
-"""So long that is awaited, or so many times what the server usually takes. One that is back answers sooner; one that
-hangs is to hold up nobody for longer."""
+"""So long that is awaited, or so many times what the server usually takes, or for half of what is left of a deadline.
+One that is back answers sooner; one that hangs answers no look either, and is then awaited no longer."""
 
 _TRIAL_SLACK_S = 0.05
 """By so much later than planned a request looks again at the latest, as a rule."""
@@ -297,7 +297,8 @@ class Journey(Generic[T]):
         if self._trial_until_s is None:
             kind = kind_of(trip.wanted.model, trip.wanted.nbytes)
             usual_s = max(one.usual_s(now_s, kind) for one in on_trial.values())
-            self._trial_until_s = min(now_s + max(TRIAL_S, _TRIAL_FACTOR * usual_s), end_s)
+            half_s = 0.0 if trip.deadline_s is None else (end_s - now_s) / 2
+            self._trial_until_s = min(now_s + max(TRIAL_S, _TRIAL_FACTOR * usual_s, half_s), end_s)
         wait_s = min(SOUGHT_EVERY_S * 2**self._looks, _LONGEST_LOOK_S, (self._trial_until_s - now_s) / 2)
         if wait_s < LEAST_WAIT_S / 2:
             return False

@@ -104,6 +104,11 @@ class FakeLater:
             self._changed.notify_all()
         return timer
 
+    @property
+    def anybody_waits(self):
+        """Whether a wait is to be ended."""
+        return bool(self._waiting)
+
     def await_waits(self, count):
         """Until so many waits have been asked for."""
         with self._changed:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import FakeClock
 
-from edge_runtime.remote.answer_time import MAX_KINDS, AnswerTime, kind_of
+from edge_runtime.remote.answer_time import MAX_KINDS, UNKNOWN_S, AnswerTime, kind_of
 
 SMALL, LARGE = 100, 1_000_000
 
@@ -157,3 +157,18 @@ def test_calls_are_counted_whatever_their_order(steps):
             del due[number]
         assert time.in_flight == len(due)
         assert time.due_s == pytest.approx(min(due.values(), default=math.inf))
+
+
+def test_a_larger_size_takes_as_many_times_as_long_until_it_is_answered():
+    """Of two sizes that were answered the smaller one next to it counts; what was never answered takes little."""
+    time = AnswerTime(FakeClock())
+    assert time.typical_s(("m", 10)) == UNKNOWN_S
+    time.late(("m", 10), 3.0, news=True)
+    assert (time.typical_s(("m", 10)), time.knows("m")) == (UNKNOWN_S, False)
+    time.answered(("m", 10), 0.1)
+    time.answered(("m", 4), 0.05)
+    assert time.knows("m")
+    assert not time.knows("n")
+    assert time.typical_s(("m", 10)) == pytest.approx(0.1)
+    assert time.typical_s(("m", 12)) == pytest.approx(0.4)
+    assert time.typical_s(("m", 2)) == pytest.approx(0.05)

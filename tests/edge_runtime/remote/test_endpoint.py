@@ -285,3 +285,36 @@ def test_tensor_content_is_asked_for(clock):
         endpoint.close()
         server.stop(0).wait(WAIT_S)
     assert TENSOR_CONTENT_METADATA in [tuple(each) for each in heard]
+
+
+def late_calls(server, endpoint, clock, count, within_s):
+    """Calls for a model that the server has not answered yet, each cancelled at its deadline."""
+    server.hold.clear()
+    for _ in range(count):
+        call = send(endpoint, clock, endpoint.try_begin("scale", 16), within_s=within_s)
+        clock.advance(within_s)
+        call.cancel()
+    server.hold.set()
+
+
+def test_a_server_that_answers_looks_is_not_blamed_for_a_slow_model(server, endpoint, clock):
+    """Who gives a model less than a second that has never answered bars the server for nobody."""
+    endpoint.look(PREDICT, MESSAGE, WAIT_S)
+    endpoint.heard(0.001)
+    late_calls(server, endpoint, clock, 2 * FAILURES_TO_OPEN, within_s=0.05)
+    assert endpoint.state is BreakerState.CLOSED
+    late_calls(server, endpoint, clock, FAILURES_TO_OPEN, within_s=1.0)
+    assert endpoint.state is not BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_a_server_that_says_nothing_is_blamed_whatever_it_was_asked(server, endpoint, clock, looked):
+    """Be it that it has never answered, or that a look at it waits."""
+    if looked:
+        endpoint.look(PREDICT, MESSAGE, WAIT_S)
+        endpoint.heard(0.001)
+        server.hold.clear()
+        endpoint.look(PREDICT, MESSAGE, WAIT_S)
+        clock.advance(0.3)
+    late_calls(server, endpoint, clock, FAILURES_TO_OPEN, within_s=0.05)
+    assert endpoint.state is not BreakerState.CLOSED

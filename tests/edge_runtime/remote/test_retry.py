@@ -320,7 +320,7 @@ def test_what_is_tried_in_vain_is_not_awaited_longer(client, clock, later, trial
 
 @pytest.mark.parametrize("within_s", [0.5, 5.0, None])
 def test_a_trial_is_awaited_for_a_bounded_time(client, clock, later, trial, within_s):
-    """And no longer than the deadline lets: then whoever waits is told of the server that is tried."""
+    """Two seconds, or half of its time, and no longer than the deadline lets: then who waits is told of the server."""
     server, _ = trial
     begin_s = clock()
     pending = client.submit(request(clock, version=2, within_s=within_s))
@@ -329,7 +329,7 @@ def test_a_trial_is_awaited_for_a_bounded_time(client, clock, later, trial, with
         clock.advance(later.waits_s[-1])
         later.pass_time()
         until(lambda count=count: pending.done() or len(later.waits_s) > count)
-    bound_s = min(TRIAL_S, within_s or TRIAL_S)
+    bound_s = TRIAL_S if within_s is None else min(max(TRIAL_S, within_s / 2), within_s)
     assert bound_s - 2 * LEAST_WAIT_S < clock() - begin_s < bound_s
     assert failure(pending).asked == {server.address: "not asked, it failed before (breaker half-open)"}
 
@@ -384,3 +384,59 @@ def test_of_what_is_known_not_to_serve_it_no_trial_is_awaited(client, clock, lat
     assert not client.awaits(request(clock, version=7))
     failure(client.submit(request(clock, version=7, within_s=5)))
     assert later.waits_s == []
+
+
+def test_a_trial_that_ends_between_two_looks_is_seen(client, clock, later, trial, monkeypatch):
+    """Who found the server barred, and then nobody who tries it, asks once more instead of failing."""
+    server, probe = trial
+    look = client.endpoints.on_trial
+
+    def too_late(wanted):
+        server.hold.set()
+        probe.result(WAIT_S)
+        return look(wanted)
+
+    monkeypatch.setattr(client.endpoints, "on_trial", too_late)
+    pending = client.submit(request(clock, version=2, within_s=5))
+    until(lambda: later.waits_s)
+    assert later.waits_s == [0.0]
+    later.pass_time()
+    np.testing.assert_array_equal(pending.result(WAIT_S).outputs["y"], rows(2) * 3)
+
+
+def test_who_comes_free_beside_a_full_server_costs_no_retry(client, clock, later, trial):
+    """However many wait at the full one, all go to the one whose trial has ended well."""
+    server, probe = trial
+    with scale_server({2: 5.0}) as full:
+        add(client, full.address)
+        full.fail_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+        pending = []
+        for number in range(40):
+            pending.append(client.submit(request(clock, version=2, within_s=5)))
+            until(lambda number=number: len(later.waits_s) > number)
+        server.hold.set()
+        probe.result(WAIT_S)
+
+        def all_done():
+            if later.anybody_waits:
+                later.pass_time()
+            return all(one.done() for one in pending)
+
+        until(all_done)
+        for one in pending:
+            np.testing.assert_array_equal(one.result(WAIT_S).outputs["y"], rows(2) * 3)
+
+
+def test_a_trial_is_left_to_who_has_time_for_it(client, clock, later, trial):
+    """A request of 30 ms takes no trial from one of five seconds that is about to look again."""
+    server, probe = trial
+    patient = client.submit(request(clock, version=2, within_s=5))
+    (endpoint,) = client.endpoints.all()
+    probe.cancel()
+    until(lambda: not endpoint.in_flight)
+    clock.advance(0.06)
+    assert endpoint.on_trial
+    assert endpoint.try_begin("scale", 16, end_s=clock() + 0.03) is None
+    server.hold.set()
+    later.pass_time()
+    np.testing.assert_array_equal(patient.result(WAIT_S).outputs["y"], rows(2) * 3)

@@ -12,6 +12,7 @@ from edge_runtime.routing.breaker import (
     PROBE_S,
     Breaker,
     BreakerState,
+    Permit,
 )
 
 
@@ -172,6 +173,10 @@ class BreakerMachine(RuleBasedStateMachine):
     def retry_now(self):
         self.breaker.retry_now()
 
+    @rule(until_s=st.floats(0, 1), end_s=st.floats(0, 20))
+    def await_probe(self, until_s, end_s):
+        self.breaker.await_probe(self.clock() + until_s, self.clock() + end_s)
+
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds):
         self.clock.advance(seconds)
@@ -192,3 +197,24 @@ def test_repr_shows_the_state(end):
     breaker = Breaker(FakeClock())
     getattr(breaker, end)(breaker.acquire())
     assert "closed" in repr(breaker)
+
+
+def test_a_probe_is_left_to_who_has_much_more_time():
+    """As long as that one is expected; whoever has half of its time or more may take it."""
+    clock = FakeClock()
+    breaker = Breaker(clock)
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(breaker.acquire())
+    clock.advance(FIRST_OPEN_S)
+    probe = breaker.acquire(clock() + 0.03)
+    breaker.await_probe(clock() + 0.3, clock() + 5)
+    breaker.await_probe(clock() + 0.4, clock() + 1)
+    breaker.abandoned(probe)
+    clock.advance(AGAIN_S)
+    assert breaker.tries
+    assert breaker.acquire(clock() + 2) is None
+    assert breaker.acquire(clock() + 3) is not None
+    breaker.abandoned(Permit(breaker._era, breaker._probe))
+    clock.advance(0.3)
+    assert not breaker.tries
+    assert breaker.acquire(clock() + 0.03) is not None
