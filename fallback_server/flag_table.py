@@ -311,6 +311,13 @@ _BATCHES = _flags(
         "",
         "that a run in this process may take for the thread that brings its request to run it; 0: none does",
     ),
+    (
+        "max_abandoned_run_s",
+        _FLOAT,
+        _BATCHING.max_abandoned_run_s,
+        "",
+        "after which a run that nobody waits for, of ten times the usual length, is ended with its process; 0: never",
+    ),
 )
 
 _STREAMS = _flags(

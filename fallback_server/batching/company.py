@@ -38,6 +38,15 @@ class Process(Protocol):
         Called before each of its batches, by any thread: does nothing where that is so already.
         """
 
+    def end_hanging(self, *, ran_s: float) -> None:
+        """Ends it, at once and without a wait, for a run that does not end: it is lost, as by a crash.
+
+        Does nothing where it has ended, or is being closed.
+
+        Args:
+            ran_s: How long the run has gone on.
+        """
+
 
 class Account:
     """When a process began batches that left others waiting, and how long it has run.

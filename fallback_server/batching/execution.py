@@ -157,7 +157,7 @@ def _alone(queue: BatchQueue, task: Task, clock: Callable[[], float]) -> dict[st
             return _run(queue, [task], clock)
         except _RowsNotKept as error:
             _stop_merging(queue, error)
-            return queue.run(task.made())
+            return _watched(queue, [task], queue.run_rows(task.size), task.made(), clock())
     except ServerError as error:
         return error
     except Exception:  # noqa: BLE001  whatever a model does, its thread lives on
@@ -204,7 +204,7 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         inputs = JoinedInputs(parts, padding=size - rows)
     del parts
     begin_s = clock()
-    outputs = queue.run(inputs)
+    outputs = _watched(queue, tasks, size, inputs, begin_s)
     end_s = clock()
     queued_s = tuple([begin_s - task.enqueued_s for task in tasks if not (isinstance(task, Piece) and task.begin)])
     queue.ran(BatchRun(rows=rows, padded_rows=size, queued_s=queued_s, run_s=end_s - begin_s), end_s)
@@ -212,6 +212,19 @@ def _run(queue: BatchQueue, tasks: Sequence[Task], clock: Callable[[], float]) -
         return outputs
     _check_rows(outputs, size)
     return {name: array[:rows] for name, array in outputs.items()}
+
+
+def _watched(
+    queue: BatchQueue, tasks: Sequence[Task], rows: int, inputs: Mapping[str, Array], begin_s: float
+) -> dict[str, Array]:
+    """Runs the model; where it has a process of its own, which can be ended, so that it is known for whom it runs."""
+    if queue.process is None:
+        return queue.run(inputs)
+    run = queue.under_way.begin(tasks, rows, begin_s)
+    try:
+        return queue.run(inputs)
+    finally:
+        queue.under_way.end(run)
 
 
 def _apart(queue: BatchQueue, count: int, error: Exception) -> None:

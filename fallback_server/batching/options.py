@@ -22,6 +22,9 @@ BULK_ROWS = 1024
 MAX_GATHER_US = 1_000_000
 """Nobody's answer is to be a second late for others' sake."""
 
+MAX_ABANDONED_RUN_S = 86_400.0
+"""A day. Longer waits are a slip of the unit."""
+
 MAX_INLINE_US = 100_000
 """Whoever brings requests takes no others while it runs one."""
 
@@ -55,6 +58,8 @@ class BatchingOptions:
             where there is a batch timeout or a target latency.
         max_inline_us: How long a run may take for whoever brings its request to run it in its own thread, where a run
             is in this process. 0: nobody does.
+        max_abandoned_run_s: How long a run may go on for which nobody waits any more, before it is ended with its
+            process; see `Watchdog`. 0: for ever.
         per_model: Whether a version's own `batching_params.pbtxt` is read.
         thread_pool_name: Begins the names of the batch threads.
     """
@@ -75,6 +80,7 @@ class BatchingOptions:
     target_latency_ms: float = 0.0
     max_gather_us: int = 10_000
     max_inline_us: int = 250
+    max_abandoned_run_s: float = 10.0
     per_model: bool = False
     thread_pool_name: str = "batch"
 
@@ -88,6 +94,9 @@ class BatchingOptions:
         if not 0 <= self.target_latency_ms <= MAX_TARGET_LATENCY_MS:
             most = MAX_TARGET_LATENCY_MS
             raise ValueError(f"target_latency_ms must be from 0 to {most}, got {self.target_latency_ms}")
+        if not 0 <= self.max_abandoned_run_s <= MAX_ABANDONED_RUN_S:
+            bounds = f"from 0 to {MAX_ABANDONED_RUN_S:.0f}"
+            raise ValueError(f"max_abandoned_run_s must be {bounds}, got {self.max_abandoned_run_s}")
         if not MIN_WEIGHT <= self.weight <= MAX_WEIGHT:
             raise ValueError(f"weight must be from {MIN_WEIGHT} to {MAX_WEIGHT}, got {self.weight}")
         self._check_allowed_sizes()

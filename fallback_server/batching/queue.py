@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from fallback_server.batching import policy
+from fallback_server.batching.abandoned import UnderWay
 from fallback_server.batching.adaptive import LatencyTarget
 from fallback_server.batching.backlog import Backlog
 from fallback_server.batching.batch_run import BatchRun
@@ -66,6 +67,7 @@ class BatchQueue:
         room_until_s: Until when it leaves a core and a place to others, being flooded; see `Company`. The scheduler's.
         lengths: How inputs of different lengths are made alike, or None.
         costs: What its runs have taken.
+        under_way: Its runs in a process of its own, which are watched.
         turn: Its account with the scheduler, and its weight.
         runs_here: How many of its batches ran in the thread that brought their requests.
     """
@@ -101,6 +103,7 @@ class BatchQueue:
         if options.pad_variable_length_inputs and variable_axes and any(variable_axes.values()):
             self.lengths = Lengths(axes=variable_axes, allowed=options.allowed_lengths)
         self.costs = RunCosts()
+        self.under_way = UnderWay()
         self._drain = Drain(self.costs, self.run_rows)
         self.turn = Turn(next(_keys), options.weight)
         self.on_run = on_run

@@ -61,6 +61,13 @@ class Runs:
     def __len__(self) -> int:
         return sum(self._own.values())
 
+    def oldest(self) -> dict[Hashable, float]:
+        """Whose batches are under way -> since when the oldest of each, as far as those count; inf otherwise."""
+        found = dict.fromkeys(self._own, math.inf)
+        for run in reversed(self._runs):
+            found[run.queue] = run.begun_s
+        return found
+
     def begin(self, queue: Hashable, now_s: float, *, counts: bool = True, runner: Runner | None = None) -> Run:
         """A batch of the queue begins.
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from fallback_server.batching.abandoned import Watchdog
 from fallback_server.batching.company import Company
 from fallback_server.batching.execution import Outcome, execute, execute_alone, unwanted
 from fallback_server.batching.fairness import DeficitRoundRobin, Turn
@@ -75,6 +76,7 @@ class BatchScheduler:
         self._waiting: dict[BatchQueue, None] = {}
         self._runs = Runs(options.num_batch_threads)
         self._shares = DeficitRoundRobin()
+        self.watchdog = Watchdog(self._under_way, bound_s=options.max_abandoned_run_s, clock=clock)
         self._company = Company()
         self._own = self._company.own
         self._swept_s: dict[BatchQueue, float] = {}
@@ -92,6 +94,7 @@ class BatchScheduler:
             self._started = True
             for _ in range(self._options.num_batch_threads + 1):
                 self._add_thread()
+        self.watchdog.start()
 
     def submit(self, items: Sequence[tuple[BatchQueue, Task]]) -> list[ServerError | None]:
         """Queues tasks; for each, None or why it was refused. A refused one doesn't come to `on_done`."""
@@ -231,6 +234,7 @@ class BatchScheduler:
         end_s = time.monotonic() + timeout_s
         for thread in threads:
             thread.join(max(0.0, end_s - time.monotonic()))
+        self.watchdog.stop()
         return not any(thread.is_alive() for thread in threads)
 
     def __repr__(self) -> str:
@@ -451,6 +455,11 @@ class BatchScheduler:
                 self._wake.wait(None if earliest_s == math.inf else earliest_s - now_s)
                 self._idle -= 1
                 self._looks_s = math.inf  # Of the others nothing is known: one look too many does no harm.
+
+    def _under_way(self) -> list[tuple[BatchQueue, float]]:
+        """See `Watchdog`."""
+        with self._lock:
+            return [(queue, at_s) for queue, at_s in self._runs.oldest().items() if isinstance(queue, BatchQueue)]
 
     def _leaves(self, earliest_s: float) -> bool:
         """Whether a thread that may begin nothing before that instant is needed no more. Under the lock."""

@@ -10,11 +10,12 @@ interpreter_models._OPERATORS.setdefault(
 )
 
 
-def looping_model(*, itself=False, shape=(1,)):
+def looping_model(*, itself=False, by_value=False, shape=(1,)):
     """X float32 [1] -> y, by a loop whose condition always holds.
 
     Args:
         itself: The loop's body is the whole graph with the loop in it: planning it ends on the stack's end.
+        by_value: It loops where x is 1 or more alone.
         shape: Of all tensors; -1 for any size.
     """
     file = interpreter_models._File()
@@ -25,7 +26,7 @@ def looping_model(*, itself=False, shape=(1,)):
     condition = file.graph()
     given, holds = file.tensor(condition, "given", shape), file.tensor(condition, "holds", (1,), "bool")
     one = file.tensor(condition, "one", (1,), values=np.ones(1, np.float32))
-    file.operator(condition, "LESS_EQUAL", [one, one], [holds])
+    file.operator(condition, "LESS_EQUAL", [one, given if by_value else one], [holds])
     condition.inputs, condition.outputs = [given], [holds]
     body = file.graph()
     before, after = file.tensor(body, "before", shape), file.tensor(body, "after", shape)

@@ -13,7 +13,13 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from fallback_server.core.errors import ExecutionFailed, InvalidInput, ProcessLost, VersionNotReady
+from fallback_server.core.errors import (
+    ExecutionFailed,
+    InvalidInput,
+    ProcessLost,
+    ServerError,
+    VersionNotReady,
+)
 from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import Array, GivenInputs, RunSizes, Signature, TensorSpec
 from fallback_server.executors.saved_model import SavedModelOptions
@@ -85,7 +91,7 @@ class WorkerExecutor:
 
         Raises:
             InvalidInput: the model refused the values.
-            VersionNotReady: the process is gone, and nothing was run.
+            VersionNotReady: the process is gone, and nothing was run; or it was ended meanwhile for a run that hung.
             ProcessLost: the process ended while it ran this.
             ExecutionFailed: the same, as the version was unloaded.
             ModelFault: the model failed on its own.
@@ -129,6 +135,10 @@ class WorkerExecutor:
     def leave_core(self, *, leave: bool) -> None:
         """Its process keeps off one of its cores, which others need; or does so no longer. See `company.Process`."""
         self._worker.leave_core(leave=leave)
+
+    def end_hanging(self, *, ran_s: float) -> None:
+        """Ends the process for a run that does not end: a loss. See `company.Process`."""
+        self._worker.end_hanging(ran_s=ran_s)
 
     def stands_for(self, methods: Mapping[str, str], signature_defs: bytes) -> None:
         """See `LiteRtExecutor.stands_for`."""
@@ -207,12 +217,14 @@ class WorkerExecutor:
         self._worker.gone.wait(_STATUS_S)
         return VersionNotReady(f"the model's process ended ({self._worker.how_it_ended()}) and is started anew")
 
-    def _ended_meanwhile(self) -> ExecutionFailed:
+    def _ended_meanwhile(self) -> ServerError:
         if self._closed:
             return ExecutionFailed(
                 "the version is taken out of service, and waits for the request no longer: it was ended"
             )
         self._worker.gone.wait(_STATUS_S)
+        if self._worker.hung:  # Not by this run, as far as anybody knows who waits for it.
+            return self._not_ready()
         return ProcessLost(f"the model's process ended ({self._worker.how_it_ended()}) while it ran the request")
 
 

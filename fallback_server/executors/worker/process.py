@@ -53,6 +53,7 @@ class Worker:
         control: The server's end of its control socket.
         output: What it prints is read here.
         answers: Whether it has been given requests to answer.
+        hung: Whether it was ended for a run that did not end.
         gone: Set once it has ended.
         code: How it ended, once it has: an exit code, or below 0 a signal's number; None where nobody could see it.
     """
@@ -64,6 +65,7 @@ class Worker:
         self.control = control
         self.output = output
         self.answers = False
+        self.hung = False
         self.gone = threading.Event()
         self.code: int | None = None
         self.pid: int | None = None
@@ -155,6 +157,25 @@ class Worker:
         if not there:
             self._refuse("the load was stopped")
 
+    def end_hanging(self, *, ran_s: float) -> None:
+        """Ends it for a run that has gone on for so long: a loss. Does nothing where it has ended, or is being ended.
+
+        Waits for nothing.
+        """
+        with self._lock:
+            if self._killed or self.hung or self.pid is None or self.gone.is_set():
+                return
+            self.hung = True
+            self._why_gone = f"by the server, for a run that went on for {ran_s:.0f} s and for which nobody waited"
+            _log.error(
+                "%s: a run has gone on for %.0f s, and nobody waits for it any more: its process %s is ended for it",
+                self.title,
+                ran_s,
+                self.pid,
+            )
+            put_aside(self.pid)
+            self._signal(signal.SIGKILL)
+
     def wait_ended(self, timeout_s: float) -> None:
         """The nursery's thread: waits for a killed process to end."""
         if self._pidfd is not None:
@@ -229,7 +250,7 @@ class Worker:
         self.read_control()
         self._read_last_words()
         with self._lock:
-            self.code, self._why_gone = code, why
+            self.code, self._why_gone = code, self._why_gone or why
             if self._pidfd is not None:
                 os.close(self._pidfd)
                 self._pidfd = None

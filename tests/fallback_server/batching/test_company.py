@@ -26,6 +26,9 @@ class FakeProcess:
     def leave_core(self, *, leave):
         self.told.append(leave)
 
+    def end_hanging(self, *, ran_s):
+        raise AssertionError(f"nothing hangs here, for {ran_s} s")
+
 
 @pytest.fixture
 def heavy():
