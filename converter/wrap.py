@@ -27,6 +27,7 @@ from converter.findings import FINDINGS_FILE, Findings, VariantFindings, encode
 from converter.interrupts import holding_interrupts
 from converter.isolation import ForkServer
 from converter.places import check_output
+from converter.process_memory import available_bytes
 from converter.progress import Counter, Progress, silent
 from converter.report_writing import beside
 from converter.result import PackageResult, VariantResult
@@ -107,7 +108,9 @@ def wrap(options: WrapOptions, progress: Progress = silent, server: ForkServer |
     counter = Counter(progress, total=3)
     with (
         working_folder() as folder,
-        contextlib.nullcontext(server) if server else ForkServer(PRELOAD) as running,
+        contextlib.nullcontext(server)
+        if server
+        else ForkServer(PRELOAD, memory_limit_bytes=available_bytes()) as running,
     ):
         wrapping = _Wrapping(options=options, server=running, folder=folder, key=key)
         counter.begin(f"reading {options.model}")

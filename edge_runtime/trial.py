@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from edge_runtime.trial_memory import LOOK_S, MIB, own_bytes
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -35,6 +37,9 @@ _OWN_DEATHS = frozenset(
 )
 """Signals that a process brings upon itself. Any other one came from somebody: a user, a service manager, the kernel
 that was out of memory; it says nothing of the library."""
+
+_NO_MEMORY = "std::bad_alloc"
+"""What C++ prints before it ends a process for which there is no memory."""
 
 CALLED_OFF = "the runtime was closed"
 
@@ -86,7 +91,7 @@ class Answer:
         failure: See `Trial`.
         error: The raw text; may be empty, as the reason may be among what was printed.
         printed: The end of what it wrote to standard error, without what is always written there.
-        from_outside: Whether it was ended from outside, by the kernel that was out of memory, say.
+        from_outside: Whether it was ended from outside: by the kernel that was out of memory, say, or for its own.
     """
 
     fields: dict[str, Any]
@@ -170,6 +175,7 @@ def ask_child(
     library: str = "",
     options: Mapping[str, str] | None = None,
     limit_s: float = TRIAL_LIMIT_S,
+    limit_bytes: int | None = None,
     trials: Trials | None = None,
 ) -> Answer:
     """Has a child process do what may end it. It ends with this thread at the latest.
@@ -179,6 +185,7 @@ def ask_child(
         library: For it.
         options: Likewise.
         limit_s: How long it may take before it is killed.
+        limit_bytes: How much memory of its own it may hold before it is killed; None for any.
         trials: Where it can be called off; None for nowhere.
 
     Raises:
@@ -205,22 +212,39 @@ def ask_child(
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment, process_group=0
         )
-        status = _wait(child, limit_s, trials)
+        try:
+            status = _wait(child, limit_s, limit_bytes, trials)
+        except _TooLarge as error:
+            printed = _telling(_end_of(stderr), what)
+            return Answer(fields={}, failure="refused", error=str(error), printed=printed, from_outside=True)
         if trials.called_off:
             return Answer(fields={}, failure="refused", error=CALLED_OFF, printed="")
         return _answer(status, limit_s, said=_end_of(stdout), printed=_telling(_end_of(stderr), what))
 
 
-def _wait(child: subprocess.Popen[bytes], limit_s: float, trials: Trials) -> int | None:
-    """The exit status, negative for a signal; None for a child that had to be killed."""
+class _TooLarge(Exception):
+    """The child holds more memory than it may."""
+
+
+def _wait(child: subprocess.Popen[bytes], limit_s: float, limit_bytes: int | None, trials: Trials) -> int | None:
+    """The exit status, negative for a signal; None for a child that had to be killed for its time.
+
+    Raises:
+        _TooLarge: it had to be for its memory.
+    """
     from subprocess import TimeoutExpired  # noqa: PLC0415  loaded by now
 
-    until_s = time.monotonic() + limit_s
+    until_s, look_s = time.monotonic() + limit_s, _LOOK_S if limit_bytes is None else LOOK_S
     try:
         with trials.holding(child):
             while not trials.called_off and (left_s := until_s - time.monotonic()) > 0:
                 with contextlib.suppress(TimeoutExpired):
-                    return child.wait(min(left_s, _LOOK_S))
+                    return child.wait(min(left_s, look_s))
+                if limit_bytes is not None and (held_bytes := own_bytes(child.pid)) > limit_bytes:
+                    raise _TooLarge(
+                        f"needs more than {limit_bytes // MIB} MiB to run, of which it had {held_bytes // MIB} MiB"
+                        " when it was ended: no more memory than that is available here"
+                    )
         return None
     finally:  # also when the wait is interrupted
         if child.returncode is None:
@@ -253,12 +277,13 @@ def _telling(printed: str, what: str) -> str:
 
 
 def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> Answer:
-    if status is None:
-        return Answer(fields={}, failure="stuck", error=f"no answer within {limit_s:g} s", printed=printed)
-    if status == -signal.SIGALRM:  # its own, past the limit: this process was stopped meanwhile
+    if status is None or status == -signal.SIGALRM:  # its own alarm, past the limit: this process was stopped meanwhile
         return Answer(fields={}, failure="stuck", error=f"no answer within {limit_s:g} s", printed=printed)
     if status < 0 and -status not in _OWN_DEATHS:
         error = f"ended from outside, by {_signal_name(-status)}, before it had an answer"
+        return Answer(fields={}, failure="refused", error=error, printed=printed, from_outside=True)
+    if status == -signal.SIGABRT and _NO_MEMORY in printed:
+        error = "needs more memory to run than this machine gives: std::bad_alloc"
         return Answer(fields={}, failure="refused", error=error, printed=printed, from_outside=True)
     if status < 0:
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)

@@ -169,9 +169,6 @@ def _run_variant(library: str, options: dict[str, str]) -> dict[str, Any]:
     from edge_runtime.errors import EdgeRuntimeError  # noqa: PLC0415  likewise
     from edge_runtime.inputs import zeros  # noqa: PLC0415  likewise
 
-    # A variant may be larger than what is ever used here: where memory runs out this process goes, and no other.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123  pathlib is not loaded otherwise
-        file.write("1000")
     package, tried = Package.open(options["path"], verify=False), 0
     variant = next(one for one in package.manifest.variants if one.name == options["variant"])
     wanted = options.get("signature")
@@ -229,6 +226,9 @@ def _end_with(parent: int) -> None:
 def _child(request: dict[str, Any]) -> int:
     """Does what is asked, and answers."""
     _end_with(request["parent"])
+    # A model may be larger than what is ever used here: where memory runs out this process goes, and no other.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123  pathlib is not loaded otherwise
+        file.write("1000")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected here, and its memory image of no use
     sys.unraisablehook = lambda _: None  # a delegate that was not made can't be unmade either, and says so at length
     signal.setitimer(signal.ITIMER_REAL, request["limit_s"] + _SECONDS_TO_BE_KILLED_IN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -64,7 +65,9 @@ class Watched:
         self._also = also
         self._doubtful = doubtful
         self._looks = 0
-        self._taken = b""  # What was read before this was made may have changed meanwhile: the first looks read it.
+        self._taken = (
+            b""  # Until `begin` and what it gives are called: what was read before this was made may have changed.
+        )
         self._seen = b""
 
     def has_changed(self) -> bool:
@@ -153,6 +156,7 @@ class Credentials:
         if network.access_file is not None:
             self._access_files = Watched(network.access_file, (network.access_file,))
             self._watchers.append(ConfigWatcher(self._access_files, reload=self.reload_access, wait_s=LOOK_S))
+        self._settle()
 
     @property
     def asks(self) -> bool:
@@ -265,6 +269,24 @@ class Credentials:
                 network.host,
             )
         return lines
+
+    def _settle(self) -> None:
+        """Has files that hold what is in force already count as taken, so that nobody is told that they have changed.
+
+        They were read before this was made. What has come in between, or can't be read now, the first looks find.
+        """
+        tls, network = self.tls, self._network
+        with contextlib.suppress(ConfigInvalid):
+            if self._tls_files is not None and tls is not None:
+                read = self._tls_files.begin()
+                if self._read_tls(self._tls_files.path, tls.files) == tls.files:
+                    read()()
+        with contextlib.suppress(ConfigInvalid):
+            if self._access_files is not None:
+                read = self._access_files.begin()
+                found = read_access(self._access_files.path)
+                if with_control(found, control=network.allow_remote_control) == self._rules:
+                    read()()
 
     def _keep(self) -> None:
         """Has it known after a restart which lists are in force."""

@@ -20,11 +20,15 @@ from pathlib import Path
 
 from fallback_server.access.tokens import MAX_TOKEN_CHARS, digest_of, new_token
 from fallback_server.loopback import addresses_of, is_own
-from fallback_server.private_files import private_folder, write_private
+from fallback_server.private_files import own_folder, private_folder, write_private
 
 _log = logging.getLogger(__name__)
 
 _FOLDER = "fallback-server"
+
+_OF_THE_SERVICE = Path("/run/fallback-server")
+"""What systemd makes by `RuntimeDirectory=fallback-server`: a service has no `XDG_RUNTIME_DIR`, and with
+`PrivateTmp=yes` nobody else sees its folder for temporary files."""
 
 _ALL, _ALL_OF_IPV6 = "0.0.0.0", "::"  # noqa: S104  where a server listens
 _USUAL = {_ALL: "127.0.0.1", _ALL_OF_IPV6: "::1"}
@@ -144,18 +148,38 @@ def read_token(path: Path) -> str:
     return token
 
 
+def places() -> tuple[Path, ...]:
+    """Where a server of this user may have left its token, by its environment or as a service."""
+    return tuple(dict.fromkeys((*_said(), _OF_THE_SERVICE / _FOLDER, _temporary())))
+
+
 def _folder() -> Path:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_dir():
-        return Path(runtime) / _FOLDER
+    """Where a server leaves its own."""
+    return (*_said(), _temporary())[0]
+
+
+def _said() -> list[Path]:
+    """What the environment says: of a user's session, or of a service, which may have several."""
+    service = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return [
+        Path(each) / _FOLDER for each in (os.environ.get("XDG_RUNTIME_DIR"), service) if each and Path(each).is_dir()
+    ]
+
+
+def _temporary() -> Path:
     return Path(tempfile.gettempdir()) / f"{_FOLDER}-{os.getuid()}"
 
 
 def _left_for(target: str) -> str | None:
     whole = [] if target.startswith("unix:") else [_of_all(target)]
     for each in (target, *whole):
-        with contextlib.suppress(OSError, ValueError):
-            return read_token(private_folder(_folder()) / _name(each))
+        left: list[tuple[int, str]] = []
+        for place in places():
+            with contextlib.suppress(OSError, ValueError):
+                path = own_folder(place) / _name(each)
+                left.append((path.stat().st_mtime_ns, read_token(path)))
+        if left:  # One that was killed has left its own behind: the latest is of who listens.
+            return max(left)[1]
     return None
 
 

@@ -16,7 +16,7 @@ from fallback_server.catalog_tables import catalog_json, catalog_lines, plain_js
 from fallback_server.config import MAX_WAIT_S
 from fallback_server.flag_table import Flag, Group, Kind
 from fallback_server.flags import Parsed, Settings, parse
-from fallback_server.local_token import Dialled, dialled, read_token
+from fallback_server.local_token import Dialled, dialled, places, read_token
 from fallback_server.protocol.proto import edge_pb2 as edge
 from fallback_server.transport.operator_client import CallFailed, ClientTls, OperatorClient
 
@@ -96,12 +96,14 @@ def operate(words: Sequence[str], *, program: str) -> int:
         print(USAGE.format(program=program))  # noqa: T201  a command's output is its product
         return EXIT_OK
     settings = Settings(parsed.values, flags=_FLAGS)
+    hint = ""
     try:
         _check_words(command, parsed, settings)
         target, *arguments = parsed.arguments
         tls = _tls(settings)
         to = dialled(target)
         token = _token(to, settings, secure=tls is not None)
+        hint = _no_token(to) if token is None else ""
         with OperatorClient(
             target, timeout_s=_timeout_s(command, settings), tls=tls, token=token, dials=to.target if to.local else ""
         ) as client:
@@ -111,7 +113,7 @@ def operate(words: Sequence[str], *, program: str) -> int:
         _complain(program, f"{fault}; {program} {command} --help")
         return EXIT_USAGE
     except CallFailed as error:
-        _complain(program, str(error))
+        _complain(program, f"{error}{hint if 'UNAUTHENTICATED' in str(error) else ''}")
         return EXIT_FAILED
     except BrokenPipeError:  # Whoever read has read enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -350,6 +352,14 @@ def _token(to: Dialled, settings: Settings, *, secure: bool) -> str | None:
             f"a token would go to {to.target} in plain text, for everybody on the way to use: give --tls_ca"
         )
     return token
+
+
+def _no_token(to: Dialled) -> str:
+    """Where a token would have been found."""
+    if not to.local:
+        return ""
+    found_in = ", ".join(map(str, places()))
+    return f"; user {os.getuid()} has no token of a server at {to.target} in any of {found_in}: run this as its user"
 
 
 def _bytes_of(path: Path, name: str) -> bytes:

@@ -62,6 +62,15 @@ def private_folder(path: Path) -> Path:
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=_FOLDER)
+    return own_folder(path)
+
+
+def own_folder(path: Path) -> Path:
+    """A folder that is there, and this user's alone.
+
+    Raises:
+        OSError: it is not there, is no folder, another user's, or open to others.
+    """
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(f"{path} is no folder")

@@ -18,6 +18,7 @@ from edge_runtime.errors import EngineFailed, PackageRefused
 from edge_runtime.installing.inventory import Measured, fastest
 from edge_runtime.store.settling import PROFILE
 from edge_runtime.trial import Answer, Trials, ask_child
+from edge_runtime.trial_memory import available_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def try_package(
     package: Package,
     *,
     limit_s: float = FIRST_RUN_LIMIT_S,
+    limit_bytes: int | None = None,
     trials: Trials | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FirstRun:
@@ -60,12 +62,15 @@ def try_package(
     Args:
         package: It; the folder that its directory is in can be written.
         limit_s: How long each child may take before it is killed; all together have `ALL_LIMIT_S`.
+        limit_bytes: How much memory each child may come to hold before it is killed; None for nine tenths of what is
+            available as it starts.
         trials: Where it can be called off; None for nowhere.
         clock: Monotonic seconds.
 
     Raises:
         PackageRefused: it crashes its process, is not done by then, or is not what its manifest says.
-        EngineFailed: nothing here can run it, a part could not be tried, or the child was ended from outside.
+        EngineFailed: nothing here can run it, a part could not be tried, or the child was ended from outside or
+            for its memory.
         OSError: no process can be started.
     """
     until_s = clock() + ALL_LIMIT_S
@@ -78,7 +83,13 @@ def try_package(
     def ask(deed: str, **part: str) -> Answer:
         if (left_s := until_s - clock()) <= 0:
             raise PackageRefused(f"{package} is not installed: its first runs take more than {ALL_LIMIT_S:g} s")
-        answer = ask_child(deed, options={"path": path, **part}, limit_s=min(limit_s, left_s), trials=trials)
+        answer = ask_child(
+            deed,
+            options={"path": path, **part},
+            limit_s=min(limit_s, left_s),
+            limit_bytes=available_bytes() if limit_bytes is None else limit_bytes,
+            trials=trials,
+        )
         _check_lived(package, answer)
         return answer
 

@@ -33,7 +33,7 @@ MAX_DECISIONS = 8192
 _HINT = "show a token (authorization: Bearer TOKEN) or a client certificate that allows it"
 
 
-_ADMIN_HINT = ", or start the server with --allow_remote_control"
+_ADMIN_HINT = "; commands on the server's machine find its token as its user, or by --token_file"
 
 
 class Shown(NamedTuple):

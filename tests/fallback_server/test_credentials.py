@@ -180,6 +180,19 @@ def test_what_is_being_written_is_not_taken_in_part(tmp_path):
     assert not watched.has_changed()
 
 
+def test_files_that_nobody_has_changed_are_not_told_as_changed(tmp_path, folder):
+    """Nor taken anew after the start; one that came in between the reading of the flags and the watching is."""
+    file = tmp_path / "access.toml"
+    file.write_text("[anonymous]\npredict = ['a']\n")
+    network = options(tmp_path, f"--tls_dir={folder}", f"--access_file={file}", "--allow_remote_control")
+    held = Credentials(network)
+    for watched in (held._tls_files, held._access_files):
+        assert [watched.has_changed() for _ in range(3)] == [False] * 3
+    file.write_text("[anonymous]\npredict = ['b']\n")
+    late = Credentials(network)._access_files
+    assert [late.has_changed() for _ in range(2)] == [False, True]
+
+
 def test_what_changes_while_it_is_read_is_not_taken(tmp_path, monkeypatch):
     """Nor at an order, which doesn't wait for a second look."""
     file = tmp_path / "access.toml"

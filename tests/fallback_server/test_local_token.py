@@ -109,6 +109,34 @@ def test_a_folder_that_others_may_use_holds_no_token(runtime_dir, monkeypatch):
     assert LocalToken(["127.0.0.1:8500"]).digest == ""
 
 
+def test_a_services_token_is_found_outside_of_it(tmp_path, monkeypatch):
+    """It has a runtime directory, and temporary files that nobody else sees; the trust in the folder is as ever."""
+    run, inside, outside = tmp_path / "run", tmp_path / "inside", tmp_path / "outside"
+    for each in (run, inside, outside):
+        each.mkdir(mode=0o755)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("fallback_server.local_token._OF_THE_SERVICE", run)
+    monkeypatch.setattr("tempfile.tempdir", str(outside))
+    assert token_for("127.0.0.1:8500") is None
+    assert list(run.iterdir()) == list(outside.iterdir()) == []
+    stale = LocalToken(["127.0.0.1:8500"])
+    monkeypatch.setattr("tempfile.tempdir", str(inside))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{run}:{tmp_path}")
+    served = LocalToken(["127.0.0.1:8500"])
+    monkeypatch.delenv("RUNTIME_DIRECTORY")
+    monkeypatch.setattr("tempfile.tempdir", str(outside))
+    file = run / "fallback-server" / "127.0.0.1:8500.token"
+    os.utime(file, ns=(2**62, 2**62))
+    assert token_for("127.0.0.1:8500") == file.read_text()
+    file.parent.chmod(0o755)
+    assert token_for("127.0.0.1:8500") not in (None, file.read_text())
+    stale.close()
+    assert token_for("127.0.0.1:8500") is None
+    file.parent.chmod(0o700)
+    served.close()
+    assert not file.exists()
+
+
 def test_a_token_is_read_out_of_a_file(tmp_path):
     """Of mode 0600, and nothing else in it."""
     file = tmp_path / "token"
