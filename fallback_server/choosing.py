@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import statistics
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from fallback_server.core.errors import ExecutionFailed, LoadFailed, VersionNotReady
 from fallback_server.executors.base import Array, Executor, Signature
 from fallback_server.executors.choice import Measured, Tolerance, difference, says_nothing, spreads, unlike
+from fallback_server.executors.loss import HeldLoss
 from fallback_server.executors.probing import made_up
 from fallback_server.executors.registry import OnGone
 from fallback_server.warmup import MAX_BYTES, recorded
@@ -62,6 +62,7 @@ class Candidate:
     Attributes:
         kind: What runs it.
         executor: Once it is loaded.
+        loss: Told of the end of its process.
         refusal: Why it may not serve; empty while nothing speaks against it.
         files_refused: Whether that is its files' fault.
         median_s: See `Measured`.
@@ -73,15 +74,11 @@ class Candidate:
         self.refusal = ""
         self.files_refused = False
         self.median_s: dict[tuple[str, int], float] = {}
-        self._on_lost = on_lost
-        self._lock = threading.Lock()
-        self._lost: str | None = None
-        self._serves = False
+        self.loss = HeldLoss(on_lost)
 
     def measured(self) -> Measured:
         """What is known of it."""
-        with self._lock:
-            lost = self._lost
+        lost = self.loss.how
         refusal = self.refusal or ("" if lost is None else f"its process ended ({lost})")
         return Measured(kind=self.kind, median_s=self.median_s, refusal=refusal)
 
@@ -97,22 +94,6 @@ class Candidate:
         begin_s = time.perf_counter()
         run(name, inputs)
         return time.perf_counter() - begin_s
-
-    def tell(self, how: str) -> None:
-        """Its process has ended."""
-        with self._lock:
-            self._lost = how
-            serves = self._serves
-        if serves:
-            self._on_lost(how)
-
-    def serves(self) -> None:
-        """It was chosen."""
-        with self._lock:
-            self._serves = True
-            lost = self._lost
-        if lost is not None:
-            self._on_lost(lost)
 
     def close(self) -> None:
         """Closes what was loaded."""

@@ -126,13 +126,13 @@ class Opener:
             if each is not best:
                 each.close()
         _log.info("%s: %s", self._title, choice.why)
-        best.serves()
+        best.loss.serves()
         return Opened(executor=best.loaded, choice=choice)
 
     def _try(self, form: Platform, candidate: Candidate) -> None:
         """Loads one form of several: where it fails, the others may serve."""
         try:
-            candidate.executor = self._opened(form, candidate.tell)
+            candidate.executor = self._opened(form, candidate.loss.tell)
         except Exception as error:
             if self._stop is not None and self._stop.asked:
                 raise

@@ -60,13 +60,21 @@ def tried(run: Run, signature: Signature) -> Signature:
         run_once(run, signature)
         return signature
     keeps = keeps_rows(run, signature)
-    if keeps:
-        return signature
+    return signature if keeps else apart(signature, mixes=None if keeps is None else True)
+
+
+def apart(signature: Signature, *, mixes: bool | None) -> Signature:
+    """A signature whose requests are not merged, which the log says.
+
+    Args:
+        signature: As it was.
+        mixes: True where its rows were seen to mix; None where nobody knows.
+    """
     _log.warning(
         "signature %r: its requests are not merged: %s",
         signature.name,
         "it ran on nothing that could be made up, so nobody knows whether it keeps rows apart"
-        if keeps is None
+        if mixes is None
         else "a row's answer depends on the rows beside it",
     )
     return dataclasses.replace(signature, mixes_rows=True)

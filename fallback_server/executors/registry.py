@@ -14,6 +14,7 @@ from fallback_server.core.loader import LoadStop
 from fallback_server.core.model_config import EXECUTORS
 from fallback_server.executors import litert_files, onnx, python_servable
 from fallback_server.executors.base import Executor, RunSizes
+from fallback_server.executors.findings import Remembered
 from fallback_server.executors.saved_model import SavedModelOptions, estimated_bytes
 from fallback_server.executors.tried_litert import litert_bytes, open_tried
 from fallback_server.executors.worker.executor import open_in_plain_worker
@@ -165,7 +166,7 @@ def default_registry(saved_model: SavedModelOptions) -> Registry:
             Platform(
                 name="tensorflow",
                 files=("saved_model.pb", "saved_model.pbtxt"),
-                open=functools.partial(open_paced, options=saved_model, nursery=nursery),
+                open=functools.partial(open_paced, options=saved_model, nursery=nursery, remembered=Remembered()),
                 estimated_bytes=estimated_bytes,
             ),
             Platform(

@@ -24,9 +24,10 @@ import numpy as np
 
 from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import Array, Signature, TensorSpec, joint_name, joint_names
+from fallback_server.executors.findings import Finding
 from fallback_server.executors.granular import merging_signatures
 from fallback_server.executors.loading import CALLERS, LoadingSession
-from fallback_server.executors.probing import made_up, mixes_rows
+from fallback_server.executors.probing import apart, made_up, mixes_rows
 from fallback_server.executors.sizes import worth_rows
 from fallback_server.executors.timing import LONG_RUN_S, least_s
 from fallback_server.protocol.proto import tensor_pb2 as pb
@@ -113,7 +114,7 @@ class SavedModelExecutor:
     """A SavedModel in a session of its own. See `Executor`.
 
     Attributes:
-        cost_s: Signature -> rows -> how long a run takes, where one row takes so long that threads may matter.
+        findings: What was found of each signature that was tried.
     """
 
     kind = "tensorflow"
@@ -127,12 +128,14 @@ class SavedModelExecutor:
         *,
         merging: frozenset[str] = frozenset(),
         all_cores: AllCores = contextlib.nullcontext,
+        known: Mapping[str, Finding] | None = None,
     ) -> None:
         self._session = session
         self._definitions = signature_defs.signature_def
         self._options = options
         self._all_cores = all_cores
-        self.cost_s: dict[str, dict[int, float]] = {}
+        self._known = known or {}
+        self.findings: dict[str, Finding] = {}
         self._signature_defs = signature_defs.SerializeToString(deterministic=True)
         self._tf = import_tensorflow()
         self._lock = threading.Lock()
@@ -193,29 +196,55 @@ class SavedModelExecutor:
     def warm_up(self) -> None:
         """Runs each signature where zeros can be made, so that the first request pays for no set-up.
 
-        And sees whether rows mix; see `mixes_rows`.
+        And sees whether rows mix, see `mixes_rows`, and how long runs take, where that is not known already. What did
+        not run is not merged: nobody knows whether it keeps rows apart.
         """
         for name, signature in list(self._signatures.items()):
             zeros = made_up(signature)
             if zeros is None:
                 continue
-            try:
-                self.run(name, zeros)
-                if self._options.inter_op_parallelism == 0:
-                    self._choose_threads(name, zeros)
-                if signature.batches and mixes_rows(functools.partial(self.run, name), zeros):
-                    self._signatures[name] = dataclasses.replace(signature, mixes_rows=True)
-                    _log.warning(
-                        "signature %r: a row's answer depends on the rows beside it: its requests are not merged", name
-                    )
-                self._measure(name, zeros)
-            except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
-                _log.info("signature %r did not run on zeros and ones: %s", name, first_line(error))
+            known = self._known.get(name)
+            found = self._tried(name, zeros) if known is None or not known.ran else self._believed(name, zeros, known)
+            self.findings[name] = found
+            if found.mixes_rows is not False:
+                self._signatures[name] = apart(signature, mixes=found.mixes_rows)
+            elif found.cost_s and signature.batches and self._options.intra_op_parallelism == 1:
+                # With several threads more rows are always cheaper: there is more to share out for each waking.
+                self._signatures[name] = dataclasses.replace(signature, worth_rows=worth_rows(found.cost_s))
 
-    def _choose_threads(self, name: str, inputs: Mapping[str, Array]) -> None:
+    def _tried(self, name: str, zeros: Mapping[str, Array]) -> Finding:
+        batches = self._signatures[name].batches
+        ran, pool, mixes = False, False, None if batches else False
+        cost_s: dict[int, float] = {}
+        try:
+            self.run(name, zeros)
+            if self._options.inter_op_parallelism == 0:
+                pool = self._choose_threads(name, zeros)
+            if batches:
+                mixes = mixes_rows(functools.partial(self.run, name), zeros)
+            cost_s = self._measured(name, zeros, merged=mixes is False and batches)
+            ran = True
+        except Exception as error:  # noqa: BLE001  a model may well refuse zeros or ones: requests will tell
+            _log.info("signature %r did not run on zeros and ones: %s", name, first_line(error))
+        return Finding(ran=ran, mixes_rows=mixes, pool=pool, cost_s=cost_s)
+
+    def _believed(self, name: str, zeros: Mapping[str, Array], known: Finding) -> Finding:
+        """What was found before; it is run for its set-up alone."""
+        if known.pool:
+            self._calls[name] = _call(self._session, self._definitions[name], pool=True)
+        try:
+            self.run(name, zeros)
+        except Exception as error:  # noqa: BLE001  as in `_tried`
+            _log.info("signature %r does not run on zeros any more: %s", name, first_line(error))
+        return known
+
+    def _choose_threads(self, name: str, inputs: Mapping[str, Array]) -> bool:
         """Has the calling thread run the signature's operations, unless the session's threads are clearly faster.
 
         To wake a thread takes longer than most operations of a small model; a large one of parallel branches gains.
+
+        Returns:
+            Whether the session's threads have them.
         """
         own = self._calls[name]
         pool = _call(self._session, self._definitions[name], pool=True)
@@ -229,26 +258,23 @@ class SavedModelExecutor:
                 fastest_s[call] = min(fastest_s[call], time.perf_counter() - before_s)
             if time.perf_counter() - begin_s > _TRIALS_S:
                 break
-        if fastest_s[pool] < _CLEARLY * fastest_s[own]:
+        faster = fastest_s[pool] < _CLEARLY * fastest_s[own]
+        if faster:
             self._calls[name] = pool
+        return faster
 
-    def _measure(self, name: str, zeros: Mapping[str, Array]) -> None:
-        """Times runs of one row and of more, where they are long; with one thread, says how many are worth merging.
-
-        With several threads more rows are always cheaper: there is more to share out for each time they are woken.
-        """
+    def _measured(self, name: str, zeros: Mapping[str, Array], *, merged: bool) -> dict[int, float]:
+        """How long runs of one row take, and of more where they may be merged; nothing where they are short."""
         cost_s: dict[int, float] = {}
         with self._all_cores():
-            for rows in _MEASURED_ROWS if self._signatures[name].batches else _MEASURED_ROWS[:1]:
+            for rows in _MEASURED_ROWS if merged else _MEASURED_ROWS[:1]:
                 several = {key: np.repeat(value, rows, axis=0) for key, value in zeros.items()} if rows > 1 else zeros
                 cost_s[rows] = least_s(functools.partial(self.run, name, several))
                 if cost_s[1] < LONG_RUN_S:
-                    return
+                    return {}
                 if cost_s[rows] > _LONGEST_TRIED_S:
                     break
-        self.cost_s[name] = cost_s
-        if self._options.intra_op_parallelism == 1 and self._signatures[name].batches:
-            self._signatures[name] = dataclasses.replace(self._signatures[name], worth_rows=worth_rows(cost_s))
+        return cost_s
 
     def close(self) -> None:
         """Frees the session's memory."""
@@ -262,6 +288,7 @@ def open_saved_model(
     *,
     on_session: Callable[[], None] = lambda: None,
     all_cores: AllCores = contextlib.nullcontext,
+    known: Mapping[str, Finding] | None = None,
 ) -> SavedModelExecutor:
     """Loads the SavedModel in a folder and runs it once. Imports TensorFlow, which takes seconds the first time.
 
@@ -270,6 +297,7 @@ def open_saved_model(
         options: How TensorFlow runs.
         on_session: Called once the session and its threads are made, before anything is read.
         all_cores: Lets the process have all cores that it will have, where it has fewer while it loads.
+        known: What was found of its signatures before, with the same files and options: it is not tried again.
 
     Raises:
         LoadFailed: it has no signature that can be called, or no MetaGraph for serving.
@@ -296,7 +324,7 @@ def open_saved_model(
             for name, definition in definitions.signature_def.items()
         }
         merging = merging_signatures(meta_graph.graph_def, fetches)
-        executor = SavedModelExecutor(session, definitions, options, merging=merging, all_cores=all_cores)
+        executor = SavedModelExecutor(session, definitions, options, merging=merging, all_cores=all_cores, known=known)
         _check_callable(path, executor)
         executor.warm_up()
     except BaseException:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -77,6 +78,7 @@ class _Loading:
         reaper: Knows what the model has started.
         done: Set once there is a result.
         result: What was loaded, or why nothing was.
+        took_s: How long that took.
     """
 
     load: Load
@@ -85,10 +87,13 @@ class _Loading:
     reaper: Reaper
     done: threading.Event = field(default_factory=threading.Event)
     result: Executor | LoadRefused | None = None
+    took_s: float = 0.0
 
     def run(self) -> None:
+        begin_s = time.monotonic()
         try:
             self.result = _loaded(self.load, self.fds, self.aside, self.reaper)
+            self.took_s = time.monotonic() - begin_s
         finally:
             self.done.set()
 
@@ -108,9 +113,9 @@ def _serve(control: socket.socket, receiver: Receiver, loading: _Loading) -> Non
             _end(executor)
         entries = tuple(map(_entry, executor.signatures.values()))
         run_s, at_once = getattr(executor, "run_s", 0.0), getattr(executor, "at_once", 0)
-        cost_s = getattr(executor, "cost_s", {})
+        findings = getattr(executor, "findings", {})
         give_back()  # What the load and its trials have freed.
-        send(control, Loaded(entries, executor.signature_defs, run_s, at_once, cost_s))
+        send(control, Loaded(entries, executor.signature_defs, run_s, at_once, findings, loading.took_s))
         spare = Spare()
         threading.Thread(target=spare.work, name="spare", daemon=True).start()
         awaited = False

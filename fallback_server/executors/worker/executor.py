@@ -22,6 +22,7 @@ from fallback_server.core.errors import (
 )
 from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import Array, GivenInputs, RunSizes, Signature, TensorSpec
+from fallback_server.executors.findings import Finding
 from fallback_server.executors.saved_model import SavedModelOptions
 from fallback_server.executors.worker.messages import Entry, Lane, Load, Loaded, Ran, RunRefused, Spec
 from fallback_server.executors.worker.nursery import Nursery
@@ -55,7 +56,8 @@ class WorkerExecutor:
         kind: What runs it there.
         platform: As protocols name it; where TensorFlow Serving has a word, that.
         at_once: How many runs it does at a time; 0: as many as reach it.
-        cost_s: Signature -> rows -> how long a run of them takes, where that was measured.
+        findings: What was found of each signature that was tried.
+        load_s: How long the load took in the process.
     """
 
     in_process = False
@@ -65,7 +67,8 @@ class WorkerExecutor:
         self.platform = "tensorflow" if kind == "litert" else kind
         self._worker = worker
         self.at_once = loaded.at_once
-        self.cost_s = loaded.cost_s
+        self.findings = loaded.findings
+        self.load_s = loaded.load_s
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []
@@ -147,6 +150,11 @@ class WorkerExecutor:
             name: dataclasses.replace(signature, method=methods.get(name, signature.method))
             for name, signature in self._signatures.items()
         }
+
+    def keep_apart(self, name: str) -> None:
+        """Has no requests of a signature merged: its rows were found to mix. Before any are."""
+        self._signatures[name] = dataclasses.replace(self._signatures[name], mixes_rows=True)
+        self.findings[name] = dataclasses.replace(self.findings[name], mixes_rows=True)
 
     @property
     def ended(self) -> bool:
@@ -245,6 +253,7 @@ def open_in_worker(
     on_lost: Callable[[str], None],
     stop: LoadStop | None = None,
     sizes: RunSizes | None = None,
+    known: Mapping[str, Finding] | None = None,
 ) -> WorkerExecutor:
     """Loads the SavedModel in a folder, in a process of its own.
 
@@ -256,6 +265,7 @@ def open_in_worker(
         on_lost: Called once, in any thread, when the process ends without having been closed; with how it ended.
         stop: Ends the process until the load is over.
         sizes: Not needed: TensorFlow prepares for none.
+        known: What was found of its signatures before, with the same files and options.
 
     Raises:
         LoadFailed: it can't be loaded, or its process ended meanwhile.
@@ -268,6 +278,7 @@ def open_in_worker(
         intra_op_parallelism=options.intra_op_parallelism,
         inter_op_parallelism=options.inter_op_parallelism,
         tags=options.tags,
+        known=dict(known or {}),
     )
     return _opened(load, nursery=nursery, title=title, on_lost=on_lost, stop=stop)
 

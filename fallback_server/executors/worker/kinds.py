@@ -47,7 +47,7 @@ def _tensorflow(load: Load, fds: Sequence[int], room: Room) -> Executor:
     options = SavedModelOptions(
         intra_op_parallelism=load.intra_op_parallelism, inter_op_parallelism=load.inter_op_parallelism, tags=load.tags
     )
-    return open_saved_model(Path(load.path), options, on_session=room.make, all_cores=room.lifted)
+    return open_saved_model(Path(load.path), options, on_session=room.make, all_cores=room.lifted, known=load.known)
 
 
 def _litert(load: Load, fds: Sequence[int], room: Room) -> Executor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fallback_server.executors.findings import Finding
+
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
     """Where a tensor lies.
@@ -79,6 +81,7 @@ class Load(Message, frozen=True):
         rows: See `RunSizes`.
         threads: See `RunSizes`.
         whole: Signatures whose requests must not be merged.
+        known: What was found of signatures before, and is not tried again.
     """
 
     kind: str
@@ -90,6 +93,7 @@ class Load(Message, frozen=True):
     rows: tuple[int, ...] = (1,)
     threads: int = 1
     whole: tuple[str, ...] = ()
+    known: dict[str, Finding] = {}
 
 
 class Spec(msgspec.Struct, frozen=True, array_like=True):
@@ -121,14 +125,16 @@ class Loaded(Message, frozen=True):
         signature_defs: The same, as clients ask for it.
         run_s: How long one row takes, of the signature that takes longest; 0 where that was not measured.
         at_once: How many runs it does at a time; 0: as many as reach it.
-        cost_s: See `SavedModelExecutor`.
+        findings: See `SavedModelExecutor`.
+        load_s: How long the load took in the worker, its trials and all.
     """
 
     signatures: tuple[Entry, ...]
     signature_defs: bytes
     run_s: float = 0.0
     at_once: int = 0
-    cost_s: dict[str, dict[int, float]] = {}
+    findings: dict[str, Finding] = {}
+    load_s: float = 0.0
 
 
 class LoadRefused(Message, frozen=True):
