@@ -56,10 +56,11 @@ def step_back(*, nice: int = _LEAST_NICE) -> None:
 
 
 def wake_soon() -> None:
-    """Has the calling thread, and those that it makes, run at once when they wake up, before what models run.
+    """Has the calling thread, and those that it makes, run at once when they wake up, before what workers run.
 
     What reads, refuses and answers takes the processor for a moment, and else waits at each wake-up until a run of a
-    model has had its slice. It gets no more of the processor for it over time.
+    model has had its slice. It gets no more of the processor for it over time. Threads that run models in this process
+    have it, too: among them nobody is first.
     """
     _set_slice(threading.get_native_id(), _SHORT_NS)
 
