@@ -33,7 +33,10 @@ MAX_DECISIONS = 8192
 _HINT = "show a token (authorization: Bearer TOKEN) or a client certificate that allows it"
 
 
-_ADMIN_HINT = "; commands on the server's machine find its token as its user, or by --token_file"
+_ADMIN_HINT = (
+    "; commands on the server's machine find its token as its user, or by --token_file "
+    "(--allow_remote_control lets everybody)"
+)
 
 
 class Shown(NamedTuple):
