@@ -163,6 +163,7 @@ def test_what_is_refused_is_counted_as_a_request(tmp_path, services):
         stand.plane._observe = observe
         first, second = opened(stand), opened(stand)
         await first.step(model="m", x=row(1, 0))
+        await until(lambda: answers)  # It is counted once it has been written.
         await second.send(model="m", x=np.ones((9, 2), np.float32))
         assert (await second.ended())[0] is CODE.RESOURCE_EXHAUSTED
         other = opened(stand)
