@@ -268,7 +268,7 @@ def test_a_token_comes_and_goes_without_a_restart(server):
 
 
 def test_the_machines_operator_needs_no_token(server):
-    """The server has left one for its own user, which is gone with it; who looks elsewhere finds nothing, and names a file."""
+    """The server has left one for its own user; who looks elsewhere finds nothing, and names a file."""
     words = (sys.executable, "-m", "fallback_server.cli")
     done = subprocess.run(
         [*words, "label", server.address, "payroll", "stable=1"], capture_output=True, text=True, check=False
