@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from fallback_server import classification
+from fallback_server import classification, shadowing
 from fallback_server.admitted import (
     Admitted,
     Checked,
@@ -372,7 +372,9 @@ class DataPlane:
         )
         caller.comparison, ghost.comparison = compare.primary, compare.shadow
         ghost.call.started_s = call.started_s
-        shadow = Task(caller=ghost, inputs=call.inputs, deadline_s=call.deadline_s, rows=rows)
+        until_s = self.clock() + shadowing.LIMIT_S
+        deadline_s = until_s if call.deadline_s is None else min(until_s, call.deadline_s)
+        shadow = Task(caller=ghost, inputs=call.inputs, deadline_s=deadline_s, rows=rows)
         return ghost, (handle.servable.queues[caller.signature], shadow)
 
     def _done(self, outcomes: Sequence[Outcome]) -> None:

@@ -19,6 +19,9 @@ MAX_OPEN = 64
 MAX_BYTES = 2**22
 """Of one answer that is kept for its comparison. Larger ones are not compared."""
 
+LIMIT_S = 60.0
+"""A shadow's deadline, where its caller has none, or a later one: a run that never ends is known as such by it."""
+
 TOLERANCE = 0.05
 """Relative to the outputs' own scale: more than two retrained versions of a regression differ by where they agree."""
 

@@ -346,6 +346,17 @@ def test_a_shadow_answers_nobody_and_is_compared(stand):
     assert len(stand.observed) == 1
 
 
+@pytest.mark.parametrize(("deadline_s", "expected_s"), [(None, 60.0), (2.0, 2.0), (1e6, 60.0)])
+def test_a_shadow_has_a_deadline_of_its_own(stand, monkeypatch, deadline_s, expected_s):
+    """Nobody waits for its answer: one that loops would hold its version's process for good where no caller set one."""
+    stand.versions.shadowed = 1
+    submit, tasks, now_s = stand.plane.scheduler.submit, [], stand.plane.clock()
+    monkeypatch.setattr(stand.plane.scheduler, "submit", lambda items: tasks.extend(items) or submit(items))
+    stand.predict(call(3, deadline_s=None if deadline_s is None else now_s + deadline_s))
+    (shadow,) = (task for _, task in tasks if task.caller.handle.servable_id.version == 1)
+    assert shadow.deadline_s == now_s + expected_s
+
+
 def test_a_request_that_names_its_version_has_no_shadow(stand):
     """Whoever asks for a version is no sample of the traffic."""
     stand.versions.shadowed = 1
