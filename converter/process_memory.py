@@ -15,6 +15,10 @@ from converter.errors import OptionInvalid
 LOOK_INTERVAL_S = 0.02
 """A process can fill some 100 MB in that time; a look costs 50 us."""
 
+FIRST_RUN_BYTES = 2**31
+TIMES_FILES = 8
+"""What a device's installation grants a first run as well: see `edge_runtime.trial_memory`."""
+
 _MIB = 2**20
 
 _OWN = ("RssAnon:", "RssShmem:", "VmSwap:")
@@ -88,3 +92,13 @@ def available_bytes(share: float = 0.9) -> int | None:
         return None
     found = next((line.split() for line in lines if line.startswith("MemAvailable:")), None)
     return int(int(found[1]) * 1024 * share) if found else None
+
+
+def first_run_bytes(files_bytes: int) -> int | None:
+    """What reading and running a file once may come to hold; None where the system does not tell what is available.
+
+    Args:
+        files_bytes: The file's size.
+    """
+    available = available_bytes()
+    return None if available is None else min(available, FIRST_RUN_BYTES + TIMES_FILES * files_bytes)

@@ -27,7 +27,7 @@ from converter.findings import FINDINGS_FILE, Findings, VariantFindings, encode
 from converter.interrupts import holding_interrupts
 from converter.isolation import ForkServer
 from converter.places import check_output
-from converter.process_memory import available_bytes
+from converter.process_memory import first_run_bytes
 from converter.progress import Counter, Progress, silent
 from converter.report_writing import beside
 from converter.result import PackageResult, VariantResult
@@ -110,7 +110,7 @@ def wrap(options: WrapOptions, progress: Progress = silent, server: ForkServer |
         working_folder() as folder,
         contextlib.nullcontext(server)
         if server
-        else ForkServer(PRELOAD, memory_limit_bytes=available_bytes()) as running,
+        else ForkServer(PRELOAD, memory_limit_bytes=first_run_bytes(_largest_bytes(options))) as running,
     ):
         wrapping = _Wrapping(options=options, server=running, folder=folder, key=key)
         counter.begin(f"reading {options.model}")
@@ -131,6 +131,10 @@ def _check_places(options: WrapOptions) -> None:
     for path in (options.model, options.edgetpu_model, options.labels, options.preprocess):
         if path and not path.is_file():
             raise OptionInvalid(f"{path}: no such file")
+
+
+def _largest_bytes(options: WrapOptions) -> int:
+    return max(path.stat().st_size for path in (options.model, options.edgetpu_model) if path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,4 +272,9 @@ def _notes(found: Wrapped, *, compiled: bool) -> tuple[str, ...]:
         notes.append(f"The file had no signature; it was given one, named after its tensors: {', '.join(names)}.")
     if found.stateful:
         notes.append("The model keeps a state from call to call: use one engine for each stream.")
+    if found.risks:
+        notes.append(
+            f"The file has {' and '.join(found.risks)}: on other values than the zeros that it was run on it may never "
+            "end, or crash. A device's isolation='process' makes that the loss of a request alone."
+        )
     return tuple(notes)

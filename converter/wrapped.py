@@ -24,6 +24,10 @@ QUANTIZED = frozenset({"int8", "uint8", "int16"})
 
 STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE")
 
+DIVISIONS = frozenset({"DIV", "FLOOR_DIV", "FLOOR_MOD"})
+WHOLE = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint32"})
+"""A division of these by 0 ends the process that it runs in."""
+
 _INT8 = frozenset({"int8", "uint8"})
 
 
@@ -38,6 +42,7 @@ class Wrapped:
         named_here: Whether the file had no signature, and got one named after its tensors.
         stateful: Whether it keeps a state from call to call.
         edge_tpu: What an Edge TPU would do with it; of int8 files.
+        risks: What it has that may never end or crash on some values, in words.
     """
 
     variant: str
@@ -45,6 +50,7 @@ class Wrapped:
     named_here: bool
     stateful: bool
     edge_tpu: EdgeTpuReport | None = None
+    risks: tuple[str, ...] = ()
 
 
 def prepare(model: Path, out: Path) -> Wrapped:
@@ -77,6 +83,7 @@ def prepare(model: Path, out: Path) -> Wrapped:
         named_here=not _usable(graph),
         stateful=graph.uses(*STATE),
         edge_tpu=edgetpu.report(out) if name.startswith("int8") else None,
+        risks=risks_of(graph),
     )
 
 
@@ -152,6 +159,20 @@ def variant_name(graph: Graph) -> str:
     stored = {tensor.dtype for one in graph.operators for tensor in one.given if tensor.constant and tensor.shape}
     by_weights = (("int4", "int4"), ("int8", "dynamic"), ("uint8", "dynamic"), ("float16", "float16"))
     return next((name for dtype, name in by_weights if dtype in stored), "float32")
+
+
+def risks_of(graph: Graph) -> tuple[str, ...]:
+    """What no run on zeros shows to be harmless. Of subgraphs that no loop runs the operators' dtypes are not known."""
+    loops = ("a loop (WHILE)",) if graph.uses("WHILE") else ()
+    divided = {one.name for one in graph.operators if one.name in DIVISIONS and _divides_by_given(one)}
+    divided |= graph.others & (DIVISIONS - {"DIV"})
+    return (*loops, f"divisions of whole numbers ({', '.join(sorted(divided))})") if divided else loops
+
+
+def _divides_by_given(operator: Operator) -> bool:
+    """Whether it divides whole numbers by what is no constant of the file: by 0, perhaps."""
+    divisor = operator.input(1)
+    return divisor is not None and not divisor.constant and divisor.dtype in WHOLE
 
 
 def _dtype(operator: Operator) -> str:

@@ -242,8 +242,8 @@ def _wait(child: subprocess.Popen[bytes], limit_s: float, limit_bytes: int | Non
                     return child.wait(min(left_s, look_s))
                 if limit_bytes is not None and (held_bytes := own_bytes(child.pid)) > limit_bytes:
                     raise _TooLarge(
-                        f"needs more than {limit_bytes // MIB} MiB to run, of which it had {held_bytes // MIB} MiB"
-                        " when it was ended: no more memory than that is available here"
+                        f"needs more than {limit_bytes // MIB} MiB to run: it had {held_bytes // MIB} MiB when it was"
+                        " ended, and may have no more than suits its files and is available here"
                     )
         return None
     finally:  # also when the wait is interrupted

@@ -13,6 +13,13 @@ LOOK_S = 0.02
 
 MIB = 2**20
 
+FIRST_RUN_BYTES = 2**31
+"""For the interpreter (100 MB), and what flows through a model, which its file's size says nothing of: pictures of 4K
+with 64 channels of float32 take 2 GB."""
+
+TIMES_FILES = 8
+"""A file of int4 holds eight times its size in float32; one of float16 twice, and its packed copy as much."""
+
 _SHARE = 0.9
 
 _OWN = ("RssAnon:", "RssShmem:", "VmSwap:")
@@ -23,6 +30,21 @@ def available_bytes(path: Path = Path("/proc/meminfo")) -> int | None:
     """Nine tenths of what this machine could still give without swapping; None where it doesn't tell."""
     found = _kib(path, ("MemAvailable:",))
     return int(found[0] * 1024 * _SHARE) if found else None
+
+
+def limit_bytes(files_bytes: int, path: Path = Path("/proc/meminfo")) -> int | None:
+    """What the first run of a model may come to hold: far more than any needs, and never more than there is.
+
+    Args:
+        files_bytes: Of all its files.
+        path: Where the machine tells of its memory.
+
+    Returns:
+        `FIRST_RUN_BYTES` and `TIMES_FILES` times its files, `available_bytes` at most; None where the machine does not
+        tell: nor would it then of the child.
+    """
+    available = available_bytes(path)
+    return None if available is None else min(available, FIRST_RUN_BYTES + TIMES_FILES * files_bytes)
 
 
 def own_bytes(process_id: int) -> int:

@@ -18,7 +18,7 @@ from edge_runtime.errors import EngineFailed, PackageRefused
 from edge_runtime.installing.inventory import Measured, fastest
 from edge_runtime.store.settling import PROFILE
 from edge_runtime.trial import Answer, Trials, ask_child
-from edge_runtime.trial_memory import available_bytes
+from edge_runtime.trial_memory import limit_bytes as usual_limit_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def try_package(
     Args:
         package: It; the folder that its directory is in can be written.
         limit_s: How long each child may take before it is killed; all together have `ALL_LIMIT_S`.
-        limit_bytes: How much memory each child may come to hold before it is killed; None for nine tenths of what is
-            available as it starts.
+        limit_bytes: How much memory each child may come to hold before it is killed; None for what
+            `trial_memory.limit_bytes` says as it starts.
         trials: Where it can be called off; None for nowhere.
         clock: Monotonic seconds.
 
@@ -74,6 +74,7 @@ def try_package(
         OSError: no process can be started.
     """
     until_s = clock() + ALL_LIMIT_S
+    files_bytes = sum(entry.size_bytes for entry in package.manifest.files.values())
     # A profile is written beside what was opened, under a lock on that folder; the staging folder is locked already.
     folder = package.path.with_name(_FOLDER)
     folder.mkdir()
@@ -87,7 +88,7 @@ def try_package(
             deed,
             options={"path": path, **part},
             limit_s=min(limit_s, left_s),
-            limit_bytes=available_bytes() if limit_bytes is None else limit_bytes,
+            limit_bytes=usual_limit_bytes(files_bytes) if limit_bytes is None else limit_bytes,
             trials=trials,
         )
         _check_lived(package, answer)

@@ -1,18 +1,20 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from support import tflite_files
 from support.edge_models import rows, scale_model
+from support.harmful_models import looping_model, wide_model
 
-from converter import edgetpu, graph_edit
+from converter import edgetpu, graph_edit, process_memory
 from converter.artifact import Package, PackageExists
 from converter.errors import DataInvalid, NoVariantMade, OptionInvalid, SourceInvalid
 from converter.findings import FINDINGS_FILE, decode
 from converter.graph import Graph, Operator, Tensor
 from converter.wrap import WrapOptions, wrap
-from converter.wrapped import variant_name
+from converter.wrapped import risks_of, variant_name
 from edge_runtime import Runtime
 
 pytestmark = pytest.mark.slow
@@ -316,3 +318,46 @@ def graph_of(*dtypes, rim="float32", weights=None):
 def test_variants_are_called_what_they_are(graph, name):
     """As the conversion calls what it makes itself."""
     assert variant_name(graph) == name
+
+
+def divided_by(divisor, name="FLOOR_MOD"):
+    whole = Tensor(index=0, name="x", dtype="int32", shape=(1,))
+    operator = Operator(index=0, name=name, inputs=(whole, divisor), outputs=(whole,))
+    return Graph(inputs=(whole,), outputs=(whole,), operators=(operator,))
+
+
+@pytest.mark.parametrize(
+    ("graph", "risks"),
+    [
+        (divided_by(Tensor(index=1, name="y", dtype="int32", shape=(1,))), ("divisions of whole numbers (FLOOR_MOD)",)),
+        (divided_by(Tensor(index=1, name="y", dtype="float32", shape=(1,)), "DIV"), ()),
+        (divided_by(Tensor(index=1, name="y", dtype="int32", shape=(1,), data=np.ones(4, np.uint8))), ()),
+        (replace(graph_of(), others=frozenset({"WHILE"})), ("a loop (WHILE)",)),
+        (
+            replace(graph_of(), others=frozenset({"WHILE", "FLOOR_DIV", "DIV"})),
+            ("a loop (WHILE)", "divisions of whole numbers (FLOOR_DIV)"),
+        ),
+        (graph_of("float32"), ()),
+    ],
+)
+def test_what_zeros_do_not_show_is_found(graph, risks):
+    """Loops, and divisions of whole numbers by what a request gives: not by constants, nor of real numbers."""
+    assert risks_of(graph) == risks
+
+
+def test_a_file_with_a_loop_is_wrapped_with_a_warning(wrapped, tmp_path):
+    """It ends on zeros, and never on ones: the note says that this was not tried, and what helps."""
+    file = tmp_path / "loop.tflite"
+    file.write_bytes(looping_model(by_value=True))
+    note = wrapped(file).notes[-1]
+    assert "has a loop (WHILE)" in note
+    assert "isolation='process'" in note
+
+
+def test_a_small_file_that_takes_gigabytes_is_refused(tmp_path, monkeypatch):
+    """It is ended at the bound, however much the machine has, in a process as the command starts it."""
+    monkeypatch.setattr(process_memory, "FIRST_RUN_BYTES", 200 * 2**20)
+    file = tmp_path / "wide.tflite"
+    file.write_bytes(wide_model(side=30_000))
+    with pytest.raises(NoVariantMade, match=r"does not run.*\(limit: 20[0-9] MiB\)"):
+        wrap(WrapOptions(model=file, name="wide", version=1, output=tmp_path / "packages"))
