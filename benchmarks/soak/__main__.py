@@ -6,7 +6,8 @@ A server with models in its own process and in others, clients of every transpor
 has not itself; each in a process of its own. Every few seconds a model has a next version, on the server or on the
 device; now and then a model's process or a port worker is killed, a version that is none comes, a client leaves before
 its answer, or takes it slowly. Each answer is checked against the version that it names. Seconds of a fault's
-aftermath count for errors and latencies apart; for what grows, all do.
+aftermath count for errors and latencies apart; for what grows, all do. Beside it a bare interpreter and an echo show how
+much slower the machine itself became; that is told, and excuses nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.process_tree import processes
-from benchmarks.soak import device, traffic
+from benchmarks.soak import device, reference, traffic
 from benchmarks.soak.models import WIDTHS, Repository
 from benchmarks.soak.outcomes import OK, WRONG, Seen
-from benchmarks.soak.verdict import PERCENTILES, Verdict, calm, verdicts
+from benchmarks.soak.verdict import PERCENTILES, Verdict, calm, latency_growth, verdicts
 from benchmarks.soak.watch import Levels, Watch
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
@@ -95,7 +96,7 @@ def _started(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def run(folder: Path, seconds: float, rate: float, seed: int, transport: str) -> tuple[Seen, Trouble, Levels]:
+def run(folder: Path, seconds: float, rate: float, seed: int, transport: str) -> tuple[Seen, Seen, Trouble, Levels]:
     """Runs it all.
 
     Args:
@@ -106,27 +107,28 @@ def run(folder: Path, seconds: float, rate: float, seed: int, transport: str) ->
         transport: What speaks gRPC in the server.
 
     Returns:
-        What became of the requests, what was done, and what was taken of the machine.
+        What became of the requests, and of the reference's; what was done, and what was taken of the machine.
     """
     repository = Repository(folder)
     server = ServerProcess(f"--model_repository={repository.served}", f"--transport={transport}", *FLAGS)
-    clients, on_device = folder / "clients.bin", folder / "device.bin"
+    clients, on_device, bare = (folder / f"{name}.bin" for name in ("clients", "device", "reference"))
     try:
         assert server.rest is not None
         with (
             _started("benchmarks.soak.traffic", server.address, server.rest, str(clients), str(rate)) as client,
             _started("benchmarks.soak.device", str(repository.store), server.address, str(on_device), str(rate)) as own,
+            _started("benchmarks.soak.reference", str(bare), str(rate)) as machine,
         ):
             trouble = Trouble(repository, server.process.pid, seed)
             watch = Watch({"server": server.process.pid, "device": own.pid, "clients": client.pid})
-            _go_on(trouble, watch, seconds, lambda: client.poll() is None and own.poll() is None)
+            _go_on(trouble, watch, seconds, lambda: all(each.poll() is None for each in (client, own, machine)))
             levels = watch.stop()
     finally:
         server.close()
         (folder / "server.log").write_text("".join(server.log))
     (folder / "levels.json").write_text(json.dumps(levels))
     seen = Seen.read(clients, traffic.KINDS).and_also(Seen.read(on_device, device.KINDS))
-    return seen, trouble, levels
+    return seen, Seen.read(bare, reference.KINDS), trouble, levels
 
 
 def _go_on(trouble: Trouble, watch: Watch, seconds: float, alive: Callable[[], bool]) -> None:
@@ -174,10 +176,22 @@ def table(seen: Seen, faults_s: list[float]) -> list[str]:
     return lines
 
 
+def warm_from_s(seen: Seen) -> float:
+    """When the warm-up was over."""
+    begun_s, ended_s = float(seen.at_s.min()), float(seen.at_s.max())
+    return begun_s + max(LEAST_WARM_UP_S, WARM_UP * (ended_s - begun_s))
+
+
+def of_the_machine(bare: Seen, faults_s: list[float], from_s: float) -> list[str]:
+    """By how much what is none of ours became slower meanwhile; no verdict."""
+    warm = bare.kept(bare.at_s >= from_s)
+    grown = latency_growth(warm.kept(calm(warm, faults_s)))
+    return [f"     latency of the bare reference, percentile {each}: {share:+.1%}" for each, share in grown.items()]
+
+
 def judged(seen: Seen, trouble: Trouble, levels: Levels) -> list[Verdict]:
     """The verdicts, of what came after the warm-up; clients are no part of what is judged."""
-    begun_s, ended_s = float(seen.at_s.min()), float(seen.at_s.max())
-    from_s = begun_s + max(LEAST_WARM_UP_S, WARM_UP * (ended_s - begun_s))
+    from_s = warm_from_s(seen)
     after = {
         name: ([at for at in times if at >= from_s], values[len(times) - sum(at >= from_s for at in times) :])
         for name, (times, values) in levels.items()
@@ -199,10 +213,12 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        seen, trouble, levels = run(folder, arguments.seconds, arguments.rate, arguments.seed, arguments.transport)
+        seen, bare, trouble, levels = run(
+            folder, arguments.seconds, arguments.rate, arguments.seed, arguments.transport
+        )
         log = (folder / "server.log").read_text().splitlines()
     print(f"\n{trouble.changes} versions, {len(trouble.faults_s)} faults; times in ms, where no fault had just been")
-    print("\n".join(table(seen, trouble.faults_s)))
+    print("\n".join([*table(seen, trouble.faults_s), *table(bare, trouble.faults_s)[1:]]))
     for text, count in sorted(seen.texts.items(), key=lambda each: -each[1])[:20]:
         print(f"{count:8d} {text}")
     print(f"{len(log)} lines in the server's log")
@@ -210,6 +226,7 @@ def main() -> None:
     print()
     for what, said, held in found:
         print(f"{'ok  ' if held else 'MISS'} {what}: {said}")
+    print("\n".join(of_the_machine(bare, trouble.faults_s, warm_from_s(seen))))
     sys.exit(not all(held for _, _, held in found))
 
 
