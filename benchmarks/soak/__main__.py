@@ -6,8 +6,8 @@ A server with models in its own process and in others, clients of every transpor
 has not itself; each in a process of its own. Every few seconds a model has a next version, on the server or on the
 device; now and then a model's process or a port worker is killed, a version that is none comes, a client leaves before
 its answer, or takes it slowly. Each answer is checked against the version that it names. Seconds of a fault's
-aftermath count for errors and latencies apart; for what grows, all do. Beside it a bare interpreter and an echo show how
-much slower the machine itself became; that is told, and excuses nothing.
+aftermath count for errors and latencies apart; for what grows, all do. Beside it a bare interpreter and an echo show by
+how much the machine itself became slower; that is told, and excuses nothing.
 """
 
 from __future__ import annotations
@@ -213,9 +213,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        seen, bare, trouble, levels = run(
-            folder, arguments.seconds, arguments.rate, arguments.seed, arguments.transport
-        )
+        given = (arguments.seconds, arguments.rate, arguments.seed, arguments.transport)
+        seen, bare, trouble, levels = run(folder, *given)
         log = (folder / "server.log").read_text().splitlines()
     print(f"\n{trouble.changes} versions, {len(trouble.faults_s)} faults; times in ms, where no fault had just been")
     print("\n".join([*table(seen, trouble.faults_s), *table(bare, trouble.faults_s)[1:]]))
