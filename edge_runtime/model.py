@@ -13,8 +13,8 @@ from edge_runtime.config import Cascade
 from edge_runtime.errors import DeadlineExceeded, EdgeRuntimeError, InvalidInput, RuntimeClosed, ServerRefused
 from edge_runtime.inputs import Inputs, deadline
 from edge_runtime.many import Asking, answers
+from edge_runtime.routing.chain import timed_out
 from edge_runtime.routing.policy import POLICIES
-from edge_runtime.routing.router import timed_out
 from edge_runtime.target import Describer, Target, checked_unsure
 from edge_runtime.types import Array, EngineReport, InferRequest, Policy, Reply
 

@@ -15,6 +15,7 @@ from edge_runtime.errors import (
     ServerFailed,
     ServerRefused,
 )
+from edge_runtime.scheduling.runs import late
 from edge_runtime.types import InferRequest, Pending, Reply, Tried
 
 _SHOWN = 300
@@ -32,6 +33,12 @@ def failed(place: str, error: BaseException, ms: float) -> Tried:
     """A place that was asked for so many milliseconds, and failed, or was late."""
     outcome = "late" if isinstance(error, DeadlineExceeded) else f"failed: {error}"[:_SHOWN]
     return Tried(place=place, outcome=outcome, ms=ms)
+
+
+def timed_out(request: InferRequest, pending: Future[Reply], now_s: float) -> DeadlineExceeded:
+    """The error for a caller whose deadline passed while it waited."""
+    stage = getattr(pending, "stage", Pending.stage)
+    return late(request, now_s, {f"waiting for {stage}": (now_s - request.start_s) * 1e3})
 
 
 def dropped(error: BaseException | None, request: InferRequest, now_s: float) -> float | None:

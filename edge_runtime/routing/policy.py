@@ -133,20 +133,34 @@ def needs_servers(device: DeviceView, remaining_s: float | None, policy: Policy)
     return not (device.installed and device.healthy and not device.full and _in_time(device, remaining_s))
 
 
-def tries_again(device: DeviceView, server: ServerView, remaining_s: float | None, since_s: float) -> bool:
+def waits_in_vain(device: DeviceView, server: ServerView, remaining_s: float, policy: Policy) -> bool:
+    """Whether a request that would stand last in the device's queue should be told so at once.
+
+    It is expected to be late there, or to be in time only just, and no server will be: to wait till the deadline would
+    help nobody, and those who come after it would wait behind it.
+
+    Args:
+        device: The device's snapshot.
+        server: The servers' snapshot; not usable where none is to be asked.
+        remaining_s: Seconds until the deadline.
+        policy: Of this request.
+    """
+    if not device.waits or _in_time(device, remaining_s):
+        return False
+    return policy == "only_device" or not server.usable or server.expected_s > remaining_s * HOPE
+
+
+def tries_again(server: ServerView, remaining_s: float, since_s: float) -> bool:
     """Whether a request that is lost on the device finds out if a server that is expected too late still is.
 
     A server that was late once, by a hiccup of the network, would be passed over until that is forgotten.
 
     Args:
-        device: The device's snapshot.
         server: The servers' snapshot.
-        remaining_s: Seconds until the deadline; None for no deadline.
+        remaining_s: Seconds until the deadline.
         since_s: Seconds since this was last tried.
     """
-    if remaining_s is None or not server.usable or device.predicted_s <= remaining_s:
-        return False
-    if server.expected_s > remaining_s * TRY_WITHIN:
+    if not server.usable or server.expected_s > remaining_s * TRY_WITHIN:
         return False
     return since_s >= max(TRY_AGAIN_S, 2 * server.expected_s)
 

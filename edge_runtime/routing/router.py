@@ -20,7 +20,7 @@ from edge_runtime.errors import (
     VersionNotAvailable,
 )
 from edge_runtime.pixels import Pixels, in_reals
-from edge_runtime.routing.chain import Refusal, Rescue, after, dropped, failed, failed_servers, then
+from edge_runtime.routing.chain import Refusal, Rescue, after, dropped, failed, failed_servers, then, timed_out
 from edge_runtime.routing.complaint import Complaint
 from edge_runtime.routing.hedging import Hedging, server_late_s
 from edge_runtime.routing.outage import Outage
@@ -36,7 +36,6 @@ from edge_runtime.routing.policy import (
     REASON_SERVER_LATE,
     REASON_TOO_SLOW,
     REASON_VERSION_MISSING,
-    SAFE_SHARE,
     TOO_SLOW,
     DeviceView,
     Place,
@@ -46,12 +45,12 @@ from edge_runtime.routing.policy import (
     needs_servers,
     predicted_s,
     tries_again,
+    waits_in_vain,
 )
 from edge_runtime.routing.watch import MIN_OWN_MS, MIN_OWN_S, Watch, last_call_s, slack_s, watch_of, worth_a_copy
 from edge_runtime.scheduling.batcher import Batcher
 from edge_runtime.scheduling.bulk import Bulk
 from edge_runtime.scheduling.cost import CostTable, DeviceCosts
-from edge_runtime.scheduling.runs import late
 from edge_runtime.types import InferRequest, Pending, Reply
 
 _NO_SERVERS = ServerView(usable=False)
@@ -151,10 +150,11 @@ class Router:
                 return self._wait(request, self._elsewhere(request, route))
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
-        looked_after = self._watch(request)
-        if looked_after is not None:
-            return self._wait(request, self._queued(device, request, looked_after))
-        self._refuse_late(device, request)
+            looked_after = self._watch(request)
+            if looked_after is not None:
+                return self._wait(request, self._queued(device, request, looked_after))
+        else:
+            self._refuse_late(device, request)
         try:
             # A caller that waits needs no future; and only who was for a server first may find an engine idle.
             return device.wait(request) if device_first else device.infer(request)
@@ -172,23 +172,27 @@ class Router:
                 return self._elsewhere(request, route, hedge=hedge)
             if route.reason != request.reason:
                 request = replace(request, reason=route.reason)
-        self._refuse_late(device, request)
+        else:
+            self._refuse_late(device, request)
         return self._queued(device, request, self._watch(request) if hedge else None)
 
     def _refuse_late(self, device: Batcher, request: InferRequest) -> None:
-        """Tells at once who would wait for nothing: behind all others, for too long, and without a server to ask.
+        """Tells at once who would wait for nothing, on a runtime without servers.
 
         Raises:
             Overloaded: it is so.
         """
-        if self._remote is not None or request.deadline_s is None or not device.is_last(request):
-            return
-        left_s, expected_s = request.deadline_s - self._clock(), self._view(request).predicted_s
-        if expected_s > left_s * SAFE_SHARE:
-            raise Overloaded(
-                f"{request.subject}: the device's queue is too long ({device!r}): an answer is expected after "
-                f"{expected_s * 1e3:.0f} ms, and {left_s * 1e3:.0f} ms are left"
-            )
+        if request.deadline_s is not None and device.is_last(request):
+            view, left_s = self._view(request), request.deadline_s - self._clock()
+            if waits_in_vain(view, _NO_SERVERS, left_s, request.policy):
+                raise self._too_long(request, view, left_s)
+
+    def _too_long(self, request: InferRequest, view: DeviceView, left_s: float) -> Overloaded:
+        """The error of a request that would stand last in a queue that is too long for it."""
+        return Overloaded(
+            f"{request.subject}: the device's queue is too long ({self._device!r}): an answer is expected after "
+            f"{view.predicted_s * 1e3:.0f} ms, and {left_s * 1e3:.0f} ms are left"
+        )
 
     def _queued(self, device: Batcher, request: InferRequest, watch: Watch | None) -> Pending:
         """The answer to come of a request for the device, which is hedged where it is said how."""
@@ -268,11 +272,18 @@ class Router:
             else:
                 self._outage.missed()
         route = choose(view, server, remaining_s, policy)
-        if route is LOCAL and server.usable:
-            now_s = self._clock()
-            if tries_again(view, server, remaining_s, now_s - self._tried_s):
-                self._tried_s = now_s
-                return Route(Place.SERVER, REASON_OVERLOADED if view.waits else REASON_TOO_SLOW)
+        if route.place is Place.DEVICE and remaining_s is not None:
+            device = self._device
+            in_vain = (
+                waits_in_vain(view, server, remaining_s, policy) and device is not None and device.is_last(request)
+            )
+            if route is LOCAL and (in_vain or view.predicted_s > remaining_s):
+                now_s = self._clock()
+                if tries_again(server, remaining_s, now_s - self._tried_s):
+                    self._tried_s = now_s
+                    return Route(Place.SERVER, REASON_OVERLOADED if view.waits else REASON_TOO_SLOW)
+            if in_vain:
+                raise self._too_long(request, view, remaining_s)
         if route is TOO_SLOW and self._probes(request, remaining_s or 0.0):
             return LOCAL
         return route
@@ -481,9 +492,3 @@ class Router:
 def _fits(costs: CostTable | DeviceCosts, rows: int, remaining_s: float) -> bool:
     """Whether an idle engine should be tried: it will be in time, or it is time to see whether it would."""
     return costs.seconds(rows) <= remaining_s or costs.probe(rows, remaining_s)
-
-
-def timed_out(request: InferRequest, pending: Future[Reply], now_s: float) -> DeadlineExceeded:
-    """The error for a caller whose deadline passed while it waited."""
-    stage = getattr(pending, "stage", Pending.stage)
-    return late(request, now_s, {f"waiting for {stage}": (now_s - request.start_s) * 1e3})

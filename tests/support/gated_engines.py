@@ -83,7 +83,7 @@ class Setup:
         self.batcher.add(slot)
         return slot
 
-    def request(self, count=1, start=0.0, deadline_s=None, priority=1):
+    def request(self, count=1, start=0.0, deadline_s=None, priority=1, policy="prefer_device"):
         return InferRequest(
             model="scale",
             version=3,
@@ -93,6 +93,7 @@ class Setup:
             start_s=self.clock(),
             deadline_s=deadline_s,
             priority=priority,
+            policy=policy,
         )
 
     def occupy(self):

@@ -82,6 +82,10 @@ class FakeDevice(_Place):
         self.costs = CostTable({1: 0.010}, clock)
         self.load = load
         self.refusal = None
+        self.last = False
+
+    def is_last(self, request):
+        return self.last
 
     def try_infer(self, request):
         return None if self.load is not IDLE else super().submit(request).result()

@@ -44,4 +44,7 @@ def test_one_that_runs_is_an_ordinary_thread():
     run(thread, started, 20.0)
     thread.join()
     assert names == ["one"]
-    assert not [one for one in threading.enumerate() if one is thread or "Dummy" in one.name]
+    left = [
+        one for one in threading.enumerate() if one is thread or (one.ident == thread.ident and "Dummy" in one.name)
+    ]
+    assert not left

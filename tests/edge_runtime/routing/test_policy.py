@@ -15,6 +15,7 @@ from edge_runtime.routing.policy import (
     needs_servers,
     predicted_s,
     tries_again,
+    waits_in_vain,
 )
 
 ABSENT = DeviceView(installed=False)
@@ -161,23 +162,48 @@ def test_servers_are_asked_for_only_where_they_matter(device, server, remaining_
 
 
 @pytest.mark.parametrize(
-    ("device", "server", "remaining_s", "since_s", "again"),
+    ("server", "remaining_s", "since_s", "again"),
     [
-        (SLOW, SLOWER_SERVER, 0.050, 10.0, True),
-        (SLOW, SLOWER_SERVER, 0.050, 0.5, False),
-        (SLOW, SLOWER_SERVER, 0.050, 0.61, True),
-        (SLOW, SLOWER_SERVER, 0.020, 1e9, False),
-        (SLOW, FAR_SERVER, 0.050, 1e9, False),
-        (SLOW, SERVER, 0.010, 0.09, False),
-        (SLOW, SERVER, 0.010, 0.11, True),
-        (SLOW, NO_SERVER, 0.050, 1e9, False),
-        (TIGHT, SLOWER_SERVER, 0.050, 1e9, False),
-        (SLOW, SLOWER_SERVER, None, 1e9, False),
+        (SLOWER_SERVER, 0.050, 10.0, True),
+        (SLOWER_SERVER, 0.050, 0.5, False),
+        (SLOWER_SERVER, 0.050, 0.61, True),
+        (SLOWER_SERVER, 0.020, 1e9, False),
+        (FAR_SERVER, 0.050, 1e9, False),
+        (SERVER, 0.010, 0.09, False),
+        (SERVER, 0.010, 0.11, True),
+        (NO_SERVER, 0.050, 1e9, False),
     ],
 )
-def test_what_is_lost_anyway_finds_out(device, server, remaining_s, since_s, again):
+def test_what_is_lost_anyway_finds_out(server, remaining_s, since_s, again):
     """Now and then a request that nobody is expected to answer in time is sent; not on a line far too slow."""
-    assert tries_again(device, server, remaining_s, since_s) is again
+    assert tries_again(server, remaining_s, since_s) is again
+
+
+@pytest.mark.parametrize(
+    ("device", "server", "policy", "in_vain"),
+    [
+        (SLOW, NO_SERVER, "prefer_device", True),
+        (SLOW, FAR_SERVER, "prefer_device", True),
+        (SLOW, SERVER, "prefer_device", False),
+        (SLOW, SERVER, "only_device", True),
+        (TIGHT, NO_SERVER, "prefer_device", True),
+        (TIGHT, SERVER, "prefer_server", False),
+        (QUICK, NO_SERVER, "prefer_device", False),
+        (QUICK, NO_SERVER, "only_device", False),
+        (DeviceView(installed=True, predicted_s=1.0, waits=False), NO_SERVER, "prefer_device", False),
+    ],
+)
+def test_who_waits_for_nothing(device, server, policy, in_vain):
+    """Who is predicted to be late on the device, or only just in time, where no server may be hoped for either."""
+    assert waits_in_vain(device, server, 0.050, policy) is in_vain
+
+
+@given(devices, servers, st.floats(0, 1), st.sampled_from(POLICIES))
+def test_nobody_waits_in_vain_who_may_be_answered_by_a_server(device, server, remaining_s, policy):
+    """Whom a device that could take it leaves to a server may hope for that."""
+    able = device.installed and device.healthy and not device.full
+    if able and policy == "prefer_device" and choose(device, server, remaining_s, policy).place is Place.SERVER:
+        assert not waits_in_vain(device, server, remaining_s, policy)
 
 
 @given(devices, servers, st.floats(0, 1))

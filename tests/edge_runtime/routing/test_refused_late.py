@@ -1,9 +1,10 @@
-"""Without servers, who would wait for too long on the device is told at once."""
+"""Who would wait for too long on the device, and has no server to hope for, is told at once."""
 
 import math
 
 import pytest
 from support.gated_engines import Setup
+from support.places import FakeRemote
 
 from edge_runtime import Overloaded
 from edge_runtime.routing.router import Router
@@ -20,13 +21,13 @@ def router(setup, remote=None):
     return Router(setup.batcher, remote, installed=list, clock=setup.clock)
 
 
-def flooded(setup, count, *, left_s):
+def flooded(setup, count, *, left_s, remote=None, **options):
     """How many of so many requests are taken while an engine of 10 ms a row is busy."""
     setup.occupy()
-    device = router(setup)
+    device = router(setup, remote)
     for taken in range(count):
         try:
-            device.submit(setup.request(deadline_s=setup.clock() + left_s))
+            device.submit(setup.request(deadline_s=setup.clock() + left_s, **options))
         except Overloaded:
             return taken
     return count
@@ -39,6 +40,39 @@ def test_as_many_wait_as_fill_their_time_well(setup):
     with pytest.raises(Overloaded, match=r"the device's queue is too long.* and 50 ms are left"):
         router(setup).infer(setup.request(deadline_s=setup.clock() + 0.05))
     assert setup.batcher.load.queued_requests == taken
+
+
+@pytest.mark.parametrize("expected_s", [None, 19.0], ids=["none may be asked", "the line is too slow"])
+@pytest.mark.parametrize("wait", [False, True], ids=["submit", "infer"])
+def test_servers_that_are_of_no_use_are_as_none(setup, expected_s, wait):
+    """As many wait as without servers, whether the caller waits or not, and none is sent where nothing can arrive."""
+    remote = FakeRemote(setup.clock, expected_s=expected_s)
+    assert 2 <= flooded(setup, 50, left_s=0.05, remote=remote) <= 12
+    device = router(setup, remote)
+    ask = device.infer if wait else device.submit
+    with pytest.raises(Overloaded, match="the device's queue is too long"):
+        ask(setup.request(deadline_s=setup.clock() + 0.05))
+    assert not remote.asked
+
+
+def test_what_stays_on_the_device_by_its_policy_has_no_servers(setup):
+    """However good they are."""
+    remote = FakeRemote(setup.clock, expected_s=0.001)
+    assert 2 <= flooded(setup, 50, left_s=0.05, remote=remote, policy="only_device") <= 12
+    assert not remote.asked
+
+
+def test_a_server_that_may_be_in_time_after_all_is_waited_for_and_one_that_was_late_is_asked_now_and_then(setup):
+    """Nobody is refused whom a server may save by luck; of those that are lost one finds out what it takes now."""
+    remote = FakeRemote(setup.clock, expected_s=0.07)
+    assert flooded(setup, 50, left_s=0.05, remote=remote) == 50
+    assert remote.asked
+    late = FakeRemote(setup.clock, expected_s=0.3)
+    device = router(setup, late)
+    device.submit(setup.request(deadline_s=setup.clock() + 0.05))
+    assert len(late.asked) == 1
+    with pytest.raises(Overloaded):
+        device.submit(setup.request(deadline_s=setup.clock() + 0.05))
 
 
 def test_who_has_time_is_not_refused(setup):

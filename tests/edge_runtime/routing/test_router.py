@@ -16,7 +16,8 @@ from edge_runtime import (
     ServerRefused,
     VersionNotAvailable,
 )
-from edge_runtime.routing.router import Router, timed_out
+from edge_runtime.routing.chain import timed_out
+from edge_runtime.routing.router import Router
 from edge_runtime.scheduling.cost import CostTable
 from edge_runtime.scheduling.stats import Load
 from edge_runtime.types import InferRequest
@@ -33,8 +34,12 @@ class FakeDevice:
         self.costs = CostTable({1: 0.010}, FakeClock())
         self.load = Load(queued_requests=0, queued_rows=0, running_rows=0, engines=1, full=False)
         self.idle = True
+        self.last = False
         self.error = None
         self.future = None
+
+    def is_last(self, request):
+        return self.last
 
     def try_infer(self, request):
         if self.error is not None:
