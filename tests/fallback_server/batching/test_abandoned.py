@@ -112,6 +112,28 @@ def test_a_model_whose_runs_take_long_has_longer():
     assert place.process.ended_for_s[0] >= usual_s * TIMES_USUAL
 
 
+def test_a_run_of_more_rows_than_ever_has_longer():
+    """Nothing says yet that it does not take as long for each of them: 32 rows take 32 times as long as one."""
+    place = Place()
+    place.runs(lambda: place.stand.clock.advance(1), make(rows(1)))
+    place.runs(lambda: place.passes(32 * TIMES_USUAL - 2), make(rows(1, 32), deadline_s=place.stand.clock() + 2))
+    assert place.process.ended_for_s == []
+    place = Place()
+    place.runs(lambda: place.stand.clock.advance(1), make(rows(1)))
+    place.runs(lambda: place.passes(32 * TIMES_USUAL + 4), make(rows(1, 32), deadline_s=place.stand.clock() + 2))
+    assert place.process.ended_for_s[0] >= 32 * TIMES_USUAL
+
+
+def test_before_any_run_has_ended_the_load_says_how_long_one_takes():
+    """Else a model whose runs take long would be ended for whoever comes first and leaves, again and again."""
+    place = Place()
+    queue = place.made(tried_s=5.0)
+    place.runs(lambda: place.passes(5 * TIMES_USUAL - 2), place.in_s(1), queue=queue)
+    assert place.process.ended_for_s == []
+    place.runs(lambda: place.passes(1000), place.in_s(1), queue=place.made(tried_s=5.0))
+    assert 5 * TIMES_USUAL <= place.process.ended_for_s[0] <= 5 * TIMES_USUAL + 2
+
+
 def test_a_run_that_has_just_ended_costs_nobody_his_run():
     """The runs of one thread follow each other: what comes after one that nobody waited for is looked at by itself."""
     place = Place()
