@@ -27,6 +27,9 @@ TIMES_USUAL = 10
 LOOKS = 10
 """As often the runs are looked at until one is given up."""
 
+LEAST_LOOK_S = 0.05
+"""Between two looks, however short the bound is: one of microseconds would take a core for them."""
+
 _STOP_S = 1.0
 
 
@@ -161,7 +164,7 @@ class Watchdog:
 
     def _ring(self) -> float:
         self.look()
-        return self._clock() + self._bound_s / LOOKS
+        return self._clock() + max(self._bound_s / LOOKS, LEAST_LOOK_S)
 
     def _look_at(self, process: Process, queues: Sequence[Watchable], now_s: float) -> None:
         """At all runs of a process."""

@@ -1,11 +1,12 @@
 """Runs that do not end and that nobody waits for: who is ended, when, and who never is."""
 
 import threading
+import time
 
 import pytest
 from support.batch_stand import BatchStand, make, rows
 
-from fallback_server.batching.abandoned import LOOKS, TIMES_USUAL
+from fallback_server.batching.abandoned import LEAST_LOOK_S, LOOKS, TIMES_USUAL, Watchdog
 from fallback_server.batching.options import MAX_ABANDONED_RUN_S, BatchingOptions
 from fallback_server.batching.scheduler import BatchScheduler
 
@@ -244,6 +245,23 @@ def test_it_looks_by_itself_from_start_to_stop():
         assert ("watchdog" in new) is expected
         assert scheduler.stop(timeout_s=5)
         assert not [one for one in set(threading.enumerate()) - before if one.name == "watchdog"]
+
+
+def test_however_short_the_bound_is_it_does_not_look_all_the_time():
+    """One of a microsecond would take a core from the models."""
+    looked_s, done = [], threading.Event()
+
+    def under_way():
+        looked_s.append(time.monotonic())
+        if len(looked_s) == 4:
+            done.set()
+        return []
+
+    watchdog = Watchdog(under_way, bound_s=1e-6, clock=time.monotonic)
+    watchdog.start()
+    assert done.wait(30)
+    watchdog.stop()
+    assert looked_s[3] - looked_s[0] >= 3 * LEAST_LOOK_S
 
 
 @pytest.mark.parametrize("bound_s", [-1.0, float("nan"), MAX_ABANDONED_RUN_S + 1])
