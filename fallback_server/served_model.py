@@ -187,6 +187,7 @@ class ServedModel:
             in_process=self.executor.in_process,
             runner=self._runner,
             process=self.executor if isinstance(self.executor, Process) else None,
+            tried_s=getattr(self.executor, "run_s", 0.0),
         )
 
     def _all_queues(self) -> tuple[BatchQueue, ...]:

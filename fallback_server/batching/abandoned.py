@@ -22,10 +22,13 @@ from fallback_server.core.alarm import Alarm
 _log = logging.getLogger(__name__)
 
 TIMES_USUAL = 10
-"""Times as long as runs of as many rows take on average: what takes less may well be about to end."""
+"""Times as long as runs of as many rows take, see `RunCosts.usual_s`: what takes less may well be about to end."""
 
 LOOKS = 10
 """As often the runs are looked at until one is given up."""
+
+LEAST_LOOK_S = 0.05
+"""Between two looks, however short the bound is: one of microseconds would take a core for them."""
 
 _STOP_S = 1.0
 
@@ -105,8 +108,9 @@ class Watchdog:
     """Looks at what runs now and then, and ends what hangs.
 
     That is a run for which nobody has waited for `bound_s`, which goes on for as long and `TIMES_USUAL` times what runs
-    of as many rows take on average. Not while one beside it in its process has begun before it and is waited for: it
-    may wait for that. Those that began later are told that their process has ended, and may ask again.
+    of as many rows take, or would by what fewer took, or one as the model was loaded. Not while one beside it in its
+    process has begun before it and is waited for: it may wait for that. Those that began later are told that their
+    process has ended, and may ask again.
 
     What runs in the server's own process can't be ended: the log tells of it, once for each queue.
 
@@ -160,7 +164,7 @@ class Watchdog:
 
     def _ring(self) -> float:
         self.look()
-        return self._clock() + self._bound_s / LOOKS
+        return self._clock() + max(self._bound_s / LOOKS, LEAST_LOOK_S)
 
     def _look_at(self, process: Process, queues: Sequence[Watchable], now_s: float) -> None:
         """At all runs of a process."""
@@ -183,7 +187,7 @@ class Watchdog:
 
     def _is_long(self, queue: Watchable, rows: int, begun_s: float, now_s: float) -> bool:
         """Whether a run has taken much longer than runs do."""
-        return now_s - begun_s >= max(self._bound_s, TIMES_USUAL * (queue.costs.expected_s(rows) or 0.0))
+        return now_s - begun_s >= max(self._bound_s, TIMES_USUAL * queue.costs.usual_s(rows))
 
 
 def _has_left(task: Task, now_s: float) -> bool:

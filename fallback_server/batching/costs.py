@@ -51,9 +51,13 @@ class RunCosts:
     """How long runs took, by their rows in powers of two: sums of one class differ by a factor of two at most.
 
     Any thread may record; of two that record the same class at once one may be lost, which does no harm.
+
+    Args:
+        tried_s: How long a row took as the model was loaded; 0 where nobody knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tried_s: float = 0.0) -> None:
+        self._tried_s = tried_s
         self._classes: dict[int, _Class] = {}
 
     def record(self, rows: int, took_s: float, now_s: float, *, believed_s: float = math.inf) -> None:
@@ -82,6 +86,17 @@ class RunCosts:
         """How long a run of so many rows takes on average; of those alike in size, or else next to it. None: no run."""
         found = self._classes.get(rows.bit_length()) or self._nearest(rows)
         return None if found is None else found.mean_s
+
+    def usual_s(self, rows: int) -> float:
+        """How long a run of so many rows may well take: as `expected_s`, but of more rows than have run row by row.
+
+        Before the first run that has ended as the load's trial says; 0 where nobody knows.
+        """
+        key = rows.bit_length()
+        found = self._classes.get(key) or self._nearest(rows)
+        if found is None:
+            return self._tried_s * rows
+        return found.mean_s * 2.0 ** max(0, key - found.last[0][1].bit_length())
 
     def shown_s(self, rows: int) -> float | None:
         """As `expected_s`, or what the last of them took where that was less: one shows that a hiccup was one.

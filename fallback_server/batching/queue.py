@@ -57,6 +57,7 @@ class BatchQueue:
         runner: What runs it and other queues, where that takes only so many at a time.
         in_process: Whether a run costs no hop to another process, and so may be worth no hop to another thread.
         process: What runs it, where that can leave a core to others.
+        tried_s: How long a row took as the model was loaded; 0 where nobody knows.
 
     Attributes:
         name, run, options: See above.
@@ -85,6 +86,7 @@ class BatchQueue:
         in_process: bool = False,
         runner: Runner | None = None,
         process: Process | None = None,
+        tried_s: float = 0.0,
     ) -> None:
         self.name = name
         self.run = run
@@ -102,7 +104,7 @@ class BatchQueue:
         self.lengths: Lengths | None = None
         if options.pad_variable_length_inputs and variable_axes and any(variable_axes.values()):
             self.lengths = Lengths(axes=variable_axes, allowed=options.allowed_lengths)
-        self.costs = RunCosts()
+        self.costs = RunCosts(tried_s)
         self.under_way = UnderWay()
         self._drain = Drain(self.costs, self.run_rows)
         self.turn = Turn(next(_keys), options.weight)

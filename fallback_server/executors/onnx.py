@@ -15,6 +15,7 @@ from fallback_server.core.loader import LoadStop
 from fallback_server.executors.base import VARIABLE, Array, RunSizes, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT, definitions
 from fallback_server.executors.probing import tried
+from fallback_server.executors.timing import Timed
 from fallback_server.executors.worker.executor import WorkerExecutor, open_in_plain_worker
 from fallback_server.executors.worker.nursery import Nursery
 
@@ -57,6 +58,9 @@ class OnnxExecutor:
     Args:
         session: ONNX Runtime's InferenceSession.
 
+    Attributes:
+        run_s: How long one row takes; 0 before `warm_up`, and where that could not run.
+
     Raises:
         LoadFailed: it takes or gives what has no place in a request.
     """
@@ -69,6 +73,7 @@ class OnnxExecutor:
         self._session = session
         self._quiet = _quiet()
         self._has_run = False
+        self.run_s = 0.0
         signature = Signature(
             name=SIGNATURE,
             inputs={each.name: _spec(each) for each in session.get_inputs()},
@@ -108,7 +113,9 @@ class OnnxExecutor:
 
     def warm_up(self) -> None:
         """Runs it on what can be made up, and sees whether rows mix."""
-        self._signatures[SIGNATURE] = tried(functools.partial(self.run, SIGNATURE), self._signatures[SIGNATURE])
+        run = Timed(functools.partial(self.run, SIGNATURE))
+        self._signatures[SIGNATURE] = tried(run, self._signatures[SIGNATURE])
+        self.run_s = run.least_s
 
     def close(self) -> None:
         """Frees the session."""

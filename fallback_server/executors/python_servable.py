@@ -48,6 +48,7 @@ from fallback_server.core.errors import InvalidInput, LoadFailed
 from fallback_server.executors.base import VARIABLE, Array, Signature, TensorSpec
 from fallback_server.executors.definitions import PREDICT, definitions
 from fallback_server.executors.probing import run_once, tried
+from fallback_server.executors.timing import Timed
 from fallback_server.protocol.tensors import TensorCodecError, wire_dtype
 
 FILE, CLASS = "model.py", "Model"
@@ -63,6 +64,7 @@ class PythonExecutor:
 
     Attributes:
         at_once: See `Executor`: 1, or any number where the object says that it is thread-safe.
+        run_s: How long one row takes, of the signature that takes longest; 0 before `warm_up`, and where none has run.
 
     Raises:
         LoadFailed: its signatures are none; the text says which, and what is wrong.
@@ -79,6 +81,7 @@ class PythonExecutor:
         self._thread_safe = getattr(model, "thread_safe", False) is True
         self.at_once = 0 if self._thread_safe else 1
         self._alone: AbstractContextManager[Any] = contextlib.nullcontext() if self._thread_safe else threading.Lock()
+        self.run_s = 0.0
         self._batches = _batches(model)
         self._signatures = _signatures(getattr(model, "signatures", None), merged=self._batches is not False)
         self._signature_defs = definitions(self._signatures.values())
@@ -111,11 +114,12 @@ class PythonExecutor:
     def warm_up(self) -> None:
         """Runs each signature on what can be made up, and sees whether rows mix, unless the class has said it."""
         for name, signature in list(self._signatures.items()):
-            run = functools.partial(self.run, name)
+            run = Timed(functools.partial(self.run, name))
             if self._batches:
                 run_once(run, signature)
             else:
                 self._signatures[name] = tried(run, signature)
+            self.run_s = max(self.run_s, run.least_s)
 
     def close(self) -> None:
         """Has the model put its things in order, where it has a way to."""

@@ -42,7 +42,7 @@ class Answers:
     def give_up(self, call: PredictCall) -> None:
         """Nobody waits for a call any more.
 
-        Where it was not answered it is skipped in its queue; if it runs already, it is run to its end in vain.
+        Where it was not answered it is skipped in its queue; if it runs already, it runs in vain; see `Watchdog`.
         """
         if not _answered(self._waiting.pop(call)):
             call.left_s = self._clock()

@@ -47,6 +47,15 @@ def test_the_expected_wait_is_of_what_is_ahead():
     assert model.expected_wait_ms() == pytest.approx(20)
 
 
+def test_its_queues_know_how_long_a_row_took_as_it_was_loaded():
+    """Until runs say more; nothing where the executor does not know."""
+    executor = FakeExecutor()
+    assert ServedModel(ID, executor, OPTIONS).queues["serving_default"].costs.usual_s(2) == 0.0
+    executor.run_s = 3.0
+    costs = ServedModel(ID, executor, OPTIONS).queues["serving_default"].costs
+    assert (costs.usual_s(1), costs.usual_s(2), costs.expected_s(1)) == (3.0, 6.0, None)
+
+
 def test_a_large_request_is_not_ahead_of_the_next_one():
     """It lets others pass after each piece; nor is what has a lower priority."""
     executor, clock = FakeExecutor(), FakeClock()

@@ -58,6 +58,7 @@ class WorkerExecutor:
         at_once: How many runs it does at a time; 0: as many as reach it.
         findings: What was found of each signature that was tried.
         load_s: How long the load took in the process.
+        run_s: How long a row took there, of the signature that takes longest; 0 where that was not measured.
     """
 
     in_process = False
@@ -69,6 +70,7 @@ class WorkerExecutor:
         self.at_once = loaded.at_once
         self.findings = loaded.findings
         self.load_s = loaded.load_s
+        self.run_s = max([loaded.run_s, *(found.cost_s.get(1, 0.0) for found in loaded.findings.values())])
         self._signature_defs = loaded.signature_defs
         self._signatures = {entry.name: _signature(entry) for entry in loaded.signatures}
         self._idle: list[_Lane] = []

@@ -1,11 +1,12 @@
 """Runs that do not end and that nobody waits for: who is ended, when, and who never is."""
 
 import threading
+import time
 
 import pytest
 from support.batch_stand import BatchStand, make, rows
 
-from fallback_server.batching.abandoned import LOOKS, TIMES_USUAL
+from fallback_server.batching.abandoned import LEAST_LOOK_S, LOOKS, TIMES_USUAL, Watchdog
 from fallback_server.batching.options import MAX_ABANDONED_RUN_S, BatchingOptions
 from fallback_server.batching.scheduler import BatchScheduler
 
@@ -110,6 +111,28 @@ def test_a_model_whose_runs_take_long_has_longer():
     usual_s = place.queue.costs.expected_s(1)
     place.runs(lambda: place.passes(usual_s * TIMES_USUAL + 2), place.in_s(usual_s))
     assert place.process.ended_for_s[0] >= usual_s * TIMES_USUAL
+
+
+def test_a_run_of_more_rows_than_ever_has_longer():
+    """Nothing says yet that it does not take as long for each of them: 32 rows take 32 times as long as one."""
+    place = Place()
+    place.runs(lambda: place.stand.clock.advance(1), make(rows(1)))
+    place.runs(lambda: place.passes(32 * TIMES_USUAL - 2), make(rows(1, 32), deadline_s=place.stand.clock() + 2))
+    assert place.process.ended_for_s == []
+    place = Place()
+    place.runs(lambda: place.stand.clock.advance(1), make(rows(1)))
+    place.runs(lambda: place.passes(32 * TIMES_USUAL + 4), make(rows(1, 32), deadline_s=place.stand.clock() + 2))
+    assert place.process.ended_for_s[0] >= 32 * TIMES_USUAL
+
+
+def test_before_any_run_has_ended_the_load_says_how_long_one_takes():
+    """Else a model whose runs take long would be ended for whoever comes first and leaves, again and again."""
+    place = Place()
+    queue = place.made(tried_s=5.0)
+    place.runs(lambda: place.passes(5 * TIMES_USUAL - 2), place.in_s(1), queue=queue)
+    assert place.process.ended_for_s == []
+    place.runs(lambda: place.passes(1000), place.in_s(1), queue=place.made(tried_s=5.0))
+    assert 5 * TIMES_USUAL <= place.process.ended_for_s[0] <= 5 * TIMES_USUAL + 2
 
 
 def test_a_run_that_has_just_ended_costs_nobody_his_run():
@@ -222,6 +245,23 @@ def test_it_looks_by_itself_from_start_to_stop():
         assert ("watchdog" in new) is expected
         assert scheduler.stop(timeout_s=5)
         assert not [one for one in set(threading.enumerate()) - before if one.name == "watchdog"]
+
+
+def test_however_short_the_bound_is_it_does_not_look_all_the_time():
+    """One of a microsecond would take a core from the models."""
+    looked_s, done = [], threading.Event()
+
+    def under_way():
+        looked_s.append(time.monotonic())
+        if len(looked_s) == 4:
+            done.set()
+        return []
+
+    watchdog = Watchdog(under_way, bound_s=1e-6, clock=time.monotonic)
+    watchdog.start()
+    assert done.wait(30)
+    watchdog.stop()
+    assert looked_s[3] - looked_s[0] >= 3 * LEAST_LOOK_S
 
 
 @pytest.mark.parametrize("bound_s", [-1.0, float("nan"), MAX_ABANDONED_RUN_S + 1])

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.clock import FakeClock
 from support.fallback_workers import wait_until
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed
+from fallback_server.executors import timing
 from fallback_server.executors.python_servable import PythonExecutor
 from fallback_server.executors.worker.executor import ModelFault, open_in_plain_worker
 from fallback_server.executors.worker.nursery import NOTHING, Nursery
@@ -107,6 +109,22 @@ def test_a_model_whose_rows_mix_is_not_merged():
     assert executor.signatures[NAME].batches
     executor.warm_up()
     assert not executor.signatures[NAME].batches
+
+
+def test_how_long_a_row_takes_is_known_once_it_was_tried(monkeypatch):
+    """Also where the class says that its rows keep apart, and it is run but once."""
+    clock = FakeClock()
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
+
+    def predict(given):
+        clock.advance(2.0 * len(given["x"]))
+        return {"y": given["x"]}
+
+    for more in ({}, {"batches": True}, {"batches": False}):
+        executor = PythonExecutor(model(predict, **more))
+        assert executor.run_s == 0.0
+        executor.warm_up()
+        assert executor.run_s == 2.0
 
 
 def test_one_that_can_not_be_tried_is_merged_only_if_it_says_so():
@@ -229,6 +247,7 @@ def test_the_example_of_the_documents_works(nursery, tmp_path):
     (tmp_path / "model.py").write_text(text.partition("```python\n")[2].partition("```")[0])
     executor = opened(nursery, tmp_path)
     assert executor.signatures[NAME].batches
+    assert executor.run_s > 0
     assert executor.run(NAME, {"x": np.float32([[1, 2, 3]])})["y"].tolist() == [[1, 20, 300]]
     with pytest.raises(InvalidInput, match="x must not be negative"):
         executor.run(NAME, {"x": np.float32([[-1, 2, 3]])})

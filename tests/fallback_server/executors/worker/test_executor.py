@@ -19,9 +19,11 @@ from support.slices import cores, nice, slice_ns
 
 from fallback_server.core.errors import ExecutionFailed, InvalidInput, LoadFailed, VersionNotReady
 from fallback_server.executors.base import GivenInputs
+from fallback_server.executors.findings import Finding
 from fallback_server.executors.registry import default_registry
 from fallback_server.executors.saved_model import SavedModelOptions
-from fallback_server.executors.worker.executor import ModelFault
+from fallback_server.executors.worker.executor import ModelFault, WorkerExecutor
+from fallback_server.executors.worker.messages import Loaded
 from fallback_server.executors.worker.nursery import Nursery
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,20 @@ def test_runs_answer_by_name(models, nursery):
     (out,) = text.run("serving_default", {"s": np.array([b"a", b"\xff"], object)}).values()
     assert out.tolist() == [b"a!", b"\xff!"]
     text.close()
+
+
+def test_how_long_a_row_took_in_its_load_is_known():
+    """As the worker says by itself, or for a SavedModel by what was found of the signature that takes longest."""
+
+    class Quiet:
+        def when_gone(self, do):
+            pass
+
+    costs_s = ({}, {1: 0.5, 2: 9.0}, {1: 2.0})
+    found = {str(cost_s): Finding(ran=True, mixes_rows=False, cost_s=cost_s) for cost_s in costs_s}
+    assert WorkerExecutor(Quiet(), Loaded((), b"")).run_s == 0.0
+    assert WorkerExecutor(Quiet(), Loaded((), b"", run_s=0.3)).run_s == 0.3
+    assert WorkerExecutor(Quiet(), Loaded((), b"", findings=found)).run_s == 2.0
 
 
 def test_a_version_that_is_unloaded_has_not_crashed(models, nursery):
