@@ -35,7 +35,11 @@ def have_few_heaps(environment: Mapping[str, str] | None = None) -> bool:
 
 
 def give_back() -> None:
-    """Has malloc give back whole pages that are free. Takes milliseconds at most, without Python's lock."""
+    """Has malloc give back whole pages that are free, without Python's lock.
+
+    Takes milliseconds where there are few, and some tenths of a second for a gigabyte that lies in pieces; whoever
+    needs memory from the same heap waits meanwhile.
+    """
     if (libc := _libc()) is not None:
         libc.malloc_trim(0)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from edge_runtime.trial_child import UNTOLD
 from edge_runtime.trial_memory import LOOK_S, MIB, own_bytes
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ _OWN_DEATHS = frozenset(
 """Signals that a process brings upon itself. Any other one came from somebody: a user, a service manager, the kernel
 that was out of memory; it says nothing of the library."""
 
-_NO_MEMORY = "std::bad_alloc"
-"""What C++ prints before it ends a process for which there is no memory."""
+_NO_MEMORY = re.compile(r"^(terminat|\s*what\(\):).*std::bad_alloc", re.MULTILINE)
+"""What C++ prints before it ends a process for which there is no memory; a signature may be called so, too."""
 
 CALLED_OFF = "the runtime was closed"
 
@@ -282,12 +283,15 @@ def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> A
     if status < 0 and -status not in _OWN_DEATHS:
         error = f"ended from outside, by {_signal_name(-status)}, before it had an answer"
         return Answer(fields={}, failure="refused", error=error, printed=printed, from_outside=True)
-    if status == -signal.SIGABRT and _NO_MEMORY in printed:
+    if status == -signal.SIGABRT and _NO_MEMORY.search(printed):
         error = "needs more memory to run than this machine gives: std::bad_alloc"
         return Answer(fields={}, failure="refused", error=error, printed=printed, from_outside=True)
     if status < 0:
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
     fields = _last_answer(said)
+    if fields is None and status == UNTOLD:
+        error = "its answer could not be written: there is no room for temporary files"
+        return Answer(fields={}, failure="refused", error=error, printed=printed)
     if fields is None:
         error = f"ended with status {status} and no answer"
         return Answer(fields={}, failure="crashed", error=error, printed=printed)

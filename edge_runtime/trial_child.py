@@ -38,6 +38,9 @@ _MAX_ERROR_CHARACTERS = 1500
 _SOURCE_LINE = re.compile(r"^(└ )?(ERROR: \[[^\]]*\]\s*)?", re.MULTILINE)
 """Where in LiteRT's source an error arose stands in lines of their own before its text, which may be missing."""
 
+UNTOLD = 74
+"""The exit status where the answer could not be written: no room for temporary files, which says nothing of a library."""
+
 NO_NPU = "no NPU accelerator found hardware that it can use"
 NO_COMPILED_MODEL = "tflite_runtime has no CompiledModel"
 
@@ -205,6 +208,8 @@ _DEEDS: dict[str, Callable[[str, dict[str, str]], dict[str, Any]]] = {
 
 def _text_of(error: Exception) -> str:
     """Empty where LiteRT gives none: then the reason is among what it printed."""
+    if isinstance(error, MemoryError) and not str(error):
+        return "needs more memory to run than this machine gives"
     lines = _SOURCE_LINE.sub("", str(error)).splitlines()
     return "\n".join(filter(None, lines))
 
@@ -236,8 +241,11 @@ def _child(request: dict[str, Any]) -> int:
         answer = {"ok": True, **_DEEDS[request["what"]](request["library"], request["options"])}
     except Exception as error:  # noqa: BLE001  whatever it is, it is the answer
         answer = {"ok": False, "error": _text_of(error)[:_MAX_ERROR_CHARACTERS]}
-    sys.stdout.write(f"\n{json.dumps(answer)}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"\n{json.dumps(answer)}\n")
+        sys.stdout.flush()
+    except OSError:
+        os._exit(UNTOLD)  # An exit of Python's would try once more, and say so.
     # The answer stands; a library that crashes while it is being unloaded may do so in an application as well.
     return 0
 

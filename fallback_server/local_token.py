@@ -172,15 +172,14 @@ def _temporary() -> Path:
 
 def _left_for(target: str) -> str | None:
     whole = [] if target.startswith("unix:") else [_of_all(target)]
+    left: list[tuple[int, str]] = []
     for each in (target, *whole):
-        left: list[tuple[int, str]] = []
         for place in places():
             with contextlib.suppress(OSError, ValueError):
                 path = own_folder(place) / _name(each)
                 left.append((path.stat().st_mtime_ns, read_token(path)))
-        if left:  # One that was killed has left its own behind: the latest is of who listens.
-            return max(left)[1]
-    return None
+    # One that was killed has left its own behind: the latest is of who listens, at this address or at all.
+    return max(left)[1] if left else None
 
 
 def _of_all(target: str) -> str:

@@ -51,7 +51,8 @@ def why_not_asked(endpoint: Endpoint, *, lacks: bool) -> str:
         return f"not asked, unreachable for {away_s:.1f} s (breaker {endpoint.state.value})"
     if lacks:
         return "not asked, it doesn't serve that"
-    return "" if endpoint.allows else f"not asked, it failed before (breaker {endpoint.state.value})"
+    free = endpoint.allows and not endpoint.on_trial
+    return "" if free else f"not asked, it failed before (breaker {endpoint.state.value})"
 
 
 def _stats(endpoint: Endpoint, certificate: Certificate | None) -> ServerStats:

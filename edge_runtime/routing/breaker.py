@@ -88,7 +88,9 @@ class Breaker:
     @property
     def tries(self) -> bool:
         """Whether a probe is under way, or the next one is to be soon: what it finds is soon known."""
-        return self._state is BreakerState.HALF_OPEN and not (self.allows and self._clock() >= self._awaited_until_s)
+        if self.allows:
+            return self._state is not BreakerState.CLOSED and self._clock() < self._awaited_until_s
+        return self._state is BreakerState.HALF_OPEN
 
     def await_probe(self, until_s: float, end_s: float) -> None:
         """A request comes until an instant to find out, if nobody has: those with much less time are to leave it that.

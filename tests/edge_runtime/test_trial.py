@@ -13,6 +13,7 @@ from support.delegate_libraries import COMPILER, build
 from support.loops import until
 
 from edge_runtime import trial as trial_module
+from edge_runtime import trial_child
 from edge_runtime.trial import Trials, try_delegate
 from edge_runtime.trial_child import ADD_MODEL
 
@@ -218,3 +219,23 @@ def test_the_current_directory_does_not_shadow_the_standard_library(tmp_path, mo
 def test_what_is_printed_after_the_answer_does_not_spoil_it(said, fields):
     """A library's own lines come out of C's buffers when the child ends; no answer is none."""
     assert trial_module._last_answer(said) == fields
+
+
+def test_an_answer_for_which_there_is_no_room_is_nobodys_crash():
+    """A full disk says nothing of what was tried."""
+    answer = trial_module._answer(trial_child.UNTOLD, 1.0, said="", printed="")
+    assert answer.failure == "refused"
+    assert "could not be written" in answer.error
+
+
+def test_a_lack_of_memory_is_told_by_what_cpp_says_of_it():
+    """No name in a package stands for it: the process of one that crashes would count as ended from outside."""
+    says = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc"
+    for printed, failure in ((f"variant a, signature b\n{says}", "refused"), ("signature std::bad_alloc", "crashed")):
+        answer = trial_module._answer(-signal.SIGABRT, 1.0, said="", printed=printed)
+        assert (answer.failure, answer.from_outside) == (failure, failure == "refused")
+
+
+def test_a_lack_of_memory_has_a_text():
+    """Python has none for it."""
+    assert "memory" in trial_child._text_of(MemoryError())

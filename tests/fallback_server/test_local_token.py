@@ -137,6 +137,19 @@ def test_a_services_token_is_found_outside_of_it(tmp_path, monkeypatch):
     assert not file.exists()
 
 
+def test_the_latest_token_is_of_who_listens(runtime_dir):
+    """One that was killed at this address hides none of the next at all addresses, nor the other way round."""
+    killed = LocalToken(["127.0.0.2:8500"])
+    alive = LocalToken(["0.0.0.0:8500"])
+    one, all_of_them = runtime_dir / "127.0.0.2:8500.token", runtime_dir / "0.0.0.0:8500.token"
+    os.utime(one, ns=(1, 1))
+    assert token_for("127.0.0.2:8500") == all_of_them.read_text()
+    os.utime(one, ns=(2**62, 2**62))
+    assert token_for("127.0.0.2:8500") == one.read_text()
+    killed.close()
+    alive.close()
+
+
 def test_a_token_is_read_out_of_a_file(tmp_path):
     """Of mode 0600, and nothing else in it."""
     file = tmp_path / "token"

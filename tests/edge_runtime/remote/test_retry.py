@@ -440,3 +440,35 @@ def test_a_trial_is_left_to_who_has_time_for_it(client, clock, later, trial):
     server.hold.set()
     later.pass_time()
     np.testing.assert_array_equal(patient.result(WAIT_S).outputs["y"], rows(2) * 3)
+
+
+def test_a_trial_is_awaited_that_is_left_to_another_after_one_that_failed(client, clock, later, trial):
+    """A look has ended the opening: who has less time waits for the other, instead of being refused by nobody."""
+    server, probe = trial
+    patient = client.submit(request(clock, version=2, within_s=5))
+    (endpoint,) = client.endpoints.all()
+    server.fail_with = grpc.StatusCode.INTERNAL
+    server.hold.set()
+    failure(probe)
+    server.fail_with = None
+    endpoint.unheard(clock(), unreachable=True)
+    endpoint.heard(0.001)
+    hasty = client.submit(request(clock, version=2, within_s=0.5))
+    assert later.waits_s == [SOUGHT_EVERY_S, SOUGHT_EVERY_S]
+    later.pass_time()
+    np.testing.assert_array_equal(patient.result(WAIT_S).outputs["y"], rows(2) * 3)
+    later.pass_time()
+    np.testing.assert_array_equal(hasty.result(WAIT_S).outputs["y"], rows(2) * 3)
+
+
+def test_who_left_a_trial_to_another_is_told_so(client, clock, later, trial):
+    """Where it has no time to wait for it; no other servers were asked."""
+    server, probe = trial
+    (endpoint,) = client.endpoints.all()
+    probe.cancel()
+    until(lambda: not endpoint.in_flight)
+    clock.advance(0.06)
+    endpoint.await_probe(clock() + 0.3, clock() + 5)
+    hasty = client.submit(request(clock, version=2, within_s=0.015))
+    later.pass_time()
+    assert failure(hasty).asked == {server.address: "not asked, it failed before (breaker half-open)"}

@@ -144,6 +144,22 @@ def test_reset_forgets_what_came_before():
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_who_waits_has_the_next_probe_also_after_one_that_failed():
+    """Where a look ends the opening: meanwhile it counts as under trial for those with less time, who get no leave."""
+    clock, breaker = opened()
+    clock.advance(FIRST_OPEN_S)
+    probe = breaker.acquire()
+    breaker.await_probe(clock() + 0.3, clock() + 5)
+    breaker.failed(probe)
+    assert not breaker.tries
+    breaker.retry_now()
+    assert breaker.acquire(clock() + 1) is None
+    assert breaker.tries
+    clock.advance(0.3)
+    assert not breaker.tries
+    assert breaker.acquire(clock() + 1) is not None
+
+
 class BreakerMachine(RuleBasedStateMachine):
     """Requests that pass, end in any way and in any order, while time goes on."""
 
