@@ -289,12 +289,11 @@ def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> A
     if status < 0:
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
     fields = _last_answer(said)
-    if fields is None and status == UNTOLD:
-        error = "its answer could not be written: there is no room for temporary files"
-        return Answer(fields={}, failure="refused", error=error, printed=printed)
     if fields is None:
-        error = f"ended with status {status} and no answer"
-        return Answer(fields={}, failure="crashed", error=error, printed=printed)
+        untold = status == UNTOLD
+        no_room = "its answer could not be written: there is no room for temporary files"
+        error = no_room if untold else f"ended with status {status} and no answer"
+        return Answer(fields={}, failure="refused" if untold else "crashed", error=error, printed=printed)
     good, error = fields.pop("ok"), fields.get("error", "")
     return Answer(fields=fields if good else {}, failure="" if good else "refused", error=error, printed=printed)
 

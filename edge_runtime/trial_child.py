@@ -39,7 +39,7 @@ _SOURCE_LINE = re.compile(r"^(└ )?(ERROR: \[[^\]]*\]\s*)?", re.MULTILINE)
 """Where in LiteRT's source an error arose stands in lines of their own before its text, which may be missing."""
 
 UNTOLD = 74
-"""The exit status where the answer could not be written: no room for temporary files, which says nothing of a library."""
+"""The exit status where the answer could not be written: no room for temporary files says nothing of a library."""
 
 NO_NPU = "no NPU accelerator found hardware that it can use"
 NO_COMPILED_MODEL = "tflite_runtime has no CompiledModel"

@@ -78,7 +78,7 @@ def unreadable() -> tuple[type[Exception], ...]:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  likewise
 
     known = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
-    return ValueError, *known
+    return ValueError, TypeError, *known  # TypeError: a name's part of another type than its kind has.
 
 
 def issuer_key(name: x509.Name, key_id: bytes) -> str:

@@ -23,6 +23,7 @@ _MAX_SCANNED = 4096
 """Fields of one message that are looked at one by one; what comes after them is left to protobuf, which is faster."""
 
 _LENGTH_DELIMITED = 2
+_GROUP = 3
 _FIXED_BYTES = {1: 8, 5: 4}
 
 
@@ -30,8 +31,8 @@ class _Malformed(Exception):
     """It is no message of protobuf's wire format."""
 
 
-class _TooMany(Exception):
-    """It has more than `_MAX_SCANNED` fields."""
+class _Unread(Exception):
+    """It has more than `_MAX_SCANNED` fields, or one that is not looked into."""
 
 
 @contextlib.contextmanager
@@ -64,7 +65,7 @@ def cut_map(
     """
     rest: list[Buffer] = []
     contents: dict[str, dict[int, memoryview]] = {}
-    with _reading(), contextlib.suppress(_TooMany):
+    with _reading(), contextlib.suppress(_Unread):
         for number, whole, body in _all_fields(memoryview(data)):
             if number != field or body is None or (len(body) < threshold and not contents):
                 rest.append(whole)
@@ -148,8 +149,10 @@ def _cut_entry(entry: memoryview, cut: Collection[int], threshold: int) -> tuple
             values += 1
             value, contents = _cut_fields(body, cut, threshold)
             rest.append(_field(2, value))
-        else:
+        elif number == 1:
             rest.append(whole)
+        else:
+            raise _Unread  # protobuf takes an entry for unknown, and not for that key's, which has anything else.
     if values > 1:  # They are merged.
         return entry, key, {}
     return b"".join(rest), key, contents
@@ -178,7 +181,8 @@ def _field(number: int, value: Buffer) -> bytes:
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
     """Each field's number, all its bytes, and its value where that is length-delimited.
 
-    Beyond `_MAX_SCANNED` fields all that remains comes at once, with the number 0.
+    Beyond `_MAX_SCANNED` fields, and from a group on, which protobuf skips and proto3 has none of, all that remains
+    comes at once, with the number 0.
     """
     at, end, scanned = 0, len(message), 0
     while at < end:
@@ -200,8 +204,11 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview |
             _, at = _varint(message, at)
         elif kind in _FIXED_BYTES:
             at += _FIXED_BYTES[kind]
+        elif kind == _GROUP:
+            yield 0, message[begin:], None
+            return
         else:
-            raise _Malformed  # Groups, which proto3 never had.
+            raise _Malformed
         if at > end or not number:
             raise _Malformed
         yield number, message[begin:at], body
@@ -210,7 +217,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview |
 def _all_fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
     for each in _fields(message):
         if not each[0]:
-            raise _TooMany
+            raise _Unread
         yield each
 
 

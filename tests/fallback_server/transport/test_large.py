@@ -113,11 +113,20 @@ def test_any_bytes_are_read_as_protobuf_reads_them_or_refused(data):
         assert set(request.inputs) == set(whole.inputs)
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 10, b"\x12\x50abc", b"\x13", b"\x09123", b"\x12"])
+@pytest.mark.parametrize("data", [b"\xff" * 10, b"\x12\x50abc", b"\x16", b"\x09123", b"\x12"])
 def test_malformed_bytes(data):
-    """Endless numbers, lengths beyond the end, groups, and halves of fields."""
+    """Endless numbers, lengths beyond the end, types that there are not, and halves of fields."""
     with pytest.raises(InvalidInput, match="no message"):
         cut(data)
+
+
+def test_what_protobuf_skips_is_left_to_it():
+    """Groups, and entries of a map with fields that none has: nothing is cut, and nothing refused."""
+    entry = pb.PredictRequest.InputsEntry(key="x")
+    entry.value.tensor_content = bytes(100)
+    for data in (b"\x53\x54" + bytes.fromhex("1200"), b"\x12\x6e" + entry.SerializeToString() + b"\x2a\x01y"):
+        assert cut(data) == (data, {})
+    assert large.cut_repeated(b"\x53\x54\x3a\x02ab", field=7, threshold=1) == (b"\x53\x54\x3a\x02ab", {})
 
 
 @given(st.lists(SIZES, max_size=5))
