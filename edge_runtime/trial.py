@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from edge_runtime.trial_child import UNTOLD
 from edge_runtime.trial_memory import LOOK_S, MIB, own_bytes
 
 if TYPE_CHECKING:
@@ -290,7 +289,7 @@ def _answer(status: int | None, limit_s: float, *, said: str, printed: str) -> A
         return Answer(fields={}, failure="crashed", error=f"killed by {_signal_name(-status)}", printed=printed)
     fields = _last_answer(said)
     if fields is None:
-        untold = status == UNTOLD
+        untold = status == os.EX_IOERR
         no_room = "its answer could not be written: there is no room for temporary files"
         error = no_room if untold else f"ended with status {status} and no answer"
         return Answer(fields={}, failure="refused" if untold else "crashed", error=error, printed=printed)

@@ -38,9 +38,6 @@ _MAX_ERROR_CHARACTERS = 1500
 _SOURCE_LINE = re.compile(r"^(└ )?(ERROR: \[[^\]]*\]\s*)?", re.MULTILINE)
 """Where in LiteRT's source an error arose stands in lines of their own before its text, which may be missing."""
 
-UNTOLD = 74
-"""The exit status where the answer could not be written: no room for temporary files says nothing of a library."""
-
 NO_NPU = "no NPU accelerator found hardware that it can use"
 NO_COMPILED_MODEL = "tflite_runtime has no CompiledModel"
 
@@ -245,7 +242,7 @@ def _child(request: dict[str, Any]) -> int:
         sys.stdout.write(f"\n{json.dumps(answer)}\n")
         sys.stdout.flush()
     except OSError:
-        os._exit(UNTOLD)  # An exit of Python's would try once more, and say so.
+        os._exit(os.EX_IOERR)  # What is known to the parent; an exit of Python's would try once more, and say so.
     # The answer stands; a library that crashes while it is being unloaded may do so in an application as well.
     return 0
 

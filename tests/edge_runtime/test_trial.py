@@ -223,7 +223,7 @@ def test_what_is_printed_after_the_answer_does_not_spoil_it(said, fields):
 
 def test_an_answer_for_which_there_is_no_room_is_nobodys_crash():
     """A full disk says nothing of what was tried."""
-    answer = trial_module._answer(trial_child.UNTOLD, 1.0, said="", printed="")
+    answer = trial_module._answer(os.EX_IOERR, 1.0, said="", printed="")
     assert answer.failure == "refused"
     assert "could not be written" in answer.error
 
