@@ -29,6 +29,20 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _EIGHT_BIT = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 """Pillow's modes of 8 bits a channel; it cuts others off at 255 when it converts them."""
 
+_BAND_PIXELS = 2**20
+"""How many pixels are taken out of an image at a time."""
+
+_UPRIGHT: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
+}
+"""EXIF's orientations: what puts an image upright. 1 is upright; of others nothing is known."""
+
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """ITU-R BT.601: the weights of red, green and blue in gray."""
 
@@ -46,13 +60,15 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
         RawInvalid: no such image, damaged, of more than `MAX_IMAGE_PIXELS`, or of other than 8 bits a channel.
     """
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415  only where images are decoded
+        from PIL import ExifTags, Image, UnidentifiedImageError  # noqa: PLC0415  only where images are decoded
     except ImportError as error:
         raise DecoderMissing("decoding images needs Pillow: pip install 'edge-runtime[images]'") from error
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image.size, image.mode)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+            pixels = _pixels(image)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return np.ascontiguousarray(_UPRIGHT[orientation](pixels)) if orientation in _UPRIGHT else pixels
     except RawInvalid:
         raise
     except UnidentifiedImageError as error:
@@ -60,6 +76,20 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
     except Exception as error:  # its decoders raise a dozen kinds for what is damaged
         said = " ".join(str(error).split()) or type(error).__name__
         raise RawInvalid(f"the image can't be decoded: {said}") from error
+
+
+def _pixels(image: Any) -> npt.NDArray[np.uint8]:
+    """A Pillow image -> uint8 [height, width, 3].
+
+    By bands of rows: what Pillow makes of a whole image at once, in other colours and as bytes, is four times as large.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // max(width, 1))
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(band.convert("RGB"), dtype=np.uint8)
+    return pixels
 
 
 def _check_header(size: tuple[int, int], mode: str) -> None:

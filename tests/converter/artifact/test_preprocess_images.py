@@ -1,4 +1,5 @@
 import contextlib
+import io
 import subprocess
 import sys
 import zlib
@@ -101,14 +102,30 @@ def test_channels_come_first_at_the_very_end():
     assert found.flags.c_contiguous
 
 
-def test_orientation_is_applied():
-    """A phone's photograph stands upright: EXIF's orientation 6 turns it clockwise."""
-    from PIL import Image
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation_is_applied(orientation):
+    """A photograph stands upright whichever way the camera was held, as Pillow itself turns it."""
+    from PIL import Image, ImageOps
 
     exif = Image.Exif()
-    exif[0x0112] = 6
-    found = apply(encoded(PIXELS, exif=exif), spec(-1, 8, 6, 3), decode="image")
-    np.testing.assert_array_equal(found[0], np.rot90(PIXELS, k=-1))
+    exif[0x0112] = orientation
+    data = encoded(PIXELS, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    found = images.decode_image(data)
+    np.testing.assert_array_equal(found, upright)
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_large_images_are_taken_out_by_bands(mode, monkeypatch):
+    """Where an image is larger than a band, its bands are together what it is at once, in each kind of colours."""
+    from PIL import Image
+
+    monkeypatch.setattr(images, "_BAND_PIXELS", 3 * PIXELS.shape[1])
+    image, file = Image.fromarray(PIXELS).convert(mode), io.BytesIO()
+    image.save(file, "TIFF")
+    np.testing.assert_array_equal(images.decode_image(file.getvalue()), np.asarray(image.convert("RGB")))
 
 
 def chunk(name, content):
@@ -189,7 +206,7 @@ def test_pillow_is_asked_for_where_it_is_missing():
         "import converter.artifact as artifact\n"
         "assert not any(name.partition('.')[0] == 'PIL' for name in sys.modules)\n"
         "sys.modules['PIL'] = None\n"
-        "try: artifact.preprocess_images.decode_image(b'')\n"
+        "try: artifact.images.decode_image(b'')\n"
         "except artifact.DecoderMissing as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
