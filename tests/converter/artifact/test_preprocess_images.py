@@ -206,7 +206,7 @@ def test_pillow_is_asked_for_where_it_is_missing():
         "import converter.artifact as artifact\n"
         "assert not any(name.partition('.')[0] == 'PIL' for name in sys.modules)\n"
         "sys.modules['PIL'] = None\n"
-        "try: artifact.images.decode_image(b'')\n"
+        "try: artifact.preprocess_images.decode_image(b'')\n"
         "except artifact.DecoderMissing as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
